@@ -1,0 +1,62 @@
+# The verbs of this project. `make` alone lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HOST ?= 127.0.0.1
+PORT ?= 8000
+MODEL ?=
+TORCH ?= torch==2.13.0
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve chat test check format kernels clean
+
+help: ## list the verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "RouteLM needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# torch first and pinned: so that a CPU build is taken where one is offered, instead of gigabytes of CUDA packages
+$(VENV)/.torch: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --editable ".[train,evaluate]" --group dev
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.kernels: $(wildcard model/kernels/*.cpp model/kernels/*.inc) model/kernels/build.py | $(VENV)/.torch
+	$(BIN)/python -m model.kernels.build
+	@touch $@
+
+install: $(VENV)/.installed $(VENV)/.kernels ## set up what serving needs
+
+serve: install ## serve the bundled model on HOST:PORT (or MODEL=directory)
+	exec $(BIN)/routelm serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model $(MODEL))
+
+chat: install ## talk to a running server in the terminal
+	exec $(BIN)/routelm chat --url http://$(HOST):$(PORT)
+
+test: $(VENV)/.dev $(VENV)/.kernels ## run the whole test suite
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## format, lint, types, import directions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+kernels: $(VENV)/.kernels ## compile the CPU kernels
+
+clean: ## remove the environment and everything built
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache model/kernels/*.so

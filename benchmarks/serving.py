@@ -1,0 +1,151 @@
+"""A load generator for any OpenAI-compatible server: closed loop at fixed concurrency, or Poisson arrivals.
+
+    python -m benchmarks.serving --url http://127.0.0.1:8000 --concurrency 1 8 32
+    python -m benchmarks.serving --url http://127.0.0.1:8000 --rate 5 --requests 100
+
+Prompts are random token ids, distinct unless `--shared-prefix` says how many tokens all have in common. Times are
+seen by the client: TTFT until the first event with text, ITL between events, both in milliseconds.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from benchmarks import record
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is sent."""
+
+    url: str
+    model: str
+    prompt_tokens: int
+    output_tokens: int
+    shared_prefix: int
+    vocabulary: int
+
+
+@dataclass(slots=True)
+class Timing:
+    """What one request met. Times are seconds on one clock."""
+
+    start: float
+    events: list[float] = field(default_factory=list)
+    tokens: int = 0
+    status: int = 0
+
+
+async def ask(client: httpx.AsyncClient, load: Load, draw: random.Random) -> Timing:
+    """One streamed completion."""
+    shared = random.Random(0)
+    prefix = [shared.randrange(32, load.vocabulary) for _ in range(load.shared_prefix)]
+    rest = [draw.randrange(32, load.vocabulary) for _ in range(load.prompt_tokens - load.shared_prefix)]
+    body = {
+        "model": load.model,
+        "prompt": prefix + rest,
+        "max_tokens": load.output_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    timing = Timing(time.perf_counter())
+    async with client.stream("POST", f"{load.url}/v1/completions", json=body) as response:
+        timing.status = response.status_code
+        async for line in response.aiter_lines():
+            if not line.startswith("data: {"):
+                continue
+            timing.events.append(time.perf_counter())
+            event = json.loads(line[6:])
+            if event.get("usage"):
+                timing.tokens = event["usage"]["completion_tokens"]
+    return timing
+
+
+async def closed_loop(load: Load, concurrency: int, requests: int) -> list[Timing]:
+    """`requests` requests, always `concurrency` of them under way."""
+    draw, timings, left = random.Random(time.perf_counter_ns()), [], requests
+    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=concurrency)) as client:
+
+        async def worker() -> None:
+            nonlocal left
+            while left > 0:
+                left -= 1
+                timings.append(await ask(client, load, draw))
+
+        await asyncio.gather(*(worker() for _ in range(concurrency)))
+    return timings
+
+
+async def open_loop(load: Load, rate: float, requests: int) -> list[Timing]:
+    """`requests` requests that arrive at random, `rate` a second, whether or not earlier ones are done."""
+    draw = random.Random(1)
+    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as client:
+        tasks = []
+        for _ in range(requests):
+            tasks.append(asyncio.create_task(ask(client, load, draw)))
+            await asyncio.sleep(draw.expovariate(rate))
+        return list(await asyncio.gather(*tasks))
+
+
+def summary(timings: list[Timing]) -> dict[str, Any]:
+    """Throughput and latency percentiles of the requests that were answered."""
+    answered = [timing for timing in timings if timing.status == 200 and timing.events]
+    if not answered:
+        return {"requests": len(timings), "answered": 0}
+    span = max(t.events[-1] for t in answered) - min(t.start for t in answered)
+    first = [1e3 * (t.events[0] - t.start) for t in answered]
+    gaps = [1e3 * (b - a) for t in answered for a, b in zip(t.events, t.events[1:], strict=False)]
+    whole = [1e3 * (t.events[-1] - t.start) for t in answered]
+    figures = {f"{name}_ms": _percentiles(values) for name, values in (("ttft", first), ("itl", gaps), ("e2e", whole))}
+    rate = sum(t.tokens for t in answered) / span
+    return {"requests": len(timings), "answered": len(answered), "output_tokens_per_second": rate, **figures}
+
+
+def _percentiles(values: list[float]) -> dict[str, float]:
+    return {f"p{round(100 * share)}": round(record.percentile(values, share), 3) for share in (0.5, 0.95, 0.99)}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default="http://127.0.0.1:8000")
+    parser.add_argument("--model", help="default: the first that the server lists")
+    parser.add_argument("--prompt-tokens", type=int, default=128)
+    parser.add_argument("--output-tokens", type=int, default=64)
+    parser.add_argument("--shared-prefix", type=int, default=0)
+    parser.add_argument("--vocabulary", type=int, default=8192)
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--rate", type=float, help="requests a second: open loop instead of closed")
+    parser.add_argument("--requests", type=int, help="default: four per stream")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--name", default="serving", help="of the result file")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    model = given.model or httpx.get(f"{given.url}/v1/models").json()["data"][0]["id"]
+    load = Load(given.url, model, given.prompt_tokens, given.output_tokens, given.shared_prefix, given.vocabulary)
+    figures: dict[str, list[dict[str, Any]]] = {}
+    asyncio.run(closed_loop(load, 2, 4))
+    for run in range(given.runs):
+        if given.rate:
+            results = {f"rate {given.rate}": asyncio.run(open_loop(load, given.rate, given.requests or 50))}
+        else:
+            counts = {c: given.requests or 4 * c for c in given.concurrency}
+            results = {f"{c} streams": asyncio.run(closed_loop(load, c, counts[c])) for c in given.concurrency}
+        for key, timings in results.items():
+            figures.setdefault(key, []).append(summary(timings))
+            print(f"run {run + 1}, {key}: {json.dumps(figures[key][-1])}")
+    print(record.write(given.name, figures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+#!/bin/sh
+# The image's builder stage: `build.sh torch`, then `build.sh server`, in the folder that holds the sources.
+#
+# VENV             folder of the virtual environment to make (the image: /opt/routelm)
+# DEVICE           cpu or cuda
+# TORCH_VERSION    the torch that is installed first; the project's own range then finds it satisfied
+# TORCH_INDEX_URL  optional package index with builds of torch for DEVICE
+set -eu
+
+install_torch() {
+    python3 -m venv "$VENV"
+    "$VENV/bin/pip" install ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} "torch==$TORCH_VERSION"
+    cuda=$("$VENV/bin/python" -c "import torch; print(torch.version.cuda or '')")
+    case "$DEVICE:$cuda" in
+        cpu:) ;;
+        cpu:*) echo "build.sh: this torch brings CUDA $cuda along (gigabytes); TORCH_INDEX_URL can name an index of CPU builds" >&2 ;;
+        cuda:) echo "build.sh: DEVICE=cuda, but the index offered a torch without CUDA; set TORCH_INDEX_URL" >&2; exit 1 ;;
+    esac
+}
+
+install_server() {
+    "$VENV/bin/pip" install .
+    # -P: build beside the installed package, not beside the sources in this folder.
+    "$VENV/bin/python" -P -m model.kernels.build
+    # Without a compiler that command only says so; an image must not be slow because of it.
+    "$VENV/bin/python" -P -c "
+from model.kernels.build import library_path, targets
+missing = [str(library_path(target)) for target in targets() if not library_path(target).exists()]
+raise SystemExit(f'build.sh: kernels were not built: {missing}' if missing else 0)"
+    "$VENV/bin/routelm" version
+}
+
+case "${DEVICE:=cpu}" in
+    cpu | cuda) ;;
+    *) echo "build.sh: DEVICE is '$DEVICE'; it must be cpu or cuda" >&2; exit 2 ;;
+esac
+case "${1:-}" in
+    torch) install_torch ;;
+    server) install_server ;;
+    *) echo "usage: build.sh torch|server (not '${1:-}')" >&2; exit 2 ;;
+esac

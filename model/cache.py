@@ -1,0 +1,105 @@
+"""What layers remember, and where: KV blocks per token, recurrent state per sequence.
+
+Shapes: N blocks, P tokens a block, G key/value heads, D head width, R state rows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class KVSpec:
+    """A layer that remembers a key and a value for every token."""
+
+    num_kv_heads: int
+    head_dim: int
+
+    def bytes_per_token(self, dtype: torch.dtype) -> int:
+        return 2 * self.num_kv_heads * self.head_dim * dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpec:
+    """A layer that remembers tensors of fixed shape per sequence, in float32: name -> shape."""
+
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+
+    def bytes_per_sequence(self) -> int:
+        return sum(4 * prod(shape) for _, shape in self.shapes)
+
+
+CacheSpec = KVSpec | StateSpec
+
+
+class CacheStorage:
+    """The tensors behind all layers' memory. Who owns which block or row is decided elsewhere.
+
+    `num_blocks` blocks of `block_size` tokens hold keys and values; `num_rows` rows hold recurrent state.
+    A row is all zeros until something is written to it.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[CacheSpec],
+        *,
+        num_blocks: int,
+        block_size: int,
+        num_rows: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.block_size = block_size
+        self._keys: dict[int, Tensor] = {}
+        self._values: dict[int, Tensor] = {}
+        self._states: dict[int, dict[str, Tensor]] = {}
+        for layer, spec in enumerate(specs):
+            if isinstance(spec, KVSpec):
+                shape = (num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
+                self._keys[layer] = torch.zeros(shape, dtype=dtype, device=device)
+                self._values[layer] = torch.zeros(shape, dtype=dtype, device=device)
+            else:
+                self._states[layer] = {
+                    name: torch.zeros((num_rows, *shape), dtype=torch.float32, device=device)
+                    for name, shape in spec.shapes
+                }
+
+    def keys_NPGD(self, layer: int) -> Tensor:
+        return self._keys[layer]
+
+    def values_NPGD(self, layer: int) -> Tensor:
+        return self._values[layer]
+
+    def state(self, layer: int, name: str) -> Tensor:
+        """Rows of one remembered tensor: [R, *shape]."""
+        return self._states[layer][name]
+
+    def zero_row(self, row: int) -> None:
+        """Forget everything in a state row, so that nothing leaks to its next owner."""
+        for tensor in self._state_tensors():
+            tensor[row].zero_()
+
+    def copy_row(self, source: int, target: int) -> None:
+        for tensor in self._state_tensors():
+            tensor[target].copy_(tensor[source])
+
+    def copy_block(self, source: int, target: int, num_tokens: int) -> None:
+        """Copy the first `num_tokens` keys and values of a block, in every layer."""
+        for tensor in (*self._keys.values(), *self._values.values()):
+            tensor[target, :num_tokens].copy_(tensor[source, :num_tokens])
+
+    def _state_tensors(self) -> list[Tensor]:
+        return [tensor for tensors in self._states.values() for tensor in tensors.values()]
+
+
+def bytes_per_block(specs: Sequence[CacheSpec], block_size: int, dtype: torch.dtype) -> int:
+    """Bytes of one KV block over all layers."""
+    return block_size * sum(spec.bytes_per_token(dtype) for spec in specs if isinstance(spec, KVSpec))
+
+
+def bytes_per_row(specs: Sequence[CacheSpec]) -> int:
+    """Bytes of one sequence's recurrent state over all layers."""
+    return sum(spec.bytes_per_sequence() for spec in specs if isinstance(spec, StateSpec))

@@ -1,0 +1,139 @@
+"""The result of an evaluation: as JSON to keep and as Markdown to read."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any
+
+from model.evaluation.bootstrap import Interval
+from model.evaluation.scores import Baseline, Example, Score
+
+HEADER = ("source", "part", "metric", "score", "95 % interval", "baselines", "verdict", "samples")
+VERDICTS = {True: "better", False: "**not better**"}
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """What was not evaluated, and why not."""
+
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationReport:
+    """All scores of one model on one split of the data."""
+
+    model: str
+    split: str
+    seconds: float
+    scores: tuple[Score, ...]
+    examples: tuple[Example, ...] = ()
+    failures: tuple[Example, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def unbeaten(self) -> tuple[Score, ...]:
+        """The scores that are not clearly better than each of their baselines."""
+        return tuple(score for score in self.scores if score.unbeaten)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "EvaluationReport":
+        """Read what `to_json` wrote. ValueError where it is something else."""
+        try:
+            fields = json.loads(text)
+            return cls(
+                **{
+                    **fields,
+                    "scores": tuple(_score(score) for score in fields["scores"]),
+                    "examples": tuple(Example(**example) for example in fields["examples"]),
+                    "failures": tuple(Example(**example) for example in fields["failures"]),
+                    "skipped": tuple(Skipped(**skipped) for skipped in fields["skipped"]),
+                }
+            )
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise ValueError(f"this is no evaluation report: {error!r}; make one with routelm evaluate") from error
+
+    def to_markdown(self) -> str:
+        """A heading, a table per task, what did not beat its baseline, what was skipped, and the signatures."""
+        parts = [
+            f"# Evaluation of {self.model}",
+            f"Split: {self.split}. Time: {self.seconds / 60:.1f} minutes. Intervals: bootstrap over samples.",
+            score_tables(self.scores, level=2),
+            "## Not better than a baseline",
+            unbeaten_list(self.scores),
+        ]
+        if self.skipped:
+            parts += ["## Not evaluated", "\n".join(f"- {skipped.what}: {skipped.reason}" for skipped in self.skipped)]
+        return "\n\n".join([*parts, "## Signatures", signature_list(self.scores)]) + "\n"
+
+
+def score_tables(scores: Sequence[Score], level: int) -> str:
+    """A Markdown table for each task, under headings of that level."""
+    return "\n\n".join(
+        f"{'#' * level} {task}\n\n{table(HEADER, map(_cells, of_task))}"
+        for task, of_task in groupby(scores, key=lambda score: score.task)
+    )
+
+
+def unbeaten_list(scores: Sequence[Score]) -> str:
+    """In words, every score that is not clearly better than one of its baselines."""
+    lines = [
+        f"- {score.source} ({score.part}): {score.metric} {score.show(score.value)}{_range(score)} is not clearly "
+        f"better than {baseline.name} with {score.show(baseline.value)}."
+        for score in scores
+        for baseline in score.unbeaten
+    ]
+    compared = sum(bool(score.baselines) for score in scores)
+    return (
+        "\n".join(lines) or f"None: each of the {compared} scores with a baseline is better by more than its interval."
+    )
+
+
+def signature_list(scores: Sequence[Score]) -> str:
+    """How each metric was computed, once."""
+    lines = dict.fromkeys(f"- {score.metric}: `{score.signature}`" for score in scores if score.signature)
+    return "\n".join(lines) or "None."
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; bars and line breaks in cells are kept from breaking it."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cells(score: Score) -> list[str]:
+    others = [f"{other.name} {score.show(other.value)}" for other in score.baselines]
+    context = [f"({other.name} {score.show(other.value)})" for other in score.comparisons]
+    return [
+        score.source.partition("/")[2],
+        score.part,
+        score.metric,
+        f"**{score.show(score.value)}**",
+        _range(score).strip(" []"),
+        ", ".join([*others, *context]),
+        VERDICTS[not score.unbeaten] if score.baselines else "",
+        str(score.samples),
+    ]
+
+
+def _range(score: Score) -> str:
+    if score.interval is None:
+        return ""
+    return f" [{score.show(score.interval.low)}, {score.show(score.interval.high)}]"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _score(fields: dict[str, Any]) -> Score:
+    interval = None if fields["interval"] is None else Interval(**fields["interval"])
+    others: dict[str, Any] = {
+        kind: tuple(Baseline(**other) for other in fields[kind]) for kind in ("baselines", "comparisons")
+    }
+    return Score(**{**fields, "interval": interval, **others})

@@ -1,0 +1,72 @@
+"""One evaluation from start to end: every task of a data directory, on any model."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from model.evaluation.analysis import evaluate_analysis
+from model.evaluation.data import TASKS, EvaluationSource, load_sources
+from model.evaluation.diversity import evaluate_continuations, evaluate_replies
+from model.evaluation.fairness import evaluate_fairness
+from model.evaluation.language_model import evaluate_answers, evaluate_texts
+from model.evaluation.progress import Progress, SilentProgress
+from model.evaluation.report import EvaluationReport, Skipped
+from model.evaluation.requests import Model, NotSupportedError
+from model.evaluation.scores import Outcome, join
+from model.evaluation.summarization import evaluate_summarization
+from model.evaluation.translation import evaluate_translation
+
+FAIRNESS = "fairness"  # a task that needs no data
+
+Evaluator = Callable[[Model, Sequence[EvaluationSource], Progress], Outcome]
+
+EVALUATORS: dict[str, dict[str, Evaluator]] = {
+    "translate": {"translations": evaluate_translation},
+    "summarize": {"summaries": evaluate_summarization},
+    "analyze": {"labels": evaluate_analysis},
+    "chat": {"likelihood of answers": evaluate_answers, "sampled answers": evaluate_replies},
+    "generate": {"likelihood of texts": evaluate_texts, "sampled texts": evaluate_continuations},
+}
+
+
+def evaluate(
+    model: Model,
+    data_dir: Path,
+    tasks: Sequence[str] = (*TASKS, FAIRNESS),
+    samples: int | None = None,
+    progress: Progress | None = None,
+    split: str = "valid",
+) -> EvaluationReport:
+    """Score `model` on the first `samples` rows (all where None) of each source of `tasks`.
+
+    A task is "fairness", a task of the data directory, or a pattern of sources such as "translate/tatoeba-*". What the
+    model cannot do at all is reported as skipped. ValueError for a task without rows.
+    """
+    progress = progress or SilentProgress()
+    start, outcomes, skipped = time.monotonic(), list[Outcome](), list[Skipped]()
+    for what, job in _jobs(model, data_dir, tasks, samples, progress, split):
+        try:
+            outcomes.append(job())
+        except NotSupportedError as error:
+            skipped.append(Skipped(what, str(error)))
+    found = join(outcomes)
+    seconds = time.monotonic() - start
+    return EvaluationReport(model.name, split, seconds, found.scores, found.examples, found.failures, tuple(skipped))
+
+
+def _jobs(
+    model: Model, data_dir: Path, tasks: Sequence[str], samples: int | None, progress: Progress, split: str
+) -> list[tuple[str, Callable[[], Outcome]]]:
+    """What there is to do, with the name of each."""
+    with_data = [task for task in tasks if task != FAIRNESS]
+    sources = load_sources(data_dir, with_data, samples, split) if with_data else []
+    jobs: list[tuple[str, Callable[[], Outcome]]] = []
+    for task, evaluators in EVALUATORS.items():
+        of_task = [source for source in sources if source.task == task]
+        for name, evaluator in evaluators.items():
+            if of_task:
+                jobs.append((f"{task}: {name}", partial(evaluator, model, of_task, progress)))
+    if FAIRNESS in tasks:
+        jobs.append((FAIRNESS, partial(evaluate_fairness, model, progress)))
+    return jobs

@@ -1,0 +1,80 @@
+"""What the log of a training run says about it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CURVE_POINTS = 12
+LAST_STEPS = 50  # averaged for the final training loss
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """Training loss around one moment, and the mean over validation sources, where they were measured then."""
+
+    tokens: int
+    loss: float
+    valid: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFacts:
+    """A run as a whole. Losses are nats per token; validation losses count answers only, by source."""
+
+    steps: int
+    tokens: int
+    hours: float  # of training steps alone
+    tokens_per_second: float
+    final_loss: float
+    final_max_violation: float
+    validation: Mapping[str, float]
+    curve: tuple[CurvePoint, ...]
+
+
+def read_training_facts(run_dir: Path) -> TrainingFacts:
+    """Read `log.jsonl` of a run directory. ValueError where there is none, or nothing in it."""
+    path = run_dir / "log.jsonl"
+    if not path.is_file():
+        raise ValueError(f"{run_dir} has no log.jsonl: give the directory of a training run")
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if not lines:
+        raise ValueError(f"{path} is empty: the run has not done a step yet")
+    seconds = _seconds(lines)
+    checked = [line for line in lines if "valid" in line]
+    return TrainingFacts(
+        steps=lines[-1]["step"],
+        tokens=lines[-1]["tokens"],
+        hours=seconds / 3600,
+        tokens_per_second=lines[-1]["tokens"] / seconds,
+        final_loss=_mean([line["loss"] for line in lines[-LAST_STEPS:]]),
+        final_max_violation=_mean([line["max_violation"] for line in lines[-LAST_STEPS:]]),
+        validation=checked[-1]["valid"] if checked else {},
+        curve=_curve(lines),
+    )
+
+
+def _seconds(lines: Sequence[Mapping[str, Any]]) -> float:
+    before, seconds = 0, 0.0
+    for line in lines:
+        seconds += (line["tokens"] - before) / line["tokens_per_second"]
+        before = line["tokens"]
+    return seconds
+
+
+def _curve(lines: Sequence[Mapping[str, Any]]) -> tuple[CurvePoint, ...]:
+    """The run cut into even pieces, each with its mean loss and its last validation."""
+    pieces = min(CURVE_POINTS, len(lines))
+    ends = [len(lines) * (piece + 1) // pieces for piece in range(pieces)]
+    return tuple(_point(lines[start:end]) for start, end in zip([0, *ends], ends, strict=False))
+
+
+def _point(lines: Sequence[Mapping[str, Any]]) -> CurvePoint:
+    checked = [line["valid"] for line in lines if line.get("valid")]
+    valid = _mean(list(checked[-1].values())) if checked else None
+    return CurvePoint(lines[-1]["tokens"], _mean([line["loss"] for line in lines]), valid)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

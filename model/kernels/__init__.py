@@ -1,0 +1,130 @@
+"""The few operations the network's speed hangs on, as functions on plain tensors.
+
+`reference.py` defines each of them. `cpu.py` is the compiled version and `cpu_autograd.py` the compiled one with
+gradients. The choice is made here and nowhere else: compiled where the library was built and the tensors are on the
+CPU, otherwise the definition. ROUTELM_REFERENCE_KERNELS=1 forces the definition.
+"""
+
+import os
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from model.kernels import cpu, cpu_autograd, native, reference
+
+_FORCED = os.environ.get("ROUTELM_REFERENCE_KERNELS") == "1"
+
+
+def compiled() -> bool:
+    """Whether the compiled CPU kernels are in use."""
+    return not _FORCED and native.available()
+
+
+def _pick(x: Tensor) -> ModuleType:
+    """The implementation of everything that works token by token."""
+    if x.device.type != "cpu" or not compiled():
+        return reference
+    return cpu_autograd if torch.is_grad_enabled() else cpu
+
+
+def _pick_cached(x: Tensor) -> ModuleType:
+    """The implementation of what reads or advances a cache: never differentiated when compiled."""
+    return cpu if _pick(x) is cpu else reference
+
+
+def _pick_rows(x: Tensor) -> ModuleType:
+    """The implementation of what runs over whole rows, with or without gradients."""
+    return reference if _pick(x) is reference else cpu_autograd
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
+    """See `reference.rms_norm`."""
+    return _pick(x).rms_norm(x, weight, eps, offset)
+
+
+def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """See `reference.gated_rms_norm`."""
+    return _pick(x).gated_rms_norm(x, gate, weight, eps)
+
+
+def silu_mul(x_T2F: Tensor) -> Tensor:
+    """See `reference.silu_mul`."""
+    return _pick(x_T2F).silu_mul(x_T2F)
+
+
+def sigmoid_mul(x: Tensor, gate: Tensor) -> Tensor:
+    """See `reference.sigmoid_mul`."""
+    return _pick(x).sigmoid_mul(x, gate)
+
+
+def combine(y_TKD: Tensor, weights_TK: Tensor, shared_TD: Tensor | None, gate_T: Tensor | None) -> Tensor:
+    """See `reference.combine`."""
+    return _pick(y_TKD).combine(y_TKD, weights_TK, shared_TD, gate_T)
+
+
+def delta_gates(a_TH: Tensor, b_TH: Tensor, A_log_H: Tensor, dt_bias_H: Tensor) -> tuple[Tensor, Tensor]:
+    """See `reference.delta_gates`."""
+    return _pick(a_TH).delta_gates(a_TH, b_TH, A_log_H, dt_bias_H)
+
+
+def short_conv(x_TC: Tensor, weight_CJ: Tensor, state_RJC: Tensor, rows_S: Tensor, starts_S1: Tensor) -> Tensor:
+    """See `reference.short_conv`."""
+    return _pick_cached(x_TC).short_conv(x_TC, weight_CJ, state_RJC, rows_S, starts_S1)
+
+
+def delta_rule(
+    q_TQK: Tensor,
+    k_TQK: Tensor,
+    v_THV: Tensor,
+    log_decay_TH: Tensor,
+    beta_TH: Tensor,
+    state_RHKV: Tensor,
+    rows_S: Tensor,
+    starts_S1: Tensor,
+) -> Tensor:
+    """See `reference.delta_rule`."""
+    arguments = (q_TQK, k_TQK, v_THV, log_decay_TH, beta_TH, state_RHKV, rows_S, starts_S1)
+    return _pick_cached(v_THV).delta_rule(*arguments)
+
+
+def delta_rule_train(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_BLH: Tensor, beta_BLH: Tensor) -> Tensor:
+    """See `reference.delta_rule_train`."""
+    return _pick_rows(v_BLHV).delta_rule_train(q_BLHK, k_BLHK, v_BLHV, log_decay_BLH, beta_BLH)
+
+
+def short_conv_train(x_BLC: Tensor, weight_CJ: Tensor) -> Tensor:
+    """See `reference.short_conv_train`."""
+    return _pick_rows(x_BLC).short_conv_train(x_BLC, weight_CJ)
+
+
+def softmax_gradient(logits_RV: Tensor, targets_R: Tensor, weights_R: Tensor) -> tuple[Tensor, Tensor]:
+    """See `reference.softmax_gradient`."""
+    return _pick_rows(logits_RV).softmax_gradient(logits_RV, targets_R, weights_R)
+
+
+def store_kv(
+    k_TGD: Tensor,
+    v_TGD: Tensor,
+    keys_NPGD: Tensor,
+    values_NPGD: Tensor,
+    positions_T: Tensor,
+    starts_S1: Tensor,
+    block_table_SB: Tensor,
+) -> None:
+    """See `reference.store_kv`."""
+    arguments = (k_TGD, v_TGD, keys_NPGD, values_NPGD, positions_T, starts_S1, block_table_SB)
+    _pick_cached(k_TGD).store_kv(*arguments)
+
+
+def paged_attention(
+    q_THD: Tensor,
+    keys_NPGD: Tensor,
+    values_NPGD: Tensor,
+    positions_T: Tensor,
+    starts_S1: Tensor,
+    block_table_SB: Tensor,
+) -> Tensor:
+    """See `reference.paged_attention`."""
+    arguments = (q_THD, keys_NPGD, values_NPGD, positions_T, starts_S1, block_table_SB)
+    return _pick_cached(q_THD).paged_attention(*arguments)

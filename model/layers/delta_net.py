@@ -1,0 +1,66 @@
+"""Gated DeltaNet (arXiv 2412.06464): the recurrent mixer, a matrix memory per head with forgetting and overwriting.
+
+Shapes: T tokens, D hidden width, C convolved channels, Q key heads, H value heads, K key width, V value width.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from model import kernels
+from model.batch import TokenBatch
+from model.cache import CacheSpec, StateSpec
+from model.config import DeltaNetConfig
+from model.layers.linear import Linear
+from model.layers.norm import GatedRMSNorm
+
+
+class DeltaNet(nn.Module):
+    """A mixer of constant memory: a short convolution, then the gated delta rule."""
+
+    def __init__(self, config: DeltaNetConfig, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        self.config = config
+        self.key_width = config.num_key_heads * config.key_dim
+        self.value_width = config.num_value_heads * config.value_dim
+        heads = config.num_value_heads
+        # queries, keys, values, output gates z, write strengths b, decays a: one product
+        self.widths = [config.conv_channels, self.value_width, heads, heads]
+        self.in_proj = Linear(hidden_size, sum(self.widths))
+        self.out_proj = Linear(self.value_width, hidden_size)
+        self.conv_weight = nn.Parameter(torch.empty(config.conv_channels, config.conv_width))
+        self.A_log = nn.Parameter(torch.empty(heads))
+        self.dt_bias = nn.Parameter(torch.empty(heads))
+        self.norm = GatedRMSNorm(config.value_dim, eps)
+        self.reset_gates()
+
+    def reset_gates(self) -> None:
+        """Decay rates spread over short and long memories: A in (0, 16], time steps log-uniform in [0.001, 0.1]."""
+        nn.init.uniform_(self.A_log, 1e-3, 16.0).data.log_()
+        dt = torch.empty_like(self.dt_bias).uniform_(math.log(1e-3), math.log(1e-1)).exp()
+        self.dt_bias.data.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) = dt
+
+    def cache_spec(self) -> CacheSpec:
+        config = self.config
+        conv = ("conv", (config.conv_width - 1, config.conv_channels))
+        delta = ("delta", (config.num_value_heads, config.key_dim, config.value_dim))
+        return StateSpec((conv, delta))
+
+    def forward(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> Tensor:
+        config = self.config
+        mixed_TC, z, b_TH, a_TH = self.in_proj(x_TD).split(self.widths, dim=-1)
+        mixed_TC = batch.short_conv(layer, mixed_TC, self.conv_weight)
+        q, k, v = mixed_TC.split([self.key_width, self.key_width, self.value_width], dim=-1)
+        log_decay_TH, beta_TH = kernels.delta_gates(a_TH, b_TH, self.A_log, self.dt_bias)
+        out_THV = batch.delta_rule(
+            layer,
+            q.unflatten(-1, (-1, config.key_dim)),
+            k.unflatten(-1, (-1, config.key_dim)),
+            v.unflatten(-1, (-1, config.value_dim)),
+            log_decay_TH,
+            beta_TH,
+        )
+        normed_THV = self.norm(out_THV, z.unflatten(-1, (-1, config.value_dim)))
+        projected: Tensor = self.out_proj(normed_THV.flatten(1))
+        return projected

@@ -1,0 +1,113 @@
+"""The network: embeddings, blocks, a head. It knows layers and batches, and no family's names.
+
+Shapes: T tokens, D hidden width, V vocabulary, R rows whose logits are wanted.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from model.batch import TokenBatch
+from model.cache import CacheSpec
+from model.config import AttentionConfig, LayerConfig, ModelConfig
+from model.layers.attention import Attention
+from model.layers.delta_net import DeltaNet
+from model.layers.feed_forward import Routed, build_feed_forward
+from model.layers.linear import GroupedLinear, Linear, PackedGroupedLinear, PackedLinear
+from model.layers.norm import RMSNorm
+from model.layers.router import Routing
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + feed_forward(norm(x))."""
+
+    def __init__(self, config: LayerConfig, hidden_size: int, eps: float) -> None:
+        super().__init__()
+        mixer_class = Attention if isinstance(config.mixer, AttentionConfig) else DeltaNet
+        self.mixer: Attention | DeltaNet = mixer_class(config.mixer, hidden_size, eps)  # type: ignore[arg-type]
+        self.feed_forward = build_feed_forward(config.feed_forward, hidden_size)
+        self.mixer_norm = RMSNorm(hidden_size, eps)
+        self.feed_forward_norm = RMSNorm(hidden_size, eps)
+
+    def forward(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> tuple[Tensor, Routing | None]:
+        x_TD = x_TD + self.mixer(self.mixer_norm(x_TD), batch, layer)
+        normed_TD = self.feed_forward_norm(x_TD)
+        if isinstance(self.feed_forward, Routed):
+            y_TD, routing = self.feed_forward(normed_TD, batch.token_ids_T)
+            return x_TD + y_TD, routing
+        return x_TD + self.feed_forward(normed_TD), None
+
+
+class CausalLM(nn.Module):
+    """Tokens in, hidden states out; `logits` turns chosen rows into scores over the vocabulary."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.blocks = nn.ModuleList(Block(layer, config.hidden_size, config.norm_eps) for layer in config.layers)
+        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.head: Linear | PackedLinear = Linear(config.hidden_size, config.vocab_size)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Small embeddings, matrices scaled by their input width, and blocks that start as the identity."""
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        for name, module in self.named_modules():
+            if isinstance(module, Linear | GroupedLinear):
+                std = 1 / math.sqrt(module.weight.shape[-1])
+                nn.init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
+                if name.endswith(("out_proj", "down")):
+                    nn.init.zeros_(module.weight)
+                if name.endswith("feed_forward.gate"):
+                    nn.init.normal_(module.weight, std=0.02)
+            elif isinstance(module, DeltaNet):
+                nn.init.uniform_(module.conv_weight, -0.5, 0.5)
+        nn.init.normal_(self.head.weight, std=0.02)  # type: ignore[arg-type]
+
+    def tie_head(self) -> None:
+        """Let the head share the embedding's weights, as the bundled model is trained."""
+        self.head.weight = self.embedding.weight
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of hidden states and matrices."""
+        return self.embedding.weight.dtype
+
+    def cache_specs(self) -> list[CacheSpec]:
+        """What each layer must remember of a sequence."""
+        return [block.mixer.cache_spec() for block in self.blocks]  # type: ignore[union-attr,operator]
+
+    def forward(self, batch: TokenBatch) -> tuple[Tensor, tuple[Routing | None, ...]]:
+        """Hidden states [T, D] after the final norm, and each layer's routing."""
+        x_TD = self.embedding(batch.token_ids_T)
+        routings = []
+        for layer, block in enumerate(self.blocks):
+            x_TD, routing = block(x_TD, batch, layer)
+            routings.append(routing)
+        return self.norm(x_TD), tuple(routings)
+
+    def logits(self, hidden_RD: Tensor) -> Tensor:
+        """Scores over the vocabulary, float32 [R, V]."""
+        scores: Tensor = self.head(hidden_RD)
+        return scores.float()
+
+
+def cast_matrices(network: CausalLM, dtype: torch.dtype) -> CausalLM:
+    """Give matrices and embeddings that type; norms, decays, convolutions and routers stay in float32."""
+    for name, module in network.named_modules():
+        if isinstance(module, Linear | GroupedLinear | nn.Embedding) and not name.endswith("feed_forward.gate"):
+            module.weight.data = module.weight.data.to(dtype)
+    return network
+
+
+def pack_matrices(network: CausalLM) -> CausalLM:
+    """Freeze the network for serving on a CPU: every matrix in oneDNN's layout. It cannot be trained afterwards."""
+    for module in list(network.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, Linear):
+                setattr(module, name, PackedLinear(child.weight))
+            elif isinstance(child, GroupedLinear):
+                setattr(module, name, PackedGroupedLinear(child.weight))
+    return network.requires_grad_(False).eval()

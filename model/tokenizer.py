@@ -1,0 +1,188 @@
+"""Text to token ids and back, as the tokenizer.json of a checkpoint says."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers.decoders import DecodeStream
+
+from model.special_tokens import END_OF_TEXT, task_tag
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedText:
+    """Token ids with the characters they stand for: token i is text[starts[i]:ends[i]]."""
+
+    ids: list[int]
+    starts: list[int]
+    ends: list[int]
+
+
+class Tokenizer:
+    """The tokenizer of a checkpoint. Safe to use from several threads at once: nothing changes after loading."""
+
+    def __init__(self, tokenizer_json: str, eos_tokens: Sequence[str | int] = ()) -> None:
+        """`eos_tokens` are the tokens that end a generation, by text or by id. ValueError where one is unknown."""
+        # encode_special_tokens is a switch on the whole object, hence two of them instead of one that is switched.
+        self._with_special = _load_backend(tokenizer_json)
+        self._text_only = _load_backend(tokenizer_json)
+        self._text_only.encode_special_tokens = True
+        added = self._with_special.get_added_tokens_decoder()
+        self.special_tokens: Mapping[str, int] = {token.content: i for i, token in added.items() if token.special}
+        self.special_ids = frozenset(self.special_tokens.values())
+        self.vocab_size = max(self._with_special.get_vocab().values()) + 1
+        self.eos_token_ids = tuple(dict.fromkeys(self._id_of(token) for token in eos_tokens))
+        self._token_bytes = [b""] * self.vocab_size
+        for token_id, value in _vocabulary_bytes(self._with_special):
+            self._token_bytes[token_id] = value
+
+    @classmethod
+    def load(cls, directory: Path) -> "Tokenizer":
+        """Read tokenizer.json and what ends a generation: generation_config.json, else tokenizer_config.json.
+
+        ValueError where tokenizer.json is missing or broken.
+        """
+        path = directory / "tokenizer.json"
+        if not path.is_file():
+            raise ValueError(f"{directory} has no tokenizer.json: only checkpoints with a fast tokenizer can be loaded")
+        return cls(path.read_text(encoding="utf-8"), _eos_tokens(directory))
+
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        """Return the ids of `text`. Special tokens in it stay ordinary text unless `allow_special`.
+
+        ValueError where the text is no valid Unicode (a lone surrogate).
+        """
+        ids: list[int] = self._encode(text, allow_special).ids
+        return ids
+
+    def encode_with_offsets(self, text: str, allow_special: bool = False) -> TokenizedText:
+        """Like `encode`, with the place of each token in the text."""
+        encoding = self._encode(text, allow_special)
+        starts, ends = zip(*encoding.offsets, strict=True) if encoding.offsets else ((), ())
+        return TokenizedText(encoding.ids, list(starts), list(ends))
+
+    def encode_document(self, text: str) -> list[int]:
+        """Return the ids of `text` as plain text begins in training: after the start token, if the model has one."""
+        if task_tag("generate") in self.special_tokens:
+            return [self.special_tokens[END_OF_TEXT], *self.encode(text)]
+        ids: list[int] = self._text_only.encode(_valid(text)).ids
+        return ids
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """Return the text of `ids`; bytes that are no UTF-8 become U+FFFD, ids outside the vocabulary nothing."""
+        return self._with_special.decode(list(ids), skip_special_tokens=skip_special)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return the bytes a token stands for: often not valid UTF-8 on its own. Empty outside the vocabulary."""
+        return self._token_bytes[token_id] if token_id < self.vocab_size else b""
+
+    def stream(self, skip_special: bool = True) -> "Detokenizer":
+        """Return a detokenizer for one generated sequence."""
+        return Detokenizer(self._with_special, skip_special)
+
+    def _encode(self, text: str, allow_special: bool) -> tokenizers.Encoding:
+        backend = self._with_special if allow_special else self._text_only
+        return backend.encode(_valid(text), add_special_tokens=False)
+
+    def _id_of(self, token: str | int) -> int:
+        token_id = self._with_special.token_to_id(token) if isinstance(token, str) else token
+        if token_id is None:
+            raise ValueError(f"end token {token!r} is not in the vocabulary of the tokenizer")
+        return token_id
+
+
+class Detokenizer:
+    """Turns ids into text as they come, a piece at a time, and never emits a part of a character.
+
+    The pieces joined are what `decode` gives for all ids at once.
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer, skip_special: bool) -> None:
+        self._backend, self._skip_special = backend, skip_special
+        self._stream = DecodeStream(skip_special_tokens=skip_special)
+        self._ids: list[int] = []
+        self._emitted = 0  # characters
+
+    def push(self, ids: Sequence[int]) -> str:
+        """Take the next ids; return the text that is complete now."""
+        self._ids += ids
+        text = "".join(self._stream.step(self._backend, token_id) or "" for token_id in ids)
+        self._emitted += len(text)
+        return text
+
+    def finish(self) -> str:
+        """Return what was held back, with U+FFFD for characters that never became complete."""
+        text = self._backend.decode(self._ids, skip_special_tokens=self._skip_special)[self._emitted :]
+        self._emitted += len(text)
+        return text
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a checkpoint, empty where there is no such file."""
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def token_text(token: Any) -> str | None:
+    """Return the text of a token as tokenizer_config.json writes it: a string, or an object with `content`."""
+    text: str | None = token["content"] if isinstance(token, dict) else token
+    return text
+
+
+def _load_backend(tokenizer_json: str) -> tokenizers.Tokenizer:
+    try:
+        backend = tokenizers.Tokenizer.from_str(tokenizer_json)
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"tokenizer.json cannot be read: {error}") from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _eos_tokens(directory: Path) -> list[str | int]:
+    generation: int | list[int] | None = read_json(directory / "generation_config.json").get("eos_token_id")
+    if isinstance(generation, list):
+        return list(generation)
+    if generation is not None:
+        return [generation]
+    token = token_text(read_json(directory / "tokenizer_config.json").get("eos_token"))
+    return [] if token is None else [token]
+
+
+def _valid(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"text is not valid Unicode at character {error.start}: remove the lone surrogate") from error
+    return text
+
+
+def _vocabulary_bytes(backend: tokenizers.Tokenizer) -> Iterator[tuple[int, bytes]]:
+    added = backend.get_added_tokens_decoder()
+    is_byte_level = '"ByteLevel"' in json.dumps(json.loads(backend.to_str())["decoder"])
+    to_byte = _byte_level_alphabet()
+    for token, token_id in backend.get_vocab().items():
+        if token_id in added:
+            yield token_id, token.encode()
+        elif is_byte_level:
+            yield token_id, b"".join(to_byte[character] for character in token)
+        elif len(token) == 6 and token.startswith("<0x"):  # byte fallback of SentencePiece vocabularies
+            yield token_id, bytes([int(token[3:5], 16)])
+        else:
+            yield token_id, token.replace("\u2581", " ").encode()
+
+
+def _byte_level_alphabet() -> dict[str, bytes]:
+    """Return the byte each character of a byte-level vocabulary stands for.
+
+    Printable Latin-1 bytes are their own character; the others are, in order, the characters from U+0100.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    alphabet = {chr(byte): bytes([byte]) for byte in printable}
+    return alphabet | {chr(0x100 + number): bytes([byte]) for number, byte in enumerate(others)}

@@ -1,0 +1,1 @@
+"""Training: text files become batches, batches become a model."""

@@ -1,0 +1,86 @@
+"""The mixture: which share of the training tokens comes from which source."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+
+@dataclass(frozen=True, slots=True)
+class MixturePart:
+    """A share of all tokens, for the sources whose name matches one of the patterns (such as "translate/*")."""
+
+    name: str
+    share: float
+    patterns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """Parts share the tokens; inside a part, a source weighs the square root of its tokens times its factor.
+
+    `factors` are (pattern, factor) pairs; the first pattern that matches counts, and 1 where none does.
+    """
+
+    parts: tuple[MixturePart, ...]
+    factors: tuple[tuple[str, float], ...] = ()
+
+    def source_shares(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """Return each source's share of the tokens, given its size in tokens; the shares sum to 1.
+
+        A part without a source leaves its share to the others. ValueError where no part has one.
+        """
+        weights = {part: self._weights(part, sizes) for part in self.parts}
+        total = sum(part.share for part, of_part in weights.items() if of_part)
+        if total == 0:
+            raise ValueError(f"no source fits the mixture: have {sorted(sizes)}, parts are {self.parts}")
+        return {
+            name: part.share / total * weight / sum(of_part.values())
+            for part, of_part in weights.items()
+            for name, weight in of_part.items()
+        }
+
+    def _weights(self, part: MixturePart, sizes: Mapping[str, int]) -> dict[str, float]:
+        names = sorted(name for name in sizes if any(fnmatchcase(name, pattern) for pattern in part.patterns))
+        return {name: math.sqrt(sizes[name]) * self._factor(name) for name in names}
+
+    def _factor(self, name: str) -> float:
+        return next((factor for pattern, factor in self.factors if fnmatchcase(name, pattern)), 1.0)
+
+
+# A word list, news, medicine and manuals help a little; everyday sentences are what the model is for. Chinese has the
+# fewest everyday sentences and is the hardest of the three pairs.
+_FACTORS = (
+    ("translate/tatoeba-en-zh", 2.0),
+    ("translate/tatoeba-*", 1.0),
+    ("translate/cedict-*", 0.15),
+    ("translate/ntrex-*", 0.3),
+    ("translate/tico19-*", 0.3),
+    ("translate/python-docs-*", 0.4),
+)
+_PLAIN_TEXT = ("generate/classic-fiction-en", "generate/chinese-poetry-zh", "generate/kdconv-knowledge-zh")
+_STORIES = ("generate/tinystories-en", "generate/gutenberg-children-en")
+
+
+def stable_mixture() -> Mixture:
+    """The mixture of the long first phase: much plain text, from which the model learns the languages."""
+    return _mixture(translate=0.45, plain_text=0.20, stories=0.12, summarize=0.10, chat=0.08, analyze=0.05)
+
+
+def decay_mixture() -> Mixture:
+    """The mixture while the learning rate falls: nine tenths tasks."""
+    return _mixture(translate=0.50, plain_text=0.10, stories=0.10, summarize=0.12, chat=0.10, analyze=0.08)
+
+
+def _mixture(
+    *, translate: float, plain_text: float, stories: float, summarize: float, chat: float, analyze: float
+) -> Mixture:
+    parts = (
+        MixturePart("translate", translate, ("translate/*",)),
+        MixturePart("plain_text", plain_text, _PLAIN_TEXT),
+        MixturePart("stories", stories, _STORIES),
+        MixturePart("summarize", summarize, ("summarize/*",)),
+        MixturePart("chat", chat, ("chat/*",)),
+        MixturePart("analyze", analyze, ("analyze/*",)),
+    )
+    return Mixture(parts, _FACTORS)

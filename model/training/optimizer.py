@@ -1,0 +1,103 @@
+"""Muon for matrices, AdamW for the rest, over float32 master copies of the network's low-precision weights.
+
+Muon (Jordan et al. 2024) replaces a matrix's momentum by the nearest orthogonal matrix, found with five Newton-Schulz
+steps; a stack of expert matrices is handled matrix by matrix.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.layers.linear import GroupedLinear, Linear
+from model.network import CausalLM
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerConfig:
+    """Peak learning rates by kind of parameter. `clip` bounds the global gradient norm."""
+
+    muon_lr: float = 0.02
+    embedding_lr: float = 3e-3
+    router_lr: float = 1e-3
+    scalar_lr: float = 2e-3
+    momentum: float = 0.95
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.02
+    clip: float = 1.0
+
+
+def orthogonalize(x: Tensor, steps: int = 5) -> Tensor:
+    """About U V^T of each matrix U S V^T in `x` [..., m, n]: singular values pushed into 0.7 .. 1.2."""
+    a, b, c = 3.4445, -4.7750, 2.0315  # the quintic that rises fastest at zero
+    tall = x.shape[-2] > x.shape[-1]
+    y = (x.mT if tall else x).to(torch.bfloat16)
+    y = y / (y.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = y @ y.mT
+        y = a * y + (b * gram + c * gram @ gram) @ y
+    return (y.mT if tall else y).to(x.dtype)
+
+
+class Optimizer:
+    """Owns the float32 master weights and the moments; after a step the network holds the rounded masters."""
+
+    def __init__(self, network: CausalLM, config: OptimizerConfig) -> None:
+        self.config = config
+        self.parameters = dict(network.named_parameters())
+        self.masters = {name: p.detach().float().clone() for name, p in self.parameters.items()}
+        matrices = {
+            id(module.weight)
+            for name, module in network.blocks.named_modules()
+            if isinstance(module, Linear | GroupedLinear) and not name.endswith("feed_forward.gate")
+        }
+        self.muon = {name for name, p in self.parameters.items() if id(p) in matrices}
+        self.first = {name: torch.zeros_like(master) for name, master in self.masters.items()}
+        self.second = {name: torch.zeros_like(master) for name, master in self.masters.items() if name not in self.muon}
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, gradients: dict[str, Tensor], scale: float) -> float:
+        """Apply mean gradients with all learning rates times `scale`; returns their norm before clipping."""
+        self.steps += 1
+        norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+        clip = float(torch.clamp(self.config.clip / (norm + 1e-6), max=1.0))
+        for name, master in self.masters.items():
+            gradient = gradients[name] * clip
+            if name in self.muon:
+                self._muon(name, master, gradient, scale)
+            else:
+                self._adamw(name, master, gradient, scale)
+            self.parameters[name].copy_(master)
+        return float(norm)
+
+    def _muon(self, name: str, master: Tensor, gradient: Tensor, scale: float) -> None:
+        momentum = self.first[name].lerp_(gradient, 1 - self.config.momentum)
+        update = orthogonalize(gradient.lerp(momentum, self.config.momentum))  # Nesterov
+        rate = self.config.muon_lr * scale
+        master.mul_(1 - rate * self.config.weight_decay)
+        master.sub_(update, alpha=rate * max(1.0, master.shape[-2] / master.shape[-1]) ** 0.5)
+
+    def _adamw(self, name: str, master: Tensor, gradient: Tensor, scale: float) -> None:
+        beta1, beta2 = self.config.betas
+        first = self.first[name].lerp_(gradient, 1 - beta1)
+        second = self.second[name].lerp_(gradient.square(), 1 - beta2)
+        size = first / (1 - beta1**self.steps) / ((second / (1 - beta2**self.steps)).sqrt() + 1e-9)
+        master.sub_(size, alpha=self._adam_rate(name) * scale)
+
+    def _adam_rate(self, name: str) -> float:
+        if name.startswith(("embedding", "head")):
+            return self.config.embedding_lr
+        return self.config.router_lr if name.endswith("feed_forward.gate.weight") else self.config.scalar_lr
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Everything a resumed run needs, by name."""
+        groups = {"master": self.masters, "first": self.first, "second": self.second}
+        return {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+
+    def load_state_tensors(self, tensors: dict[str, Tensor], steps: int) -> None:
+        for key, tensor in self.state_tensors().items():
+            tensor.copy_(tensors[key])
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(self.masters[name])
+        self.steps = steps

@@ -1,0 +1,75 @@
+"""Training runs as functions that return a frozen recipe: a run is a name, not a heap of options."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from model.config import ModelConfig, hybrid_config
+from model.training.mixture import Mixture, decay_mixture, stable_mixture
+from model.training.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What is read in one part of a run. Prompt tokens count `prompt_weight` as much as answers."""
+
+    mixture: Mixture
+    prompt_weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One training run, whole: the same recipe, data and seed give the same weights.
+
+    The learning rate warms up, stays, and in the last `decay_share` of the tokens falls to zero as 1 - sqrt. Each
+    routed layer draws its number of experts per micro-batch from `random_k` ({k: probability}), so that k can be
+    chosen when serving; None keeps the configured number.
+    """
+
+    model: ModelConfig
+    tokens: int
+    stable: Phase
+    decay: Phase
+    micro_batch_tokens: int = 4096
+    micro_batches: int = 4
+    warmup_steps: int = 60
+    decay_share: float = 0.3
+    balance_weight: float = 1e-2
+    z_weight: float = 1e-3
+    random_k: dict[int, float] | None = None
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    dtype: str = "bfloat16"
+    seed: int = 1
+
+
+def bundled() -> Recipe:
+    """The model that ships: size S, 18 million parameters, 7 million of them active per token."""
+    return Recipe(
+        model=hybrid_config(),
+        tokens=24_000_000,
+        stable=Phase(stable_mixture(), prompt_weight=0.3),
+        decay=Phase(decay_mixture(), prompt_weight=0.05),
+        random_k={1: 0.25, 2: 0.5, 3: 0.25},
+    )
+
+
+def tiny() -> Recipe:
+    """A model of under a million parameters for two minutes on a laptop and a few hundred lines of text."""
+    model = hybrid_config(
+        hidden_size=128,
+        num_layers=4,
+        num_heads=2,
+        num_kv_heads=1,
+        num_experts=4,
+        expert_width=64,
+        shared_width=64,
+        vocab_size=1024,
+        max_positions=1024,
+    )
+    mixture = Phase(stable_mixture(), prompt_weight=1.0)
+    return Recipe(
+        model=model, tokens=400_000, stable=mixture, decay=mixture, micro_batch_tokens=1024, warmup_steps=20,
+        micro_batches=2,
+    )  # fmt: skip
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"bundled": bundled, "tiny": tiny}

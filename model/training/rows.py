@@ -1,0 +1,55 @@
+"""The text files of a data directory: `<task>/<source>.<split>.jsonl[.gz]`, one JSON object a line."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file of one source. `name` is `<task>/<source>`, such as "translate/tatoeba-en-zh"."""
+
+    name: str
+    split: str
+    path: Path
+
+    @property
+    def task(self) -> str:
+        return self.name.split("/")[0]
+
+
+def find_sources(data_dir: Path, split: str) -> list[SourceFile]:
+    """Return the files of `split` ("train" or "valid") by name. Files for non-commercial use ("-nc") are left out."""
+    sources = []
+    for path in sorted(data_dir.glob(f"*/*.{split}.jsonl*")):
+        name = path.name.split(f".{split}.jsonl")[0]
+        if "-nc" not in name:
+            sources.append(SourceFile(f"{path.parent.name}/{name}", split, path))
+    return sources
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Yield the objects of a JSON Lines file, gzip-compressed where its name ends in .gz."""
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def row_texts(row: Row) -> Iterator[tuple[str, str | None]]:
+    """Yield each text of a row with its language, None where the row does not say it."""
+    if row["task"] == "translate":
+        yield row["source"], row["source_lang"]
+        yield row["target"], row["target_lang"]
+    elif row["task"] == "summarize":
+        yield row["document"], None
+        yield row["summary"], None
+    elif row["task"] == "chat":
+        for message in row["messages"]:
+            yield message["content"], None
+    else:
+        yield row["text"], None

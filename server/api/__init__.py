@@ -1,0 +1,31 @@
+"""The HTTP interface: one file per endpoint. A new endpoint is a file and a line in ROUTERS."""
+
+from fastapi import APIRouter
+
+from server.api import (
+    analyze,
+    chat,
+    completions,
+    docs,
+    generate,
+    health,
+    metrics,
+    models,
+    summarize,
+    tokenize,
+    translate,
+)
+
+ROUTERS: tuple[APIRouter, ...] = (
+    chat.router,
+    completions.router,
+    translate.router,
+    summarize.router,
+    generate.router,
+    analyze.router,
+    models.router,
+    tokenize.router,
+    health.router,
+    metrics.router,
+    docs.router,
+)

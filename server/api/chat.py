@@ -1,0 +1,162 @@
+"""POST /v1/chat/completions: OpenAI's chat, streamed or whole."""
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, Field, model_validator
+
+from server.api.dependencies import Admitted, RequestId, Service, admission
+from server.api.disconnect import until_disconnect
+from server.api.messages import Messages, template_messages
+from server.api.openai_fields import ChatOnlyFields, OpenAIFields, StreamOptions
+from server.api.request_model import ModelName
+from server.api.sampling import MAX_CHOICES, MAX_LOGPROBS, MAX_TOKENS, SamplingFields
+from server.api.usage import UsageInfo, usage_of
+from server.errors import InvalidRequestError
+from server.generation import GenerationResult, interleave
+from server.sse import Event, Events, EventStream
+from server.token_text import TextLogprobs
+
+router = APIRouter(tags=["OpenAI"])
+
+
+class ChatRequest(SamplingFields, OpenAIFields, ChatOnlyFields):
+    model: ModelName | None = None
+    messages: Messages
+    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    @model_validator(mode="after")
+    def _prefer_new_name(self) -> "ChatRequest":
+        if self.max_completion_tokens is not None:
+            self.max_tokens = self.max_completion_tokens
+        return self
+
+    @property
+    def wanted_logprobs(self) -> int | None:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise InvalidRequestError("top_logprobs needs logprobs to be true.", param="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class TopLogprob(BaseModel):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChoiceLogprobs(BaseModel):
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class AssistantMessage(BaseModel):
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class Choice(BaseModel):
+    index: int
+    message: AssistantMessage
+    logprobs: ChoiceLogprobs | None
+    finish_reason: str
+
+
+class ChatCompletion(BaseModel):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: UsageInfo
+
+
+Chat = Admitted[ChatRequest]
+
+
+async def admit(body: ChatRequest, service: Service, request_id: RequestId) -> AsyncIterator[Chat]:
+    """Validate, render, submit; abort what still runs when the request ends."""
+    service.check_model(body.model)
+    sampling = body.sampling_params(service, max_tokens=service.max_model_len, logprobs=body.wanted_logprobs)
+    prompt = await service.chat_prompt(service.prompts.chat(template_messages(body.messages)))
+    with admission(service, request_id, [prompt], sampling, body.stop_strings, body.n or 1) as generations:
+        yield Admitted(f"chatcmpl-{request_id}", body, generations, [prompt])
+
+
+@router.post("/v1/chat/completions", response_model=ChatCompletion, summary="Answer a conversation")
+async def chat_completions(request: Request, service: Service, chat: Annotated[Chat, Depends(admit)]) -> Any:
+    """OpenAI's chat completions. With `stream` the answer is server-sent events that end with `[DONE]`."""
+    created = int(time.time())
+    if chat.body.stream:
+        return EventStream(_chunks(chat, created, service.model_id))
+    results = await until_disconnect(request, chat.results())
+    return ChatCompletion(
+        id=chat.id,
+        created=created,
+        model=service.model_id,
+        choices=[_choice(index, result, chat.body) for index, result in enumerate(results)],
+        usage=usage_of(chat.generations, len(results)),
+    )
+
+
+async def _chunks(chat: Chat, created: int, model: str) -> Events:
+    n = len(chat.generations)
+    options = chat.body.stream_options
+    include_usage = options is not None and bool(options.include_usage)
+
+    def chunk(choices: list[Event], usage: UsageInfo | None = None) -> Event:
+        head = {"id": chat.id, "object": "chat.completion.chunk", "created": created, "model": model}
+        if not include_usage:
+            return {**head, "choices": choices}
+        return {**head, "choices": choices, "usage": None if usage is None else usage.model_dump()}
+
+    for index in range(n):
+        yield chunk([_chunk_choice(index, {"role": "assistant", "content": ""})])
+    async with aclosing(interleave(chat.generations)) as deltas:
+        async for index, delta in deltas:
+            if delta.text or delta.logprobs:
+                yield chunk([_chunk_choice(index, {"content": delta.text}, delta.logprobs)])
+            if delta.finish_reason is not None:
+                yield chunk([_chunk_choice(index, {}, finish_reason=delta.finish_reason)])
+    if include_usage:
+        yield chunk([], usage_of(chat.generations, n))
+
+
+def _chunk_choice(
+    index: int, delta: Event, logprobs: Sequence[TextLogprobs] = (), finish_reason: str | None = None
+) -> Event:
+    shown = _choice_logprobs(logprobs).model_dump() if logprobs else None
+    return {"index": index, "delta": delta, "logprobs": shown, "finish_reason": finish_reason}
+
+
+def _choice(index: int, result: GenerationResult, body: ChatRequest) -> Choice:
+    return Choice(
+        index=index,
+        message=AssistantMessage(content=result.text),
+        logprobs=_choice_logprobs(result.logprobs) if body.logprobs else None,
+        finish_reason=result.finish_reason,
+    )
+
+
+def _choice_logprobs(logprobs: Sequence[TextLogprobs]) -> ChoiceLogprobs:
+    return ChoiceLogprobs(content=[_token_logprob(entry) for entry in logprobs])
+
+
+def _token_logprob(entry: TextLogprobs) -> TokenLogprob:
+    chosen, *top = (
+        {"token": token.text, "logprob": token.logprob, "bytes": list(token.data)}
+        for token in (entry.chosen, *entry.top)
+    )
+    return TokenLogprob.model_validate({**chosen, "top_logprobs": top})

@@ -1,0 +1,140 @@
+"""POST /v1/completions: continue plain text or token ids, with echo and log-probabilities for evaluation harnesses."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, Field
+
+from server.api.completion_logprobs import CompletionLogprobs, LogprobColumns
+from server.api.dependencies import Admitted, RequestId, Service, admission
+from server.api.disconnect import until_disconnect
+from server.api.openai_fields import CompletionOnlyFields, OpenAIFields, StreamOptions
+from server.api.prompts import PromptField, read_prompts
+from server.api.request_model import ModelName
+from server.api.sampling import MAX_CHOICES, MAX_LOGPROBS, MAX_TOKENS, SamplingFields
+from server.api.usage import UsageInfo, usage_of
+from server.errors import InvalidRequestError
+from server.generation import GenerationResult, interleave
+from server.service import GenerationService
+from server.sse import Event, Events, EventStream
+
+router = APIRouter(tags=["OpenAI"])
+
+DEFAULT_MAX_TOKENS = 16  # OpenAI's default
+MAX_GENERATIONS = 128  # prompts times choices
+
+
+class CompletionRequest(SamplingFields, OpenAIFields, CompletionOnlyFields):
+    model: ModelName | None = None
+    prompt: PromptField
+    max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS, description="0 needs echo.")] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @property
+    def scores_prompt(self) -> bool:
+        return bool(self.echo) and (self.logprobs is not None or self.max_tokens == 0)
+
+
+class CompletionChoice(BaseModel):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: str
+
+
+class Completion(BaseModel):
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: UsageInfo
+
+
+Continuation = Admitted[CompletionRequest]
+
+
+async def admit(body: CompletionRequest, service: Service, request_id: RequestId) -> AsyncIterator[Continuation]:
+    """Validate, encode, submit; abort what still runs when the request ends."""
+    service.check_model(body.model)
+    if body.max_tokens == 0 and not body.echo:
+        raise InvalidRequestError(
+            "max_tokens is 0: nothing would be answered. Set echo to score a prompt.", param="max_tokens"
+        )
+    prompts = await read_prompts(service, body.prompt)
+    n = body.n or 1
+    if len(prompts) * n > MAX_GENERATIONS:
+        raise InvalidRequestError(
+            f"{len(prompts)} prompts times n={n} is more than {MAX_GENERATIONS}; send several requests.", param="prompt"
+        )
+    sampling = body.sampling_params(
+        service, max_tokens=DEFAULT_MAX_TOKENS, logprobs=body.logprobs, prompt_logprobs=body.scores_prompt
+    )
+    with admission(service, request_id, prompts, sampling, body.stop_strings, n) as generations:
+        yield Admitted(f"cmpl-{request_id}", body, generations, prompts)
+
+
+@router.post("/v1/completions", response_model=Completion, summary="Continue plain text")
+async def completions(request: Request, service: Service, work: Annotated[Continuation, Depends(admit)]) -> Any:
+    """OpenAI's completions. `prompt` is a text, a list of texts, token ids, or a list of lists of token ids."""
+    created = int(time.time())
+    if work.body.stream:
+        return EventStream(_chunks(work, created, service))
+    results = await until_disconnect(request, work.results())
+    return Completion(
+        id=work.id,
+        created=created,
+        model=service.model_id,
+        choices=[_choice(index, result, work, service) for index, result in enumerate(results)],
+        usage=usage_of(work.generations, work.body.n or 1),
+    )
+
+
+async def _chunks(work: Continuation, created: int, service: GenerationService) -> Events:
+    n, options = work.body.n or 1, work.body.stream_options
+    include_usage = options is not None and bool(options.include_usage)
+    columns = [LogprobColumns(service.tokenizer) for _ in work.generations]
+    echoed = [not work.body.echo for _ in work.generations]
+
+    def chunk(choices: list[Event], usage: UsageInfo | None = None) -> Event:
+        head = {"id": work.id, "object": "text_completion", "created": created, "model": service.model_id}
+        if not include_usage:
+            return {**head, "choices": choices}
+        return {**head, "choices": choices, "usage": None if usage is None else usage.model_dump()}
+
+    async with aclosing(interleave(work.generations)) as deltas:
+        async for index, delta in deltas:
+            text, entries = delta.text, list(delta.logprobs)
+            if not echoed[index]:
+                echoed[index] = True
+                prompt = work.prompts[index // n]
+                text = service.prompt_text(prompt) + text
+                if work.body.logprobs is not None:
+                    entries = columns[index].prompt(prompt, delta.prompt_logprobs) + entries
+            logprobs = columns[index].columns(entries).model_dump() if entries else None
+            reason = delta.finish_reason
+            yield chunk([{"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}])
+    if include_usage:
+        yield chunk([], usage_of(work.generations, n))
+
+
+def _choice(index: int, result: GenerationResult, work: Continuation, service: GenerationService) -> CompletionChoice:
+    text, entries = result.text, list(result.logprobs)
+    columns = LogprobColumns(service.tokenizer)
+    if work.body.echo:
+        prompt = work.prompts[index // (work.body.n or 1)]
+        text = service.prompt_text(prompt) + text
+        entries = columns.prompt(prompt, result.prompt_logprobs) + entries
+    return CompletionChoice(
+        index=index,
+        text=text,
+        logprobs=columns.columns(entries) if work.body.logprobs is not None else None,
+        finish_reason=result.finish_reason,
+    )

@@ -1,0 +1,32 @@
+"""GET /health/live and /health/ready: is the process alive, and should it get requests now?"""
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel
+
+from server.api.dependencies import Service
+from server.drain import Drain
+
+router = APIRouter(prefix="/health", tags=["Health"])
+
+
+class Health(BaseModel):
+    """`alive`; or `ready`, `draining` (SIGTERM came), `unhealthy` (several engine steps failed in a row)."""
+
+    status: str
+
+
+@router.get("/live", summary="Liveness")
+async def live() -> Health:
+    """200 as long as the process answers. Failing it means: restart."""
+    return Health(status="alive")
+
+
+@router.get("/ready", summary="Readiness")
+@router.get("", summary="Readiness", include_in_schema=False)
+async def ready(request: Request, response: Response, service: Service) -> Health:
+    """200 when the server takes requests; 503 while it drains or when the engine keeps failing."""
+    drain: Drain = request.app.state.drain
+    status = "draining" if drain.begun else "ready" if service.engine.stats().healthy else "unhealthy"
+    if status != "ready":
+        response.status_code = 503
+    return Health(status=status)

@@ -1,0 +1,15 @@
+"""GET /metrics: Prometheus."""
+
+from fastapi import APIRouter, Request, Response
+
+from server.metrics import Metrics
+
+router = APIRouter(tags=["Health"])
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Series with vLLM's names, and `routelm:` ones for routing, recurrent state and overload."""
+    series: Metrics = request.app.state.metrics
+    content, content_type = series.exposition(request.headers.get("accept", ""))
+    return Response(content, headers={"Content-Type": content_type})

@@ -1,0 +1,46 @@
+"""What the task endpoints share: their common fields, and the events of their streams."""
+
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from server.api.dependencies import Admitted
+from server.api.request_model import ModelName
+from server.api.sampling import SamplingFields
+from server.api.usage import usage_of
+from server.engine.types import FinishReason
+from server.generation import interleave
+from server.sse import Event, Events
+
+TEMPERATURE = 0.0  # a task has one best answer: greedy unless the client asks for more
+
+
+class TaskFields(SamplingFields):
+    model: ModelName | None = None
+    stream: bool | None = None
+
+
+def overall_reason(reasons: Sequence[FinishReason]) -> FinishReason:
+    """`length` where any text was cut off, else `stop`."""
+    return FinishReason.LENGTH if FinishReason.LENGTH in reasons else FinishReason.STOP
+
+
+async def task_events(
+    name: str, work: Admitted[Any], model: str, details: Callable[[Sequence[FinishReason]], Event]
+) -> Events:
+    """`<name>.chunk` events with an index and a delta, then one `<name>.done` with details and the usage."""
+    reasons = [FinishReason.STOP] * len(work.generations)
+    async with aclosing(interleave(work.generations)) as deltas:
+        async for index, delta in deltas:
+            if delta.text:
+                yield {"object": f"{name}.chunk", "id": work.id, "index": index, "delta": delta.text}
+            if delta.finish_reason is not None:
+                reasons[index] = delta.finish_reason
+    yield {
+        "object": f"{name}.done",
+        "id": work.id,
+        "model": model,
+        **details(reasons),
+        "finish_reason": overall_reason(reasons),
+        "usage": usage_of(work.generations).model_dump(),
+    }

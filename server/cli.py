@@ -1,0 +1,25 @@
+"""The `routelm` command. Each sub-command is a file in server/commands and imports what it needs when it runs."""
+
+import typer
+
+from server.commands import chat, evaluate, generate, prepare, serve, train, train_tokenizer, version
+
+app = typer.Typer(
+    help="Serve, talk to, train and evaluate a router-based language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("serve")(serve.serve)
+app.command("chat")(chat.chat)
+app.command("generate")(generate.generate)
+app.command("train")(train.train)
+app.command("train-tokenizer")(train_tokenizer.train_tokenizer)
+app.command("prepare")(prepare.prepare)
+app.command("evaluate")(evaluate.evaluate)
+app.command("version")(version.version)
+
+
+def main() -> None:
+    """The entry point that pyproject.toml names."""
+    app()

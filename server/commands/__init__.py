@@ -1,0 +1,1 @@
+"""The sub-commands of `routelm`, one file each. Nothing heavy is imported before a command runs."""

@@ -1,0 +1,33 @@
+"""`routelm generate`: continue a text, once."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from server.commands.options import DEFAULT_URL, InProcessModel, MaxTokens, Seed, Temperature, Url
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The text to continue; - reads standard input.")],
+    url: Url = DEFAULT_URL,
+    model: InProcessModel = None,
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    seed: Seed = None,
+) -> None:
+    """Continue a text and print what comes, as it comes.
+
+    Asks a running server, or with --model loads the checkpoint itself:  routelm generate --model bundled "Once upon"
+    """
+    from server.commands.client import AnswerError, fail, http_client, server_or_model, stream_events
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    body = {"prompt": text, "max_tokens": max_tokens, "temperature": temperature, "seed": seed}
+    try:
+        with server_or_model(url, model) as base_url, http_client(base_url) as client:
+            for event in stream_events(client, "/v1/generate", body):
+                typer.echo(event.get("delta", ""), nl=False)
+    except AnswerError as error:
+        raise fail(error) from None
+    typer.echo()

@@ -1,0 +1,20 @@
+"""`routelm prepare`: text files to token arrays."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def prepare(
+    data: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Directory of JSON Lines files.")],
+    out: Annotated[Path, typer.Argument(help="Directory to write the arrays to.")],
+    tokenizer: Annotated[Path, typer.Option(help="Directory with a tokenizer.json.")] = Path("model/bundled"),
+) -> None:
+    """Encode texts for training, once: duplicates and rows that also stand in the validation files are dropped.
+
+    `routelm train` does this by itself; run it to look at the counts, or to encode on one machine and train on another.
+    """
+    from model.training.pipeline import ensure_prepared
+
+    ensure_prepared(data, tokenizer, out, say=typer.echo)

@@ -1,0 +1,49 @@
+"""`routelm serve`: the HTTP server."""
+
+from typing import Annotated, Any
+
+import typer
+
+from server.commands.options import read_settings
+
+
+def _option(text: str, default: str) -> Any:
+    """The default is told, not set: what is not given here may be in the environment."""
+    return typer.Option(help=rf"{text} \[{default}]")
+
+
+def serve(
+    host: Annotated[str | None, _option("Address to listen on; 0.0.0.0 for all.", "127.0.0.1")] = None,
+    port: Annotated[int | None, _option("Port; 0 takes a free one.", "8000")] = None,
+    model: Annotated[str | None, _option("Checkpoint directory, or `bundled`.", "bundled")] = None,
+    served_model_name: Annotated[str | None, _option("The model's name in the API.", "the directory's name")] = None,
+    max_model_len: Annotated[int | None, _option("Longest prompt plus answer, in tokens.", "the model's own")] = None,
+    max_num_seqs: Annotated[int | None, _option("Most requests in one batch.", "64")] = None,
+    max_num_batched_tokens: Annotated[int | None, _option("Most tokens in one step.", "1024")] = None,
+    cache_bytes: Annotated[str | None, _option("Memory for caches, such as 1GiB.", "a share of what is free")] = None,
+    max_queue: Annotated[int | None, _option("Most waiting requests; more are answered with 429.", "256")] = None,
+    dtype: Annotated[str | None, _option("auto, bfloat16 or float32.", "auto")] = None,
+    device: Annotated[str | None, _option("auto, cpu or cuda.", "auto")] = None,
+    threads: Annotated[int | None, _option("Threads for the computation.", "all cores")] = None,
+    seed: Annotated[int | None, _option("Makes requests without a seed reproducible, in order.", "random")] = None,
+    drain_grace: Annotated[float | None, _option("Seconds for running requests after SIGTERM.", "30")] = None,
+    cors_origins: Annotated[str | None, _option("Origins of web pages that may call, comma-separated.", "none")] = None,
+    max_body_bytes: Annotated[str | None, _option("Largest request body.", "2MiB")] = None,
+    log_level: Annotated[str | None, _option("debug, info, warning or error.", "info")] = None,
+    log_requests: Annotated[
+        bool | None, typer.Option("--log-requests", help="Log a line per request, without its text.")
+    ] = None,
+) -> None:
+    """Serve a model over HTTP: OpenAI's API, /v1/translate, /v1/summarize, /v1/generate, /v1/analyze, /metrics.
+
+    Every option can also be set as an environment variable: ROUTELM_PORT, ROUTELM_MODEL and so on. The API key is
+    one only: ROUTELM_API_KEY. Stop the server with Ctrl-C or SIGTERM: running requests finish first.
+    """
+    settings = read_settings(**locals())
+
+    from server.bootstrap import prepare_backend
+    from server.observability import configure_logging
+    from server.serving import run
+
+    configure_logging(settings.log_level)
+    run(settings, prepare_backend(settings))

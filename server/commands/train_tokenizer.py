@@ -1,0 +1,17 @@
+"""`routelm train-tokenizer`: a byte-level BPE vocabulary from texts."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train_tokenizer(
+    data: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Directory of JSON Lines files.")],
+    out: Annotated[Path, typer.Argument(help="Directory to write tokenizer.json and tokenizer_config.json to.")],
+    vocab_size: Annotated[int, typer.Option(min=512, max=65_535, help="Number of tokens.")] = 7680,
+) -> None:
+    """Train a tokenizer on the texts of a data directory, balanced over languages."""
+    from model.training.pipeline import ensure_tokenizer
+
+    ensure_tokenizer(data, out, vocab_size, say=typer.echo)

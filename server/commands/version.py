@@ -1,0 +1,14 @@
+"""`routelm version`."""
+
+import platform
+
+import typer
+
+from server.version import package_version
+
+
+def version() -> None:
+    """Print the versions of RouteLM, Python and torch."""
+    typer.echo(f"routelm {package_version('routelm')}")
+    typer.echo(f"python {platform.python_version()}")
+    typer.echo(f"torch {package_version('torch')}")

@@ -1,0 +1,116 @@
+"""The engine: requests in, tokens out, one step at a time. Not safe for threads; `AsyncEngine` gives it one."""
+
+import logging
+import time
+from collections.abc import Callable
+
+import torch
+
+from model.network import CausalLM
+from server.engine.config import EngineConfig, resolve
+from server.engine.runner import ModelRunner
+from server.engine.sampler import Sampler
+from server.engine.scheduler import SampledTokens, ScheduledBatch, Scheduler
+from server.engine.types import EngineRequest, EngineStats, TokenOutput
+from server.engine.validation import check_request
+
+logger = logging.getLogger(__name__)
+
+UNHEALTHY_AFTER = 3  # failed steps in a row
+STEP_FAILED = "The step that held this request failed; the server's log says why. Other requests are not affected."
+
+
+class Engine:
+    """Continuous batching of one network. Submit, then call `step` until `has_unfinished` is false."""
+
+    def __init__(
+        self,
+        network: CausalLM,
+        config: EngineConfig,
+        *,
+        device: torch.device | str = "cpu",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Takes the cache's memory. Raises ValueError when the configured budget is too small."""
+        self.config = config
+        self.layout = resolve(config, network.cache_specs(), network.dtype)
+        self.scheduler = Scheduler(config, self.layout, clock=clock)
+        self.runner = ModelRunner(network, self.layout, max_model_len=config.max_model_len, device=device)
+        self.sampler = Sampler(config.eos_token_ids)
+        self._vocab_size = network.config.vocab_size
+        self._steps = 0
+        self._step_failures = 0
+        self._failures_in_a_row = 0
+
+    @property
+    def has_unfinished(self) -> bool:
+        return self.scheduler.has_unfinished
+
+    def check(self, request: EngineRequest) -> None:
+        """Raises ValueError for a request that `submit` would not take, but for its id."""
+        check_request(request, vocab_size=self._vocab_size, max_model_len=self.config.max_model_len)
+
+    def submit(self, request: EngineRequest) -> None:
+        """Accept a request. Raises ValueError for what cannot be served, and for an id that is in use."""
+        self.check(request)
+        if request.request_id in self.scheduler:
+            raise ValueError(f"request id {request.request_id!r} is in use: give each request an id of its own")
+        self.scheduler.add(request)
+
+    def abort(self, request_id: str) -> list[TokenOutput]:
+        """End a request now; its last output, or nothing if it is unknown or finished."""
+        return self.scheduler.abort(request_id)
+
+    def step(self) -> list[TokenOutput]:
+        """Compute the next tokens. A failure ends the sequences of its batch with an error, and no others."""
+        batch = self.scheduler.schedule()
+        if batch.is_empty:
+            return []
+        self._steps += 1
+        try:
+            outputs = self._compute(batch)
+        except Exception:
+            logger.exception("step %d failed; it held %d sequences", self._steps, len(batch.sequences))
+            self._step_failures += 1
+            self._failures_in_a_row += 1
+            return self.scheduler.fail(batch.sequences, STEP_FAILED)
+        self._failures_in_a_row = 0
+        if not self.has_unfinished:
+            self.runner.load.flush()
+        return outputs
+
+    def fail_all(self) -> list[TokenOutput]:
+        """End everything with an error and go on with empty memory: for failures outside the network."""
+        self._step_failures += 1
+        self._failures_in_a_row += 1
+        return self.scheduler.fail_all(STEP_FAILED)
+
+    def stats(self) -> EngineStats:
+        """The counters between two steps. Expert loads lag some steps behind while the engine is busy."""
+        scheduler, counts = self.scheduler, self.scheduler.counts
+        return EngineStats(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            kv_blocks_used=scheduler.blocks.num_used,
+            kv_blocks_total=self.layout.num_blocks,
+            state_slots_used=self.layout.num_slots - scheduler.states.num_free_slots,
+            state_slots_total=self.layout.num_slots,
+            snapshots_used=scheduler.states.snapshots_used,
+            snapshots_total=self.layout.num_snapshots,
+            prompt_tokens=counts.prompt_tokens,
+            generation_tokens=counts.generation_tokens,
+            prefix_cache_queries=counts.prefix_cache_queries,
+            prefix_cache_hits=counts.prefix_cache_hits,
+            preemptions=counts.preemptions,
+            steps=self._steps,
+            step_failures=self._step_failures,
+            healthy=self._failures_in_a_row < UNHEALTHY_AFTER,
+            layers=self.runner.load.loads,
+        )
+
+    def _compute(self, batch: ScheduledBatch) -> list[TokenOutput]:
+        result = self.runner.execute(batch)
+        sampled = self.sampler.sample(result.logits_RV, batch.sampling)
+        if result.not_finite:
+            sampled = SampledTokens(sampled.token_ids, sampled.logprobs, sampled.failed | result.not_finite)
+        return self.scheduler.update(batch, sampled, result.prompt_logprobs)

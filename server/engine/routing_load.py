@@ -1,0 +1,69 @@
+"""Who the router sends tokens to, layer by layer, since the start.
+
+Counting every step would cost as much as a small layer; so routings are kept for some steps and counted together.
+
+Shapes: T tokens, E experts.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.layers.router import Routing
+from server.engine.types import LayerLoad
+
+STEPS_KEPT = 32
+
+
+@dataclass(slots=True)
+class _LayerCounts:
+    pairs_E: Tensor  # (token, expert) pairs dispatched
+    entropy: float = 0.0  # sum over tokens, nats
+    num_tokens: int = 0
+
+    def load(self, layer: int) -> LayerLoad:
+        counts_E = self.pairs_E
+        mean = float(counts_E.sum()) / len(counts_E)
+        imbalance = (float(counts_E.max()) - mean) / mean if mean else 0.0
+        return LayerLoad(layer, tuple(counts_E.tolist()), self.entropy / max(self.num_tokens, 1), imbalance)
+
+
+class RoutingLoad:
+    """Sums over all steps seen. `loads` is brought up to date by `flush`, and every few steps by itself."""
+
+    def __init__(self) -> None:
+        self.loads: tuple[LayerLoad, ...] = ()
+        self._kept: list[tuple[Routing | None, ...]] = []
+        self._counts: dict[int, _LayerCounts] = {}
+
+    def observe(self, routings: tuple[Routing | None, ...]) -> None:
+        """Take note of one step."""
+        self._kept.append(routings)
+        if len(self._kept) >= STEPS_KEPT:
+            self.flush()
+
+    @torch.inference_mode()
+    def flush(self) -> None:
+        """Count what was kept."""
+        if not self._kept:
+            return
+        for layer, steps in enumerate(zip(*self._kept, strict=True)):
+            routings = [routing for routing in steps if routing is not None]
+            if routings:
+                self._count(layer, routings)
+        self._kept.clear()
+        self.loads = tuple(counts.load(layer) for layer, counts in self._counts.items())
+
+    def _count(self, layer: int, routings: list[Routing]) -> None:
+        scores_TE = torch.cat([routing.scores_TE for routing in routings])
+        weights = torch.cat([routing.weights_TK.flatten() for routing in routings])
+        experts = torch.cat([routing.experts_TK.flatten() for routing in routings])[weights != 0]
+        num_experts = scores_TE.shape[1]
+        logprobs_TE = scores_TE.log_softmax(-1)
+        if layer not in self._counts:
+            self._counts[layer] = _LayerCounts(torch.zeros(num_experts, dtype=torch.int64, device=experts.device))
+        counts = self._counts[layer]
+        counts.pairs_E += torch.bincount(experts, minlength=num_experts)
+        counts.entropy -= float((logprobs_TE.exp() * logprobs_TE).sum(dtype=torch.float64))
+        counts.num_tokens += len(scores_TE)

@@ -1,0 +1,319 @@
+"""Which sequences take part in the next step, with how many tokens each. Knows no model and no tensors.
+
+Every running sequence that generates takes part with one token; what is left of the step's token budget goes to
+prompts, cut where a state is to be remembered. How a prompt is cut never changes a result: the kernels see to that.
+"""
+
+import time
+from bisect import insort
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from random import Random
+
+from server.engine.block_manager import BlockManager
+from server.engine.config import CacheLayout, EngineConfig
+from server.engine.prefix_cache import CacheOp, PrefixCache, PrefixHit
+from server.engine.sequence import Sequence, SequenceStatus
+from server.engine.state_manager import StateManager
+from server.engine.types import EngineRequest, FinishReason, TokenLogprobs, TokenOutput
+
+NOT_FINITE = "The model's scores for this request were not finite numbers."
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledBatch:
+    """One step: the sequences (each says its `num_scheduled_tokens`), and copies to be done before, in order."""
+
+    sequences: list[Sequence]
+    sampling: list[Sequence]  # those of them that get a new token, in the order of their logits
+    cache_ops: list[CacheOp]
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.sequences
+
+
+@dataclass(frozen=True, slots=True)
+class SampledTokens:
+    """The tokens of a step, in the order of `ScheduledBatch.sampling`; log-probabilities only where asked for.
+
+    `failed` are the ids of requests whose logits were not finite numbers.
+    """
+
+    token_ids: list[int]
+    logprobs: Mapping[int, TokenLogprobs] = field(default_factory=dict)  # by index in `token_ids`
+    failed: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class SchedulerCounts:
+    """What has happened since the start."""
+
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
+    preemptions: int = 0
+
+
+class Scheduler:
+    """Waiting and running sequences, both in order of (priority, arrival)."""
+
+    def __init__(
+        self, config: EngineConfig, layout: CacheLayout, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.config = config
+        self.layout = layout
+        self._reset_memory()
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.counts = SchedulerCounts()
+        self._sequences: dict[str, Sequence] = {}
+        self._clock = clock
+        self._seeds = Random(config.seed)
+        self._arrivals = 0
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._sequences
+
+    @property
+    def has_unfinished(self) -> bool:
+        return bool(self._sequences)
+
+    def add(self, request: EngineRequest) -> None:
+        """Put a request into the waiting queue. It must have been checked, and its id must be new."""
+        assert request.request_id not in self._sequences, "request ids are unique"
+        seed = request.sampling.seed if request.sampling.seed is not None else self._seeds.getrandbits(64)
+        sequence = Sequence(request, self._arrivals, seed, request.arrival_time or self._clock())
+        self._arrivals += 1
+        self._sequences[request.request_id] = sequence
+        insort(self.waiting, sequence, key=lambda waiting: waiting.key)
+
+    def abort(self, request_id: str) -> list[TokenOutput]:
+        """End a request and free its memory. Nothing happens for an id that is unknown or finished."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is None:
+            return []
+        self._retire(sequence)
+        return [sequence.terminal(FinishReason.ABORT, self._clock())]
+
+    def fail(self, sequences: list[Sequence], error: str) -> list[TokenOutput]:
+        """End sequences whose step went wrong, and trust nothing that was remembered."""
+        outputs = []
+        for sequence in sequences:
+            if self._sequences.pop(sequence.request_id, None) is not None:
+                self._retire(sequence)
+                outputs.append(sequence.terminal(FinishReason.ERROR, self._clock(), error=error))
+        self.prefixes.forget()
+        return outputs
+
+    def fail_all(self, error: str) -> list[TokenOutput]:
+        """End every sequence that has not had its last output, whatever state it is in, with empty memory after."""
+        now = self._clock()
+        outputs = [sequence.terminal(FinishReason.ERROR, now, error=error) for sequence in self._sequences.values()]
+        self._sequences.clear()
+        self.waiting.clear()
+        self.running.clear()
+        self._reset_memory()
+        return outputs
+
+    def schedule(self) -> ScheduledBatch:
+        """The next step; empty only when nothing is left to do."""
+        preemptions = self.counts.preemptions
+        batch = self._schedule_decode()
+        budget = self.config.max_num_batched_tokens - len(batch)
+        for sequence in self.running:
+            if budget and not sequence.is_decoding:
+                budget -= self._schedule_prefill(sequence, budget)
+                batch.append(sequence)
+        while budget and self.counts.preemptions == preemptions and self._admit():
+            sequence = self._start_next()
+            budget -= self._schedule_prefill(sequence, budget)
+            batch.append(sequence)
+        sampling = [sequence for sequence in batch if sequence.samples]
+        return ScheduledBatch(batch, sampling, self.prefixes.take_pending() if batch else [])
+
+    def update(
+        self,
+        batch: ScheduledBatch,
+        sampled: SampledTokens,
+        prompt_logprobs: Mapping[str, list[TokenLogprobs]] | None = None,
+    ) -> list[TokenOutput]:
+        """Enter what the step computed: append tokens, remember prefixes, finish and free."""
+        now = self._clock()
+        outputs: list[TokenOutput] = []
+        finished: list[Sequence] = []
+        rows = {sequence.request_id: row for row, sequence in enumerate(batch.sampling)}
+        for sequence in batch.sequences:
+            self._advance(sequence)
+            row = rows.get(sequence.request_id)
+            if sequence.request_id in sampled.failed:
+                output: TokenOutput | None = sequence.terminal(FinishReason.ERROR, now, error=NOT_FINITE)
+            else:
+                if prompt_logprobs and sequence.request_id in prompt_logprobs:
+                    sequence.prompt_logprobs.extend(prompt_logprobs[sequence.request_id])
+                output = self._output(sequence, row, sampled, now)
+            if output is not None:
+                outputs.append(output)
+                if output.finish_reason is not None:
+                    finished.append(sequence)
+        self._finish(finished, sampled.failed)
+        return outputs
+
+    def _reset_memory(self) -> None:
+        self.blocks = BlockManager(self.layout.num_blocks)
+        self.states = StateManager(self.layout.num_slots, self.layout.num_snapshots)
+        self.prefixes = PrefixCache(self.layout, self.blocks, self.states, enabled=self.config.prefix_caching)
+
+    # The steps of schedule()
+
+    def _schedule_decode(self) -> list[Sequence]:
+        batch: list[Sequence] = []
+        size, index = self.layout.block_size, 0
+        while index < len(self.running):  # shrinks from its end while we go
+            sequence = self.running[index]
+            index += 1
+            if not sequence.is_decoding:
+                continue
+            if self.layout.has_kv and len(sequence.tokens) > len(sequence.block_table) * size:
+                if not self._make_room(sequence):
+                    break
+                sequence.block_table += self.blocks.allocate(1)
+            sequence.num_scheduled_tokens = 1
+            batch.append(sequence)
+        return batch
+
+    def _make_room(self, sequence: Sequence) -> bool:
+        """Get one free block by preempting from the end of `running`; False if that hit `sequence` itself."""
+        while not self.blocks.can_allocate(1):
+            last = self.running[-1]
+            self._preempt(last)
+            if last is sequence:
+                return False
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._retire(sequence)
+        self.counts.preemptions += 1
+        sequence.status = SequenceStatus.WAITING
+        sequence.num_preemptions += 1
+        sequence.num_computed_tokens = 0
+        sequence.prompt_logprobs.clear()
+        insort(self.waiting, sequence, key=lambda waiting: waiting.key)
+
+    def _schedule_prefill(self, sequence: Sequence, budget: int) -> int:
+        """Give a sequence as many tokens as budget, settings and the next position to remember allow."""
+        count = min(sequence.prefill_end - sequence.num_computed_tokens, budget)
+        if sequence.snapshot_positions:
+            count = min(count, sequence.snapshot_positions[0] - sequence.num_computed_tokens)
+        if self.config.max_prefill_chunk is not None:
+            count = min(count, self.config.max_prefill_chunk)
+        sequence.num_scheduled_tokens = count
+        return count
+
+    def _admit(self) -> bool:
+        """Give the first waiting sequence a slot and its blocks, if there is room. Nobody overtakes it."""
+        if not self.waiting or not self.states.num_free_slots:
+            return False
+        sequence = self.waiting[0]
+        hit = self.prefixes.lookup(sequence)
+        needed = self._blocks_for(len(sequence.tokens)) - len(hit.blocks)
+        if self.layout.has_kv and not self.blocks.can_allocate(needed, shared=hit.blocks, spare=len(self.running)):
+            return False
+        self.blocks.share(hit.blocks)
+        sequence.block_table = [*hit.blocks, *self.blocks.allocate(needed)]
+        sequence.slot = self.states.allocate_slot()
+        self.prefixes.restore(sequence, hit)
+        sequence.num_computed_tokens = hit.num_tokens
+        sequence.prefill_end = len(sequence.tokens)
+        sequence.snapshot_positions = self._snapshot_positions(sequence, hit)
+        return True
+
+    def _start_next(self) -> Sequence:
+        sequence = self.waiting.pop(0)
+        sequence.status = SequenceStatus.RUNNING
+        insort(self.running, sequence, key=lambda running: running.key)
+        if sequence.scheduled is None:
+            sequence.scheduled = self._clock()
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+            self.counts.prompt_tokens += sequence.prompt_len
+            if self.prefixes.enabled:
+                self.counts.prefix_cache_queries += sequence.prompt_len
+                self.counts.prefix_cache_hits += sequence.num_cached_tokens
+        return sequence
+
+    def _blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.layout.block_size) if self.layout.has_kv else 0
+
+    def _snapshot_positions(self, sequence: Sequence, hit: PrefixHit) -> list[int]:
+        """Where this prefill is to be remembered: where others are likely to part from it."""
+        end, interval = sequence.prefill_end, self.config.snapshot_interval
+        positions = set(range(interval, end + 1, interval)) | set(sequence.request.boundaries)
+        if self.layout.has_kv:
+            positions.add(hit.junction)
+        if sequence.sampling.prompt_logprobs:
+            positions -= {sequence.first_scored}  # a scored token needs the logits of the one before it
+            positions.add(sequence.first_scored - 1)
+        if sequence.sampling.max_tokens:
+            positions.add(sequence.prompt_len)
+        return self.prefixes.missing(sequence, {p for p in positions if hit.num_tokens < p <= end})
+
+    # The steps of update()
+
+    def _advance(self, sequence: Sequence) -> None:
+        before = sequence.num_computed_tokens
+        sequence.num_computed_tokens += sequence.num_scheduled_tokens
+        sequence.num_scheduled_tokens = 0
+        self.prefixes.remember_blocks(sequence, before)
+        if sequence.snapshot_positions and sequence.snapshot_positions[0] == sequence.num_computed_tokens:
+            del sequence.snapshot_positions[0]
+            self.prefixes.remember_state(sequence)
+
+    def _output(self, sequence: Sequence, row: int | None, sampled: SampledTokens, now: float) -> TokenOutput | None:
+        """What the client gets of this step, if anything."""
+        if not sequence.is_decoding:
+            return None
+        prompt_logprobs = tuple(sequence.prompt_logprobs)
+        sequence.prompt_logprobs.clear()
+        sequence.scores_prompt = False
+        if row is None:  # max_tokens is 0
+            return sequence.terminal(FinishReason.LENGTH, now, prompt_logprobs=prompt_logprobs)
+        token = sampled.token_ids[row]
+        logprobs = (sampled.logprobs[row],) if row in sampled.logprobs else ()
+        sequence.tokens.append(token)
+        self.counts.generation_tokens += 1
+        if sequence.first_token is None:
+            sequence.first_token = now
+        reason = self._finish_reason(sequence, token)
+        if reason is None:
+            return TokenOutput(sequence.request_id, (token,), logprobs, prompt_logprobs, sequence.num_cached_tokens)
+        return sequence.terminal(reason, now, token_ids=(token,), logprobs=logprobs, prompt_logprobs=prompt_logprobs)
+
+    def _finish_reason(self, sequence: Sequence, token: int) -> FinishReason | None:
+        sampling = sequence.sampling
+        if token in sampling.stop_token_ids or (token in self.config.eos_token_ids and not sampling.ignore_eos):
+            return FinishReason.STOP
+        if sequence.num_output_tokens >= sampling.max_tokens or len(sequence.tokens) >= self.config.max_model_len:
+            return FinishReason.LENGTH
+        return None
+
+    def _finish(self, finished: list[Sequence], failed: frozenset[str]) -> None:
+        for sequence in finished:
+            if sequence.request_id not in failed and sequence.num_output_tokens:
+                self.prefixes.remember_state(sequence)  # the next turn of the conversation starts here
+            del self._sequences[sequence.request_id]
+            self._retire(sequence)
+        if failed:
+            self.prefixes.forget()
+
+    def _retire(self, sequence: Sequence) -> None:
+        """Take a sequence out of its queue and free what it owns."""
+        if sequence.status is SequenceStatus.RUNNING:
+            self.running.remove(sequence)
+            self.blocks.free(sequence.block_table)
+            assert sequence.slot is not None
+            self.states.free_slot(sequence.slot)
+            sequence.block_table, sequence.slot = [], None
+        else:
+            self.waiting.remove(sequence)
+        sequence.status = SequenceStatus.FINISHED

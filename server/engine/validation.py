@@ -1,0 +1,62 @@
+"""Which requests the engine accepts: what it accepts, it can finish, and nothing in it can hurt another request."""
+
+import math
+from itertools import pairwise
+
+from server.engine.types import EngineRequest, SamplingParams
+
+
+def check_request(request: EngineRequest, *, vocab_size: int, max_model_len: int) -> None:
+    """Raises ValueError that says what is wrong, what is allowed, and what to do."""
+    prompt, max_tokens = request.prompt_token_ids, request.sampling.max_tokens
+    if not prompt:
+        raise ValueError("the prompt is empty: give at least one token id")
+    if min(prompt) < 0 or max(prompt) >= vocab_size:
+        wrong = next(token for token in prompt if not 0 <= token < vocab_size)
+        raise ValueError(f"the prompt has token id {wrong}: this model knows 0 to {vocab_size - 1}")
+    if max_tokens < 0:
+        raise ValueError(f"max_tokens is {max_tokens}: give 0 or more")
+    if len(prompt) + max_tokens > max_model_len:
+        raise ValueError(
+            f"the prompt has {len(prompt)} tokens and max_tokens is {max_tokens}, together more than the "
+            f"{max_model_len} the engine can hold: shorten the prompt or lower max_tokens"
+        )
+    boundaries = request.boundaries
+    if any(not 0 < b <= len(prompt) for b in boundaries) or any(a >= b for a, b in pairwise(boundaries)):
+        raise ValueError(f"boundaries are {boundaries}: give ascending positions from 1 to {len(prompt)}")
+    check_sampling(request.sampling, vocab_size)
+
+
+def check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
+    """Raises ValueError for parameters the sampler has no meaning for."""
+    _check_finite(sampling)
+    if sampling.temperature < 0:
+        raise ValueError(f"temperature is {sampling.temperature}: give 0 (greedy) or more")
+    if sampling.top_k < 0:
+        raise ValueError(f"top_k is {sampling.top_k}: give 0 (no limit) or more")
+    if not 0 < sampling.top_p <= 1:
+        raise ValueError(f"top_p is {sampling.top_p}: give more than 0 and at most 1")
+    if not 0 <= sampling.min_p <= 1:
+        raise ValueError(f"min_p is {sampling.min_p}: give 0 to 1")
+    if sampling.repetition_penalty <= 0:
+        raise ValueError(f"repetition_penalty is {sampling.repetition_penalty}: give more than 0 (1 changes nothing)")
+    if sampling.min_tokens < 0:
+        raise ValueError(f"min_tokens is {sampling.min_tokens}: give 0 or more")
+    if sampling.logprobs is not None and not 0 <= sampling.logprobs <= vocab_size:
+        raise ValueError(f"logprobs is {sampling.logprobs}: give 0 to {vocab_size}, or None")
+    for token in (*sampling.logit_bias, *sampling.stop_token_ids):
+        if not 0 <= token < vocab_size:
+            raise ValueError(
+                f"logit_bias or stop_token_ids name token id {token}: this model knows 0 to {vocab_size - 1}"
+            )
+
+
+def _check_finite(sampling: SamplingParams) -> None:
+    numbers = {
+        name: getattr(sampling, name)
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+    }
+    numbers |= {f"logit_bias[{token}]": bias for token, bias in sampling.logit_bias.items()}
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}: give a finite number")

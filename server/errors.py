@@ -1,0 +1,112 @@
+"""What can be wrong with a request, and how it is told: OpenAI's error shape.
+
+RequestError                    the tree of everything we tell a client
+├── InvalidRequestError         400  a value that cannot be used; `param` names the field
+│   └── PromptTooLongError      400  more tokens than the model's context holds
+├── UnauthorizedError           401  no API key, or a wrong one
+├── ModelNotFoundError          404  a model that is not served here
+├── BodyTooLargeError           413  more bytes than the server reads
+├── ClientGoneError             499  the client left; nobody reads this answer
+├── OverloadedError             429  the queue is full; come back after `retry_after` seconds
+├── EngineFailedError           500  the step that held the request failed
+└── UnavailableError            503  the server is stopping or not ready
+"""
+
+import math
+from typing import Any
+
+
+class RequestError(Exception):
+    """One refused or failed request: an HTTP status and the fields of OpenAI's error object."""
+
+    status = 500
+    type = "server_error"
+    code: str | None = None
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body. Lone surrogates of a client's strings are escaped: they have no UTF-8 form."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": {key: _encodable(value) for key, value in error.items()}}
+
+    def headers(self) -> dict[str, str]:
+        """Retry-After in whole seconds, rounded up, where waiting helps."""
+        if self.retry_after is None:
+            return {}
+        return {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
+
+
+class InvalidRequestError(RequestError):
+    status = 400
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str = "invalid_value") -> None:
+        super().__init__(message, param=param)
+        self.code = code
+
+
+class PromptTooLongError(InvalidRequestError):
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message, param=param, code="context_length_exceeded")
+
+
+class UnauthorizedError(RequestError):
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class ModelNotFoundError(RequestError):
+    status = 404
+    type = "invalid_request_error"
+    code = "model_not_found"
+
+    def __init__(self, model: str, served: str) -> None:
+        super().__init__(f"The model '{model}' is not served here; this server has '{served}'.", param="model")
+
+
+class BodyTooLargeError(RequestError):
+    status = 413
+    type = "invalid_request_error"
+    code = "body_too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The request body is larger than the limit of {limit} bytes.")
+
+
+class ClientGoneError(RequestError):
+    status = 499
+    type = "invalid_request_error"
+    code = "client_closed_request"
+
+    def __init__(self) -> None:
+        super().__init__("The client closed the connection before the answer was ready.")
+
+
+class OverloadedError(RequestError):
+    status = 429
+    type = "rate_limit_error"
+    code = "queue_full"
+
+
+class EngineFailedError(RequestError):
+    status = 500
+    code = "engine_error"
+
+
+class UnavailableError(RequestError):
+    status = 503
+    type = "service_unavailable"
+    code = "unavailable"
+
+
+def _encodable(text: str | None) -> str | None:
+    return None if text is None else text.encode("utf-8", "backslashreplace").decode("utf-8")

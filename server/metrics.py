@@ -1,0 +1,202 @@
+"""Prometheus metrics: vLLM's names for what every engine has, `routelm:` for routing and recurrent state.
+
+Latencies and request sizes are observed as generations end; everything else is read from EngineStats at scrape time.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from server.engine.types import EngineStats, FinishReason, RequestTimes
+from server.generation import Usage
+from server.version import package_version
+
+MAX_EXPERT_SERIES = 2048  # per metric; above that only the figures per layer are shown
+
+# A small model answers a token in a millisecond, a large one in seconds: fine at the low end, coarse at the high one.
+INTER_TOKEN_BUCKETS = (
+    *(0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.008),
+    *(0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1, 2.5),
+)
+FIRST_TOKEN_BUCKETS = (
+    *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
+    *(0.1, 0.15, 0.25, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 20, 40, 80),
+)
+REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1, 1.5, 2.5, 5, 10, 15, 30, 60, 120, 240, 480)
+QUEUE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 240)
+TOKEN_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000)
+
+
+class Metrics:
+    """All series of one application. An observer of generations; holds its own registry, nothing global."""
+
+    def __init__(self, model_name: str, stats: Callable[[], EngineStats]) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.registry.register(EngineCollector(model_name, stats))
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            family = Histogram(name, text, ["model_name"], registry=self.registry, buckets=buckets)
+            return family.labels(model_name)
+
+        self._first_token = histogram(
+            "vllm:time_to_first_token_seconds", "From arrival to the first token.", FIRST_TOKEN_BUCKETS
+        )
+        self._inter_token = histogram(
+            "vllm:inter_token_latency_seconds", "Between two tokens of one request.", INTER_TOKEN_BUCKETS
+        )
+        self._request = histogram(
+            "vllm:e2e_request_latency_seconds", "From arrival to the last token.", REQUEST_BUCKETS
+        )
+        self._queue = histogram("vllm:request_queue_time_seconds", "Time in the waiting queue.", QUEUE_BUCKETS)
+        self._prompt_tokens = histogram("vllm:request_prompt_tokens", "Prompt tokens of a request.", TOKEN_BUCKETS)
+        self._generation_tokens = histogram(
+            "vllm:request_generation_tokens", "Generated tokens of a request.", TOKEN_BUCKETS
+        )
+        success = Counter(
+            "vllm:request_success",
+            "Requests that ended, by reason.",
+            ["model_name", "finished_reason"],
+            registry=self.registry,
+        )
+        self._success = {reason: success.labels(model_name, reason.value) for reason in FinishReason}
+        rejected = Counter(
+            "routelm:requests_rejected", "Requests refused before acceptance.", ["reason"], registry=self.registry
+        )
+        self._rejected = {reason: rejected.labels(reason) for reason in ("queue_full", "draining", "prompt_too_long")}
+        self._aborted = Counter(
+            "routelm:requests_aborted", "Requests whose client left before the end.", registry=self.registry
+        )
+
+    def rejected(self, reason: str) -> None:
+        self._rejected[reason].inc()
+
+    def inter_token(self, seconds: float) -> None:
+        self._inter_token.observe(seconds)
+
+    def finished(self, reason: FinishReason, usage: Usage, times: RequestTimes | None) -> None:
+        self._success[reason].inc()
+        self._prompt_tokens.observe(usage.prompt_tokens)
+        self._generation_tokens.observe(usage.completion_tokens)
+        if times is None:
+            return
+        for moment, family in (
+            (times.scheduled, self._queue),
+            (times.first_token, self._first_token),
+            (times.finished, self._request),
+        ):
+            if moment is not None:
+                family.observe(moment - times.arrival)
+
+    def aborted(self) -> None:
+        self._aborted.inc()
+        self._success[FinishReason.ABORT].inc()
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """The text for a scraper that sent this Accept header, and its content type."""
+        encoder, content_type = choose_encoder(accept)
+        return encoder(_WithoutCreated(self.registry)), content_type
+
+
+class EngineCollector(Collector):
+    """Reads the engine's counters when a scraper asks."""
+
+    def __init__(self, model_name: str, stats: Callable[[], EngineStats]) -> None:
+        self._model_name = model_name
+        self._stats = stats
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: the engine need not run yet when the collector is registered."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._stats()
+        labels = {"model_name": self._model_name}
+        yield from _shared(stats, labels)
+        yield from _memory(stats)
+        yield _counter("routelm:engine_steps", "Steps of the engine.", stats.steps)
+        yield _counter("routelm:engine_step_failures", "Steps that failed.", stats.step_failures)
+        yield from _routing(stats)
+        yield _gauge(
+            "routelm:build_info",
+            "Versions, in labels.",
+            1,
+            {**labels, "version": package_version("routelm"), "torch_version": package_version("torch")},
+        )
+
+
+def _shared(stats: EngineStats, labels: dict[str, str]) -> Iterator[Metric]:
+    usage = stats.kv_blocks_used / stats.kv_blocks_total if stats.kv_blocks_total else 0.0
+    yield _gauge("vllm:num_requests_running", "Requests in the batch.", stats.running, labels)
+    yield _gauge("vllm:num_requests_waiting", "Requests in the waiting queue.", stats.waiting, labels)
+    yield _gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1.", usage, labels)
+    for name, text, value in (
+        ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", stats.prefix_cache_queries),
+        ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", stats.prefix_cache_hits),
+        ("num_preemptions", "Requests put back to recompute.", stats.preemptions),
+        ("prompt_tokens", "Prompt tokens of requests.", stats.prompt_tokens),
+        ("generation_tokens", "Generated tokens.", stats.generation_tokens),
+    ):
+        yield _counter(f"vllm:{name}", text, value, labels)
+
+
+def _memory(stats: EngineStats) -> Iterator[Metric]:
+    for name, text, used, total in (
+        ("kv_blocks", "KV blocks", stats.kv_blocks_used, stats.kv_blocks_total),
+        ("state_slots", "Recurrent-state slots", stats.state_slots_used, stats.state_slots_total),
+        ("state_snapshots", "Snapshots of recurrent state", stats.snapshots_used, stats.snapshots_total),
+    ):
+        yield _gauge(f"routelm:{name}_used", f"{text} in use.", used)
+        yield _gauge(f"routelm:{name}_total", f"{text} there are.", total)
+
+
+def _routing(stats: EngineStats) -> Iterator[Metric]:
+    tokens = CounterMetricFamily("routelm:moe_expert_tokens", "Tokens that an expert got.", labels=["layer", "expert"])
+    share = GaugeMetricFamily(
+        "routelm:moe_expert_share", "Share of a layer's tokens that an expert got, 0 to 1.", labels=["layer", "expert"]
+    )
+    entropy = GaugeMetricFamily(
+        "routelm:moe_routing_entropy", "Mean entropy of the router per token, in nats.", labels=["layer"]
+    )
+    imbalance = GaugeMetricFamily(
+        "routelm:moe_load_imbalance", "MaxVio: (max load - mean load) / mean load.", labels=["layer"]
+    )
+    show_experts = sum(len(layer.tokens_per_expert) for layer in stats.layers) <= MAX_EXPERT_SERIES
+    for layer in stats.layers:
+        name = str(layer.layer)
+        entropy.add_metric([name], layer.entropy)
+        imbalance.add_metric([name], layer.imbalance)
+        total = max(1, sum(layer.tokens_per_expert))
+        for expert, count in enumerate(layer.tokens_per_expert if show_experts else ()):
+            tokens.add_metric([name, str(expert)], count)
+            share.add_metric([name, str(expert)], count / total)
+    yield from (tokens, share, entropy, imbalance)
+
+
+def _gauge(name: str, text: str, value: float, labels: Mapping[str, str] | None = None) -> Metric:
+    labels = labels or {}
+    family = GaugeMetricFamily(name, text, labels=list(labels))
+    family.add_metric(list(labels.values()), value)
+    return family
+
+
+def _counter(name: str, text: str, value: float, labels: Mapping[str, str] | None = None) -> Metric:
+    labels = labels or {}
+    family = CounterMetricFamily(name, text, labels=list(labels))
+    family.add_metric(list(labels.values()), value)
+    return family
+
+
+class _WithoutCreated(Collector):
+    """The registry without `_created` series: they double the output and nobody reads them."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            family.samples = [sample for sample in family.samples if not sample.name.endswith("_created")]
+            yield family

@@ -1,0 +1,92 @@
+"""Server-sent events: an iterator of JSON objects on the wire, with keep-alives, errors and an end."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+import anyio
+from fastapi.sse import format_sse_event
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from server.errors import EngineFailedError, RequestError
+
+logger = logging.getLogger(__name__)
+
+Event = dict[str, Any]
+Events = AsyncGenerator[Event, None]
+
+DONE = format_sse_event(data_str="[DONE]")
+KEEP_ALIVE = format_sse_event(comment="keep-alive")
+
+
+class EventStream(Response):
+    """Sends each of `events` as one `data:` line of JSON, then `data: [DONE]`.
+
+    A failure becomes an error event before `[DONE]`: a stream always ends with it. Where nothing comes for
+    `keep_alive` seconds a comment keeps proxies from closing the connection. When the client leaves, `events` is
+    closed at once.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: Events, keep_alive: float = 15.0) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._events = events
+        self._keep_alive = keep_alive
+        self._last_sent = 0.0
+        self._ended = False
+        self._sending = asyncio.Lock()  # a comment must not come between the pieces of an event, or after the end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        self._last_sent = time.monotonic()
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._watch, receive, group.cancel_scope)
+            group.start_soon(self._keep_open, send)
+            await self._stream(send)
+            group.cancel_scope.cancel()
+
+    async def _stream(self, send: Send) -> None:
+        async with aclosing(self._events) as events:
+            try:
+                async for event in events:
+                    await self._send(send, _on_the_wire(event))
+            except Exception as error:
+                await self._send(send, _on_the_wire(_error_event(error)))
+        await self._send(send, DONE, last=True)
+
+    async def _watch(self, receive: Receive, scope: anyio.CancelScope) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    async def _keep_open(self, send: Send) -> None:
+        while True:
+            idle = time.monotonic() - self._last_sent
+            await asyncio.sleep(self._keep_alive - idle)
+            if time.monotonic() - self._last_sent >= self._keep_alive:
+                await self._send(send, KEEP_ALIVE)
+
+    async def _send(self, send: Send, chunk: bytes, *, last: bool = False) -> None:
+        async with self._sending:
+            if not self._ended:
+                self._ended = last
+                await send({"type": "http.response.body", "body": chunk, "more_body": not last})
+                self._last_sent = time.monotonic()
+
+
+def _on_the_wire(event: Event) -> bytes:
+    return format_sse_event(data_str=json.dumps(event, ensure_ascii=False, separators=(",", ":")))
+
+
+def _error_event(error: Exception) -> Event:
+    if not isinstance(error, RequestError):
+        logger.error("a stream failed", exc_info=error)
+        error = EngineFailedError("Something went wrong inside the server; it is in the server's log.")
+    return error.body()

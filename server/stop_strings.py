@@ -1,0 +1,40 @@
+"""Stop strings in a stream of text: what may be shown now, and whether the end is reached."""
+
+from collections.abc import Sequence
+
+
+class StopStringMatcher:
+    """Passes text on, but holds back what may yet become a stop string; after a match nothing follows."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.matched: str | None = None
+
+    def push(self, text: str) -> str:
+        """Take the next piece; return what can no longer be part of a stop string. Sets `matched` on a hit."""
+        if self.matched is not None:
+            return ""
+        if not self._stops:
+            return text
+        text = self._held + text
+        found = [(position + len(stop), position, stop) for stop in self._stops if (position := text.find(stop)) >= 0]
+        if found:
+            # The one that ends first: then it does not matter in which pieces the text came.
+            _, position, self.matched = min(found)
+            self._held = ""
+            return text[:position]
+        held = max(_overlap(text, stop) for stop in self._stops)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+    def finish(self) -> str:
+        """The text has ended: return what was held back."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a beginning, not the whole, of `stop`."""
+    longest = min(len(text), len(stop) - 1)
+    return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)

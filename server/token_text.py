@@ -1,0 +1,52 @@
+"""Token ids and their log-probabilities as people read them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from server.engine.types import TokenLogprobs
+
+LOWEST_LOGPROB = -9999.0  # JSON has no minus infinity
+
+
+class TokenBytes(Protocol):
+    """The one thing needed of a tokenizer here."""
+
+    def token_bytes(self, token_id: int) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenText:
+    """One token and its log-probability (natural log; None where nothing precedes it)."""
+
+    token_id: int
+    data: bytes
+    logprob: float | None
+
+    @property
+    def text(self) -> str:
+        """The token's text; a token that is only part of a character is written `bytes:\\xe4\\xbd`."""
+        try:
+            return self.data.decode("utf-8")
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self.data)
+
+
+@dataclass(frozen=True, slots=True)
+class TextLogprobs:
+    """A token that was chosen (or given) and the likeliest ones at its place, likeliest first."""
+
+    chosen: TokenText
+    top: tuple[TokenText, ...] = ()
+
+
+def text_logprobs(tokenizer: TokenBytes, logprobs: Sequence[TokenLogprobs]) -> tuple[TextLogprobs, ...]:
+    """The engine's log-probabilities with the tokens' text."""
+
+    def token(token_id: int, logprob: float) -> TokenText:
+        return TokenText(token_id, tokenizer.token_bytes(token_id), max(logprob, LOWEST_LOGPROB))
+
+    return tuple(
+        TextLogprobs(token(entry.token_id, entry.logprob), tuple(token(*pair) for pair in entry.top))
+        for entry in logprobs
+    )

@@ -1,0 +1,31 @@
+"""What a server exposes at /metrics, read from a fresh registry of its own."""
+
+import re
+
+from server.engine.types import EngineStats, LayerLoad
+from server.metrics import Metrics
+
+
+def idle_engine() -> EngineStats:
+    layer = LayerLoad(layer=0, tokens_per_expert=(1, 1), entropy=0.5, imbalance=0.0)
+    counters = dict.fromkeys(set(EngineStats.__dataclass_fields__) - {"healthy", "layers"}, 1)
+    return EngineStats(**counters, healthy=True, layers=(layer,))
+
+
+def exposition(accept: str = "text/plain") -> str:
+    """What a scraper that sends this Accept header gets."""
+    text, _ = Metrics("some-model", idle_engine).exposition(accept)
+    return text.decode()
+
+
+def families() -> dict[str, str]:
+    """Name and type of everything the server exposes."""
+    return dict(re.findall(r"^# TYPE (\S+) (\w+)$", exposition(), re.MULTILINE))
+
+
+def series_of(family: str, kind: str) -> set[str]:
+    return {f"{family}_{part}" for part in ("bucket", "sum", "count")} if kind == "histogram" else {family}
+
+
+def server_series() -> set[str]:
+    return {series for family, kind in families().items() for series in series_of(family, kind)}

@@ -1,0 +1,110 @@
+"""The Prometheus configuration and rules, checked and unit-tested by promtool."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .files import DEPLOY, program, yaml_document
+from .promql import dashboard_expressions, metric_names, rules, without_variables
+
+PROMETHEUS = DEPLOY / "prometheus"
+TESTS = sorted((PROMETHEUS / "tests").glob("*.yml"))
+ALERTS = {rule["alert"]: rule for rule in rules() if "alert" in rule}
+
+
+def promtool(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [program("promtool", "Debian package prometheus"), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def editable(tmp_path: Path) -> Path:
+    """A copy of the folder, to break something in."""
+    return Path(shutil.copytree(PROMETHEUS, tmp_path / "prometheus"))
+
+
+def replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_configuration_and_rules_are_valid() -> None:
+    done = promtool("check", "config", PROMETHEUS / "prometheus.yml")
+    assert done.returncode == 0, done.stderr
+    assert "2 rule files found" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("prometheus.yml", "scrape_interval", "scrap_interval"),
+        ("prometheus.yml", "alerts.yml", "alarms.yml"),
+        ("alerts.yml", "for: 10m", "for: ten minutes"),
+        ("recording.yml", "histogram_quantile(0.95", "histogram_quantil(0.95"),
+    ],
+)
+def test_promtool_catches_mistakes(editable: Path, file: str, old: str, new: str) -> None:
+    replace(editable / file, old, new)
+    assert promtool("check", "config", editable / "prometheus.yml").returncode != 0
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+def test_rules_do_what_their_tests_say(path: Path) -> None:
+    done = promtool("test", "rules", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("alerts.yml", "ratio5m > 0.05", "ratio5m > 0.5"),
+        ("alerts.yml", "> 0.95", "> 0.9"),
+        ("alerts.yml", "for: 15m", "for: 1m"),
+        ("alerts.yml", "docs/deployment.md#routelmdown", "docs/deployment.md"),
+        ("alerts.yml", "vllm:num_requests_waiting", "vllm:requests_waiting"),
+        ("recording.yml", "or sum by (job, instance) (0 * up", "or sum by (job, instance) (up"),
+        ("recording.yml", '{job="routelm"}[5m]', "[5m]"),
+    ],
+)
+def test_rule_tests_catch_mistakes(editable: Path, file: str, old: str, new: str) -> None:
+    replace(editable / file, old, new)
+    assert any(promtool("test", "rules", editable / "tests" / path.name).returncode != 0 for path in TESTS)
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_every_alert_is_seen_to_fire_and_to_be_quiet(name: str) -> None:
+    groups = yaml_document(PROMETHEUS / "tests/alerts_test.yml")["tests"]
+    cases = [case for group in groups for case in group["alert_rule_test"] if case["alertname"] == name]
+    assert {bool(case["exp_alerts"]) for case in cases} == {True, False}
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_every_alert_speaks_to_people(name: str) -> None:
+    rule = ALERTS[name]
+    assert set(rule["annotations"]) == {"summary", "description", "runbook"}
+    assert rule["labels"]["severity"] in {"critical", "warning"}
+    assert rule["annotations"]["runbook"] == f"docs/deployment.md#{name.lower()}"
+
+
+def test_promql_of_the_dashboard_is_valid(tmp_path: Path) -> None:
+    """promtool parses the panels' queries as rules, for it knows no other way to parse a query offline."""
+    expressions = dashboard_expressions()
+    lines = [
+        f"      - record: panel:{i}\n        expr: '{without_variables(e.text)}'" for i, e in enumerate(expressions)
+    ]
+    file = tmp_path / "panels.yml"
+    file.write_text("groups:\n  - name: panels\n    rules:\n" + "\n".join(lines) + "\n")
+    done = promtool("check", "rules", file)
+    assert done.returncode == 0, done.stderr
+    assert f"{len(expressions)} rules found" in done.stdout
+
+
+def test_metric_names_of_an_expression() -> None:
+    expression = (
+        'histogram_quantile(0.95, sum by (job, le) (rate(vllm:ttft_bucket{job="a", x=~"up.*"}[5m])))'
+        ' > 2 and on (job) min_over_time(routelm:x{a="by (q)"}[$__rate_interval]) == 1e3 or 0 * up offset 5m'
+    )
+    assert metric_names(expression) == {"vllm:ttft_bucket", "routelm:x", "up"}

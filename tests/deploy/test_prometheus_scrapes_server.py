@@ -1,0 +1,119 @@
+"""The real Prometheus scrapes the real server, and every query of the dashboard returns data."""
+
+import json
+import math
+import os
+import sys
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from .files import DEPLOY, ROOT, program, yaml_document
+from .promql import Expression, dashboard_expressions, recorded_names, rules, variable_expressions, without_variables
+from .servers import free_port, get, post, running, wait_until
+
+pytestmark = pytest.mark.slow
+
+SCRAPES = 4
+TEXT = "The committee met on Tuesday to discuss the new bridge across the river. " * 12
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a server with the bundled model."""
+    port = free_port()
+    settings = {"ROUTELM_PORT": str(port), "ROUTELM_CACHE_BYTES": "128MiB", "ROUTELM_THREADS": "1"}
+    environment = {**os.environ, **settings, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", "from server.cli import main; main()", "serve"]
+    log = tmp_path_factory.mktemp("server") / "log"
+    with running(command, log, f"http://127.0.0.1:{port}/health/ready", environment):
+        yield port
+
+
+def configuration(folder: Path, server: int) -> Path:
+    """The configuration of the Compose file, faster and with this server's address."""
+    document = yaml_document(DEPLOY / "prometheus/prometheus.yml")
+    document["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    document["rule_files"] = [str(DEPLOY / "prometheus" / name) for name in document["rule_files"]]
+    jobs = [job for job in document["scrape_configs"] if job["job_name"] == "routelm"]
+    jobs[0]["static_configs"][0]["targets"] = [f"127.0.0.1:{server}"]
+    file = folder / "prometheus.yml"
+    file.write_text(yaml.safe_dump({**document, "scrape_configs": jobs}))
+    return file
+
+
+@pytest.fixture(scope="module")
+def prometheus(server: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Prometheus that has scraped the server before, during and after some requests."""
+    folder = tmp_path_factory.mktemp("prometheus")
+    url = f"http://127.0.0.1:{free_port()}"
+    command = [
+        program("prometheus", "Debian package prometheus"),
+        f"--config.file={configuration(folder, server)}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={url.removeprefix('http://')}",
+    ]
+    with running(command, folder / "log", f"{url}/-/ready", os.environ):
+        wait_for_scrapes(url)
+        for _ in range(2):  # the second time, the prefix is cached
+            post(f"http://127.0.0.1:{server}/v1/summarize", {"text": TEXT, "length": "short"})
+        wait_for_scrapes(url)
+        yield url
+
+
+def query(prometheus: str, expression: str) -> Any:
+    """The result of an instant query."""
+    answer = json.loads(get(f"{prometheus}/api/v1/query?{urllib.parse.urlencode({'query': expression})}"))
+    assert answer["status"] == "success"
+    return answer["data"]["result"]
+
+
+def wait_for_scrapes(prometheus: str) -> None:
+    """Until there are some more scrapes than now."""
+
+    def scrapes() -> float:
+        result = query(prometheus, 'count_over_time(up{job="routelm"}[10m])')
+        return float(result[0]["value"][1]) if result else 0.0
+
+    goal = scrapes() + SCRAPES
+    wait_until(lambda: scrapes() >= goal, 60, "scrapes")
+
+
+def test_the_server_is_scraped(prometheus: str) -> None:
+    (target,) = json.loads(get(f"{prometheus}/api/v1/targets"))["data"]["activeTargets"]
+    assert (target["health"], target["lastError"]) == ("up", "")
+
+
+@pytest.mark.parametrize("expression", dashboard_expressions(), ids=lambda expression: expression.place)
+def test_every_query_of_the_dashboard_returns_data(prometheus: str, expression: Expression) -> None:
+    result = query(prometheus, without_variables(expression.text))
+    numbers = [float(sample["value"][1]) for sample in result]
+    assert numbers
+    # A rate over a moment in which nothing happened divides zero by zero; one series with a number is a picture.
+    assert any(math.isfinite(number) for number in numbers), numbers
+
+
+@pytest.mark.parametrize("expression", variable_expressions(), ids=lambda expression: expression.place)
+def test_every_variable_has_something_to_choose(prometheus: str, expression: Expression) -> None:
+    assert query(prometheus, without_variables(expression.text))
+
+
+def test_a_query_for_what_is_not_there_returns_nothing(prometheus: str) -> None:
+    assert query(prometheus, 'vllm:num_requests_running{model_name="another"}') == []
+    assert query(prometheus, "vllm:request_running") == []
+
+
+@pytest.mark.parametrize("name", sorted(recorded_names()))
+def test_every_recorded_series_is_there(prometheus: str, name: str) -> None:
+    wait_until(lambda: bool(query(prometheus, name)), 30, name)
+
+
+def test_alerts_are_loaded_and_quiet(prometheus: str) -> None:
+    groups = json.loads(get(f"{prometheus}/api/v1/rules?type=alert"))["data"]["groups"]
+    loaded = [rule for group in groups for rule in group["rules"]]
+    assert {rule["name"] for rule in loaded} == {rule["alert"] for rule in rules() if "alert" in rule}
+    assert [rule["name"] for rule in loaded if rule["health"] != "ok" or rule["state"] == "firing"] == []

@@ -1,0 +1,116 @@
+"""The template sandbox: a bad template stops soon and with a clear word, a good one renders as anywhere."""
+
+import time
+
+import jinja2
+import pytest
+
+from model.template_sandbox import MAX_CHARACTERS, BoundedTemplate, Clock, TemplateLimitError
+
+NESTED_LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+GOOD = """
+{%- macro shout(text) %}{{ text | upper }}!{% endmacro %}
+{%- set ns = namespace(count=0) %}
+{%- for item in items recursive %}
+    {%- if item is string %}{% set ns.count = ns.count + 1 %}[{{ loop.index }}/{{ loop.length }}:{{ shout(item) }}]
+    {%- else %}({{ loop(item) }}){% endif %}
+    {%- if loop.last %}{{ "=" * ns.count ~ "%d" % ns.count }}{% endif %}
+    {%- if ns.count > 90 %}{% break %}{% endif %}
+{%- endfor %}
+{%- macro frame() %}<{{ caller() }}>{% endmacro %}
+{%- call frame() %}{{ "{:>5}".format("a") }}{{ "%3d" | format(7) }}{{ "b\nc" | indent(2) }}{% endcall %}
+"""
+
+
+def render(source: str, seconds: float = 1.0, **variables: object) -> str:
+    return BoundedTemplate(source).render(variables, Clock(seconds))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        NESTED_LOOP,
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{% for x in range(99999) recursive %}{% if loop.depth < 9 %}{{ loop(range(99999)) }}{% endif %}{% endfor %}",
+        "{% set template_clock = none %}" + NESTED_LOOP,
+        "{% macro f() %}{{ caller() }}{% endmacro %}{% call f() %}" + NESTED_LOOP + "{% endcall %}",
+    ],
+)
+def test_an_endless_template_is_stopped(source: str) -> None:
+    started = time.thread_time()
+    with pytest.raises(TemplateLimitError, match=r"longer than 0\.05 s"):
+        render(source, seconds=0.05)
+    assert time.thread_time() - started < 0.5
+
+
+def test_plain_jinja_would_go_on() -> None:
+    with pytest.raises(TemplateLimitError):
+        render("{% for i in range(99999) %}{% endfor %}", seconds=0.0)
+    assert jinja2.Environment().from_string("{% for i in range(99999) %}{% endfor %}").render() == ""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'a' * 10**12 }}",
+        "{{ [0] * 10**10 }}",
+        "{{ 10**10 * [0] }}",
+        "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+        "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "{{ 2 ** 1000000 }}",
+        "{% set ns = namespace(x=9) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+        "{{ '%9999999d' % 1 }}",
+        "{{ '%*d' % (9999999, 1) }}",
+        "{{ '%9999999d' | format(1) }}",
+        "{{ '{:9999999}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 9999999) }}",
+        "{{ 'a' | center(9999999) }}",
+        "{{ 'a\nb' | indent(width=9999999) }}",
+        "{{ [1] | tojson(indent=9999999) }}",
+        "{% for i in range(99999) %}{{ 'aaaaaaaaaa' * 100 }}{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    ],
+)
+def test_a_growing_template_is_stopped(source: str) -> None:
+    with pytest.raises(TemplateLimitError):
+        render(source, seconds=20.0)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ items.append(1) }}",
+        "{{ 'a'.ljust(10**9) }}",
+        "{% include 'other' %}",
+        "{{ lipsum(n=10**9) }}",
+        "{% for i in range(10**9) %}{% endfor %}",
+        "{{ items[0].missing.thing }}",
+        "{{ items + 'a' }}",
+        "{{ 1 / 0 }}",
+    ],
+)
+def test_a_failing_template_is_a_value_error(source: str) -> None:
+    with pytest.raises(ValueError, match="cannot render these messages"):
+        render(source, items=["a"])
+
+
+@pytest.mark.parametrize("source", ["{{ x", "{% for %}", "{{ 'a' | nothing }}"])
+def test_an_invalid_template_is_refused_when_loaded(source: str) -> None:
+    with pytest.raises(ValueError, match="is not valid"):
+        BoundedTemplate(source)
+
+
+def test_a_good_template_renders_as_in_plain_jinja() -> None:
+    items = ["a", ["b", "c"], "d"]
+    plain = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    assert render(GOOD, items=items) == plain.from_string(GOOD).render(items=items)
+
+
+def test_long_messages_are_no_attack() -> None:
+    text = "a" * (MAX_CHARACTERS // 2)
+    assert len(render("{{ 'x' + text ~ 'y' }}", text=text)) == len(text) + 2
+
+
+def test_json_keeps_letters_as_they_are() -> None:
+    assert render("{{ {'a': '你'} | tojson }}") == '{"a": "你"}'

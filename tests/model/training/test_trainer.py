@@ -1,0 +1,120 @@
+"""Training: it learns, it resumes exactly, what it writes loads again."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tokenizers
+import torch
+
+from model.checkpoint import read_config
+from model.config import ExpertThresholdConfig, RouterConfig, SigmoidBiasConfig, SoftmaxTopKConfig, hybrid_config
+from model.generate import generate, sequence_logprobs
+from model.loading import load_network
+from model.tokenizer import Tokenizer
+from model.training.mixture import Mixture, MixturePart
+from model.training.optimizer import OptimizerConfig, orthogonalize
+from model.training.prepare import prepare
+from model.training.recipes import Phase, Recipe
+from model.training.run import LOG_NAME, run
+from model.training.trainer import Trainer
+
+BUNDLED = Path(__file__).parents[3] / "model" / "bundled"
+SENTENCES = ["the cat sat on the mat.", "a dog ran after the cat.", "birds sing in the morning.", "rain fell all day."]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few lines of text, told again and again, as prepared data."""
+    data, out = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("prepared")
+    (data / "generate").mkdir()
+    for split, count in (("train", 60), ("valid", 4)):
+        texts = [f"{split} {n}: {SENTENCES[n % 4]} {SENTENCES[(n + 1) % 4]}" for n in range(count)]
+        lines = [json.dumps({"task": "generate", "text": text}) for text in texts]
+        (data / "generate" / f"rhymes-en.{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    prepare(data, tokenizers.Tokenizer.from_file(str(BUNDLED / "tokenizer.json")), out, progress=lambda line: None)
+    return out
+
+
+def recipe(router: RouterConfig | None = None, tokens: int = 6000) -> Recipe:
+    model = hybrid_config(
+        hidden_size=64, num_layers=4, num_heads=2, num_kv_heads=1, head_dim=32, num_experts=4,
+        router=router or SoftmaxTopKConfig(2), expert_width=32, shared_width=32,
+    )  # fmt: skip
+    phase = Phase(Mixture((MixturePart("text", 1.0, ("generate/*",)),)), prompt_weight=1.0)
+    return Recipe(
+        model=model, tokens=tokens, stable=phase, decay=phase, micro_batch_tokens=512, micro_batches=2,
+        warmup_steps=3, random_k={1: 0.3, 2: 0.7} if router is None else None, optimizer=OptimizerConfig(),
+    )  # fmt: skip
+
+
+def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    "router", [None, SigmoidBiasConfig(2), ExpertThresholdConfig(2)], ids=["softmax", "sigmoid_bias", "threshold"]
+)
+def test_a_killed_and_resumed_run_gives_the_same_weights(
+    prepared: Path, tmp_path: Path, router: RouterConfig | None
+) -> None:
+    whole = Trainer(recipe(router), prepared, tmp_path / "whole")
+    for _ in range(6):
+        whole.train_step()
+    first = Trainer(recipe(router), prepared, tmp_path / "cut")
+    for _ in range(3):
+        first.train_step()
+    first.save()
+    first.train_step()  # lost: it was not saved
+    second = Trainer(recipe(router), prepared, tmp_path / "cut")
+    assert second.step == 3
+    for _ in range(3):
+        second.train_step()
+    expected, actual = weights(whole), weights(second)
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    assert second.tokens == whole.tokens
+
+
+def test_another_seed_gives_other_weights(prepared: Path, tmp_path: Path) -> None:
+    """Negative control of the resume test: the comparison can fail."""
+    a, b = (Trainer(replace(recipe(), seed=seed), prepared, tmp_path / str(seed)) for seed in (1, 2))
+    for trainer in (a, b):
+        trainer.train_step()
+    assert any(not torch.equal(weights(a)[name], tensor) for name, tensor in weights(b).items())
+
+
+def test_a_run_overfits_logs_exports_and_speaks(prepared: Path, tmp_path: Path) -> None:
+    trainer = Trainer(recipe(tokens=40_000), prepared, tmp_path / "run")
+    directory = run(trainer, tokenizer_dir=BUNDLED, validate_on=["generate/rhymes-en"], validate_every=10)
+    lines = [json.loads(line) for line in (tmp_path / "run" / LOG_NAME).read_text().splitlines()]
+    assert lines[-1]["loss"] < 1.5 < 6 < lines[0]["loss"]
+    assert lines[-1]["valid"]["generate/rhymes-en"] < 3
+    assert lines[-1]["tokens"] >= 40_000
+    assert (tmp_path / "run" / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert read_config(directory)["model_type"] == "qwen3_next"
+
+    tokenizer, network = Tokenizer.load(directory), load_network(directory)
+    told = tokenizer.encode(f"train 8: {SENTENCES[0]} {SENTENCES[1]}")
+    assert float(sequence_logprobs(network, [0, *told]).mean()) > -1.5
+    assert len(generate(network, [0, *told[:4]], 8)) == 8
+
+
+def test_the_learning_rate_rises_stays_and_falls(prepared: Path, tmp_path: Path) -> None:
+    trainer = Trainer(recipe(tokens=1000), prepared, tmp_path)
+    assert trainer.learning_rate() == pytest.approx(1 / 3)
+    trainer.step, trainer.tokens = 10, 500
+    assert trainer.learning_rate() == 1.0
+    assert trainer.phase == "stable"
+    trainer.tokens = 850
+    assert 0.2 < trainer.learning_rate() < 0.4
+    assert trainer.phase == "decay"
+    trainer.tokens = 1000
+    assert trainer.learning_rate() == 0.0
+
+
+def test_orthogonalize_flattens_singular_values() -> None:
+    stack = torch.randn(3, 48, 32)
+    singular = torch.linalg.svdvals(orthogonalize(stack))
+    assert 0.5 < float(singular.min()) <= float(singular.max()) < 1.4
+    assert float(torch.linalg.svdvals(stack).min()) < 0.5 * float(torch.linalg.svdvals(stack).max())

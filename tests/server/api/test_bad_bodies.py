@@ -1,0 +1,222 @@
+"""Nothing a client sends makes a 500: a table of bad requests, then random ones."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from tests.server.applications import client_of, make_server
+
+CHAT = {"messages": [{"role": "user", "content": "hi"}]}
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": {"prompt": "hi"},
+    "/v1/translate": {"text": "hi there", "source_lang": "en", "target_lang": "zh"},
+    "/v1/summarize": {"text": "hi"},
+    "/v1/generate": {"prompt": "hi"},
+    "/v1/analyze": {"text": "hi", "labels": ["a", "b"]},
+    "/v1/tokenize": {"prompt": "hi"},
+    "/v1/detokenize": {"tokens": [40]},
+}
+SAMPLING_PATHS = ["/v1/chat/completions", "/v1/completions", "/v1/translate", "/v1/summarize", "/v1/generate"]
+HUGE = 10**30
+
+
+@pytest.fixture(scope="module")
+def open_client() -> Iterator[TestClient]:
+    with client_of(make_server()) as client:
+        yield client
+
+
+def check_refusal(response: Any, param: str | None = None) -> None:
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    if param is not None:
+        assert error["param"] == param
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_the_plain_bodies_are_good(open_client: TestClient, path: str) -> None:
+    assert open_client.post(path, json=BODIES[path]).status_code == 200
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"5",
+        b"\xff\xfe",
+        b'{"prompt": "\xff"}',
+        b"{}",
+        b'{"a": ' * 2000,
+        b"[" * 100_000,
+        b'{"prompt": 1' + b"0" * 5000 + b"}",
+        b'{"\\ud800": 1}',
+        b'{"prompt": "hi", "prompt\\u0000": 1}',
+    ],
+    ids=range(14),
+)
+def test_what_is_no_object_of_ours_is_refused(open_client: TestClient, path: str, content: bytes) -> None:
+    check_refusal(open_client.post(path, content=content, headers={"Content-Type": "application/json"}))
+
+
+@pytest.mark.parametrize(
+    "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]
+)
+def test_other_content_types_are_refused(open_client: TestClient, content_type: str | None) -> None:
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    response = open_client.post("/v1/generate", content=json.dumps({"prompt": "hi"}), headers=headers)
+    check_refusal(response)
+    assert "application/json" in response.json()["error"]["message"]
+
+
+def test_broken_json_says_where(open_client: TestClient) -> None:
+    response = open_client.post("/v1/generate", content='{"a" 1}', headers={"Content-Type": "application/json"})
+    check_refusal(response)
+    assert response.json()["error"]["code"] == "invalid_json"
+    assert "character 5" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", SAMPLING_PATHS)
+@pytest.mark.parametrize(
+    ("name", "value", "param"),
+    [
+        ("max_tokens", -1, None),
+        ("max_tokens", HUGE, None),
+        ("max_tokens", 1.5, None),
+        ("max_tokens", "5", None),
+        ("max_tokens", True, None),
+        ("temperature", -0.1, None),
+        ("temperature", 2.1, None),
+        ("temperature", "hot", None),
+        ("temperature", True, None),
+        ("top_p", 0, None),
+        ("top_p", 1.1, None),
+        ("top_k", -2, None),
+        ("top_k", HUGE, None),
+        ("min_p", -0.1, None),
+        ("repetition_penalty", 0, None),
+        ("presence_penalty", 3, None),
+        ("frequency_penalty", -3, None),
+        ("logit_bias", {"a": 1}, "logit_bias.a"),
+        ("logit_bias", {"-1": 1}, "logit_bias.-1"),
+        ("logit_bias", {"50": 101}, "logit_bias.50"),
+        ("logit_bias", {"9999999": 1}, "logit_bias"),
+        ("logit_bias", {str(n): 1 for n in range(1025)}, None),
+        ("logit_bias", {"\ud800": 1}, "logit_bias.\ufffd\ufffd\ufffd"),
+        ("stop", "", "stop.0"),
+        ("stop", ["a"] * 9, None),
+        ("stop", "a" * 257, "stop.0"),
+        ("stop", [5], "stop.0"),
+        ("stop", "\ud800", "stop.0"),
+        ("stop_token_ids", [-1], "stop_token_ids.0"),
+        ("stop_token_ids", [5000], None),
+        ("stop_token_ids", [1] * 65, None),
+        ("min_tokens", -1, None),
+        ("min_tokens", 999, None),
+        ("ignore_eos", "yes", None),
+        ("seed", 2**63, None),
+        ("seed", 0.5, None),
+        ("stream", "yes", None),
+        ("model", 5, None),
+        ("model", "m" * 257, None),
+        ("temprature", 0.5, None),
+    ],
+)
+def test_wrong_values_are_refused_by_name(
+    open_client: TestClient, path: str, name: str, value: Any, param: str | None
+) -> None:
+    body = BODIES[path] | {"max_tokens": 10} | {name: value}
+    check_refusal(open_client.post(path, content=json.dumps(body), headers=JSON), param or name)
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_numbers_that_are_none_are_refused(open_client: TestClient, number: str) -> None:
+    body = '{"prompt": "hi", "temperature": ' + number + "}"
+    check_refusal(open_client.post("/v1/generate", content=body, headers=JSON), "temperature")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [5]}, "messages.0"),
+        ({"messages": [{"role": "wizard", "content": "hi"}]}, "messages.0.role"),
+        ({"messages": [{"role": "tool", "content": "hi"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages.0.content"),
+        ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages.0.content.0.text"),
+        ({"messages": [{"role": "user", "content": "hi", "x": 1}]}, "messages.0.x"),
+        (
+            {"messages": [{"role": "assistant", "content": "hi", "tool_calls": [{"id": "1"}]}]},
+            "messages.0.tool_calls",
+        ),
+        (CHAT | {"n": 0}, "n"),
+        (CHAT | {"n": 9}, "n"),
+        (CHAT | {"top_logprobs": 5}, "top_logprobs"),
+        (CHAT | {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        (CHAT | {"logprobs": 1}, "logprobs"),
+        (CHAT | {"stream": True, "stream_options": {"x": 1}}, "stream_options.x"),
+        (CHAT | {"max_completion_tokens": 0}, "max_completion_tokens"),
+    ],
+)
+def test_wrong_conversations_are_refused(open_client: TestClient, fields: dict[str, Any], param: str) -> None:
+    check_refusal(open_client.post("/v1/chat/completions", content=json.dumps(fields), headers=JSON), param)
+
+
+def test_paths_and_methods_that_are_not_there(open_client: TestClient) -> None:
+    response = open_client.get("/v2/nothing")
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "not_found"
+    response = open_client.get("/v1/chat/completions")
+    assert response.status_code == 405
+    assert response.headers["allow"] == "POST"
+    assert response.json()["error"]["code"] == "method_not_allowed"
+    assert open_client.get("/v1/models/").status_code == 404
+
+
+def test_every_answer_has_an_id_of_ours(open_client: TestClient) -> None:
+    ids = {
+        open_client.get(path, headers={"X-Request-Id": "mine"}).headers["x-request-id"]
+        for path in ("/health/live", "/nothing", "/v1/models")
+    }
+    assert len(ids) == 3
+    assert "mine" not in ids
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = sorted(
+    {
+        *("model", "stream", "stop", "seed", "n", "logprobs", "echo", "temperature", "max_tokens", "logit_bias"),
+        *(name for body in BODIES.values() for name in body),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(path=st.sampled_from(sorted(BODIES)), fields=st.dictionaries(st.sampled_from(FIELDS), JSON_VALUES, max_size=4))
+def test_random_fields_never_make_a_500(open_client: TestClient, path: str, fields: dict[str, Any]) -> None:
+    content = json.dumps(BODIES[path] | fields)
+    response = open_client.post(path, content=content, headers=JSON)
+    assert response.status_code in (200, 400, 404), (response.status_code, content)
+    assert open_client.get("/health/ready").status_code == 200

@@ -1,0 +1,146 @@
+"""POST /v1/completions, also as evaluation harnesses use it."""
+
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.server.applications import Server, events_of
+from tests.server.fake_engine import logprob_of
+
+
+def complete(client: TestClient, **fields: Any) -> Any:
+    response = client.post("/v1/completions", json=fields)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def refused(client: TestClient, **fields: Any) -> Any:
+    response = client.post("/v1/completions", json=fields)
+    assert response.status_code == 400, response.text
+    return response.json()["error"]
+
+
+def test_a_text_is_continued_after_the_start_token(client: TestClient, server: Server) -> None:
+    server.answer_with(" and so on")
+    answer = complete(client, prompt="once")
+    assert answer["object"] == "text_completion"
+    assert answer["id"].startswith("cmpl-")
+    [choice] = answer["choices"]
+    assert choice == {"index": 0, "text": " and so on", "logprobs": None, "finish_reason": "stop"}
+    [request] = server.engine.submitted
+    assert request.prompt_token_ids == (0, *server.tokenizer.encode("once"))
+    assert request.sampling.max_tokens == 16
+
+
+def test_the_four_forms_of_a_prompt(client: TestClient, server: Server) -> None:
+    [a, b, c] = server.tokenizer.encode("abc")
+    for prompt in ("abc", ["ab", "c"], [a, b, c], [[a], [b, c]]):
+        complete(client, prompt=prompt)
+    prompts = [request.prompt_token_ids for request in server.engine.submitted]
+    assert prompts == [(0, a, b, c), (0, a, b), (0, c), (a, b, c), (a,), (b, c)]
+
+
+def test_prompts_and_choices_are_in_order(client: TestClient, server: Server) -> None:
+    server.engine.answer = lambda request: request.prompt_token_ids[-1:]
+    answer = complete(client, prompt=["a", "b"], n=2)
+    assert [(choice["index"], choice["text"]) for choice in answer["choices"]] == [
+        (0, "a"),
+        (1, "a"),
+        (2, "b"),
+        (3, "b"),
+    ]
+    assert answer["usage"]["prompt_tokens"] == 4
+
+
+def test_echo_puts_the_prompt_before_the_text(client: TestClient, server: Server) -> None:
+    server.answer_with("cd")
+    assert complete(client, prompt="ab", echo=True)["choices"][0]["text"] == "abcd"
+    [a, b] = server.tokenizer.encode("ab")
+    assert complete(client, prompt=[a, b], echo=True)["choices"][0]["text"] == "abcd"
+
+
+def test_logprobs_columns(client: TestClient, server: Server) -> None:
+    server.answer_with("xäy")
+    logprobs = complete(client, prompt="ab", logprobs=2)["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == ["x", "bytes:\\xc3", "bytes:\\xa4", "y"]
+    assert logprobs["text_offset"] == [0, 1, 1, 2]
+    for token, chosen, top in zip(
+        logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True
+    ):
+        assert top[token] == chosen
+        assert len(top) in (2, 3)
+
+
+def test_the_requests_of_an_evaluation_harness(client: TestClient, server: Server) -> None:
+    """Log-likelihood of a continuation: token ids, echo, one token more than asked about."""
+    prompt = server.tokenizer.encode("context answer")
+    context_length = len(server.tokenizer.encode("context"))
+    body = {"temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True}
+    answer = complete(client, prompt=[prompt, prompt], **body)
+    for choice in sorted(answer["choices"], key=lambda choice: choice["index"]):
+        logprobs = choice["logprobs"]
+        assert logprobs["token_logprobs"][0] is None
+        assert logprobs["top_logprobs"][0] is None
+        assert len(logprobs["token_logprobs"]) == len(prompt) + 1
+        scored = logprobs["token_logprobs"][context_length:-1]
+        assert scored == [logprob_of(token, place) for place, token in enumerate(prompt)][context_length:]
+        for chosen, top in zip(scored, logprobs["top_logprobs"][context_length:-1], strict=True):
+            assert chosen in top.values()
+            assert max(top.values()) >= chosen
+
+
+def test_a_prompt_can_be_scored_without_generating(client: TestClient, server: Server) -> None:
+    answer = complete(client, prompt="abc", echo=True, logprobs=0, max_tokens=0)
+    [choice] = answer["choices"]
+    assert choice["text"] == "abc"
+    assert choice["finish_reason"] == "length"
+    assert len(choice["logprobs"]["token_logprobs"]) == 3
+    assert None not in choice["logprobs"]["token_logprobs"], "the start token stands before the first"
+    assert answer["usage"]["completion_tokens"] == 0
+    assert server.engine.submitted[0].sampling.prompt_logprobs
+
+
+def test_only_who_asks_pays_for_prompt_scores(client: TestClient, server: Server) -> None:
+    complete(client, prompt="abc", echo=True)
+    complete(client, prompt="abc", logprobs=1)
+    assert [request.sampling.prompt_logprobs for request in server.engine.submitted] == [False, False]
+
+
+@pytest.mark.parametrize("logprobs", [None, 1])
+def test_a_stream_is_the_whole_in_pieces(client: TestClient, server: Server, logprobs: int | None) -> None:
+    server.answer_with("cdä")
+    body: dict[str, Any] = {"prompt": ["ab", "x"], "echo": True, "logprobs": logprobs}
+    whole = complete(client, **body)
+    response = client.post("/v1/completions", json=body | {"stream": True, "stream_options": {"include_usage": True}})
+    *events, last = events_of(response.text)
+    assert last["usage"] == whole["usage"]
+    for choice in whole["choices"]:
+        pieces: list[Any] = [event["choices"][0] for event in events if event["choices"][0]["index"] == choice["index"]]
+        assert "".join(piece["text"] for piece in pieces) == choice["text"]
+        assert pieces[-1]["finish_reason"] == choice["finish_reason"]
+        if logprobs is not None:
+            for column in choice["logprobs"]:
+                joined = [entry for piece in pieces if piece["logprobs"] for entry in piece["logprobs"][column]]
+                assert joined == choice["logprobs"][column]
+
+
+def test_what_cannot_be_is_refused(client: TestClient, server: Server) -> None:
+    assert refused(client, prompt="a", max_tokens=0)["param"] == "max_tokens"
+    assert refused(client, prompt=[])["param"] == "prompt"
+    assert refused(client, prompt=[[]])["param"] == "prompt.0"
+    assert refused(client, prompt=[288])["param"] == "prompt"
+    assert refused(client, prompt=["a", 1])["param"] == "prompt.1"
+    assert refused(client, prompt=["a"] * 64, n=3)["param"] == "prompt"
+    assert refused(client, prompt="a", best_of=4)["code"] == "unsupported_parameter"
+    assert refused(client, prompt="a", suffix="b")["code"] == "unsupported_parameter"
+    assert refused(client)["code"] == "missing_required_parameter"
+    assert server.engine.submitted == []
+
+
+def test_all_prompts_are_started_or_none(client: TestClient, server: Server) -> None:
+    server.engine.capacity = 2
+    server.engine.step_seconds = 0.01
+    response = client.post("/v1/completions", json={"prompt": ["a", "b", "c"]})
+    assert response.status_code == 429
+    assert len(server.engine.aborted) == 2

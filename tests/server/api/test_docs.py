@@ -1,0 +1,30 @@
+"""GET /docs and /openapi.json."""
+
+import re
+
+from starlette.testclient import TestClient
+
+from server.api import ROUTERS
+
+
+def test_the_page_shows_every_endpoint_and_needs_no_network(client: TestClient) -> None:
+    response = client.get("/docs")
+    assert response.headers["content-type"].startswith("text/html")
+    for path in client.get("/openapi.json").json()["paths"]:
+        assert path in response.text
+    assert "temperature" in response.text
+    assert not re.search(r"(?:src|href)=['\"]?(?:https?:)?//", response.text)
+
+
+def test_the_schema_describes_bodies_and_answers(client: TestClient) -> None:
+    schema = client.get("/openapi.json").json()
+    chat = schema["paths"]["/v1/chat/completions"]["post"]
+    assert chat["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ChatRequest"}
+    assert chat["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/ChatCompletion")
+    temperature = schema["components"]["schemas"]["ChatRequest"]["properties"]["temperature"]
+    assert {"type": "number", "minimum": 0.0, "maximum": 2.0} in temperature["anyOf"]
+
+
+def test_every_router_is_in_the_application(client: TestClient) -> None:
+    served = set(client.get("/openapi.json").json()["paths"]) | {"/docs", "/health"}
+    assert {route.path_format for router in ROUTERS for route in router.routes} == served  # type: ignore[attr-defined]

@@ -1,0 +1,40 @@
+"""GET /health/live and /health/ready."""
+
+from starlette.testclient import TestClient
+
+from tests.server.applications import Server
+
+
+def test_a_healthy_server_is_alive_and_ready(client: TestClient) -> None:
+    assert client.get("/health/live").json() == {"status": "alive"}
+    for path in ("/health/ready", "/health"):
+        response = client.get(path)
+        assert (response.status_code, response.json()) == (200, {"status": "ready"})
+
+
+def test_an_engine_that_keeps_failing_is_alive_but_not_ready(client: TestClient, server: Server) -> None:
+    server.engine.healthy = False
+    assert client.get("/health/live").status_code == 200
+    response = client.get("/health/ready")
+    assert (response.status_code, response.json()) == (503, {"status": "unhealthy"})
+
+
+def test_a_draining_server_is_alive_but_not_ready(client: TestClient) -> None:
+    client.app.state.drain.begun = True  # type: ignore[attr-defined]
+    assert client.get("/health/live").status_code == 200
+    response = client.get("/health/ready")
+    assert (response.status_code, response.json()) == (503, {"status": "draining"})
+
+
+def test_new_work_is_refused_while_draining(client: TestClient, server: Server) -> None:
+    server.engine._closed = True
+    response = client.post("/v1/generate", json={"prompt": "a", "stream": True})
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "1"
+    assert response.json()["error"]["type"] == "service_unavailable"
+
+
+def test_the_end_of_the_application_closes_the_engine_once(server: Server) -> None:
+    with TestClient(server.app()):
+        assert server.engine.closed_with == []
+    assert server.engine.closed_with == [server.settings.drain_grace]

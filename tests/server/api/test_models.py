@@ -1,0 +1,24 @@
+"""GET /v1/models."""
+
+from starlette.testclient import TestClient
+
+from tests.server.applications import MAX_MODEL_LEN, MODEL
+
+
+def test_the_one_model(client: TestClient) -> None:
+    answer = client.get("/v1/models").json()
+    [card] = answer["data"]
+    assert answer["object"] == "list"
+    assert (card["id"], card["object"], card["max_model_len"]) == (MODEL, "model", MAX_MODEL_LEN)
+    assert client.get(f"/v1/models/{MODEL}").json() == card
+
+
+def test_other_models_are_not_found(client: TestClient) -> None:
+    for response in (
+        client.get("/v1/models/some/other"),
+        client.post("/v1/generate", json={"prompt": "a", "model": "some/other"}),
+        client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": "a"}], "model": "x"}),
+    ):
+        assert response.status_code == 404
+        assert response.json()["error"]["code"] == "model_not_found"
+        assert response.json()["error"]["param"] == "model"

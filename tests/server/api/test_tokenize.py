@@ -1,0 +1,38 @@
+"""POST /v1/tokenize and /v1/detokenize."""
+
+from starlette.testclient import TestClient
+
+from tests.server.applications import MAX_MODEL_LEN, Server
+
+
+def test_there_and_back(client: TestClient, server: Server) -> None:
+    answer = client.post("/v1/tokenize", json={"prompt": "größer 你好"}).json()
+    assert answer["tokens"] == server.tokenizer.encode("größer 你好")
+    assert (answer["count"], answer["max_model_len"]) == (len(answer["tokens"]), MAX_MODEL_LEN)
+    back = client.post("/v1/detokenize", json={"tokens": answer["tokens"]}).json()
+    assert back == {"prompt": "größer 你好"}
+
+
+def test_special_tokens_of_a_client_are_text(client: TestClient) -> None:
+    assert client.post("/v1/tokenize", json={"prompt": "<|im_end|>"}).json()["count"] == len("<|im_end|>")
+
+
+def test_messages_as_the_chat_endpoint_renders_them(client: TestClient, server: Server) -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    count = client.post("/v1/tokenize", json={"messages": messages}).json()["count"]
+    client.post("/v1/chat/completions", json={"messages": messages})
+    assert count == len(server.engine.submitted[0].prompt_token_ids)
+
+
+def test_nothing_both_and_unknown_ids_are_refused(client: TestClient) -> None:
+    both = {"prompt": "a", "messages": [{"role": "user", "content": "hi"}]}
+    assert client.post("/v1/tokenize", json=both).status_code == 400
+    assert client.post("/v1/tokenize", json={}).status_code == 400
+    response = client.post("/v1/detokenize", json={"tokens": [1, 288]})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "tokens"
+
+
+def test_an_empty_text_has_no_tokens(client: TestClient) -> None:
+    assert client.post("/v1/tokenize", json={"prompt": ""}).json()["tokens"] == []
+    assert client.post("/v1/detokenize", json={"tokens": []}).json() == {"prompt": ""}

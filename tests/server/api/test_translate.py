@@ -1,0 +1,88 @@
+"""POST /v1/translate."""
+
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.server.applications import MODEL, Server, events_of
+
+
+def translate(client: TestClient, **fields: Any) -> Any:
+    response = client.post("/v1/translate", json=fields)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def prompt_text(server: Server, index: int = 0) -> str:
+    return server.tokenizer.decode(server.engine.submitted[index].prompt_token_ids, skip_special=False)
+
+
+def test_one_text(client: TestClient, server: Server) -> None:
+    server.answer_with("你好")
+    answer = translate(client, text="hello", source_lang="en", target_lang="zh")
+    assert answer["id"].startswith("trans-")
+    assert answer["object"] == "translation"
+    assert answer["model"] == MODEL
+    assert answer["translations"] == [{"text": "你好", "source_lang": "en", "detected": False, "finish_reason": "stop"}]
+    assert answer["usage"]["completion_tokens"] == 7
+    assert prompt_text(server).startswith("<|im_start|>system\n<|task:translate|><|en|><|zh|><|im_end|>")
+    assert server.engine.submitted[0].sampling.temperature == 0
+
+
+def test_a_list_in_several_languages(client: TestClient, server: Server) -> None:
+    server.answer_with("hi")
+    answer = translate(client, text=["das ist nicht gut", "c'est très bien"], target_lang="en")
+    assert [(t["source_lang"], t["detected"]) for t in answer["translations"]] == [("de", True), ("fr", True)]
+    assert "<|de|><|en|>" in prompt_text(server, 0)
+    assert "<|fr|><|en|>" in prompt_text(server, 1)
+
+
+def test_a_stream_ends_with_details_and_usage(client: TestClient, server: Server) -> None:
+    server.answer_with("ab")
+    body = {"text": ["das ist gut", "ich bin da"], "target_lang": "en", "stream": True, "max_tokens": 2}
+    *chunks, done = events_of(client.post("/v1/translate", json=body).text)
+    texts = ["", ""]
+    for chunk in chunks:
+        assert set(chunk) == {"object", "id", "index", "delta"}
+        assert chunk["object"] == "translation.chunk"
+        texts[chunk["index"]] += chunk["delta"]
+    assert texts == ["ab", "ab"]
+    usage = done.pop("usage")
+    assert usage["completion_tokens"] == 4
+    assert done.pop("id") == chunks[0]["id"]
+    detail = {"source_lang": "de", "detected": True, "finish_reason": "length"}
+    assert done == {
+        "object": "translation.done",
+        "model": MODEL,
+        "translations": [detail, detail],
+        "finish_reason": "length",
+    }
+
+
+def test_sampling_fields_and_stop_strings_are_taken(client: TestClient, server: Server) -> None:
+    server.answer_with("one. two")
+    answer = translate(client, text="eins", source_lang="de", target_lang="en", stop=".", temperature=0.5, seed=3)
+    assert answer["translations"][0]["text"] == "one"
+    assert server.engine.submitted[0].sampling.temperature == 0.5
+    assert server.engine.submitted[0].sampling.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"text": "hello", "source_lang": "en", "target_lang": "en"}, "source_lang"),
+        ({"text": ["das ist gut", "the house is big"], "target_lang": "en"}, "source_lang"),
+        ({"text": "hello", "target_lang": "es"}, "target_lang"),
+        ({"text": "hello"}, "target_lang"),
+        ({"text": " \n", "target_lang": "en"}, "text.0"),
+        ({"text": [], "target_lang": "en"}, "text"),
+        ({"text": ["a"] * 33, "target_lang": "de"}, "text"),
+        ({"text": "hello", "target_lang": "de", "n": 2}, "n"),
+    ],
+)
+def test_what_cannot_be_is_refused(client: TestClient, server: Server, fields: dict[str, Any], param: str) -> None:
+    response = client.post("/v1/translate", json=fields)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
+    assert server.engine.submitted == []

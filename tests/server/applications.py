@@ -1,0 +1,99 @@
+"""Applications around a FakeEngine, in process and behind a real uvicorn."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import tokenizers
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+from tokenizers import decoders, models, pre_tokenizers
+
+from model.chat_template import ChatTemplate
+from model.prompts import prompts_for
+from model.special_tokens import END_OF_TEXT, MESSAGE_END, SPECIAL_TOKENS
+from model.tokenizer import Tokenizer
+from model.training.chat_form import CHAT_TEMPLATE
+from server.app import Backend, create_app
+from server.engine.types import EngineRequest
+from server.metrics import Metrics
+from server.service import GenerationService
+from server.serving import in_background
+from server.settings import Settings
+from tests.server.fake_engine import FakeEngine
+
+MODEL = "test-model"
+MAX_MODEL_LEN = 400
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One token per byte, after the special tokens of the bundled model."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
+    backend = tokenizers.Tokenizer(models.BPE(vocabulary, []))
+    backend.add_special_tokens(list(SPECIAL_TOKENS))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return Tokenizer(backend.to_str(), eos_tokens=(MESSAGE_END, END_OF_TEXT))
+
+
+@dataclass
+class Server:
+    """One application and what stands behind it."""
+
+    settings: Settings
+    engine: FakeEngine
+    tokenizer: Tokenizer
+    service: GenerationService
+    metrics: Metrics
+
+    def open_backend(self) -> Backend:
+        return Backend(self.service, self.metrics)
+
+    def app(self) -> FastAPI:
+        return create_app(self.settings, self.open_backend)
+
+    def answer_with(self, text: str) -> None:
+        tokens = self.tokenizer.encode(text)
+        self.engine.answer = lambda _: tokens
+
+
+def make_server(**settings: object) -> Server:
+    tokenizer = byte_tokenizer()
+
+    def echo(request: EngineRequest) -> list[int]:
+        return [token for token in request.prompt_token_ids if token not in tokenizer.special_ids]
+
+    engine = FakeEngine(echo)
+    metrics = Metrics(MODEL, engine.stats)
+    service = GenerationService(
+        engine,
+        tokenizer,
+        ChatTemplate(CHAT_TEMPLATE),
+        prompts_for(tokenizer.special_tokens),
+        model_id=MODEL,
+        max_model_len=MAX_MODEL_LEN,
+        observer=metrics,
+    )
+    return Server(Settings(**settings), engine, tokenizer, service, metrics)
+
+
+@contextmanager
+def client_of(server: Server) -> Iterator[TestClient]:
+    with TestClient(server.app(), raise_server_exceptions=False) as client:
+        yield client
+
+
+@contextmanager
+def listening(server: Server) -> Iterator[str]:
+    """Run the application under a real uvicorn on a free port; yield its base URL."""
+    with in_background(server.settings, server.open_backend) as url:
+        yield url
+
+
+def events_of(body: str) -> list[dict[str, object]]:
+    """The JSON events of a stream that ends as it must."""
+    *events, end = [line.removeprefix("data: ") for line in body.split("\n\n") if line]
+    assert end == "[DONE]"
+    return [json.loads(event) for event in events]

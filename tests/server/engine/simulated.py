@@ -1,0 +1,82 @@
+"""A runner without a network: its memory holds, instead of numbers, the tokens that each number would depend on.
+
+A wrong block, a stale row, a copy too late or a write into shared memory shows at once, and thousands of schedules run
+in a second.
+"""
+
+from collections.abc import Sequence as Tokens
+
+from server.engine.config import CacheLayout
+from server.engine.prefix_cache import CopyBlock, CopyRow, ZeroRow
+from server.engine.scheduler import SampledTokens, ScheduledBatch, Scheduler
+from server.engine.sequence import Sequence
+
+VOCAB = 6
+UNKNOWN = ("never written",)
+
+Prefix = tuple[int | str, ...]
+
+
+def next_token(prefix: Prefix) -> int:
+    """The simulated model: any function of everything before."""
+    return hash((len(prefix), *(int(token) for token in prefix))) % VOCAB
+
+
+def simulated_decode(prompt: Tokens[int], max_tokens: int, eos: frozenset[int] = frozenset()) -> tuple[int, ...]:
+    """What must come out."""
+    tokens = list(prompt)
+    while len(tokens) < len(prompt) + max_tokens:
+        tokens.append(next_token(tuple(tokens)))
+        if tokens[-1] in eos:
+            break
+    return tuple(tokens[len(prompt) :])
+
+
+class SimulatedRunner:
+    """Every memory cell holds the prefix it was computed from."""
+
+    def __init__(self, layout: CacheLayout) -> None:
+        self.layout = layout
+        self.cells: list[list[Prefix]] = [[UNKNOWN] * layout.block_size for _ in range(layout.total_blocks)]
+        self.rows: list[Prefix] = [UNKNOWN] * layout.total_rows
+
+    def step(self, scheduler: Scheduler, batch: ScheduledBatch) -> SampledTokens:
+        """Do a scheduled step as the real runner would, and check every cell that is read."""
+        for op in batch.cache_ops:
+            self._apply(op)
+        for sequence in batch.sequences:
+            self._compute(scheduler, sequence)
+        return SampledTokens([next_token(self._remembered(sequence)) for sequence in batch.sampling])
+
+    def _apply(self, op: ZeroRow | CopyRow | CopyBlock) -> None:
+        if isinstance(op, ZeroRow):
+            self.rows[op.row] = ()
+        elif isinstance(op, CopyRow):
+            self.rows[op.target] = self.rows[op.source]
+        else:
+            self.cells[op.target][: op.num_tokens] = self.cells[op.source][: op.num_tokens]
+
+    def _compute(self, scheduler: Scheduler, sequence: Sequence) -> None:
+        assert sequence.slot is not None
+        assert sequence.num_scheduled_tokens > 0
+        first, size = sequence.num_computed_tokens, self.layout.block_size
+        if self.layout.has_state:
+            assert self.rows[sequence.slot] == tuple(sequence.tokens[:first])
+        for position in range(first + sequence.num_scheduled_tokens):
+            prefix = tuple(sequence.tokens[: position + 1])
+            if self.layout.has_kv:
+                block = sequence.block_table[position // size]
+                if position >= first:
+                    assert scheduler.blocks._refs[block] == 1, "a shared block is written"
+                    self.cells[block][position % size] = prefix
+                assert self.cells[block][position % size] == prefix
+            if self.layout.has_state and position >= first:
+                self.rows[sequence.slot] = prefix
+
+    def _remembered(self, sequence: Sequence) -> Prefix:
+        """The whole prefix, out of memory rather than out of the sequence."""
+        assert sequence.slot is not None
+        if self.layout.has_state:
+            return self.rows[sequence.slot]
+        last = sequence.num_computed_tokens + sequence.num_scheduled_tokens - 1
+        return self.cells[sequence.block_table[last // self.layout.block_size]][last % self.layout.block_size]

@@ -1,0 +1,125 @@
+"""What the engine's tests share: a tiny random network, requests, and the plainest decoder there is."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.cache import bytes_per_block, bytes_per_row
+from model.config import ModelConfig, hybrid_config
+from model.generate import generate, greedy
+from model.network import CausalLM, cast_matrices, pack_matrices
+from server.engine.config import EngineConfig
+from server.engine.engine import Engine
+from server.engine.sampler import gumbel_noise
+from server.engine.types import EngineRequest, SamplingParams, TokenOutput
+
+VOCAB = 128
+MAX_LEN = 256
+
+
+def tiny_config(**changes: Any) -> ModelConfig:
+    """Three delta-net layers and one attention layer, four experts."""
+    values = {"hidden_size": 64, "num_layers": 4, "num_heads": 2, "num_kv_heads": 1, "head_dim": 32, "num_experts": 4}
+    values |= {"expert_width": 64, "shared_width": 64, "vocab_size": VOCAB, "max_positions": MAX_LEN}
+    return hybrid_config(**(values | changes))
+
+
+def tiny_network(config: ModelConfig | None = None, *, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> CausalLM:
+    """Random weights everywhere, large enough that contexts matter, as it is served."""
+    torch.manual_seed(seed)
+    network = CausalLM(config or tiny_config())
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=1.0 if "embedding" in name else 0.2)
+    return pack_matrices(cast_matrices(network, dtype))
+
+
+def engine_config(**changes: Any) -> EngineConfig:
+    """Room for all tests' sequences at once, unless told otherwise."""
+    values = {"max_model_len": MAX_LEN, "max_num_seqs": 32, "max_num_batched_tokens": 256, "cache_bytes": 2**25}
+    return EngineConfig(**(values | {"seed": 0} | changes))
+
+
+def bytes_for(network: CausalLM, config: EngineConfig, *, blocks: int) -> int:
+    """A budget of exactly that many blocks beside the slots."""
+    specs = network.cache_specs()
+    slots = config.max_num_seqs * bytes_per_row(specs)
+    return slots + blocks * bytes_per_block(specs, config.block_size, network.dtype)
+
+
+def request(request_id: str, prompt: Iterable[int], max_tokens: int = 8, **changes: Any) -> EngineRequest:
+    """Greedy unless told otherwise; `boundaries` and `priority` go to the request, the rest is sampling."""
+    outer = {name: changes.pop(name) for name in ("boundaries", "priority", "arrival_time") if name in changes}
+    sampling = SamplingParams(max_tokens, **({"temperature": 0.0} | changes))
+    return EngineRequest(request_id, tuple(prompt), sampling, **outer)
+
+
+def random_prompt(rng: np.random.Generator, length: int) -> tuple[int, ...]:
+    return tuple(int(token) for token in rng.integers(3, VOCAB, length))
+
+
+def run(engine: Engine, requests: Iterable[EngineRequest]) -> dict[str, TokenOutput]:
+    """Serve requests to their end; per request one output with everything that came."""
+    for item in requests:
+        engine.submit(item)
+    return drain(engine)
+
+
+def drain(engine: Engine) -> dict[str, TokenOutput]:
+    """Step until nothing is left."""
+    outputs: list[TokenOutput] = []
+    while engine.has_unfinished:
+        outputs += engine.step()
+    return collect(outputs)
+
+
+def collect(outputs: Iterable[TokenOutput]) -> dict[str, TokenOutput]:
+    """Join each request's outputs into one, and see that the last of them, and no other, is terminal."""
+    joined: dict[str, TokenOutput] = {}
+    for output in outputs:
+        before = joined.get(output.request_id)
+        if before is not None:
+            assert before.finish_reason is None, f"{output.request_id} went on after its end"
+            output = replace(
+                output,
+                token_ids=before.token_ids + output.token_ids,
+                logprobs=before.logprobs + output.logprobs,
+                prompt_logprobs=before.prompt_logprobs + output.prompt_logprobs,
+            )
+        joined[output.request_id] = output
+    unfinished = [output.request_id for output in joined.values() if output.finish_reason is None]
+    assert not unfinished, f"without an end: {unfinished}"
+    return joined
+
+
+def assert_memory_is_free(engine: Engine) -> None:
+    """Nothing is owned by anybody any more."""
+    stats = engine.stats()
+    assert (stats.running, stats.waiting, stats.kv_blocks_used, stats.state_slots_used) == (0, 0, 0, 0)
+
+
+def oracle(network: CausalLM, asked: EngineRequest, *, eos: frozenset[int] = frozenset()) -> tuple[int, ...]:
+    """The tokens of one request, decoded naively. Knows temperature, seed and stop tokens."""
+    sampling = asked.sampling
+
+    def choose(logits_V: Tensor, position: int) -> int:
+        if not sampling.temperature:
+            return greedy(logits_V, position)
+        assert sampling.seed is not None, "the oracle cannot guess the engine's seed"
+        noise_V = torch.from_numpy(gumbel_noise(sampling.seed, position, len(logits_V)))
+        return int(((logits_V - logits_V.max()) / sampling.temperature + noise_V).argmax())
+
+    stop = eos | sampling.stop_token_ids
+    return tuple(generate(network, asked.prompt_token_ids, sampling.max_tokens, stop=stop, choose=choose))
+
+
+def spoiled(network: CausalLM, spoil: Callable[[Tensor], Tensor]) -> CausalLM:
+    """The same network, its scores changed: for failures and negative controls."""
+    logits = network.logits
+    network.logits = lambda hidden_RD: spoil(logits(hidden_RD))  # type: ignore[method-assign]
+    return network

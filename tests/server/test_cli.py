@@ -1,0 +1,112 @@
+"""The `routelm` command."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from server.cli import app
+from server.settings import Settings
+from tests.server.applications import Server
+
+COMMANDS = ["serve", "chat", "generate", "train", "train-tokenizer", "prepare", "evaluate", "version"]
+
+
+@pytest.fixture
+def runner() -> CliRunner:
+    return CliRunner()
+
+
+def test_help_names_every_command(runner: CliRunner) -> None:
+    output = runner.invoke(app, ["--help"]).output
+    assert all(command in output for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(runner: CliRunner, command: str) -> None:
+    result = runner.invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert command in result.output
+
+
+def test_help_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; from server.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'fastapi', 'pydantic', 'tokenizers', 'httpx') if name in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "[]"
+
+
+def test_version(runner: CliRunner) -> None:
+    lines = runner.invoke(app, ["version"]).output.splitlines()
+    assert [line.split()[0] for line in lines] == ["routelm", "python", "torch"]
+
+
+def test_serve_has_an_option_for_every_setting_but_secrets() -> None:
+    serve = get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    options = {parameter.name for parameter in serve.params} - {"help"}
+    assert options == set(Settings.model_fields) - {"api_key", "metrics_public"}
+
+
+def test_the_defaults_in_the_help_are_the_defaults() -> None:
+    serve = get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    told = {parameter.name: parameter.help for parameter in serve.params}
+    for name in ("host", "port", "model", "max_num_seqs", "max_num_batched_tokens", "max_queue", "dtype", "log_level"):
+        assert told[name].endswith(f"[{Settings.model_fields[name].default}]")
+
+
+def test_a_wrong_setting_is_explained(runner: CliRunner) -> None:
+    result = runner.invoke(app, ["serve", "--port", "99999", "--cache-bytes", "lots"])
+    assert result.exit_code == 2
+    assert "--port (ROUTELM_PORT)" in result.output
+    assert "'lots' is not a size" in result.output
+
+
+def test_generate_prints_what_comes(runner: CliRunner, server: Server, url: str) -> None:
+    server.answer_with(" upon 一次")
+    result = runner.invoke(app, ["generate", "once", "--url", url, "--max-tokens", "50"])
+    assert result.output == " upon 一次\n"
+    result = runner.invoke(app, ["generate", "-", "--url", url], input="from standard input")
+    assert result.exit_code == 0
+    assert server.tokenizer.decode(server.engine.submitted[-1].prompt_token_ids) == "from standard input"
+
+
+def test_refusals_are_told(runner: CliRunner, server: Server, url: str) -> None:
+    result = runner.invoke(app, ["generate", "x" * 1000, "--url", url])
+    assert result.exit_code == 1
+    assert "1001 tokens" in result.output
+
+
+def test_without_a_server_it_says_how_to_start_one(runner: CliRunner) -> None:
+    result = runner.invoke(app, ["generate", "x", "--url", "http://127.0.0.1:9"])
+    assert result.exit_code == 1
+    assert "routelm serve" in result.output
+
+
+def test_a_conversation_remembers_its_turns(runner: CliRunner, server: Server, url: str) -> None:
+    server.answer_with("hello")
+    lines = "/system be kind\nfirst\nsecond\n/reset\nthird\n/what\n/quit\n"
+    result = runner.invoke(app, ["chat", "--url", url], input=lines)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("hello") == 3
+    prompts = [
+        server.tokenizer.decode(request.prompt_token_ids, skip_special=False) for request in server.engine.submitted
+    ]
+    assert "first" in prompts[1]
+    assert "hello" in prompts[1]
+    assert "second" in prompts[1]
+    assert all("be kind" in prompt for prompt in prompts)
+    assert "first" not in prompts[2]
+
+
+def test_a_turn_that_fails_is_told_and_forgotten(runner: CliRunner, server: Server, url: str) -> None:
+    server.answer_with("hello")
+    result = runner.invoke(app, ["chat", "--url", url], input="x" * 1000 + "\nshort\n")
+    assert "context holds" in result.output
+    assert "hello" in result.output
+    assert result.exit_code == 0
