@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from benchmarks import record
 from model.batch import ForwardBatch
@@ -18,38 +19,56 @@ from model.network import CausalLM
 BLOCK_SIZE = 16
 
 
-@torch.inference_mode()
-def decode_rate(network: CausalLM, streams: int, *, context: int = 128, steps: int = 64) -> float:
-    """Tokens per second of `steps` decode steps after `context` tokens, each stream at its own greedy token."""
-    per_sequence = -(-(context + steps) // BLOCK_SIZE)
-    cache = CacheStorage(
-        network.cache_specs(),
-        num_blocks=streams * per_sequence,
-        block_size=BLOCK_SIZE,
-        num_rows=streams,
-        dtype=network.dtype,
-    )
-    table_SB = torch.arange(streams * per_sequence, dtype=torch.int32).view(streams, per_sequence)
-    rows_S = torch.arange(streams, dtype=torch.int32)
+class Steps:
+    """Steps of `streams` sequences of equal length, over a cache with room for `length` tokens of each."""
 
-    def step(ids_T: torch.Tensor, first: int, count: int) -> torch.Tensor:
+    def __init__(self, network: CausalLM, streams: int, length: int) -> None:
+        blocks = -(-length // BLOCK_SIZE)
+        self.network, self.streams = network, streams
+        self.cache = CacheStorage(
+            network.cache_specs(),
+            num_blocks=streams * blocks,
+            block_size=BLOCK_SIZE,
+            num_rows=streams,
+            dtype=network.dtype,
+        )
+        self.table_SB = torch.arange(streams * blocks, dtype=torch.int32).view(streams, blocks)
+
+    def run(self, ids_T: Tensor, first: int, count: int) -> Tensor:
+        """The next `count` tokens of every stream, from position `first`; returns each stream's greedy next token."""
         batch = ForwardBatch(
             token_ids_T=ids_T,
-            positions_T=torch.arange(first, first + count).repeat(streams),
-            query_starts_S1=torch.arange(streams + 1, dtype=torch.int32) * count,
-            block_table_SB=table_SB,
-            state_rows_S=rows_S,
-            cache=cache,
+            positions_T=torch.arange(first, first + count).repeat(self.streams),
+            query_starts_S1=torch.arange(self.streams + 1, dtype=torch.int32) * count,
+            block_table_SB=self.table_SB,
+            state_rows_S=torch.arange(self.streams, dtype=torch.int32),
+            cache=self.cache,
         )
-        return network.logits(network(batch)[0][count - 1 :: count]).argmax(-1)
+        hidden_TD, _ = self.network(batch)
+        return self.network.logits(hidden_TD[count - 1 :: count]).argmax(-1)
 
-    next_T = step(torch.randint(0, network.config.vocab_size, (streams * context,)), 0, context)
-    for position in range(context, context + 4):
-        next_T = step(next_T, position, 1)
+
+@torch.inference_mode()
+def decode_rate(network: CausalLM, streams: int, *, context: int = 128, tokens: int = 64) -> float:
+    """Tokens per second of decode steps after `context` tokens, each stream going on with its greedy token."""
+    steps = Steps(network, streams, context + tokens)
+    next_T = steps.run(torch.randint(0, network.config.vocab_size, (streams * context,)), 0, context)
     start = time.perf_counter()
-    for position in range(context + 4, context + steps):
-        next_T = step(next_T, position, 1)
-    return streams * (steps - 4) / (time.perf_counter() - start)
+    for position in range(context, context + tokens):
+        next_T = steps.run(next_T, position, 1)
+    return streams * tokens / (time.perf_counter() - start)
+
+
+@torch.inference_mode()
+def prompt_seconds(network: CausalLM, length: int, repeats: int = 5) -> float:
+    """Seconds for one prompt of `length` tokens by itself, the best of `repeats`."""
+    times = []
+    for _ in range(repeats):
+        steps, ids_T = Steps(network, 1, length), torch.randint(0, network.config.vocab_size, (length,))
+        start = time.perf_counter()
+        steps.run(ids_T, 0, length)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def main() -> None:

@@ -178,3 +178,4 @@ def save_weights(
             tensors[name] = tensor.clone().contiguous()
     directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors, directory / SINGLE_NAME, metadata={"format": "pt"})
+    (directory / SINGLE_NAME).chmod(0o644)  # the writer makes it private; a container serves it as another user

@@ -7,9 +7,7 @@ import torch
 
 import model
 from model.chat_template import ChatTemplate
-from model.checkpoint import load_weights, read_config
-from model.families import family_of
-from model.network import CausalLM, cast_matrices, pack_matrices
+from model.loading import load_network
 from model.prompts import prompts_for
 from model.tokenizer import Tokenizer
 from server.app import Backend
@@ -21,6 +19,7 @@ from server.service import GenerationService
 from server.settings import Settings
 
 BUNDLED = Path(model.__file__).parent / "bundled"
+DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 def prepare_backend(settings: Settings) -> Callable[[], Backend]:
@@ -32,7 +31,8 @@ def prepare_backend(settings: Settings) -> Callable[[], Backend]:
     tokenizer = Tokenizer.load(directory)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
-    network = load_network(directory, settings)
+    device = _device(settings)
+    network = load_network(directory, DTYPES[settings.dtype], pack=device == "cpu").to(device)
     max_model_len = settings.max_model_len or network.config.max_positions
     engine = Engine(
         network,
@@ -45,7 +45,7 @@ def prepare_backend(settings: Settings) -> Callable[[], Backend]:
             cache_bytes=settings.cache_bytes,
             seed=settings.seed,
         ),
-        device=_device(settings),
+        device=device,
     )
     model_id = settings.served_model_name or ("routelm" if directory == BUNDLED else directory.name)
 
@@ -64,18 +64,6 @@ def prepare_backend(settings: Settings) -> Callable[[], Backend]:
         return Backend(service, metrics)
 
     return open_backend
-
-
-def load_network(directory: Path, settings: Settings) -> CausalLM:
-    """The network of a checkpoint directory, ready to serve. Raises CheckpointError (a ValueError)."""
-    hf_config = read_config(directory)
-    family = family_of(hf_config)
-    network = CausalLM(family.config_from_hf(hf_config))
-    load_weights(network, family.rules(network.config), directory)
-    dtype = settings.dtype if settings.dtype != "auto" else str(hf_config.get("dtype", "bfloat16"))
-    cast_matrices(network, torch.float32 if dtype == "float32" else torch.bfloat16)
-    device = _device(settings)
-    return pack_matrices(network) if device == "cpu" else network.requires_grad_(False).eval().to(device)
 
 
 def _device(settings: Settings) -> str:

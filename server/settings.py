@@ -34,29 +34,43 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ROUTELM_", env_ignore_empty=True, extra="ignore")
 
     # HTTP
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    api_key: SecretStr | None = Field(None, min_length=1, description="Bearer key that every request must carry.")
-    metrics_public: bool = Field(False, description="Serve /metrics without the API key.")
-    cors_origins: Words = Field([], max_length=64, description="Origins of web pages that may call, comma-separated.")
-    max_body_bytes: Size = Field(2 * 2**20, description="Largest request body.")
-    drain_grace: float = Field(30.0, ge=0, le=3600, description="Seconds for running requests after SIGTERM.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    api_key: SecretStr | None = Field(
+        default=None, min_length=1, description="Bearer key that every request must carry."
+    )
+    metrics_public: bool = Field(default=False, description="Serve /metrics without the API key.")
+    cors_origins: Words = Field(
+        default=[], max_length=64, description="Origins of web pages that may call, comma-separated."
+    )
+    max_body_bytes: Size = Field(default=2 * 2**20, description="Largest request body.")
+    drain_grace: float = Field(default=30.0, ge=0, le=3600, description="Seconds for running requests after SIGTERM.")
 
     # Model
-    model: str = Field("bundled", description="Checkpoint directory, or `bundled`.")
-    served_model_name: str | None = Field(None, max_length=256, description="The model's name in the API.")
-    dtype: Literal["auto", "bfloat16", "float32"] = Field("auto", description="Type of the weights while computing.")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where to compute; auto takes a GPU if any.")
-    threads: int | None = Field(None, ge=1, le=1024, description="Threads for the computation; all cores by default.")
+    model: str = Field(default="bundled", description="Checkpoint directory, or `bundled`.")
+    served_model_name: str | None = Field(default=None, max_length=256, description="The model's name in the API.")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        default="auto", description="Type of the weights while computing."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Where to compute; auto takes a GPU if any."
+    )
+    threads: int | None = Field(
+        default=None, ge=1, le=1024, description="Threads for the computation; all cores by default."
+    )
 
     # Engine
-    max_model_len: int | None = Field(None, ge=2, description="Longest prompt plus answer; the model's own by default.")
-    max_num_seqs: int = Field(64, ge=1, le=4096, description="Most requests in one batch.")
-    max_num_batched_tokens: int = Field(1024, ge=1, le=65536, description="Most tokens in one step.")
-    cache_bytes: Size | None = Field(None, description="Memory for KV blocks and states, such as 1GiB.")
-    max_queue: int = Field(256, ge=0, le=100_000, description="Most waiting requests; more get 429.")
-    seed: int | None = Field(None, ge=0, description="Seed of the seeds that requests without one get.")
+    max_model_len: int | None = Field(
+        default=None, ge=2, description="Longest prompt plus answer; the model's own by default."
+    )
+    max_num_seqs: int = Field(default=64, ge=1, le=4096, description="Most requests in one batch.")
+    max_num_batched_tokens: int = Field(default=1024, ge=1, le=65536, description="Most tokens in one step.")
+    cache_bytes: Size | None = Field(default=None, description="Memory for KV blocks and states, such as 1GiB.")
+    max_queue: int = Field(default=256, ge=0, le=100_000, description="Most waiting requests; more get 429.")
+    seed: int | None = Field(default=None, ge=0, description="Seed of the seeds that requests without one get.")
 
     # Log
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="How much to log.")
-    log_requests: bool = Field(False, description="Log a line per request. Prompts and answers are never logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="How much to log.")
+    log_requests: bool = Field(
+        default=False, description="Log a line per request. Prompts and answers are never logged."
+    )

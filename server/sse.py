@@ -17,6 +17,7 @@ from server.errors import EngineFailedError, RequestError
 
 logger = logging.getLogger(__name__)
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 Event = dict[str, Any]
 Events = AsyncGenerator[Event, None]
 
@@ -82,7 +83,7 @@ class EventStream(Response):
 
 
 def _on_the_wire(event: Event) -> bytes:
-    return format_sse_event(data_str=json.dumps(event, ensure_ascii=False, separators=(",", ":")))
+    return format_sse_event(data_str=_JSON.encode(event))
 
 
 def _error_event(error: Exception) -> Event:

@@ -1,26 +1,29 @@
 """A classifier that sees only which words and pairs of words a text has: what analysis has to beat.
 
-Multinomial logistic regression on binary features of unit length, trained to convergence on all rows at once.
-Shapes: F features of all texts, N texts, V vocabulary, L labels.
+Multinomial logistic regression on binary features of unit length, trained text by text with AdaGrad.
+Shapes: F features of a text, V vocabulary, L labels.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
-from torch import Tensor
-from torch.nn import functional
+import numpy as np
+from numpy.typing import NDArray
 
 from model.evaluation.words import split_words
 
 MIN_COUNT = 2  # texts that must have a feature
-PENALTY = 0.3  # on the squared weights, summed, against the summed loss
-ITERATIONS = 60
+EPOCHS = 5
+RATE = 0.3
+TINY = 1e-8
+
+Floats = NDArray[np.float64]
+Bag = NDArray[np.int64]
 
 
 class BagOfWords:
-    """Learns from labelled texts; knows the labels that it saw."""
+    """Learns from labelled texts, in their order; knows the labels that it saw."""
 
     def __init__(self, texts: Sequence[str], labels: Sequence[str]) -> None:
         """ValueError where there is no text to learn from."""
@@ -30,48 +33,35 @@ class BagOfWords:
         kept = sorted(feature for feature, count in counts.items() if count >= MIN_COUNT)
         self._vocabulary = {feature: index for index, feature in enumerate(kept)}
         self.labels = sorted(set(labels))
-        self._weights_VL = torch.zeros(len(kept) + 1, len(self.labels))  # the last feature is in every text
-        self._train(texts, torch.tensor([self.labels.index(label) for label in labels]))
+        self._weights_VL = np.zeros((len(kept) + 1, len(self.labels)))  # the last feature is in every text
+        index = {label: number for number, label in enumerate(self.labels)}
+        self._train([self._bag(text) for text in texts], [index[label] for label in labels])
 
     def probabilities(self, texts: Sequence[str]) -> list[dict[str, float]]:
         """The probability of each label, text by text."""
-        probabilities_NL = self._logits(self._bags(texts)).softmax(-1).tolist()
-        return [dict(zip(self.labels, row, strict=True)) for row in probabilities_NL]
+        found = [self._probabilities(self._bag(text)).tolist() for text in texts]
+        return [dict(zip(self.labels, row, strict=True)) for row in found]
 
-    def _train(self, texts: Sequence[str], targets_N: Tensor) -> None:
-        bags = self._bags(texts)
-        self._weights_VL.requires_grad_()
-        search = torch.optim.LBFGS([self._weights_VL], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
+    def _train(self, bags: Sequence[Bag], targets: Sequence[int]) -> None:
+        squares_VL = np.full_like(self._weights_VL, TINY)
+        for _ in range(EPOCHS):
+            for bag_F, target in zip(bags, targets, strict=True):
+                gradient_L = self._probabilities(bag_F)
+                gradient_L[target] -= 1
+                gradient_L /= np.sqrt(len(bag_F))
+                squares_VL[bag_F] += gradient_L**2
+                self._weights_VL[bag_F] -= RATE * gradient_L / np.sqrt(squares_VL[bag_F])
 
-        def loss() -> Tensor:
-            search.zero_grad()
-            fit = functional.cross_entropy(self._logits(bags), targets_N)
-            total: Tensor = fit + PENALTY * self._weights_VL.square().sum() / len(targets_N)
-            total.backward()
-            return total
+    def _probabilities(self, bag_F: Bag) -> Floats:
+        logits_L = self._weights_VL[bag_F].sum(0) / np.sqrt(len(bag_F))
+        odds_L: Floats = np.exp(logits_L - logits_L.max())
+        return odds_L / odds_L.sum()
 
-        search.step(loss)
-        self._weights_VL.requires_grad_(False)
-
-    def _logits(self, bags: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        features_F, starts_N, scales_F = bags
-        return functional.embedding_bag(features_F, self._weights_VL, starts_N, mode="sum", per_sample_weights=scales_F)
-
-    def _bags(self, texts: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-        """Features of all texts one after another, where each text starts, and the scale of each feature."""
-        always = len(self._vocabulary)
+    def _bag(self, text: str) -> Bag:
         known = self._vocabulary
-        bags = [[always, *sorted(known[f] for f in _features(text) if f in known)] for text in texts]
-        sizes = torch.tensor([len(bag) for bag in bags])
-        starts_N = sizes.cumsum(0) - sizes
-        features_F = torch.tensor([feature for bag in bags for feature in bag])
-        return features_F, starts_N, sizes.float().rsqrt().repeat_interleave(sizes)
+        return np.array([len(known), *sorted(known[feature] for feature in _features(text) if feature in known)])
 
 
 def _features(text: str) -> set[str]:
     words = split_words(text)
-    return {*words, *_pairs(words)}
-
-
-def _pairs(words: Iterable[str]) -> Iterable[str]:
-    return (f"{first} {second}" for first, second in pairwise(words))
+    return {*words, *(f"{first} {second}" for first, second in pairwise(words))}

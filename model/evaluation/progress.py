@@ -55,6 +55,8 @@ class RichProgress:
 
 
 class _Rate(ProgressColumn):
+    """Requests per second since the stage began."""
+
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f}/s")
+        seconds = task.finished_time or task.elapsed
+        return Text(f"{task.completed / seconds:.1f}/s" if seconds else "")

@@ -1,8 +1,8 @@
-"""Summaries: ROUGE-1, ROUGE-2 and ROUGE-L, next to the first words and the first sentence of the document."""
+"""Summaries: ROUGE-1, ROUGE-2 and ROUGE-L, next to the document itself, its first words and its first sentence."""
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from model.evaluation.bootstrap import mean_score
@@ -66,6 +66,10 @@ def usual_length(source: EvaluationSource, language: str) -> str:
     return lengths.most_common(1)[0][0] if lengths else "medium"
 
 
+def _baselines(language: str) -> dict[str, Callable[[str], str]]:
+    return {"copy document": str, "lead": lambda document: lead(document, language), "first sentence": first_sentence}
+
+
 def _source(model: Model, source: EvaluationSource, progress: Progress) -> Outcome:
     language = source.language()
     documents = [row["document"].strip() for row in source.rows]
@@ -75,11 +79,13 @@ def _source(model: Model, source: EvaluationSource, progress: Progress) -> Outco
     answers = model.generate(requests, progress.stage(source.name, len(requests)))
     scorer = RougeScorer(language)
     ours = _all_rouge(scorer, references, answers)
-    leads = _all_rouge(scorer, references, [lead(document, language) for document in documents])
-    firsts = _all_rouge(scorer, references, [first_sentence(document) for document in documents])
+    others = {
+        name: _all_rouge(scorer, references, [shorten(document) for document in documents])
+        for name, shorten in _baselines(language).items()
+    }
     of = ScoreOf(source.name, language)
     signature = f"{scorer.signature}|length:{length}"
-    scores = [_score(of, name, ours, {"lead": leads, "first sentence": firsts}, signature) for name in METRICS]
+    scores = [_score(of, name, ours, others, signature) for name in METRICS]
     examples = [Example(source.name, language, *texts) for texts in zip(documents, references, answers, strict=True)]
     worst = min(range(len(examples)), key=lambda index: ours["ROUGE-1"][index])
     return Outcome(tuple(scores), (examples[0],), (examples[worst],))

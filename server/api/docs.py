@@ -46,10 +46,11 @@ def _endpoint(schema: dict[str, Any], path: str, method: str, entry: dict[str, A
 
 def _fields(schema: dict[str, Any], model: dict[str, Any]) -> str:
     required = model.get("required", [])
+    told = sorted(model.get("properties", {}).items(), key=lambda item: _type(schema, item[1]) == "any")
     rows = "".join(
         f"<tr><td><code>{escape(name)}</code></td><td>{'required' if name in required else ''}</td>"
         f"<td>{escape(_type(schema, field))}</td><td>{escape(field.get('description', ''))}</td></tr>"
-        for name, field in model.get("properties", {}).items()
+        for name, field in told  # what is only ignored or refused comes last
     )
     return f"<details><summary>Fields</summary><table>{rows}</table></details>"
 

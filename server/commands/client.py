@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from server.commands.backend import load_backend
 from server.commands.options import read_settings
 
 if TYPE_CHECKING:
@@ -25,13 +26,12 @@ def server_or_model(url: str, model: str | None) -> Iterator[str]:
     if model is None:
         yield url
         return
-    from server.bootstrap import prepare_backend
     from server.observability import configure_logging
     from server.serving import in_background
 
     configure_logging("warning")
     settings = read_settings(model=model)
-    with in_background(settings, prepare_backend(settings)) as own_url:
+    with in_background(settings, load_backend(settings)) as own_url:
         yield own_url
 
 
@@ -43,7 +43,8 @@ def http_client(url: str) -> Iterator["httpx.Client"]:
     key = read_settings().api_key
     headers = {} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"}
     timeout = httpx.Timeout(None, connect=SECONDS_TO_CONNECT)
-    with httpx.Client(base_url=url, headers=headers, timeout=timeout) as client:
+    is_here = httpx.URL(url).host in ("127.0.0.1", "localhost", "::1")  # no proxy of the environment can reach that
+    with httpx.Client(base_url=url, headers=headers, timeout=timeout, trust_env=not is_here) as client:
         yield client
 
 

@@ -1,6 +1,57 @@
-"""`routelm evaluate`."""
+"""`routelm evaluate`: scores of a model, beside what trivial baselines reach."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TASK_NAMES = "translate, summarize, analyze, chat, generate, fairness, or a pattern such as translate/tatoeba-*"
 
 
-def evaluate() -> None:
-    """Score a model, or a running server, on the tasks it was trained for."""
-    raise NotImplementedError
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A checkpoint directory, `bundled`, or the URL of a running server.")],
+    data: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Directory of JSON Lines files.")],
+    task: Annotated[list[str] | None, typer.Option(help=f"{TASK_NAMES}; may be repeated. (default: all)")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Rows per source. (default: all)")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for evaluation.json and evaluation.md. (default: print only)")
+    ] = None,
+    card_of: Annotated[
+        Path | None, typer.Option(help="Directory of the bundled model's training run: writes MODEL_CARD.md to --out.")
+    ] = None,
+) -> None:
+    """Score a model on validation data, with 95 % intervals, next to copying, majority and word-count baselines.
+
+    routelm evaluate bundled --data DIR --samples 100
+
+    Any server with OpenAI's API can be scored: routelm evaluate http://127.0.0.1:8000 --data DIR
+    """
+    from server.commands.client import server_or_model
+
+    try:
+        from model.evaluation.data import TASKS
+        from model.evaluation.progress import RichProgress
+        from model.evaluation.run import FAIRNESS, evaluate
+        from model.evaluation.url_model import UrlModel
+
+        url = model if model.startswith(("http://", "https://")) else ""
+        with (
+            server_or_model(url, None if url else model) as address,
+            UrlModel(address) as served,
+            RichProgress() as progress,
+        ):
+            report = evaluate(served, data, task or (*TASKS, FAIRNESS), samples, progress)
+    except (ImportError, ValueError) as error:
+        typer.secho(str(error), fg=typer.colors.RED, err=True)
+        raise typer.Exit(2) from None
+    if out is None:
+        typer.echo(report.to_markdown())
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "evaluation.json").write_text(report.to_json(), encoding="utf-8")
+    (out / "evaluation.md").write_text(report.to_markdown(), encoding="utf-8")
+    if card_of is not None:
+        from model.evaluation.bundled import bundled_card
+
+        (out / "MODEL_CARD.md").write_text(bundled_card(card_of, report, samples), encoding="utf-8")
+    typer.echo(f"wrote {', '.join(path.name for path in sorted(out.iterdir()))} to {out}")

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from server.commands.backend import load_backend
 from server.commands.options import read_settings
 
 
@@ -41,9 +42,8 @@ def serve(
     """
     settings = read_settings(**locals())
 
-    from server.bootstrap import prepare_backend
     from server.observability import configure_logging
     from server.serving import run
 
     configure_logging(settings.log_level)
-    run(settings, prepare_backend(settings))
+    run(settings, load_backend(settings))

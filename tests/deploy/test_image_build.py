@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,9 @@ def venv(folder: Path) -> Path:
     sources, environment = folder / "src", folder / "venv"
     builder = stages(DOCKERFILE.read_text())["builder"]
     defaults = dict(argument.arguments[0].split("=", 1) for argument in builder.all("ARG"))
-    settings = {**defaults, **os.environ, "VENV": str(environment)}
+    # The Python of the tests stands for the one of the base image.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    settings = {**defaults, **os.environ, "PATH": path, "VENV": str(environment)}
     sources.mkdir()
     for instruction in builder.instructions:
         if instruction.name == "COPY":

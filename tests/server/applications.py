@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import tokenizers
 from fastapi import FastAPI
@@ -59,7 +60,7 @@ class Server:
         self.engine.answer = lambda _: tokens
 
 
-def make_server(**settings: object) -> Server:
+def make_server(**settings: Any) -> Server:
     tokenizer = byte_tokenizer()
 
     def echo(request: EngineRequest) -> list[int]:
@@ -92,7 +93,7 @@ def listening(server: Server) -> Iterator[str]:
         yield url
 
 
-def events_of(body: str) -> list[dict[str, object]]:
+def events_of(body: str) -> list[dict[str, Any]]:
     """The JSON events of a stream that ends as it must."""
     *events, end = [line.removeprefix("data: ") for line in body.split("\n\n") if line]
     assert end == "[DONE]"

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.main import get_command
@@ -86,6 +87,12 @@ def test_without_a_server_it_says_how_to_start_one(runner: CliRunner) -> None:
     result = runner.invoke(app, ["generate", "x", "--url", "http://127.0.0.1:9"])
     assert result.exit_code == 1
     assert "routelm serve" in result.output
+
+
+def test_a_directory_without_a_model_is_explained(runner: CliRunner, tmp_path: Path) -> None:
+    result = runner.invoke(app, ["generate", "x", "--model", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "tokenizer.json" in result.output
 
 
 def test_a_conversation_remembers_its_turns(runner: CliRunner, server: Server, url: str) -> None:

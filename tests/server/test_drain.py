@@ -23,6 +23,8 @@ server.engine.step_seconds = float(sys.argv[3])
 run(server.settings, server.open_backend)
 """
 
+HTTP = httpx.Client(trust_env=False, timeout=20)  # a proxy of the environment cannot reach this machine
+
 
 class Process:
     """A server in a process of its own."""
@@ -42,7 +44,7 @@ class Process:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
-                httpx.get(f"{self.url}/health/live")
+                HTTP.get(f"{self.url}/health/live")
                 return
             except httpx.TransportError:
                 time.sleep(0.05)
@@ -64,7 +66,7 @@ class Process:
         body = {"prompt": "hi", "stream": True, "max_tokens": 100}
         with (
             suppress(httpx.TransportError),
-            httpx.stream("POST", f"{self.url}/v1/generate", json=body, timeout=20) as response,
+            HTTP.stream("POST", f"{self.url}/v1/generate", json=body, timeout=20) as response,
         ):
             for text in response.iter_text():
                 self.body += text
@@ -85,13 +87,13 @@ def running(grace: float = 20.0, step_seconds: float = 0.05) -> Iterator[Process
 def test_a_running_stream_is_finished_and_new_requests_are_refused() -> None:
     with running() as server:
         server.start_stream()
-        assert httpx.get(f"{server.url}/health/ready").status_code == 200
+        assert HTTP.get(f"{server.url}/health/ready").status_code == 200
         server.stop()
         time.sleep(0.3)
-        ready = httpx.get(f"{server.url}/health/ready")
+        ready = HTTP.get(f"{server.url}/health/ready")
         assert (ready.status_code, ready.json()) == (503, {"status": "draining"})
-        assert httpx.get(f"{server.url}/health/live").status_code == 200
-        refused = httpx.post(f"{server.url}/v1/generate", json={"prompt": "hi"})
+        assert HTTP.get(f"{server.url}/health/live").status_code == 200
+        refused = HTTP.post(f"{server.url}/v1/generate", json={"prompt": "hi"})
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1
         body = server.end_of_stream()
@@ -100,7 +102,7 @@ def test_a_running_stream_is_finished_and_new_requests_are_refused() -> None:
         assert body.endswith("data: [DONE]\n\n")
         assert server.process.wait(10) == 0
         with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{server.url}/health/live")
+            HTTP.get(f"{server.url}/health/live")
 
 
 def test_what_outlasts_the_grace_period_ends_with_an_error_event() -> None:
@@ -114,7 +116,7 @@ def test_what_outlasts_the_grace_period_ends_with_an_error_event() -> None:
 
 
 def test_an_idle_server_leaves_at_once_with_its_open_connections() -> None:
-    with running() as server, httpx.Client() as idle:
+    with running() as server, httpx.Client(trust_env=False) as idle:
         assert idle.get(f"{server.url}/health/live").status_code == 200
         server.stop()
         stopped = time.monotonic()

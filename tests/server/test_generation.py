@@ -285,6 +285,12 @@ def test_prompts_of_text_and_of_messages(server: Server) -> None:
     run(work())
 
 
+def test_a_model_without_a_chat_template_says_what_works(server: Server) -> None:
+    server.service._chat_template = None
+    with pytest.raises(InvalidRequestError, match="/v1/completions"):
+        run(server.service.chat_prompt([{"role": "user", "content": "hi"}]))
+
+
 def test_other_models_and_ids_outside_the_vocabulary_are_refused(server: Server) -> None:
     server.service.check_model(None)
     server.service.check_model(MODEL)

@@ -135,4 +135,5 @@ def test_no_created_series_and_openmetrics_on_request() -> None:
     assert b"_created" not in text
     text, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
-    assert {"vllm:prompt_tokens", "routelm:moe_expert_tokens"} <= {f.name for f in parse_openmetrics(text.decode())}
+    families = parse_openmetrics(text.decode())  # type: ignore[no-untyped-call]
+    assert {"vllm:prompt_tokens", "routelm:moe_expert_tokens"} <= {family.name for family in families}

@@ -1,9 +1,15 @@
 """Settings from the environment and from options."""
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 
 from server.settings import Settings, parse_size
+
+
+def settings(**given: Any) -> Settings:
+    return Settings(**given)
 
 
 @pytest.mark.parametrize(
@@ -12,13 +18,13 @@ from server.settings import Settings, parse_size
 )
 def test_sizes_have_units(text: str, size: int) -> None:
     assert parse_size(text) == size
-    assert Settings(cache_bytes=text).cache_bytes == size
+    assert settings(cache_bytes=text).cache_bytes == size
 
 
 @pytest.mark.parametrize("text", ["", "lots", "1 XB", "-1MiB", "0", "1e9"])
 def test_other_sizes_are_refused(text: str) -> None:
     with pytest.raises(ValidationError):
-        Settings(max_body_bytes=text)
+        settings(max_body_bytes=text)
 
 
 def test_the_environment_sets_and_options_win(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,16 +38,16 @@ def test_the_environment_sets_and_options_win(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_defaults_are_safe() -> None:
-    settings = Settings()
-    assert settings.host == "127.0.0.1"
-    assert settings.cors_origins == []
-    assert not settings.metrics_public
-    assert not settings.log_requests
-    assert settings.max_queue < 10_000
+    defaults = Settings()
+    assert defaults.host == "127.0.0.1"
+    assert defaults.cors_origins == []
+    assert not defaults.metrics_public
+    assert not defaults.log_requests
+    assert defaults.max_queue < 10_000
 
 
 def test_the_key_is_not_shown() -> None:
-    assert "hunter2" not in repr(Settings(api_key="hunter2"))
+    assert "hunter2" not in repr(settings(api_key="hunter2"))
 
 
 @pytest.mark.parametrize(
@@ -49,4 +55,4 @@ def test_the_key_is_not_shown() -> None:
 )
 def test_values_out_of_range_are_refused(name: str, value: object) -> None:
     with pytest.raises(ValidationError, match=name):
-        Settings(**{name: value})
+        settings(**{name: value})

@@ -29,6 +29,18 @@ def copy(request: GenerationRequest) -> str:
     return request.prompt if isinstance(request, Continue) else request.text
 
 
+class Remembering:
+    """Answers always the same and keeps the requests."""
+
+    def __init__(self, answer: str) -> None:
+        self.answer = answer
+        self.asked: list[GenerationRequest] = []
+
+    def __call__(self, request: GenerationRequest) -> str:
+        self.asked.append(request)
+        return self.answer
+
+
 def first_label(request: Analyze) -> LabelScores:
     rest = 0.2 / (len(request.labels) - 1)
     return dict.fromkeys(request.labels, rest) | {request.labels[0]: 0.8}

@@ -60,7 +60,7 @@ def test_intervals_hold_the_score() -> None:
         assert interval.low <= score.value <= interval.high
 
 
-def test_bag_of_words_learns_words_but_not_their_order_over_distance() -> None:
+def test_bag_of_words_learns_which_words_tell() -> None:
     texts = [f"{word} film {n}" for n in range(10) for word in ("good", "bad")]
     labels = ["positive", "negative"] * 10
     learnt = BagOfWords(texts, labels)
@@ -69,7 +69,7 @@ def test_bag_of_words_learns_words_but_not_their_order_over_distance() -> None:
     assert bad["negative"] > 0.7
     assert sum(good.values()) == pytest.approx(1)
     [unknown] = learnt.probabilities(["zebra"])
-    assert unknown["positive"] == pytest.approx(0.5, abs=0.05)
+    assert unknown["positive"] == pytest.approx(0.5, abs=0.1)
 
 
 def test_bag_of_words_learns_chinese_characters() -> None:

@@ -8,7 +8,7 @@ from model.evaluation.data import EvaluationSource, load_sources
 from model.evaluation.diversity import distinct, evaluate_continuations, evaluate_replies, repetition
 from model.evaluation.progress import SilentProgress
 from model.evaluation.requests import Continue, GenerationRequest, Reply
-from tests.model.evaluation.fakes import FakeModel, conversation, document
+from tests.model.evaluation.fakes import FakeModel, Remembering, conversation, document
 
 HUMAN = (
     "The old man walked along the quiet river until he saw a light in the window of a house that nobody had lived in "
@@ -70,10 +70,10 @@ def test_chinese_openings_are_counted_in_characters() -> None:
 
 
 def test_replies_are_asked_with_the_conversation(data_dir: Path) -> None:
-    asked = list[GenerationRequest]()
+    remembering = Remembering("Fine.")
     source = EvaluationSource("chat/x", (conversation("Hello.", "Hi!", "How are you?", "I am fine today."),))
-    evaluate_replies(FakeModel(lambda request: asked.append(request) or "Fine."), [source], SilentProgress())
-    [request] = asked
+    evaluate_replies(FakeModel(remembering), [source], SilentProgress())
+    [request] = remembering.asked
     assert isinstance(request, Reply)
     assert [message["content"] for message in request.messages] == ["Hello.", "Hi!", "How are you?"]
     assert len(evaluate_replies(FakeModel(), load_sources(data_dir, ["chat"]), SilentProgress()).scores) == 3

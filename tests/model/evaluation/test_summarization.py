@@ -6,7 +6,7 @@ import pytest
 
 from model.evaluation.data import EvaluationSource, load_sources
 from model.evaluation.progress import SilentProgress
-from model.evaluation.requests import GenerationRequest, Summarize
+from model.evaluation.requests import Summarize
 from model.evaluation.summarization import (
     RougeScorer,
     evaluate_summarization,
@@ -14,7 +14,7 @@ from model.evaluation.summarization import (
     lead,
     usual_length,
 )
-from tests.model.evaluation.fakes import FakeModel, summary
+from tests.model.evaluation.fakes import FakeModel, Remembering, summary
 
 
 def test_chinese_rouge_by_hand() -> None:
@@ -64,10 +64,10 @@ def test_length_is_the_usual_one_of_the_training_rows(data_dir: Path) -> None:
 
 
 def test_the_model_is_asked_for_language_and_length(data_dir: Path) -> None:
-    asked = list[GenerationRequest]()
+    remembering = Remembering("x")
     sources = load_sources(data_dir, ["summarize"], samples=1)
-    evaluate_summarization(FakeModel(lambda request: asked.append(request) or "x"), sources, SilentProgress())
-    assert asked == [Summarize("The fox ran away. It was never seen again.", "en", "short")]
+    evaluate_summarization(FakeModel(remembering), sources, SilentProgress())
+    assert remembering.asked == [Summarize("The fox ran away. It was never seen again.", "en", "short")]
 
 
 def test_answering_with_the_first_sentence_equals_that_baseline() -> None:
@@ -76,6 +76,6 @@ def test_answering_with_the_first_sentence_equals_that_baseline() -> None:
     outcome = evaluate_summarization(model, [EvaluationSource("summarize/x", rows)], SilentProgress())
     for score in outcome.scores:
         baselines = {baseline.name: baseline.value for baseline in score.baselines}
-        assert set(baselines) == {"lead", "first sentence"}
+        assert set(baselines) == {"copy document", "lead", "first sentence"}
         assert score.value == baselines["first sentence"]
         assert "first sentence" in {baseline.name for baseline in score.unbeaten}

@@ -8,9 +8,14 @@ import pytest
 from tests.server.applications import MODEL, Server, listening, make_server
 
 
+def connect(url: str, *, api_key: str = "none", max_retries: int = 0) -> openai.OpenAI:
+    direct = openai.DefaultHttpxClient(trust_env=False)  # a proxy of the environment cannot reach this machine
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=api_key, max_retries=max_retries, http_client=direct)
+
+
 @pytest.fixture
 def openai_client(url: str) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+    with connect(url) as client:
         yield client
 
 
@@ -117,13 +122,13 @@ def test_the_client_comes_back_after_retry_after(url: str, server: Server) -> No
         return submit(request)  # type: ignore[arg-type]
 
     server.engine.submit = full_once  # type: ignore[method-assign,assignment]
-    with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=1) as client:
+    with connect(url, max_retries=1) as client:
         assert client.completions.create(model=MODEL, prompt="x").choices[0].text == "ab"
 
 
 def test_the_api_key_is_the_clients_bearer() -> None:
     server = make_server(api_key="right")
-    with listening(server) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="right", max_retries=0) as client:
+    with listening(server) as url, connect(url, api_key="right") as client:
         assert [model.id for model in client.models.list()] == [MODEL]
         with pytest.raises(openai.AuthenticationError):
             client.with_options(api_key="wrong").models.list()

@@ -20,7 +20,6 @@ from model.network import CausalLM
 from server.engine.engine import UNHEALTHY_AFTER, Engine
 from server.engine.types import EngineRequest, FinishReason
 from tests.server.engine.tiny import (
-    MAX_LEN,
     assert_memory_is_free,
     bytes_for,
     collect,
@@ -85,21 +84,14 @@ def test_tokens_equal_the_naive_decoder(network: CausalLM, changes: dict[str, An
 
 @pytest.mark.parametrize("prefix_caching", [False, True])
 def test_preemption_changes_no_token(network: CausalLM, prefix_caching: bool) -> None:
-    config = engine_config(max_model_len=96, block_size=8, prefix_caching=prefix_caching)
-    config = engine_config(
-        max_model_len=96,
-        block_size=8,
-        prefix_caching=prefix_caching,
-        snapshot_share=0.0 if not prefix_caching else 0.5,
-        cache_bytes=bytes_for(network, config, blocks=13 if not prefix_caching else 150),
-        eos_token_ids=frozenset(),
-    )
-    engine = Engine(network, config)
+    small = {"max_model_len": 40, "max_num_seqs": 12, "block_size": 4, "prefix_caching": prefix_caching}
+    budget = bytes_for(network, engine_config(**small), blocks=100 if prefix_caching else 20)
+    engine = Engine(network, engine_config(cache_bytes=budget, snapshot_share=0.9, **small))
     rng = np.random.default_rng(5)
-    requests = [request(f"r{i}", random_prompt(rng, 7), 60, temperature=1.0, seed=i) for i in range(32)]
+    requests = [request(f"r{i}", random_prompt(rng, 7), 28, temperature=1.0, seed=i) for i in range(12)]
     results = run(engine, requests)
     assert engine.stats().preemptions > 0
-    for asked in requests[::6]:
+    for asked in requests[::3]:
         assert results[asked.request_id].token_ids == oracle(network, asked)
     assert_memory_is_free(engine)
 
@@ -201,24 +193,15 @@ def test_prompt_scores_equal_those_of_the_whole_sequence(network: CausalLM, chan
 
 
 def test_prompt_scores_survive_preemption(network: CausalLM) -> None:
-    config = engine_config(max_model_len=64, block_size=8, prefix_caching=False, max_num_batched_tokens=40)
-    changes = {
-        "max_num_seqs": 4,
-        "cache_bytes": bytes_for(network, engine_config(max_num_seqs=4, block_size=8), blocks=9),
-    }
-    engine = Engine(
-        network,
-        engine_config(
-            **{name: getattr(config, name) for name in ("max_model_len", "block_size")}
-            | {"prefix_caching": False, "max_num_batched_tokens": 8}
-            | changes
-        ),
-    )
+    small = {"max_num_seqs": 4, "max_model_len": 64, "block_size": 8, "prefix_caching": False, "max_prefill_chunk": 1}
+    budget = bytes_for(network, engine_config(**small), blocks=9)
+    engine = Engine(network, engine_config(cache_bytes=budget, **small))
     rng = np.random.default_rng(9)
     first = request("first", random_prompt(rng, 15), 40)
     scored = request("scored", random_prompt(rng, 40), 2, prompt_logprobs=True)
     engine.submit(first)
-    engine.step()
+    for _ in range(15):
+        engine.step()
     engine.submit(scored)
     results = drain(engine)
     assert engine.stats().preemptions > 0
@@ -314,13 +297,11 @@ def test_a_request_id_in_use_is_refused(network: CausalLM) -> None:
 
 
 def test_the_longest_sequence_fits(network: CausalLM) -> None:
-    config = engine_config(max_num_seqs=2)
-    engine = Engine(
-        network, engine_config(max_num_seqs=2, cache_bytes=bytes_for(network, config, blocks=MAX_LEN // 16))
-    )
-    requests = [request(f"r{i}", range(3, 53), MAX_LEN - 50) for i in range(2)]
-    results = run(engine, requests)
-    assert [len(result.token_ids) for result in results.values()] == [MAX_LEN - 50] * 2
+    small = {"max_num_seqs": 2, "max_model_len": 64}
+    budget = bytes_for(network, engine_config(**small), blocks=4)
+    engine = Engine(network, engine_config(cache_bytes=budget, **small))
+    results = run(engine, [request(f"r{i}", range(3, 53), 14) for i in range(2)])
+    assert [len(result.token_ids) for result in results.values()] == [14] * 2
     assert results["r0"].token_ids == results["r1"].token_ids
 
 
