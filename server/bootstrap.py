@@ -19,6 +19,7 @@ from server.service import GenerationService
 from server.settings import Settings
 
 BUNDLED = Path(model.__file__).parent / "bundled"
+SMALL_MODEL_BYTES = 64 * 2**20
 DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -29,10 +30,9 @@ def prepare_backend(settings: Settings) -> Callable[[], Backend]:
     """
     directory = BUNDLED if settings.model == "bundled" else Path(settings.model)
     tokenizer = Tokenizer.load(directory)
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
     device = _device(settings)
     network = load_network(directory, DTYPES[settings.dtype], pack=device == "cpu").to(device)
+    torch.set_num_threads(settings.threads or default_threads(directory))
     max_model_len = settings.max_model_len or network.config.max_positions
     engine = Engine(
         network,
@@ -64,6 +64,12 @@ def prepare_backend(settings: Settings) -> Callable[[], Backend]:
         return Backend(service, metrics)
 
     return open_backend
+
+
+def default_threads(directory: Path) -> int:
+    """One for a small model, whose matrix products are too small to split; the second core then serves HTTP."""
+    weights = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+    return 1 if weights < SMALL_MODEL_BYTES else torch.get_num_threads()
 
 
 def _device(settings: Settings) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from server.engine.types import EngineStats, FinishReason, RequestTimes
@@ -97,8 +98,12 @@ class Metrics:
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The text for a scraper that sent this Accept header, and its content type."""
-        encoder, content_type = choose_encoder(accept)
-        return encoder(_WithoutCreated(self.registry)), content_type
+        series = _WithoutCreated(self.registry)
+        if "application/openmetrics-text" not in accept:
+            return generate_latest(series), CONTENT_TYPE_PLAIN_0_0_4
+        # Not choose_encoder: for most Accept headers it turns the colons of our names into underscores.
+        text: bytes = openmetrics.generate_latest(series, openmetrics.ALLOWUTF8)  # type: ignore[no-untyped-call]
+        return text, openmetrics.CONTENT_TYPE_LATEST
 
 
 class EngineCollector(Collector):

@@ -34,7 +34,8 @@ class Endpoints:
             raise ValueError(f"url {url!r} has no scheme: use one such as http://127.0.0.1:8000")
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         limits = httpx.Limits(max_connections=connections)
-        self._http = httpx.Client(base_url=root, headers=headers, timeout=timeout, limits=limits)
+        is_here = httpx.URL(root).host in ("127.0.0.1", "localhost", "::1")  # no proxy of the environment reaches that
+        self._http = httpx.Client(base_url=root, headers=headers, timeout=timeout, limits=limits, trust_env=not is_here)
 
     def close(self) -> None:
         self._http.close()

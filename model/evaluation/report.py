@@ -81,13 +81,8 @@ def score_tables(scores: Sequence[Score], level: int) -> str:
 
 
 def unbeaten_list(scores: Sequence[Score]) -> str:
-    """In words, every score that is not clearly better than one of its baselines."""
-    lines = [
-        f"- {score.source} ({score.part}): {score.metric} {score.show(score.value)}{_range(score)} is not clearly "
-        f"better than {baseline.name} with {score.show(baseline.value)}."
-        for score in scores
-        for baseline in score.unbeaten
-    ]
+    """In words, every score that is not clearly better than each of its baselines."""
+    lines = [f"- {_unbeaten_line(score)}" for score in scores if score.unbeaten]
     compared = sum(bool(score.baselines) for score in scores)
     return (
         "\n".join(lines) or f"None: each of the {compared} scores with a baseline is better by more than its interval."
@@ -104,6 +99,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; bars and line breaks in cells are kept from breaking it."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _unbeaten_line(score: Score) -> str:
+    others = ", ".join(f"{baseline.name} with {score.show(baseline.value)}" for baseline in score.unbeaten)
+    ours = f"{score.metric} {score.show(score.value)}{_range(score)}"
+    return f"{score.source} ({score.part}): {ours} is not clearly better than {others}."
 
 
 def _cells(score: Score) -> list[str]:

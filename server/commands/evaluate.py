@@ -41,7 +41,7 @@ def evaluate(
             RichProgress() as progress,
         ):
             report = evaluate(served, data, task or (*TASKS, FAIRNESS), samples, progress)
-    except (ImportError, ValueError) as error:
+    except (ImportError, RuntimeError, ValueError) as error:
         typer.secho(str(error), fg=typer.colors.RED, err=True)
         raise typer.Exit(2) from None
     if out is None:

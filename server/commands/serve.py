@@ -25,7 +25,7 @@ def serve(
     max_queue: Annotated[int | None, _option("Most waiting requests; more are answered with 429.", "256")] = None,
     dtype: Annotated[str | None, _option("auto, bfloat16 or float32.", "auto")] = None,
     device: Annotated[str | None, _option("auto, cpu or cuda.", "auto")] = None,
-    threads: Annotated[int | None, _option("Threads for the computation.", "all cores")] = None,
+    threads: Annotated[int | None, _option("Threads for the computation.", "one for a small model, else all")] = None,
     seed: Annotated[int | None, _option("Makes requests without a seed reproducible, in order.", "random")] = None,
     drain_grace: Annotated[float | None, _option("Seconds for running requests after SIGTERM.", "30")] = None,
     cors_origins: Annotated[str | None, _option("Origins of web pages that may call, comma-separated.", "none")] = None,

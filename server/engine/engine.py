@@ -31,7 +31,12 @@ class Engine:
         device: torch.device | str = "cpu",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Takes the cache's memory. Raises ValueError when the configured budget is too small."""
+        """Takes the cache's memory. Raises ValueError for a budget too small or a network's context too short."""
+        if config.max_model_len > network.config.max_positions:
+            raise ValueError(
+                f"max_model_len is {config.max_model_len}, but this network knows {network.config.max_positions} "
+                "positions: lower max_model_len"
+            )
         self.config = config
         self.layout = resolve(config, network.cache_specs(), network.dtype)
         self.scheduler = Scheduler(config, self.layout, clock=clock)

@@ -1,24 +1,25 @@
 """From scores to tokens. A row's result depends on that row alone: never on the batch, bit by bit.
 
-What torch computes along a row (softmax, cumsum, topk) or exactly (comparison, subtraction, division) is done for many
-rows at once. Functions of single elements, whose last bits may depend on an element's place in a tensor, are computed
-row by row; only the noise needs one.
+Greedy rows and log-probabilities are computed together: comparisons are exact, and torch's log_softmax treats every row
+alike. Random rows are drawn one by one in numpy, which costs less than a torch call for them all.
 
-Shapes: R rows, V vocabulary, P scored prompt positions, C candidates.
+Shapes: R rows, V vocabulary, P scored prompt positions.
 """
 
+import math
 from collections.abc import Iterable
 from collections.abc import Sequence as Rows
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from server.engine.scheduler import SampledTokens
 from server.engine.sequence import Sequence
 from server.engine.types import SamplingParams, TokenLogprobs
 
-CANDIDATES = 128  # how many tokens top_p looks at before it sorts the whole vocabulary
+GREEDY_BELOW = 1e-5  # temperatures this small leave no chance to any but the highest score
 HALF_STEP = 2.0**-25  # between two of the numbers a float32 generator can give: keeps noise finite
 MASK_64 = 2**64 - 1
 
@@ -36,11 +37,12 @@ class Sampler:
             return SampledTokens([])
         finite = torch.isfinite(logits_RV.sum(-1)).tolist()
         scores_RV = self._adjust(logits_RV, sequences)
-        noisy = [row for row, sequence in enumerate(sequences) if sequence.sampling.temperature > 0]
-        tokens_R = draw(scores_RV, sequences) if len(noisy) == len(sequences) else scores_RV.argmax(-1)
-        if 0 < len(noisy) < len(sequences):
-            tokens_R[noisy] = draw(scores_RV[noisy], [sequences[row] for row in noisy])
-        token_ids: list[int] = tokens_R.tolist()
+        token_ids: list[int] = scores_RV.argmax(-1).tolist()
+        for row, sequence in enumerate(sequences):
+            if finite[row] and sequence.sampling.temperature >= GREEDY_BELOW:
+                token_ids[row] = draw(
+                    scores_RV[row].numpy(force=True), sequence.sampling, sequence.seed, len(sequence.tokens)
+                )
         return SampledTokens(
             token_ids,
             self._logprobs(logits_RV, token_ids, sequences),
@@ -112,19 +114,32 @@ def token_logprobs(logits_PV: Tensor, token_ids: list[int], counts: list[int]) -
     ]
 
 
-def draw(scores_RV: Tensor, sequences: Rows[Sequence]) -> Tensor:
-    """A token per row, at random: the highest score after temperature, filters and Gumbel noise."""
-    params = [sequence.sampling for sequence in sequences]
-    temperatures_R = scores_RV.new_tensor([sampling.temperature for sampling in params])
-    scores_RV = (scores_RV - scores_RV.amax(-1, keepdim=True)) / temperatures_R[:, None]
-    filtered = [row for row, sampling in enumerate(params) if is_filtered(sampling)]
-    if filtered:
-        scores_RV[filtered] = keep_likely(scores_RV[filtered], [params[row] for row in filtered])
-    noise = [gumbel_noise(s.seed, len(s.tokens), scores_RV.shape[1]) for s in sequences]
-    return (scores_RV + torch.from_numpy(np.stack(noise)).to(scores_RV.device)).argmax(-1)
+def draw(scores_V: NDArray[np.float32], sampling: SamplingParams, seed: int, position: int) -> int:
+    """A token at random: the highest score after temperature, filters and noise."""
+    scores_V = (scores_V - scores_V.max()) / np.float32(sampling.temperature)
+    floor = least_kept(scores_V, sampling)
+    if floor > -np.inf:
+        scores_V[scores_V < floor] = -np.inf
+    return int((scores_V + gumbel_noise(seed, position, len(scores_V))).argmax())
 
 
-def gumbel_noise(seed: int, position: int, size: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def least_kept(scores_V: NDArray[np.float32], sampling: SamplingParams) -> float:
+    """The lowest score that the filters leave; the highest is 0. Of equal scores all are kept or none.
+
+    top_k keeps the k highest, top_p the likeliest of those until their sum reaches it, min_p what is at least that part
+    as likely as the likeliest.
+    """
+    floor = math.log(sampling.min_p) if sampling.min_p else -math.inf
+    if not sampling.top_k and sampling.top_p >= 1:
+        return floor
+    highest = np.sort(scores_V)[::-1][: sampling.top_k or None]
+    if sampling.top_p < 1:
+        reached = np.exp(highest).cumsum(dtype=np.float64)
+        highest = highest[: reached.searchsorted(sampling.top_p * reached[-1]) + 1]
+    return max(floor, float(highest[-1]))
+
+
+def gumbel_noise(seed: int, position: int, size: int) -> NDArray[np.float32]:
     """Noise for the token at `position`: argmax(score + noise) is a draw from softmax(score).
 
     A counter-based generator: the seed is its key, the position the high word of its counter.
@@ -136,55 +151,3 @@ def gumbel_noise(seed: int, position: int, size: int) -> np.ndarray[tuple[int], 
         np.log(noise, out=noise)
         np.negative(noise, out=noise)
     return noise
-
-
-def is_filtered(sampling: SamplingParams) -> bool:
-    return sampling.top_k > 0 or sampling.top_p < 1.0 or sampling.min_p > 0.0
-
-
-def keep_likely(scores_RV: Tensor, params: Rows[SamplingParams]) -> Tensor:
-    """Set tokens outside top_k, then outside top_p of what is left, then below min_p, to minus infinity.
-
-    top_p keeps the likeliest tokens until their sum reaches it; min_p is relative to the likeliest token. Tokens as
-    likely as the last one kept are kept too, so that no order among equals matters.
-    """
-    vocabulary = scores_RV.shape[1]
-    top_k_R = [min(sampling.top_k, vocabulary) or vocabulary for sampling in params]
-    if any(k < vocabulary for k in top_k_R):
-        scores_RV = scores_RV.masked_fill(scores_RV < kth_highest(scores_RV, top_k_R), float("-inf"))
-    probs_RV = scores_RV.softmax(-1)
-    least_R1 = nucleus_floor(probs_RV, [sampling.top_p for sampling in params])
-    min_p_R = scores_RV.new_tensor([sampling.min_p for sampling in params])
-    least_R1 = torch.maximum(least_R1, probs_RV.amax(-1, keepdim=True) * min_p_R[:, None])
-    return scores_RV.masked_fill(probs_RV < least_R1, float("-inf"))
-
-
-def kth_highest(scores_RV: Tensor, k_R: list[int]) -> Tensor:
-    """Each row's k-th highest score [R, 1]; minus infinity where k is the whole vocabulary."""
-    vocabulary = scores_RV.shape[1]
-    most = max(k for k in k_R if k < vocabulary)
-    highest_RC = scores_RV.topk(most, dim=-1).values
-    index_R1 = torch.tensor([min(k, most) - 1 for k in k_R], device=scores_RV.device)[:, None]
-    unlimited_R1 = torch.tensor([k == vocabulary for k in k_R], device=scores_RV.device)[:, None]
-    return highest_RC.gather(1, index_R1).masked_fill(unlimited_R1, float("-inf"))
-
-
-def nucleus_floor(probs_RV: Tensor, top_p_R: list[float]) -> Tensor:
-    """The least probability [R, 1] within the likeliest tokens that together reach top_p; 0 where top_p is 1."""
-    floors_R = probs_RV.new_zeros(len(top_p_R))
-    rows = [row for row, top_p in enumerate(top_p_R) if top_p < 1.0]
-    width = min(CANDIDATES, probs_RV.shape[1])
-    while rows:
-        sorted_RC = probs_RV[rows].topk(width, dim=-1).values
-        reached_RC = sorted_RC.cumsum(-1)
-        wanted_R1 = probs_RV.new_tensor([top_p_R[row] for row in rows])[:, None]
-        before_RC = reached_RC.roll(1, dims=-1)
-        before_RC[:, 0] = 0
-        last_R1 = (before_RC < wanted_R1).sum(-1, keepdim=True).clamp(min=1) - 1
-        floors_R[rows] = sorted_RC.gather(1, last_R1).squeeze(1)
-        enough = (reached_RC[:, -1] >= wanted_R1[:, 0]).tolist()
-        rows = [row for row, done in zip(rows, enough, strict=True) if not done]
-        if width == probs_RV.shape[1]:
-            break
-        width = probs_RV.shape[1]
-    return floors_R[:, None]

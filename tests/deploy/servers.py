@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-START_SECONDS = 120
+START_SECONDS = 300
 STOP_SECONDS = 60
 
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

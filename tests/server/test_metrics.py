@@ -133,7 +133,7 @@ def test_no_created_series_and_openmetrics_on_request() -> None:
     text, content_type = metrics.exposition("text/plain")
     assert content_type.startswith("text/plain")
     assert b"_created" not in text
-    text, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0")
+    text, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0,text/plain;q=0.5")
     assert content_type.startswith("application/openmetrics-text")
     families = parse_openmetrics(text.decode())  # type: ignore[no-untyped-call]
     assert {"vllm:prompt_tokens", "routelm:moe_expert_tokens"} <= {family.name for family in families}

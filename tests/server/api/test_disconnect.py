@@ -12,7 +12,6 @@ import pytest
 
 from tests.server.applications import Server
 
-HTTP = httpx.Client(trust_env=False)  # a proxy of the environment cannot reach this machine
 LONG = {"max_tokens": 300}
 REQUESTS: list[tuple[str, dict[str, Any], int]] = [
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]} | LONG, 1),
@@ -64,7 +63,7 @@ def test_leaving_frees_everything(
     wait_until(lambda: slow.engine.running == 0)
     assert time.monotonic() - left < 2, "a generation of 15 seconds was not waited for"
     assert len(slow.engine.aborted) == count
-    assert f"routelm:requests_aborted_total {count}.0" in HTTP.get(f"{url}/metrics").text
+    assert f"routelm:requests_aborted_total {count}.0" in httpx.get(f"{url}/metrics", trust_env=False).text
 
 
 def test_leaving_an_analysis_frees_its_first_requests(slow: Server, url: str) -> None:
@@ -79,7 +78,7 @@ def test_leaving_an_analysis_frees_its_first_requests(slow: Server, url: str) ->
 def test_an_answer_that_is_read_to_its_end_aborts_nothing(server: Server, url: str) -> None:
     server.answer_with("ab")
     for stream in (True, False):
-        response = HTTP.post(f"{url}/v1/generate", json={"prompt": "hi", "stream": stream})
+        response = httpx.post(f"{url}/v1/generate", json={"prompt": "hi", "stream": stream}, trust_env=False)
         assert response.status_code == 200
     assert server.engine.aborted == []
 
@@ -104,5 +103,5 @@ def test_a_client_that_never_sends_its_body_is_harmless(server: Server, url: str
     where = urlsplit(url)
     with socket.create_connection((where.hostname, where.port)) as connection:
         connection.sendall(b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
-    assert HTTP.get(f"{url}/health/ready").status_code == 200
+    assert httpx.get(f"{url}/health/ready", trust_env=False).status_code == 200
     assert server.engine.submitted == []

@@ -318,3 +318,8 @@ def test_stats_count_what_was_served(network: CausalLM) -> None:
         assert 0 < load.entropy <= np.log(4) + 1e-6
         mean = 2 * computed / 4
         assert load.imbalance == pytest.approx((max(load.tokens_per_expert) - mean) / mean)
+
+
+def test_more_context_than_the_network_has_is_refused(network: CausalLM) -> None:
+    with pytest.raises(ValueError, match="max_model_len is 257, but this network knows 256"):
+        Engine(network, engine_config(max_model_len=257))
