@@ -10,15 +10,20 @@ router = APIRouter(prefix="/health", tags=["Health"])
 
 
 class Health(BaseModel):
-    """`alive`; or `ready`, `draining` (SIGTERM came), `unhealthy` (several engine steps failed in a row)."""
+    """`alive` or `ready`; `draining` (SIGTERM came), `unhealthy` (several engine steps failed in a row)."""
 
     status: str
 
 
 @router.get("/live", summary="Liveness")
-async def live() -> Health:
-    """200 as long as the process answers. Failing it means: restart."""
-    return Health(status="alive")
+async def live(response: Response, service: Service) -> Health:
+    """200 as long as the process answers and its engine works. Failing it means: restart.
+
+    An engine that fails step after step gets no requests any more, being not ready, so nothing but a restart heals it.
+    """
+    healthy = service.engine.stats().healthy
+    response.status_code = 200 if healthy else 503
+    return Health(status="alive" if healthy else "unhealthy")
 
 
 @router.get("/ready", summary="Readiness")
