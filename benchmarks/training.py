@@ -56,7 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         data, prepared = write_sample_data(Path(directory) / "data", lines=20_000), Path(directory) / "prepared"
         tokenizer = tokenizers.Tokenizer.from_file(str(BUNDLED / "tokenizer.json"))
-        prepare(data, tokenizer, prepared, progress=lambda line: None)
+        prepare(data, tokenizer, prepared)
         for workers in (1, 2):
             figures[f"bundled recipe, {workers} workers, tokens/s"] = round(step_rate(prepared, workers, steps))
     for name, value in figures.items():

@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import tokenizers
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from model.training.prepare import prepare, read_meta, source_names, tokenizer_digest
+from model.training.prepare import SourceCounts, prepare, read_meta, source_names, tokenizer_digest
 from model.training.recipes import RECIPES, Recipe
+from model.training.rows import SourceFile, find_sources
 from model.training.run import run
 from model.training.sample_data import write_sample_data
 from model.training.train_tokenizer import sample_texts, save_tokenizer, train_tokenizer
@@ -65,8 +67,31 @@ def ensure_prepared(data_dir: Path, tokenizer_dir: Path, directory: Path, say: S
     if (directory / "meta.json").exists() and read_meta(directory)["tokenizer"] == tokenizer_digest(tokenizer):
         return directory
     shutil.rmtree(directory, ignore_errors=True)
-    prepare(data_dir, tokenizer, directory, progress=say)
+    files = [source for split in ("valid", "train") for source in find_sources(data_dir, split)]
+    with Progress(
+        TextColumn("encoding"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    ) as bars:
+        task = bars.add_task("encoding", total=sum(source.path.stat().st_size for source in files))
+
+        def done(source: SourceFile, counts: SourceCounts) -> None:
+            bars.advance(task, source.path.stat().st_size)
+            say(f"{source.name} ({source.split}): {_in_words(counts)}")
+
+        prepare(data_dir, tokenizer, directory, progress=done)
     return directory
+
+
+def _in_words(counts: SourceCounts) -> str:
+    dropped = counts.duplicates + counts.in_validation + counts.too_long
+    return (
+        f"{counts.examples:,} examples of {counts.tokens:,} tokens; {dropped:,} of {counts.rows:,} rows dropped "
+        f"({counts.duplicates:,} twice, {counts.in_validation:,} in validation, {counts.too_long:,} too long)"
+    )
 
 
 def validation_sources(prepared: Path) -> list[str]:

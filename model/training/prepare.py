@@ -70,18 +70,21 @@ class _Seen:
 
 
 def prepare(
-    data_dir: Path, tokenizer: Tokenizer, out_dir: Path, progress: Callable[[str], None] = print
+    data_dir: Path,
+    tokenizer: Tokenizer,
+    out_dir: Path,
+    progress: Callable[[SourceFile, SourceCounts], None] = lambda source, counts: None,
 ) -> dict[str, SourceCounts]:
     """Encode every file of `data_dir` into `out_dir`; return the counts by `<task>/<source>.<split>`.
 
     Exact duplicates inside a task are dropped, and training rows of which a text equals a validation text of the same
-    task (without regard to case, spaces and punctuation). `progress` is told one line a file.
+    task (without regard to case, spaces and punctuation). `progress` is told of every file that is done.
     """
     encoder, seen, counts = ExampleEncoder(tokenizer), _Seen(), {}
     for split in ("valid", "train"):
         for source in find_sources(data_dir, split):
-            counts[f"{source.name}.{split}"] = _prepare_source(source, encoder, seen, out_dir)
-            progress(f"{source.name}.{split}: {counts[f'{source.name}.{split}']}")
+            found = counts[f"{source.name}.{split}"] = _prepare_source(source, encoder, seen, out_dir)
+            progress(source, found)
     meta = {"tokenizer": tokenizer_digest(tokenizer), "sources": {name: asdict(c) for name, c in counts.items()}}
     (out_dir / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
     return counts

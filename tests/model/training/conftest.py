@@ -68,5 +68,5 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def prepared_dir(data_dir: Path, tokenizer: tokenizers.Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("prepared")
-    prepare(data_dir, tokenizer, out, progress=lambda line: None)
+    prepare(data_dir, tokenizer, out)
     return out

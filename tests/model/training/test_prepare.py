@@ -14,7 +14,7 @@ def prepare_rows(tmp_path: Path, tokenizer: tokenizers.Tokenizer, **files: Rows)
     for name, rows in files.items():
         task, source, split = name.split("__")
         write_rows(tmp_path / "data" / task / f"{source}.{split}.jsonl", rows)
-    return prepare(tmp_path / "data", tokenizer, tmp_path / "out", progress=lambda line: None)
+    return prepare(tmp_path / "data", tokenizer, tmp_path / "out")
 
 
 def test_examples_read_back_in_both_directions(tmp_path: Path, tokenizer: tokenizers.Tokenizer) -> None:
@@ -91,7 +91,7 @@ def test_compressed_and_plain_files_read_alike(tmp_path: Path) -> None:
 def test_preparing_again_gives_the_same_files(
     data_dir: Path, prepared_dir: Path, tokenizer: tokenizers.Tokenizer, tmp_path: Path
 ) -> None:
-    prepare(data_dir, tokenizer, tmp_path, progress=lambda line: None)
+    prepare(data_dir, tokenizer, tmp_path)
     for path in sorted(prepared_dir.rglob("*.*")):
         if path.is_file():
             assert path.read_bytes() == (tmp_path / path.relative_to(prepared_dir)).read_bytes(), path
@@ -104,10 +104,10 @@ def test_the_tokenizer_is_on_record(prepared_dir: Path, tokenizer: tokenizers.To
     assert tokenizer_digest(other) != tokenizer_digest(tokenizer)
 
 
-def test_progress_is_told_a_line_a_file(data_dir: Path, tokenizer: tokenizers.Tokenizer, tmp_path: Path) -> None:
-    lines: list[str] = []
-    counts = prepare(data_dir, tokenizer, tmp_path, progress=lines.append)
-    assert [line.split(":")[0] for line in lines] == list(counts)
+def test_progress_is_told_of_every_file(data_dir: Path, tokenizer: tokenizers.Tokenizer, tmp_path: Path) -> None:
+    told: dict[str, SourceCounts] = {}
+    counts = prepare(data_dir, tokenizer, tmp_path, lambda source, c: told.update({f"{source.name}.{source.split}": c}))
+    assert told == counts
 
 
 def test_an_unknown_source_is_refused_with_the_known_ones(prepared_dir: Path) -> None:

@@ -33,7 +33,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         texts = [f"{split} {n}: {SENTENCES[n % 4]} {SENTENCES[(n + 1) % 4]}" for n in range(count)]
         lines = [json.dumps({"task": "generate", "text": text}) for text in texts]
         (data / "generate" / f"rhymes-en.{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    prepare(data, tokenizers.Tokenizer.from_file(str(BUNDLED / "tokenizer.json")), out, progress=lambda line: None)
+    prepare(data, tokenizers.Tokenizer.from_file(str(BUNDLED / "tokenizer.json")), out)
     return out
 
 
