@@ -47,5 +47,6 @@ def bundled_card(run_dir: Path, report: EvaluationReport, samples: int | None) -
         training=training,
         sources=known_sources(names),
         recipe=RECIPE,
+        loss_plot="loss.png",
     )
     return model_card(facts, report)

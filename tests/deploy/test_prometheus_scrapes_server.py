@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import subprocess
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from server.bootstrap import prepare_backend
 from server.serving import in_background
 from server.settings import Settings
 
-from .files import DEPLOY, program, yaml_document
+from .files import DEPLOY, ROOT, program, yaml_document
 from .promql import Expression, dashboard_expressions, recorded_names, rules, variable_expressions, without_variables
 from .servers import free_port, get, post, running, wait_until
 
@@ -100,6 +101,18 @@ def test_every_query_of_the_dashboard_returns_data(prometheus: str, expression: 
 @pytest.mark.parametrize("expression", variable_expressions(), ids=lambda expression: expression.place)
 def test_every_variable_has_something_to_choose(prometheus: str, expression: Expression) -> None:
     assert query(prometheus, without_variables(expression.text))
+
+
+def test_the_healthcheck_of_the_compose_file_follows_prometheus(prometheus: str) -> None:
+    _, *words = yaml_document(ROOT / "docker-compose.yml")["services"]["prometheus"]["healthcheck"]["test"]
+    promtool = program(words[0], "Debian package prometheus")
+
+    def healthcheck(url: str) -> int:
+        command = [promtool, *(word.replace("http://127.0.0.1:9090", url) for word in words[1:])]
+        return subprocess.run(command, capture_output=True, check=False).returncode
+
+    assert healthcheck(prometheus) == 0
+    assert healthcheck(f"http://127.0.0.1:{free_port()}") != 0
 
 
 def test_a_query_for_what_is_not_there_returns_nothing(prometheus: str) -> None:

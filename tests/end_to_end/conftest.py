@@ -45,7 +45,7 @@ class RunningServer:
 
 @contextmanager
 def serving(**settings: object) -> Iterator[RunningServer]:
-    chosen = Settings(log_level="warning", drain_grace=5, threads=1, **settings)  # type: ignore[arg-type]
+    chosen = Settings(log_level="warning", drain_grace=5, threads=1, cache_bytes=2**28, **settings)  # type: ignore[arg-type]
     with in_background(chosen, prepare_backend(chosen)) as url:
         server = RunningServer(url)
         try:

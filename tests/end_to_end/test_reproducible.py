@@ -52,6 +52,10 @@ def test_a_second_server_gives_the_same_bits(server: RunningServer) -> None:
         assert asyncio.run(ask_all(other)) == asyncio.run(ask_all(server))
 
 
+ROOMY = 2**28  # bytes
+CROWDED = 64 * 450_000 + 40 * 16_384  # bytes: 64 slots, and so few blocks that sequences push each other out
+
+
 def requests() -> list[EngineRequest]:
     """Prompts of many lengths, some with a common beginning; sampled, with log-probabilities."""
     sampling = SamplingParams(max_tokens=20, temperature=0.8, top_p=0.95, ignore_eos=True, logprobs=2)
@@ -81,7 +85,7 @@ def entries(output: TokenOutput) -> list[Any]:
 
 
 def build(directory: Path = BUNDLED, **settings: Any) -> Engine:
-    return Engine(load_network(directory), EngineConfig(max_model_len=256, **settings))
+    return Engine(load_network(directory), EngineConfig(max_model_len=256, **({"cache_bytes": ROOMY} | settings)))
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +93,6 @@ def alone() -> dict[str, list[Any]]:
     """Every request by itself on an engine without a prefix cache."""
     engine = build(prefix_caching=False)
     return {request.request_id: outcomes(engine, [request])[request.request_id] for request in requests()}
-
-
-CROWDED = 64 * 450_000 + 40 * 16_384  # bytes: 64 slots, and so few blocks that sequences push each other out
 
 
 @pytest.mark.parametrize(
