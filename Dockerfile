@@ -8,18 +8,18 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
-ENV VENV=/opt/routelm
+ENV VENV=/opt/routelm PIP_CACHE_DIR=/var/cache/pip
 # cpu or cuda. An index that offers CPU builds of torch keeps gigabytes of CUDA libraries out of the image.
 ARG DEVICE=cpu
 ARG TORCH_VERSION=2.13.0
 ARG TORCH_INDEX_URL=
 COPY deploy/docker/build.sh build.sh
 # torch comes before the sources: a change of ours does not download it again.
-RUN --mount=type=cache,target=/root/.cache/pip sh build.sh torch
+RUN --mount=type=cache,target=/var/cache/pip sh build.sh torch
 COPY pyproject.toml README.md LICENSE ./
 COPY model model
 COPY server server
-RUN --mount=type=cache,target=/root/.cache/pip sh build.sh server
+RUN --mount=type=cache,target=/var/cache/pip sh build.sh server
 
 FROM python:${PYTHON_VERSION}-slim-bookworm AS runtime
 COPY --from=builder /opt/routelm /opt/routelm

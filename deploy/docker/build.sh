@@ -7,14 +7,19 @@
 # TORCH_INDEX_URL  optional package index with builds of torch for DEVICE
 set -eu
 
+complain() {
+    echo "build.sh: $1" >&2
+}
+
 install_torch() {
     python3 -m venv "$VENV"
     "$VENV/bin/pip" install ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} "torch==$TORCH_VERSION"
-    cuda=$("$VENV/bin/python" -c "import torch; print(torch.version.cuda or '')")
+    # -W ignore: without numpy, which comes with the server, torch warns.
+    cuda=$("$VENV/bin/python" -W ignore -c "import torch; print(torch.version.cuda or '')")
     case "$DEVICE:$cuda" in
         cpu:) ;;
-        cpu:*) echo "build.sh: this torch brings CUDA $cuda along (gigabytes); TORCH_INDEX_URL can name an index of CPU builds" >&2 ;;
-        cuda:) echo "build.sh: DEVICE=cuda, but the index offered a torch without CUDA; set TORCH_INDEX_URL" >&2; exit 1 ;;
+        cpu:*) complain "this torch brings CUDA $cuda along: TORCH_INDEX_URL can name an index of CPU builds" ;;
+        cuda:) complain "DEVICE=cuda, but the index offered a torch without CUDA: set TORCH_INDEX_URL"; exit 1 ;;
     esac
 }
 
@@ -33,10 +38,10 @@ raise SystemExit(f'build.sh: kernels were not built: {missing}' if missing else 
 
 case "${DEVICE:=cpu}" in
     cpu | cuda) ;;
-    *) echo "build.sh: DEVICE is '$DEVICE'; it must be cpu or cuda" >&2; exit 2 ;;
+    *) complain "DEVICE is '$DEVICE'; it must be cpu or cuda"; exit 2 ;;
 esac
 case "${1:-}" in
     torch) install_torch ;;
     server) install_server ;;
-    *) echo "usage: build.sh torch|server (not '${1:-}')" >&2; exit 2 ;;
+    *) complain "usage: build.sh torch|server (not '${1:-}')"; exit 2 ;;
 esac

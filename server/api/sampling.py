@@ -47,10 +47,11 @@ class SamplingFields(RequestModel):
         *,
         max_tokens: int,
         temperature: float = 1.0,
+        frequency_penalty: float = 0.0,
         logprobs: int | None = None,
         prompt_logprobs: bool = False,
     ) -> SamplingParams:
-        """The engine's form; `max_tokens` and `temperature` are the endpoint's defaults.
+        """The engine's form; `max_tokens`, `temperature` and `frequency_penalty` are the endpoint's defaults.
 
         Raises InvalidRequestError where fields contradict each other or name ids outside the vocabulary.
         """
@@ -72,7 +73,7 @@ class SamplingFields(RequestModel):
             min_p=self.min_p or 0.0,
             repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
             presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
+            frequency_penalty=frequency_penalty if self.frequency_penalty is None else self.frequency_penalty,
             logit_bias=logit_bias,
             stop_token_ids=frozenset(stop_token_ids),
             min_tokens=self.min_tokens or 0,

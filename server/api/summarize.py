@@ -17,7 +17,8 @@ from server.sse import EventStream
 
 router = APIRouter(prefix="/v1", tags=["Tasks"])
 
-DEFAULT_MAX_TOKENS = 256
+DEFAULT_MAX_TOKENS = {"short": 32, "medium": 80, "long": 256}
+FREQUENCY_PENALTY = 0.5  # a small model that takes the likeliest word each time can fall into repeating it
 
 
 class SummarizeRequest(TaskFields):
@@ -45,7 +46,12 @@ Work = Admitted[SummarizeRequest]
 async def admit(body: SummarizeRequest, service: Service, request_id: RequestId) -> AsyncIterator[Work]:
     """Find the language, render, submit; abort what still runs when the request ends."""
     service.check_model(body.model)
-    sampling = body.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, temperature=TEMPERATURE)
+    sampling = body.sampling_params(
+        service,
+        max_tokens=DEFAULT_MAX_TOKENS[body.length],
+        temperature=TEMPERATURE,
+        frequency_penalty=FREQUENCY_PENALTY,
+    )
     language = detect_language(body.text) if body.language == "auto" else body.language
     prompt = await service.chat_prompt(service.prompts.summarize(body.text, language, body.length))
     with admission(service, request_id, [prompt], sampling, body.stop_strings) as generations:

@@ -20,6 +20,7 @@ from server.engine.sequence import Sequence
 from server.engine.types import SamplingParams, TokenLogprobs
 
 GREEDY_BELOW = 1e-5  # temperatures this small leave no chance to any but the highest score
+LAST_STEP = np.float32(1 - 2.0**-24)  # the largest float32 below 1
 HALF_STEP = 2.0**-25  # between two of the numbers a float32 generator can give: keeps noise finite
 MASK_64 = 2**64 - 1
 
@@ -145,9 +146,14 @@ def gumbel_noise(seed: int, position: int, size: int) -> NDArray[np.float32]:
     A counter-based generator: the seed is its key, the position the high word of its counter.
     """
     generator = np.random.Generator(np.random.Philox(key=seed & MASK_64, counter=[0, 0, 0, position]))
-    noise = generator.random(size, dtype=np.float32)
-    noise += HALF_STEP
+    return gumbel(generator.random(size, dtype=np.float32))
+
+
+def gumbel(uniform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """-log(-log u), in place, for u in [0, 1) in steps of 2^-24; the ends are moved inwards, to keep them finite."""
+    uniform += HALF_STEP
+    np.minimum(uniform, LAST_STEP, out=uniform)  # adding half a step rounds the last number up to 1
     for _ in range(2):
-        np.log(noise, out=noise)
-        np.negative(noise, out=noise)
-    return noise
+        np.log(uniform, out=uniform)
+        np.negative(uniform, out=uniform)
+    return uniform

@@ -59,9 +59,11 @@ def prometheus(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     ]
     with running(command, folder / "log", f"{url}/-/ready", os.environ):
         wait_for_scrapes(url)
-        for _ in range(2):  # the second time, the prefix is cached
+        # The second time, the prefix is cached. Scrapes lie between, for a rate is the difference of two of them, and
+        # the series of the experts begin with the first tokens.
+        for _ in range(2):
             post(f"{server}/v1/summarize", {"text": TEXT, "length": "short"})
-        wait_for_scrapes(url)
+            wait_for_scrapes(url)
         yield url
 
 
