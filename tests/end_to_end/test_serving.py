@@ -57,8 +57,8 @@ def test_the_other_tasks_answer(server: RunningServer) -> None:
     assert all(sum(result["scores"].values()) == pytest.approx(1) for result in results)
     story = server.http.post("/v1/generate", json={"prompt": "One day a cat", "max_tokens": 20}).raise_for_status()
     assert story.json()["usage"]["completion_tokens"] == 20
-    ids = server.http.post("/v1/tokenize", json={"text": "Hello 世界"}).json()["tokens"]
-    assert server.http.post("/v1/detokenize", json={"tokens": ids}).json()["text"] == "Hello 世界"
+    ids = server.http.post("/v1/tokenize", json={"prompt": "Hello 世界"}).json()["tokens"]
+    assert server.http.post("/v1/detokenize", json={"tokens": ids}).json()["prompt"] == "Hello 世界"
 
 
 def test_a_shared_prefix_is_computed_once(server: RunningServer) -> None:
