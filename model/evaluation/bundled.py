@@ -1,5 +1,6 @@
 """The card of the model that ships: what its training run and its evaluation say, and what only we know."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from model.evaluation.card import CardFacts, model_card
@@ -35,6 +36,13 @@ COMMANDS = (
 )
 
 
+SHOWN = (  # everyday examples
+    *("translate/tatoeba-en-de", "translate/tatoeba-en-fr", "translate/tatoeba-en-zh"),
+    *("summarize/wikisplit-fusion-en", "analyze/uci-sentiment-en"),
+    *("chat/personality-chitchat-en", "generate/tinystories-en"),
+)
+
+
 def bundled_card(run_dir: Path, report: EvaluationReport, samples: int | None) -> str:
     """MODEL_CARD.md of the run in `run_dir` and the data prepared there, with the scores of `report`."""
     training = read_training_facts(run_dir)
@@ -49,4 +57,5 @@ def bundled_card(run_dir: Path, report: EvaluationReport, samples: int | None) -
         recipe=RECIPE,
         loss_plot="loss.png",
     )
-    return model_card(facts, report)
+    shown = tuple(example for example in report.examples if example.source in SHOWN)
+    return model_card(facts, replace(report, examples=shown))
