@@ -1,6 +1,7 @@
 """uvicorn around the application: in the foreground until a signal comes, or in the background of a command."""
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +17,13 @@ KEEP_ALIVE_SECONDS = 75  # longer than the idle time of common proxies, so that 
 LAST_SECONDS = 5  # after the drain, for clients that do not read their answers
 
 
+# The engine's thread and the event loop take turns several times a step; Python's own 5 ms would be a step's length.
+SWITCH_SECONDS = 0.0002
+
+
 def run(settings: Settings, open_backend: Callable[[], Backend]) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Returns when everything has ended."""
+    sys.setswitchinterval(SWITCH_SECONDS)
     _server(settings, open_backend, settings.host, settings.port).run()
 
 
