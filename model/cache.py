@@ -59,8 +59,9 @@ class CacheStorage:
         for layer, spec in enumerate(specs):
             if isinstance(spec, KVSpec):
                 shape = (num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
-                self._keys[layer] = torch.zeros(shape, dtype=dtype, device=device)
-                self._values[layer] = torch.zeros(shape, dtype=dtype, device=device)
+                # never read before they are written, so the memory of unused blocks is never taken
+                self._keys[layer] = torch.empty(shape, dtype=dtype, device=device)
+                self._values[layer] = torch.empty(shape, dtype=dtype, device=device)
             else:
                 self._states[layer] = {
                     name: torch.zeros((num_rows, *shape), dtype=torch.float32, device=device)
