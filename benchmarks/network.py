@@ -75,14 +75,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("model/bundled"))
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--runs", type=int, default=5)
     arguments = parser.parse_args()
     network = load_network(arguments.model)
-    figures = {}
-    for streams in arguments.streams:
-        rates = sorted(decode_rate(network, streams) for _ in range(arguments.runs))
-        figures[streams] = rates
-        print(f"{streams:4d} streams: {rates[len(rates) // 2]:8.0f} tokens/s (median of {arguments.runs})")
+    figures: dict[str, list[float]] = {}
+    for _ in range(arguments.runs):
+        for threads in arguments.threads:
+            torch.set_num_threads(threads)
+            for streams in arguments.streams:
+                key = f"{streams} streams, {threads} threads"
+                figures.setdefault(key, []).append(round(decode_rate(network, streams)))
+    for key, rates in figures.items():
+        print(f"{key}: {sorted(rates)[len(rates) // 2]} tokens/s (median of {arguments.runs})")
     print(record.write("network", figures))
 
 

@@ -67,7 +67,7 @@ def prepare_backend(settings: Settings) -> Callable[[], Backend]:
 
 
 def default_threads(directory: Path) -> int:
-    """One for a small model, whose matrix products are too small to split; the second core then serves HTTP."""
+    """One for a small model, which gains little from a second; that core then serves HTTP. See docs/performance.md."""
     weights = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
     return 1 if weights < SMALL_MODEL_BYTES else torch.get_num_threads()
 
