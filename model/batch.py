@@ -3,8 +3,9 @@
 Layers are written once, over flat tokens. Whatever joins tokens of a sequence (convolution, recurrence, attention) they
 ask of the batch: `ForwardBatch` serves ragged sequences from the cache, `RectangularBatch` trains on whole rows.
 
-Shapes: T tokens of all sequences, S sequences, B blocks a sequence, H query heads, G key/value heads, C channels,
-K key width, V value width, D head width.
+Shapes: T tokens of all sequences, S sequences, B blocks a sequence, B rows and L positions in training, H heads,
+G key/value heads or groups, C channels, J convolution taps, K key width, V value width, P head width and N state width of
+a state-space head.
 """
 
 from dataclasses import dataclass
@@ -27,8 +28,10 @@ class TokenBatch(Protocol):
     @property
     def positions_T(self) -> Tensor: ...
 
-    def short_conv(self, layer: int, x_TC: Tensor, weight_CW: Tensor) -> Tensor:
-        """Causal depthwise convolution over each sequence, then SiLU."""
+    def short_conv(
+        self, layer: int, x_TC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None = None, *, silu: bool = True
+    ) -> Tensor:
+        """Causal depthwise convolution over each sequence, then (if so asked) SiLU."""
         ...
 
     def delta_rule(
@@ -37,8 +40,25 @@ class TokenBatch(Protocol):
         """The gated delta rule over each sequence; queries and keys come unnormalized. Returns o_THV."""
         ...
 
-    def attend(self, layer: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
-        """Causal attention over each sequence. Returns o_THD."""
+    def mamba_scan(self, layer: int, x_THP: Tensor, dt_TH: Tensor, A_H: Tensor, B_TGN: Tensor, C_TGN: Tensor) -> Tensor:
+        """The state-space recurrence of Mamba-2 over each sequence. Returns y_THP."""
+        ...
+
+    def attend(
+        self,
+        layer: int,
+        q_THK: Tensor,
+        k_TGK: Tensor,
+        v_TGV: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        sinks_H: Tensor | None = None,
+    ) -> Tensor:
+        """Causal attention over each sequence. Returns o_THV.
+
+        `window`: how many tokens are seen, the token itself included; `sinks_H`: scores that only join the softmax's sum.
+        """
         ...
 
 
@@ -58,9 +78,11 @@ class ForwardBatch:
     state_rows_S: Tensor  # int32
     cache: CacheStorage
 
-    def short_conv(self, layer: int, x_TC: Tensor, weight_CW: Tensor) -> Tensor:
+    def short_conv(
+        self, layer: int, x_TC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None = None, *, silu: bool = True
+    ) -> Tensor:
         state = self.cache.state(layer, "conv")
-        return kernels.short_conv(x_TC, weight_CW, state, self.state_rows_S, self.query_starts_S1)
+        return kernels.short_conv(x_TC, weight_CJ, bias_C, state, self.state_rows_S, self.query_starts_S1, silu)
 
     def delta_rule(
         self, layer: int, q_THK: Tensor, k_THK: Tensor, v_THV: Tensor, log_decay_TH: Tensor, beta_TH: Tensor
@@ -70,10 +92,25 @@ class ForwardBatch:
             q_THK, k_THK, v_THV, log_decay_TH, beta_TH, state, self.state_rows_S, self.query_starts_S1
         )
 
-    def attend(self, layer: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
-        keys, values = self.cache.keys_NPGD(layer), self.cache.values_NPGD(layer)
-        kernels.store_kv(k_TGD, v_TGD, keys, values, self.positions_T, self.query_starts_S1, self.block_table_SB)
-        return kernels.paged_attention(q_THD, keys, values, self.positions_T, self.query_starts_S1, self.block_table_SB)
+    def mamba_scan(self, layer: int, x_THP: Tensor, dt_TH: Tensor, A_H: Tensor, B_TGN: Tensor, C_TGN: Tensor) -> Tensor:
+        state = self.cache.state(layer, "scan")
+        return kernels.mamba_scan(x_THP, dt_TH, A_H, B_TGN, C_TGN, state, self.state_rows_S, self.query_starts_S1)
+
+    def attend(
+        self,
+        layer: int,
+        q_THK: Tensor,
+        k_TGK: Tensor,
+        v_TGV: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        sinks_H: Tensor | None = None,
+    ) -> Tensor:
+        keys, values = self.cache.keys_NPGD(layer), self.cache.values_NPGV(layer)
+        places = (self.positions_T, self.query_starts_S1, self.block_table_SB)
+        kernels.store_kv(k_TGK, v_TGV if self.cache.stores_values(layer) else None, keys, values, *places)
+        return kernels.paged_attention(q_THK, keys, values, *places, scale, window, sinks_H)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,8 +131,10 @@ class RectangularBatch:
         rows, length = self.token_ids_BL.shape
         return torch.arange(length, device=self.token_ids_BL.device).repeat(rows)
 
-    def short_conv(self, layer: int, x_TC: Tensor, weight_CW: Tensor) -> Tensor:
-        return kernels.short_conv_train(self._rows(x_TC), weight_CW).reshape(x_TC.shape)
+    def short_conv(
+        self, layer: int, x_TC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None = None, *, silu: bool = True
+    ) -> Tensor:
+        return kernels.short_conv_train(self._rows(x_TC), weight_CJ, bias_C, silu).reshape(x_TC.shape)
 
     def delta_rule(
         self, layer: int, q_THK: Tensor, k_THK: Tensor, v_THV: Tensor, log_decay_TH: Tensor, beta_TH: Tensor
@@ -106,10 +145,48 @@ class RectangularBatch:
         rows = [self._rows(x) for x in (q_THK, k_THK, v_THV, log_decay_TH, beta_TH)]
         return kernels.delta_rule_train(*rows).reshape(v_THV.shape)
 
-    def attend(self, layer: int, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor) -> Tensor:
-        q, k, v = (self._rows(x).transpose(1, 2) for x in (q_THD, k_TGD, v_TGD))
-        out = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        return out.transpose(1, 2).reshape(q_THD.shape)
+    def mamba_scan(self, layer: int, x_THP: Tensor, dt_TH: Tensor, A_H: Tensor, B_TGN: Tensor, C_TGN: Tensor) -> Tensor:
+        x_BLHP, dt_BLH, B_BLGN, C_BLGN = (self._rows(x) for x in (x_THP, dt_TH, B_TGN, C_TGN))
+        return kernels.mamba_scan_train(x_BLHP, dt_BLH, A_H, B_BLGN, C_BLGN).reshape(x_THP.shape)
+
+    def attend(
+        self,
+        layer: int,
+        q_THK: Tensor,
+        k_TGK: Tensor,
+        v_TGV: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        sinks_H: Tensor | None = None,
+    ) -> Tensor:
+        q, k, v = (self._rows(x).transpose(1, 2) for x in (q_THK, k_TGK, v_TGV))
+        if sinks_H is not None:  # one more key, of value zero, whose score is the sink
+            out = _attention_with_sinks(q, k, v, self._visible(window), scale, sinks_H)
+        elif window is not None:
+            mask = self._visible(window)
+            out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=True)
+        else:
+            out = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+        return out.transpose(1, 2).reshape(*q_THK.shape[:2], v_TGV.shape[-1])
+
+    def _visible(self, window: int | None) -> Tensor:
+        """Which position sees which: [L, L], true from itself back to the window's end."""
+        position = torch.arange(self.token_ids_BL.shape[1], device=self.token_ids_BL.device)
+        distance = position[:, None] - position
+        return (distance >= 0) & (distance < (window or len(position)))
 
     def _rows(self, x: Tensor) -> Tensor:
         return x.reshape(*self.token_ids_BL.shape, *x.shape[1:])
+
+
+def _attention_with_sinks(
+    q_BHLK: Tensor, k_BGLK: Tensor, v_BGLV: Tensor, visible_LL: Tensor, scale: float, sinks_H: Tensor
+) -> Tensor:
+    groups = q_BHLK.shape[1] // k_BGLK.shape[1]
+    k, v = k_BGLK.repeat_interleave(groups, dim=1), v_BGLV.repeat_interleave(groups, dim=1)
+    scores = (q_BHLK @ k.transpose(-1, -2)).float() * scale
+    scores = scores.masked_fill(~visible_LL, float("-inf"))
+    sinks = sinks_H.float()[:, None, None].expand(*scores.shape[:3], 1)
+    shares = torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]
+    return shares.to(v.dtype) @ v

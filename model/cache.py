@@ -1,6 +1,6 @@
 """What layers remember, and where: KV blocks per token, recurrent state per sequence.
 
-Shapes: N blocks, P tokens a block, G key/value heads, D head width, R state rows.
+Shapes: N blocks, P tokens a block, G key/value heads, D head width, V value width, R state rows.
 """
 
 from collections.abc import Sequence
@@ -23,6 +23,17 @@ class KVSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class LatentSpec:
+    """A layer that remembers one vector for every token: it is the key, and its first coordinates are the value."""
+
+    key_dim: int
+    value_dim: int
+
+    def bytes_per_token(self, dtype: torch.dtype) -> int:
+        return self.key_dim * dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
 class StateSpec:
     """A layer that remembers tensors of fixed shape per sequence, in float32: name -> shape."""
 
@@ -32,7 +43,8 @@ class StateSpec:
         return sum(4 * prod(shape) for _, shape in self.shapes)
 
 
-CacheSpec = KVSpec | StateSpec
+TokenSpec = KVSpec | LatentSpec
+CacheSpec = TokenSpec | StateSpec
 
 
 class CacheStorage:
@@ -55,13 +67,18 @@ class CacheStorage:
         self.block_size = block_size
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
+        self._value_widths: dict[int, int] = {}
         self._states: dict[int, dict[str, Tensor]] = {}
+        # never read before they are written, so the memory of unused blocks is never taken
         for layer, spec in enumerate(specs):
             if isinstance(spec, KVSpec):
                 shape = (num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
-                # never read before they are written, so the memory of unused blocks is never taken
                 self._keys[layer] = torch.empty(shape, dtype=dtype, device=device)
                 self._values[layer] = torch.empty(shape, dtype=dtype, device=device)
+            elif isinstance(spec, LatentSpec):
+                shape = (num_blocks, block_size, 1, spec.key_dim)
+                self._keys[layer] = torch.empty(shape, dtype=dtype, device=device)
+                self._value_widths[layer] = spec.value_dim
             else:
                 self._states[layer] = {
                     name: torch.zeros((num_rows, *shape), dtype=torch.float32, device=device)
@@ -71,8 +88,15 @@ class CacheStorage:
     def keys_NPGD(self, layer: int) -> Tensor:
         return self._keys[layer]
 
-    def values_NPGD(self, layer: int) -> Tensor:
-        return self._values[layer]
+    def values_NPGV(self, layer: int) -> Tensor:
+        """Values of a layer; where they are a part of the keys, a view of these."""
+        if layer in self._values:
+            return self._values[layer]
+        return self._keys[layer][..., : self._value_widths[layer]]
+
+    def stores_values(self, layer: int) -> bool:
+        """Whether values are kept beside the keys."""
+        return layer in self._values
 
     def state(self, layer: int, name: str) -> Tensor:
         """Rows of one remembered tensor: [R, *shape]."""
@@ -98,7 +122,7 @@ class CacheStorage:
 
 def bytes_per_block(specs: Sequence[CacheSpec], block_size: int, dtype: torch.dtype) -> int:
     """Bytes of one KV block over all layers."""
-    return block_size * sum(spec.bytes_per_token(dtype) for spec in specs if isinstance(spec, KVSpec))
+    return block_size * sum(spec.bytes_per_token(dtype) for spec in specs if isinstance(spec, TokenSpec))
 
 
 def bytes_per_row(specs: Sequence[CacheSpec]) -> int:

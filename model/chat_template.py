@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from model.json_file import read_object_if_any
 from model.prompts import Message, TaggedText
 from model.template_sandbox import BoundedTemplate, Clock
-from model.tokenizer import TokenizedText, Tokenizer, read_json, token_text
+from model.tokenizer import TokenizedText, Tokenizer, token_text
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MAX_TURN_BOUNDARIES = 8  # each costs one more rendering; only the last turns of a conversation are likely to come back
@@ -47,7 +48,7 @@ class ChatTemplate:
 
         Where a checkpoint has several templates, the one called "default" is taken.
         """
-        config = read_json(directory / "tokenizer_config.json")
+        config = read_object_if_any(directory / "tokenizer_config.json")
         path = directory / "chat_template.jinja"
         source = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
         if isinstance(source, list):

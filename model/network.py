@@ -10,33 +10,36 @@ from torch import Tensor, nn
 
 from model.batch import TokenBatch
 from model.cache import CacheSpec
-from model.config import AttentionConfig, LayerConfig, ModelConfig
-from model.layers.attention import Attention
+from model.config import LayerConfig, ModelConfig
 from model.layers.delta_net import DeltaNet
 from model.layers.feed_forward import Routed, build_feed_forward
 from model.layers.linear import GroupedLinear, Linear, PackedGroupedLinear, PackedLinear
+from model.layers.mixer import build_mixer
 from model.layers.norm import RMSNorm
 from model.layers.router import Routing
 
 
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + feed_forward(norm(x))."""
+    """x + mixer(norm(x)), then x + feed_forward(norm(x)); what is added may be scaled."""
 
-    def __init__(self, config: LayerConfig, hidden_size: int, eps: float) -> None:
+    def __init__(self, layer: LayerConfig, model: ModelConfig) -> None:
         super().__init__()
-        mixer_class = Attention if isinstance(config.mixer, AttentionConfig) else DeltaNet
-        self.mixer: Attention | DeltaNet = mixer_class(config.mixer, hidden_size, eps)  # type: ignore[arg-type]
-        self.feed_forward = build_feed_forward(config.feed_forward, hidden_size)
-        self.mixer_norm = RMSNorm(hidden_size, eps)
-        self.feed_forward_norm = RMSNorm(hidden_size, eps)
+        self.mixer = build_mixer(layer.mixer, model.hidden_size)
+        self.feed_forward = build_feed_forward(layer.feed_forward, model.hidden_size)
+        self.mixer_norm = RMSNorm(model.hidden_size, model.norm)
+        self.feed_forward_norm = RMSNorm(model.hidden_size, model.norm)
+        self.scale = model.residual_scale
 
     def forward(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> tuple[Tensor, Routing | None]:
-        x_TD = x_TD + self.mixer(self.mixer_norm(x_TD), batch, layer)
+        x_TD = self._add(x_TD, self.mixer(self.mixer_norm(x_TD), batch, layer))
         normed_TD = self.feed_forward_norm(x_TD)
         if isinstance(self.feed_forward, Routed):
             y_TD, routing = self.feed_forward(normed_TD, batch.token_ids_T)
-            return x_TD + y_TD, routing
-        return x_TD + self.feed_forward(normed_TD), None
+            return self._add(x_TD, y_TD), routing
+        return self._add(x_TD, self.feed_forward(normed_TD)), None
+
+    def _add(self, x_TD: Tensor, y_TD: Tensor) -> Tensor:
+        return x_TD + y_TD if self.scale == 1 else x_TD + y_TD * self.scale
 
 
 class CausalLM(nn.Module):
@@ -46,8 +49,8 @@ class CausalLM(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.blocks = nn.ModuleList(Block(layer, config.hidden_size, config.norm_eps) for layer in config.layers)
-        self.norm = RMSNorm(config.hidden_size, config.norm_eps)
+        self.blocks = nn.ModuleList(Block(layer, config) for layer in config.layers)
+        self.norm = RMSNorm(config.hidden_size, config.norm)
         self.head: Linear | PackedLinear = Linear(config.hidden_size, config.vocab_size)
         self.reset_parameters()
 
@@ -58,6 +61,8 @@ class CausalLM(nn.Module):
             if isinstance(module, Linear | GroupedLinear):
                 std = 1 / math.sqrt(module.weight.shape[-1])
                 nn.init.trunc_normal_(module.weight, std=std, a=-3 * std, b=3 * std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
                 if name.endswith(("out_proj", "down")):
                     nn.init.zeros_(module.weight)
                 if name.endswith("feed_forward.gate"):
@@ -82,6 +87,8 @@ class CausalLM(nn.Module):
     def forward(self, batch: TokenBatch) -> tuple[Tensor, tuple[Routing | None, ...]]:
         """Hidden states [T, D] after the final norm, and each layer's routing."""
         x_TD = self.embedding(batch.token_ids_T)
+        if self.config.embedding_scale != 1:
+            x_TD = x_TD * self.config.embedding_scale
         routings = []
         for layer, block in enumerate(self.blocks):
             x_TD, routing = block(x_TD, batch, layer)
@@ -90,15 +97,16 @@ class CausalLM(nn.Module):
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """Scores over the vocabulary, float32 [R, V]."""
-        scores: Tensor = self.head(hidden_RD)
-        return scores.float()
+        scores_RV: Tensor = self.head(hidden_RD).float()
+        return scores_RV if self.config.logits_scale == 1 else scores_RV * self.config.logits_scale
 
 
 def cast_matrices(network: CausalLM, dtype: torch.dtype) -> CausalLM:
     """Give matrices and embeddings that type; norms, decays, convolutions and routers stay in float32."""
     for name, module in network.named_modules():
         if isinstance(module, Linear | GroupedLinear | nn.Embedding) and not name.endswith("feed_forward.gate"):
-            module.weight.data = module.weight.data.to(dtype)
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
     return network
 
 
@@ -107,7 +115,7 @@ def pack_matrices(network: CausalLM) -> CausalLM:
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, Linear):
-                setattr(module, name, PackedLinear(child.weight))
+                setattr(module, name, PackedLinear(child.weight, child.bias))
             elif isinstance(child, GroupedLinear):
-                setattr(module, name, PackedGroupedLinear(child.weight))
+                setattr(module, name, PackedGroupedLinear(child.weight, child.bias))
     return network.requires_grad_(False).eval()

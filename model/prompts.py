@@ -8,7 +8,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from model.special_tokens import LANGUAGES, LENGTHS, language_tag, length_tag, task_tag
+from model.special_tokens import LANGUAGES, LENGTHS, TASKS, language_tag, length_tag, task_tag
 
 Message = dict[str, Any]  # {"role": ..., "content": str or TaggedText, ...}
 
@@ -29,7 +29,20 @@ class TaggedText:
 
 
 class TaskPrompts(Protocol):
-    """The messages of each task, ready for the chat template. A wrong language, length or label is a ValueError."""
+    """The messages of each task, ready for the chat template. A wrong language, length or label is a ValueError.
+
+    `native_tasks`: the tasks it was trained for, where that is known; others are asked for in plain words.
+    `translation_pairs`: the (source, target) languages the model learnt, None if that is not known;
+    `translation_beams`: how many translations of a sentence to weigh side by side, measured to be worth its time;
+    `sentence_by_sentence`: whether it learnt translation from single sentences; `longest_document`: how many tokens the
+    documents had at most from which it learnt to summarize, None if that is not known.
+    """
+
+    native_tasks: tuple[str, ...]
+    translation_pairs: frozenset[tuple[str, str]] | None
+    translation_beams: int
+    sentence_by_sentence: bool
+    longest_document: int | None
 
     def translate(self, text: str, source: str, target: str) -> list[Message]: ...
 
@@ -42,6 +55,14 @@ class TaskPrompts(Protocol):
 
 class TaggedPrompts:
     """For models trained with task tags: the system message is the tags and nothing that the model must interpret."""
+
+    native_tasks: tuple[str, ...] = TASKS
+    translation_pairs: frozenset[tuple[str, str]] | None = frozenset(
+        pair for other in LANGUAGES[1:] for pair in (("en", other), (other, "en"))
+    )
+    translation_beams = 4
+    sentence_by_sentence = True
+    longest_document: int | None = 440  # training examples have 512 tokens, question and answer together
 
     def translate(self, text: str, source: str, target: str) -> list[Message]:
         _check("source language", source, LANGUAGES)
@@ -65,6 +86,12 @@ class TaggedPrompts:
 
 class InstructionPrompts:
     """For any other chat model: the same tasks asked for in plain English."""
+
+    native_tasks: tuple[str, ...] = ()
+    translation_pairs: frozenset[tuple[str, str]] | None = None
+    translation_beams = 1
+    sentence_by_sentence = False
+    longest_document: int | None = None
 
     def translate(self, text: str, source: str, target: str) -> list[Message]:
         _check("source language", source, LANGUAGES)

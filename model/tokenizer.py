@@ -9,6 +9,7 @@ from typing import Any
 import tokenizers
 from tokenizers.decoders import DecodeStream
 
+from model.json_file import read_object_if_any
 from model.special_tokens import END_OF_TEXT, task_tag
 
 
@@ -41,7 +42,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
-        """Read tokenizer.json and what ends a generation: generation_config.json, else tokenizer_config.json.
+        """Read tokenizer.json, and what ends a generation from all files that say so.
 
         ValueError where tokenizer.json is missing or broken.
         """
@@ -120,14 +121,6 @@ class Detokenizer:
         return text
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file of a checkpoint, empty where there is no such file."""
-    if not path.is_file():
-        return {}
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
 def token_text(token: Any) -> str | None:
     """Return the text of a token as tokenizer_config.json writes it: a string, or an object with `content`."""
     text: str | None = token["content"] if isinstance(token, dict) else token
@@ -145,13 +138,18 @@ def _load_backend(tokenizer_json: str) -> tokenizers.Tokenizer:
 
 
 def _eos_tokens(directory: Path) -> list[str | int]:
-    generation: int | list[int] | None = read_json(directory / "generation_config.json").get("eos_token_id")
-    if isinstance(generation, list):
-        return list(generation)
-    if generation is not None:
-        return [generation]
-    token = token_text(read_json(directory / "tokenizer_config.json").get("eos_token"))
-    return [] if token is None else [token]
+    """Every token that one of the checkpoint's files says ends a generation: they rarely name all of them."""
+    config = read_object_if_any(directory / "config.json")
+    named = [
+        read_object_if_any(directory / "generation_config.json").get("eos_token_id"),
+        config.get("eos_token_id"),
+        config.get("text_config", {}).get("eos_token_id"),
+        token_text(read_object_if_any(directory / "tokenizer_config.json").get("eos_token")),
+    ]
+    found: list[str | int] = []
+    for tokens in named:
+        found += tokens if isinstance(tokens, list) else [] if tokens is None else [tokens]
+    return found
 
 
 def _valid(text: str) -> str:

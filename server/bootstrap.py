@@ -1,18 +1,27 @@
 """From settings to something that answers: tokenizer, network, engine and service put together."""
 
+import logging
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 import model
+from model.cache import bytes_per_block, bytes_per_row
 from model.chat_template import ChatTemplate
-from model.loading import load_network
+from model.hub import find_checkpoint, is_hub_id
+from model.loading import default_dtype, default_scheme, describe, load_network
+from model.network import CausalLM
 from model.prompts import prompts_for
+from model.quantization import SCHEMES, Scheme, plain_scheme
+from model.readers import Progress
+from model.sizing import weight_bytes
 from model.tokenizer import Tokenizer
 from server.app import Backend
 from server.engine.async_engine import AsyncEngine
-from server.engine.config import EngineConfig
+from server.engine.config import EngineConfig, available_memory, default_cache_bytes
 from server.engine.engine import Engine
 from server.metrics import Metrics
 from server.service import GenerationService
@@ -20,34 +29,22 @@ from server.settings import Settings
 
 BUNDLED = Path(model.__file__).parent / "bundled"
 SMALL_MODEL_BYTES = 64 * 2**20
-DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32}
+DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+
+logger = logging.getLogger(__name__)
 
 
-def prepare_backend(settings: Settings) -> Callable[[], Backend]:
+def prepare_backend(settings: Settings, progress: Progress | None = None) -> Callable[[], Backend]:
     """Load everything, which takes seconds. What is returned starts the engine; call it on the event loop.
 
     Raises ValueError, with what to do, for a checkpoint that cannot be served.
     """
-    directory = BUNDLED if settings.model == "bundled" else Path(settings.model)
-    tokenizer = Tokenizer.load(directory)
-    device = _device(settings)
-    network = load_network(directory, DTYPES[settings.dtype], pack=device == "cpu").to(device)
+    directory = find_model(settings.model, settings.revision)
+    network, tokenizer = _load(settings, directory, progress)
     torch.set_num_threads(settings.threads or default_threads(directory))
-    max_model_len = settings.max_model_len or network.config.max_positions
-    engine = Engine(
-        network,
-        EngineConfig(
-            max_model_len=max_model_len,
-            eos_token_ids=frozenset(tokenizer.eos_token_ids),
-            max_num_seqs=settings.max_num_seqs,
-            max_num_batched_tokens=settings.max_num_batched_tokens,
-            max_queue=settings.max_queue,
-            cache_bytes=settings.cache_bytes,
-            seed=settings.seed,
-        ),
-        device=device,
-    )
-    model_id = settings.served_model_name or ("routelm" if directory == BUNDLED else directory.name)
+    config = engine_config(settings, network, tokenizer)
+    engine = Engine(network, config, device=_device(settings))
+    model_id = settings.served_model_name or _model_id(settings.model, directory)
 
     def open_backend() -> Backend:
         client = AsyncEngine(engine)
@@ -58,7 +55,7 @@ def prepare_backend(settings: Settings) -> Callable[[], Backend]:
             _chat_template(directory),
             prompts_for(tokenizer.special_tokens),
             model_id=model_id,
-            max_model_len=max_model_len,
+            max_model_len=config.max_model_len,
             observer=metrics,
         )
         return Backend(service, metrics)
@@ -66,10 +63,87 @@ def prepare_backend(settings: Settings) -> Callable[[], Backend]:
     return open_backend
 
 
+def find_model(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
+    """The directory of `bundled`, of a hub id, or the directory that is named. ValueError where there is none."""
+    return BUNDLED if name == "bundled" else find_checkpoint(name, revision, weights=weights)
+
+
+def engine_config(settings: Settings, network: CausalLM, tokenizer: Tokenizer) -> EngineConfig:
+    """What the settings say; a context that is not given is the model's own, or as much of it as the cache holds."""
+    config = EngineConfig(
+        max_model_len=settings.max_model_len or network.config.max_positions,
+        eos_token_ids=frozenset(tokenizer.eos_token_ids),
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=settings.max_num_batched_tokens,
+        max_queue=settings.max_queue,
+        cache_bytes=settings.cache_bytes or default_cache_bytes(),
+        seed=settings.seed,
+    )
+    return config if settings.max_model_len else _within_cache(config, network)
+
+
+def _within_cache(config: EngineConfig, network: CausalLM) -> EngineConfig:
+    """Shorten the context to what fits beside the states of all sequences and the room for snapshots."""
+    specs, budget = network.cache_specs(), config.cache_bytes or 0
+    block = bytes_per_block(specs, config.block_size, network.dtype)
+    room = int(budget * (1 - config.snapshot_share)) - config.max_num_seqs * bytes_per_row(specs)
+    held = room // block * config.block_size if block else config.max_model_len
+    if not 0 < held < config.max_model_len:  # an engine without any room says so itself
+        return config
+    logger.warning(
+        "this model knows %d positions, of which the cache of %.2f GiB holds %d: longer requests are refused; "
+        "more --cache-bytes or fewer --max-num-seqs make room",
+        config.max_model_len,
+        budget / 2**30,
+        held,
+    )
+    return replace(config, max_model_len=held)
+
+
 def default_threads(directory: Path) -> int:
     """One for a small model, which gains little from a second; that core then serves HTTP. See docs/performance.md."""
     weights = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
     return 1 if weights < SMALL_MODEL_BYTES else torch.get_num_threads()
+
+
+def _load(settings: Settings, directory: Path, progress: Progress | None) -> tuple[CausalLM, Tokenizer]:
+    """The network where it computes, and its tokenizer; everything that can be wrong at a glance is said first."""
+    device, dtype = _device(settings), DTYPES.get(settings.dtype) or default_dtype()
+    scheme = _scheme(settings, dtype)
+    if scheme is not None and device != "cpu":
+        raise ValueError(f"quantize is {settings.quantize}, which is computed on a CPU only: the device is {device}")
+    described = describe(directory, dtype)
+    tokenizer = Tokenizer.load(directory)
+    if device == "cpu":
+        _check_memory(weight_bytes(described.network, scheme or default_scheme(described.hf_config, dtype)))
+    started = time.monotonic()
+    network = load_network(
+        directory, dtype, scheme=scheme, pack=device == "cpu", check=settings.check_weights, progress=progress
+    ).to(device)
+    logger.info("loaded %s in %.1f s", settings.model, time.monotonic() - started)
+    return network, tokenizer
+
+
+def _scheme(settings: Settings, dtype: torch.dtype) -> Scheme | None:
+    """None: as the checkpoint is stored."""
+    if settings.quantize == "none":
+        return plain_scheme(dtype)
+    return None if settings.quantize == "auto" else SCHEMES[settings.quantize]
+
+
+def _check_memory(needed: int) -> None:
+    free = available_memory()
+    if needed > free:
+        raise ValueError(
+            f"the weights take {needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB of memory are free: "
+            "`routelm inspect` says what fits, such as --quantize int4"
+        )
+
+
+def _model_id(name: str, directory: Path) -> str:
+    if directory == BUNDLED:
+        return "routelm"
+    return name if is_hub_id(name) else directory.resolve().name
 
 
 def _device(settings: Settings) -> str:

@@ -2,7 +2,19 @@
 
 import typer
 
-from server.commands import chat, evaluate, generate, prepare, serve, train, train_tokenizer, version
+from server.commands import (
+    chat,
+    compare,
+    evaluate,
+    generate,
+    inspect,
+    prepare,
+    quantize,
+    serve,
+    train,
+    train_tokenizer,
+    version,
+)
 
 app = typer.Typer(
     help="Serve, talk to, train and evaluate a router-based language model.",
@@ -13,10 +25,13 @@ app = typer.Typer(
 app.command("serve")(serve.serve)
 app.command("chat")(chat.chat)
 app.command("generate")(generate.generate)
+app.command("inspect")(inspect.inspect)
+app.command("quantize")(quantize.quantize)
 app.command("train")(train.train)
 app.command("train-tokenizer")(train_tokenizer.train_tokenizer)
 app.command("prepare")(prepare.prepare)
 app.command("evaluate")(evaluate.evaluate)
+app.add_typer(compare.app, name="compare")
 app.command("version")(version.version)
 
 

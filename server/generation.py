@@ -47,6 +47,32 @@ class GenerationResult:
     usage: Usage
 
 
+def fold(deltas: Sequence[TextDelta], usage: Usage) -> GenerationResult:
+    """All deltas of a generation as one result."""
+    reason = deltas[-1].finish_reason
+    assert reason is not None
+    return GenerationResult(
+        text="".join(delta.text for delta in deltas),
+        logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
+        prompt_logprobs=tuple(entry for delta in deltas for entry in delta.prompt_logprobs),
+        finish_reason=reason,
+        usage=usage,
+    )
+
+
+class RunningGeneration(Protocol):
+    """What reads like a generation: one request, or several that make one text."""
+
+    @property
+    def usage(self) -> Usage: ...
+
+    def abort(self) -> None: ...
+
+    def deltas(self) -> AsyncIterator[TextDelta]: ...
+
+    async def result(self) -> GenerationResult: ...
+
+
 class GenerationObserver(Protocol):
     """Who wants to know how generations go: the metrics."""
 
@@ -116,15 +142,7 @@ class Generation:
     async def result(self) -> GenerationResult:
         """Wait for the end and return the whole. Raises as `deltas` does."""
         deltas = [delta async for delta in self.deltas()]
-        reason = deltas[-1].finish_reason
-        assert reason is not None
-        return GenerationResult(
-            text="".join(delta.text for delta in deltas),
-            logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
-            prompt_logprobs=tuple(entry for delta in deltas for entry in delta.prompt_logprobs),
-            finish_reason=reason,
-            usage=self.usage,
-        )
+        return fold(deltas, self.usage)
 
     def _count(self, output: TokenOutput) -> None:
         now = time.monotonic()
@@ -170,7 +188,7 @@ class Generation:
         return replace(delta, text=text, finish_reason=reason)
 
 
-async def interleave(generations: Sequence[Generation]) -> AsyncGenerator[tuple[int, TextDelta], None]:
+async def interleave(generations: Sequence[RunningGeneration]) -> AsyncGenerator[tuple[int, TextDelta], None]:
     """Yield (index, delta) of several generations as they come. The first failure ends them all."""
     if len(generations) == 1:
         async for delta in generations[0].deltas():
@@ -178,7 +196,7 @@ async def interleave(generations: Sequence[Generation]) -> AsyncGenerator[tuple[
         return
     arrived: asyncio.Queue[tuple[int, TextDelta | Exception]] = asyncio.Queue()
 
-    async def pump(index: int, generation: Generation) -> None:
+    async def pump(index: int, generation: RunningGeneration) -> None:
         try:
             async for delta in generation.deltas():
                 arrived.put_nowait((index, delta))

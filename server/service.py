@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from model.chat_template import ChatTemplate
 from model.prompts import Message, TaskPrompts
@@ -18,17 +18,10 @@ from server.errors import (
     UnavailableError,
 )
 from server.generation import Generation, GenerationObserver
+from server.prompt import Prompt
+from server.segments import SegmentedGeneration, SegmentedPrompt
 
 LONG_TEXT = 16_384  # characters; what is longer is encoded in a thread, so that other streams go on
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """Token ids and the positions worth remembering for reuse. `first_text_token` skips a begin-of-text token."""
-
-    token_ids: tuple[int, ...]
-    boundaries: tuple[int, ...] = ()
-    first_text_token: int = 0
 
 
 class GenerationService:
@@ -94,12 +87,25 @@ class GenerationService:
         """The text of a prompt, without a begin-of-text token that was put before it."""
         return self.tokenizer.decode(prompt.token_ids[prompt.first_text_token :])
 
-    def start(self, request_id: str, prompt: Prompt, sampling: SamplingParams, stop: Sequence[str] = ()) -> Generation:
+    def start(
+        self, request_id: str, prompt: Prompt | SegmentedPrompt, sampling: SamplingParams, stop: Sequence[str] = ()
+    ) -> Generation | SegmentedGeneration:
         """Submit to the engine. `sampling.max_tokens` is cut to what the context holds.
 
         Raises PromptTooLongError, OverloadedError (queue full) or UnavailableError (draining); after that the
         generation ends with exactly one terminal event.
         """
+        try:
+            if isinstance(prompt, Prompt):
+                return self._submit(request_id, prompt, sampling, stop)
+            return SegmentedGeneration(
+                prompt, lambda index, part: self._submit(f"{request_id}-{index}", part, sampling, stop)
+            )
+        except OverloadedError:
+            self._observer.rejected("queue_full")
+            raise
+
+    def _submit(self, request_id: str, prompt: Prompt, sampling: SamplingParams, stop: Sequence[str]) -> Generation:
         request = EngineRequest(
             request_id,
             prompt.token_ids,
@@ -110,7 +116,6 @@ class GenerationService:
         try:
             return Generation(request, stop, engine=self.engine, tokenizer=self.tokenizer, observer=self._observer)
         except QueueFullError as full:
-            self._observer.rejected("queue_full")
             raise OverloadedError(
                 "The queue is full; try again after the time in Retry-After.", retry_after=full.retry_after
             ) from full

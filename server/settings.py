@@ -47,11 +47,18 @@ class Settings(BaseSettings):
     drain_grace: float = Field(default=30.0, ge=0, le=3600, description="Seconds for running requests after SIGTERM.")
 
     # Model
-    model: str = Field(default="bundled", description="Checkpoint directory, or `bundled`.")
+    model: str = Field(default="bundled", description="Checkpoint directory, hub id (org/name), or `bundled`.")
+    revision: str | None = Field(
+        default=None, min_length=1, max_length=256, description="Branch, tag or commit of a hub id."
+    )
     served_model_name: str | None = Field(default=None, max_length=256, description="The model's name in the API.")
-    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+    dtype: Literal["auto", "bfloat16", "float32", "float16"] = Field(
         default="auto", description="Type of the weights while computing."
     )
+    quantize: Literal["auto", "none", "int8", "int4"] = Field(
+        default="auto", description="How matrices are kept; auto: about as many bits as the checkpoint has."
+    )
+    check_weights: bool = Field(default=False, description="Look for NaN and infinite weights while loading.")
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="Where to compute; auto takes a GPU if any."
     )
@@ -61,7 +68,7 @@ class Settings(BaseSettings):
 
     # Engine
     max_model_len: int | None = Field(
-        default=None, ge=2, description="Longest prompt plus answer; the model's own by default."
+        default=None, ge=2, description="Longest prompt plus answer; by default the model's own, or what caches hold."
     )
     max_num_seqs: int = Field(default=64, ge=1, le=4096, description="Most requests in one batch.")
     max_num_batched_tokens: int = Field(default=1024, ge=1, le=65536, description="Most tokens in one step.")

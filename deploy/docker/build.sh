@@ -29,9 +29,8 @@ install_server() {
     "$VENV/bin/python" -P -m model.kernels.build
     # Without a compiler that command only says so; an image must not be slow because of it.
     "$VENV/bin/python" -P -c "
-from model.kernels.build import targets
-from model.kernels.library import library_path
-missing = [str(library_path(target)) for target in targets() if not library_path(target).exists()]
+from model.kernels.build import libraries
+missing = [str(path) for path in libraries() if not path.exists()]
 raise SystemExit(f'build.sh: kernels were not built: {missing}' if missing else 0)"
     "$VENV/bin/routelm" version
 }

@@ -21,12 +21,13 @@ It is a first checkpoint: real, small, and honest about it. Use it to see the se
 RECIPE = {
     "network": "8 layers, width 256, 16 experts of width 128 (2 per token) and a shared one, vocabulary 7,680",
     "optimizer": "Muon for matrices, AdamW for the rest; bfloat16 weights with float32 masters",
-    "learning rate": "warm-up of 60 steps, constant, 1 - sqrt to zero over the last 30 % of the tokens",
+    "learning rate": "warm-up of 60 steps, constant, 1 - sqrt to zero over the last quarter of the tokens",
     "experts per token": "1, 2 or 3 at random per layer and micro-batch while training, 2 when serving",
     "balance": "load-balance loss 0.01 over the load of a step, z-loss 0.001",
-    "a change on the way": (
+    "changes on the way": (
         "after 3.9 million tokens the vocabulary was cut from 8,192 to 7,680 by dropping its last merges, so that the "
-        "file stays under 40 MB; training went on with the remaining rows"
+        "file stays under 40 MB; after 27.6 million, of which 20.4 million with a whole decay, training went on at the "
+        "full rate on data from which overlaps with validation were removed, with more text analysis and summaries"
     ),
 }
 HARDWARE = "2 cores of a server processor with AVX-512 and bfloat16, no GPU, shared with other work"

@@ -296,4 +296,17 @@ DATA_SOURCES = (
         "CC BY 4.0 (UCI)",
         "Sentiment Labelled Sentences (Kotzias et al. 2015), UCI",
     ),
+    DataSource(
+        "summarize/gap-sentences-en",
+        "made from the English prose and the documents of the summaries above",
+        "as those sources",
+        "as those sources",
+    ),
+    DataSource(
+        "summarize/gap-sentences-zh",
+        "made from generate/kdconv-knowledge-zh",
+        "Apache-2.0",
+        "KdConv (Zhou et al. 2020), THU-CoAI",
+    ),
+    DataSource("chat/routelm-persona", "written for RouteLM", "Apache-2.0", "none required"),
 )

@@ -1,35 +1,60 @@
-"""Checkpoint families: one file each, registered here by the `model_type` of its config.json."""
+"""Checkpoint families: one file each, named like the `model_type` of its config.json.
+
+A family is a module with two functions: `config_from_hf(hf)` makes our config from theirs, and `rules(config)` says
+which tensors make which parameters. It may also have `layouts(config)`, where checkpoints are stored in several ways,
+`IGNORED`, how the names of tensors begin that are not for us, and `config_to_hf(config)`, where it can be written
+without having been read.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from model.checkpoint import CheckpointError, Rule
 from model.config import ModelConfig
-from model.families import qwen3_next
+
+ConfigFromHf = Callable[[Mapping[str, Any]], ModelConfig]
+
+_SHARED = {"__init__", "standard"}
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
     """How a family's config becomes ours, and which tensors make which parameters."""
 
-    config_from_hf: Callable[[Mapping[str, Any]], ModelConfig]
-    config_to_hf: Callable[[ModelConfig], dict[str, Any]]
+    config_from_hf: ConfigFromHf
     rules: Callable[[ModelConfig], list[Rule]]
+    layouts: Callable[[ModelConfig], list[list[Rule]]]  # all ways of storing, each with its own rules
+    ignored: tuple[str, ...]
 
 
-FAMILIES = {
-    "qwen3_next": Family(qwen3_next.config_from_hf, qwen3_next.config_to_hf, qwen3_next.rules),
-}
+def supported() -> list[str]:
+    """The `model_type`s that can be loaded."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in _SHARED)
 
 
 def family_of(hf_config: Mapping[str, Any]) -> Family:
-    """The family of a config.json; a clear refusal for one that is not supported."""
+    """The family of a config.json; CheckpointError for one that is not supported."""
     model_type = hf_config.get("model_type")
-    if model_type not in FAMILIES:
-        supported = ", ".join(sorted(FAMILIES))
+    if model_type not in supported():
         raise CheckpointError(
-            f"model_type {model_type!r} is not supported; supported: {supported}. "
-            "A family is one file in model/families/ and a line in FAMILIES."
+            f"model_type {model_type!r} is not supported; supported: {', '.join(supported())}. "
+            "To add a family, see docs/adding-a-family.md."
         )
-    return FAMILIES[model_type]
+    module = import_module(f"model.families.{model_type}")
+    layouts = getattr(module, "layouts", lambda config: [module.rules(config)])
+    return Family(_naming_missing_keys(module.config_from_hf), module.rules, layouts, getattr(module, "IGNORED", ()))
+
+
+def _naming_missing_keys(config_from_hf: ConfigFromHf) -> ConfigFromHf:
+    def checked(hf_config: Mapping[str, Any]) -> ModelConfig:
+        try:
+            return config_from_hf(hf_config)
+        except KeyError as error:
+            raise CheckpointError(
+                f"config.json has no {error}, which model_type {hf_config['model_type']!r} needs"
+            ) from error
+
+    return checked

@@ -8,43 +8,60 @@ and in `rope_parameters`, renormalized gates, an expert mixture in every layer, 
 from collections.abc import Mapping
 from typing import Any
 
-from model.checkpoint import Concat, PerHead, Rule, Same, Stack
+from model.checkpoint import PerHead, Rule, Same
 from model.config import (
     AttentionConfig,
     DeltaNetConfig,
     DenseConfig,
     LayerConfig,
     ModelConfig,
+    NormConfig,
     RoutedConfig,
+    SharedConfig,
     SoftmaxTopKConfig,
 )
+from model.families import standard
 
 
 def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
-    rope = hf.get("rope_parameters") or hf
-    head_dim = hf["head_dim"]
-    rotary_dim = int(head_dim * rope.get("partial_rotary_factor", hf.get("partial_rotary_factor", 0.25)))
-    theta = float(rope.get("rope_theta", hf.get("rope_theta", 10_000.0)))
-    attention = AttentionConfig(hf["num_attention_heads"], hf["num_key_value_heads"], head_dim, rotary_dim, theta)
+    standard.require(hf, hidden_act="silu")
+    norm = NormConfig(hf.get("rms_norm_eps", 1e-6), offset=1.0)
+    attention = AttentionConfig(
+        hf["num_attention_heads"],
+        hf["num_key_value_heads"],
+        hf["head_dim"],
+        standard.rotary(hf, hf["head_dim"], partial=0.25),
+        qk_norm=norm,
+        output_gate=True,
+        input_bias=hf.get("attention_bias", False),
+        output_bias=hf.get("attention_bias", False),
+    )
     delta_net = DeltaNetConfig(
         hf["linear_num_key_heads"],
         hf["linear_num_value_heads"],
         hf["linear_key_head_dim"],
         hf["linear_value_head_dim"],
-        hf["linear_conv_kernel_dim"],
+        hf.get("linear_conv_kernel_dim", 4),
+        hf.get("rms_norm_eps", 1e-6),
     )
     router = SoftmaxTopKConfig(hf["num_experts_per_tok"], renormalize=hf.get("norm_topk_prob", True))
-    routed = RoutedConfig(router, hf["num_experts"], hf["moe_intermediate_size"], hf["shared_expert_intermediate_size"])
+    shared = SharedConfig(hf["shared_expert_intermediate_size"], gated=True)
+    routed = RoutedConfig(router, hf["num_experts"], hf["moe_intermediate_size"], shared)
     dense = DenseConfig(hf["intermediate_size"])
-    sparse_step, dense_layers = hf.get("decoder_sparse_step", 1), hf.get("mlp_only_layers") or []
 
     def layer(index: int, kind: str) -> LayerConfig:
-        is_routed = index not in dense_layers and (index + 1) % sparse_step == 0
         mixer = attention if kind == "full_attention" else delta_net
-        return LayerConfig(mixer, routed if is_routed else dense)
+        return LayerConfig(mixer, routed if standard.is_routed(hf, index) else dense)
 
     layers = tuple(layer(index, kind) for index, kind in enumerate(_layer_types(hf)))
-    return ModelConfig(hf["vocab_size"], hf["hidden_size"], layers, hf["max_position_embeddings"], hf["rms_norm_eps"])
+    return ModelConfig(
+        hf["vocab_size"],
+        hf["hidden_size"],
+        layers,
+        hf["max_position_embeddings"],
+        norm,
+        tied_head=hf.get("tie_word_embeddings", False),
+    )
 
 
 def _layer_types(hf: Mapping[str, Any]) -> list[str]:
@@ -63,11 +80,14 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     routed = [la.feed_forward for la in config.layers if isinstance(la.feed_forward, RoutedConfig)]
     if len(routed) != len(config.layers) or not isinstance(routed[0].router, SoftmaxTopKConfig):
         raise ValueError("qwen3_next stores softmax top-k routers in every layer and nothing else")
+    rotary, shared = attention.rotary, routed[0].shared
+    if rotary is None or rotary.scaling or shared is None:
+        raise ValueError("qwen3_next wants plain rotary positions and a shared expert")
     kinds = ["full_attention" if isinstance(la.mixer, AttentionConfig) else "linear_attention" for la in config.layers]
     rope = {
         "rope_type": "default",
-        "rope_theta": attention.rope_theta,
-        "partial_rotary_factor": attention.rotary_dim / attention.head_dim,
+        "rope_theta": rotary.theta,
+        "partial_rotary_factor": rotary.dim / attention.head_dim,
     }
     return {
         "architectures": ["Qwen3NextForCausalLM"],
@@ -82,7 +102,7 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
         "num_key_value_heads": attention.num_kv_heads,
         "head_dim": attention.head_dim,
         "rope_parameters": rope,
-        "rope_theta": attention.rope_theta,
+        "rope_theta": rotary.theta,
         "partial_rotary_factor": rope["partial_rotary_factor"],
         "linear_num_key_heads": delta_net.num_key_heads,
         "linear_num_value_heads": delta_net.num_value_heads,
@@ -93,11 +113,11 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
         "num_experts_per_tok": routed[0].router.top_k,
         "norm_topk_prob": routed[0].router.renormalize,
         "moe_intermediate_size": routed[0].expert_width,
-        "shared_expert_intermediate_size": routed[0].shared_width,
+        "shared_expert_intermediate_size": shared.width,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],
         "hidden_act": "silu",
-        "rms_norm_eps": config.norm_eps,
+        "rms_norm_eps": config.norm.eps,
         "max_position_embeddings": config.max_positions,
         "tie_word_embeddings": False,
         "attention_bias": False,
@@ -107,25 +127,18 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def rules(config: ModelConfig) -> list[Rule]:
-    found = [
-        Rule("embedding.weight", ("model.embed_tokens.weight",)),
-        Rule("norm.weight", ("model.norm.weight",)),
-        Rule("head.weight", ("lm_head.weight",)),
-    ]
+    found = standard.frame_rules(config)
     for index, layer in enumerate(config.layers):
         ours, theirs = f"blocks.{index}", f"model.layers.{index}"
-        found += [
-            Rule(f"{ours}.mixer_norm.weight", (f"{theirs}.input_layernorm.weight",)),
-            Rule(f"{ours}.feed_forward_norm.weight", (f"{theirs}.post_attention_layernorm.weight",)),
-        ]
+        found += standard.block_norm_rules(ours, theirs)
         if isinstance(layer.mixer, AttentionConfig):
             found += _attention(f"{ours}.mixer", f"{theirs}.self_attn", layer.mixer)
-        else:
+        elif isinstance(layer.mixer, DeltaNetConfig):
             found += _delta_net(f"{ours}.mixer", f"{theirs}.linear_attn", layer.mixer)
         if isinstance(layer.feed_forward, RoutedConfig):
-            found += _routed(f"{ours}.feed_forward", f"{theirs}.mlp", layer.feed_forward, config.hidden_size)
+            found += standard.mixture_rules(f"{ours}.feed_forward", theirs, layer.feed_forward, config.hidden_size)
         else:
-            found += _dense(f"{ours}.feed_forward", f"{theirs}.mlp", layer.feed_forward.width)
+            found += standard.dense_rules(f"{ours}.feed_forward", f"{theirs}.mlp", layer.feed_forward.width)
     return found
 
 
@@ -156,33 +169,4 @@ def _delta_net(ours: str, theirs: str, config: DeltaNetConfig) -> list[Rule]:
         Rule(f"{ours}.dt_bias", (f"{theirs}.dt_bias",)),
         Rule(f"{ours}.norm.weight", (f"{theirs}.norm.weight",)),
         Rule(f"{ours}.out_proj.weight", (f"{theirs}.out_proj.weight",)),
-    ]
-
-
-def _routed(ours: str, theirs: str, config: RoutedConfig, hidden_size: int) -> list[Rule]:
-    experts, width = config.num_experts, config.expert_width
-
-    def names(*parts: str) -> tuple[str, ...]:
-        return tuple(f"{theirs}.experts.{e}.{part}_proj.weight" for e in range(experts) for part in parts)
-
-    return [
-        Rule(
-            f"{ours}.gate.weight",
-            (f"{theirs}.gate.weight", f"{theirs}.shared_expert_gate.weight"),
-            Concat((experts, 1)),
-        ),
-        Rule(f"{ours}.experts.gate_up.weight", names("gate", "up"), Stack(experts, (width, width))),
-        Rule(f"{ours}.experts.down.weight", names("down"), Stack(experts, (hidden_size,))),
-        *_dense(f"{ours}.shared", f"{theirs}.shared_expert", config.shared_width),
-    ]
-
-
-def _dense(ours: str, theirs: str, width: int) -> list[Rule]:
-    return [
-        Rule(
-            f"{ours}.gate_up.weight",
-            (f"{theirs}.gate_proj.weight", f"{theirs}.up_proj.weight"),
-            Concat((width, width)),
-        ),
-        Rule(f"{ours}.down.weight", (f"{theirs}.down_proj.weight",)),
     ]

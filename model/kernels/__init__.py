@@ -53,6 +53,11 @@ def silu_mul(x_T2F: Tensor) -> Tensor:
     return _pick(x_T2F).silu_mul(x_T2F)
 
 
+def clamped_mul(x_T2F: Tensor, alpha: float, limit: float) -> Tensor:
+    """See `reference.clamped_mul`."""
+    return _pick(x_T2F).clamped_mul(x_T2F, alpha, limit)
+
+
 def sigmoid_mul(x: Tensor, gate: Tensor) -> Tensor:
     """See `reference.sigmoid_mul`."""
     return _pick(x).sigmoid_mul(x, gate)
@@ -68,9 +73,27 @@ def delta_gates(a_TH: Tensor, b_TH: Tensor, A_log_H: Tensor, dt_bias_H: Tensor) 
     return _pick(a_TH).delta_gates(a_TH, b_TH, A_log_H, dt_bias_H)
 
 
-def short_conv(x_TC: Tensor, weight_CJ: Tensor, state_RJC: Tensor, rows_S: Tensor, starts_S1: Tensor) -> Tensor:
+def time_steps(dt_TH: Tensor, dt_bias_H: Tensor, low: float, high: float) -> Tensor:
+    """See `reference.time_steps`."""
+    return _pick(dt_TH).time_steps(dt_TH, dt_bias_H, low, high)
+
+
+def short_conv(
+    x_TC: Tensor,
+    weight_CJ: Tensor,
+    bias_C: Tensor | None,
+    state_RJC: Tensor,
+    rows_S: Tensor,
+    starts_S1: Tensor,
+    silu: bool,
+) -> Tensor:
     """See `reference.short_conv`."""
-    return _pick_cached(x_TC).short_conv(x_TC, weight_CJ, state_RJC, rows_S, starts_S1)
+    return _pick_cached(x_TC).short_conv(x_TC, weight_CJ, bias_C, state_RJC, rows_S, starts_S1, silu)
+
+
+def short_conv_train(x_BLC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None, silu: bool) -> Tensor:
+    """See `reference.short_conv_train`."""
+    return _pick_rows(x_BLC).short_conv_train(x_BLC, weight_CJ, bias_C, silu)
 
 
 def delta_rule(
@@ -93,9 +116,23 @@ def delta_rule_train(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_B
     return _pick_rows(v_BLHV).delta_rule_train(q_BLHK, k_BLHK, v_BLHV, log_decay_BLH, beta_BLH)
 
 
-def short_conv_train(x_BLC: Tensor, weight_CJ: Tensor) -> Tensor:
-    """See `reference.short_conv_train`."""
-    return _pick_rows(x_BLC).short_conv_train(x_BLC, weight_CJ)
+def mamba_scan(
+    x_THP: Tensor,
+    dt_TH: Tensor,
+    A_H: Tensor,
+    B_TGN: Tensor,
+    C_TGN: Tensor,
+    state_RHPN: Tensor,
+    rows_S: Tensor,
+    starts_S1: Tensor,
+) -> Tensor:
+    """See `reference.mamba_scan`."""
+    return _pick_cached(x_THP).mamba_scan(x_THP, dt_TH, A_H, B_TGN, C_TGN, state_RHPN, rows_S, starts_S1)
+
+
+def mamba_scan_train(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLGN: Tensor, C_BLGN: Tensor) -> Tensor:
+    """See `reference.mamba_scan_train`."""
+    return _pick_rows(x_BLHP).mamba_scan_train(x_BLHP, dt_BLH, A_H, B_BLGN, C_BLGN)
 
 
 def softmax_gradient(logits_RV: Tensor, targets_R: Tensor, weights_R: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,7 +142,7 @@ def softmax_gradient(logits_RV: Tensor, targets_R: Tensor, weights_R: Tensor) ->
 
 def store_kv(
     k_TGD: Tensor,
-    v_TGD: Tensor,
+    v_TGD: Tensor | None,
     keys_NPGD: Tensor,
     values_NPGD: Tensor,
     positions_T: Tensor,
@@ -120,11 +157,14 @@ def store_kv(
 def paged_attention(
     q_THD: Tensor,
     keys_NPGD: Tensor,
-    values_NPGD: Tensor,
+    values_NPGV: Tensor,
     positions_T: Tensor,
     starts_S1: Tensor,
     block_table_SB: Tensor,
+    scale: float,
+    window: int | None,
+    sinks_H: Tensor | None,
 ) -> Tensor:
     """See `reference.paged_attention`."""
-    arguments = (q_THD, keys_NPGD, values_NPGD, positions_T, starts_S1, block_table_SB)
+    arguments = (q_THD, keys_NPGD, values_NPGV, positions_T, starts_S1, block_table_SB, scale, window, sinks_H)
     return _pick_cached(q_THD).paged_attention(*arguments)

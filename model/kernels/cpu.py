@@ -9,6 +9,8 @@ from torch import Tensor
 from model.kernels import reference
 from model.kernels.native import STATE_WIDTHS, SUFFIXES, call, fits
 
+EVERYTHING = 2**62  # the window of a token that sees all before it
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
     width = x.shape[-1]
@@ -37,6 +39,16 @@ def silu_mul(x_T2F: Tensor) -> Tensor:
     x_T2F = x_T2F.contiguous()
     out = x_T2F.new_empty(*x_T2F.shape[:-1], width)
     call("silu_mul", x_T2F.dtype, x_T2F, out, out.numel() // width, width)
+    return out
+
+
+def clamped_mul(x_T2F: Tensor, alpha: float, limit: float) -> Tensor:
+    width = x_T2F.shape[-1] // 2
+    if not fits(x_T2F, width):
+        return reference.clamped_mul(x_T2F, alpha, limit)
+    x_T2F = x_T2F.contiguous()
+    out = x_T2F.new_empty(*x_T2F.shape[:-1], width)
+    call("clamped_mul", x_T2F.dtype, x_T2F, out, out.numel() // width, width, float(alpha), float(limit))
     return out
 
 
@@ -71,13 +83,23 @@ def delta_gates(a_TH: Tensor, b_TH: Tensor, A_log_H: Tensor, dt_bias_H: Tensor) 
     return log_decay_TH, beta_TH
 
 
-def short_conv(x_TC: Tensor, weight_CJ: Tensor, state_RJC: Tensor, rows_S: Tensor, starts_S1: Tensor) -> Tensor:
+def short_conv(
+    x_TC: Tensor,
+    weight_CJ: Tensor,
+    bias_C: Tensor | None,
+    state_RJC: Tensor,
+    rows_S: Tensor,
+    starts_S1: Tensor,
+    silu: bool,
+) -> Tensor:
     channels, taps = weight_CJ.shape
-    if not fits(x_TC, channels) or taps > 8:
-        return reference.short_conv(x_TC, weight_CJ, state_RJC, rows_S, starts_S1)
+    if not fits(x_TC, channels) or not 2 <= taps <= 8:
+        return reference.short_conv(x_TC, weight_CJ, bias_C, state_RJC, rows_S, starts_S1, silu)
     x_TC, weight_JC = x_TC.contiguous(), weight_CJ.t().float().contiguous()
+    bias_C = bias_C.float().contiguous() if bias_C is not None else None
     out = torch.empty_like(x_TC)
-    call("short_conv", x_TC.dtype, x_TC, weight_JC, state_RJC, rows_S, starts_S1, out, len(rows_S), channels, taps)
+    sizes = (len(rows_S), channels, taps, int(silu))
+    call("short_conv", x_TC.dtype, x_TC, weight_JC, bias_C, state_RJC, rows_S, starts_S1, out, *sizes)
     return out
 
 
@@ -102,19 +124,51 @@ def delta_rule(
     return out
 
 
+def time_steps(dt_TH: Tensor, dt_bias_H: Tensor, low: float, high: float) -> Tensor:
+    if dt_TH.dtype not in SUFFIXES:
+        return reference.time_steps(dt_TH, dt_bias_H, low, high)
+    dt_TH, dt_bias_H = dt_TH.contiguous(), dt_bias_H.float().contiguous()
+    out_TH = torch.empty(dt_TH.shape, dtype=torch.float32)
+    call("time_steps", dt_TH.dtype, dt_TH, dt_bias_H, out_TH, *dt_TH.shape, float(low), float(high))
+    return out_TH
+
+
+def mamba_scan(
+    x_THP: Tensor,
+    dt_TH: Tensor,
+    A_H: Tensor,
+    B_TGN: Tensor,
+    C_TGN: Tensor,
+    state_RHPN: Tensor,
+    rows_S: Tensor,
+    starts_S1: Tensor,
+) -> Tensor:
+    (_, heads, width), (groups, state_width) = x_THP.shape, B_TGN.shape[1:]
+    if not fits(x_THP, width, state_width) or max(width, state_width) > 256:
+        return reference.mamba_scan(x_THP, dt_TH, A_H, B_TGN, C_TGN, state_RHPN, rows_S, starts_S1)
+    x_THP, B_TGN, C_TGN = x_THP.contiguous(), B_TGN.contiguous(), C_TGN.contiguous()
+    dt_TH, A_H = dt_TH.float().contiguous(), A_H.float().contiguous()
+    out = torch.empty_like(x_THP)
+    sizes = (len(rows_S), heads, width, groups, state_width)
+    call("mamba_scan", x_THP.dtype, x_THP, dt_TH, A_H, B_TGN, C_TGN, state_RHPN, rows_S, starts_S1, out, *sizes)
+    return out
+
+
 def store_kv(
     k_TGD: Tensor,
-    v_TGD: Tensor,
+    v_TGD: Tensor | None,
     keys_NPGD: Tensor,
     values_NPGD: Tensor,
     positions_T: Tensor,
     starts_S1: Tensor,
     block_table_SB: Tensor,
 ) -> None:
-    if k_TGD.dtype not in SUFFIXES:
+    written = (keys_NPGD,) if v_TGD is None else (keys_NPGD, values_NPGD)
+    if k_TGD.dtype not in SUFFIXES or not all(cache.is_contiguous() for cache in written):
         return reference.store_kv(k_TGD, v_TGD, keys_NPGD, values_NPGD, positions_T, starts_S1, block_table_SB)
-    k_TGD, v_TGD = k_TGD.contiguous(), v_TGD.contiguous()
-    sizes = (*block_table_SB.shape, keys_NPGD.shape[1], k_TGD.shape[1] * k_TGD.shape[2])
+    k_TGD, v_TGD = k_TGD.contiguous(), v_TGD.contiguous() if v_TGD is not None else None
+    rows = (keys_NPGD.stride(1), values_NPGD.stride(1))
+    sizes = (*block_table_SB.shape, keys_NPGD.shape[1], *rows)
     arguments = (k_TGD, v_TGD, keys_NPGD, values_NPGD, positions_T, starts_S1, block_table_SB)
     return call("store_kv", k_TGD.dtype, *arguments, *sizes)
 
@@ -122,17 +176,22 @@ def store_kv(
 def paged_attention(
     q_THD: Tensor,
     keys_NPGD: Tensor,
-    values_NPGD: Tensor,
+    values_NPGV: Tensor,
     positions_T: Tensor,
     starts_S1: Tensor,
     block_table_SB: Tensor,
+    scale: float,
+    window: int | None,
+    sinks_H: Tensor | None,
 ) -> Tensor:
-    (_, heads, width), groups = q_THD.shape, keys_NPGD.shape[2]
-    if not fits(q_THD, width) or heads // groups > 64:
-        return reference.paged_attention(q_THD, keys_NPGD, values_NPGD, positions_T, starts_S1, block_table_SB)
-    q_THD = q_THD.contiguous()
-    out = torch.empty_like(q_THD)
-    arguments = (q_THD, keys_NPGD, values_NPGD, positions_T, starts_S1, block_table_SB, out)
-    sizes = (*block_table_SB.shape, keys_NPGD.shape[1], heads, groups, width)
-    call("paged_attention", q_THD.dtype, *arguments, *sizes, width**-0.5)
+    (tokens, heads, key_width), value_width = q_THD.shape, values_NPGV.shape[-1]
+    tables = (positions_T, starts_S1, block_table_SB)
+    if not fits(q_THD, key_width, value_width):
+        return reference.paged_attention(q_THD, keys_NPGD, values_NPGV, *tables, scale, window, sinks_H)
+    q_THD, sinks_H = q_THD.contiguous(), sinks_H.float().contiguous() if sinks_H is not None else None
+    out = q_THD.new_empty(tokens, heads, value_width)
+    shape = (*block_table_SB.shape, keys_NPGD.shape[1], heads, keys_NPGD.shape[2], key_width, value_width)
+    strides = (*keys_NPGD.stride()[:3], *values_NPGV.stride()[:3])
+    arguments = (q_THD, keys_NPGD, values_NPGV, *tables, sinks_H, out, *shape, *strides, float(scale))
+    call("paged_attention", q_THD.dtype, *arguments, EVERYTHING if window is None else window)
     return out

@@ -12,11 +12,11 @@ from torch.autograd import Function
 
 from model.kernels import cpu, reference
 from model.kernels.native import STATE_WIDTHS, call, fits
-from model.kernels.reference import combine, delta_gates, sigmoid_mul
+from model.kernels.reference import clamped_mul, combine, delta_gates, mamba_scan_train, sigmoid_mul, time_steps
 
 __all__ = [
-    "combine", "delta_gates", "delta_rule_train", "gated_rms_norm", "rms_norm", "short_conv_train", "sigmoid_mul",
-    "silu_mul", "softmax_gradient",
+    "clamped_mul", "combine", "delta_gates", "delta_rule_train", "gated_rms_norm", "mamba_scan_train", "rms_norm",
+    "short_conv_train", "sigmoid_mul", "silu_mul", "softmax_gradient", "time_steps",
 ]  # fmt: skip
 
 
@@ -85,26 +85,28 @@ def silu_mul(x_T2F: Tensor) -> Tensor:
 
 class _ShortConv(Function):
     @staticmethod
-    def forward(ctx, x_BLC, weight_CJ):
+    def forward(ctx, x_BLC, weight_CJ, bias_C, silu):
         x_BLC, weight_JC = x_BLC.contiguous(), weight_CJ.t().contiguous()
-        ctx.save_for_backward(x_BLC, weight_JC)
+        ctx.save_for_backward(x_BLC, weight_JC, bias_C)
+        ctx.sizes = (*x_BLC.shape, len(weight_JC), int(silu))
         out = torch.empty_like(x_BLC)
-        call("short_conv_forward", x_BLC.dtype, x_BLC, weight_JC, out, *x_BLC.shape, len(weight_JC))
+        call("short_conv_forward", x_BLC.dtype, x_BLC, weight_JC, bias_C, out, *ctx.sizes)
         return out
 
     @staticmethod
     def backward(ctx, dy_BLC):
-        x_BLC, weight_JC = ctx.saved_tensors
-        dx_BLC, dweight_JC, dy_BLC = torch.empty_like(x_BLC), torch.empty_like(weight_JC), dy_BLC.contiguous()
-        sizes = (*x_BLC.shape, len(weight_JC))
-        call("short_conv_backward", x_BLC.dtype, x_BLC, weight_JC, dy_BLC, dx_BLC, dweight_JC, *sizes)
-        return dx_BLC, dweight_JC.t()
+        x_BLC, weight_JC, bias_C = ctx.saved_tensors
+        dx_BLC, dy_BLC = torch.empty_like(x_BLC), dy_BLC.contiguous()
+        taps, channels = weight_JC.shape
+        dweight_JC = weight_JC.new_empty(taps + 1, channels)  # and the bias's gradient as one row more
+        call("short_conv_backward", x_BLC.dtype, x_BLC, weight_JC, bias_C, dy_BLC, dx_BLC, dweight_JC, *ctx.sizes)
+        return dx_BLC, dweight_JC[:-1].t(), dweight_JC[-1] if bias_C is not None else None, None
 
 
-def short_conv_train(x_BLC: Tensor, weight_CJ: Tensor) -> Tensor:
-    if not fits(x_BLC, x_BLC.shape[-1]) or weight_CJ.shape[1] > 8:
-        return reference.short_conv_train(x_BLC, weight_CJ)
-    return _ShortConv.apply(x_BLC, weight_CJ)
+def short_conv_train(x_BLC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None, silu: bool) -> Tensor:
+    if not fits(x_BLC, x_BLC.shape[-1]) or not 2 <= weight_CJ.shape[1] <= 8:
+        return reference.short_conv_train(x_BLC, weight_CJ, bias_C, silu)
+    return _ShortConv.apply(x_BLC, weight_CJ, bias_C, silu)
 
 
 class _DeltaRule(Function):

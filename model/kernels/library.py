@@ -1,17 +1,30 @@
 """Where the compiled kernels lie, and which of them this processor can run."""
 
+import ctypes
+from functools import cache
 from pathlib import Path
 
 import torch
 
-
-def library_path(target: str) -> Path:
-    """The library built for an instruction set, by torch's name of it."""
-    return Path(__file__).with_name(f"cpu_{target.lower()}.so")
+# torch's name of the processor -> instruction sets worth trying, best first
+RUNNABLE = {"AVX512": ("AVX512BF16", "AVX512", "AVX2"), "AVX2": ("AVX2",)}
 
 
-def find_library() -> Path | None:
-    """The best library that was built and that this processor can run."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    runnable = {"AVX512": ("AVX512", "AVX2"), "AVX2": ("AVX2",)}.get(capability, ("DEFAULT",))
-    return next((path for path in map(library_path, runnable) if path.exists()), None)
+def library_path(source: str, target: str) -> Path:
+    """The library built of model/kernels/<source>.cpp for an instruction set."""
+    return Path(__file__).with_name(f"{source}_{target.lower()}.so")
+
+
+@cache
+def load_library(source: str) -> ctypes.CDLL | None:
+    """The best library that was built of a source and that this processor can run.
+
+    torch knows the processor up to AVX-512; a library that says more of itself in `supported` is asked.
+    """
+    for target in RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("DEFAULT",)):
+        path = library_path(source, target)
+        if path.exists():
+            library = ctypes.CDLL(str(path))
+            if not hasattr(library, "supported") or library.supported():
+                return library
+    return None

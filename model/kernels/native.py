@@ -1,28 +1,23 @@
-"""Calling the compiled library: tensors become pointers, numbers become C numbers."""
+"""Calling a compiled library: tensors become pointers, numbers become C numbers."""
 
 import ctypes
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.kernels.library import find_library
+from model.kernels.library import load_library
 
 LANES = 16
 STATE_WIDTHS = (16, 32, 64, 128)
 SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
-@cache
-def _library() -> ctypes.CDLL | None:
-    path = find_library()
-    return ctypes.CDLL(str(path)) if path is not None else None
-
-
-def available() -> bool:
-    """Whether a compiled library can be used on this machine."""
-    return _library() is not None
+def available(source: str = "cpu") -> bool:
+    """Whether the library compiled of that source can be used on this machine."""
+    return load_library(source) is not None
 
 
 def fits(x: Tensor, *widths: int) -> bool:
@@ -37,9 +32,16 @@ def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | None)
 
 @cache
 def _function(name: str, dtype: torch.dtype) -> Callable[..., None]:
-    function = getattr(_library(), f"{name}_{SUFFIXES[dtype]}")
-    function.restype = None
-    return function
+    return function("cpu", f"{name}_{SUFFIXES[dtype]}")
+
+
+def function(source: str, name: str, *types: Any) -> Callable[..., None]:
+    """A function of a library that must be available; `types` are those of its arguments, in ctypes' words."""
+    found = getattr(load_library(source), name)
+    found.restype = None
+    if types:
+        found.argtypes = types
+    return found
 
 
 def _as_c(value: Tensor | int | float | None) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:

@@ -4,7 +4,8 @@ Nothing here is clever. Sequences are walked token by token, so results do not d
 for those that advance a cache, all of them are differentiable.
 
 Shapes: T tokens, S sequences, C channels, J convolution taps, H heads, Q key heads, K key width, V value width, R rows,
-N blocks, P tokens a block, G key/value heads, D head width, F feed-forward width.
+N blocks, P tokens a block, G key/value heads, D head width, F feed-forward width. In the Mamba-2 scan: P head width,
+G groups, N state width.
 """
 
 import torch
@@ -32,6 +33,16 @@ def silu_mul(x_T2F: Tensor) -> Tensor:
     return functional.silu(gate) * up
 
 
+def clamped_mul(x_T2F: Tensor, alpha: float, limit: float) -> Tensor:
+    """gate * sigmoid(alpha * gate) * (up + 1): the first half, clamped from above, gates the second, clamped both ways.
+
+    Computed in float32, returned in x's type.
+    """
+    gate, up = x_T2F.float().chunk(2, dim=-1)
+    gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return (gate * torch.sigmoid(alpha * gate) * (up + 1)).to(x_T2F.dtype)
+
+
 def sigmoid_mul(x: Tensor, gate: Tensor) -> Tensor:
     """x * sigmoid(gate), elementwise."""
     return x * torch.sigmoid(gate)
@@ -51,23 +62,35 @@ def delta_gates(a_TH: Tensor, b_TH: Tensor, A_log_H: Tensor, dt_bias_H: Tensor) 
     return log_decay_TH, torch.sigmoid(b_TH.float())
 
 
-def short_conv(x_TC: Tensor, weight_CJ: Tensor, state_RJC: Tensor, rows_S: Tensor, starts_S1: Tensor) -> Tensor:
-    """Causal depthwise convolution and SiLU; advances the last J - 1 inputs kept in `state_RJC` (oldest first)."""
+def short_conv(
+    x_TC: Tensor,
+    weight_CJ: Tensor,
+    bias_C: Tensor | None,
+    state_RJC: Tensor,
+    rows_S: Tensor,
+    starts_S1: Tensor,
+    silu: bool,
+) -> Tensor:
+    """Causal depthwise convolution, then SiLU or not; advances `state_RJC`, the last J - 1 inputs, oldest first."""
     out_TC = torch.empty_like(x_TC)
     for row, start, end in _spans(rows_S, starts_S1):
         window = torch.cat([state_RJC[row], x_TC[start:end].float()])
         taps = window.unfold(0, weight_CJ.shape[1], 1)
-        out_TC[start:end] = functional.silu((taps * weight_CJ.float()).sum(-1)).to(x_TC.dtype)
+        y_TC = (taps * weight_CJ.float()).sum(-1)
+        if bias_C is not None:
+            y_TC = y_TC + bias_C.float()
+        out_TC[start:end] = (functional.silu(y_TC) if silu else y_TC).to(x_TC.dtype)
         state_RJC[row] = window[end - start :]
     return out_TC
 
 
-def short_conv_train(x_BLC: Tensor, weight_CJ: Tensor) -> Tensor:
-    """The same convolution and SiLU over whole rows that start from nothing: differentiable."""
+def short_conv_train(x_BLC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None, silu: bool) -> Tensor:
+    """The same convolution over whole rows that start from nothing: differentiable."""
     channels, taps = weight_CJ.shape
     padded_BCL = functional.pad(x_BLC.transpose(1, 2), (taps - 1, 0))
-    y_BCL = functional.conv1d(padded_BCL, weight_CJ[:, None].to(x_BLC.dtype), groups=channels)
-    return functional.silu(y_BCL.transpose(1, 2))
+    weight, bias = weight_CJ[:, None].to(x_BLC.dtype), bias_C.to(x_BLC.dtype) if bias_C is not None else None
+    y_BLC = functional.conv1d(padded_BCL, weight, bias, groups=channels).transpose(1, 2)
+    return functional.silu(y_BLC) if silu else y_BLC
 
 
 def normalize(x: Tensor) -> Tensor:
@@ -113,19 +136,11 @@ def delta_rule_train(
     Within a chunk (G: running sum of log decays) the writes u solve (I + A) u = beta (v - decayed S^T k) with A
     strictly lower triangular; its inverse is (I - A)(I + A^2)(I + A^4)... because A is nilpotent.
     """
-    length = q_BLHK.shape[1]
-    pad = -length % chunk
-
-    def chunks(x: Tensor) -> Tensor:  # [B, L, H, ...] -> [B, H, n, chunk, ...], padded with no-op tokens
-        x = functional.pad(x.float(), (0, 0) * (x.dim() - 2) + (0, pad)).transpose(1, 2)
-        return x.unflatten(2, (-1, chunk))
-
-    q = chunks(normalize(q_BLHK) * q_BLHK.shape[-1] ** -0.5)
-    k, v = chunks(normalize(k_BLHK)), chunks(v_BLHV)
-    G = chunks(log_decay_BLH).cumsum(-1)
-    beta = chunks(beta_BLH)[..., None]
-    future = torch.ones(chunk, chunk, dtype=torch.bool, device=q.device).triu(1)
-    decay = (G[..., :, None] - G[..., None, :]).masked_fill(future, float("-inf")).exp()
+    q = _chunks(normalize(q_BLHK) * q_BLHK.shape[-1] ** -0.5, chunk)
+    k, v = _chunks(normalize(k_BLHK), chunk), _chunks(v_BLHV, chunk)
+    G = _chunks(log_decay_BLH, chunk).cumsum(-1)
+    beta = _chunks(beta_BLH, chunk)[..., None]
+    decay = _decay_between(G)
     A = ((k @ k.transpose(-1, -2)) * decay * beta).tril(-1)
     inverse, power = torch.eye(chunk, device=q.device) - A, A
     for _ in range((chunk - 1).bit_length() - 1):
@@ -141,8 +156,74 @@ def delta_rule_train(
         u = U[:, :, n] - K_in[:, :, n] @ S
         outs.append((q * grown)[:, :, n] @ S + inside[:, :, n] @ u)
         S = S * grown[:, :, n, -1:] + k_out[:, :, n].transpose(-1, -2) @ u
-    out = torch.stack(outs, 2).flatten(2, 3)[:, :, :length]
+    out = torch.stack(outs, 2).flatten(2, 3)[:, :, : v_BLHV.shape[1]]
     return out.transpose(1, 2).to(v_BLHV.dtype)
+
+
+def time_steps(dt_TH: Tensor, dt_bias_H: Tensor, low: float, high: float) -> Tensor:
+    """Mamba's time steps softplus(dt + dt_bias), clamped to [low, high], float32 [T, H]."""
+    return functional.softplus(dt_TH.float() + dt_bias_H.float()).clamp(low, high)
+
+
+def mamba_scan(
+    x_THP: Tensor,
+    dt_TH: Tensor,
+    A_H: Tensor,
+    B_TGN: Tensor,
+    C_TGN: Tensor,
+    state_RHPN: Tensor,
+    rows_S: Tensor,
+    starts_S1: Tensor,
+) -> Tensor:
+    """Mamba-2's recurrence (arXiv 2405.21060), one token after another; advances `state_RHPN`. Returns y_THP.
+
+    S <- e^(dt A) S + dt x B^T;  y = S C, in float32. Head h reads group h // (H / G).
+    """
+    heads = x_THP.shape[1] // B_TGN.shape[1]
+    B, C = (x.float().repeat_interleave(heads, dim=1) for x in (B_TGN, C_TGN))
+    dt_x, log_decay_TH = x_THP.float() * dt_TH.float()[..., None], dt_TH.float() * A_H.float()
+    y_THP = torch.empty_like(x_THP)
+    for row, start, end in _spans(rows_S, starts_S1):
+        S_HPN = state_RHPN[row].clone()
+        for t in range(start, end):
+            S_HPN = S_HPN * log_decay_TH[t].exp()[:, None, None] + dt_x[t, :, :, None] * B[t, :, None, :]
+            y_THP[t] = torch.einsum("hpn,hn->hp", S_HPN, C[t]).to(x_THP.dtype)
+        state_RHPN[row] = S_HPN
+    return y_THP
+
+
+def mamba_scan_train(
+    x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLGN: Tensor, C_BLGN: Tensor, chunk: int = 64
+) -> Tensor:
+    """The same recurrence over whole rows from a zero state, as matrix products over chunks: differentiable.
+
+    A chunk answers its own tokens through (C B^T) times the decay between them, and earlier ones through the state.
+    """
+    heads = x_BLHP.shape[2] // B_BLGN.shape[2]
+    k, q = (_chunks(x.repeat_interleave(heads, dim=2), chunk) for x in (B_BLGN, C_BLGN))
+    v = _chunks(x_BLHP.float() * dt_BLH.float()[..., None], chunk)
+    G = _chunks(dt_BLH.float() * A_H.float(), chunk).cumsum(-1)
+    grown, k_out = G.exp()[..., None], k * (G[..., -1:] - G).exp()[..., None]
+    inside = (q @ k.transpose(-1, -2)) * _decay_between(G) @ v
+    S = q.new_zeros(*q.shape[:2], q.shape[-1], v.shape[-1])
+    outs = []
+    for n in range(q.shape[2]):
+        outs.append((q * grown)[:, :, n] @ S + inside[:, :, n])
+        S = S * grown[:, :, n, -1:] + k_out[:, :, n].transpose(-1, -2) @ v[:, :, n]
+    out = torch.stack(outs, 2).flatten(2, 3)[:, :, : x_BLHP.shape[1]]
+    return out.transpose(1, 2).to(x_BLHP.dtype)
+
+
+def _chunks(x: Tensor, chunk: int) -> Tensor:
+    """[B, L, H, ...] -> [B, H, n, chunk, ...] in float32, padded with zeros: tokens that change nothing."""
+    x = functional.pad(x.float(), (0, 0) * (x.dim() - 2) + (0, -x.shape[1] % chunk))
+    return x.transpose(1, 2).unflatten(2, (-1, chunk))
+
+
+def _decay_between(G: Tensor) -> Tensor:
+    """e^(G_i - G_j) for j <= i and 0 for later tokens j, from running sums of log decays: [..., chunk, chunk]."""
+    future = torch.ones(G.shape[-1], G.shape[-1], dtype=torch.bool, device=G.device).triu(1)
+    return (G[..., :, None] - G[..., None, :]).masked_fill(future, float("-inf")).exp()
 
 
 def softmax_gradient(logits_RV: Tensor, targets_R: Tensor, weights_R: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,44 +237,53 @@ def softmax_gradient(logits_RV: Tensor, targets_R: Tensor, weights_R: Tensor) ->
 
 def store_kv(
     k_TGD: Tensor,
-    v_TGD: Tensor,
+    v_TGD: Tensor | None,
     keys_NPGD: Tensor,
     values_NPGD: Tensor,
     positions_T: Tensor,
     starts_S1: Tensor,
     block_table_SB: Tensor,
 ) -> None:
-    """Write every token's key and value to its place in the paged cache."""
+    """Write every token's key and value to its place in the paged cache. Without a value, the key alone."""
     block_size = keys_NPGD.shape[1]
     counts = (starts_S1[1:] - starts_S1[:-1]).long()
     owner_T = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
     blocks_T = block_table_SB[owner_T, positions_T // block_size].long()
     keys_NPGD[blocks_T, positions_T % block_size] = k_TGD
-    values_NPGD[blocks_T, positions_T % block_size] = v_TGD
+    if v_TGD is not None:
+        values_NPGD[blocks_T, positions_T % block_size] = v_TGD
 
 
 def paged_attention(
     q_THD: Tensor,
     keys_NPGD: Tensor,
-    values_NPGD: Tensor,
+    values_NPGV: Tensor,
     positions_T: Tensor,
     starts_S1: Tensor,
     block_table_SB: Tensor,
+    scale: float,
+    window: int | None,
+    sinks_H: Tensor | None,
 ) -> Tensor:
-    """Softmax attention of every token over its own sequence up to itself, in float32. Returns o_THD."""
-    groups = q_THD.shape[1] // keys_NPGD.shape[2]
-    out_THD = torch.empty_like(q_THD)
-    sequences = torch.arange(len(block_table_SB))
-    for sequence, start, end in _spans(sequences, starts_S1):
-        blocks = block_table_SB[sequence].long()
+    """Softmax attention of every token over its own sequence up to itself, in float32. Returns o_THV.
+
+    A token sees the last `window` positions, its own included; None: all. Values may be narrower than keys and may be a
+    view of them (latent attention). A sink is a score that takes its share of the softmax and adds nothing.
+    """
+    groups, block_size = q_THD.shape[1] // keys_NPGD.shape[2], keys_NPGD.shape[1]
+    out_THV = q_THD.new_empty(*q_THD.shape[:2], values_NPGV.shape[-1])
+    for sequence, start, end in _spans(torch.arange(len(block_table_SB)), starts_S1):
         for t in range(start, end):
-            count = int(positions_T[t]) + 1
-            used = blocks[: -(-count // keys_NPGD.shape[1])]
-            keys = keys_NPGD[used].flatten(0, 1)[:count].float().repeat_interleave(groups, dim=1)
-            values = values_NPGD[used].flatten(0, 1)[:count].float().repeat_interleave(groups, dim=1)
-            scores = torch.einsum("hd,phd->hp", q_THD[t].float() * q_THD.shape[-1] ** -0.5, keys)
-            out_THD[t] = torch.einsum("hp,phd->hd", scores.softmax(-1), values).to(q_THD.dtype)
-    return out_THD
+            last = int(positions_T[t])
+            seen = torch.arange(max(0, last - window + 1) if window else 0, last + 1, device=q_THD.device)
+            places = block_table_SB[sequence, seen // block_size].long(), seen % block_size
+            keys, values = (x[places].float().repeat_interleave(groups, dim=1) for x in (keys_NPGD, values_NPGV))
+            scores_HP = torch.einsum("hd,phd->hp", q_THD[t].float() * scale, keys)
+            if sinks_H is not None:
+                scores_HP = torch.cat([scores_HP, sinks_H.float()[:, None]], dim=1)
+            weights_HP = scores_HP.softmax(-1)[:, : len(seen)]
+            out_THV[t] = torch.einsum("hp,phd->hd", weights_HP, values).to(q_THD.dtype)
+    return out_THV
 
 
 def _spans(rows_S: Tensor, starts_S1: Tensor) -> list[tuple[int, int, int]]:

@@ -19,7 +19,7 @@ from model.layers.norm import GatedRMSNorm
 class DeltaNet(nn.Module):
     """A mixer of constant memory: a short convolution, then the gated delta rule."""
 
-    def __init__(self, config: DeltaNetConfig, hidden_size: int, eps: float) -> None:
+    def __init__(self, config: DeltaNetConfig, hidden_size: int) -> None:
         super().__init__()
         self.config = config
         self.key_width = config.num_key_heads * config.key_dim
@@ -32,7 +32,7 @@ class DeltaNet(nn.Module):
         self.conv_weight = nn.Parameter(torch.empty(config.conv_channels, config.conv_width))
         self.A_log = nn.Parameter(torch.empty(heads))
         self.dt_bias = nn.Parameter(torch.empty(heads))
-        self.norm = GatedRMSNorm(config.value_dim, eps)
+        self.norm = GatedRMSNorm(config.value_dim, config.norm_eps)
         self.reset_gates()
 
     def reset_gates(self) -> None:

@@ -3,11 +3,13 @@
 Shapes: T tokens, D hidden width, F inner width, E experts, K choices, S dispatched (token, expert) pairs.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from model import kernels
-from model.config import DenseConfig, RoutedConfig
+from model.config import ClampedGate, DenseConfig, GateConfig, RoutedConfig
 from model.layers.linear import GroupedLinear, Linear
 from model.layers.router import Routing, build_router
 
@@ -28,41 +30,57 @@ class Dense(nn.Module):
 class Experts(nn.Module):
     """E gated networks; each token passes through those it was routed to."""
 
-    def __init__(self, num_experts: int, hidden_size: int, width: int) -> None:
+    def __init__(self, config: RoutedConfig, hidden_size: int) -> None:
         super().__init__()
-        self.num_experts = num_experts
-        self.gate_up = GroupedLinear(num_experts, hidden_size, 2 * width)
-        self.down = GroupedLinear(num_experts, width, hidden_size)
+        self.num_experts = config.num_experts
+        self.gate_up = GroupedLinear(config.num_experts, hidden_size, 2 * config.expert_width, config.bias)
+        self.down = GroupedLinear(config.num_experts, config.expert_width, hidden_size, config.bias)
+        self.gate = build_gate(config.gate)
 
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """Outputs before weighting: [T, K, D]; zero where a choice has weight zero and is not computed."""
         experts_S, order_S = routing.dispatch()
         counts_E = torch.bincount(experts_S, minlength=self.num_experts)
         tokens_S = order_S // routing.experts_TK.shape[1]
-        y_SD = self.down(kernels.silu_mul(self.gate_up(x_TD.index_select(0, tokens_S), counts_E)), counts_E)
+        y_SD = self.down(self.gate(self.gate_up(x_TD.index_select(0, tokens_S), counts_E)), counts_E)
         y = y_SD.new_zeros(routing.experts_TK.numel(), x_TD.shape[1]).index_copy(0, order_S, y_SD)
         return y.unflatten(0, routing.experts_TK.shape)
 
 
 class Routed(nn.Module):
-    """A router, its experts and, if configured, a shared expert behind a sigmoid gate."""
+    """A router, its experts and, if configured, a shared expert, perhaps behind a sigmoid gate."""
 
     def __init__(self, config: RoutedConfig, hidden_size: int) -> None:
         super().__init__()
         self.config = config
         self.router = build_router(config.router, config.num_experts)
-        # Row e scores expert e; a last row gates the shared expert. In float32 always: near ties must not flip.
-        self.gate = Linear(hidden_size, config.num_experts + (1 if config.shared_width else 0))
-        self.experts = Experts(config.num_experts, hidden_size, config.expert_width)
-        self.shared = Dense(hidden_size, config.shared_width) if config.shared_width else None
+        self.shared_is_gated = config.shared is not None and config.shared.gated
+        # Row e scores expert e; a last row may gate the shared expert. In float32 always: near ties must not flip.
+        self.gate = Linear(hidden_size, config.num_experts + self.shared_is_gated, config.bias)
+        self.experts = Experts(config, hidden_size)
+        self.shared = Dense(hidden_size, config.shared.width) if config.shared else None
 
     def forward(self, x_TD: Tensor, token_ids_T: Tensor) -> tuple[Tensor, Routing]:
+        routing, shared_gate_T = self.route(x_TD, token_ids_T)
+        y_TKD = self.experts(x_TD, routing)
+        if self.shared is None:
+            return kernels.combine(y_TKD, routing.weights_TK, None, None), routing
+        if shared_gate_T is None:
+            return kernels.combine(y_TKD, routing.weights_TK, None, None) + self.shared(x_TD), routing
+        return kernels.combine(y_TKD, routing.weights_TK, self.shared(x_TD), shared_gate_T), routing
+
+    def route(self, x_TD: Tensor, token_ids_T: Tensor) -> tuple[Routing, Tensor | None]:
+        """The experts of every token, and the gate of the shared expert (before its sigmoid) where it has one."""
         gates = self.gate(x_TD.float())
         routing = self.router(gates[:, : self.config.num_experts], token_ids_T)
-        y_TKD = self.experts(x_TD, routing)
-        shared_TD = self.shared(x_TD) if self.shared is not None else None
-        shared_gate_T = gates[:, -1] if self.shared is not None else None
-        return kernels.combine(y_TKD, routing.weights_TK, shared_TD, shared_gate_T), routing
+        return routing, gates[:, -1] if self.shared_is_gated else None
+
+
+def build_gate(config: GateConfig) -> Callable[[Tensor], Tensor]:
+    """The activation between an expert's two products: [S, 2F] -> [S, F]."""
+    if isinstance(config, ClampedGate):
+        return lambda x_S2F: kernels.clamped_mul(x_S2F, config.alpha, config.limit)
+    return kernels.silu_mul
 
 
 def build_feed_forward(config: DenseConfig | RoutedConfig, hidden_size: int) -> Dense | Routed:

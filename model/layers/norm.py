@@ -4,18 +4,19 @@ import torch
 from torch import Tensor, nn
 
 from model import kernels
+from model.config import NormConfig
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * (1 + weight): zero-centred, so that a weight of zero leaves the scale alone."""
+    """x / rms(x) * (offset + weight) over the last dimension; starts as the identity of scale."""
 
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, width: int, config: NormConfig) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(width))
-        self.eps = eps
+        self.config = config
+        self.weight = nn.Parameter(torch.full((width,), 1.0 - config.offset))
 
     def forward(self, x: Tensor) -> Tensor:
-        return kernels.rms_norm(x, self.weight, self.eps, offset=1.0)
+        return kernels.rms_norm(x, self.weight, self.config.eps, self.config.offset)
 
 
 class GatedRMSNorm(nn.Module):

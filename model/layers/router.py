@@ -13,10 +13,14 @@ from torch import Tensor, nn
 
 from model.config import (
     ExpertThresholdConfig,
+    GroupLimit,
     HashConfig,
+    ReluConfig,
     RouterConfig,
     SigmoidBiasConfig,
     SoftmaxTopKConfig,
+    TopKSoftmaxConfig,
+    TopPConfig,
 )
 
 
@@ -41,8 +45,9 @@ class Routing:
 class Router(nn.Module):
     """Base of all routing algorithms.
 
-    `forward` decides; `after_step` lets an algorithm follow the load of a whole training step and does nothing else.
-    `k` may be lowered or raised between steps where the algorithm has a fixed number of choices.
+    `forward` decides. In training, `regularizer` is added to the loss of every micro-batch, and `after_step` lets an
+    algorithm follow the load of a whole step. `k` is the number of choices, or the mean number that training leads to;
+    it may change between steps.
     """
 
     k: int
@@ -58,8 +63,15 @@ class Router(nn.Module):
     def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
         raise NotImplementedError
 
-    def after_step(self, load_E: Tensor) -> None:
-        """Called once per optimizer step with the number of (token, expert) pairs each expert got."""
+    def regularizer(self, routing: Routing, real_T: Tensor) -> Tensor:
+        """What this algorithm adds to the loss, beside a balance loss, for the tokens that are not padding."""
+        return routing.scores_TE.new_zeros(())
+
+    def after_step(self, load_E: Tensor, tokens: int = 0) -> None:
+        """Called once per optimizer step with the number of (token, expert) pairs each expert got, of `tokens` tokens.
+
+        Padding counts in neither.
+        """
 
 
 def top_k(scores_TE: Tensor, k: int) -> Tensor:
@@ -67,20 +79,41 @@ def top_k(scores_TE: Tensor, k: int) -> Tensor:
     return scores_TE.sort(dim=-1, descending=True, stable=True).indices[:, :k]
 
 
+def within_groups(values_TE: Tensor, limit: GroupLimit | None) -> Tensor:
+    """The values, minus infinity outside of each token's best groups (arXiv 2405.04434, 2412.19437)."""
+    if limit is None:
+        return values_TE
+    values_TGM = values_TE.unflatten(1, (limit.num_groups, -1))
+    worth_TG = values_TGM.sort(dim=-1, descending=True).values[..., : limit.best_of].sum(-1)
+    chosen_TG = torch.zeros_like(worth_TG, dtype=torch.bool).scatter(1, top_k(worth_TG, limit.top_groups), True)
+    return values_TGM.masked_fill(~chosen_TG[..., None], float("-inf")).flatten(1)
+
+
 class SoftmaxTopK(Router):
     """Softmax over all experts, then the k likeliest (arXiv 2006.16668; renormalized as in arXiv 2401.04088)."""
 
     def __init__(self, config: SoftmaxTopKConfig, num_experts: int) -> None:
         super().__init__(num_experts, config.top_k)
-        self.renormalize = config.renormalize
+        self.config = config
 
     def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
         probabilities_TE = scores_TE.softmax(-1)
-        experts_TK = top_k(probabilities_TE, self.k)
+        experts_TK = top_k(within_groups(probabilities_TE, self.config.groups), self.k)
         weights_TK = probabilities_TE.gather(1, experts_TK)
-        if self.renormalize:
+        if self.config.renormalize:
             weights_TK = weights_TK / weights_TK.sum(-1, keepdim=True)
-        return Routing(weights_TK, experts_TK, scores_TE)
+        return Routing(weights_TK * self.config.scale, experts_TK, scores_TE)
+
+
+class TopKSoftmax(Router):
+    """The k highest scores, then a softmax over these alone (arXiv 1701.06538)."""
+
+    def __init__(self, config: TopKSoftmaxConfig, num_experts: int) -> None:
+        super().__init__(num_experts, config.top_k)
+
+    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
+        experts_TK = top_k(scores_TE, self.k)
+        return Routing(scores_TE.gather(1, experts_TK).softmax(-1), experts_TK, scores_TE)
 
 
 def sigmoid(x: Tensor) -> Tensor:
@@ -97,19 +130,20 @@ class SigmoidBias(Router):
 
     def __init__(self, config: SigmoidBiasConfig, num_experts: int) -> None:
         super().__init__(num_experts, config.top_k)
-        self.scale, self.rate = config.scale, config.bias_rate
+        self.config = config
         self.register_buffer("bias_E", torch.zeros(num_experts))
 
     def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
         affinity_TE = sigmoid(scores_TE)
-        experts_TK = top_k(affinity_TE + self.bias_E, self.k)
+        experts_TK = top_k(within_groups(affinity_TE + self.bias_E, self.config.groups), self.k)
         weights_TK = affinity_TE.gather(1, experts_TK)
-        weights_TK = self.scale * weights_TK / (weights_TK.sum(-1, keepdim=True) + 1e-20)
-        return Routing(weights_TK, experts_TK, scores_TE)
+        if self.config.renormalize:
+            weights_TK = weights_TK / (weights_TK.sum(-1, keepdim=True) + self.config.epsilon)
+        return Routing(weights_TK * self.config.scale, experts_TK, scores_TE)
 
-    def after_step(self, load_E: Tensor) -> None:
+    def after_step(self, load_E: Tensor, tokens: int = 0) -> None:
         load_E = load_E.float()
-        self.bias_E += self.rate * torch.sign(load_E.mean() - load_E)
+        self.bias_E += self.config.bias_rate * torch.sign(load_E.mean() - load_E)
 
 
 class Hash(Router):
@@ -136,41 +170,112 @@ def _coprime(stride_T: Tensor, modulus: int) -> Tensor:
     return torch.where(shared == 1, stride_T, torch.ones_like(stride_T))
 
 
+def all_positive(weights_TE: Tensor, scores_TE: Tensor) -> Routing:
+    """Every expert of positive weight, the heaviest first; as many choices as the token with most of them needs."""
+    most = max(int((weights_TE > 0).sum(-1).max()), 1)
+    experts_TK = top_k(weights_TE, most)
+    return Routing(weights_TE.gather(1, experts_TK), experts_TK, scores_TE)
+
+
 class ExpertThreshold(Router):
     """Every expert takes the tokens above its own threshold (arXiv 2603.11535): a varying number per token.
 
-    In training the threshold of an expert follows the score that the best mean_k / E share of all tokens reach.
-    A token that no expert takes passes through the shared expert alone.
+    In training the threshold of an expert follows the score that the best mean_k / E share of all tokens reach: their
+    mean at first, a moving average later. A token that no expert takes passes through the shared expert alone.
     """
 
     needs_balance_loss = False
     threshold_E: Tensor
     quantile_E: Tensor
+    steps: Tensor
 
     def __init__(self, config: ExpertThresholdConfig, num_experts: int) -> None:
         super().__init__(num_experts, config.mean_k)
         self.ema = config.ema
         self.register_buffer("threshold_E", torch.full((num_experts,), 0.5))
         self.register_buffer("quantile_E", torch.full((num_experts,), 0.5), persistent=False)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
         affinity_TE = sigmoid(scores_TE)
         if self.training and torch.is_grad_enabled():
             self.quantile_E = affinity_TE.detach().quantile(1 - self.k / self.num_experts, dim=0)
-        taken_TE = affinity_TE * (affinity_TE > self.threshold_E)
-        most = max(int((taken_TE > 0).sum(-1).max()), 1)
-        experts_TK = top_k(taken_TE, most)
-        return Routing(taken_TE.gather(1, experts_TK), experts_TK, scores_TE)
+        return all_positive(affinity_TE * (affinity_TE > self.threshold_E), scores_TE)
 
-    def after_step(self, load_E: Tensor) -> None:
-        self.threshold_E.lerp_(self.quantile_E, 1 - self.ema)
+    def after_step(self, load_E: Tensor, tokens: int = 0) -> None:
+        self.steps += 1
+        self.threshold_E.lerp_(self.quantile_E, max(1 - self.ema, 1 / int(self.steps)))
+
+
+class Relu(Router):
+    """Every expert of positive score, weighted by it (ReMoE, arXiv 2412.14711): a varying number per token.
+
+    The penalty is an L1 norm in which an expert weighs as its load: it thins the gates out and evens them at once. Unlike
+    the paper, every layer has its own, and it moves less where the mean is nearly right: short runs overshoot otherwise.
+    """
+
+    needs_balance_loss = False
+    penalty: Tensor
+
+    def __init__(self, config: ReluConfig, num_experts: int) -> None:
+        super().__init__(num_experts, config.mean_k)
+        self.config = config
+        self.register_buffer("penalty", torch.tensor(config.penalty))
+
+    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
+        return all_positive(scores_TE.relu(), scores_TE)
+
+    def regularizer(self, routing: Routing, real_T: Tensor) -> Tensor:
+        gates_TE = routing.scores_TE[real_T].relu()
+        load_E = (gates_TE > 0).float().mean(0) * self.num_experts / self.k  # 1 each when even and on target
+        return self.penalty * (load_E * gates_TE.mean(0)).sum()
+
+    def after_step(self, load_E: Tensor, tokens: int = 0) -> None:
+        if tokens:
+            excess = float(load_E.sum()) / tokens / self.k - 1
+            self.penalty.mul_(self.config.growth ** min(excess, 1.0)).clamp_(min=self.config.least)
+
+
+class TopP(Router):
+    """The likeliest experts until their probabilities sum to p (arXiv 2403.07652): few where the router is sure.
+
+    As in arXiv 2512.13996 a controller moves p towards a mean number of experts; here it is an integral one, a layer.
+    """
+
+    threshold: Tensor
+
+    def __init__(self, config: TopPConfig, num_experts: int) -> None:
+        super().__init__(num_experts, config.mean_k)
+        self.config = config
+        self.register_buffer("threshold", torch.tensor(config.mean_k / num_experts))  # right for a router at its start
+
+    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
+        probabilities_TE = scores_TE.softmax(-1)
+        sorted_TE = probabilities_TE.sort(dim=-1, descending=True, stable=True)
+        before_TE = sorted_TE.values.cumsum(-1) - sorted_TE.values
+        chosen_TE = torch.zeros_like(before_TE, dtype=torch.bool).scatter(
+            1, sorted_TE.indices, before_TE < self.threshold
+        )
+        return all_positive(probabilities_TE * chosen_TE, scores_TE)
+
+    def regularizer(self, routing: Routing, real_T: Tensor) -> Tensor:
+        logs_TE = routing.scores_TE[real_T].log_softmax(-1)
+        return -self.config.entropy_weight * (logs_TE.exp() * logs_TE).sum(-1).mean()
+
+    def after_step(self, load_E: Tensor, tokens: int = 0) -> None:
+        if tokens:
+            missing = self.k - float(load_E.sum()) / tokens
+            self.threshold.add_(self.config.rate * missing).clamp_(0.01, 1.0)
 
 
 ROUTERS: dict[type, type[Router]] = {
     SoftmaxTopKConfig: SoftmaxTopK,
+    TopKSoftmaxConfig: TopKSoftmax,
     SigmoidBiasConfig: SigmoidBias,
     HashConfig: Hash,
     ExpertThresholdConfig: ExpertThreshold,
+    ReluConfig: Relu,
+    TopPConfig: TopP,
 }
 
 

@@ -1,4 +1,4 @@
-"""From a row of a text file to training examples: token ids and which of them are the answer."""
+"""From a row of a text file to training examples: token ids and what each of them is."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -17,6 +17,7 @@ from model.training.rows import Row
 
 MAX_TOKENS = 512
 INSTRUCTION_SHARE = 0.15  # of the training examples that ask in plain words instead of with task tags
+PROMPT, ANSWER, HEADER = 0, 1, 2  # what a token is part of; a header is the system message, which nobody has to guess
 _PROMPTS = TaggedPrompts()
 
 
@@ -42,10 +43,10 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids of one example; `is_target` is 1 where the token is part of an answer (or of plain text)."""
+    """Token ids of one example; `kinds` says PROMPT, ANSWER (or plain text) or HEADER of each."""
 
     token_ids: NDArray[np.uint16]
-    is_target: NDArray[np.uint8]
+    kinds: NDArray[np.uint8]
 
 
 def conversations(row: Row, *, with_instructions: bool) -> Iterator[Conversation | Document]:
@@ -108,7 +109,7 @@ class ExampleEncoder:
         starts = [len(ids) * piece // pieces for piece in range(pieces + 1)]
         bodies = [ids[start:end] for start, end in pairwise(starts)]
         return [
-            _example([mark, *body, *([mark] if number == pieces else [])], target_from=1)
+            _plain_text([mark, *body, *([mark] if number == pieces else [])])
             for number, body in zip(count(1), bodies, strict=False)
         ]
 
@@ -117,21 +118,21 @@ class ExampleEncoder:
         header = self._header(conversation.messages[0]["content"])
         turns = [self._turn(message, ids) for message in conversation.messages[1:]]
         for start in range(0, len(turns), 2):
-            tokens, targets = list(header), [0] * len(header)
-            for turn_tokens, turn_targets in turns[start:]:
+            tokens, kinds = list(header), [HEADER] * len(header)
+            for turn_tokens, turn_kinds in turns[start:]:
                 tokens += turn_tokens
-                targets += turn_targets
-            tokens, targets = tokens[: -len(self._newline)], targets[: -len(self._newline)]
+                kinds += turn_kinds
+            tokens, kinds = tokens[: -len(self._newline)], kinds[: -len(self._newline)]
             if len(tokens) <= MAX_TOKENS:
-                return [Example(np.array(tokens, np.uint16), np.array(targets, np.uint8))]
+                return [Example(np.array(tokens, np.uint16), np.array(kinds, np.uint8))]
         return []
 
     def _turn(self, message: Message, ids: dict[str, list[int]]) -> tuple[list[int], list[int]]:
         before = [self._special(MESSAGE_START), *self._roles[message["role"]]]
         content = [*ids[message["content"]], self._special(MESSAGE_END)]
-        is_answer = int(message["role"] == "assistant")
+        kind = ANSWER if message["role"] == "assistant" else PROMPT
         tokens = [*before, *content, *self._newline]
-        return tokens, [0] * len(before) + [is_answer] * len(content) + [0] * len(self._newline)
+        return tokens, [PROMPT] * len(before) + [kind] * len(content) + [PROMPT] * len(self._newline)
 
     def _header(self, system: TaggedText) -> list[int]:
         tags = [self._special(tag) for tag in system.tags]
@@ -148,10 +149,8 @@ class ExampleEncoder:
         return token_id
 
 
-def _example(tokens: list[int], target_from: int) -> Example:
-    is_target = np.ones(len(tokens), np.uint8)
-    is_target[:target_from] = 0
-    return Example(np.array(tokens, np.uint16), is_target)
+def _plain_text(tokens: list[int]) -> Example:
+    return Example(np.array(tokens, np.uint16), np.array([PROMPT] + [ANSWER] * (len(tokens) - 1), np.uint8))
 
 
 def _translation(source: str, target: str, source_lang: str, target_lang: str, instruct: bool) -> Conversation:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from model.checkpoint import save_weights
-from model.families import FAMILIES
+from model.families import qwen3_next
 from model.network import CausalLM
 
 EOS_TOKEN_IDS = [2, 0]  # <|im_end|>, <|endoftext|>
@@ -15,13 +15,12 @@ EOS_TOKEN_IDS = [2, 0]  # <|im_end|>, <|endoftext|>
 
 def export(network: CausalLM, tokenizer_dir: Path, directory: Path) -> Path:
     """Write config, weights (matrices in bfloat16, the rest in float32), tokenizer and generation settings."""
-    family = FAMILIES["qwen3_next"]
     directory.mkdir(parents=True, exist_ok=True)
-    hf_config = family.config_to_hf(network.config) | {"dtype": "bfloat16", "eos_token_id": 2, "pad_token_id": 0}
+    hf_config = qwen3_next.config_to_hf(network.config) | {"dtype": "bfloat16", "eos_token_id": 2, "pad_token_id": 0}
     (directory / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", encoding="utf-8")
     generation = {"eos_token_id": EOS_TOKEN_IDS, "pad_token_id": 0}
     (directory / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
-    rules = family.rules(network.config)
+    rules = qwen3_next.rules(network.config)
     wide = {name: torch.bfloat16 for name, p in network.named_parameters(remove_duplicate=False) if p.dim() >= 2}
     keep = {name for name in wide if name.endswith(("conv_weight", "feed_forward.gate.weight"))}
     save_weights(network, rules, directory, {name: dtype for name, dtype in wide.items() if name not in keep})

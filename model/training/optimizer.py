@@ -96,7 +96,11 @@ class Optimizer:
         return {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
 
     def load_state_tensors(self, tensors: dict[str, Tensor], steps: int) -> None:
+        """Take over what `state_tensors` gave. ValueError where it comes from another network."""
         for key, tensor in self.state_tensors().items():
+            if key not in tensors or tensors[key].shape != tensor.shape:
+                found = list(tensors[key].shape) if key in tensors else "nothing"
+                raise ValueError(f"checkpoint of another network: {key} is {found}, expected {list(tensor.shape)}")
             tensor.copy_(tensors[key])
         for name, parameter in self.parameters.items():
             parameter.data.copy_(self.masters[name])

@@ -8,9 +8,9 @@ from pathlib import Path
 import tokenizers
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from model.training.prepare import SourceCounts, prepare, read_meta, source_names, tokenizer_digest
+from model.training.prepare import SourceCounts, is_prepared, prepare, source_names
 from model.training.recipes import RECIPES, Recipe
-from model.training.rows import SourceFile, find_sources
+from model.training.rows import find_sources
 from model.training.run import run
 from model.training.sample_data import write_sample_data
 from model.training.train_tokenizer import sample_texts, save_tokenizer, train_tokenizer
@@ -27,10 +27,12 @@ def train(
     tokenizer_dir: Path | None,
     device: str = "cpu",
     workers: int | None = None,
+    start_from: Path | None = None,
     say: Say = print,
 ) -> Path:
     """Do or resume a whole run in `run_dir`; returns the directory of the finished model.
 
+    A new run takes its weights from the run in `start_from`, where given; it must have the same tokenizer.
     Without `data_dir` the data is made up (see sample_data); without `tokenizer_dir` a tokenizer is trained on it.
     """
     if data_dir is None:
@@ -39,9 +41,10 @@ def train(
     if tokenizer_dir is None:
         tokenizer_dir = ensure_tokenizer(data_dir, run_dir / "tokenizer", recipe.model.vocab_size, say)
     prepared = ensure_prepared(data_dir, tokenizer_dir, run_dir / "data", say)
-    trainer = Trainer(recipe, prepared, run_dir, device=device, workers=workers)
+    trainer = Trainer(recipe, prepared, run_dir, device=device, workers=workers, start_from=start_from)
     if trainer.step:
-        say(f"resuming at step {trainer.step}, {trainer.tokens:,} tokens")
+        inherited = f", {trainer.inherited_tokens:,} of them by earlier runs" if trainer.inherited_tokens else ""
+        say(f"going on at step {trainer.step}, {trainer.tokens:,} tokens{inherited}")
     return run(trainer, tokenizer_dir=tokenizer_dir, validate_on=validation_sources(prepared))
 
 
@@ -64,10 +67,11 @@ def ensure_tokenizer(data_dir: Path, directory: Path, vocab_size: int, say: Say)
 def ensure_prepared(data_dir: Path, tokenizer_dir: Path, directory: Path, say: Say) -> Path:
     """Encode the data unless `directory` holds it, encoded with the same tokenizer."""
     tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
-    if (directory / "meta.json").exists() and read_meta(directory)["tokenizer"] == tokenizer_digest(tokenizer):
+    if is_prepared(directory, tokenizer):
         return directory
     shutil.rmtree(directory, ignore_errors=True)
     files = [source for split in ("valid", "train") for source in find_sources(data_dir, split)]
+    sizes = {f"{source.name}.{source.split}": source.path.stat().st_size for source in files}
     with Progress(
         TextColumn("encoding"),
         BarColumn(),
@@ -76,22 +80,28 @@ def ensure_prepared(data_dir: Path, tokenizer_dir: Path, directory: Path, say: S
         TextColumn("left"),
         TimeRemainingColumn(),
     ) as bars:
-        task = bars.add_task("encoding", total=sum(source.path.stat().st_size for source in files))
+        task = bars.add_task("encoding", total=sum(sizes.values()))
 
-        def done(source: SourceFile, counts: SourceCounts) -> None:
-            bars.advance(task, source.path.stat().st_size)
-            say(f"{source.name} ({source.split}): {_in_words(counts)}")
+        def told(name: str, counts: SourceCounts) -> None:
+            bars.advance(task, sizes.get(name, 0))
+            say(f"{name}: {_in_words(counts)}")
 
-        prepare(data_dir, tokenizer, directory, progress=done)
+        prepare(data_dir, tokenizer, directory, told)
     return directory
 
 
 def _in_words(counts: SourceCounts) -> str:
-    dropped = counts.duplicates + counts.in_validation + counts.too_long
-    return (
-        f"{counts.examples:,} examples of {counts.tokens:,} tokens; {dropped:,} of {counts.rows:,} rows dropped "
-        f"({counts.duplicates:,} twice, {counts.in_validation:,} in validation, {counts.too_long:,} too long)"
-    )
+    dropped = counts.dropped
+    reasons = {
+        "twice": dropped.duplicates,
+        "nearly twice": dropped.near_duplicates,
+        "in validation": dropped.in_validation,
+        "overlapping with validation": dropped.overlaps,
+        "too long": counts.too_long,
+    }
+    why = ", ".join(f"{number:,} {reason}" for reason, number in reasons.items() if number)
+    kept = f"{counts.examples:,} examples of {counts.tokens:,} tokens"
+    return f"{kept}; {sum(reasons.values()):,} of {counts.rows:,} rows dropped ({why})" if why else kept
 
 
 def validation_sources(prepared: Path) -> list[str]:

@@ -1,18 +1,16 @@
-"""The prepared data on disk: every source file encoded once, as flat token arrays.
+"""The prepared data on disk: every source cleaned and encoded once, as flat token arrays.
 
-<out>/meta.json                            tokenizer digest and counts
+<out>/meta.json                            format, tokenizer digest and counts
 <out>/<task>/<source>.<split>/tokens.npy   uint16, all examples one after another
-                             /targets.npy  uint8, 1 where the token is part of an answer
+                             /kinds.npy    uint8, what each token is part of: see examples.py
                              /offsets.npy  int64, example i is tokens[offsets[i]:offsets[i + 1]]
 """
 
 import hashlib
 import json
-import re
-import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,20 +19,27 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from model.training.examples import Example, ExampleEncoder, conversations
+from model.training.cleaning import Cleaner, Dropped
+from model.training.examples import ANSWER, Example, ExampleEncoder, conversations
+from model.training.gap_sentences import gap_sentences
+from model.training.label_sets import with_varied_labels
+from model.training.persona import persona_rows
 from model.training.rows import Row, SourceFile, find_sources, read_rows
 
+FORMAT = 2  # of the directory and of what is put into it
 ROWS_AT_ONCE = 4096
-_NOT_WORD = re.compile(r"[\W_]+")
+PERSONA = "chat/routelm-persona"
+GAP_SENTENCES = {"summarize/gap-sentences-en": "en", "summarize/gap-sentences-zh": "zh"}
+_TASKS = ("generate", "summarize", "translate", "chat", "analyze")  # gap sentences are taken from the first two
+_NO_SENTENCES = "generate/*poetry*"
 
 
 @dataclass(slots=True)
 class SourceCounts:
-    """What became of the rows of one file."""
+    """What became of the rows of one source. `target_tokens` are those of answers and plain text."""
 
     rows: int = 0
-    duplicates: int = 0
-    in_validation: int = 0
+    dropped: Dropped = field(default_factory=Dropped)
     too_long: int = 0
     examples: int = 0
     tokens: int = 0
@@ -47,7 +52,7 @@ class PreparedSource:
 
     name: str
     tokens: NDArray[np.uint16]
-    targets: NDArray[np.uint8]
+    kinds: NDArray[np.uint8]
     offsets: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -58,36 +63,35 @@ class PreparedSource:
 
     def example(self, index: int) -> Example:
         where = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
-        return Example(self.tokens[where], self.targets[where])
+        return Example(self.tokens[where], self.kinds[where])
 
 
-@dataclass(slots=True)
-class _Seen:
-    """Texts met so far, by task: what a later row must not repeat."""
-
-    rows: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
-    validation: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+Told = Callable[[str, SourceCounts], None]  # the name of a source and split that is done, and its counts
 
 
 def prepare(
-    data_dir: Path,
-    tokenizer: Tokenizer,
-    out_dir: Path,
-    progress: Callable[[SourceFile, SourceCounts], None] = lambda source, counts: None,
+    data_dir: Path, tokenizer: Tokenizer, out_dir: Path, told: Told = lambda name, counts: None
 ) -> dict[str, SourceCounts]:
-    """Encode every file of `data_dir` into `out_dir`; return the counts by `<task>/<source>.<split>`.
+    """Clean and encode every file of `data_dir` into `out_dir`; return the counts by `<task>/<source>.<split>`.
 
-    Exact duplicates inside a task are dropped, and training rows of which a text equals a validation text of the same
-    task (without regard to case, spaces and punctuation). `progress` is told of every file that is done.
+    What is dropped, and why: see cleaning.py. Beside the files' own sources there are some that are made here:
+    PERSONA and GAP_SENTENCES, the latter from the training rows that were kept.
     """
-    encoder, seen, counts = ExampleEncoder(tokenizer), _Seen(), {}
-    for split in ("valid", "train"):
-        for source in find_sources(data_dir, split):
-            found = counts[f"{source.name}.{split}"] = _prepare_source(source, encoder, seen, out_dir)
-            progress(source, found)
-    meta = {"tokenizer": tokenizer_digest(tokenizer), "sources": {name: asdict(c) for name, c in counts.items()}}
+    workshop = _Workshop(ExampleEncoder(tokenizer), out_dir, told)
+    prose: list[str] = []
+    for task in _TASKS:
+        cleaner = Cleaner()
+        for source in _files(data_dir, task, "valid"):
+            workshop.put(f"{source.name}.valid", list(read_rows(source.path)), cleaner.validation)
+        for source in _files(data_dir, task, "train"):
+            kept = workshop.put(f"{source.name}.train", list(read_rows(source.path)), cleaner.training)
+            prose += _prose(source.name, kept)
+        for name, rows in _made(task, prose):
+            workshop.put(f"{name}.train", rows, cleaner.training)
+    counts = {name: asdict(counts) for name, counts in workshop.counts.items()}
+    meta = {"format": FORMAT, "tokenizer": tokenizer_digest(tokenizer), "sources": counts}
     (out_dir / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
-    return counts
+    return workshop.counts
 
 
 def load_source(prepared_dir: Path, name: str, split: str) -> PreparedSource:
@@ -96,7 +100,7 @@ def load_source(prepared_dir: Path, name: str, split: str) -> PreparedSource:
     if not directory.is_dir():
         known = ", ".join(source_names(prepared_dir, split))
         raise ValueError(f"source {name!r} has no {split} part in {prepared_dir}: use one of {known}")
-    arrays = (np.load(directory / f"{array}.npy", mmap_mode="r") for array in ("tokens", "targets", "offsets"))
+    arrays = (np.load(directory / f"{array}.npy", mmap_mode="r") for array in ("tokens", "kinds", "offsets"))
     return PreparedSource(name, *arrays)
 
 
@@ -105,6 +109,14 @@ def source_names(prepared_dir: Path, split: str) -> list[str]:
     meta = read_meta(prepared_dir)["sources"]
     endings = ((name.rpartition("."), counts) for name, counts in meta.items())
     return sorted(name for (name, _, ending), counts in endings if ending == split and counts["examples"] > 0)
+
+
+def is_prepared(directory: Path, tokenizer: Tokenizer) -> bool:
+    """Whether `directory` holds data that this program prepared with the same tokenizer."""
+    if not (directory / "meta.json").exists():
+        return False
+    meta = read_meta(directory)
+    return meta.get("format") == FORMAT and meta["tokenizer"] == tokenizer_digest(tokenizer)
 
 
 def read_meta(prepared_dir: Path) -> dict[str, Any]:
@@ -117,58 +129,64 @@ def tokenizer_digest(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
 
-def _prepare_source(source: SourceFile, encoder: ExampleEncoder, seen: _Seen, out_dir: Path) -> SourceCounts:
-    counts = SourceCounts()
-    rows = _kept_rows(source, seen, counts)
-    examples: list[Example] = []
-    while chunk := list(islice(rows, ROWS_AT_ONCE)):
-        drafts = [draft for row in chunk for draft in conversations(row, with_instructions=source.split == "train")]
-        for encoded in encoder.encode(drafts):
-            counts.too_long += not encoded
-            examples += encoded
-    _write(out_dir / f"{source.name}.{source.split}", examples)
-    counts.examples = len(examples)
-    counts.tokens = sum(len(example.token_ids) for example in examples)
-    counts.target_tokens = sum(int(example.is_target.sum()) for example in examples)
-    return counts
+@dataclass(slots=True)
+class _Workshop:
+    """Cleans, encodes, writes and counts one source after another."""
+
+    encoder: ExampleEncoder
+    out_dir: Path
+    told: Told
+    counts: dict[str, SourceCounts] = field(default_factory=dict)
+
+    def put(self, name: str, rows: list[Row], clean: Callable[[Sequence[Row]], tuple[list[Row], Dropped]]) -> list[Row]:
+        """Write what `clean` keeps of the rows; return that."""
+        kept, dropped = clean(rows)
+        examples = list(self._encode(kept, varied=name.endswith(".train")))
+        self.counts[name] = SourceCounts(
+            rows=len(rows),
+            dropped=dropped,
+            too_long=examples.count(None),
+            examples=len(found := [example for example in examples if example is not None]),
+            tokens=sum(len(example.token_ids) for example in found),
+            target_tokens=sum(int((example.kinds == ANSWER).sum()) for example in found),
+        )
+        _write(self.out_dir / name, found)
+        self.told(name, self.counts[name])
+        return kept
+
+    def _encode(self, rows: list[Row], *, varied: bool) -> Iterator[Example | None]:
+        """Yield the examples of the rows, None for each draft that does not fit."""
+        left = iter(rows)
+        while chunk := list(islice(left, ROWS_AT_ONCE)):
+            told = map(with_varied_labels, chunk) if varied else chunk
+            drafts = [draft for row in told for draft in conversations(row, with_instructions=varied)]
+            for encoded in self.encoder.encode(drafts):
+                yield from encoded or (None,)
 
 
-def _kept_rows(source: SourceFile, seen: _Seen, counts: SourceCounts) -> Iterator[Row]:
-    rows, validation = seen.rows[source.task], seen.validation[source.task]
-    for row in read_rows(source.path):
-        counts.rows += 1
-        texts = {hash(normalized) for text in _telling_texts(row) if (normalized := _normalize(text))}
-        identity = hash(json.dumps(row, sort_keys=True))
-        if identity in rows:
-            counts.duplicates += 1
-        elif source.split == "train" and not texts.isdisjoint(validation):
-            counts.in_validation += 1
-        else:
-            rows.add(identity)
-            if source.split == "valid":
-                validation |= texts
-            yield row
+def _files(data_dir: Path, task: str, split: str) -> list[SourceFile]:
+    return [source for source in find_sources(data_dir, split) if source.task == task]
 
 
-def _telling_texts(row: Row) -> Iterator[str]:
-    """Yield the texts that no training row may share with a validation row."""
-    if row["task"] == "translate":
-        yield from (row["source"], row["target"])
-    elif row["task"] == "summarize":
-        yield from (row["document"], row["summary"])
-    elif row["task"] == "chat":
-        yield "\n".join(message["content"] for message in row["messages"][:-1])
-    else:
-        yield row["text"]
+def _prose(name: str, rows: list[Row]) -> list[str]:
+    """The texts of a source that consist of sentences and may serve as documents to summarize."""
+    if fnmatchcase(name, _NO_SENTENCES):
+        return []
+    return [row.get("document") or row["text"] for row in rows if row["task"] in ("generate", "summarize")]
 
 
-def _normalize(text: str) -> str:
-    return _NOT_WORD.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+def _made(task: str, prose: list[str]) -> Iterator[tuple[str, list[Row]]]:
+    """Yield the sources of a task that stand in no file."""
+    if task == "chat":
+        yield PERSONA, list(persona_rows())
+    if task == "summarize":
+        for name, language in GAP_SENTENCES.items():
+            yield name, list(gap_sentences(prose, language))
 
 
 def _write(directory: Path, examples: list[Example]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     lengths = [len(example.token_ids) for example in examples]
     np.save(directory / "tokens.npy", np.concatenate([np.empty(0, np.uint16), *(e.token_ids for e in examples)]))
-    np.save(directory / "targets.npy", np.concatenate([np.empty(0, np.uint8), *(e.is_target for e in examples)]))
+    np.save(directory / "kinds.npy", np.concatenate([np.empty(0, np.uint8), *(e.kinds for e in examples)]))
     np.save(directory / "offsets.npy", np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64))

@@ -4,16 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from model.config import ModelConfig, hybrid_config
+from model.training.batches import LossWeights
 from model.training.mixture import Mixture, decay_mixture, stable_mixture
 from model.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What is read in one part of a run. Prompt tokens count `prompt_weight` as much as answers."""
+    """What is read in one part of a run, and what counts there."""
 
     mixture: Mixture
-    prompt_weight: float
+    weights: LossWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,10 @@ def bundled() -> Recipe:
     """The model that ships: size S, 18 million parameters, 7 million of them active per token."""
     return Recipe(
         model=hybrid_config(),
-        tokens=24_000_000,
-        stable=Phase(stable_mixture(), prompt_weight=0.3),
-        decay=Phase(decay_mixture(), prompt_weight=0.05),
+        tokens=110_000_000,
+        stable=Phase(stable_mixture(), LossWeights(prompt=0.3)),
+        decay=Phase(decay_mixture(), LossWeights(prompt=0.05)),
+        decay_share=0.25,
         random_k={1: 0.25, 2: 0.5, 3: 0.25},
     )
 
@@ -65,7 +67,7 @@ def tiny() -> Recipe:
         vocab_size=1024,
         max_positions=1024,
     )
-    mixture = Phase(stable_mixture(), prompt_weight=1.0)
+    mixture = Phase(stable_mixture(), LossWeights(prompt=1.0))
     return Recipe(
         model=model, tokens=400_000, stable=mixture, decay=mixture, micro_batch_tokens=1024, warmup_steps=20,
         micro_batches=2,

@@ -24,11 +24,11 @@ class SourceFile:
 
 
 def find_sources(data_dir: Path, split: str) -> list[SourceFile]:
-    """Return the files of `split` ("train" or "valid") by name. Files for non-commercial use ("-nc") are left out."""
+    """Return the files of `split` ("train" or "valid") by name, without those for non-commercial use ("-nc")."""
     sources = []
     for path in sorted(data_dir.glob(f"*/*.{split}.jsonl*")):
         name = path.name.split(f".{split}.jsonl")[0]
-        if "-nc" not in name:
+        if not name.endswith("-nc"):
             sources.append(SourceFile(f"{path.parent.name}/{name}", split, path))
     return sources
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from model.training.checkpoints import LOG_NAME
 from model.training.export import export
 from model.training.plot import plot_losses
 from model.training.trainer import StepReport, Trainer
-
-LOG_NAME = "log.jsonl"
 
 
 def run(
@@ -21,7 +20,7 @@ def run(
     *,
     tokenizer_dir: Path,
     validate_on: list[str],
-    checkpoint_minutes: float = 5.0,
+    checkpoint_minutes: float = 4.0,
     validate_every: int = 100,
 ) -> Path:
     """Train to the end of the recipe and write the model to `<run_dir>/model`; returns that directory.

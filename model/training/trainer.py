@@ -3,7 +3,6 @@
 Shapes: T tokens, B rows, L positions, E experts.
 """
 
-import json
 import random
 import shutil
 import time
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.batch import RectangularBatch
@@ -22,6 +20,7 @@ from model.layers.router import Router, Routing
 from model.network import CausalLM, cast_matrices
 from model.training import losses
 from model.training.batches import BatchStream, TrainingBatch, valid_batches
+from model.training.checkpoints import LOG_NAME, Checkpoint, read_checkpoint, write_checkpoint
 from model.training.optimizer import Optimizer
 from model.training.recipes import Phase, Recipe
 from model.training.replica import Replica, mean_gradients, share_weights
@@ -54,12 +53,23 @@ class MicroReport:
 class Trainer:
     """One run in one directory. Built anew on the same directory, it goes on where the last checkpoint stood.
 
+    With `start_from`, the directory of another run of the same network, a new run begins with that run's weights and
+    moments and goes on counting its steps and tokens; data, batches and all else are its own. The recipe's tokens are
+    those of both. ValueError where that run has no checkpoint or another network.
+
     `workers` micro-batches run at the same time on one thread each; on a GPU it is 1. The result depends on the number
     of workers only through rounding, and not at all on which of them is faster.
     """
 
     def __init__(
-        self, recipe: Recipe, prepared_dir: Path, run_dir: Path, *, device: str = "cpu", workers: int | None = None
+        self,
+        recipe: Recipe,
+        prepared_dir: Path,
+        run_dir: Path,
+        *,
+        device: str = "cpu",
+        workers: int | None = None,
+        start_from: Path | None = None,
     ) -> None:
         self.recipe, self.prepared_dir, self.run_dir, self.device = recipe, prepared_dir, run_dir, device
         torch.manual_seed(recipe.seed)
@@ -77,8 +87,12 @@ class Trainer:
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.load = [torch.zeros(router.num_experts) for router in self.replicas[0].routers]  # of the last step
         run_dir.mkdir(parents=True, exist_ok=True)
-        if (run_dir / "checkpoint").is_dir():
-            self._restore(run_dir / "checkpoint")
+        self.inherited_tokens = 0  # of the runs this one started from
+        checkpoint = read_checkpoint(run_dir, device)
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        elif start_from is not None:
+            self._inherit(start_from)
 
     def _stream(self, phase: Phase) -> BatchStream:
         return BatchStream(
@@ -86,7 +100,7 @@ class Trainer:
             phase.mixture,
             seed=self.recipe.seed,
             batch_tokens=self.recipe.micro_batch_tokens,
-            prompt_weight=phase.prompt_weight,
+            weights=phase.weights,
         )
 
     @property
@@ -194,33 +208,39 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint that a new Trainer on this directory resumes from, exactly; never leaves half of one."""
-        partial, final, old = (self.run_dir / name for name in ("checkpoint.tmp", "checkpoint", "checkpoint.old"))
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
         router_buffers = {name: buffer for name, buffer in self.network.named_buffers() if "router." in name}
         buffers = {f"buffer/{name}": buffer.clone() for name, buffer in router_buffers.items()}
         loads = {f"load/{layer}": load_E for layer, load_E in enumerate(self.load)}
-        save_file(self.optimizer.state_tensors() | buffers | loads, partial / "state.safetensors")
         state = {
             "step": self.step,
             "tokens": self.tokens,
+            "inherited_tokens": self.inherited_tokens,
             "seconds": self.seconds,
             "streams": {name: stream.state_dict() for name, stream in self.streams.items()},
         }
-        (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
-        shutil.rmtree(old, ignore_errors=True)
-        if final.exists():
-            final.rename(old)
-        partial.rename(final)
-        shutil.rmtree(old, ignore_errors=True)
+        write_checkpoint(self.run_dir, self.optimizer.state_tensors() | buffers | loads, state)
 
-    def _restore(self, directory: Path) -> None:
-        state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
-        tensors = load_file(directory / "state.safetensors", device=self.device)
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        self._restore_weights(checkpoint)
+        self.inherited_tokens = checkpoint.state.get("inherited_tokens", 0)
+        for name, stream in self.streams.items():
+            stream.load_state_dict(checkpoint.state["streams"][name])
+
+    def _inherit(self, ancestor: Path) -> None:
+        """Begin with another run's weights and log."""
+        checkpoint = read_checkpoint(ancestor, self.device)
+        if checkpoint is None:
+            raise ValueError(f"{ancestor} has no checkpoint to start from: give the directory of a training run")
+        self._restore_weights(checkpoint)
+        self.inherited_tokens = self.tokens
+        if (ancestor / LOG_NAME).exists():
+            shutil.copyfile(ancestor / LOG_NAME, self.run_dir / LOG_NAME)
+        self.save()
+
+    def _restore_weights(self, checkpoint: Checkpoint) -> None:
+        tensors, state = checkpoint.tensors, checkpoint.state
         self.optimizer.load_state_tensors(tensors, state["step"])
         buffers = {key.removeprefix("buffer/"): tensor for key, tensor in tensors.items() if key.startswith("buffer/")}
         self.network.load_state_dict(buffers, strict=False)
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
         self.load = [tensors[f"load/{layer}"] for layer in range(len(self.load))]
-        for name, stream in self.streams.items():
-            stream.load_state_dict(state["streams"][name])

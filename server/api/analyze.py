@@ -15,7 +15,8 @@ from server.api.usage import UsageInfo, usage_of
 from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
 from server.generation import GenerationResult
-from server.service import GenerationService, Prompt
+from server.prompt import Prompt
+from server.service import GenerationService
 
 router = APIRouter(prefix="/v1", tags=["Tasks"])
 

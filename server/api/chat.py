@@ -92,7 +92,7 @@ async def admit(body: ChatRequest, service: Service, request_id: RequestId) -> A
     sampling = body.sampling_params(service, max_tokens=service.max_model_len, logprobs=body.wanted_logprobs)
     prompt = await service.chat_prompt(service.prompts.chat(template_messages(body.messages)))
     with admission(service, request_id, [prompt], sampling, body.stop_strings, body.n or 1) as generations:
-        yield Admitted(f"chatcmpl-{request_id}", body, generations, [prompt])
+        yield Admitted(f"chatcmpl-{request_id}", body, generations)
 
 
 @router.post("/v1/chat/completions", response_model=ChatCompletion, summary="Answer a conversation")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from model.tokenizer import Tokenizer
-from server.service import Prompt
+from server.prompt import Prompt
 from server.token_text import TextLogprobs, TokenText
 
 

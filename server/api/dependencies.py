@@ -1,16 +1,19 @@
 """What endpoints get from the application, and how a request owns its generations."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Request
 
+from server.api.usage import UsageInfo, usage_of
 from server.engine.types import SamplingParams
-from server.generation import Generation, GenerationResult
-from server.service import GenerationService, Prompt
+from server.generation import GenerationResult, RunningGeneration
+from server.prompt import Prompt
+from server.segments import SegmentedPrompt
+from server.service import GenerationService
 
 Body = TypeVar("Body")
 
@@ -32,13 +35,21 @@ RequestId = Annotated[str, Depends(get_request_id)]
 
 @dataclass(frozen=True, slots=True)
 class Admitted(Generic[Body]):
-    """An accepted request: its body, its running generations, and anything the endpoint found out on the way."""
+    """An accepted request: its body, its running generations, and what the endpoint found out on the way.
+
+    `earlier`: generations that were needed before these could start; they have ended and only count as usage.
+    """
 
     id: str
     body: Body
-    generations: list[Generation]
-    prompts: list[Prompt]
+    generations: list[RunningGeneration]
+    prompts: Sequence[Prompt] = ()
     extra: Any = None
+    earlier: Sequence[RunningGeneration] = ()
+
+    @property
+    def usage(self) -> UsageInfo:
+        return usage_of([*self.earlier, *self.generations])
 
     async def results(self) -> list[GenerationResult]:
         """Wait for all of them. Raises what the first that fails raises."""
@@ -49,17 +60,17 @@ class Admitted(Generic[Body]):
 def admission(
     service: GenerationService,
     request_id: str,
-    prompts: Iterable[Prompt],
+    prompts: Iterable[Prompt | SegmentedPrompt],
     sampling: SamplingParams,
     stop: tuple[str, ...] = (),
     n: int = 1,
-) -> Iterator[list[Generation]]:
+) -> Iterator[list[RunningGeneration]]:
     """Start `n` generations per prompt, all or none; what still runs when the block is left is aborted.
 
     Used inside a dependency with `yield`: its end runs when the answer is sent and when the client has gone.
     Of several choices each has its own seed: the given one, then the next ones.
     """
-    generations: list[Generation] = []
+    generations: list[RunningGeneration] = []
     try:
         for prompt in prompts:
             for choice in range(n):

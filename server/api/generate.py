@@ -10,7 +10,7 @@ from server.api.dependencies import Admitted, RequestId, Service, admission
 from server.api.disconnect import until_disconnect
 from server.api.request_model import Text
 from server.api.tasks import TEMPERATURE, TaskFields, task_events
-from server.api.usage import UsageInfo, usage_of
+from server.api.usage import UsageInfo
 from server.sse import EventStream
 
 router = APIRouter(prefix="/v1", tags=["Tasks"])
@@ -40,7 +40,7 @@ async def admit(body: GenerateRequest, service: Service, request_id: RequestId) 
     sampling = body.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, temperature=TEMPERATURE)
     prompt = await service.text_prompt(body.prompt)
     with admission(service, request_id, [prompt], sampling, body.stop_strings) as generations:
-        yield Admitted(f"gen-{request_id}", body, generations, [prompt])
+        yield Admitted(f"gen-{request_id}", body, generations)
 
 
 @router.post("/generate", response_model=GenerateResponse, summary="Continue a text")
@@ -58,5 +58,5 @@ async def generate(request: Request, service: Service, work: Annotated[Work, Dep
         model=service.model_id,
         text=result.text,
         finish_reason=result.finish_reason,
-        usage=usage_of(work.generations),
+        usage=work.usage,
     )

@@ -12,11 +12,18 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 
 class ModelCard(BaseModel):
+    """`native_tasks`: what the model was trained for with prompts of its own; other tasks are asked for in plain words.
+
+    `translation_pairs`: the directions it learnt, such as "en-de"; null where that is not known.
+    """
+
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "routelm"
     max_model_len: int
+    native_tasks: list[str]
+    translation_pairs: list[str] | None
 
 
 class ModelList(BaseModel):
@@ -38,4 +45,11 @@ async def get_model(model_id: str, service: Service) -> ModelCard:
 
 
 def _card(service: GenerationService) -> ModelCard:
-    return ModelCard(id=service.model_id, created=service.created, max_model_len=service.max_model_len)
+    pairs = service.prompts.translation_pairs
+    return ModelCard(
+        id=service.model_id,
+        created=service.created,
+        max_model_len=service.max_model_len,
+        native_tasks=list(service.prompts.native_tasks),
+        translation_pairs=None if pairs is None else sorted(f"{source}-{target}" for source, target in pairs),
+    )

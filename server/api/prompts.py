@@ -6,7 +6,8 @@ from pydantic import Discriminator, Field, Tag
 
 from server.api.request_model import Text
 from server.api.sampling import TokenId
-from server.service import GenerationService, Prompt
+from server.prompt import Prompt
+from server.service import GenerationService
 
 MAX_PROMPTS = 64
 

@@ -10,9 +10,10 @@ from model.language import detect_language
 from server.api.dependencies import Admitted, RequestId, Service, admission
 from server.api.disconnect import until_disconnect
 from server.api.request_model import NonBlankText
+from server.api.shortening import Shortening
 from server.api.tasks import TEMPERATURE, TaskFields, task_events
 from server.api.translate import Language
-from server.api.usage import UsageInfo, usage_of
+from server.api.usage import UsageInfo
 from server.sse import EventStream
 
 router = APIRouter(prefix="/v1", tags=["Tasks"])
@@ -43,8 +44,10 @@ class SummarizeResponse(BaseModel):
 Work = Admitted[SummarizeRequest]
 
 
-async def admit(body: SummarizeRequest, service: Service, request_id: RequestId) -> AsyncIterator[Work]:
-    """Find the language, render, submit; abort what still runs when the request ends."""
+async def admit(
+    request: Request, body: SummarizeRequest, service: Service, request_id: RequestId
+) -> AsyncIterator[Work]:
+    """Find the language, shorten what is too long, render, submit; abort what still runs when the request ends."""
     service.check_model(body.model)
     sampling = body.sampling_params(
         service,
@@ -53,14 +56,19 @@ async def admit(body: SummarizeRequest, service: Service, request_id: RequestId)
         frequency_penalty=FREQUENCY_PENALTY,
     )
     language = detect_language(body.text) if body.language == "auto" else body.language
-    prompt = await service.chat_prompt(service.prompts.summarize(body.text, language, body.length))
+    shortened = Shortening(service, request_id, language, sampling)
+    text = await until_disconnect(request, shortened.of(body.text))
+    prompt = await service.chat_prompt(service.prompts.summarize(text, language, body.length))
     with admission(service, request_id, [prompt], sampling, body.stop_strings) as generations:
-        yield Admitted(f"sum-{request_id}", body, generations, [prompt], {"language": language, "length": body.length})
+        extra = {"language": language, "length": body.length}
+        yield Admitted(f"sum-{request_id}", body, generations, extra=extra, earlier=shortened.done)
 
 
 @router.post("/summarize", response_model=SummarizeResponse, summary="Summarize text")
 async def summarize(request: Request, service: Service, work: Annotated[Work, Depends(admit)]) -> Any:
     """Say it shorter, in the language of the text.
+
+    Of a document longer than the model can read at once, pieces are summarized first, then their summaries.
 
     With `stream`: events `{"object": "summary.chunk", "id", "index": 0, "delta"}`, then one `{"object":
     "summary.done", "id", "model", "language", "length", "finish_reason", "usage"}`, then `[DONE]`.
@@ -73,6 +81,6 @@ async def summarize(request: Request, service: Service, work: Annotated[Work, De
         model=service.model_id,
         summary=result.text,
         finish_reason=result.finish_reason,
-        usage=usage_of(work.generations),
+        usage=work.usage,
         **work.extra,
     )

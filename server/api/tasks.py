@@ -7,7 +7,6 @@ from typing import Any
 from server.api.dependencies import Admitted
 from server.api.request_model import ModelName
 from server.api.sampling import SamplingFields
-from server.api.usage import usage_of
 from server.engine.types import FinishReason
 from server.generation import interleave
 from server.sse import Event, Events
@@ -42,5 +41,5 @@ async def task_events(
         "model": model,
         **details(reasons),
         "finish_reason": overall_reason(reasons),
-        "usage": usage_of(work.generations).model_dump(),
+        "usage": work.usage.model_dump(),
     }

@@ -1,24 +1,30 @@
 """POST /v1/translate: one text or a list of texts into another language."""
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
 from model.language import detect_language
+from model.sentences import gap_before, split_sentences
 from server.api.dependencies import Admitted, RequestId, Service, admission
 from server.api.disconnect import until_disconnect
 from server.api.request_model import NonBlankText, OneAsList
 from server.api.tasks import TEMPERATURE, TaskFields, task_events
-from server.api.usage import UsageInfo, usage_of
+from server.api.usage import UsageInfo
 from server.engine.types import FinishReason
+from server.engine.validation import MAX_BEAM_WIDTH, without_meaning_in_a_search
 from server.errors import InvalidRequestError
+from server.segments import Segment, SegmentedPrompt
+from server.service import GenerationService
 from server.sse import Event, EventStream
 
 router = APIRouter(prefix="/v1", tags=["Tasks"])
 
 MAX_TEXTS = 32
+MAX_SENTENCES = 1024
 DEFAULT_MAX_TOKENS = 512
 
 Language = Literal["en", "zh", "de", "fr"]
@@ -28,6 +34,11 @@ class TranslateRequest(TaskFields):
     text: Annotated[list[NonBlankText], Field(min_length=1, max_length=MAX_TEXTS), OneAsList]
     source_lang: Language | Literal["auto"] = "auto"
     target_lang: Language
+    force: bool = Field(False, description="Translate between languages the model was not trained on, too.")
+    beam_width: Annotated[int, Field(ge=1, le=MAX_BEAM_WIDTH)] | None = Field(
+        None,
+        description="How many translations of a sentence are weighed side by side; 1: none but the likeliest words.",
+    )
 
 
 class Translation(BaseModel):
@@ -54,18 +65,25 @@ async def admit(body: TranslateRequest, service: Service, request_id: RequestId)
     """Find the languages, render, submit; abort what still runs when the request ends."""
     service.check_model(body.model)
     sampling = body.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, temperature=TEMPERATURE)
+    if body.beam_width is not None or not without_meaning_in_a_search(sampling):
+        sampling = replace(sampling, beam_width=body.beam_width or service.prompts.translation_beams)
     sources = [_source_language(body, index) for index in range(len(body.text))]
+    for source in sources:
+        _check_pair(service, body, source)
     prompts = [
-        await service.chat_prompt(service.prompts.translate(text, source, body.target_lang))
+        await _segmented(service, text, source, body.target_lang)
         for text, source in zip(body.text, sources, strict=True)
     ]
     with admission(service, request_id, prompts, sampling, body.stop_strings) as generations:
-        yield Admitted(f"trans-{request_id}", body, generations, prompts, sources)
+        yield Admitted(f"trans-{request_id}", body, generations, extra=sources)
 
 
 @router.post("/translate", response_model=TranslateResponse, summary="Translate text")
 async def translate(request: Request, service: Service, work: Annotated[Work, Depends(admit)]) -> Any:
-    """Translate between English, Chinese, German and French.
+    """Translate between English, Chinese, German and French, keeping lines and paragraphs.
+
+    A model that was trained on single sentences, as the bundled one was, is given a text sentence by sentence, and
+    searches for the best translation of each among several (`beam_width`); it then streams whole sentences.
 
     With `stream`: events `{"object": "translation.chunk", "id", "index", "delta"}`, where `index` counts the texts,
     then one `{"object": "translation.done", "id", "model", "translations": [{"source_lang", "detected",
@@ -79,7 +97,7 @@ async def translate(request: Request, service: Service, work: Annotated[Work, De
         id=work.id,
         model=service.model_id,
         translations=[Translation(text=result.text, **detail) for result, detail in zip(results, details, strict=True)],
-        usage=usage_of(work.generations),
+        usage=work.usage,
     )
 
 
@@ -92,6 +110,38 @@ def _source_language(body: TranslateRequest, index: int) -> str:
             param="source_lang",
         )
     return source
+
+
+def _check_pair(service: GenerationService, body: TranslateRequest, source: str) -> None:
+    """Raise InvalidRequestError where the model did not learn that direction and the client does not insist."""
+    pairs = service.prompts.translation_pairs
+    if body.force or pairs is None or (source, body.target_lang) in pairs:
+        return
+    learnt = ", ".join(f"{first}-{second}" for first, second in sorted(pairs))
+    raise InvalidRequestError(
+        f"This model did not learn to translate {source}-{body.target_lang}; it learnt {learnt}. Translate by way of "
+        "English, or set force to true to see what comes.",
+        param="target_lang",
+    )
+
+
+async def _segmented(service: GenerationService, text: str, source: str, target: str) -> SegmentedPrompt:
+    """The prompts of a text's parts: its sentences, or the whole for a model that can read it at once."""
+    if not service.prompts.sentence_by_sentence:
+        return SegmentedPrompt(
+            (Segment("", await service.chat_prompt(service.prompts.translate(text, source, target))),)
+        )
+    split = split_sentences(text)
+    if len(split.sentences) > MAX_SENTENCES:
+        raise InvalidRequestError(
+            f"A text of {len(split.sentences)} sentences is too long; at most {MAX_SENTENCES} are taken at once.",
+            param="text",
+        )
+    segments = []
+    for index, sentence in enumerate(split.sentences):
+        prompt = await service.chat_prompt(service.prompts.translate(sentence.text, source, target))
+        segments.append(Segment(gap_before(split.sentences, index, spaced=target != "zh"), prompt))
+    return SegmentedPrompt(tuple(segments), split.after)
 
 
 def _details(work: Work, reasons: Sequence[FinishReason]) -> Event:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from server.generation import Generation
+from server.generation import RunningGeneration
 
 
 class PromptTokensDetails(BaseModel):
@@ -20,7 +20,7 @@ class UsageInfo(BaseModel):
     prompt_tokens_details: PromptTokensDetails
 
 
-def usage_of(generations: Sequence[Generation], n: int = 1) -> UsageInfo:
+def usage_of(generations: Sequence[RunningGeneration], n: int = 1) -> UsageInfo:
     """Sum over generations; a prompt with `n` choices counts once, as its first choice found it."""
     usages = [generation.usage for generation in generations]
     prompt_tokens = sum(usage.prompt_tokens for usage in usages[::n])

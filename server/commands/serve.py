@@ -16,14 +16,21 @@ def _option(text: str, default: str) -> Any:
 def serve(
     host: Annotated[str | None, _option("Address to listen on; 0.0.0.0 for all.", "127.0.0.1")] = None,
     port: Annotated[int | None, _option("Port; 0 takes a free one.", "8000")] = None,
-    model: Annotated[str | None, _option("Checkpoint directory, or `bundled`.", "bundled")] = None,
-    served_model_name: Annotated[str | None, _option("The model's name in the API.", "the directory's name")] = None,
-    max_model_len: Annotated[int | None, _option("Longest prompt plus answer, in tokens.", "the model's own")] = None,
+    model: Annotated[str | None, _option("Checkpoint directory, hub id (org/name), or `bundled`.", "bundled")] = None,
+    revision: Annotated[str | None, _option("Branch, tag or commit of a hub id.", "main")] = None,
+    served_model_name: Annotated[str | None, _option("The model's name in the API.", "that of the model")] = None,
+    max_model_len: Annotated[
+        int | None, _option("Longest prompt plus answer, in tokens.", "what model and caches hold")
+    ] = None,
     max_num_seqs: Annotated[int | None, _option("Most requests in one batch.", "64")] = None,
     max_num_batched_tokens: Annotated[int | None, _option("Most tokens in one step.", "1024")] = None,
     cache_bytes: Annotated[str | None, _option("Memory for caches, such as 1GiB.", "a share of what is free")] = None,
     max_queue: Annotated[int | None, _option("Most waiting requests; more are answered with 429.", "256")] = None,
-    dtype: Annotated[str | None, _option("auto, bfloat16 or float32.", "auto")] = None,
+    dtype: Annotated[str | None, _option("auto, bfloat16, float32 or float16.", "auto")] = None,
+    quantize: Annotated[str | None, _option("auto (as the checkpoint is stored), none, int8 or int4.", "auto")] = None,
+    check_weights: Annotated[
+        bool | None, typer.Option("--check-weights", help="Look for NaN and infinite weights while loading.")
+    ] = None,
     device: Annotated[str | None, _option("auto, cpu or cuda.", "auto")] = None,
     threads: Annotated[int | None, _option("Threads for the computation.", "one for a small model, else all")] = None,
     seed: Annotated[int | None, _option("Makes requests without a seed reproducible, in order.", "random")] = None,

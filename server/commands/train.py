@@ -15,7 +15,15 @@ def train(
     tokenizer: Annotated[
         Path | None, typer.Option(help="Directory with a tokenizer.json. (default: trained on the data)")
     ] = None,
-    tokens: Annotated[int | None, typer.Option(min=1, help="Length of the run. (default: the recipe's)")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Length of the run, with what it started from. (default: the recipe's)")
+    ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="Another run: a new one begins with its weights, log and count."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Micro-batches side by side. (default: a core each)")
@@ -33,7 +41,14 @@ def train(
     try:
         chosen = recipe_named(recipe, tokens)
         model = train_model(
-            chosen, out, data_dir=data, tokenizer_dir=tokenizer, device=device, workers=workers, say=typer.echo
+            chosen,
+            out,
+            data_dir=data,
+            tokenizer_dir=tokenizer,
+            device=device,
+            workers=workers,
+            start_from=start_from,
+            say=typer.echo,
         )
     except ValueError as error:
         typer.secho(str(error), fg=typer.colors.RED, err=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from model.cache import CacheSpec, KVSpec, StateSpec, bytes_per_block, bytes_per_row
+from model.cache import CacheSpec, StateSpec, TokenSpec, bytes_per_block, bytes_per_row
 
 DEFAULT_CACHE_BYTES = 2**30
 DEFAULT_MEMORY_SHARE = 0.2
@@ -82,7 +82,7 @@ class CacheLayout:
 def resolve(config: EngineConfig, specs: Sequence[CacheSpec], dtype: torch.dtype) -> CacheLayout:
     """Divide the budget. Raises ValueError when it cannot hold one sequence of `max_model_len` tokens."""
     budget = config.cache_bytes if config.cache_bytes is not None else default_cache_bytes()
-    has_kv = any(isinstance(spec, KVSpec) for spec in specs)
+    has_kv = any(isinstance(spec, TokenSpec) for spec in specs)
     has_state = any(isinstance(spec, StateSpec) for spec in specs)
     block, row = bytes_per_block(specs, config.block_size, dtype), bytes_per_row(specs)
     fewest = -(-config.max_model_len // config.block_size) if has_kv else 0

@@ -91,6 +91,15 @@ class PrefixCache:
             target = sequence.block_table[hit.num_tokens // self._layout.block_size]
             self.pending.append(CopyBlock(self._layout.num_blocks + snapshot, target, tail))
 
+    def copy_state(self, source: Sequence, target: Sequence) -> None:
+        """Order the copies of a sequence's state, and of its last, partly filled block, to another's own."""
+        assert source.slot is not None
+        assert target.slot is not None
+        self.pending.append(CopyRow(source.slot, target.slot))
+        full, tail = divmod(source.num_computed_tokens, self._layout.block_size)
+        if tail and self._layout.has_kv:
+            self.pending.append(CopyBlock(source.block_table[full], target.block_table[full], tail))
+
     def remember_blocks(self, sequence: Sequence, computed_before: int) -> None:
         """Register the blocks that were filled since `computed_before` tokens were computed."""
         size, end = self._layout.block_size, sequence.num_computed_tokens

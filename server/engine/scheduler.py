@@ -7,9 +7,10 @@ prompts, cut where a state is to be remembered. How a prompt is cut never change
 import time
 from bisect import insort
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
+from server.engine.beam import BeamGroup, Continuation
 from server.engine.block_manager import BlockManager
 from server.engine.config import CacheLayout, EngineConfig
 from server.engine.prefix_cache import CacheOp, PrefixCache, PrefixHit
@@ -69,12 +70,14 @@ class Scheduler:
         self.running: list[Sequence] = []
         self.counts = SchedulerCounts()
         self._sequences: dict[str, Sequence] = {}
+        self._groups: dict[str, BeamGroup] = {}  # by the id of the request
+        self._group_of: dict[Sequence, BeamGroup] = {}
         self._clock = clock
         self._seeds = Random(config.seed)
         self._arrivals = 0
 
     def __contains__(self, request_id: str) -> bool:
-        return request_id in self._sequences
+        return request_id in self._sequences or request_id in self._groups
 
     @property
     def has_unfinished(self) -> bool:
@@ -82,15 +85,23 @@ class Scheduler:
 
     def add(self, request: EngineRequest) -> None:
         """Put a request into the waiting queue. It must have been checked, and its id must be new."""
-        assert request.request_id not in self._sequences, "request ids are unique"
+        assert request.request_id not in self, "request ids are unique"
+        group = None
+        if request.sampling.beam_width > 1:
+            group = self._groups[request.request_id] = BeamGroup(request, self.config.eos_token_ids)
+            request = group.member_request()
         seed = request.sampling.seed if request.sampling.seed is not None else self._seeds.getrandbits(64)
-        sequence = Sequence(request, self._arrivals, seed, request.arrival_time or self._clock())
-        self._arrivals += 1
+        sequence = Sequence(request, self._next_number(), seed, request.arrival_time or self._clock())
         self._sequences[request.request_id] = sequence
+        if group is not None:
+            group.scores[sequence] = 0.0
+            self._group_of[sequence] = group
         insort(self.waiting, sequence, key=lambda waiting: waiting.key)
 
     def abort(self, request_id: str) -> list[TokenOutput]:
         """End a request and free its memory. Nothing happens for an id that is unknown or finished."""
+        if request_id in self._groups:
+            return [self._end_group(self._groups[request_id], FinishReason.ABORT)]
         sequence = self._sequences.pop(request_id, None)
         if sequence is None:
             return []
@@ -101,7 +112,9 @@ class Scheduler:
         """End sequences whose step went wrong, and trust nothing that was remembered."""
         outputs = []
         for sequence in sequences:
-            if self._sequences.pop(sequence.request_id, None) is not None:
+            if sequence in self._group_of:
+                outputs.append(self._end_group(self._group_of[sequence], FinishReason.ERROR, error))
+            elif self._sequences.pop(sequence.request_id, None) is not None:
                 self._retire(sequence)
                 outputs.append(sequence.terminal(FinishReason.ERROR, self._clock(), error=error))
         self.prefixes.forget()
@@ -110,8 +123,17 @@ class Scheduler:
     def fail_all(self, error: str) -> list[TokenOutput]:
         """End every sequence that has not had its last output, whatever state it is in, with empty memory after."""
         now = self._clock()
-        outputs = [sequence.terminal(FinishReason.ERROR, now, error=error) for sequence in self._sequences.values()]
+        heads = {self._group_of.get(each, each): each for each in self._sequences.values()}  # one of each group
+        outputs = [
+            replace(
+                sequence.terminal(FinishReason.ERROR, now, error=error),
+                request_id=head.request.request_id,
+            )
+            for head, sequence in heads.items()
+        ]
         self._sequences.clear()
+        self._groups.clear()
+        self._group_of.clear()
         self.waiting.clear()
         self.running.clear()
         self._reset_memory()
@@ -119,6 +141,14 @@ class Scheduler:
 
     def schedule(self) -> ScheduledBatch:
         """The next step; empty only when nothing is left to do."""
+        batch = self._schedule()
+        while not batch and self.running:  # all wait for beams that find no room
+            self._preempt(self.running[-1])
+            batch = self._schedule()
+        sampling = [sequence for sequence in batch if sequence.samples]
+        return ScheduledBatch(batch, sampling, self.prefixes.take_pending() if batch else [])
+
+    def _schedule(self) -> list[Sequence]:
         preemptions = self.counts.preemptions
         batch = self._schedule_decode()
         budget = self.config.max_num_batched_tokens - len(batch)
@@ -130,8 +160,7 @@ class Scheduler:
             sequence = self._start_next()
             budget -= self._schedule_prefill(sequence, budget)
             batch.append(sequence)
-        sampling = [sequence for sequence in batch if sequence.samples]
-        return ScheduledBatch(batch, sampling, self.prefixes.take_pending() if batch else [])
+        return batch
 
     def update(
         self,
@@ -143,10 +172,16 @@ class Scheduler:
         now = self._clock()
         outputs: list[TokenOutput] = []
         finished: list[Sequence] = []
+        complete: list[BeamGroup] = []
         rows = {sequence.request_id: row for row, sequence in enumerate(batch.sampling)}
         for sequence in batch.sequences:
+            if sequence.status is SequenceStatus.FINISHED:
+                continue  # its group ended in this step, with another of its beams
             self._advance(sequence)
             row = rows.get(sequence.request_id)
+            if sequence in self._group_of:
+                outputs += self._offer(sequence, row, sampled, complete)
+                continue
             if sequence.request_id in sampled.failed:
                 output: TokenOutput | None = sequence.terminal(FinishReason.ERROR, now, error=NOT_FINITE)
             else:
@@ -158,6 +193,7 @@ class Scheduler:
                 if output.finish_reason is not None:
                     finished.append(sequence)
         self._finish(finished, sampled.failed)
+        outputs += [output for group in complete if (output := self._advance_group(group, now)) is not None]
         return outputs
 
     def _reset_memory(self) -> None:
@@ -173,7 +209,7 @@ class Scheduler:
         while index < len(self.running):  # shrinks from its end while we go
             sequence = self.running[index]
             index += 1
-            if not sequence.is_decoding:
+            if not sequence.is_decoding or sequence.is_held:
                 continue
             if self.layout.has_kv and len(sequence.tokens) > len(sequence.block_table) * size:
                 if not self._make_room(sequence):
@@ -199,7 +235,8 @@ class Scheduler:
         sequence.num_preemptions += 1
         sequence.num_computed_tokens = 0
         sequence.prompt_logprobs.clear()
-        insort(self.waiting, sequence, key=lambda waiting: waiting.key)
+        if not sequence.is_held:  # a held beam comes back when its group goes on
+            insort(self.waiting, sequence, key=lambda waiting: waiting.key)
 
     def _schedule_prefill(self, sequence: Sequence, budget: int) -> int:
         """Give a sequence as many tokens as budget, settings and the next position to remember allow."""
@@ -306,6 +343,102 @@ class Scheduler:
         if failed:
             self.prefixes.forget()
 
+    # Beams
+
+    def _offer(
+        self, sequence: Sequence, row: int | None, sampled: SampledTokens, complete: list[BeamGroup]
+    ) -> list[TokenOutput]:
+        """Enter a beam's next tokens, and its group into `complete` if it was the last."""
+        group = self._group_of[sequence]
+        if sequence.request_id in sampled.failed:
+            return [self._end_group(group, FinishReason.ERROR, NOT_FINITE)]
+        if row is not None:
+            sequence.is_held = True
+            if group.offer(sequence, sampled.logprobs[row]):
+                complete.append(group)
+        return []
+
+    def _advance_group(self, group: BeamGroup, now: float) -> TokenOutput | None:
+        """Let the best continuations go on; the group's answer when none does, or none may."""
+        chosen = group.choose()
+        some = next(iter(group.scores))
+        if some.first_token is None:
+            some.first_token = now
+        length = len(some.tokens) + 1
+        may_go_on = length - some.prompt_len < some.sampling.max_tokens and length < self.config.max_model_len
+        if chosen and may_go_on:
+            self._continue_group(group, chosen)
+            return None
+        token_ids, ended = group.answer(chosen)
+        self.counts.generation_tokens += len(token_ids)
+        return self._end_group(group, FinishReason.STOP if ended else FinishReason.LENGTH, token_ids=token_ids)
+
+    def _continue_group(self, group: BeamGroup, chosen: list[Continuation]) -> None:
+        """The first continuation of a beam takes it over, others get copies of it; beams without any are dropped."""
+        parents = {continuation.parent for continuation in chosen}
+        for sequence in group.scores:
+            if sequence not in parents:
+                self._drop(sequence)
+        heirs: dict[Sequence, int] = {}
+        group.scores.clear()
+        for parent, token, score in chosen:
+            if parent in heirs:
+                group.scores[self._fork(group, parent, token)] = score
+            else:
+                heirs[parent] = token
+                group.scores[parent] = score
+        for parent, token in heirs.items():  # only now: the copies were to end with other tokens
+            parent.tokens.append(token)
+            parent.is_held = False
+            if parent.status is SequenceStatus.WAITING:
+                insort(self.waiting, parent, key=lambda waiting: waiting.key)
+
+    def _fork(self, group: BeamGroup, parent: Sequence, token: int) -> Sequence:
+        """One more beam, running on a copy of its parent's memory, or waiting like a preempted one without room."""
+        child = parent.fork(group.member_request(), self._next_number(), token)
+        self._sequences[child.request_id] = child
+        self._group_of[child] = group
+        if parent.status is SequenceStatus.RUNNING and self._copy_memory(parent, child):
+            child.status = SequenceStatus.RUNNING
+            child.num_computed_tokens = child.prefill_end = parent.num_computed_tokens
+            insort(self.running, child, key=lambda running: running.key)
+        else:
+            insort(self.waiting, child, key=lambda waiting: waiting.key)
+        return child
+
+    def _copy_memory(self, parent: Sequence, child: Sequence) -> bool:
+        """Share the full blocks, copy the state and the block after them; false if there is no room."""
+        full, tail = divmod(parent.num_computed_tokens, self.layout.block_size)
+        own = int(tail > 0) if self.layout.has_kv else 0
+        if not self.states.num_free_slots or (own and not self.blocks.can_allocate(own)):
+            return False
+        child.slot = self.states.allocate_slot()
+        if self.layout.has_kv:
+            self.blocks.share(parent.block_table[:full])
+            child.block_table = [*parent.block_table[:full], *self.blocks.allocate(own)]
+        self.prefixes.copy_state(parent, child)
+        return True
+
+    def _end_group(
+        self, group: BeamGroup, reason: FinishReason, error: str | None = None, *, token_ids: tuple[int, ...] = ()
+    ) -> TokenOutput:
+        """Free all beams; the one output of the request."""
+        some = next(iter(group.scores))
+        for sequence in group.scores:
+            self._drop(sequence)
+        del self._groups[group.request.request_id]
+        output = some.terminal(reason, self._clock(), token_ids=token_ids, error=error)
+        return replace(output, request_id=group.request.request_id)
+
+    def _drop(self, sequence: Sequence) -> None:
+        del self._sequences[sequence.request_id]
+        del self._group_of[sequence]
+        self._retire(sequence)
+
+    def _next_number(self) -> int:
+        self._arrivals += 1
+        return self._arrivals
+
     def _retire(self, sequence: Sequence) -> None:
         """Take a sequence out of its queue and free what it owns."""
         if sequence.status is SequenceStatus.RUNNING:
@@ -314,6 +447,6 @@ class Scheduler:
             assert sequence.slot is not None
             self.states.free_slot(sequence.slot)
             sequence.block_table, sequence.slot = [], None
-        else:
+        elif not sequence.is_held:
             self.waiting.remove(sequence)
         sequence.status = SequenceStatus.FINISHED

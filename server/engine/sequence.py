@@ -41,10 +41,13 @@ class Sequence:
     scores_prompt: bool = field(init=False)  # prompt log-probabilities are still owed
     scheduled: float | None = None
     first_token: float | None = None
+    root: int = field(init=False)  # the number of the beam it came from, its own otherwise
+    is_held: bool = False  # a beam that waits for the others of its group
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt_token_ids)
         self.prompt_len = len(self.tokens)
+        self.root = self.number
         self.scores_prompt = self.sampling.prompt_logprobs
 
     @property
@@ -56,9 +59,9 @@ class Sequence:
         return self.request.sampling
 
     @property
-    def key(self) -> tuple[int, int]:
+    def key(self) -> tuple[int, int, int]:
         """Who goes first: the lower one."""
-        return self.request.priority, self.number
+        return self.request.priority, self.root, self.number
 
     @property
     def num_output_tokens(self) -> int:
@@ -83,6 +86,15 @@ class Sequence:
         """Whether the scheduled tokens reach the end, so that this step samples the next one."""
         reached = self.num_computed_tokens + self.num_scheduled_tokens
         return reached == len(self.tokens) and self.sampling.max_tokens > 0
+
+    def fork(self, request: EngineRequest, number: int, token: int) -> "Sequence":
+        """Another continuation of the same tokens, with one more, as a waiting sequence that owns nothing."""
+        child = Sequence(request, number, self.seed, self.arrival)
+        child.tokens = [*self.tokens, token]
+        child.root, child.num_cached_tokens = self.root, self.num_cached_tokens
+        child.digests = list(self.digests)
+        child.scheduled, child.first_token = self.scheduled, self.first_token
+        return child
 
     def terminal(
         self,

@@ -25,6 +25,8 @@ class SamplingParams:
 
     `prompt_logprobs` scores the prompt: the log-probabilities of its tokens from the request's last boundary on, or of
     all after the first if it has no boundaries. What comes before that boundary may be reused, not computed.
+
+    `beam_width` above 1 searches for the likeliest answer as a whole among that many at a time; it comes in one piece.
     """
 
     max_tokens: int
@@ -42,6 +44,7 @@ class SamplingParams:
     seed: int | None = None
     logprobs: int | None = None
     prompt_logprobs: bool = False
+    beam_width: int = 1
 
 
 @dataclass(frozen=True, slots=True)

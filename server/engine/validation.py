@@ -5,6 +5,8 @@ from itertools import pairwise
 
 from server.engine.types import EngineRequest, SamplingParams
 
+MAX_BEAM_WIDTH = 8
+
 
 def check_request(request: EngineRequest, *, vocab_size: int, max_model_len: int) -> None:
     """Raises ValueError that says what is wrong, what is allowed, and what to do."""
@@ -49,6 +51,28 @@ def check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
             raise ValueError(
                 f"logit_bias or stop_token_ids name token id {token}: this model knows 0 to {vocab_size - 1}"
             )
+    if sampling.beam_width != 1:
+        _check_beam(sampling)
+
+
+def _check_beam(sampling: SamplingParams) -> None:
+    if not 1 <= sampling.beam_width <= MAX_BEAM_WIDTH:
+        raise ValueError(f"beam_width is {sampling.beam_width}: give 1 (no search) to {MAX_BEAM_WIDTH}")
+    if not sampling.max_tokens:
+        raise ValueError("a beam search needs something to search for: give max_tokens of 1 or more")
+    if meaningless := without_meaning_in_a_search(sampling):
+        raise ValueError(f"{meaningless[0]} has no meaning in a beam search: leave it out, or set beam_width to 1")
+
+
+def without_meaning_in_a_search(sampling: SamplingParams) -> list[str]:
+    """Those of the parameters that say how to choose a single token: a beam search does not."""
+    plain = SamplingParams(sampling.max_tokens, temperature=0.0)
+    meaningful = {"max_tokens", "beam_width", "stop_token_ids", "min_tokens", "seed"}
+    return [
+        name
+        for name in SamplingParams.__slots__
+        if name not in meaningful and getattr(sampling, name) != getattr(plain, name)
+    ]
 
 
 def _check_finite(sampling: SamplingParams) -> None:

@@ -125,7 +125,9 @@ def _checkpoint(directory: Path, **files: object) -> Path:
     ("files", "expected"),
     [
         ({"generation_config": {"eos_token_id": [2, 0, 2]}}, (2, 0)),
-        ({"generation_config": {"eos_token_id": 0}, "tokenizer_config": {"eos_token": "<|im_end|>"}}, (0,)),
+        ({"generation_config": {"eos_token_id": 0}, "tokenizer_config": {"eos_token": "<|im_end|>"}}, (0, 2)),
+        ({"config": {"eos_token_id": [5, 2]}, "generation_config": {"eos_token_id": 2}}, (2, 5)),
+        ({"config": {"text_config": {"eos_token_id": 5}}, "tokenizer_config": {"eos_token": "<|im_end|>"}}, (5, 2)),
         ({"generation_config": {}, "tokenizer_config": {"eos_token": {"content": "<|im_end|>"}}}, (2,)),
         ({}, ()),
     ],

@@ -12,7 +12,10 @@ from server.cli import app
 from server.settings import Settings
 from tests.server.applications import Server
 
-COMMANDS = ["serve", "chat", "generate", "train", "train-tokenizer", "prepare", "evaluate", "version"]
+COMMANDS = [
+    "serve", "chat", "generate", "inspect", "quantize", "train", "train-tokenizer", "prepare", "evaluate", "compare",
+    "version",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -92,7 +95,7 @@ def test_without_a_server_it_says_how_to_start_one(runner: CliRunner) -> None:
 def test_a_directory_without_a_model_is_explained(runner: CliRunner, tmp_path: Path) -> None:
     result = runner.invoke(app, ["generate", "x", "--model", str(tmp_path)])
     assert result.exit_code == 2
-    assert "tokenizer.json" in result.output
+    assert "config.json" in result.output
 
 
 def test_a_conversation_remembers_its_turns(runner: CliRunner, server: Server, url: str) -> None:

@@ -16,7 +16,8 @@ from server.errors import (
     UnavailableError,
 )
 from server.generation import Generation, TextDelta, Usage, interleave
-from server.service import LONG_TEXT, GenerationService, Prompt
+from server.prompt import Prompt
+from server.service import LONG_TEXT, GenerationService
 from tests.server.applications import MAX_MODEL_LEN, MODEL, Server, make_server
 
 EOS = 2

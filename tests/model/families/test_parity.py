@@ -4,57 +4,123 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Qwen3NextConfig
+from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from model.batch import RectangularBatch
-from model.checkpoint import load_weights, read_config
-from model.families import family_of
-from model.network import CausalLM, pack_matrices
-from tests.model.batches import whole_batch
+from model.checkpoint import read_config, save_weights
+from model.families import family_of, supported
+from model.generate import generate
+from model.layers.feed_forward import Routed
+from model.loading import load_network
+from model.network import CausalLM
+from tests.model.batches import batch_of, cache_for, whole_batch
+from tests.model.families.checkpoints import CASES, Pair, model_type
 
-TINY = {
-    "qwen3_next": Qwen3NextConfig(
-        vocab_size=160, hidden_size=64, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=32, linear_num_key_heads=2, linear_num_value_heads=4,
-        linear_key_head_dim=32, linear_value_head_dim=32, num_experts=8, num_experts_per_tok=2,
-        moe_intermediate_size=32, shared_expert_intermediate_size=32, full_attention_interval=4,
-        max_position_embeddings=256,
-    ),
-}  # fmt: skip
+LENGTH = 45
+BFLOAT16_BOUND = 0.1  # of the spread of the logits: eight bits of mantissa, a few layers, experts that flip
 
 
-@pytest.fixture(params=sorted(TINY))
-def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[torch.nn.Module, CausalLM]:
-    """A random checkpoint saved by transformers, and the same directory loaded by us."""
-    torch.manual_seed(0)
-    theirs = AutoModelForCausalLM.from_config(TINY[request.param]).float().eval()
-    for name, parameter in theirs.named_parameters():  # norms and decays that matter, not their initial constants
-        if "norm" in name or name.endswith(("A_log", "dt_bias")):
-            parameter.data.add_(torch.randn_like(parameter) * 0.1)
-    theirs.save_pretrained(tmp_path)
-    family = family_of(read_config(tmp_path))
-    ours = CausalLM(family.config_from_hf(read_config(tmp_path)))
-    load_weights(ours, family.rules(ours.config), tmp_path)
-    return theirs, ours
+def some_ids(network: CausalLM, *shape: int) -> Tensor:
+    return torch.randint(0, network.config.vocab_size, shape, generator=torch.Generator().manual_seed(1))
+
+
+def test_every_family_has_a_case() -> None:
+    assert {model_type(case) for case in CASES} == set(supported())
 
 
 @torch.no_grad()
-def test_logits_equal_transformers(pair: tuple[torch.nn.Module, CausalLM]) -> None:
-    theirs, ours = pair
-    ids_BL = torch.randint(0, ours.config.vocab_size, (2, 45))
-    expected = theirs(ids_BL).logits.flatten(0, 1)
-    rectangular = ours.logits(ours(RectangularBatch(ids_BL))[0])
-    torch.testing.assert_close(rectangular, expected, atol=1e-4, rtol=0)
-    served = pack_matrices(ours)
-    for row, ids_L in enumerate(ids_BL):
-        logits = served.logits(served(whole_batch(served, ids_L))[0])
-        torch.testing.assert_close(logits, expected.unflatten(0, ids_BL.shape)[row], atol=1e-4, rtol=0)
+def test_training_form_equals_transformers(pair: Pair) -> None:
+    network = pair.ours()
+    ids_BL = some_ids(network, 2, LENGTH)
+    logits = network.logits(network(RectangularBatch(ids_BL))[0]).unflatten(0, ids_BL.shape)
+    torch.testing.assert_close(logits, pair.logits(ids_BL), atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_prefill_equals_transformers(pair: Pair) -> None:
+    network = load_network(pair.directory, torch.float32)
+    ids_L = some_ids(network, LENGTH)
+    logits = network.logits(network(whole_batch(network, ids_L))[0])
+    torch.testing.assert_close(logits, pair.logits(ids_L[None])[0], atol=1e-4, rtol=0)
+
+
+@torch.inference_mode()
+def test_chunks_and_single_tokens_change_no_bit(pair: Pair) -> None:
+    network = load_network(pair.directory, torch.float32)
+    ids_L = some_ids(network, LENGTH)
+    whole = network.logits(network(whole_batch(network, ids_L))[0])
+    cache, hidden = cache_for(network), []
+    for first, end in ((0, 7), (7, 30), *((t, t + 1) for t in range(30, LENGTH))):
+        hidden.append(network(batch_of(cache, [(0, first, ids_L[first:end].tolist())]))[0])
+    assert torch.equal(network.logits(torch.cat(hidden)), whole)
+
+
+@torch.inference_mode()
+def test_the_same_experts(pair: Pair) -> None:
+    network = load_network(pair.directory, torch.float32)
+    ids_L = some_ids(network, LENGTH)
+    ours = [routing for routing in network(whole_batch(network, ids_L))[1] if routing is not None]
+    theirs = pair.routings(ids_L)
+    assert len(ours) == len(theirs) == len(list(network.config.routed_layers()))
+    for routing, (_, _, experts_TK) in zip(ours, theirs, strict=True):
+        assert torch.equal(routing.experts_TK.sort(dim=1).values, experts_TK.sort(dim=1).values)
+
+
+@torch.inference_mode()
+def test_the_same_gates_for_the_same_input(pair: Pair) -> None:
+    network = load_network(pair.directory, torch.float32)
+    ids_L = some_ids(network, LENGTH)
+    routed = [block.feed_forward for block in network.blocks if isinstance(block.feed_forward, Routed)]
+    for feed_forward, (x_TD, weights_TK, experts_TK) in zip(routed, pair.routings(ids_L), strict=True):
+        routing, _ = feed_forward.route(x_TD, ids_L)
+        experts, order = experts_TK.sort(dim=1)
+        our_experts, our_order = routing.experts_TK.sort(dim=1)
+        assert torch.equal(our_experts, experts)
+        gates, their_gates = routing.weights_TK.gather(1, our_order), weights_TK.float().gather(1, order)
+        torch.testing.assert_close(gates, their_gates, atol=1e-6, rtol=0)
+
+
+def test_the_same_greedy_tokens(pair: Pair) -> None:
+    network = load_network(pair.directory, torch.float32)
+    prompt = some_ids(network, 12).tolist()
+    tokens = list(prompt)
+    for _ in range(12):
+        tokens.append(int(pair.logits(torch.tensor([tokens]))[0, -1].argmax()))
+    assert generate(network, prompt, 12) == tokens[12:]
+
+
+@torch.inference_mode()
+def test_bfloat16_stays_near(pair: Pair) -> None:
+    network = load_network(pair.directory, torch.bfloat16)
+    ids_L = some_ids(network, LENGTH)
+    logits = network.logits(network(whole_batch(network, ids_L))[0])
+    expected = pair.logits(ids_L[None])[0]
+    assert (logits - expected).square().mean().sqrt() < BFLOAT16_BOUND * expected.std()
 
 
 @torch.no_grad()
-def test_a_changed_weight_is_noticed(pair: tuple[torch.nn.Module, CausalLM]) -> None:
-    theirs, ours = pair
-    ids_BL = torch.randint(0, ours.config.vocab_size, (1, 20))
-    ours.blocks[0].mixer.in_proj.weight.mul_(1.5)  # type: ignore[union-attr]
-    logits = ours.logits(ours(RectangularBatch(ids_BL))[0])
-    assert (logits - theirs(ids_BL).logits.flatten(0, 1)).abs().max() > 1e-4
+def test_what_we_save_transformers_loads(pair: Pair, tmp_path: Path) -> None:
+    network = pair.ours()
+    (tmp_path / "config.json").write_text((pair.directory / "config.json").read_text())
+    save_weights(network, family_of(read_config(pair.directory)).rules(network.config), tmp_path)
+    ids_BL = some_ids(network, 1, 20)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    assert torch.equal(again(ids_BL).logits, pair.logits(ids_BL))
+
+
+@torch.no_grad()
+def test_a_changed_weight_is_noticed(pair: Pair) -> None:
+    """Negative control."""
+    network = pair.ours()
+    ids_BL = some_ids(network, 1, 20)
+    matrix = next(tensor for name, tensor in network.named_parameters() if "mixer." in name and tensor.dim() > 1)
+    matrix.add_(0.1 * torch.randn(matrix.shape, generator=torch.Generator().manual_seed(2)))
+    logits = network.logits(network(RectangularBatch(ids_BL))[0])
+    assert (logits - pair.logits(ids_BL)[0]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("unknown", ["gpt2", None])
+def test_an_unknown_family_is_refused_in_one_sentence(unknown: str | None) -> None:
+    with pytest.raises(ValueError, match=r"not supported; supported: .*qwen3_next.*docs/adding-a-family.md"):
+        family_of({"model_type": unknown})

@@ -1,5 +1,7 @@
 """Routing algorithms: each decides from the token alone; what peeks at other tokens is caught."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,20 +10,31 @@ from torch import Tensor
 
 from model.config import (
     ExpertThresholdConfig,
+    GroupLimit,
     HashConfig,
+    ReluConfig,
     RouterConfig,
     SigmoidBiasConfig,
     SoftmaxTopKConfig,
+    TopKSoftmaxConfig,
+    TopPConfig,
 )
 from model.layers.router import ROUTERS, Router, Routing, build_router, top_k
 
 CONFIGS: list[RouterConfig] = [
     SoftmaxTopKConfig(2),
     SoftmaxTopKConfig(1, renormalize=False),
+    SoftmaxTopKConfig(2, scale=1.5, groups=GroupLimit(4, top_groups=2, best_of=1)),
+    TopKSoftmaxConfig(3),
     SigmoidBiasConfig(3, scale=2.5),
+    SigmoidBiasConfig(2, renormalize=False, groups=GroupLimit(4, top_groups=1, best_of=2)),
     HashConfig(2),
     ExpertThresholdConfig(2),
+    ReluConfig(2),
+    TopPConfig(2),
+    TopPConfig(6),
 ]
+VARYING: list[RouterConfig] = [ExpertThresholdConfig(2), ReluConfig(2), TopPConfig(4)]
 EXPERTS = 8
 
 
@@ -41,6 +54,11 @@ def dense(routing: Routing) -> Tensor:
     """Weight of every expert for every token [T, E]."""
     weights_TE = torch.zeros_like(routing.scores_TE)
     return weights_TE.scatter_add(1, routing.experts_TK, routing.weights_TK)
+
+
+def mean_k(routing: Routing) -> float:
+    """Computed choices per token."""
+    return float((routing.weights_TK > 0).sum()) / len(routing.weights_TK)
 
 
 def random_input(tokens: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -121,8 +139,109 @@ def test_thresholds_drift_to_the_wanted_mean_number_of_experts() -> None:
     for step in range(100):
         router(*random_input(400, step))
         router.after_step(torch.zeros(EXPERTS))
-    chosen = (router(*random_input(2000, 101)).weights_TK > 0).sum() / 2000
-    assert 1.8 < float(chosen) < 2.2
+    assert 1.8 < mean_k(router(*random_input(2000, 101))) < 2.2
+
+
+def test_thresholds_are_right_after_one_step() -> None:
+    """The average starts with what it sees, not with a guess."""
+    router = build_router(ExpertThresholdConfig(2), EXPERTS).train()
+    assert mean_k(router(*random_input(2000, 1))) > 3
+    router.after_step(torch.zeros(EXPERTS))
+    assert 1.8 < mean_k(router(*random_input(2000, 2))) < 2.2
+
+
+@pytest.mark.parametrize("config", VARYING, ids=repr)
+def test_the_number_of_experts_varies_and_what_is_not_chosen_is_not_computed(config: RouterConfig) -> None:
+    routing = build_router(config, EXPERTS)(*random_input(60, 5))
+    chosen_T = (routing.weights_TK > 0).sum(-1)
+    assert len(set(chosen_T.tolist())) > 1
+    assert len(routing.dispatch()[0]) == int(chosen_T.sum()) < routing.weights_TK.numel()
+    assert int(chosen_T.max()) == routing.weights_TK.shape[1]  # no column without a choice
+
+
+def test_relu_gates_are_the_positive_scores() -> None:
+    scores, ids = random_input(40, 6)
+    assert torch.equal(dense(build_router(ReluConfig(2), EXPERTS)(scores, ids)), scores.relu())
+
+
+def test_a_token_that_no_expert_wants_goes_to_none() -> None:
+    routing = build_router(ReluConfig(2), EXPERTS)(-torch.ones(3, EXPERTS), torch.zeros(3, dtype=torch.int64))
+    assert len(routing.dispatch()[0]) == 0
+
+
+def test_the_relu_penalty_grows_while_too_many_experts_are_used() -> None:
+    router = build_router(ReluConfig(2, penalty=1e-3, growth=4.0, least=5e-4), EXPERTS)
+    seen = []
+    for pairs in (800, 300, 200, 100, 0, 0, 0):  # of 100 tokens
+        router.after_step(torch.full((EXPERTS,), pairs / EXPERTS), 100)
+        seen.append(float(router.get_buffer("penalty")))
+    # far too many, half too many, right, half too few, none; then it can fall no further
+    assert seen == pytest.approx([4e-3, 8e-3, 8e-3, 4e-3, 1e-3, 5e-4, 5e-4])
+
+
+def test_the_relu_penalty_falls_on_busy_experts_and_not_on_padding() -> None:
+    router = build_router(ReluConfig(2, penalty=1.0), EXPERTS)
+    scores = -torch.ones(4, EXPERTS)
+    scores[:2, 0], scores[0, 1], scores[2:] = 0.5, 0.5, 9.0
+    scores.requires_grad_()
+    real = torch.tensor([True, True, False, False])
+    penalty = router.regularizer(router(scores, torch.zeros(4, dtype=torch.int64)), real)
+    [gradient] = torch.autograd.grad(penalty, scores)
+    assert gradient[0, 0] == pytest.approx(1.0 * EXPERTS / 2 / 2)  # by load 1, over 2 tokens
+    assert gradient[0, 1] == pytest.approx(0.5 * EXPERTS / 2 / 2)  # by load one half
+    assert not gradient[2:].any()
+    assert not gradient[:2, 2:].any()
+
+
+def test_top_p_takes_the_fewest_experts_that_reach_p() -> None:
+    scores, ids = random_input(200, 7)
+    router = build_router(TopPConfig(2), EXPERTS)
+    for p in (0.05, 0.5, 0.9):
+        router.get_buffer("threshold").fill_(p)
+        weights = dense(router(scores, ids))
+        probabilities = scores.softmax(-1)
+        torch.testing.assert_close(weights, probabilities * (weights > 0))
+        assert bool((weights.sum(-1) > p - 1e-5).all())
+        least = weights.where(weights > 0, torch.inf).min(-1).values
+        assert bool((weights.sum(-1) - least < p + 1e-5).all())  # without the last one it would not be reached
+
+
+def test_top_p_needs_one_expert_of_a_sure_router_and_never_none() -> None:
+    router = build_router(TopPConfig(2), EXPERTS)
+    router.get_buffer("threshold").fill_(0.9)
+    routing = router(100 * torch.eye(EXPERTS), torch.zeros(EXPERTS, dtype=torch.int64))
+    assert routing.experts_TK.tolist() == [[expert] for expert in range(EXPERTS)]
+    router.get_buffer("threshold").fill_(0.01)
+    assert mean_k(router(*random_input(20, 8))) == 1
+
+
+def test_top_p_is_led_to_the_wanted_mean_number_of_experts() -> None:
+    router = build_router(TopPConfig(3), EXPERTS)
+    for step in range(200):
+        routing = router(*random_input(400, step))
+        used = routing.experts_TK[routing.weights_TK > 0]
+        router.after_step(torch.bincount(used, minlength=EXPERTS), 400)
+    assert 2.9 < mean_k(router(*random_input(2000, 201))) < 3.1
+
+
+def test_an_undecided_router_costs_more() -> None:
+    router, real, ids = build_router(TopPConfig(2), EXPERTS), torch.ones(8, dtype=torch.bool), torch.zeros(8).long()
+    undecided, decided = (router(scores, ids) for scores in (torch.zeros(8, EXPERTS), 200 * torch.eye(EXPERTS)))
+    costs = [float(router.regularizer(routing, real)) for routing in (undecided, decided)]
+    assert costs == pytest.approx([1e-4 * math.log(EXPERTS), 0])
+
+
+def test_most_routers_add_nothing_to_the_loss() -> None:
+    router, (scores, ids) = build_router(SoftmaxTopKConfig(2), EXPERTS), random_input(5, 9)
+    assert router.regularizer(router(scores, ids), torch.ones(5, dtype=torch.bool)) == 0
+
+
+@pytest.mark.parametrize("config", [ReluConfig(2, penalty=0.5), TopPConfig(2)], ids=repr)
+def test_a_step_without_tokens_changes_nothing(config: RouterConfig) -> None:
+    router = build_router(config, EXPERTS)
+    [before] = [float(buffer) for buffer in router.buffers()]
+    router.after_step(torch.zeros(EXPERTS), 0)
+    assert [float(buffer) for buffer in router.buffers()] == [before]
 
 
 def test_hash_spreads_the_vocabulary() -> None:

@@ -9,17 +9,18 @@ import pytest
 import torch
 
 from model.tokenizer import Tokenizer
-from model.training.batches import BUCKET_LENGTHS, BatchStream, TrainingBatch, valid_batches
+from model.training.batches import BUCKET_LENGTHS, BatchStream, LossWeights, TrainingBatch, valid_batches
 from model.training.mixture import Mixture, decay_mixture, stable_mixture
 from model.training.prepare import load_source
 from tests.model.training.conftest import BUNDLED
 
 TOKENIZER = Tokenizer.load(BUNDLED)
+MESSAGE_START, MESSAGE_END = 1, 2
 
 
-def stream(prepared_dir: Path, seed: int = 7, prompt_weight: float = 0.25, batch_tokens: int = 1024) -> BatchStream:
+def stream(prepared_dir: Path, seed: int = 7, batch_tokens: int = 1024) -> BatchStream:
     return BatchStream(
-        prepared_dir, stable_mixture(), seed=seed, batch_tokens=batch_tokens, prompt_weight=prompt_weight
+        prepared_dir, stable_mixture(), seed=seed, batch_tokens=batch_tokens, weights=LossWeights(0.25, 6.0)
     )
 
 
@@ -138,8 +139,14 @@ def test_targets_are_the_next_tokens_and_weights_the_answers(prepared_dir: Path)
             ids, targets, weights = (x[row] for x in (batch.token_ids_BL, batch.targets_BL, batch.weights_BL))
             assert torch.equal(ids[1:length], targets[: length - 1])
             assert weights[length:].sum() == ids[length:].sum() == targets[length:].sum() == 0
-            assert set(weights[:length].tolist()) <= {1.0, 0.25}
-            answer = TOKENIZER.decode(targets[weights == 1].tolist(), skip_special=False)
+            header = ids[:length].tolist().index(MESSAGE_END) + 1 if int(ids[0]) == MESSAGE_START else 0
+            assert weights[:header].sum() == 0
+            counted = weights[header:length]
+            answer = TOKENIZER.decode(targets[weights > 0.25].tolist(), skip_special=False)
+            if source.startswith("analyze/"):
+                assert float(counted[counted != 0.25].sum()) == pytest.approx(6)  # a label and the end of the message
+            else:
+                assert set(counted.tolist()) <= {1.0, 0.25}
             if source == "analyze/reviews-en":
                 assert answer in {"positive<|im_end|>", "negative<|im_end|>"}
             if source.startswith("generate/"):

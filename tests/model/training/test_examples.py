@@ -11,8 +11,11 @@ from model.chat_template import ChatTemplate
 from model.prompts import Message, TaggedPrompts, TaggedText
 from model.tokenizer import Tokenizer
 from model.training.examples import (
+    ANSWER,
+    HEADER,
     INSTRUCTION_SHARE,
     MAX_TOKENS,
+    PROMPT,
     Conversation,
     Document,
     Example,
@@ -45,7 +48,7 @@ def served_ids(messages: list[Message]) -> list[int]:
 
 
 def answer(example: Example) -> str:
-    return SERVED.decode(example.token_ids[example.is_target == 1].tolist(), skip_special=False)
+    return SERVED.decode(example.token_ids[example.kinds == ANSWER].tolist(), skip_special=False)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +70,13 @@ def test_training_ids_are_the_served_prompt_and_the_answer(
     assert answer(example) == expected + "<|im_end|>"
 
 
+def test_the_header_is_the_system_message_alone() -> None:
+    (example,) = encode(ANALYSIS)
+    header = SERVED.decode(example.token_ids[example.kinds == HEADER].tolist(), skip_special=False)
+    assert header == "<|im_start|>system\n<|task:analyze|>positive, negative<|im_end|>\n"
+    assert example.kinds.tolist() == sorted(example.kinds.tolist(), key=[HEADER, PROMPT, ANSWER].index)
+
+
 def test_a_dialogue_is_the_rendered_conversation_and_every_answer_counts() -> None:
     (example,) = encode({"task": "chat", "messages": TALK})
     whole = TEMPLATE.render_ids(TALK, SERVED, add_generation_prompt=False).token_ids
@@ -85,7 +95,7 @@ def test_any_text_is_trained_as_it_is_served(question: str, reply: str) -> None:
 def test_a_document_is_as_served_and_counts_whole() -> None:
     (example,) = encode({"task": "generate", "text": " Once upon a time. "})
     assert example.token_ids.tolist() == [*SERVED.encode_document("Once upon a time."), 0]
-    assert example.is_target.tolist() == [0] + [1] * (len(example.token_ids) - 1)
+    assert example.kinds.tolist() == [PROMPT] + [ANSWER] * (len(example.token_ids) - 1)
 
 
 def test_a_long_document_is_cut_into_even_pieces() -> None:

@@ -24,7 +24,7 @@ def test_a_tiny_run_from_nothing_and_again(tmp_path: Path) -> None:
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["tokens"] >= 4000
     train(replace(recipe, tokens=4001), tmp_path, data_dir=tmp_path / "sample", tokenizer_dir=None, say=said.append)
-    assert any(line.startswith("resuming at step") for line in said)
+    assert any(line.startswith("going on at step") for line in said)
 
 
 def test_sample_data_is_in_the_format_and_repeatable(tmp_path: Path) -> None:

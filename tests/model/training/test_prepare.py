@@ -1,11 +1,23 @@
 """Prepared data: what is kept, what is dropped, and that it reads back."""
 
+import json
 from pathlib import Path
 
 import pytest
 import tokenizers
 
-from model.training.prepare import SourceCounts, load_source, prepare, read_meta, source_names, tokenizer_digest
+from model.training.examples import ANSWER
+from model.training.prepare import (
+    FORMAT,
+    PERSONA,
+    SourceCounts,
+    is_prepared,
+    load_source,
+    prepare,
+    read_meta,
+    source_names,
+    tokenizer_digest,
+)
 from model.training.rows import find_sources, read_rows, row_texts
 from tests.model.training.conftest import Rows, translation, write_rows
 
@@ -23,10 +35,9 @@ def test_examples_read_back_in_both_directions(tmp_path: Path, tokenizer: tokeni
     texts = [tokenizer.decode(source.example(i).token_ids.tolist(), skip_special_tokens=False) for i in range(2)]
     assert "<|en|><|zh|>" in texts[0]
     assert "<|zh|><|en|>" in texts[1]
-    assert counts == SourceCounts(
-        1, 0, 0, 0, examples=2, tokens=len(source.tokens), target_tokens=int(source.targets.sum())
-    )
-    arrays = (source.tokens, source.targets, source.offsets)
+    answers = int((source.kinds == ANSWER).sum())
+    assert counts == SourceCounts(rows=1, examples=2, tokens=len(source.tokens), target_tokens=answers)
+    arrays = (source.tokens, source.kinds, source.offsets)
     assert [str(array.dtype) for array in arrays] == ["uint16", "uint8", "int64"]
     assert source.length(0) + source.length(1) == len(source.tokens)
 
@@ -34,9 +45,9 @@ def test_examples_read_back_in_both_directions(tmp_path: Path, tokenizer: tokeni
 def test_exact_duplicates_inside_a_task_are_dropped(tmp_path: Path, tokenizer: tokenizers.Tokenizer) -> None:
     rows = [translation("Hi.", "嗨。"), translation("Hi.", "嗨。"), translation("Hi.", "你好。")]
     counts = prepare_rows(tmp_path, tokenizer, translate__a__train=rows, translate__b__train=rows[:1])
-    assert (counts["translate/a.train"].duplicates, counts["translate/a.train"].examples) == (1, 4)
-    assert (counts["translate/b.train"].duplicates, counts["translate/b.train"].examples) == (1, 0)
-    assert source_names(tmp_path / "out", "train") == ["translate/a"]
+    assert (counts["translate/a.train"].dropped.duplicates, counts["translate/a.train"].examples) == (1, 4)
+    assert (counts["translate/b.train"].dropped.duplicates, counts["translate/b.train"].examples) == (1, 0)
+    assert source_names(tmp_path / "out", "train") == [PERSONA, "translate/a"]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +64,7 @@ def test_training_rows_that_share_a_text_with_validation_are_dropped(
     valid = [translation("Good morning!", "早上好。")]
     files = {"translate__a__train": [row], "translate__b__valid": valid}
     counts = prepare_rows(tmp_path, tokenizer, **files)["translate/a.train"]
-    assert (counts.in_validation, counts.examples) == ((0, 2) if is_kept else (1, 0))
+    assert (counts.dropped.in_validation, counts.examples) == ((0, 2) if is_kept else (1, 0))
 
 
 def test_other_tasks_may_share_texts(tmp_path: Path, tokenizer: tokenizers.Tokenizer) -> None:
@@ -72,13 +83,21 @@ def test_a_dialogue_with_the_same_last_answer_is_no_leak(tmp_path: Path, tokeniz
     counts = prepare_rows(
         tmp_path, tokenizer, chat__a__valid=[talk("Nice.")], chat__a__train=[talk("Cool."), talk("nice")]
     )
-    assert (counts["chat/a.train"].in_validation, counts["chat/a.train"].examples) == (1, 1)
+    assert (counts["chat/a.train"].dropped.in_validation, counts["chat/a.train"].examples) == (1, 1)
 
 
 def test_files_for_non_commercial_use_are_left_out(data_dir: Path, prepared_dir: Path) -> None:
     assert (data_dir / "summarize/news-en-nc.train.jsonl").is_file()
-    assert source_names(prepared_dir, "train") == [source.name for source in find_sources(data_dir, "train")]
-    assert "summarize/news-en-nc" not in source_names(prepared_dir, "train")
+    files = {source.name for source in find_sources(data_dir, "train")}
+    assert set(source_names(prepared_dir, "train")) == files | {PERSONA}
+    assert "summarize/news-en-nc" not in files
+    assert not list(prepared_dir.glob("*/*-nc.*"))
+
+
+def test_a_name_that_only_begins_with_nc_is_no_matter(tmp_path: Path) -> None:
+    for name in ("news-ncaa-en", "news-en-nc"):
+        write_rows(tmp_path / "summarize" / f"{name}.train.jsonl", [{"task": "summarize"}])
+    assert [source.name for source in find_sources(tmp_path, "train")] == ["summarize/news-ncaa-en"]
 
 
 def test_compressed_and_plain_files_read_alike(tmp_path: Path) -> None:
@@ -104,9 +123,33 @@ def test_the_tokenizer_is_on_record(prepared_dir: Path, tokenizer: tokenizers.To
     assert tokenizer_digest(other) != tokenizer_digest(tokenizer)
 
 
+def test_data_of_another_format_or_tokenizer_is_not_taken(tmp_path: Path, tokenizer: tokenizers.Tokenizer) -> None:
+    assert not is_prepared(tmp_path, tokenizer)
+    meta = {"format": FORMAT, "tokenizer": tokenizer_digest(tokenizer), "sources": {}}
+    for change, is_usable in (({}, True), ({"format": FORMAT - 1}, False), ({"tokenizer": "other"}, False)):
+        (tmp_path / "meta.json").write_text(json.dumps(meta | change))
+        assert is_prepared(tmp_path, tokenizer) is is_usable
+
+
+def test_gap_sentences_come_from_training_rows_that_are_kept(tmp_path: Path, tokenizer: tokenizers.Tokenizer) -> None:
+    kept = "The old king lived alone. A young fox found the key of the old king. The key was made of gold."
+    seen = "The grey wolf slept. A small boy saw the tail of the grey wolf. The tail was long."
+    text = {"task": "generate", "text": kept}
+    counts = prepare_rows(
+        tmp_path,
+        tokenizer,
+        generate__a__valid=[text | {"text": seen}],
+        generate__a__train=[text, text | {"text": seen}],
+        generate__poetry__train=[text | {"text": kept.replace("king", "queen")}],
+    )
+    assert counts["summarize/gap-sentences-en.train"].rows == 1
+    source = load_source(tmp_path / "out", "summarize/gap-sentences-en", "train")
+    assert "the key of the old king" in tokenizer.decode(source.example(0).token_ids.tolist())
+
+
 def test_progress_is_told_of_every_file(data_dir: Path, tokenizer: tokenizers.Tokenizer, tmp_path: Path) -> None:
     told: dict[str, SourceCounts] = {}
-    counts = prepare(data_dir, tokenizer, tmp_path, lambda source, c: told.update({f"{source.name}.{source.split}": c}))
+    counts = prepare(data_dir, tokenizer, tmp_path, lambda name, c: told.update({name: c}))
     assert told == counts
 
 

@@ -1,7 +1,7 @@
 """Training: it learns, it resumes exactly, what it writes loads again."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,14 +10,17 @@ import torch
 
 from model.checkpoint import read_config
 from model.config import ExpertThresholdConfig, RouterConfig, SigmoidBiasConfig, SoftmaxTopKConfig, hybrid_config
+from model.evaluation.training_facts import read_training_facts
 from model.generate import generate, sequence_logprobs
 from model.loading import load_network
 from model.tokenizer import Tokenizer
+from model.training.batches import LossWeights
+from model.training.checkpoints import LOG_NAME
 from model.training.mixture import Mixture, MixturePart
 from model.training.optimizer import OptimizerConfig, orthogonalize
 from model.training.prepare import prepare
 from model.training.recipes import Phase, Recipe
-from model.training.run import LOG_NAME, run
+from model.training.run import run
 from model.training.trainer import Trainer
 
 BUNDLED = Path(__file__).parents[3] / "model" / "bundled"
@@ -42,7 +45,7 @@ def recipe(router: RouterConfig | None = None, tokens: int = 6000) -> Recipe:
         hidden_size=64, num_layers=4, num_heads=2, num_kv_heads=1, head_dim=32, num_experts=4,
         router=router or SoftmaxTopKConfig(2), expert_width=32, shared_width=32,
     )  # fmt: skip
-    phase = Phase(Mixture((MixturePart("text", 1.0, ("generate/*",)),)), prompt_weight=1.0)
+    phase = Phase(Mixture((MixturePart("text", 1.0, ("generate/*",)),)), LossWeights(prompt=1.0))
     return Recipe(
         model=model, tokens=tokens, stable=phase, decay=phase, micro_batch_tokens=512, micro_batches=2,
         warmup_steps=3, random_k={1: 0.3, 2: 0.7} if router is None else None, optimizer=OptimizerConfig(),
@@ -118,3 +121,59 @@ def test_orthogonalize_flattens_singular_values() -> None:
     singular = torch.linalg.svdvals(orthogonalize(stack))
     assert 0.5 < float(singular.min()) <= float(singular.max()) < 1.4
     assert float(torch.linalg.svdvals(stack).min()) < 0.5 * float(torch.linalg.svdvals(stack).max())
+
+
+# A run that starts from another
+
+
+def test_a_run_starts_from_the_weights_moments_and_log_of_another(prepared: Path, tmp_path: Path) -> None:
+    ancestor = Trainer(recipe(), prepared, tmp_path / "ancestor")
+    log = (tmp_path / "ancestor" / LOG_NAME).open("w")
+    for _ in range(3):
+        log.write(json.dumps(asdict(ancestor.train_step())) + "\n")
+    log.close()
+    ancestor.save()
+    run_dir = tmp_path / "heir"
+    heir = Trainer(recipe(), prepared, run_dir, start_from=tmp_path / "ancestor")
+    assert (heir.step, heir.tokens, heir.inherited_tokens) == (3, ancestor.tokens, ancestor.tokens)
+    moments = heir.optimizer.state_tensors()
+    assert all(torch.equal(tensor, moments[name]) for name, tensor in ancestor.optimizer.state_tensors().items())
+    assert all(torch.equal(tensor, weights(heir)[name]) for name, tensor in weights(ancestor).items())
+    assert heir.streams["stable"].tokens_drawn != ancestor.streams["stable"].tokens_drawn
+
+    directory = run(heir, tokenizer_dir=BUNDLED, validate_on=[])
+    steps = [json.loads(line)["step"] for line in (run_dir / LOG_NAME).read_text().splitlines()]
+    assert steps == list(range(1, heir.step + 1))
+    assert read_training_facts(run_dir).tokens == heir.tokens >= 6000
+    assert directory.is_dir()
+    resumed = Trainer(recipe(), prepared, run_dir, start_from=tmp_path / "ancestor")
+    assert (resumed.step, resumed.inherited_tokens) == (heir.step, ancestor.tokens)
+
+
+def test_an_heir_that_is_killed_and_resumed_gives_the_same_weights(prepared: Path, tmp_path: Path) -> None:
+    ancestor = Trainer(recipe(), prepared, tmp_path / "ancestor")
+    ancestor.train_step()
+    ancestor.save()
+    whole = Trainer(recipe(), prepared, tmp_path / "whole", start_from=tmp_path / "ancestor")
+    first = Trainer(recipe(), prepared, tmp_path / "cut", start_from=tmp_path / "ancestor")
+    for trainer in (whole, whole, whole, first):
+        trainer.train_step()
+    first.save()
+    second = Trainer(recipe(), prepared, tmp_path / "cut")
+    for _ in range(2):
+        second.train_step()
+    assert all(torch.equal(tensor, weights(second)[name]) for name, tensor in weights(whole).items())
+    fresh = Trainer(recipe(), prepared, tmp_path / "fresh")  # negative control: the ancestor makes a difference
+    for _ in range(3):
+        fresh.train_step()
+    assert any(not torch.equal(tensor, weights(fresh)[name]) for name, tensor in weights(whole).items())
+
+
+def test_a_run_cannot_start_from_nothing_or_from_another_network(prepared: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="has no checkpoint to start from"):
+        Trainer(recipe(), prepared, tmp_path / "a", start_from=tmp_path / "empty")
+    Trainer(recipe(), prepared, tmp_path / "other").save()
+    wider = replace(recipe(), model=hybrid_config(hidden_size=96, num_layers=4, num_heads=2, num_kv_heads=1))
+    with pytest.raises(ValueError, match="checkpoint of another network: master/"):
+        Trainer(wider, prepared, tmp_path / "b", start_from=tmp_path / "other")

@@ -2,7 +2,8 @@
 
 from starlette.testclient import TestClient
 
-from tests.server.applications import MAX_MODEL_LEN, MODEL
+from model.prompts import InstructionPrompts
+from tests.server.applications import MAX_MODEL_LEN, MODEL, Server
 
 
 def test_the_one_model(client: TestClient) -> None:
@@ -11,6 +12,16 @@ def test_the_one_model(client: TestClient) -> None:
     assert answer["object"] == "list"
     assert (card["id"], card["object"], card["max_model_len"]) == (MODEL, "model", MAX_MODEL_LEN)
     assert client.get(f"/v1/models/{MODEL}").json() == card
+
+
+def test_what_the_model_was_trained_for(client: TestClient, server: Server) -> None:
+    [card] = client.get("/v1/models").json()["data"]
+    assert card["native_tasks"] == ["translate", "summarize", "chat", "generate", "analyze"]
+    assert "en-zh" in card["translation_pairs"]
+    assert "de-fr" not in card["translation_pairs"]
+    server.service.prompts = InstructionPrompts()
+    [card] = client.get("/v1/models").json()["data"]
+    assert (card["native_tasks"], card["translation_pairs"]) == ([], None)
 
 
 def test_other_models_are_not_found(client: TestClient) -> None:

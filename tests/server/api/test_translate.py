@@ -68,6 +68,36 @@ def test_sampling_fields_and_stop_strings_are_taken(client: TestClient, server: 
     assert server.engine.submitted[0].sampling.seed == 3
 
 
+def test_a_long_text_goes_sentence_by_sentence_and_keeps_its_lines(client: TestClient, server: Server) -> None:
+    server.answer_with("好。")
+    text = "It rains. Stay here!\n\n- One\n- Two\n"
+    answer = translate(client, text=text, source_lang="en", target_lang="zh")
+    assert answer["translations"][0]["text"] == "好。好。\n\n- 好。\n- 好。\n"
+    assert len(server.engine.submitted) == 4
+    assert "user\nStay here!<|im_end|>" in prompt_text(server, 1)
+
+
+def test_sentences_are_searched_for_unless_tokens_are_to_be_chosen_otherwise(
+    client: TestClient, server: Server
+) -> None:
+    body = {"text": "hello", "source_lang": "en", "target_lang": "zh"}
+    for fields in ({}, {"temperature": 0.5}, {"beam_width": 2}, {"beam_width": 1}):
+        translate(client, **body, **fields)
+    assert [asked.sampling.beam_width for asked in server.engine.submitted] == [4, 1, 2, 1]
+
+
+def test_a_direction_that_was_not_learnt_is_refused_unless_forced(client: TestClient, server: Server) -> None:
+    body = {"text": "das ist gut", "source_lang": "de", "target_lang": "fr"}
+    response = client.post("/v1/translate", json=body)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["param"] == "target_lang"
+    assert "de-en, en-de" in error["message"]
+    assert "force" in error["message"]
+    server.answer_with("c'est bon")
+    assert translate(client, **body, force=True)["translations"][0]["text"] == "c'est bon"
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

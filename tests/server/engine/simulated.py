@@ -10,6 +10,7 @@ from server.engine.config import CacheLayout
 from server.engine.prefix_cache import CopyBlock, CopyRow, ZeroRow
 from server.engine.scheduler import SampledTokens, ScheduledBatch, Scheduler
 from server.engine.sequence import Sequence
+from server.engine.types import TokenLogprobs
 
 VOCAB = 6
 UNKNOWN = ("never written",)
@@ -20,6 +21,12 @@ Prefix = tuple[int | str, ...]
 def next_token(prefix: Prefix) -> int:
     """The simulated model: any function of everything before."""
     return hash((len(prefix), *(int(token) for token in prefix))) % VOCAB
+
+
+def likeliest(prefix: Prefix, count: int) -> tuple[tuple[int, float], ...]:
+    """Made-up log-probabilities of the next tokens, best first: any function of everything before."""
+    scores = [(token, -(hash((token, *map(int, prefix))) % 997) / 100) for token in range(VOCAB)]
+    return tuple(sorted(scores, key=lambda pair: (-pair[1], pair[0]))[:count])
 
 
 def simulated_decode(prompt: Tokens[int], max_tokens: int, eos: frozenset[int] = frozenset()) -> tuple[int, ...]:
@@ -46,7 +53,13 @@ class SimulatedRunner:
             self._apply(op)
         for sequence in batch.sequences:
             self._compute(scheduler, sequence)
-        return SampledTokens([next_token(self._remembered(sequence)) for sequence in batch.sampling])
+        prefixes = [self._remembered(sequence) for sequence in batch.sampling]
+        logprobs = {
+            row: TokenLogprobs(0, 0.0, likeliest(prefixes[row], count))
+            for row, sequence in enumerate(batch.sampling)
+            if (count := sequence.sampling.logprobs) is not None
+        }
+        return SampledTokens([next_token(prefix) for prefix in prefixes], logprobs)
 
     def _apply(self, op: ZeroRow | CopyRow | CopyBlock) -> None:
         if isinstance(op, ZeroRow):

@@ -1,0 +1,125 @@
+"""What one run of a study found, as a file: everything that the table and the pictures are made of, with the log."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from model.comparison.files import replace_text
+from model.comparison.study import RESULT_NAME, SubRun
+
+LOG_NAME = "log.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerMeasures:
+    """The router of one layer on validation text. Entropies and information are in bits."""
+
+    mean_k: float  # experts a token
+    max_violation: float
+    dead_experts: int
+    experts: int
+    entropy: float  # of the mean distribution over experts
+    token_information: float  # I(token; expert): that entropy less the mean one of a token
+    task_information: float  # I(task; expert) as a share of the entropy of the tasks
+    language_information: float
+    task_shares: dict[str, list[float]]  # of each task's (token, expert) pairs, by expert
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """One finished run. Bits per byte are by source, accuracies in percent."""
+
+    run: SubRun
+    tokens: int
+    bits_per_byte: dict[str, float]
+    accuracy: dict[str, float]
+    majority: dict[str, float]
+    layers: tuple[LayerMeasures, ...]  # none without a router
+    agreement: dict[str, float]  # with the choices at a share of the training, such as "0.5"
+    parameters: int
+    active_parameters: float  # that take part in a token's products
+    flops_per_token: float
+    serving_tokens_per_second: float
+    threads: int
+
+
+def write_result(result: RunResult, run_dir: Path) -> None:
+    replace_text(run_dir / RESULT_NAME, json.dumps(_rounded(asdict(result)), ensure_ascii=False, indent=1) + "\n")
+
+
+def read_result(run_dir: Path) -> RunResult:
+    fields = json.loads((run_dir / RESULT_NAME).read_text(encoding="utf-8"))
+    layers = tuple(LayerMeasures(**layer) for layer in fields["layers"])
+    return RunResult(**{**fields, "run": SubRun(**fields["run"]), "layers": layers})
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One step of training."""
+
+    step: int
+    tokens: int  # seen so far
+    loss: float  # nats per counted token
+    mean_k: float  # experts a token, mean over layers
+    max_violation: float
+    tokens_per_second: float
+
+
+class RunLog:
+    """The log of a run on disk, a line a step."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def forget_after(self, step: int) -> None:
+        """Drop what a resumed run will do again, and a line that was cut off."""
+        lines = [line for line in self.lines() if line.step <= step]
+        replace_text(self.path, "".join(map(_in_json, lines)))
+
+    def append(self, line: LogLine) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_in_json(line))
+
+    def lines(self) -> Iterator[LogLine]:
+        """All whole lines."""
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        for line in text.splitlines(keepends=True):
+            if line.endswith("\n"):
+                yield LogLine(**json.loads(line))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFacts:
+    """What the log says of a whole run."""
+
+    mean_k: float
+    tokens_per_second: float  # median over the steps
+
+
+def training_facts(lines: Iterable[LogLine]) -> TrainingFacts:
+    """ValueError where there is no line."""
+    found = list(lines)
+    if not found:
+        raise ValueError("the log is empty")
+    mean_k = sum(line.mean_k for line in found) / len(found)
+    return TrainingFacts(mean_k, median(line.tokens_per_second for line in found))
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _in_json(line: LogLine) -> str:
+    return json.dumps(_rounded(asdict(line))) + "\n"
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to six significant digits: more says nothing and fills the repository."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,83 @@
+"""A whole study by one call: the runs one after another, with the time left over all of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import tokenizers
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from model.comparison.likelihood import by_task
+from model.comparison.result import mean
+from model.comparison.study import RESULT_NAME, Study, open_study
+from model.comparison.sub_run import Materials, Tell, do_run, load_materials
+from model.training.pipeline import ensure_prepared
+from model.training.sample_data import write_sample_data
+
+Say = Callable[[str], None]
+
+
+def run_study(
+    study: Study,
+    directory: Path,
+    *,
+    data_dir: Path | None,
+    tokenizer_dir: Path,
+    device: str = "cpu",
+    workers: int | None = None,
+    say: Say = print,
+) -> None:
+    """Do what is left of the study in `directory`; stop it at any moment and call it again.
+
+    Without `data_dir` the data is made up (see sample_data). ValueError where `directory` holds another study.
+    """
+    open_study(study, directory)
+    if data_dir is None:
+        data_dir = write_sample_data(directory / "sample")
+    tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
+    prepared = ensure_prepared(data_dir, tokenizer_dir, directory / "data", say)
+    materials = load_materials(study, data_dir, prepared, tokenizer)
+    with _progress() as bars:
+        _run_all(study, directory, materials, bars, device=device, workers=workers, say=say)
+
+
+def _run_all(
+    study: Study,
+    directory: Path,
+    materials: Materials,
+    bars: Progress,
+    *,
+    device: str,
+    workers: int | None,
+    say: Say,
+) -> None:
+    """Go through the runs that have no result yet."""
+    runs = list(study.sub_runs())
+    left = [run for run in runs if not (run.directory(directory) / RESULT_NAME).exists()]
+    done = len(runs) - len(left)
+    bar = bars.add_task("study", total=len(runs) * study.tokens, completed=done * study.tokens, status="")
+    for number, run in enumerate(left, start=done):
+        name = f"run {number + 1} of {len(runs)}, {run.variant}, seed {run.seed}"
+        tell = _teller(bars, bar, name, number * study.tokens)
+        result = do_run(study, run, directory, materials, device=device, workers=workers, tell=tell)
+        say(f"{name}: {mean(list(by_task(result.bits_per_byte).values())):.4f} bits per byte")
+
+
+def _teller(bars: Progress, bar: TaskID, name: str, tokens_before: int) -> Tell:
+    def tell(tokens: int, status: str) -> None:
+        bars.update(bar, completed=tokens_before + tokens, status=f"{name}: {status}")
+
+    return tell
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
+        TextColumn("{task.fields[status]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        refresh_per_second=1,
+        speed_estimate_period=1800,
+    )

@@ -1,0 +1,154 @@
+"""DeepSeek-V2 (`model_type` deepseek_v2): latent attention, dense layers first, then experts beside shared ones.
+
+Softmax routers, perhaps limited to a token's best groups. `norm_topk_prob` is not read: neither published checkpoints
+nor transformers use it here. DeepSeek-V3 has the same tensors and reads this file's functions.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from model.checkpoint import CheckpointError, PairedHeads, RotaryPairs, Rule
+from model.config import (
+    DenseConfig,
+    GroupLimit,
+    LatentAttentionConfig,
+    LayerConfig,
+    ModelConfig,
+    NormConfig,
+    RoutedConfig,
+    RouterConfig,
+    SharedConfig,
+    SoftmaxTopKConfig,
+)
+from model.families import standard
+from model.families.standard import HfConfig
+
+_DEFAULTS: dict[str, Any] = {
+    "first_k_dense_replace": 0,
+    "n_shared_experts": 2,
+    "routed_scaling_factor": 1.0,
+    "topk_method": "greedy",
+}
+
+
+def config_from_hf(hf: HfConfig) -> ModelConfig:
+    standard.require(hf, scoring_func="softmax")
+    hf = _DEFAULTS | dict(hf)
+    groups = None
+    if hf["topk_method"] == "group_limited_greedy":
+        groups = GroupLimit(hf["n_group"], hf["topk_group"], best_of=1)
+    elif hf["topk_method"] != "greedy":
+        known = "known are greedy, group_limited_greedy"
+        raise CheckpointError(f"topk_method {hf['topk_method']!r} is not known for deepseek_v2; {known}")
+    scale = hf["routed_scaling_factor"]
+    return decoder(hf, SoftmaxTopKConfig(hf["num_experts_per_tok"], renormalize=False, scale=scale, groups=groups))
+
+
+def decoder(hf: HfConfig, router: RouterConfig) -> ModelConfig:
+    """The whole network around a router."""
+    mixer, dense, width = latent_attention(hf), DenseConfig(hf["intermediate_size"]), hf["moe_intermediate_size"]
+    shared = SharedConfig(width * hf["n_shared_experts"]) if hf["n_shared_experts"] else None
+    routed = RoutedConfig(router, hf["n_routed_experts"], width, shared)
+    layers = [
+        LayerConfig(mixer, dense if index < hf["first_k_dense_replace"] else routed)
+        for index in range(hf["num_hidden_layers"])
+    ]
+    return standard.decoder(hf, layers)
+
+
+def latent_attention(hf: HfConfig) -> LatentAttentionConfig:
+    standard.require(hf, hidden_act="silu", attention_bias=False, mlp_bias=False, rope_interleave=True)
+    plain_dim, rotary_dim = hf.get("qk_nope_head_dim", 128), hf.get("qk_rope_head_dim", 64)
+    return LatentAttentionConfig(
+        num_heads=hf["num_attention_heads"],
+        query_rank=hf.get("q_lora_rank", 1536),
+        kv_rank=hf.get("kv_lora_rank", 512),
+        plain_dim=plain_dim,
+        value_dim=hf.get("v_head_dim", 128),
+        rotary=standard.rotary(hf, rotary_dim),
+        norm=NormConfig(1e-6),  # whatever `rms_norm_eps` is
+        scale=(plain_dim + rotary_dim) ** -0.5 * _stretch(hf) ** 2,
+    )
+
+
+def _stretch(hf: HfConfig) -> float:
+    """What queries and keys each grow by where YaRN stretches their positions."""
+    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
+    weight = rope.get("mscale_all_dim")
+    return standard.yarn_mscale(rope["factor"], weight) if weight and rope.get("factor") else 1.0
+
+
+def rules(config: ModelConfig) -> list[Rule]:
+    found = standard.frame_rules(config)
+    for index, layer in enumerate(config.layers):
+        ours, theirs = f"blocks.{index}", f"model.layers.{index}"
+        assert isinstance(layer.mixer, LatentAttentionConfig)
+        found += standard.block_norm_rules(ours, theirs)
+        found += _attention_rules(f"{ours}.mixer", f"{theirs}.self_attn", layer.mixer)
+        ours, theirs = f"{ours}.feed_forward", f"{theirs}.mlp"
+        if isinstance(layer.feed_forward, DenseConfig):
+            found += standard.dense_rules(ours, theirs, layer.feed_forward.width)
+        else:
+            found += _routed_rules(ours, theirs, layer.feed_forward, config.hidden_size)
+    return found
+
+
+def _attention_rules(ours: str, theirs: str, config: LatentAttentionConfig) -> list[Rule]:
+    plain, width, values = config.plain_dim, config.rotary.dim, config.value_dim
+    queries, latent = PairedHeads(config.num_heads, plain, width), PairedHeads(1, config.kv_rank, width)
+    kv_a, kv_b = f"{theirs}.kv_a_proj_with_mqa.weight", (f"{theirs}.kv_b_proj.weight",)
+    found = [
+        Rule(f"{ours}.kv_norm.weight", (f"{theirs}.kv_a_layernorm.weight",)),
+        Rule(f"{ours}.key_absorb.weight", kv_b, PartOfHeads(config.num_heads, 0, plain, values, transposed=True)),
+        Rule(f"{ours}.value_expand.weight", kv_b, PartOfHeads(config.num_heads, plain, values, 0)),
+        Rule(f"{ours}.out_proj.weight", (f"{theirs}.o_proj.weight",)),
+    ]
+    if config.query_rank is None:
+        sources = (f"{theirs}.q_proj.weight", kv_a)
+        return [*found, Rule(f"{ours}.in_proj.weight", sources, RotaryPairs((queries, latent)))]
+    sources = (f"{theirs}.q_a_proj.weight", kv_a)
+    return [
+        *found,
+        Rule(f"{ours}.in_proj.weight", sources, RotaryPairs((PairedHeads(1, config.query_rank, 0), latent))),
+        Rule(f"{ours}.q_norm.weight", (f"{theirs}.q_a_layernorm.weight",)),
+        Rule(f"{ours}.q_proj.weight", (f"{theirs}.q_b_proj.weight",), RotaryPairs((queries,))),
+    ]
+
+
+def _routed_rules(ours: str, theirs: str, config: RoutedConfig, hidden_size: int) -> list[Rule]:
+    experts, width, shared = config.num_experts, config.expert_width, config.shared
+    return [
+        Rule(f"{ours}.gate.weight", (f"{theirs}.gate.weight",)),
+        *standard.expert_rules(
+            f"{ours}.experts", f"{theirs}.experts", experts=experts, width=width, hidden_size=hidden_size
+        ),
+        *(standard.dense_rules(f"{ours}.shared", f"{theirs}.shared_experts", shared.width) if shared else []),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class PartOfHeads:
+    """Of one tensor [heads * O, I], of each head's rows only some: [heads, `rows`, I], or transposed.
+
+    Split, the other rows are zero: rules that share a source give all of it when they are added.
+    """
+
+    heads: int
+    before: int
+    rows: int
+    after: int
+    transposed: bool = False
+
+    def join(self, tensors: Iterable[Tensor]) -> Tensor:
+        (tensor,) = tensors
+        part = tensor.unflatten(0, (self.heads, -1))[:, self.before : self.before + self.rows]
+        return part.mT if self.transposed else part
+
+    def split(self, tensor: Tensor) -> list[Tensor]:
+        part = tensor.mT if self.transposed else tensor
+        whole = part.new_zeros(self.heads, self.before + self.rows + self.after, part.shape[-1])
+        whole[:, self.before : self.before + self.rows] = part
+        return [whole.flatten(0, 1)]

@@ -1,0 +1,38 @@
+"""DeepSeek-V3 (`model_type` deepseek_v3): V2's network with sigmoid routers whose bias only selects.
+
+A group of experts is worth its two best. The layers that predict further tokens are not loaded.
+"""
+
+from typing import Any
+
+from model.checkpoint import Rule
+from model.config import GroupLimit, ModelConfig, SigmoidBiasConfig
+from model.families import deepseek_v2, standard
+from model.families.standard import HfConfig
+
+IGNORED = ("model.layers.61.",)  # as published: one more layer, for multi-token prediction
+_DEFAULTS: dict[str, Any] = {
+    "first_k_dense_replace": 3,
+    "n_shared_experts": 1,
+    "routed_scaling_factor": 2.5,
+    "n_group": 8,
+    "topk_group": 4,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+}
+
+
+def config_from_hf(hf: HfConfig) -> ModelConfig:
+    standard.require(hf, scoring_func="sigmoid", topk_method="noaux_tc")
+    hf = _DEFAULTS | dict(hf)
+    groups = GroupLimit(hf["n_group"], hf["topk_group"], best_of=2) if (hf["n_group"] or 1) > 1 else None
+    top_k, renormalize, scale = hf["num_experts_per_tok"], hf["norm_topk_prob"], hf["routed_scaling_factor"]
+    return deepseek_v2.decoder(hf, SigmoidBiasConfig(top_k, renormalize, scale, groups))
+
+
+def rules(config: ModelConfig) -> list[Rule]:
+    biases = [
+        Rule(f"blocks.{index}.feed_forward.router.bias_E", (f"model.layers.{index}.mlp.gate.e_score_correction_bias",))
+        for index, _ in config.routed_layers()
+    ]
+    return [*deepseek_v2.rules(config), *biases]

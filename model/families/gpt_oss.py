@@ -1,0 +1,59 @@
+"""gpt-oss (`model_type` gpt_oss): attention with sinks, every other layer through a window; experts with biases.
+
+Experts are stored input first, and the columns of gate and up take turns. Published checkpoints hold them in MXFP4;
+what arrives here has been decoded.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from model.checkpoint import Chain, Interleaved, Rule, Transpose
+from model.config import ClampedGate, LayerConfig, ModelConfig, RoutedConfig, TopKSoftmaxConfig
+from model.families import standard
+from model.families.standard import HfConfig
+
+_DEFAULTS: dict[str, Any] = {
+    "head_dim": 64,
+    "attention_bias": True,
+    "sliding_window": 128,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 150_000.0,
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "truncate": False,
+    },
+    "swiglu_alpha": 1.702,
+    "swiglu_limit": 7.0,
+}
+
+
+def config_from_hf(hf: HfConfig) -> ModelConfig:
+    standard.require(hf, hidden_act="silu")
+    hf = _DEFAULTS | {key: value for key, value in hf.items() if value is not None}
+    attention = replace(standard.attention(hf), sinks=True)
+    router, gate = TopKSoftmaxConfig(hf["num_experts_per_tok"]), ClampedGate(hf["swiglu_alpha"], hf["swiglu_limit"])
+    routed = RoutedConfig(router, hf["num_local_experts"], hf["intermediate_size"], gate=gate, bias=True)
+    windows = standard.layer_windows({"use_sliding_window": True} | hf, slides=lambda index: index % 2 == 0)
+    return standard.decoder(hf, [LayerConfig(replace(attention, window=window), routed) for window in windows])
+
+
+def rules(config: ModelConfig) -> list[Rule]:
+    sinks = [
+        Rule(f"blocks.{index}.mixer.sinks_H", (f"model.layers.{index}.self_attn.sinks",))
+        for index in range(len(config.layers))
+    ]
+    return [*standard.decoder_rules(config, _mixture), *sinks]
+
+
+def _mixture(ours: str, theirs: str, config: RoutedConfig, hidden_size: int) -> list[Rule]:
+    router, experts = f"{theirs}.mlp.router", f"{theirs}.mlp.experts"
+    return [
+        Rule(f"{ours}.gate.weight", (f"{router}.weight",)),
+        Rule(f"{ours}.gate.bias", (f"{router}.bias",)),
+        Rule(f"{ours}.experts.gate_up.weight", (f"{experts}.gate_up_proj",), Chain((Transpose(), Interleaved()))),
+        Rule(f"{ours}.experts.gate_up.bias", (f"{experts}.gate_up_proj_bias",), Interleaved(dim=-1)),
+        Rule(f"{ours}.experts.down.weight", (f"{experts}.down_proj",), Transpose()),
+        Rule(f"{ours}.experts.down.bias", (f"{experts}.down_proj_bias",)),
+    ]

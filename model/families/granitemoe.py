@@ -1,0 +1,38 @@
+"""Granite MoE and PowerMoE (`model_type` granitemoe): Granite, routed by a softmax over the chosen experts alone.
+
+The experts of a layer are stored in two tensors. granitemoeshared.py is this family too: there the config names a
+shared expert.
+"""
+
+from model.checkpoint import Rule
+from model.config import LayerConfig, ModelConfig, RoutedConfig, SharedConfig, TopKSoftmaxConfig
+from model.families import granite, standard
+from model.families.standard import HfConfig
+
+
+def config_from_hf(hf: HfConfig) -> ModelConfig:
+    standard.require(hf, hidden_act="silu")
+    shared_width = hf.get("shared_intermediate_size")
+    routed = RoutedConfig(
+        TopKSoftmaxConfig(hf.get("num_experts_per_tok", 2)),
+        hf.get("num_local_experts", 8),
+        hf["intermediate_size"],
+        SharedConfig(shared_width) if shared_width else None,
+    )
+    return granite.decoder(hf, [LayerConfig(granite.attention(hf), routed)] * hf["num_hidden_layers"])
+
+
+def rules(config: ModelConfig) -> list[Rule]:
+    return standard.decoder_rules(config, _mixture)
+
+
+def _mixture(ours: str, theirs: str, config: RoutedConfig, hidden_size: int) -> list[Rule]:
+    names = {
+        f"{ours}.gate": f"{theirs}.block_sparse_moe.router.layer",
+        f"{ours}.experts.gate_up": f"{theirs}.block_sparse_moe.input_linear",
+        f"{ours}.experts.down": f"{theirs}.block_sparse_moe.output_linear",
+    }
+    if config.shared:
+        names[f"{ours}.shared.gate_up"] = f"{theirs}.shared_mlp.input_linear"
+        names[f"{ours}.shared.down"] = f"{theirs}.shared_mlp.output_linear"
+    return [Rule(f"{target}.weight", (f"{source}.weight",)) for target, source in names.items()]

@@ -1,0 +1,92 @@
+"""LFM2 (`model_type` lfm2): gated short convolutions and some attention, a gated feed-forward in every layer."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from model.checkpoint import CheckpointError, Rule, Same
+from model.config import (
+    AttentionConfig,
+    DenseConfig,
+    LayerConfig,
+    MixerConfig,
+    ModelConfig,
+    NormConfig,
+    RoutedConfig,
+    ShortConvConfig,
+)
+from model.families import standard
+from model.families.standard import HfConfig, MixtureRules
+
+FEED_FORWARD_NAMES = ("w1", "w3", "w2")  # gate, up, down
+
+
+def config_from_hf(hf: HfConfig) -> ModelConfig:
+    return decoder(hf, [DenseConfig(_width(hf))] * hf["num_hidden_layers"])
+
+
+def _width(hf: HfConfig) -> int:
+    """Of the feed-forward: as the config has it, or two thirds of that, times a factor, rounded up."""
+    width = int(hf["block_ff_dim"] if "block_ff_dim" in hf else hf["intermediate_size"])
+    if not hf.get("block_auto_adjust_ff_dim", True):
+        return width
+    width, factor, multiple = 2 * width // 3, hf.get("block_ffn_dim_multiplier", 1.0), hf.get("block_multiple_of", 256)
+    return width if factor is None else multiple * -(-int(factor * width) // multiple)
+
+
+def decoder(hf: HfConfig, feed_forwards: Sequence[DenseConfig | RoutedConfig]) -> ModelConfig:
+    """Everything but the feed-forwards, of which there is one per layer."""
+    norm = NormConfig(hf.get("norm_eps", 1e-5))
+    attention = standard.attention({"rope_theta": 1e6} | dict(hf))
+    mixers: dict[str, MixerConfig] = {
+        "full_attention": replace(attention, qk_norm=norm),
+        "conv": ShortConvConfig(hf.get("conv_L_cache", 3), hf.get("conv_bias", False)),
+    }
+    kinds = _layer_types(hf)
+    for kind in kinds:
+        if kind not in mixers:
+            raise CheckpointError(f"layer_types names {kind!r}: known are {', '.join(mixers)}")
+    layers = [LayerConfig(mixers[kind], feed) for kind, feed in zip(kinds, feed_forwards, strict=True)]
+    tied = hf.get("tie_embedding", hf.get("tie_word_embeddings", True))
+    return replace(standard.decoder(hf, layers), norm=norm, tied_head=tied)
+
+
+def _layer_types(hf: HfConfig) -> list[str]:
+    if hf.get("layer_types"):
+        return list(hf["layer_types"])
+    indices = range(hf["num_hidden_layers"])
+    attention = hf.get("full_attn_idxs")
+    return ["full_attention" if attention is None or index in attention else "conv" for index in indices]
+
+
+def rules(config: ModelConfig, mixture: MixtureRules | None = None) -> list[Rule]:
+    """`mixture` has the rules of a routed layer, as for `standard.decoder_rules`."""
+    found = standard.frame_rules(config, final_norm="model.embedding_norm.weight")
+    for index, layer in enumerate(config.layers):
+        ours, theirs = f"blocks.{index}", f"model.layers.{index}"
+        found += standard.block_norm_rules(ours, theirs, ("operator_norm", "ffn_norm"))
+        if isinstance(layer.mixer, AttentionConfig):
+            names = ("q_layernorm", "k_layernorm")
+            found += standard.attention_rules(
+                f"{ours}.mixer", f"{theirs}.self_attn", layer.mixer, out="out_proj", norms=names
+            )
+        elif isinstance(layer.mixer, ShortConvConfig):
+            found += _short_conv_rules(f"{ours}.mixer", f"{theirs}.conv", layer.mixer, config.hidden_size)
+        ours = f"{ours}.feed_forward"
+        if isinstance(layer.feed_forward, DenseConfig):
+            theirs = f"{theirs}.feed_forward"
+            found += standard.dense_rules(ours, theirs, layer.feed_forward.width, FEED_FORWARD_NAMES)
+        else:
+            assert mixture is not None, "a family with experts says how they are stored"
+            found += mixture(ours, theirs, layer.feed_forward, config.hidden_size)
+    return found
+
+
+def _short_conv_rules(ours: str, theirs: str, config: ShortConvConfig, channels: int) -> list[Rule]:
+    names = ["in_proj.weight", "out_proj.weight"]
+    if config.bias:
+        names += ["in_proj.bias", "out_proj.bias"]
+    found = [Rule(f"{ours}.{name}", (f"{theirs}.{name}",)) for name in names]
+    if config.bias:
+        found.append(Rule(f"{ours}.conv_bias", (f"{theirs}.conv.bias",)))
+    merge = Same((channels, 1, config.conv_width), (channels, config.conv_width))
+    return [*found, Rule(f"{ours}.conv_weight", (f"{theirs}.conv.weight",), merge)]

@@ -1,0 +1,36 @@
+"""Mixtral (`model_type` mixtral): Llama's attention, routed experts in every layer, renormalized gates."""
+
+from dataclasses import replace
+
+from model.checkpoint import Rule
+from model.config import LayerConfig, ModelConfig, RoutedConfig, SoftmaxTopKConfig
+from model.families import standard
+from model.families.standard import HfConfig
+
+
+def config_from_hf(hf: HfConfig) -> ModelConfig:
+    standard.require(hf, hidden_act="silu", attention_bias=False)
+    hf = {"rms_norm_eps": 1e-5, "rope_theta": 1e6, **hf}
+    attention = replace(standard.attention(hf), window=hf.get("sliding_window"))
+    routed = RoutedConfig(
+        SoftmaxTopKConfig(hf["num_experts_per_tok"]), hf["num_local_experts"], hf["intermediate_size"]
+    )
+    return standard.decoder(hf, [LayerConfig(attention, routed)] * hf["num_hidden_layers"])
+
+
+def rules(config: ModelConfig) -> list[Rule]:
+    return standard.decoder_rules(config, _mixture)
+
+
+def _mixture(ours: str, theirs: str, config: RoutedConfig, hidden_size: int) -> list[Rule]:
+    return [
+        Rule(f"{ours}.gate.weight", (f"{theirs}.block_sparse_moe.gate.weight",)),
+        *standard.expert_rules(
+            f"{ours}.experts",
+            f"{theirs}.block_sparse_moe.experts",
+            experts=config.num_experts,
+            width=config.expert_width,
+            hidden_size=hidden_size,
+            names=("w1", "w3", "w2"),
+        ),
+    ]

@@ -1,0 +1,21 @@
+"""OLMoE (`model_type` olmoe): routed experts in every layer; queries and keys normalized over all heads at once."""
+
+from dataclasses import replace
+
+from model.checkpoint import Rule
+from model.config import LayerConfig, ModelConfig, RoutedConfig, SoftmaxTopKConfig
+from model.families import standard
+from model.families.standard import HfConfig
+
+
+def config_from_hf(hf: HfConfig) -> ModelConfig:
+    standard.require(hf, hidden_act="silu", clip_qkv=None)
+    hf = {"rms_norm_eps": 1e-5, **hf}
+    attention = replace(standard.attention(hf), qk_norm=standard.norm(hf), qk_norm_per_head=False)
+    router = SoftmaxTopKConfig(hf["num_experts_per_tok"], renormalize=hf.get("norm_topk_prob", False))
+    routed = RoutedConfig(router, hf["num_experts"], hf["intermediate_size"])
+    return standard.decoder(hf, [LayerConfig(attention, routed)] * hf["num_hidden_layers"])
+
+
+def rules(config: ModelConfig) -> list[Rule]:
+    return standard.decoder_rules(config)

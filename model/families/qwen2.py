@@ -1,0 +1,20 @@
+"""Qwen2 and Qwen2.5 (`model_type` qwen2): biases on queries, keys and values; upper layers may have a window."""
+
+from dataclasses import replace
+
+from model.checkpoint import Rule
+from model.config import DenseConfig, LayerConfig, ModelConfig
+from model.families import standard
+from model.families.standard import HfConfig
+
+
+def config_from_hf(hf: HfConfig) -> ModelConfig:
+    standard.require(hf, hidden_act="silu")
+    attention = replace(standard.attention(hf), input_bias=True, output_bias=False)
+    dense = DenseConfig(hf["intermediate_size"])
+    windows = standard.layer_windows(hf, slides=lambda index: index >= hf.get("max_window_layers", 28))
+    return standard.decoder(hf, [LayerConfig(replace(attention, window=window), dense) for window in windows])
+
+
+def rules(config: ModelConfig) -> list[Rule]:
+    return standard.decoder_rules(config)

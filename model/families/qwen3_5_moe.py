@@ -1,0 +1,62 @@
+"""Qwen3.5 with experts (`model_type` qwen3_5_moe): the text part; images and multi-token prediction are left out.
+
+The network is Qwen3-Next's; what differs is how it is stored. The delta net's four products are tensors of their own,
+every layer is routed, gates always sum to one. Published checkpoints stack the experts and prefix all names of the text
+part, transformers may do neither: `layouts` has one list of rules for each way.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from model.checkpoint import Concat, Rule
+from model.config import DeltaNetConfig, ModelConfig
+from model.families import qwen3_next
+
+IGNORED = ("model.visual.", "mtp.")
+# what a config of Qwen3-Next can choose and one of Qwen3.5 cannot
+_FIXED = {"norm_topk_prob": True, "mlp_only_layers": [], "decoder_sparse_step": 1, "intermediate_size": 0}
+
+
+def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
+    """From the wrapper's config.json, whose `text_config` is read alone, or from that of a text model."""
+    text = {"tie_word_embeddings": hf.get("tie_word_embeddings", False)} | dict(hf.get("text_config", hf))
+    return qwen3_next.config_from_hf(text | _FIXED)
+
+
+def rules(config: ModelConfig) -> list[Rule]:
+    """The layout of a text model as transformers writes it."""
+    found = {rule.target: rule for rule in qwen3_next.rules(config)}
+    for index, layer in enumerate(config.layers):
+        if isinstance(layer.mixer, DeltaNetConfig):
+            target = f"blocks.{index}.mixer.in_proj.weight"
+            found[target] = _delta_net(target, f"model.layers.{index}.linear_attn", layer.mixer)
+    return list(found.values())
+
+
+def layouts(config: ModelConfig) -> list[list[Rule]]:
+    """All ways in which the same tensors are stored: experts one by one or stacked, under either prefix."""
+    single = rules(config)
+    stacked = [_stacked(rule) if ".experts." in rule.target else rule for rule in single]
+    plain = (single, stacked)
+    return [*plain, *([_prefixed(rule) for rule in found] for found in plain)]
+
+
+def _delta_net(target: str, theirs: str, config: DeltaNetConfig) -> Rule:
+    heads = config.num_value_heads
+    sizes = (config.conv_channels, heads * config.value_dim, heads, heads)
+    return Rule(target, tuple(f"{theirs}.in_proj_{name}.weight" for name in ("qkv", "z", "b", "a")), Concat(sizes))
+
+
+def _stacked(rule: Rule) -> Rule:
+    """One tensor of all experts, rows of the gate first: as we hold them."""
+    experts = rule.sources[0].partition(".experts.")[0] + ".experts."
+    return Rule(rule.target, (experts + ("gate_up_proj" if "gate_up" in rule.target else "down_proj"),))
+
+
+def _prefixed(rule: Rule) -> Rule:
+    sources = tuple(
+        f"model.language_model.{name.removeprefix('model.')}" if name.startswith("model.") else name
+        for name in rule.sources
+    )
+    return replace(rule, sources=sources)

@@ -1,0 +1,26 @@
+"""Qwen3-MoE (`model_type` qwen3_moe): the attention of Qwen3, routed experts; some layers may be dense."""
+
+from dataclasses import replace
+
+from model.checkpoint import Rule
+from model.config import DenseConfig, LayerConfig, ModelConfig, RoutedConfig, SoftmaxTopKConfig
+from model.families import standard
+from model.families.standard import HfConfig
+
+
+def config_from_hf(hf: HfConfig) -> ModelConfig:
+    standard.require(hf, hidden_act="silu")
+    window = hf.get("sliding_window", 4096) if hf.get("use_sliding_window") else None
+    attention = replace(standard.attention(hf), qk_norm=standard.norm(hf), window=window)
+    router = SoftmaxTopKConfig(hf["num_experts_per_tok"], renormalize=hf.get("norm_topk_prob", False))
+    num_experts = hf["num_local_experts"] if "num_local_experts" in hf else hf["num_experts"]
+    routed = RoutedConfig(router, num_experts, hf["moe_intermediate_size"])
+    dense = DenseConfig(hf["intermediate_size"])
+    layers = range(hf["num_hidden_layers"])
+    return standard.decoder(
+        hf, [LayerConfig(attention, routed if standard.is_routed(hf, i) else dense) for i in layers]
+    )
+
+
+def rules(config: ModelConfig) -> list[Rule]:
+    return standard.decoder_rules(config)

@@ -1,0 +1,251 @@
+"""What most families share: the keys of config.json and the names of tensors that Llama's checkpoints gave the field.
+
+A family that differs writes that part itself; nothing here asks which family calls. `ours` and `theirs` are prefixes of
+parameter and tensor names.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from model.checkpoint import CheckpointError, Concat, Rule, Stack
+from model.config import (
+    AttentionConfig,
+    DenseConfig,
+    LayerConfig,
+    LinearScaling,
+    Llama3Scaling,
+    ModelConfig,
+    NormConfig,
+    RotaryConfig,
+    RotaryScaling,
+    RoutedConfig,
+    YarnScaling,
+)
+
+HfConfig = Mapping[str, Any]
+
+
+def require(hf: HfConfig, **supported: Any) -> None:
+    """Raise CheckpointError for a key that asks for something else than what we have; a key that is absent is fine."""
+    for key, value in supported.items():
+        if hf.get(key, value) != value:
+            raise CheckpointError(f"{key} is {hf[key]!r}: only {value!r} is supported for {hf.get('model_type')}")
+
+
+def decoder(hf: HfConfig, layers: Sequence[LayerConfig]) -> ModelConfig:
+    """A network of these layers: vocabulary, width, longest sequence and norms as Llama's configs have them."""
+    return ModelConfig(
+        hf["vocab_size"],
+        hf["hidden_size"],
+        tuple(layers),
+        _max_positions(hf),
+        norm(hf),
+        tied_head=hf.get("tie_word_embeddings", False),
+    )
+
+
+def norm(hf: HfConfig) -> NormConfig:
+    return NormConfig(hf.get("rms_norm_eps", 1e-6))
+
+
+def attention(hf: HfConfig) -> AttentionConfig:
+    """Grouped-query attention as Llama has it. Other families `dataclasses.replace` what they have otherwise."""
+    num_heads, bias = hf["num_attention_heads"], hf.get("attention_bias", False)
+    head_dim = hf.get("head_dim") or hf["hidden_size"] // num_heads
+    return AttentionConfig(
+        num_heads,
+        hf.get("num_key_value_heads") or num_heads,
+        head_dim,
+        rotary(hf, head_dim),
+        input_bias=bias,
+        output_bias=bias,
+    )
+
+
+def layer_windows(hf: HfConfig, slides: Callable[[int], bool]) -> list[int | None]:
+    """The window of each layer: where `layer_types` has a sliding one, or `slides(index)` if there are none.
+
+    Raises CheckpointError for a type of layer that is not known, and for sliding ones without a window.
+    """
+    window = hf.get("sliding_window", 4096) if hf.get("use_sliding_window") else None
+    kinds = hf.get("layer_types") or [
+        "sliding_attention" if window and slides(index) else "full_attention"
+        for index in range(hf["num_hidden_layers"])
+    ]
+    windows = {"full_attention": None} | ({"sliding_attention": window} if window else {})
+    for kind in kinds:
+        if kind not in windows:
+            raise CheckpointError(f"layer_types names {kind!r}: with this config.json only {list(windows)} can be")
+    return [windows[kind] for kind in kinds]
+
+
+def is_routed(hf: HfConfig, index: int) -> bool:
+    """Whether a layer has experts: every `decoder_sparse_step`-th has, except for `mlp_only_layers`."""
+    dense_layers = hf.get("mlp_only_layers") or []
+    return index not in dense_layers and (index + 1) % hf.get("decoder_sparse_step", 1) == 0
+
+
+def rotary(hf: HfConfig, head_dim: int, *, theta: float = 10_000.0, partial: float = 1.0) -> RotaryConfig:
+    """Rotary settings, as newer configs (`rope_parameters`) or older ones (`rope_theta`, `rope_scaling`) write them.
+
+    `theta` and `partial` are the family's defaults. Raises CheckpointError for a kind of scaling that is not known.
+    """
+    rope = _rope(hf)
+    theta = float(rope.get("rope_theta") or hf.get("rope_theta") or theta)
+    partial = rope.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or partial
+    return RotaryConfig(int(head_dim * partial), theta, _scaling(rope, hf))
+
+
+def _rope(hf: HfConfig) -> HfConfig:
+    """Settings that somebody put into an older key are meant to hold: they come first, as in transformers."""
+    return hf.get("rope_scaling") or hf.get("rope_parameters") or {}
+
+
+def _max_positions(hf: HfConfig) -> int:
+    """With YaRN, which is often asked for without more positions, at least what it stretches the original ones to."""
+    scaling, positions = _scaling(_rope(hf), hf), int(hf["max_position_embeddings"])
+    if isinstance(scaling, YarnScaling):
+        return max(positions, int(scaling.factor * scaling.original_positions))
+    return positions
+
+
+def _scaling(rope: HfConfig, hf: HfConfig) -> RotaryScaling | None:
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return LinearScaling(rope["factor"])
+    original = rope.get("original_max_position_embeddings") or hf["max_position_embeddings"]
+    if kind == "llama3":
+        return Llama3Scaling(rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"], original)
+    if kind == "yarn":
+        fast, slow = rope.get("beta_fast") or 32, rope.get("beta_slow") or 1
+        return YarnScaling(
+            rope["factor"], original, _yarn_magnitude(rope), float(fast), float(slow), rope.get("truncate", True)
+        )
+    raise CheckpointError(f"rope type {kind!r} is not known; known are: default, linear, llama3, yarn")
+
+
+def _yarn_magnitude(rope: HfConfig) -> float:
+    """What YaRN multiplies cosines and sines by (arXiv 2309.00071, section 3.4)."""
+    if rope.get("attention_factor") is not None:
+        return float(rope["attention_factor"])
+    if rope.get("mscale") and rope.get("mscale_all_dim"):
+        return yarn_mscale(rope["factor"], rope["mscale"]) / yarn_mscale(rope["factor"], rope["mscale_all_dim"])
+    return yarn_mscale(rope["factor"], 1.0)
+
+
+def yarn_mscale(factor: float, weight: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+
+def frame_rules(config: ModelConfig, *, final_norm: str = "model.norm.weight") -> list[Rule]:
+    """Embedding, last norm and head; a tied head has no tensor of its own."""
+    head = [] if config.tied_head else [Rule("head.weight", ("lm_head.weight",))]
+    return [
+        Rule("embedding.weight", ("model.embed_tokens.weight",)),
+        Rule("norm.weight", (final_norm,)),
+        *head,
+    ]
+
+
+def block_norm_rules(
+    ours: str, theirs: str, names: tuple[str, str] = ("input_layernorm", "post_attention_layernorm")
+) -> list[Rule]:
+    """The norms before the mixer and before the feed-forward."""
+    before_mixer, before_feed_forward = names
+    return [
+        Rule(f"{ours}.mixer_norm.weight", (f"{theirs}.{before_mixer}.weight",)),
+        Rule(f"{ours}.feed_forward_norm.weight", (f"{theirs}.{before_feed_forward}.weight",)),
+    ]
+
+
+def attention_rules(
+    ours: str,
+    theirs: str,
+    config: AttentionConfig,
+    *,
+    out: str = "o_proj",
+    norms: tuple[str, str] = ("q_norm", "k_norm"),
+) -> list[Rule]:
+    """Queries, keys and values from three tensors (and biases), the output product, the query and key norms."""
+    assert not config.output_gate, "a gated attention stores its gates in its own way"
+    kv_width = config.num_kv_heads * config.head_dim
+    merge = Concat((config.num_heads * config.head_dim, kv_width, kv_width))
+    kinds = ("weight", "bias") if config.input_bias else ("weight",)
+    found = [
+        Rule(f"{ours}.in_proj.{kind}", tuple(f"{theirs}.{name}_proj.{kind}" for name in "qkv"), merge) for kind in kinds
+    ]
+    found.append(Rule(f"{ours}.out_proj.weight", (f"{theirs}.{out}.weight",)))
+    if config.output_bias:
+        found.append(Rule(f"{ours}.out_proj.bias", (f"{theirs}.{out}.bias",)))
+    if config.qk_norm is not None:
+        found += [
+            Rule(f"{ours}.{norm}.weight", (f"{theirs}.{name}.weight",))
+            for norm, name in zip(("q_norm", "k_norm"), norms, strict=True)
+        ]
+    return found
+
+
+def dense_rules(
+    ours: str, theirs: str, width: int, names: Sequence[str] = ("gate_proj", "up_proj", "down_proj")
+) -> list[Rule]:
+    """A gated feed-forward from three tensors."""
+    gate, up, down = names
+    return [
+        Rule(f"{ours}.gate_up.weight", (f"{theirs}.{gate}.weight", f"{theirs}.{up}.weight"), Concat((width, width))),
+        Rule(f"{ours}.down.weight", (f"{theirs}.{down}.weight",)),
+    ]
+
+
+def expert_rules(
+    ours: str,
+    theirs: str,
+    *,
+    experts: int,
+    width: int,
+    hidden_size: int,
+    names: Sequence[str] = ("gate_proj", "up_proj", "down_proj"),
+) -> list[Rule]:
+    """Experts from three tensors each: `<theirs>.<expert>.<name>.weight`."""
+    gate, up, down = names
+    gate_up = tuple(f"{theirs}.{expert}.{name}.weight" for expert in range(experts) for name in (gate, up))
+    downs = tuple(f"{theirs}.{expert}.{down}.weight" for expert in range(experts))
+    return [
+        Rule(f"{ours}.gate_up.weight", gate_up, Stack(experts, (width, width))),
+        Rule(f"{ours}.down.weight", downs, Stack(experts, (hidden_size,))),
+    ]
+
+
+def mixture_rules(ours: str, theirs: str, config: RoutedConfig, hidden_size: int) -> list[Rule]:
+    """A router and three tensors per expert; perhaps a shared expert behind a gate of its own (Qwen's names)."""
+    theirs += ".mlp"
+    experts, width, shared = config.num_experts, config.expert_width, config.shared
+    found = expert_rules(f"{ours}.experts", f"{theirs}.experts", experts=experts, width=width, hidden_size=hidden_size)
+    if shared is None:
+        return [Rule(f"{ours}.gate.weight", (f"{theirs}.gate.weight",)), *found]
+    gates = (f"{theirs}.gate.weight", f"{theirs}.shared_expert_gate.weight")
+    return [
+        Rule(f"{ours}.gate.weight", gates, Concat((experts, 1))),
+        *found,
+        *dense_rules(f"{ours}.shared", f"{theirs}.shared_expert", shared.width),
+    ]
+
+
+MixtureRules = Callable[[str, str, RoutedConfig, int], list[Rule]]  # our prefix, their layer's, config, hidden width
+
+
+def decoder_rules(config: ModelConfig, mixture: MixtureRules = mixture_rules) -> list[Rule]:
+    """A whole checkpoint with Llama's names; `mixture` says where the experts are (by default as Qwen's are)."""
+    found = frame_rules(config)
+    for index, layer in enumerate(config.layers):
+        ours, theirs = f"blocks.{index}", f"model.layers.{index}"
+        assert isinstance(layer.mixer, AttentionConfig), "another mixer has tensors of its own"
+        found += block_norm_rules(ours, theirs)
+        found += attention_rules(f"{ours}.mixer", f"{theirs}.self_attn", layer.mixer)
+        if isinstance(layer.feed_forward, DenseConfig):
+            found += dense_rules(f"{ours}.feed_forward", f"{theirs}.mlp", layer.feed_forward.width)
+        else:
+            found += mixture(f"{ours}.feed_forward", theirs, layer.feed_forward, config.hidden_size)
+    return found

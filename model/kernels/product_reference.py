@@ -1,0 +1,86 @@
+"""The plain definition of the matrix products, in PyTorch: what the compiled ones are tested against.
+
+Shapes: T tokens, S dispatched (token, expert) pairs, K choices a token, E experts, I inputs, O outputs, F inner width,
+D hidden width, G groups of inputs, M inputs a group.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def numbers(codes: Tensor, scales: Tensor | None = None) -> Tensor:
+    """The float32 weights [..., O, I] that codes and scales stand for; see `product.Panels` for their form."""
+    if scales is None:
+        return codes.float()
+    if codes.dtype == torch.int8:
+        return codes.float() * scales.float()[..., None]
+    nibbles = torch.stack([codes & 15, codes >> 4], dim=-1).flatten(-2).to(torch.int8)
+    signed = torch.where(nibbles > 7, nibbles - 16, nibbles).float()
+    return (signed.unflatten(-1, (scales.shape[-1], -1)) * scales.float()[..., None]).flatten(-2)
+
+
+def product(x_TI: Tensor, weight_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """x W^T + b in float32, returned in x's type."""
+    return functional.linear(x_TI.float(), weight_OI, bias_O).to(x_TI.dtype)
+
+
+def grouped_product(x_SI: Tensor, counts_E: Tensor, weight_EOI: Tensor, bias_EO: Tensor | None = None) -> Tensor:
+    """The first counts_E[0] rows times the first expert's matrix, and so on."""
+    biases = [None] * len(weight_EOI) if bias_EO is None else list(bias_EO)
+    pieces = x_SI.split(counts_E.tolist())
+    return torch.cat([product(x, w, b) for x, w, b in zip(pieces, weight_EOI, biases, strict=True)])
+
+
+def activate(gate: Tensor, up: Tensor, clamp: tuple[float, float] | None) -> Tensor:
+    """silu(gate) * up, or with clamp = (alpha, limit) the clamped form of `experts`."""
+    if clamp is None:
+        return functional.silu(gate) * up
+    alpha, limit = clamp
+    gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+    return gate * torch.sigmoid(alpha * gate) * (up + 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Feed:
+    """Float32 weights of E gated feed-forwards."""
+
+    gate_up_EOI: Tensor
+    down_EOI: Tensor
+    gate_up_bias_EO: Tensor | None = None
+    down_bias_EO: Tensor | None = None
+
+    def __call__(self, expert: int, x_TD: Tensor, clamp: tuple[float, float] | None) -> Tensor:
+        """One expert's float32 outputs; what lies between the two products has x's type."""
+        bias = None if self.gate_up_bias_EO is None else self.gate_up_bias_EO[expert]
+        gate, up = functional.linear(x_TD.float(), self.gate_up_EOI[expert], bias).chunk(2, dim=-1)
+        inner_TF = activate(gate, up, clamp).to(x_TD.dtype).float()
+        bias = None if self.down_bias_EO is None else self.down_bias_EO[expert]
+        return functional.linear(inner_TF, self.down_EOI[expert], bias)
+
+
+def experts(
+    x_TD: Tensor,
+    experts_TK: Tensor,
+    weights_TK: Tensor,
+    routed: Feed,
+    shared: Feed | None = None,
+    shared_gate_T: Tensor | None = None,
+    clamp: tuple[float, float] | None = None,
+) -> Tensor:
+    """Sum over choices of weight * expert(x), plus sigmoid(gate) * shared(x) (or shared(x) without a gate): [T, D]."""
+    total_TD = torch.zeros(x_TD.shape)
+    for expert in experts_TK.unique().tolist():
+        weights_T = (weights_TK * (experts_TK == expert)).sum(1)
+        total_TD += weights_T[:, None] * routed(expert, x_TD, clamp)
+    if shared is not None:
+        gate_T = torch.ones(len(x_TD)) if shared_gate_T is None else torch.sigmoid(shared_gate_T)
+        total_TD += gate_T[:, None] * shared(0, x_TD, clamp)
+    return total_TD.to(x_TD.dtype)
+
+
+def weighted_sum(y_TKD: Tensor, weights_TK: Tensor) -> Tensor:
+    """Sum over the choices, in float32, returned in y's type."""
+    return (y_TKD.float() * weights_TK[..., None]).sum(1).to(y_TKD.dtype)

@@ -1,0 +1,68 @@
+"""Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1), in its absorbed form.
+
+Every head's key and value are products of one small vector c per token: k_h = U_h c and v_h = V_h c, beside a key with
+position that all heads share. Neither needs to be computed: q . (U_h c) = (U_h^T q) . c takes the query to c instead of
+c to the key, and a weighted sum of values is V_h times the same sum of vectors c. So a token is remembered as c and the
+shared key, whatever the number of heads, and attention runs with one key head whose first coordinates are the value.
+
+Shapes: T tokens, D hidden width, H heads, R width of c, W rotated width, K = R + W, P width of a key without position,
+V value width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from model.batch import TokenBatch
+from model.cache import CacheSpec, LatentSpec
+from model.config import LatentAttentionConfig
+from model.layers.linear import GroupedLinear, Linear
+from model.layers.norm import RMSNorm
+from model.layers.rotary import Rotary, rotate
+
+
+class LatentAttention(nn.Module):
+    """A mixer that looks back at earlier tokens and remembers one small vector per token."""
+
+    def __init__(self, config: LatentAttentionConfig, hidden_size: int) -> None:
+        super().__init__()
+        self.config = config
+        heads, self.head_dim = config.num_heads, config.plain_dim + config.rotary.dim
+        query_width = heads * self.head_dim
+        # queries (or what they are made from), c, the shared key: one product
+        self.widths = [config.query_rank or query_width, config.kv_rank, config.rotary.dim]
+        self.in_proj = Linear(hidden_size, sum(self.widths))
+        self.q_norm = RMSNorm(config.query_rank, config.norm) if config.query_rank else None
+        self.q_proj = Linear(config.query_rank, query_width) if config.query_rank else None
+        self.kv_norm = RMSNorm(config.kv_rank, config.norm)
+        self.key_absorb = GroupedLinear(heads, config.plain_dim, config.kv_rank)  # U_h^T
+        self.value_expand = GroupedLinear(heads, config.kv_rank, config.value_dim)  # V_h
+        self.out_proj = Linear(heads * config.value_dim, hidden_size)
+        self.rotary = Rotary(config.rotary)
+
+    def cache_spec(self) -> CacheSpec:
+        return LatentSpec(self.config.kv_rank + self.config.rotary.dim, self.config.kv_rank)
+
+    def forward(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> Tensor:
+        q, c_TR, shared_TW = self.in_proj(x_TD).split(self.widths, dim=-1)
+        tables = self.rotary.tables(batch.positions_T)
+        k_T1K = torch.cat([self.kv_norm(c_TR), rotate(shared_TW[:, None], tables)[:, 0]], dim=-1)[:, None]
+        v_T1R = k_T1K[..., : self.config.kv_rank]
+        seen_THR = batch.attend(layer, self._queries(q, tables), k_T1K, v_T1R, scale=self.config.scale)
+        projected: Tensor = self.out_proj(per_head(self.value_expand, seen_THR).flatten(1))
+        return projected
+
+    def _queries(self, q: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+        """Queries that meet c and the shared key: [T, H, K]."""
+        if self.q_norm is not None and self.q_proj is not None:
+            q = self.q_proj(self.q_norm(q))
+        parts = [self.config.plain_dim, self.config.rotary.dim]
+        plain_THP, rotary_THW = q.unflatten(-1, (-1, self.head_dim)).split(parts, dim=-1)
+        return torch.cat([per_head(self.key_absorb, plain_THP), rotate(rotary_THW, tables)], dim=-1)
+
+
+def per_head(product: nn.Module, x_THI: Tensor) -> Tensor:
+    """Each head's rows times its own matrix, as experts that all get the same number of rows: [T, H, O]."""
+    tokens, heads, _ = x_THI.shape
+    counts_H = torch.full((heads,), tokens, device=x_THI.device)
+    y: Tensor = product(x_THI.transpose(0, 1).flatten(0, 1), counts_H)
+    return y.unflatten(0, (heads, tokens)).transpose(0, 1)

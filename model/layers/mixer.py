@@ -1,0 +1,46 @@
+"""Token mixers by their config: what lets a token see the ones before it."""
+
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from model.batch import TokenBatch
+from model.cache import CacheSpec
+from model.config import (
+    AttentionConfig,
+    DeltaNetConfig,
+    LatentAttentionConfig,
+    Mamba2Config,
+    MixerConfig,
+    ShortConvConfig,
+)
+from model.layers.attention import Attention
+from model.layers.delta_net import DeltaNet
+from model.layers.latent_attention import LatentAttention
+from model.layers.mamba2 import Mamba2
+from model.layers.short_conv import ShortConv
+
+
+class Mixer(Protocol):
+    """What a block asks of its mixer, whatever it is."""
+
+    def cache_spec(self) -> CacheSpec:
+        """What it must remember of a sequence."""
+        ...
+
+    def __call__(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> Tensor: ...
+
+
+MIXERS: dict[type, Any] = {
+    AttentionConfig: Attention,
+    LatentAttentionConfig: LatentAttention,
+    DeltaNetConfig: DeltaNet,
+    Mamba2Config: Mamba2,
+    ShortConvConfig: ShortConv,
+}
+
+
+def build_mixer(config: MixerConfig, hidden_size: int) -> nn.Module:
+    """The module for a config; a new mixer is a file in model/layers and a line in MIXERS."""
+    mixer: nn.Module = MIXERS[type(config)](config, hidden_size)
+    return mixer

@@ -1,0 +1,51 @@
+"""Four bits: whole numbers of -8..7 times one bfloat16 scale per output and group of 32 inputs, 4.5 bits a weight.
+
+Of the forms that were compared at 4.5 bits (relative error of Gaussian weights), groups of 32 around zero with scales
+by least squares (8.3 %) are better than groups of 64 with an offset (9.0 %), and than scales from the largest weight
+alone (8.6 %).
+
+Shapes: I input width, O output width, N groups in all, M inputs a group.
+"""
+
+import torch
+from torch import Tensor
+
+from model.kernels.product import GROUP
+from model.quantization import int8
+from model.quantization.scheme import Codes
+
+CHUNK = 1 << 18
+ROUNDS = 2
+
+
+def quantize(weight: Tensor) -> Codes:
+    """weight [..., O, I]; eight bits where the inputs do not divide into groups."""
+    *outer, inputs = weight.shape
+    if inputs % GROUP:
+        return int8.quantize(weight)
+    values = torch.empty(*outer, inputs // 2, dtype=torch.uint8)
+    scales = torch.empty(*outer, inputs // GROUP, dtype=torch.bfloat16)
+    groups_NM, values_N, scales_N = weight.reshape(-1, GROUP), values.view(-1, GROUP // 2), scales.view(-1)
+    for start in range(0, len(groups_NM), CHUNK // GROUP):
+        part = slice(start, start + CHUNK // GROUP)
+        scales_N[part], numbers_NM = _fit(groups_NM[part].float())
+        nibbles_NM = numbers_NM.to(torch.int8).view(torch.uint8)
+        values_N[part] = (nibbles_NM[:, 0::2] & 15) | (nibbles_NM[:, 1::2] << 4)
+    return Codes(values, scales)
+
+
+def _fit(groups_NM: Tensor) -> tuple[Tensor, Tensor]:
+    """Scales [N] that bfloat16 holds, and the nearest numbers; the weight of largest size starts as -8."""
+    largest_N1 = groups_NM.gather(1, groups_NM.abs().argmax(1, keepdim=True))
+    scale_N1 = largest_N1 / -8
+    for _ in range(ROUNDS):
+        numbers_NM = _nearest(groups_NM, scale_N1)
+        norm_N1 = numbers_NM.square().sum(1, keepdim=True)
+        scale_N1 = torch.where(norm_N1 > 0, (groups_NM * numbers_NM).sum(1, keepdim=True) / norm_N1, scale_N1)
+    scale_N1 = scale_N1.bfloat16().float()
+    return scale_N1.squeeze(1), _nearest(groups_NM, scale_N1)
+
+
+def _nearest(groups_NM: Tensor, scale_N1: Tensor) -> Tensor:
+    inverse_N1 = torch.where(scale_N1 != 0, 1 / scale_N1, 0.0)
+    return (groups_NM * inverse_N1).round_().clamp_(-8, 7)

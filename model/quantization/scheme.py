@@ -1,0 +1,77 @@
+"""A scheme: from weights to codes, and from codes to the frozen layer that multiplies them.
+
+Shapes: I input width, O output width, E experts, G groups of inputs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model.kernels import product, product_reference
+from model.kernels.product import Panels
+from model.layers.linear import PackedGroupedLinear, PackedLinear, PanelGroupedLinear, PanelLinear
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Codes:
+    """Weights as a scheme keeps them, row by row and the same on every machine: what a quantized checkpoint stores.
+
+    `values` [..., O, I] are the weights themselves, or int8; or uint8 [..., O, I / 2], two numbers of four bits a byte,
+    in two's complement, the even input in the low half. `scales` multiply integers: float32 [..., O] for int8, bfloat16
+    [..., O, G] for four bits.
+    """
+
+    values: Tensor
+    scales: Tensor | None = None
+
+    @property
+    def inputs(self) -> int:
+        return self.values.shape[-1] * (2 if self.values.dtype == torch.uint8 else 1)
+
+    def numbers(self) -> Tensor:
+        """The float32 weights that they stand for."""
+        return product_reference.numbers(self.values, self.scales)
+
+
+def frozen_linear(codes: Codes, bias_O: Tensor | None, dtype: torch.dtype) -> nn.Module:
+    """The layer that multiplies them; where the compiled products cannot, in `dtype` and oneDNN's layout."""
+    if product.can_pack(codes.inputs):
+        return PanelLinear(_panels(codes, bias_O, stacked=False))
+    return PackedLinear(codes.numbers().to(dtype), bias_O)
+
+
+def frozen_grouped(codes: Codes, bias_EO: Tensor | None, dtype: torch.dtype) -> nn.Module:
+    """The same for one matrix per expert."""
+    if product.can_pack(codes.inputs):
+        return PanelGroupedLinear(_panels(codes, bias_EO, stacked=True))
+    return PackedGroupedLinear(codes.numbers().to(dtype), bias_EO)
+
+
+def _panels(codes: Codes, bias: Tensor | None, *, stacked: bool) -> Panels:
+    tensors = (codes.values, codes.scales, bias)
+    return Panels(*(t if stacked or t is None else t[None] for t in tensors))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How matrices are kept. `bits_per_weight` counts scales; `head_scheme` is for the head alone where it differs."""
+
+    name: str
+    bits_per_weight: float
+    quantize: Callable[[Tensor], Codes]
+    head_scheme: "Scheme | None" = None
+
+    @property
+    def head(self) -> "Scheme":
+        """How the head is kept."""
+        return self.head_scheme or self
+
+    def linear(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> nn.Module:
+        """A frozen layer: forward(x_TI) -> y_TO."""
+        return frozen_linear(self.quantize(weight_OI.detach()), bias_O, weight_OI.dtype)
+
+    def grouped(self, weight_EOI: Tensor, bias_EO: Tensor | None = None) -> nn.Module:
+        """A frozen layer of experts: forward(x_SI, counts_E) -> y_SO."""
+        return frozen_grouped(self.quantize(weight_EOI.detach()), bias_EO, weight_EOI.dtype)

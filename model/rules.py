@@ -1,0 +1,212 @@
+"""Which tensors of a checkpoint make which parameter of ours: declarative rules, both ways.
+
+A family is a list of rules; the network never learns a family's names. Loading joins and saving splits with the same
+rule. Every merge works on tensors without data too (device "meta"), which is how shapes are checked before anything is
+read.
+
+Shapes: E experts, I input width, O output width.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Merge(Protocol):
+    """How the tensors of a rule become one, and back: split(join(tensors)) == tensors.
+
+    `join` takes each tensor once and in order, so that they can be read one after another.
+    """
+
+    def join(self, tensors: Iterable[Tensor]) -> Tensor: ...
+    def split(self, tensor: Tensor) -> list[Tensor]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """One tensor, renamed; `shape` is what the checkpoint stores (None: as ours)."""
+
+    shape: tuple[int, ...] | None = None
+    ours: tuple[int, ...] | None = None
+
+    def join(self, tensors: Iterable[Tensor]) -> Tensor:
+        (tensor,) = tensors
+        return tensor if self.ours is None else tensor.reshape(self.ours)
+
+    def split(self, tensor: Tensor) -> list[Tensor]:
+        return [tensor if self.shape is None else tensor.reshape(self.shape)]
+
+
+@dataclass(frozen=True, slots=True)
+class Concat:
+    """The rows of the first tensor, then of the next: `sizes` rows each. `dim` 1 for stacked experts [E, O, I]."""
+
+    sizes: tuple[int, ...]
+    dim: int = 0
+
+    def join(self, tensors: Iterable[Tensor]) -> Tensor:
+        return _cat(list(tensors), self.dim)
+
+    def split(self, tensor: Tensor) -> list[Tensor]:
+        return list(tensor.split(self.sizes, self.dim))
+
+
+@dataclass(frozen=True, slots=True)
+class PerHead:
+    """Tensors that store their parts head by head, where ours stores each part whole.
+
+    A layout (heads, sizes) per source: for each of its heads in turn, `sizes[p]` rows of each part p. Ours holds part 0
+    of all heads, then part 1 of all heads, and so on, source after source.
+    """
+
+    layouts: tuple[tuple[int, tuple[int, ...]], ...]
+
+    def join(self, tensors: Iterable[Tensor]) -> Tensor:
+        parts = []
+        for tensor, (heads, sizes) in zip(tensors, self.layouts, strict=True):
+            by_head = tensor.unflatten(0, (heads, sum(sizes)))
+            parts += [part.flatten(0, 1) for part in by_head.split(sizes, dim=1)]
+        return _cat(parts)
+
+    def split(self, tensor: Tensor) -> list[Tensor]:
+        parts = iter(tensor.split([heads * size for heads, sizes in self.layouts for size in sizes]))
+        return [
+            _cat([next(parts).unflatten(0, (heads, size)) for size in sizes], dim=1).flatten(0, 1)
+            for heads, sizes in self.layouts
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Per expert a group of tensors, concatenated by rows: [E, sum(sizes), I], or [E, sum(sizes)] of biases."""
+
+    experts: int
+    sizes: tuple[int, ...]
+
+    def join(self, tensors: Iterable[Tensor]) -> Tensor:
+        groups = iter(tensors)
+        first = self._next_expert(groups)
+        stacked = first.new_empty(self.experts, *first.shape)
+        stacked[0] = first
+        for expert in range(1, self.experts):
+            stacked[expert] = self._next_expert(groups)
+        return stacked
+
+    def split(self, tensor: Tensor) -> list[Tensor]:
+        return [part for expert in tensor for part in expert.split(self.sizes)]
+
+    def _next_expert(self, tensors: Iterator[Tensor]) -> Tensor:
+        return _cat(list(islice(tensors, len(self.sizes))))
+
+
+@dataclass(frozen=True, slots=True)
+class Transpose:
+    """One tensor stored [E, I, O] (or [I, O]) where ours is [E, O, I]."""
+
+    def join(self, tensors: Iterable[Tensor]) -> Tensor:
+        (tensor,) = tensors
+        return tensor.mT
+
+    def split(self, tensor: Tensor) -> list[Tensor]:
+        return [tensor.mT]
+
+
+@dataclass(frozen=True, slots=True)
+class Interleaved:
+    """One tensor stored g0, u0, g1, u1, ... along `dim`, where ours is g0, g1, ..., u0, u1, ...
+
+    `dim` counts from the end: -2 for the rows of a matrix, -1 for its columns and for biases. `parts`: how many take
+    turns.
+    """
+
+    dim: int = -2
+    parts: int = 2
+
+    def join(self, tensors: Iterable[Tensor]) -> Tensor:
+        (tensor,) = tensors
+        return self._turned(tensor.unflatten(self.dim, (-1, self.parts)))
+
+    def split(self, tensor: Tensor) -> list[Tensor]:
+        return [self._turned(tensor.unflatten(self.dim, (self.parts, -1)))]
+
+    def _turned(self, tensor: Tensor) -> Tensor:
+        return tensor.transpose(self.dim - 1, self.dim).flatten(self.dim - 1, self.dim)
+
+
+@dataclass(frozen=True, slots=True)
+class PairedHeads:
+    """The rows of one tensor, head by head: `before` rows as they are, `rotary` rows, `after` rows as they are."""
+
+    heads: int
+    before: int
+    rotary: int
+    after: int = 0
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        return self.before, self.rotary, self.after
+
+
+@dataclass(frozen=True, slots=True)
+class RotaryPairs:
+    """Rotary rows stored as neighbours x0, y0, x1, y1, ... where ours are halves x0, x1, ..., y0, y1, ...
+
+    A layout per source; ours holds the sources one after another.
+    """
+
+    layouts: tuple[PairedHeads, ...]
+
+    def join(self, tensors: Iterable[Tensor]) -> Tensor:
+        return _cat([_turn_rotary(t, layout, (-1, 2)) for t, layout in zip(tensors, self.layouts, strict=True)])
+
+    def split(self, tensor: Tensor) -> list[Tensor]:
+        sources = tensor.split([layout.heads * sum(layout.sizes) for layout in self.layouts])
+        return [_turn_rotary(t, layout, (2, -1)) for t, layout in zip(sources, self.layouts, strict=True)]
+
+
+def _turn_rotary(tensor: Tensor, layout: PairedHeads, pairs: tuple[int, int]) -> Tensor:
+    before, rotary, after = tensor.unflatten(0, (layout.heads, sum(layout.sizes))).split(layout.sizes, dim=1)
+    rotary = rotary.unflatten(1, pairs).transpose(1, 2).flatten(1, 2)
+    return _cat([before, rotary, after], dim=1).flatten(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Several merges, one after another: the first takes the checkpoint's tensors, the others one tensor each."""
+
+    steps: tuple[Merge, ...]
+
+    def join(self, tensors: Iterable[Tensor]) -> Tensor:
+        first, *others = self.steps
+        tensor = first.join(tensors)
+        for step in others:
+            tensor = step.join([tensor])
+        return tensor
+
+    def split(self, tensor: Tensor) -> list[Tensor]:
+        tensors = [tensor]
+        for step in reversed(self.steps):
+            tensors = step.split(tensors[0])
+        return tensors
+
+
+def _cat(tensors: list[Tensor], dim: int = 0) -> Tensor:
+    """torch.cat, whose own form for tensors without data takes 1.5 s to import."""
+    if not tensors[0].is_meta:
+        return torch.cat(tensors, dim)
+    shape = list(tensors[0].shape)
+    shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
+    return tensors[0].new_empty(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`target`: our parameter; `sources`: the checkpoint's tensors that make it, in order."""
+
+    target: str
+    sources: tuple[str, ...]
+    merge: Merge = Same()

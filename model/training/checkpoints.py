@@ -1,0 +1,62 @@
+"""The checkpoint of a run on disk: tensors and a state in JSON. Killed at any moment, a save leaves a whole one.
+
+<run_dir>/checkpoint/state.safetensors, state.json
+         /checkpoint.tmp                     a save that is under way
+         /checkpoint.old                     the one before, for the moment between two renames
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+LOG_NAME = "log.jsonl"  # beside the checkpoint: a line per step
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """All that a run goes on from: tensors by name, and plain JSON values."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def write_checkpoint(run_dir: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Replace the run's checkpoint. What stands under its name is complete, at every moment."""
+    partial, final, old = _places(run_dir)
+    if _is_between_renames(run_dir):
+        partial.rename(final)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(dict(tensors), partial / "state.safetensors")
+    (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        final.rename(old)
+    partial.rename(final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_checkpoint(run_dir: Path, device: str = "cpu") -> Checkpoint | None:
+    """Return the last checkpoint of a run, None where there is none. Changes nothing: the run may be going on."""
+    partial, final, _ = _places(run_dir)
+    directory = partial if _is_between_renames(run_dir) else final
+    if not directory.is_dir():
+        return None
+    state = json.loads((directory / "state.json").read_text(encoding="utf-8"))
+    return Checkpoint(load_file(directory / "state.safetensors", device=device), state)
+
+
+def _is_between_renames(run_dir: Path) -> bool:
+    """Whether a save was killed after the old checkpoint moved away: then the partial one is whole."""
+    _, final, old = _places(run_dir)
+    return old.is_dir() and not final.is_dir()
+
+
+def _places(run_dir: Path) -> tuple[Path, Path, Path]:
+    return run_dir / "checkpoint.tmp", run_dir / "checkpoint", run_dir / "checkpoint.old"

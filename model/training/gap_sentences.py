@@ -1,0 +1,73 @@
+"""Summaries nobody wrote: of a few sentences, the one that shares most words with the others (arXiv 1912.08777).
+
+The sentence stays in its document, so what is learnt is to find it and to copy it, which is most of what a small model
+can do for a summary.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from model.language import detect_language
+from model.training.rows import Row
+
+SENTENCES = (2, 8)  # of a document
+SHOWN = 200  # characters that tell the language
+MAX_SIZE = 160  # of a document, in words (characters of Chinese)
+SUMMARY_SIZES = {"en": (5, 26), "zh": (8, 40)}
+LEAST_OVERLAP = 0.12  # ROUGE-1 of the sentence and the rest
+PIECES_OF_A_TEXT = {"en": 1, "zh": 2}  # at most; there is little Chinese prose
+_END = {
+    "en": re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"'”’]))\s+(?=[\"'“‘]?[A-Z])"),
+    "zh": re.compile(r"(?<=[。！？])(?=[^”’」])"),
+}
+_WORD = re.compile(r"\w+")
+
+
+def gap_sentences(texts: Iterable[str], language: str) -> Iterator[Row]:
+    """Yield summarize rows from plain texts in `language` ("en" or "zh"); texts in other languages give none."""
+    for text in texts:
+        if detect_language(text[:SHOWN]) == language:
+            for sentences in _pieces(text, language):
+                summary = _central(sentences, language)
+                if summary is not None:
+                    document = ("" if language == "zh" else " ").join(sentences)
+                    yield {"task": "summarize", "document": document, "summary": summary}
+
+
+def _pieces(text: str, language: str) -> list[list[str]]:
+    """Neighbouring sentences, as many as a draw from the text itself says, from its beginning on."""
+    sentences = [part.strip() for part in _END[language].split(" ".join(text[:2000].split())) if part and part.strip()]
+    draw = hashlib.blake2b(text.encode(), digest_size=PIECES_OF_A_TEXT[language]).digest()
+    pieces, start, (least, most) = [], 0, SENTENCES
+    for byte in draw:
+        piece = sentences[start : start + least + byte % (most - least + 1)]
+        start += len(piece)
+        while sum(len(_units(sentence, language)) for sentence in piece) > MAX_SIZE:
+            piece = piece[:-1]
+        if len(piece) >= least:
+            pieces.append(piece)
+    return pieces
+
+
+def _central(sentences: Sequence[str], language: str) -> str | None:
+    """The sentence with the highest ROUGE-1 against the others, None where none is fit to be a summary."""
+    counts = [Counter(_units(sentence, language)) for sentence in sentences]
+    total = Counter(word for own in counts for word in own.elements())
+    least, most = SUMMARY_SIZES[language]
+    best, found = LEAST_OVERLAP, None
+    for sentence, own in zip(sentences, counts, strict=True):
+        overlap = 2 * sum(min(number, total[word] - number) for word, number in own.items()) / total.total()
+        if overlap >= best and least <= own.total() <= most and _is_whole(sentence):
+            best, found = overlap, sentence
+    return found
+
+
+def _is_whole(sentence: str) -> bool:
+    """Ends as a sentence does and holds no part of a quotation."""
+    return sentence[-1] in ".!?。！？" and not re.search(r"[\"“”‘「」]|^'|[\[\]_*]", sentence)
+
+
+def _units(sentence: str, language: str) -> list[str]:
+    return _WORD.findall(sentence.lower()) if language == "en" else [c for c in sentence if c.isalnum()]

@@ -1,0 +1,51 @@
+"""Documents that are longer than the model can read at once."""
+
+import asyncio
+from dataclasses import replace
+
+from server.api.dependencies import admission
+from server.document_pieces import pieces_of
+from server.engine.types import SamplingParams
+from server.errors import InvalidRequestError
+from server.generation import RunningGeneration
+from server.service import GenerationService
+
+MAX_PIECES = 64
+MAX_ROUNDS = 4
+PIECE_LENGTH, PIECE_TOKENS = "medium", 80  # of the summaries of pieces
+
+
+class Shortening:
+    """Puts summaries of its pieces in place of a document until it is as short as those the model learnt from."""
+
+    def __init__(self, service: GenerationService, request_id: str, language: str, sampling: SamplingParams) -> None:
+        self.done: list[RunningGeneration] = []
+        self._service, self._request_id, self._language = service, request_id, language
+        self._sampling = replace(sampling, max_tokens=PIECE_TOKENS)
+
+    async def of(self, text: str) -> str:
+        """The text itself where it is short enough. Raises InvalidRequestError where it is far too long."""
+        longest = self._service.prompts.longest_document
+        if longest is None:
+            return text
+        for _ in range(MAX_ROUNDS):
+            pieces = pieces_of(text, longest, self._service.tokenizer)
+            if len(pieces) == 1:
+                break
+            if len(pieces) > MAX_PIECES:
+                raise InvalidRequestError(
+                    f"The text is too long to summarize: it makes {len(pieces)} pieces of {longest} tokens, "
+                    f"at most {MAX_PIECES} are taken.",
+                    param="text",
+                )
+            text = await self._summaries(pieces)
+        return text
+
+    async def _summaries(self, pieces: list[str]) -> str:
+        service = self._service
+        messages = [service.prompts.summarize(piece, self._language, PIECE_LENGTH) for piece in pieces]
+        prompts = [await service.chat_prompt(each) for each in messages]
+        with admission(service, f"{self._request_id}-{len(self.done)}", prompts, self._sampling) as generations:
+            results = await asyncio.gather(*(generation.result() for generation in generations))
+        self.done += generations
+        return "\n".join(result.text for result in results)

@@ -1,0 +1,79 @@
+"""`routelm compare`: the routing algorithms on equal terms, from the first training step to a table."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Compare routing algorithms by training each of them.", no_args_is_help=True)
+
+
+@app.command("run")
+def run(
+    directory: Annotated[Path, typer.Argument(help="Directory of the study; an interrupted one in it goes on.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Directory of JSON Lines files, see docs/training.md. (default: made-up text)")
+    ] = None,
+    tokens: Annotated[str, typer.Option(help="Training tokens of each run, such as 500k or 2M.")] = "2M",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each variant.")] = 2,
+    size: Annotated[str, typer.Option(help="XS (5 million parameters) or S (18 million).")] = "XS",
+    variant: Annotated[list[str] | None, typer.Option(help="Only this one; may be repeated. (default: all)")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Directory with a tokenizer.json. (default: the bundled model's)")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Micro-batches side by side. (default: a core each)")
+    ] = None,
+) -> None:
+    """Train and measure every routing algorithm on the same tokens. Stop and start it at will.
+
+    The whole study:  routelm compare run runs/routing --data DIR
+
+    A look at it, in minutes:  routelm compare run runs/look --tokens 50k --seeds 1
+    """
+    import model
+    from model.comparison.run import run_study
+    from model.comparison.study import Study, parse_tokens
+    from model.comparison.variants import VARIANTS
+
+    bundled = Path(model.__file__).parent / "bundled"
+    try:
+        study = Study(parse_tokens(tokens), seeds, size, tuple(variant or VARIANTS))
+        run_study(
+            study,
+            directory,
+            data_dir=data,
+            tokenizer_dir=tokenizer or bundled,
+            device=device,
+            workers=workers,
+            say=typer.echo,
+        )
+    except ValueError as error:
+        typer.secho(str(error), fg=typer.colors.RED, err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
+        raise typer.Exit(130) from None
+    table(directory)
+
+
+@app.command("table")
+def table(
+    directory: Annotated[Path, typer.Argument(help="Directory of the study.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Directory for table, pictures and the logs they are made of. (default: DIRECTORY)"),
+    ] = None,
+    into: Annotated[Path | None, typer.Option(help="Document whose marked table is replaced.")] = None,
+) -> None:
+    """Make the table and the pictures again from the logs and results of the runs that are finished."""
+    from model.comparison.document import publish
+
+    try:
+        written = publish(directory, out=out, into=into)
+    except ValueError as error:
+        typer.secho(str(error), fg=typer.colors.RED, err=True)
+        raise typer.Exit(2) from None
+    typer.echo(written[0].read_text(encoding="utf-8"))
+    typer.echo(f"wrote {', '.join(map(str, written))}")

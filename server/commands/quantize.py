@@ -1,0 +1,56 @@
+"""`routelm quantize`: a smaller checkpoint from a larger one."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.commands.backend import failing_in_one_line
+
+DTYPES = ("bfloat16", "float32")
+
+
+def quantize(
+    source: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Checkpoint directory to read.")],
+    target: Annotated[Path, typer.Argument(help="Directory to write; it must be empty or not be there.")],
+    scheme: Annotated[str, typer.Option(help="int8 or int4.")] = "int4",
+    dtype: Annotated[str, typer.Option(help="Type of what is not quantized: bfloat16 or float32.")] = "bfloat16",
+) -> None:
+    """Write a checkpoint with quantized matrices: it loads in seconds, and answers as with `serve --quantize`.
+
+    routelm quantize DIR DIR-int4 --scheme int4
+
+    It is read tensor by tensor: the source may be larger than this machine's memory.
+    """
+    with failing_in_one_line():
+        import torch
+
+        from model.quantization import SCHEMES
+        from model.quantization.writer import quantize_checkpoint
+
+        if scheme not in SCHEMES:
+            raise ValueError(f"--scheme is {scheme!r}: {' or '.join(SCHEMES)} is possible")
+        if dtype not in DTYPES:
+            raise ValueError(f"--dtype is {dtype!r}: {' or '.join(DTYPES)} is possible")
+        with _bar() as update:
+            quantize_checkpoint(source, target, SCHEMES[scheme], getattr(torch, dtype), update)
+    before, after = (_weights_bytes(directory) / 2**30 for directory in (source, target))
+    typer.echo(f"{target}: {after:.2f} GiB of weights, from {before:.2f} GiB")
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal that shows how much has been read; nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    columns = BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda read, total: bar.update(task, completed=read, total=total)
+
+
+def _weights_bytes(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))

@@ -1,0 +1,78 @@
+"""Beam search: several continuations of one prompt side by side, and as the answer the one that is best as a whole.
+
+A beam is an ordinary sequence to the scheduler and the model. Where sampling would append a token, a beam offers its
+likeliest next tokens and waits; when all beams of the group have offered, the group chooses which go on, and with what.
+Scores are sums of the model's log-probabilities, so the answer is as reproducible as they are.
+"""
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import NamedTuple
+
+from server.engine.sequence import Sequence
+from server.engine.types import EngineRequest, TokenLogprobs
+
+LENGTH_EXPONENT = 1.0  # how much longer answers are favoured (arXiv 1609.08144, equation 14)
+
+
+class Continuation(NamedTuple):
+    """A beam that goes on: the tokens of `parent` and one more."""
+
+    parent: Sequence
+    token: int
+    score: float
+
+
+class BeamGroup:
+    """All beams of one request. `width` is how many go on at most."""
+
+    def __init__(self, request: EngineRequest, ends: Collection[int]) -> None:
+        self.request = request
+        self.width = request.sampling.beam_width
+        self.scores: dict[Sequence, float] = {}
+        self._ends = frozenset(ends) | request.sampling.stop_token_ids
+        self._offers: dict[Sequence, TokenLogprobs] = {}
+        self._finished: list[tuple[float, tuple[int, ...]]] = []
+        self._members = 0
+
+    def member_request(self) -> EngineRequest:
+        """The request of one more beam: enough alternatives to fill the group even if every end is among them."""
+        self._members += 1
+        sampling = replace(self.request.sampling, logprobs=self.width + len(self._ends))
+        return replace(self.request, request_id=f"{self.request.request_id}/{self._members}", sampling=sampling)
+
+    def offer(self, sequence: Sequence, next_tokens: TokenLogprobs) -> bool:
+        """Enter a beam's likeliest next tokens; true when all beams have done so."""
+        self._offers[sequence] = next_tokens
+        return len(self._offers) == len(self.scores)
+
+    def choose(self) -> list[Continuation]:
+        """The best continuations of all beams, best first; what ends joins the finished ones. Empty: all is done."""
+        offered = [
+            Continuation(sequence, token, self.scores[sequence] + logprob)
+            for sequence, offer in self._offers.items()
+            for token, logprob in offer.top
+        ]
+        self._offers.clear()
+        kept: list[Continuation] = []
+        for candidate in sorted(offered, key=lambda offered: -offered.score):  # stable: equal scores keep their order
+            if len(kept) == self.width:
+                break
+            if candidate.token in self._ends:
+                self._finish(candidate)
+            else:
+                kept.append(candidate)
+        return kept if len(self._finished) < self.width else []
+
+    def answer(self, chosen: list[Continuation]) -> tuple[tuple[int, ...], bool]:
+        """The answer's tokens, and whether it came to an end by itself; `chosen` could have gone on."""
+        if self._finished:
+            return max(self._finished, key=lambda finished: finished[0])[1], True
+        parent, token, _ = chosen[0]
+        return (*parent.tokens[parent.prompt_len :], token), False
+
+    def _finish(self, last: Continuation) -> None:
+        if last.parent.num_output_tokens + 1 < self.request.sampling.min_tokens:
+            return
+        tokens = (*last.parent.tokens[last.parent.prompt_len :], last.token)
+        self._finished.append((last.score / ((5 + len(tokens)) / 6) ** LENGTH_EXPONENT, tokens))

@@ -1,0 +1,94 @@
+"""Compiling the kernels, and choosing the library that this processor can run."""
+
+import ctypes
+import shutil
+from pathlib import Path
+
+import pytest
+
+from model.kernels import build, library
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Libraries of this test, in a directory of their own."""
+
+    def path(source: str, target: str) -> Path:
+        return tmp_path / f"{source}_{target}.so"
+
+    monkeypatch.setattr(library, "library_path", path)
+    monkeypatch.setattr(build, "library_path", path)
+    return tmp_path
+
+
+def compiler() -> str:
+    found = shutil.which("g++")
+    if found is None:
+        pytest.skip("there is no compiler here")
+    return found
+
+
+def compile_answer(directory: Path, target: str, supported: int) -> None:
+    """A library that says whether it can be used, and which one it is."""
+    code = directory / f"{target}.c"
+    code.write_text(
+        f"int supported() {{ return {supported}; }}\nconst char* name() {{ return {target!r}; }}".replace("'", '"')
+    )
+    library_path = directory / f"product_{target}.so"
+    build.subprocess.run([compiler(), "-x", "c", "-shared", "-fPIC", str(code), "-o", str(library_path)], check=True)
+
+
+def chosen() -> bytes | None:
+    found = library.load_library.__wrapped__("product")
+    if found is None:
+        return None
+    found.name.restype = ctypes.c_char_p
+    name: bytes = found.name()
+    return name
+
+
+@pytest.mark.parametrize(
+    ("built", "expected"),
+    [
+        ({}, None),
+        ({"AVX2": 1}, b"AVX2"),
+        ({"AVX2": 1, "AVX512": 1}, b"AVX512"),
+        ({"AVX2": 1, "AVX512": 1, "AVX512BF16": 1}, b"AVX512BF16"),
+        ({"AVX2": 1, "AVX512": 1, "AVX512BF16": 0}, b"AVX512"),
+        ({"AVX512BF16": 0}, None),
+    ],
+)
+def test_the_best_library_that_runs_here_is_chosen(
+    built: dict[str, int], expected: bytes | None, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library.torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    for target, supported in built.items():
+        compile_answer(elsewhere, target, supported)
+    assert chosen() == expected
+
+
+def test_a_library_for_more_than_this_processor_is_not_opened(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library.torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    compile_answer(elsewhere, "AVX512", 1)
+    assert chosen() is None
+
+
+def test_what_the_compiler_says_is_told(elsewhere: Path) -> None:
+    with pytest.raises(RuntimeError, match="no-such-option"):
+        build.compile_target(compiler(), "product", "AVX2", ["--no-such-option"])
+    assert list(elsewhere.glob("*.so")) == []
+
+
+def test_without_a_compiler_nothing_is_built_and_nothing_fails(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    assert build.main([]) == 0
+    assert "plain and slower" in capsys.readouterr().out
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_every_library_of_a_build_is_named() -> None:
+    names = {path.name for path in build.libraries()}
+    assert {f"product_{target.lower()}.so" for target in build.targets()} <= names

@@ -1,0 +1,232 @@
+"""The compiled products against their definition, for every instruction set that this processor has."""
+
+import ctypes
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.kernels import native, product, product_reference
+from model.kernels.build import targets
+from model.kernels.library import library_path
+from model.kernels.product import Feed, Panels
+from model.kernels.product_reference import Feed as PlainFeed
+from model.kernels.product_reference import numbers
+
+BOUNDS = {torch.bfloat16: 3e-3, torch.float32: 1e-6}  # relative error of a product: the rounding of its type
+KINDS = [torch.float32, torch.bfloat16, torch.int8, torch.uint8]
+SHAPES = [(1, 32), (37, 96), (64, 64), (300, 160)]
+
+
+@pytest.fixture(params=targets(), autouse=True)
+def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Use the library of one instruction set."""
+    path = library_path("product", request.param)
+    library = ctypes.CDLL(str(path)) if path.exists() else None
+    if library is None or not library.supported():
+        pytest.skip(f"no compiled products for {request.param} here")
+    monkeypatch.setattr(native, "load_library", lambda source: library)
+    product._functions.cache_clear()
+    yield request.param
+    product._functions.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def random_codes(kind: torch.dtype, *shape: int) -> tuple[Tensor, Tensor | None]:
+    """Weights of about unit size: [E, O, I]."""
+    *outer, inputs = shape
+    if kind == torch.int8:
+        return torch.randint(-127, 128, shape, dtype=kind), torch.rand(outer) * 0.03
+    if kind == torch.uint8:
+        scales = (torch.rand(*outer, inputs // 32) * 0.4).bfloat16()
+        return torch.randint(0, 256, (*outer, inputs // 2), dtype=kind), scales
+    return torch.randn(shape).to(kind), None
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
+
+
+def rows_that_change(compute: Callable[[Tensor], Tensor], x: Tensor, counts: list[int]) -> list[int]:
+    """The numbers of rows with which the first rows have other bits than among all rows."""
+    whole = compute(x)
+    return [count for count in counts if not torch.equal(compute(x[:count]), whole[:count])]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("outputs", "inputs"), SHAPES)
+def test_product_is_its_definition(dtype: torch.dtype, kind: torch.dtype, outputs: int, inputs: int) -> None:
+    codes, scales = random_codes(kind, 1, outputs, inputs)
+    bias, x = torch.randn(1, outputs), torch.randn(19, inputs).to(dtype)
+    found = product.product(x, Panels(codes, scales, bias))
+    assert found.dtype == dtype
+    assert error(found, product_reference.product(x, numbers(codes, scales)[0], bias[0])) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_grouped_product_is_its_definition(dtype: torch.dtype, kind: torch.dtype) -> None:
+    codes, scales = random_codes(kind, 5, 48, 64)
+    bias, counts = torch.randn(5, 48), torch.tensor([3, 0, 17, 1, 9])
+    x = torch.randn(30, 64).to(dtype)
+    found = product.grouped_product(x, counts, Panels(codes, scales, bias))
+    assert error(found, product_reference.grouped_product(x, counts, numbers(codes, scales), bias)) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_code_means_its_number(kind: torch.dtype) -> None:
+    """Rows that pick one input each read the weights back exactly."""
+    codes, scales = random_codes(kind, 1, 70, 256)
+    if kind == torch.int8:
+        codes[0, :, :255] = torch.arange(-127, 128)
+    if kind == torch.uint8:
+        codes[0] = torch.arange(128).to(torch.uint8)[None] + torch.arange(70).to(torch.uint8)[:, None] * 2
+    panels = Panels(codes, None if scales is None else torch.ones_like(scales))
+    expected = numbers(codes, None if scales is None else torch.ones_like(scales))[0].T
+    for dtype in BOUNDS:
+        assert torch.equal(product.product(torch.eye(256).to(dtype), panels), expected.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_has_the_same_bits_among_any_number_of_rows(dtype: torch.dtype, kind: torch.dtype) -> None:
+    panels = Panels(*random_codes(kind, 1, 70, 96))
+    x = torch.randn(200, 96).to(dtype)
+    assert rows_that_change(lambda x: product.product(x, panels), x, list(range(1, 201))) == []
+    assert torch.equal(product.product(x[50:90], panels), product.product(x, panels)[50:90])
+
+
+def test_the_check_of_rows_notices_another_order_of_addition() -> None:
+    panels, swapped = torch.randn(1, 32, 512), torch.arange(511, -1, -1)
+    forwards, backwards = Panels(panels), Panels(panels[..., swapped])
+
+    def compute(x: Tensor) -> Tensor:
+        return product.product(x, forwards) if len(x) > 4 else product.product(x[:, swapped], backwards)
+
+    assert rows_that_change(compute, torch.randn(20, 512), [2, 4, 5, 20]) == [2, 4]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", [1, 5, 64])
+def test_a_row_has_the_same_bits_with_any_number_of_threads(kind: torch.dtype, rows: int) -> None:
+    codes, scales = random_codes(kind, 1, 520, 512)
+    panels, x = Panels(codes, scales), torch.randn(rows, 512)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3, 7):
+            torch.set_num_threads(count)
+            found.append(product.product(x, panels))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(y, found[0]) for y in found)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_bfloat16_weights_give_float32_rows_the_bits_of_float32_weights(exact: bool) -> None:
+    weight = torch.randn(1, 40, 64)
+    weight = weight.bfloat16().float() if exact else weight
+    x = torch.randn(9, 64)
+    same = torch.equal(product.product(x, Panels(weight)), product.product(x, Panels(weight.bfloat16())))
+    assert same == exact
+
+
+def test_no_rows_give_no_rows() -> None:
+    panels = Panels(torch.randn(1, 40, 32))
+    assert product.product(torch.empty(0, 32), panels).shape == (0, 40)
+    assert product.grouped_product(torch.empty(0, 32), torch.zeros(1, dtype=torch.int64), panels).shape == (0, 40)
+
+
+def test_inputs_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiple of 32"):
+        Panels(torch.randn(1, 8, 48))
+
+
+class Layer:
+    """Six experts of width 64 and a shared one of width 32 over 96 coordinates, packed and plain, and 50 tokens."""
+
+    def __init__(self, kind: torch.dtype, dtype: torch.dtype, bias: bool = False) -> None:
+        self.routed, self.plain_routed = self._feed(kind, 6, 96, 64, bias)
+        self.shared, self.plain_shared = self._feed(kind, 1, 96, 32, False)
+        self.x_TD = torch.randn(50, 96).to(dtype)
+        self.experts_TK = torch.rand(50, 6).topk(2).indices
+        self.weights_TK = torch.rand(50, 2)
+        self.weights_TK[3, 1] = self.weights_TK[7, 0] = self.weights_TK[7, 1] = 0
+        self.gate_T = torch.randn(50)
+
+    def _feed(self, kind: torch.dtype, experts: int, hidden: int, width: int, bias: bool) -> tuple[Feed, PlainFeed]:
+        gate_up, down = random_codes(kind, experts, 2 * width, hidden), random_codes(kind, experts, hidden, width)
+        biases = (torch.randn(experts, 2 * width), torch.randn(experts, hidden)) if bias else (None, None)
+        feed = Feed(Panels(*gate_up, biases[0]), Panels(*down, biases[1]))
+        return feed, PlainFeed(numbers(*gate_up), numbers(*down), *biases)
+
+    def choices(self, part: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
+        return self.x_TD[part], self.experts_TK[part], self.weights_TK[part]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("clamp", [None, (1.7, 7.0)])
+def test_experts_are_their_definition(
+    dtype: torch.dtype, kind: torch.dtype, clamp: tuple[float, float] | None, instruction_set: str
+) -> None:
+    layer = Layer(kind, dtype, bias=True)
+    bound = 2 * BOUNDS[dtype]
+    found = product.experts(*layer.choices(), layer.routed, layer.shared, layer.gate_T, clamp)
+    plain = (layer.plain_routed, layer.plain_shared, layer.gate_T, clamp)
+    assert error(found, product_reference.experts(*layer.choices(), *plain)) < bound
+    found = product.experts(*layer.choices(), layer.routed, layer.shared, None, clamp)
+    plain = (layer.plain_routed, layer.plain_shared, None, clamp)
+    assert error(found, product_reference.experts(*layer.choices(), *plain)) < bound
+    found = product.experts(*layer.choices(), layer.routed, clamp=clamp)
+    assert error(found, product_reference.experts(*layer.choices(), layer.plain_routed, clamp=clamp)) < bound
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_feed_forward_is_its_definition(dtype: torch.dtype) -> None:
+    layer = Layer(torch.int8, dtype)
+    plain = layer.plain_shared(0, layer.x_TD, None)
+    assert error(product.feed_forward(layer.x_TD, layer.shared), plain) < 2 * BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_token_has_the_same_bits_among_any_others(dtype: torch.dtype, kind: torch.dtype) -> None:
+    layer = Layer(kind, dtype)
+
+    def compute(part: slice) -> Tensor:
+        return product.experts(*layer.choices(part), layer.routed, layer.shared, layer.gate_T[part])
+
+    whole = compute(slice(None))
+    for start, end in ((0, 1), (3, 4), (7, 8), (5, 20), (10, 50), (0, 49)):
+        assert torch.equal(compute(slice(start, end)), whole[start:end])
+
+
+def test_a_choice_of_weight_zero_is_not_computed() -> None:
+    """Its expert may hold anything."""
+    layer = Layer(torch.float32, torch.float32)
+    layer.weights_TK[layer.experts_TK == 4] = 0
+    expected = product.experts(*layer.choices(), layer.routed)
+    layer.routed.down.data.view(torch.float32).view(6, -1)[4] = torch.nan
+    assert torch.equal(product.experts(*layer.choices(), layer.routed), expected)
+    layer.weights_TK[0], layer.experts_TK[0, 0] = 1, 4
+    assert product.experts(*layer.choices(), layer.routed)[0].isnan().all()
+
+
+def test_experts_are_the_same_with_any_number_of_threads() -> None:
+    gate_up, down = torch.randn(4, 512, 256).bfloat16(), torch.randn(4, 256, 256).bfloat16()
+    feed, x = Feed(Panels(gate_up), Panels(down)), torch.randn(30, 256).bfloat16()
+    choices = torch.rand(30, 4).topk(2).indices, torch.rand(30, 2)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            found.append(product.experts(x, *choices, feed))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(y, found[0]) for y in found)

@@ -1,0 +1,176 @@
+"""What carries a state from token to token: short convolution, gated delta rule, Mamba-2."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model.kernels import cpu, native, reference
+from tests.model.kernels.random_inputs import DTYPES, close, normal, ragged, starts_of
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="no compiled kernels: run python -m model.kernels.build")
+
+LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(lengths=LENGTHS, taps=st.integers(2, 8), bias=st.booleans(), silu=st.booleans())
+@settings(max_examples=15, deadline=None)
+def test_short_conv(lengths: list[int], taps: int, bias: bool, silu: bool, dtype: torch.dtype) -> None:
+    starts, rows = ragged(lengths)
+    x, weight, bias_C = normal(sum(lengths), 48, dtype=dtype), normal(48, taps), normal(48) if bias else None
+    history = normal(len(lengths) + 1, taps - 1, 48)
+    histories = [history.clone(), history.clone()]
+    outs = [
+        m.short_conv(x, weight, bias_C, h, rows, starts, silu) for m, h in zip((cpu, reference), histories, strict=True)
+    ]
+    close(*outs, dtype)
+    assert torch.equal(*histories)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(lengths=LENGTHS, key_heads=st.sampled_from([2, 4]))
+@settings(max_examples=10, deadline=None)
+def test_delta_rule(lengths: list[int], key_heads: int, dtype: torch.dtype) -> None:
+    tokens, heads, width = sum(lengths), 4, 32
+    starts, rows = ragged(lengths)
+    gates = -torch.rand(tokens, heads), torch.rand(tokens, heads)
+    q, k = normal(tokens, key_heads, width, dtype=dtype), normal(tokens, key_heads, width, dtype=dtype)
+    v, state = normal(tokens, heads, width, dtype=dtype), normal(len(lengths) + 1, heads, width, width)
+    states = [state.clone(), state.clone()]
+    outs = [m.delta_rule(q, k, v, *gates, s, rows, starts) for m, s in zip((cpu, reference), states, strict=True)]
+    close(*outs, dtype)
+    close(*states, dtype)
+
+
+def mamba_inputs(tokens: int, sizes: tuple[int, int, int, int], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """x, dt, A, B and C for (heads, head width, groups, state width)."""
+    heads, width, groups, state = sizes
+    B, C = (normal(tokens, groups, state, dtype=dtype) * state**-0.5 for _ in range(2))
+    return [normal(tokens, heads, width, dtype=dtype), torch.rand(tokens, heads), -torch.rand(heads) * 4, B, C]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "sizes", [(4, 16, 1, 16), (4, 64, 2, 128), (3, 32, 3, 256), (2, 48, 1, 80), (2, 8, 1, 16)], ids=str
+)
+@given(lengths=LENGTHS)
+@settings(max_examples=5, deadline=None)
+def test_mamba_scan(lengths: list[int], sizes: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+    starts, rows = ragged(lengths)
+    x, dt, A, B, C = mamba_inputs(sum(lengths), sizes, dtype)
+    state = normal(len(lengths) + 1, sizes[0], sizes[1], sizes[3])
+    states = [state.clone(), state.clone()]
+    outs = [m.mamba_scan(x, dt, A, B, C, s, rows, starts) for m, s in zip((cpu, reference), states, strict=True)]
+    close(*outs, dtype)
+    close(*states, torch.float32)
+    untouched = sorted({*range(len(lengths) + 1)} - {*rows.tolist()})
+    assert torch.equal(states[0][untouched], state[untouched])
+
+
+def test_a_time_step_of_zero_changes_no_state() -> None:
+    x, dt, A, B, C = mamba_inputs(5, (2, 16, 1, 16))
+    state, row = normal(1, 2, 16, 16), torch.zeros(1, dtype=torch.int32)
+    for still in (True, False):
+        after = state.clone()
+        cpu.mamba_scan(x, dt * (not still), A, B, C, after, row, starts_of([5]))
+        assert torch.equal(after, state) == still
+
+
+Run = Callable[[slice, Tensor, Tensor, Tensor], Tensor]
+
+
+def short_conv_run(dtype: torch.dtype) -> tuple[Run, Tensor]:
+    x, weight, bias = normal(46, 64, dtype=dtype), normal(64, 4), normal(64)
+    return lambda span, *state: cpu.short_conv(x[span], weight, bias, *state, True), torch.zeros(2, 3, 64)
+
+
+def delta_rule_run(dtype: torch.dtype) -> tuple[Run, Tensor]:
+    q, k, v = (normal(46, 2, 64, dtype=dtype) for _ in range(3))
+    decay, beta = -torch.rand(46, 2), torch.rand(46, 2)
+    inputs = (q, k, v, decay, beta)
+    return lambda span, *state: cpu.delta_rule(*(x[span] for x in inputs), *state), torch.zeros(2, 2, 64, 64)
+
+
+def mamba_run(dtype: torch.dtype) -> tuple[Run, Tensor]:
+    x, dt, A, B, C = mamba_inputs(46, (4, 64, 2, 48), dtype)
+    return lambda span, *state: cpu.mamba_scan(x[span], dt[span], A, B[span], C[span], *state), torch.zeros(
+        2, 4, 64, 48
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("make", [short_conv_run, delta_rule_run, mamba_run])
+def test_cut_anywhere_and_batched_anyhow_the_bits_are_the_same(
+    make: Callable[[torch.dtype], tuple[Run, Tensor]], dtype: torch.dtype
+) -> None:
+    run, zeros = make(dtype)
+    lengths, both = starts_of([32, 14]), torch.tensor([1, 0], dtype=torch.int32)
+    whole = zeros.clone()
+    expected = run(slice(None), whole, both, lengths)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    assert torch.equal(run(slice(None), zeros.clone(), both, lengths), expected)
+    torch.set_num_threads(threads)
+    for cut in (1, 5, 16, 31):
+        pieces, outs = zeros.clone(), []
+        for row, first, last in [(1, 0, cut), (1, cut, 32), (0, 32, 46)]:
+            state = (pieces, torch.tensor([row], dtype=torch.int32), starts_of([last - first]))
+            outs.append(run(slice(first, last), *state))
+        assert torch.equal(torch.cat(outs), expected)
+        assert torch.equal(pieces, whole)
+
+
+def test_the_comparison_can_fail() -> None:
+    """Negative control: the chunked form, cut elsewhere, gives other bits."""
+    x, dt, A, B, C = (t if t.dim() == 1 else t[None] for t in mamba_inputs(46, (4, 64, 2, 48)))
+    outs = [reference.mamba_scan_train(x, dt, A, B, C, chunk=chunk) for chunk in (16, 32)]
+    close(*outs, torch.float32)
+    assert not torch.equal(*outs)
+
+
+def test_the_chunked_delta_rule_equals_the_recurrence() -> None:
+    inputs = [normal(1, 50, 2, 32) for _ in range(3)] + [-torch.rand(1, 50, 2), torch.rand(1, 50, 2)]
+    row = torch.zeros(1, dtype=torch.int32)
+    flat = [x[0] for x in inputs]
+    expected = reference.delta_rule(*flat, torch.zeros(1, 2, 32, 32), row, starts_of([50]))
+    close(reference.delta_rule_train(*inputs)[0], expected, torch.float32)
+
+
+def mamba_step_by_step(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLGN: Tensor, C_BLGN: Tensor) -> Tensor:
+    """The recurrence, differentiable: what the gradients of the chunked form are compared with."""
+    heads = x_BLHP.shape[2] // B_BLGN.shape[2]
+    B, C = B_BLGN.repeat_interleave(heads, dim=2), C_BLGN.repeat_interleave(heads, dim=2)
+    S, outs = torch.zeros(*x_BLHP.shape[:1], *x_BLHP.shape[2:], B.shape[-1]), []
+    for t in range(x_BLHP.shape[1]):
+        written = (dt_BLH[:, t, :, None] * x_BLHP[:, t])[..., None] * B[:, t, :, None]
+        S = S * (dt_BLH[:, t] * A_H).exp()[..., None, None] + written
+        outs.append(torch.einsum("bhpn,bhn->bhp", S, C[:, t]))
+    return torch.stack(outs, 1)
+
+
+@pytest.mark.parametrize("length", [1, 64, 131])
+def test_the_chunked_mamba_equals_the_recurrence(length: int) -> None:
+    x, dt, A, B, C = mamba_inputs(2 * length, (4, 16, 2, 24))
+    rows = [t if t is A else t.unflatten(0, (2, length)) for t in (x, dt, A, B, C)]
+    state, both = torch.zeros(2, 4, 16, 24), torch.arange(2, dtype=torch.int32)
+    served = reference.mamba_scan(x, dt, A, B, C, state, both, starts_of([length, length]))
+    close(reference.mamba_scan_train(*rows), served.unflatten(0, (2, length)), torch.float32)
+    weights = torch.randn(2, length, 4, 16)
+    gradients = []
+    for function in (reference.mamba_scan_train, mamba_step_by_step):
+        leaves = [t.clone().requires_grad_() for t in rows]
+        gradients.append(torch.autograd.grad((function(*leaves) * weights).sum(), leaves))
+    for actual, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_strong_decay_does_not_overflow() -> None:
+    x, dt, _, B, C = (t[None] for t in mamba_inputs(70, (2, 16, 1, 16)))
+    leaves = [t.requires_grad_() for t in (x, dt * 50, torch.tensor([-16.0, -1e-3]), B, C)]
+    out = reference.mamba_scan_train(*leaves)
+    assert out.isfinite().all()
+    assert all(g.isfinite().all() for g in torch.autograd.grad(out.sum(), leaves))

@@ -1,0 +1,108 @@
+"""Encoders of the formats that quantized checkpoints come in, element by element, from the formats' definitions.
+
+Each takes a plain matrix [O, I] (MXFP4: [E, O, I]) and gives the tensors that a checkpoint stores, by the end of their
+names, and what these stand for.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Encoded(NamedTuple):
+    """Stored tensors by the end of their names, and the plain tensor that they mean."""
+
+    parts: dict[str, Tensor]
+    plain: Tensor
+
+
+def fp8(weight: Tensor, block: tuple[int, int] = (128, 128)) -> Encoded:
+    rows, columns = weight.shape
+    scales = torch.zeros(math.ceil(rows / block[0]), math.ceil(columns / block[1]))
+    codes = torch.zeros_like(weight).to(torch.float8_e4m3fn)
+    for i, j in product(range(scales.shape[0]), range(scales.shape[1])):
+        place = slice(i * block[0], (i + 1) * block[0]), slice(j * block[1], (j + 1) * block[1])
+        scales[i, j] = weight[place].abs().max() / 448
+        codes[place] = (weight[place] / scales[i, j]).to(torch.float8_e4m3fn)
+    numbers, factors = codes.tolist(), scales.tolist()
+    plain = [[numbers[r][c] * factors[r // block[0]][c // block[1]] for c in range(columns)] for r in range(rows)]
+    return Encoded({"weight": codes, "weight_scale_inv": scales}, torch.tensor(plain))
+
+
+FP4 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
+
+
+def mxfp4(weight_EOI: Tensor) -> Encoded:
+    blocks, scales, plain = [], [], []  # flat, in the order of the elements
+    values = weight_EOI.flatten().tolist()
+    for start in range(0, len(values), 32):
+        block = values[start : start + 32]
+        exponent = math.floor(math.log2(max(map(abs, block)))) - 2
+        codes = [min(range(16), key=lambda code: abs(FP4[code] - value / 2.0**exponent)) for value in block]
+        blocks += [low + 16 * high for low, high in zip(codes[::2], codes[1::2], strict=True)]
+        scales.append(exponent + 127)
+        plain += [FP4[code] * 2.0**exponent for code in codes]
+    experts, outputs, inputs = weight_EOI.shape
+    shape = (experts, outputs, inputs // 32)
+    parts = {
+        "blocks": torch.tensor(blocks, dtype=torch.uint8).view(*shape, 16),
+        "scales": torch.tensor(scales, dtype=torch.uint8).view(shape),
+    }
+    return Encoded(parts, torch.tensor(plain).view_as(weight_EOI))
+
+
+def awq(weight: Tensor, group_size: int) -> Encoded:
+    outputs, inputs = weight.shape
+    codes, zeros, scales, plain = _grid(weight, [i // group_size for i in range(inputs)], bits=4)
+    order = [0, 2, 4, 6, 1, 3, 5, 7]  # which of eight outputs comes next, from the lowest bits
+    qweight = [[_word([codes[i][8 * w + o] for o in order], 4) for w in range(outputs // 8)] for i in range(inputs)]
+    qzeros = [[_word([row[8 * w + o] for o in order], 4) for w in range(outputs // 8)] for row in zeros]
+    return Encoded({"qweight": _int32(qweight), "qzeros": _int32(qzeros), "scales": scales}, plain)
+
+
+def gptq(weight: Tensor, groups: Sequence[int], bits: int = 4, *, first_form: bool = True) -> Encoded:
+    """`groups`: the group of every input."""
+    outputs, inputs = weight.shape
+    codes, zeros, scales, plain = _grid(weight, groups, bits)
+    n = 32 // bits
+    qweight = [
+        [_word([codes[n * w + i][o] for i in range(n)], bits) for o in range(outputs)] for w in range(inputs // n)
+    ]
+    less = 1 if first_form else 0
+    qzeros = [
+        [_word([(row[n * w + o] - less) % 2**bits for o in range(n)], bits) for w in range(outputs // n)]
+        for row in zeros
+    ]
+    g_idx = torch.tensor(groups, dtype=torch.int32)
+    return Encoded({"qweight": _int32(qweight), "qzeros": _int32(qzeros), "scales": scales, "g_idx": g_idx}, plain)
+
+
+def _grid(weight: Tensor, groups: Sequence[int], bits: int) -> tuple[list[list[int]], list[list[int]], Tensor, Tensor]:
+    """Codes [I][O], zero points [N][O], scales [N, O] and the weight they mean, from the range of each group."""
+    outputs, inputs = weight.shape
+    members = [[i for i in range(inputs) if groups[i] == n] for n in range(max(groups) + 1)]
+    codes, zeros = [[0] * outputs for _ in range(inputs)], [[0] * outputs for _ in members]
+    scales, plain = torch.zeros(len(members), outputs, dtype=torch.float16), [[0.0] * inputs for _ in range(outputs)]
+    for n, o in product(range(len(members)), range(outputs)):
+        values = {i: float(weight[o, i]) for i in members[n]}
+        low, high = min(0.0, *values.values()), max(0.0, *values.values())
+        scales[n, o] = (high - low) / (2**bits - 1)
+        scale = float(scales[n, o])
+        zeros[n][o] = min(round(-low / scale), 2**bits - 1)
+        for i, value in values.items():
+            codes[i][o] = min(max(round(value / scale) + zeros[n][o], 0), 2**bits - 1)
+            plain[o][i] = (codes[i][o] - zeros[n][o]) * scale
+    return codes, zeros, scales, torch.tensor(plain)
+
+
+def _word(values: Sequence[int], bits: int) -> int:
+    """The values in one word, the first in the lowest bits."""
+    return sum(value << (bits * place) for place, value in enumerate(values))
+
+
+def _int32(words: list[list[int]]) -> Tensor:
+    return torch.tensor([[word - 2**32 if word >= 2**31 else word for word in row] for row in words], dtype=torch.int32)

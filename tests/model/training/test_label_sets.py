@@ -1,0 +1,33 @@
+"""Label sets in training: mostly the given one, the right label always among them."""
+
+from collections import Counter
+
+import pytest
+
+from model.training.label_sets import PARTS, SHUFFLED, with_varied_labels
+
+LABELS = ["travel", "home", "work", "banking", "meta"]
+
+
+def kind(labels: list[str]) -> str:
+    return "given" if labels == LABELS else "shuffled" if sorted(labels) == sorted(LABELS) else "part"
+
+
+def test_shares_of_given_shuffled_and_partial_sets() -> None:
+    kinds: Counter[str] = Counter()
+    for number in range(3000):
+        row = {"task": "analyze", "text": f"text {number}", "label": LABELS[number % 5], "label_set": LABELS}
+        varied = with_varied_labels(row)
+        assert varied == with_varied_labels(row)
+        assert varied["label"] == row["label"]
+        assert varied["label"] in varied["label_set"]
+        assert set(varied["label_set"]) <= set(LABELS)
+        assert len(varied["label_set"]) == len(set(varied["label_set"])) >= 2
+        kinds[kind(varied["label_set"])] += 1
+    assert kinds["given"] / 3000 == pytest.approx(1 - SHUFFLED - PARTS, abs=0.05)
+    assert min(kinds["shuffled"], kinds["part"]) / 3000 > 0.1
+
+
+def test_rows_of_other_tasks_stay_as_they_are() -> None:
+    row = {"task": "generate", "text": "a"}
+    assert with_varied_labels(row) is row

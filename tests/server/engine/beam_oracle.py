@@ -1,0 +1,33 @@
+"""Beam search in the plainest words: lists of tokens, everything scored anew."""
+
+from collections.abc import Callable, Collection
+from collections.abc import Sequence as Tokens
+
+Likeliest = Callable[
+    [tuple[int, ...], int], Tokens[tuple[int, float]]
+]  # (prefix, count) -> tokens and log-probabilities
+
+
+def beam_search(
+    likeliest: Likeliest, prompt: Tokens[int], max_tokens: int, *, width: int, ends: Collection[int]
+) -> tuple[int, ...]:
+    """The best answer; with its end, if it has one."""
+    beams: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    finished: list[tuple[float, tuple[int, ...]]] = []
+    for _ in range(max_tokens):
+        offered = [
+            (score + logprob, (*tokens, token))
+            for score, tokens in beams
+            for token, logprob in likeliest((*prompt, *tokens), width + len(ends))
+        ]
+        beams = []
+        for score, tokens in sorted(offered, key=lambda pair: -pair[0]):
+            if len(beams) == width:
+                break
+            if tokens[-1] in ends:
+                finished.append((score / ((5 + len(tokens)) / 6), tokens))
+            else:
+                beams.append((score, tokens))
+        if len(finished) >= width:
+            break
+    return max(finished, key=lambda pair: pair[0])[1] if finished else beams[0][1]
