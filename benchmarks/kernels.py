@@ -1,15 +1,16 @@
-"""The matrix products against oneDNN's and against the roofline: bytes or operations, whichever binds.
+"""The matrix products against their definition, oneDNN's, and the roofline: bytes or operations, whichever binds.
 
 python -m benchmarks.kernels --models granite olmoe bundled
 
 Weights are cold: calls go round through copies that are together larger than the last-level cache. Every figure is the
-median of several interleaved rounds and includes the call from Python. `share` is the roofline's time over the measured.
+median of several interleaved rounds and includes the call from Python. `share` is the roofline's time over it.
 """
 
 import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import cycle
 from statistics import median
 
@@ -17,13 +18,17 @@ import torch
 from torch import Tensor
 
 from benchmarks import record
-from model.kernels import product, product_reference, silu_mul
+from model.kernels import combine, product, product_reference, silu_mul
 from model.kernels.product import Feed, Panels
+from model.kernels.product_reference import Feed as PlainFeed
 from model.layers.linear import pack, packed_product
 
 ROWS = (1, 2, 4, 8, 16, 32, 128, 512)
 COLD_BYTES = 96 << 20
-BYTES = {"bf16": 2.0, "int8": 1.0, "int4": 4.5 / 8, "oneDNN bf16": 2.0}
+ONEDNN = "oneDNN bf16"
+DEFINITION = "definition"  # plain PyTorch in float32, for few rows
+BYTES = {"bf16": 2.0, "int8": 1.0, "int4": 4.5 / 8, ONEDNN: 2.0, DEFINITION: 4.0}  # of a weight
+FEW_ROWS = 32
 Call = Callable[[], object]
 
 
@@ -44,6 +49,11 @@ class Experts:
     hidden: int
     width: int
 
+    @property
+    def parameters(self) -> int:
+        """Of one expert."""
+        return 3 * self.hidden * self.width
+
 
 MODELS: dict[str, tuple[Matrix | Experts, ...]] = {
     "granite-3.0-1b-a400m": (Matrix(2048, 1024), Matrix(1024, 1024), Experts(32, 8, 1024, 512), Matrix(49155, 1024)),
@@ -54,7 +64,7 @@ MODELS: dict[str, tuple[Matrix | Experts, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
-    """What this machine can do: bytes read per second, and bfloat16 operations per second."""
+    """What was reached on this machine: bytes read per second, and bfloat16 operations per second."""
 
     bandwidth: float
     operations: float
@@ -75,11 +85,13 @@ def seconds_of(call: Call, budget: float) -> float:
 
 
 def measure_roofline() -> Roofline:
-    """The fastest of several readings of 512 MB, and of several large oneDNN products."""
-    words, square = torch.ones(128 << 20), torch.randn(2048, 2048).bfloat16()
-    packed = pack(square)
-    read = min(seconds_of(words.sum, 0.05) for _ in range(5))
-    multiply = min(seconds_of(lambda: packed_product(square, packed), 0.1) for _ in range(5))
+    """The fastest of several readings of 256 MB, and of several large products; torch's and ours."""
+    words, row = torch.ones(64 << 20), torch.randn(1, 4096).bfloat16()
+    panels = Panels(torch.ones(1, words.nbytes // 8192, 4096, dtype=torch.bfloat16))
+    square = torch.randn(2048, 2048).bfloat16()
+    products = partial(_product, pack(square), square), partial(_panel_product, Panels(square[None]), square)
+    read = min(seconds_of(call, 0.05) for call in (words.sum, partial(_panel_product, panels, row)) for _ in range(5))
+    multiply = min(seconds_of(call, 0.1) for call in products for _ in range(5))
     return Roofline(words.nbytes / read, 2 * 2048**3 / multiply)
 
 
@@ -100,23 +112,50 @@ class MatrixCase:
     def __init__(self, shape: Matrix) -> None:
         self.shape = shape
         self.operations_per_row = 2 * shape.outputs * shape.inputs
-        self.calls: dict[str, Callable[[Tensor], object]] = {}
-        for kind, width in BYTES.items():
-            copies = range(1 + int(COLD_BYTES / (shape.outputs * shape.inputs * width)))
-            if kind in ("bf16", "int8", "int4"):
-                panels = cycle([random_panels(kind, 1, shape.outputs, shape.inputs) for _ in copies])
-                self.calls[kind] = lambda x, panels=panels: product.product(x, next(panels))
-            else:
-                packs = cycle([pack(torch.randn(shape.outputs, shape.inputs).bfloat16()) for _ in copies])
-                self.calls[kind] = lambda x, packs=packs: packed_product(x, next(packs))
+        self.forms = {kind: Cold([self._make(kind) for _ in range(self._copies(kind))]) for kind in BYTES}
+
+    def _copies(self, kind: str) -> int:
+        if kind == DEFINITION:
+            return 1
+        return 1 + int(COLD_BYTES / (self.shape.outputs * self.shape.inputs * BYTES[kind]))
+
+    def _make(self, kind: str) -> Callable[[Tensor], Tensor]:
+        if kind == DEFINITION:
+            return partial(_definition, torch.randn(self.shape.outputs, self.shape.inputs))
+        if kind == ONEDNN:
+            return partial(_product, pack(torch.randn(self.shape.outputs, self.shape.inputs).bfloat16()))
+        return partial(_panel_product, random_panels(kind, 1, self.shape.outputs, self.shape.inputs))
 
     def weights_read(self, rows: int) -> float:
         """How many weights a call of that many rows has to read."""
         return self.shape.outputs * self.shape.inputs
 
-    def calls_for(self, rows: int) -> dict[str, Call]:
+    def calls(self, rows: int) -> dict[str, Call]:
+        """A call of every form."""
         x_TI = torch.randn(rows, self.shape.inputs).bfloat16()
-        return {name: lambda call=call: call(x_TI) for name, call in self.calls.items()}  # type: ignore[misc]
+        return {kind: partial(cold, x_TI) for kind, cold in self.forms.items()}
+
+
+class Cold:
+    """Calls its copies in turn."""
+
+    def __init__(self, copies: list[Callable[..., Tensor]]) -> None:
+        self._copies = cycle(copies)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        return next(self._copies)(*inputs)
+
+
+def _product(packed: Tensor, x_TI: Tensor) -> Tensor:
+    return packed_product(x_TI, packed)
+
+
+def _panel_product(panels: Panels, x_TI: Tensor) -> Tensor:
+    return product.product(x_TI, panels)
+
+
+def _definition(weight_OI: Tensor, x_TI: Tensor) -> Tensor:
+    return product_reference.product(x_TI, weight_OI)
 
 
 class ExpertsCase:
@@ -124,46 +163,60 @@ class ExpertsCase:
 
     def __init__(self, shape: Experts) -> None:
         self.shape = shape
-        expert = 3 * shape.hidden * shape.width
-        self.operations_per_row = 2 * shape.top_k * expert
-        self.calls: dict[str, Callable[..., object]] = {}
-        for kind, width in BYTES.items():
-            copies = range(1 + int(COLD_BYTES / (shape.top_k * expert * width) / 2))
-            if kind == "oneDNN bf16":
-                layers = cycle([_OneDNNExperts(shape) for _ in copies])
-                self.calls[kind] = lambda *inputs, layers=layers: next(layers)(*inputs)
-            else:
-                feeds = cycle([self._feed(kind) for _ in copies])
-                self.calls[kind] = lambda *inputs, feeds=feeds: product.experts(*inputs, next(feeds))
+        self.operations_per_row = 2 * shape.top_k * shape.parameters
+        self.forms = {kind: Cold([self._make(kind) for _ in range(self._copies(kind))]) for kind in BYTES}
 
-    def _feed(self, kind: str) -> Feed:
+    def _copies(self, kind: str) -> int:
+        if kind == DEFINITION:
+            return 1
+        touched_by_one_row = self.shape.top_k * self.shape.parameters * BYTES[kind]
+        return 1 + int(COLD_BYTES / touched_by_one_row / 2)
+
+    def _make(self, kind: str) -> Callable[..., Tensor]:
         s = self.shape
-        return Feed(
-            random_panels(kind, s.num_experts, 2 * s.width, s.hidden),
-            random_panels(kind, s.num_experts, s.hidden, s.width),
-        )
+        if kind == DEFINITION:
+            gate_up = torch.randn(s.num_experts, 2 * s.width, s.hidden)
+            return partial(_plain_experts, PlainFeed(gate_up, torch.randn(s.num_experts, s.hidden, s.width)))
+        if kind == ONEDNN:
+            return OneDNNExperts(s)
+        packed = random_panels(kind, s.num_experts, 2 * s.width, s.hidden)
+        return partial(_experts, Feed(packed, random_panels(kind, s.num_experts, s.hidden, s.width)))
 
     def weights_read(self, rows: int) -> float:
-        """The mean over the choices of this seed."""
-        touched = [len(experts_TK.unique()) for experts_TK in self._choices(rows)]
-        return sum(touched) / len(touched) * 3 * self.shape.hidden * self.shape.width
+        """The mean over the choices that are measured."""
+        touched = [len(torch.bincount(experts_TK.flatten()).nonzero()) for experts_TK in self._choices(rows)]
+        return sum(touched) / len(touched) * self.shape.parameters
 
     def _choices(self, rows: int) -> list[Tensor]:
         generator = torch.Generator().manual_seed(rows)
         scores = torch.rand(16, rows, self.shape.num_experts, generator=generator)
         return list(scores.topk(self.shape.top_k).indices)
 
-    def calls_for(self, rows: int) -> dict[str, Call]:
+    def calls(self, rows: int) -> dict[str, Call]:
+        """A call of every form; the choices of experts change with every call."""
         x_TD = torch.randn(rows, self.shape.hidden).bfloat16()
         weights_TK = torch.full((rows, self.shape.top_k), 1 / self.shape.top_k)
-        choices = {name: cycle(self._choices(rows)) for name in self.calls}
         return {
-            name: lambda name=name, call=call: call(x_TD, next(choices[name]), weights_TK)  # type: ignore[misc]
-            for name, call in self.calls.items()
+            kind: partial(_with_next, cold, cycle(self._choices(rows)), x_TD, weights_TK)
+            for kind, cold in self.forms.items()
         }
 
 
-class _OneDNNExperts:
+def _with_next(call: Callable[..., Tensor], choices: Iterator[Tensor], x_TD: Tensor, weights_TK: Tensor) -> Tensor:
+    return call(x_TD, next(choices), weights_TK)
+
+
+def _experts(feed: Feed, x_TD: Tensor, experts_TK: Tensor, weights_TK: Tensor) -> Tensor:
+    return product.experts(x_TD, experts_TK, weights_TK, feed)
+
+
+def _plain_experts(feed: PlainFeed, x_TD: Tensor, experts_TK: Tensor, weights_TK: Tensor) -> Tensor:
+    return product_reference.experts(x_TD, experts_TK, weights_TK, feed)
+
+
+class OneDNNExperts:
+    """What stood before: two products per expert that has tokens, and passes over memory between them."""
+
     def __init__(self, shape: Experts) -> None:
         def packs(outputs: int, inputs: int) -> list[Tensor]:
             return [pack(torch.randn(outputs, inputs).bfloat16()) for _ in range(shape.num_experts)]
@@ -173,24 +226,23 @@ class _OneDNNExperts:
     def __call__(self, x_TD: Tensor, experts_TK: Tensor, weights_TK: Tensor) -> Tensor:
         experts_S, order_S = experts_TK.flatten().sort(stable=True)
         counts = torch.bincount(experts_S, minlength=len(self.down)).tolist()
-        outs = []
-        for expert, x in enumerate(x_TD.index_select(0, order_S // experts_TK.shape[1]).split(counts)):
-            if len(x):
-                outs.append(packed_product(silu_mul(packed_product(x, self.gate_up[expert])), self.down[expert]))
+        x_SD = x_TD.index_select(0, order_S // experts_TK.shape[1])
+        pieces = zip(torch.split(x_SD, counts), self.gate_up, self.down, strict=True)
+        outs = [packed_product(silu_mul(packed_product(x, gate_up)), down) for x, gate_up, down in pieces if len(x)]
         y_SD = torch.cat(outs)
-        y_TKD = y_SD.new_empty(y_SD.shape).index_copy(0, order_S, y_SD).unflatten(0, experts_TK.shape)
-        return product_reference.weighted_sum(y_TKD, weights_TK)
+        y_TKD = y_SD.new_empty(y_SD.shape).index_copy(0, order_S, y_SD).view(*experts_TK.shape, -1)
+        return combine(y_TKD, weights_TK, None, None)
 
 
 def figures_of(case: MatrixCase | ExpertsCase, rows: int, roofline: Roofline, repeats: int) -> dict[str, object]:
     """Milliseconds and share of the roofline of every contender, measured in turn."""
-    calls = case.calls_for(rows)
+    calls = {kind: call for kind, call in case.calls(rows).items() if kind != DEFINITION or rows <= FEW_ROWS}
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(repeats):
+    for _ in range(1 + repeats):  # the first round is not counted
         for name, call in calls.items():
             times[name].append(seconds_of(call, 0.02))
     figures: dict[str, object] = {}
-    for name, measured in times.items():
+    for name, (_, *measured) in times.items():
         best = roofline.seconds(case.weights_read(rows) * BYTES[name], case.operations_per_row * rows)
         figures[name] = {"ms": round(median(measured) * 1e3, 4), "share": round(best / median(measured), 3)}
     return figures

@@ -93,8 +93,8 @@ def open_layout(directory: Path, model: Description) -> tuple[CheckpointReader, 
     wanted = {name for rules in layouts for name in _sources(rules)}
     reader = decoded(open_checkpoint(directory), model.hf_config, wanted)
     rules = choose_layout(reader, layouts)
-    ignored = model.family.ignored + TIED_COPIES * model.network.config.tied_head
-    check_headers(reader, rules, named_tensors(model.network), ignored)
+    copies = TIED_COPIES if model.network.config.tied_head else ()
+    check_headers(reader, rules, named_tensors(model.network), model.family.ignored + copies)
     return reader, rules
 
 

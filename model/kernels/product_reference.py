@@ -79,8 +79,3 @@ def experts(
         gate_T = torch.ones(len(x_TD)) if shared_gate_T is None else torch.sigmoid(shared_gate_T)
         total_TD += gate_T[:, None] * shared(0, x_TD, clamp)
     return total_TD.to(x_TD.dtype)
-
-
-def weighted_sum(y_TKD: Tensor, weights_TK: Tensor) -> Tensor:
-    """Sum over the choices, in float32, returned in y's type."""
-    return (y_TKD.float() * weights_TK[..., None]).sum(1).to(y_TKD.dtype)

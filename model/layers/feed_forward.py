@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from model import kernels
 from model.config import ClampedGate, DenseConfig, GateConfig, RoutedConfig
-from model.layers.linear import GroupedLinear, Linear
+from model.kernels import native, product
+from model.layers.linear import GroupedLinear, Linear, feed_of
 from model.layers.router import Routing, build_router
 
 
@@ -23,6 +24,9 @@ class Dense(nn.Module):
         self.down = Linear(width, hidden_size)
 
     def forward(self, x_TD: Tensor) -> Tensor:
+        feed = feed_of(self.gate_up, self.down)
+        if feed is not None and x_TD.dtype in native.SUFFIXES:
+            return product.feed_forward(x_TD, feed)
         out: Tensor = self.down(kernels.silu_mul(self.gate_up(x_TD)))
         return out
 
@@ -54,6 +58,7 @@ class Routed(nn.Module):
         super().__init__()
         self.config = config
         self.router = build_router(config.router, config.num_experts)
+        self.clamp = (config.gate.alpha, config.gate.limit) if isinstance(config.gate, ClampedGate) else None
         self.shared_is_gated = config.shared is not None and config.shared.gated
         # Row e scores expert e; a last row may gate the shared expert. In float32 always: near ties must not flip.
         self.gate = Linear(hidden_size, config.num_experts + self.shared_is_gated, config.bias)
@@ -62,12 +67,25 @@ class Routed(nn.Module):
 
     def forward(self, x_TD: Tensor, token_ids_T: Tensor) -> tuple[Tensor, Routing]:
         routing, shared_gate_T = self.route(x_TD, token_ids_T)
+        whole = self._in_one_call(x_TD, routing, shared_gate_T)
+        return (self._by_steps(x_TD, routing, shared_gate_T) if whole is None else whole), routing
+
+    def _in_one_call(self, x_TD: Tensor, routing: Routing, shared_gate_T: Tensor | None) -> Tensor | None:
+        """All experts in one compiled call, where they are packed for it."""
+        feed = feed_of(self.experts.gate_up, self.experts.down)
+        shared = feed_of(self.shared.gate_up, self.shared.down) if self.shared is not None else None
+        if feed is None or (shared is None) != (self.shared is None) or x_TD.dtype not in native.SUFFIXES:
+            return None
+        choices = (routing.experts_TK, routing.weights_TK)
+        return product.experts(x_TD, *choices, feed, shared, shared_gate_T, self.clamp)
+
+    def _by_steps(self, x_TD: Tensor, routing: Routing, shared_gate_T: Tensor | None) -> Tensor:
         y_TKD = self.experts(x_TD, routing)
         if self.shared is None:
-            return kernels.combine(y_TKD, routing.weights_TK, None, None), routing
+            return kernels.combine(y_TKD, routing.weights_TK, None, None)
         if shared_gate_T is None:
-            return kernels.combine(y_TKD, routing.weights_TK, None, None) + self.shared(x_TD), routing
-        return kernels.combine(y_TKD, routing.weights_TK, self.shared(x_TD), shared_gate_T), routing
+            return kernels.combine(y_TKD, routing.weights_TK, None, None) + self.shared(x_TD)
+        return kernels.combine(y_TKD, routing.weights_TK, self.shared(x_TD), shared_gate_T)
 
     def route(self, x_TD: Tensor, token_ids_T: Tensor) -> tuple[Routing, Tensor | None]:
         """The experts of every token, and the gate of the shared expert (before its sigmoid) where it has one."""

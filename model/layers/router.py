@@ -45,7 +45,7 @@ class Routing:
 class Router(nn.Module):
     """Base of all routing algorithms.
 
-    `forward` decides. In training, `regularizer` is added to the loss of every micro-batch, and `after_step` lets an
+    `forward` decides. In training, `regularize` adds to the loss of every micro-batch, and `after_step` lets an
     algorithm follow the load of a whole step. `k` is the number of choices, or the mean number that training leads to;
     it may change between steps.
     """
@@ -63,8 +63,11 @@ class Router(nn.Module):
     def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
         raise NotImplementedError
 
-    def regularizer(self, routing: Routing, real_T: Tensor) -> Tensor:
-        """What this algorithm adds to the loss, beside a balance loss, for the tokens that are not padding."""
+    def regularize(self, routing: Routing, real_T: Tensor) -> Tensor:
+        """Called once per micro-batch of training; `real_T` tells padding from the tokens that count.
+
+        Returns what to add to the loss beside a balance loss, and may note what `after_step` will need.
+        """
         return routing.scores_TE.new_zeros(())
 
     def after_step(self, load_E: Tensor, tokens: int = 0) -> None:
@@ -180,8 +183,9 @@ def all_positive(weights_TE: Tensor, scores_TE: Tensor) -> Routing:
 class ExpertThreshold(Router):
     """Every expert takes the tokens above its own threshold (arXiv 2603.11535): a varying number per token.
 
-    In training the threshold of an expert follows the score that the best mean_k / E share of all tokens reach: their
-    mean at first, a moving average later. A token that no expert takes passes through the shared expert alone.
+    In training the threshold of an expert follows the score that the best mean_k / E share of all tokens reach, told
+    by the last micro-batch of a step: its mean at first, a moving average later. A token that no expert takes passes
+    through the shared expert alone.
     """
 
     needs_balance_loss = False
@@ -198,9 +202,12 @@ class ExpertThreshold(Router):
 
     def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
         affinity_TE = sigmoid(scores_TE)
-        if self.training and torch.is_grad_enabled():
-            self.quantile_E = affinity_TE.detach().quantile(1 - self.k / self.num_experts, dim=0)
         return all_positive(affinity_TE * (affinity_TE > self.threshold_E), scores_TE)
+
+    def regularize(self, routing: Routing, real_T: Tensor) -> Tensor:
+        affinity_TE = sigmoid(routing.scores_TE.detach()[real_T])
+        self.quantile_E = affinity_TE.quantile(1 - self.k / self.num_experts, dim=0)
+        return super().regularize(routing, real_T)
 
     def after_step(self, load_E: Tensor, tokens: int = 0) -> None:
         self.steps += 1
@@ -210,8 +217,9 @@ class ExpertThreshold(Router):
 class Relu(Router):
     """Every expert of positive score, weighted by it (ReMoE, arXiv 2412.14711): a varying number per token.
 
-    The penalty is an L1 norm in which an expert weighs as its load: it thins the gates out and evens them at once. Unlike
-    the paper, every layer has its own, and it moves less where the mean is nearly right: short runs overshoot otherwise.
+    The penalty is an L1 norm in which an expert weighs as its load: it thins the gates out and evens them at once.
+    Unlike the paper's, it belongs to one layer, and moves less where the mean is nearly right: in short runs it would
+    overshoot otherwise.
     """
 
     needs_balance_loss = False
@@ -225,7 +233,7 @@ class Relu(Router):
     def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
         return all_positive(scores_TE.relu(), scores_TE)
 
-    def regularizer(self, routing: Routing, real_T: Tensor) -> Tensor:
+    def regularize(self, routing: Routing, real_T: Tensor) -> Tensor:
         gates_TE = routing.scores_TE[real_T].relu()
         load_E = (gates_TE > 0).float().mean(0) * self.num_experts / self.k  # 1 each when even and on target
         return self.penalty * (load_E * gates_TE.mean(0)).sum()
@@ -258,7 +266,7 @@ class TopP(Router):
         )
         return all_positive(probabilities_TE * chosen_TE, scores_TE)
 
-    def regularizer(self, routing: Routing, real_T: Tensor) -> Tensor:
+    def regularize(self, routing: Routing, real_T: Tensor) -> Tensor:
         logs_TE = routing.scores_TE[real_T].log_softmax(-1)
         return -self.config.entropy_weight * (logs_TE.exp() * logs_TE).sum(-1).mean()
 

@@ -44,7 +44,7 @@ def quantize_checkpoint(
     if progress:
         reader = CountingReader(reader, {name for rule in rules for name in rule.sources}, progress)
     target.mkdir(parents=True, exist_ok=True)
-    _write_shards(target, _stored(model, OnceReader(reader, rules), rules, scheme))
+    write_shards(target, _stored(model, OnceReader(reader, rules), rules, scheme))
     _copy_companions(source, target)
     config = {**model.hf_config, "quantization_config": saved.settings(scheme.name)}
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -72,7 +72,7 @@ def _matrix(name: str, weight: Tensor, scheme: Scheme) -> Iterator[tuple[str, Te
         yield f"{name}.{leaf}", tensor
 
 
-def _write_shards(target: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
+def write_shards(target: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
     """Files of about SHARD_BYTES, and the index that says which tensor is where."""
     places: dict[str, str] = {}
     waiting: dict[str, Tensor] = {}

@@ -1,8 +1,8 @@
 """From a directory to a network: each weight read once, packed at once, its plain form let go."""
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 from weakref import ref
 
 import pytest
@@ -18,7 +18,7 @@ from model.generate import generate
 from model.layers.linear import Linear
 from model.loading import load_network
 from model.network import CausalLM, cast_matrices, pack_matrices
-from model.quantization import SCHEMES, Scheme, plain_scheme
+from model.quantization import SCHEMES, Scheme, plain, plain_scheme
 from model.quantization.writer import quantize_checkpoint
 
 TINY = hybrid_config(
@@ -50,24 +50,17 @@ def stored(tmp_path: Path) -> CausalLM:
     return write(tmp_path, qwen3_next.config_to_hf(TINY))
 
 
-@dataclass
-class Recorder:
-    """A scheme that packs without loss and remembers what it was given."""
+class Recorder(Scheme):
+    """Keeps float32 as it is, and remembers what it was given."""
 
-    name: str = "recorder"
-    bits_per_weight: float = 32.0
-    shapes: list[tuple[int, ...]] = field(default_factory=list)
-    plain: "list[ref[Tensor]]" = field(default_factory=list)
+    shapes: ClassVar[list[tuple[int, ...]]]
+    plain: "ClassVar[list[ref[Tensor]]]"
 
-    @property
-    def head(self) -> Scheme:
-        return plain_scheme(torch.float32)
-
-    def linear(self, weight_OI: Tensor, bias_O: Tensor | None) -> nn.Module:
+    def linear(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> nn.Module:
         self._look_at(weight_OI)
         return plain_scheme(torch.float32).linear(weight_OI, bias_O)
 
-    def grouped(self, weight_EOI: Tensor, bias_EO: Tensor | None) -> nn.Module:
+    def grouped(self, weight_EOI: Tensor, bias_EO: Tensor | None = None) -> nn.Module:
         self._look_at(weight_EOI)
         return plain_scheme(torch.float32).grouped(weight_EOI, bias_EO)
 
@@ -75,6 +68,12 @@ class Recorder:
         assert not [tensor for tensor in self.plain if tensor() is not None], "a packed weight is still there unpacked"
         self.shapes.append(tuple(weight.shape))
         self.plain.append(ref(weight))
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    Recorder.shapes, Recorder.plain = [], []
+    return Recorder("recorder", 32.0, plain.keep, head_scheme=plain_scheme(torch.float32))
 
 
 def test_weights_arrive(stored: CausalLM, tmp_path: Path) -> None:
@@ -91,20 +90,20 @@ def test_packed_on_the_way_or_afterwards_is_the_same(stored: CausalLM, tmp_path:
     assert generate(loaded, PROMPT, 8) == generate(expected, PROMPT, 8)
 
 
-def test_a_scheme_gets_every_matrix_and_plain_weights_go_at_once(stored: CausalLM, tmp_path: Path) -> None:
-    scheme = Recorder()
-    loaded = load_network(tmp_path, torch.float32, scheme=scheme)
+def test_a_scheme_gets_every_matrix_and_plain_weights_go_at_once(
+    stored: CausalLM, tmp_path: Path, recorder: Recorder
+) -> None:
+    loaded = load_network(tmp_path, torch.float32, scheme=recorder)
     matrices = 4 * (2 + 2 + 2)  # a layer's mixer, experts and shared expert; not its router, not the head
-    assert len(scheme.shapes) == matrices
-    assert not [tensor for tensor in scheme.plain if tensor() is not None]
+    assert len(recorder.shapes) == matrices
+    assert not [tensor for tensor in recorder.plain if tensor() is not None]
     assert not [module for module in loaded.modules() if isinstance(module, Linear)]
     assert generate(loaded, PROMPT, 8) == generate(load_network(tmp_path, torch.float32), PROMPT, 8)
 
 
-def test_the_largest_come_first(stored: CausalLM, tmp_path: Path) -> None:
-    scheme = Recorder()
-    load_network(tmp_path, torch.float32, scheme=scheme)
-    sizes = [torch.Size(shape).numel() for shape in scheme.shapes]
+def test_the_largest_come_first(stored: CausalLM, tmp_path: Path, recorder: Recorder) -> None:
+    load_network(tmp_path, torch.float32, scheme=recorder)
+    sizes = [torch.Size(shape).numel() for shape in recorder.shapes]
     assert sizes == sorted(sizes, reverse=True)
 
 
@@ -172,8 +171,8 @@ def test_float16_computes(stored: CausalLM, tmp_path: Path, pack: bool) -> None:
 
 
 def test_a_scheme_without_packing_is_refused(stored: CausalLM, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"recorder .* needs pack=True"):
-        load_network(tmp_path, scheme=Recorder(), pack=False)
+    with pytest.raises(ValueError, match=r"int8 .* needs pack=True"):
+        load_network(tmp_path, scheme=SCHEMES["int8"], pack=False)
 
 
 # What `routelm quantize` wrote
@@ -199,4 +198,4 @@ def test_what_was_quantized_stays_as_it_is(quantized: Path) -> None:
     assert load_network(quantized, scheme=SCHEMES["int8"])
     for options, wanted in (({"scheme": SCHEMES["int4"]}, "not as int4"), ({"pack": False}, "not as plain matrices")):
         with pytest.raises(ValueError, match=f"served as int8, on a CPU, and {wanted}"):
-            load_network(quantized, **options)  # type: ignore[arg-type]
+            load_network(quantized, **options)

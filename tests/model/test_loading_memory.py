@@ -21,7 +21,7 @@ MEASURE = """
 import sys
 from pathlib import Path
 import torch
-import server.bootstrap
+import model
 from model.checkpoint import load_weights, read_config
 from model.families import qwen3_next
 from model.loading import load_network
@@ -39,7 +39,7 @@ def megabytes(field):
 
 torch.set_num_threads(1)
 load = {"packing": load_network, "whole": load_whole_then_pack}[sys.argv[2]]
-load_network(server.bootstrap.BUNDLED)  # what is imported and allocated once
+load_network(Path(model.__file__).parent / "bundled")  # what is imported and allocated once
 Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
 before = megabytes("VmRSS")
 network = load(Path(sys.argv[1]))

@@ -15,7 +15,7 @@ from model.rules import Chain, Concat, Interleaved, Merge, PairedHeads, PerHead,
 def rows(*counts: int, inputs: int = 4) -> list[Tensor]:
     """Tensors of so many rows, no number twice."""
     numbers = torch.arange(sum(counts) * inputs, dtype=torch.float32).view(-1, inputs)
-    return list(numbers.split(counts))
+    return list(torch.split(numbers, list(counts)))
 
 
 EXPERTS = torch.arange(3.0 * 8 * 4).view(3, 8, 4)

@@ -1,15 +1,14 @@
 """What a network takes, counted from shapes, is what it takes when it is there."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
 from model.config import DenseConfig, HashConfig, ModelConfig, RouterConfig, SoftmaxTopKConfig, hybrid_config
 from model.network import CausalLM, cast_matrices
-from model.quantization import plain_scheme
+from model.quantization import Scheme, plain, plain_scheme
 from model.sizing import network_size, weight_bytes
 
 SHAPE: dict[str, Any] = {
@@ -24,21 +23,7 @@ def without_data(config: ModelConfig) -> CausalLM:
         return cast_matrices(CausalLM(config), torch.bfloat16)
 
 
-@dataclass(frozen=True)
-class FourBits:
-    """Four bits and a half for matrices, eight for the head."""
-
-    name: str = "four"
-    bits_per_weight: float = 4.5
-
-    @property
-    def head(self) -> "FourBits":
-        return replace(self, bits_per_weight=8.0)
-
-    def linear(self, weight_OI: Tensor, bias_O: Tensor | None) -> nn.Module:
-        raise NotImplementedError
-
-    grouped = linear
+FOUR_BITS = Scheme("four", 4.5, plain.keep, head_scheme=Scheme("eight", 8.0, plain.keep))
 
 
 def test_parameters_are_those_of_the_network() -> None:
@@ -75,7 +60,7 @@ def test_plain_bytes_are_those_of_the_parameters() -> None:
 
 def test_a_scheme_shrinks_matrices_alone() -> None:
     network = without_data(hybrid_config(**SHAPE))
-    plain, small = (weight_bytes(network, scheme) for scheme in (plain_scheme(torch.bfloat16), FourBits()))
+    plain, small = (weight_bytes(network, scheme) for scheme in (plain_scheme(torch.bfloat16), FOUR_BITS))
     head = 64 * 32
     gates = [parameter.numel() for name, parameter in network.named_parameters() if name.endswith(".gate.weight")]
     kept = ("embedding", "head", "norm", "conv_weight", "A_log", "dt_bias", ".gate.weight")

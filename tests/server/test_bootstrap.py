@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from model.generate import generate
+from model.loading import load_network
 from model.network import CausalLM
 from model.tokenizer import Tokenizer
 from server import bootstrap
@@ -20,7 +24,7 @@ from server.cli import app
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.settings import Settings
-from tests.server.engine.tiny import tiny_config, tiny_network
+from tests.server.engine.tiny import request, run, tiny_config, tiny_network
 
 
 @pytest.fixture
@@ -91,14 +95,25 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_what_is_broken_ends_in_one_line(checkpoint: Path, kind: str) -> None:
+def test_what_is_broken_ends_in_one_line(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     break_it, message = BROKEN[kind]
     break_it(checkpoint)
+    monkeypatch.setattr("server.observability.configure_logging", lambda level: None)  # it is for whole processes
     result = CliRunner().invoke(app, ["serve", "--model", str(checkpoint), "--check-weights"])
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert message in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.slow
+def test_the_process_ends_without_a_traceback(checkpoint: Path) -> None:
+    truncate(checkpoint)
+    command = [sys.executable, "-m", "server", "serve", "--model", str(checkpoint), "--port", "0"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("model.safetensors cannot be read as safetensors")
+    assert result.stderr.count("\n") == 1
 
 
 def test_the_unbroken_copy_can_be_served(checkpoint: Path) -> None:
@@ -114,6 +129,15 @@ def test_weights_are_looked_at_only_when_asked(checkpoint: Path) -> None:
 @pytest.mark.parametrize("quantize", ["auto", "none", "int8", "int4"])
 def test_every_way_to_keep_weights_is_served(quantize: str) -> None:
     assert callable(prepare_backend(settings(quantize=quantize)))
+
+
+def test_float16_is_served() -> None:
+    """Through the engine, to the tokens of the plain decoder."""
+    network = load_network(BUNDLED, torch.float16)
+    prompts = [[100, 200, 300], [400, 500, 600, 700]]
+    engine = Engine(network, EngineConfig(max_model_len=128, cache_bytes=2**26))
+    results = run(engine, [request(str(index), prompt, 12) for index, prompt in enumerate(prompts)])
+    assert [list(results[str(index)].token_ids) for index in range(2)] == [generate(network, p, 12) for p in prompts]
 
 
 def test_progress_is_told(checkpoint: Path) -> None:

@@ -6,7 +6,6 @@ import logging
 import pytest
 from rich.console import Console
 
-from server.commands import backend
 from server.commands.backend import told
 
 
@@ -26,7 +25,7 @@ def test_a_terminal_shows_bytes_and_time_left() -> None:
 
 def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     screen, now = io.StringIO(), [0.0]
-    monkeypatch.setattr(backend.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("server.commands.backend.time.monotonic", lambda: now[0])
     with caplog.at_level(logging.INFO), told(Console(file=screen), "mine") as progress:
         for second in range(25):
             now[0] = float(second)

@@ -33,7 +33,7 @@ def test_a_wrong_study_is_refused() -> None:
         Study(10, variants=("dance",))
     for wrong in ({"tokens": 0}, {"tokens": 10, "seeds": 0}, {"tokens": 10, "variants": ()}):
         with pytest.raises(ValueError, match="needs tokens, seeds and variants"):
-            Study(**wrong)  # type: ignore[arg-type]
+            Study(**wrong)
 
 
 def test_a_directory_takes_more_seeds_but_no_other_length(tmp_path: Path) -> None:

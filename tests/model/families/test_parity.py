@@ -18,7 +18,7 @@ from tests.model.batches import batch_of, cache_for, whole_batch
 from tests.model.families.checkpoints import CASES, Pair, model_type
 
 LENGTH = 45
-BFLOAT16_BOUND = 0.1  # of the spread of the logits: eight bits of mantissa, a few layers, experts that flip
+BFLOAT16_BOUND = 0.05  # of the spread of the logits: eight bits of mantissa, a few layers
 
 
 def some_ids(network: CausalLM, *shape: int) -> Tensor:
@@ -96,7 +96,8 @@ def test_bfloat16_stays_near(pair: Pair) -> None:
     ids_L = some_ids(network, LENGTH)
     logits = network.logits(network(whole_batch(network, ids_L))[0])
     expected = pair.logits(ids_L[None])[0]
-    assert (logits - expected).square().mean().sqrt() < BFLOAT16_BOUND * expected.std()
+    # Of the middle token: rounding flips an expert here and there, which changes that token's logits altogether.
+    assert (logits - expected).square().mean(1).sqrt().median() < BFLOAT16_BOUND * expected.std()
 
 
 @torch.no_grad()

@@ -135,19 +135,35 @@ def test_the_bias_selects_but_does_not_weigh_and_follows_the_load() -> None:
 
 
 def test_thresholds_drift_to_the_wanted_mean_number_of_experts() -> None:
-    router = build_router(ExpertThresholdConfig(2, ema=0.9), EXPERTS).train()
+    router = build_router(ExpertThresholdConfig(2, ema=0.9), EXPERTS)
     for step in range(100):
-        router(*random_input(400, step))
+        router.regularize(router(*random_input(400, step)), torch.ones(400, dtype=torch.bool))
         router.after_step(torch.zeros(EXPERTS))
     assert 1.8 < mean_k(router(*random_input(2000, 101))) < 2.2
 
 
 def test_thresholds_are_right_after_one_step() -> None:
     """The average starts with what it sees, not with a guess."""
-    router = build_router(ExpertThresholdConfig(2), EXPERTS).train()
-    assert mean_k(router(*random_input(2000, 1))) > 3
+    router = build_router(ExpertThresholdConfig(2), EXPERTS)
+    routing = router(*random_input(2000, 1))
+    assert mean_k(routing) > 3
+    router.regularize(routing, torch.ones(2000, dtype=torch.bool))
     router.after_step(torch.zeros(EXPERTS))
     assert 1.8 < mean_k(router(*random_input(2000, 2))) < 2.2
+
+
+def test_padding_does_not_raise_a_threshold() -> None:
+    """Padding is alike and can fill an expert's whole share: real tokens would get nothing."""
+    router, (scores, ids) = build_router(ExpertThresholdConfig(2), EXPERTS), random_input(2000, 1)
+    real = torch.arange(2000) % 3 > 0
+    scores[~real] = 10.0
+    router.regularize(router(scores, ids), real)
+    router.after_step(torch.zeros(EXPERTS))
+    assert 1.8 < mean_k(router(*random_input(2000, 2))) < 2.2
+    router.regularize(router(scores, ids), torch.ones(2000, dtype=torch.bool))
+    router.get_buffer("steps").zero_()
+    router.after_step(torch.zeros(EXPERTS))
+    assert mean_k(router(*random_input(2000, 2))) == 0  # negative control
 
 
 @pytest.mark.parametrize("config", VARYING, ids=repr)
@@ -185,7 +201,7 @@ def test_the_relu_penalty_falls_on_busy_experts_and_not_on_padding() -> None:
     scores[:2, 0], scores[0, 1], scores[2:] = 0.5, 0.5, 9.0
     scores.requires_grad_()
     real = torch.tensor([True, True, False, False])
-    penalty = router.regularizer(router(scores, torch.zeros(4, dtype=torch.int64)), real)
+    penalty = router.regularize(router(scores, torch.zeros(4, dtype=torch.int64)), real)
     [gradient] = torch.autograd.grad(penalty, scores)
     assert gradient[0, 0] == pytest.approx(1.0 * EXPERTS / 2 / 2)  # by load 1, over 2 tokens
     assert gradient[0, 1] == pytest.approx(0.5 * EXPERTS / 2 / 2)  # by load one half
@@ -227,13 +243,13 @@ def test_top_p_is_led_to_the_wanted_mean_number_of_experts() -> None:
 def test_an_undecided_router_costs_more() -> None:
     router, real, ids = build_router(TopPConfig(2), EXPERTS), torch.ones(8, dtype=torch.bool), torch.zeros(8).long()
     undecided, decided = (router(scores, ids) for scores in (torch.zeros(8, EXPERTS), 200 * torch.eye(EXPERTS)))
-    costs = [float(router.regularizer(routing, real)) for routing in (undecided, decided)]
+    costs = [float(router.regularize(routing, real)) for routing in (undecided, decided)]
     assert costs == pytest.approx([1e-4 * math.log(EXPERTS), 0])
 
 
 def test_most_routers_add_nothing_to_the_loss() -> None:
     router, (scores, ids) = build_router(SoftmaxTopKConfig(2), EXPERTS), random_input(5, 9)
-    assert router.regularizer(router(scores, ids), torch.ones(5, dtype=torch.bool)) == 0
+    assert router.regularize(router(scores, ids), torch.ones(5, dtype=torch.bool)) == 0
 
 
 @pytest.mark.parametrize("config", [ReluConfig(2, penalty=0.5), TopPConfig(2)], ids=repr)
