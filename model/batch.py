@@ -4,8 +4,8 @@ Layers are written once, over flat tokens. Whatever joins tokens of a sequence (
 ask of the batch: `ForwardBatch` serves ragged sequences from the cache, `RectangularBatch` trains on whole rows.
 
 Shapes: T tokens of all sequences, S sequences, B blocks a sequence, B rows and L positions in training, H heads,
-G key/value heads or groups, C channels, J convolution taps, K key width, V value width, P head width and N state width of
-a state-space head.
+G key/value heads or groups, C channels, J convolution taps, K key width, V value width, P head width and N state width
+of a state-space head.
 """
 
 from dataclasses import dataclass
@@ -57,7 +57,8 @@ class TokenBatch(Protocol):
     ) -> Tensor:
         """Causal attention over each sequence. Returns o_THV.
 
-        `window`: how many tokens are seen, the token itself included; `sinks_H`: scores that only join the softmax's sum.
+        `window`: how many tokens are seen, the token itself included; `sinks_H`: scores that join only the softmax's
+        sum.
         """
         ...
 

@@ -73,7 +73,7 @@ class AttentionConfig:
 
 @dataclass(frozen=True, slots=True)
 class LatentAttentionConfig:
-    """Multi-head latent attention: keys and values of all heads from one small vector per token, which is remembered."""
+    """Multi-head latent attention: keys and values of all heads from one small, remembered vector per token."""
 
     num_heads: int
     query_rank: int | None  # None: queries straight from the hidden state

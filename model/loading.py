@@ -25,9 +25,9 @@ from model.checkpoint import (
     read_parameter,
 )
 from model.families import Family, family_of
-from model.kernels import product
-from model.layers.linear import GroupedLinear, Linear, can_pack
+from model.layers.linear import can_pack
 from model.network import CausalLM, cast_matrices
+from model.packing import pack_module
 from model.quantization import SCHEMES, Scheme, plain_scheme, saved
 from model.quantization.stored import decoded, nearest_scheme
 from model.readers import CountingReader, FiniteReader, OnceReader, Progress
@@ -134,10 +134,10 @@ def _fill(network: CausalLM, reader: CheckpointReader, rules: list[Rule], scheme
     for name, module_rules in _largest_first(network, rules):
         for rule in module_rules:
             _fill_tensor(network, reader, rule)
-        _pack(network, name, scheme)
+        pack_module(network, name, scheme)
         if name == "embedding" and network.config.tied_head:
             network.tie_head()
-            _pack(network, "head", scheme)
+            pack_module(network, "head", scheme)
         _return_freed_memory()
     unfilled = [name for name, tensor in network.state_dict().items() if tensor.is_meta]
     assert not unfilled, f"no rule of this family makes {unfilled[0]}"
@@ -171,25 +171,3 @@ def _fill_tensor(network: nn.Module, reader: CheckpointReader, rule: Rule) -> No
     tensor = read_parameter(reader, rule, getattr(module, name).dtype)
     is_parameter = isinstance(getattr(module, name), nn.Parameter)
     setattr(module, name, nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor)
-
-
-def _pack(network: CausalLM, name: str, scheme: Scheme | None) -> None:
-    """Put the packed form in the place of a matrix module; the plain weight is freed with it.
-
-    A matrix that this processor has no packed product for stays as it is.
-    """
-    module = network.get_submodule(name)
-    if scheme is None or not isinstance(module, Linear | GroupedLinear):
-        return
-    if not (product.can_pack(module.weight.shape[-1]) or can_pack(module.weight.dtype)):
-        return
-    own = scheme_of(name, scheme)
-    make = own.linear if isinstance(module, Linear) else own.grouped
-    network.set_submodule(name, make(module.weight, module.bias))
-
-
-def scheme_of(name: str, scheme: Scheme) -> Scheme:
-    """How the matrix of that name is kept: the head in its own way, routers in float32 always."""
-    if name == "head":
-        return scheme.head
-    return plain_scheme(torch.float32) if name.endswith("feed_forward.gate") else scheme

@@ -13,7 +13,7 @@ from model.cache import CacheSpec
 from model.config import LayerConfig, ModelConfig
 from model.layers.delta_net import DeltaNet
 from model.layers.feed_forward import Routed, build_feed_forward
-from model.layers.linear import GroupedLinear, Linear, PackedGroupedLinear, PackedLinear
+from model.layers.linear import GroupedLinear, Linear
 from model.layers.mixer import build_mixer
 from model.layers.norm import RMSNorm
 from model.layers.router import Routing
@@ -48,11 +48,15 @@ class CausalLM(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        # not filled here: on the meta device, random numbers cost seconds of imports
+        self.embedding = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.hidden_size), freeze=False)
         self.blocks = nn.ModuleList(Block(layer, config) for layer in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.norm)
-        self.head: Linear | PackedLinear = Linear(config.hidden_size, config.vocab_size)
-        self.reset_parameters()
+        self.head = Linear(config.hidden_size, config.vocab_size)
+        if config.tied_head:
+            self.tie_head()
+        if not self.embedding.weight.is_meta:
+            self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Small embeddings, matrices scaled by their input width, and blocks that start as the identity."""
@@ -69,7 +73,7 @@ class CausalLM(nn.Module):
                     nn.init.normal_(module.weight, std=0.02)
             elif isinstance(module, DeltaNet):
                 nn.init.uniform_(module.conv_weight, -0.5, 0.5)
-        nn.init.normal_(self.head.weight, std=0.02)  # type: ignore[arg-type]
+        nn.init.normal_(self.head.weight, std=0.02)
 
     def tie_head(self) -> None:
         """Let the head share the embedding's weights, as the bundled model is trained."""
@@ -108,14 +112,3 @@ def cast_matrices(network: CausalLM, dtype: torch.dtype) -> CausalLM:
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.to(dtype)
     return network
-
-
-def pack_matrices(network: CausalLM) -> CausalLM:
-    """Freeze the network for serving on a CPU: every matrix in oneDNN's layout. It cannot be trained afterwards."""
-    for module in list(network.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, Linear):
-                setattr(module, name, PackedLinear(child.weight, child.bias))
-            elif isinstance(child, GroupedLinear):
-                setattr(module, name, PackedGroupedLinear(child.weight, child.bias))
-    return network.requires_grad_(False).eval()

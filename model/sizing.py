@@ -7,8 +7,8 @@ from torch import nn
 from model.cache import bytes_per_block, bytes_per_row
 from model.layers.feed_forward import Routed
 from model.layers.linear import GroupedLinear, Linear
-from model.loading import scheme_of
 from model.network import CausalLM
+from model.packing import scheme_of
 from model.quantization import Scheme
 
 

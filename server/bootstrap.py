@@ -11,6 +11,7 @@ import torch
 import model
 from model.cache import bytes_per_block, bytes_per_row
 from model.chat_template import ChatTemplate
+from model.generation_defaults import GenerationDefaults
 from model.hub import find_checkpoint, is_hub_id
 from model.loading import default_dtype, default_scheme, describe, load_network
 from model.network import CausalLM
@@ -44,6 +45,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     torch.set_num_threads(settings.threads or default_threads(directory))
     config = engine_config(settings, network, tokenizer)
     engine = Engine(network, config, device=_device(settings))
+    defaults = GenerationDefaults.load(directory)
     model_id = settings.served_model_name or _model_id(settings.model, directory)
 
     def open_backend() -> Backend:
@@ -57,6 +59,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
             model_id=model_id,
             max_model_len=config.max_model_len,
             observer=metrics,
+            defaults=defaults,
         )
         return Backend(service, metrics)
 

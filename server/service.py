@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from model.chat_template import ChatTemplate
+from model.generation_defaults import GenerationDefaults
 from model.prompts import Message, TaskPrompts
 from model.tokenizer import Tokenizer
 from server.engine.client import EngineClient, EngineClosedError, QueueFullError
@@ -21,6 +22,7 @@ from server.generation import Generation, GenerationObserver
 from server.prompt import Prompt
 from server.segments import SegmentedGeneration, SegmentedPrompt
 
+NEUTRAL = GenerationDefaults()
 LONG_TEXT = 16_384  # characters; what is longer is encoded in a thread, so that other streams go on
 
 
@@ -37,12 +39,14 @@ class GenerationService:
         model_id: str,
         max_model_len: int,
         observer: GenerationObserver,
+        defaults: GenerationDefaults = NEUTRAL,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
         self.prompts = prompts
         self.model_id = model_id
         self.max_model_len = max_model_len
+        self.defaults = defaults
         self.created = int(time.time())
         self._chat_template = chat_template
         self._observer = observer

@@ -15,7 +15,8 @@ from model.batch import ForwardBatch
 from model.cache import CacheStorage
 from model.config import ModelConfig
 from model.layers.linear import GroupedLinear, Linear, can_pack
-from model.network import CausalLM, cast_matrices, pack_matrices
+from model.network import CausalLM, cast_matrices
+from model.packing import pack_matrices
 
 BLOCK_SIZE = 16
 CONTEXT, DECODED, REPEATS = 64, 64, 5

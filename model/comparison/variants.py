@@ -102,8 +102,8 @@ def _one_wide_expert(size: Size) -> RoutedConfig:
 
 _TWO = EXPERTS_PER_TOKEN
 _SOFTMAX_Z = 1e-3
-# What follows the load has some hundreds of steps here, not the papers' tens of thousands: thresholds follow faster, and
-# the penalty starts where it begins to work (theirs: 1e-8) and grows more slowly (theirs: by 1.2), to not overshoot.
+# What follows the load has some hundreds of steps here, in the papers tens of thousands: thresholds follow faster; the
+# penalty starts where it begins to work (theirs: 1e-8) and grows more slowly (theirs: by 1.2), so as not to overshoot.
 _ALL = (
     Variant("softmax-top-2", "softmax top-2", _experts(SoftmaxTopKConfig(_TWO)), _SOFTMAX_Z),
     Variant("sigmoid-bias", "sigmoid + bias top-2", _experts(SigmoidBiasConfig(_TWO))),

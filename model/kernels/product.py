@@ -9,6 +9,7 @@ D hidden width, G groups of 32 inputs.
 """
 
 import ctypes
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -69,8 +70,8 @@ class _Choice(ctypes.Structure):
 
 
 def available() -> bool:
-    """Whether the compiled products can be used on this machine."""
-    return native.available("product")
+    """Whether the compiled products can be used on this machine; ROUTELM_REFERENCE_KERNELS=1 forbids it."""
+    return os.environ.get("ROUTELM_REFERENCE_KERNELS") != "1" and native.available("product")
 
 
 def can_pack(inputs: int) -> bool:

@@ -33,7 +33,8 @@ class DeltaNet(nn.Module):
         self.A_log = nn.Parameter(torch.empty(heads))
         self.dt_bias = nn.Parameter(torch.empty(heads))
         self.norm = GatedRMSNorm(config.value_dim, config.norm_eps)
-        self.reset_gates()
+        if not self.A_log.is_meta:
+            self.reset_gates()
 
     def reset_gates(self) -> None:
         """Decay rates spread over short and long memories: A in (0, 16], time steps log-uniform in [0.001, 0.1]."""

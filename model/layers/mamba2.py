@@ -31,7 +31,8 @@ class Mamba2(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(config.num_heads))
         self.D = nn.Parameter(torch.ones(config.num_heads))
         self.norm = GroupedGateNorm(config.width, config.num_groups, config.norm_eps)
-        self.reset_decays()
+        if not self.A_log.is_meta:
+            self.reset_decays()
 
     def reset_decays(self) -> None:
         """Decays spread over short and long memories: A in [1, 16], time steps log-uniform in [0.001, 0.1]."""

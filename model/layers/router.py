@@ -70,7 +70,7 @@ class Router(nn.Module):
         """
         return routing.scores_TE.new_zeros(())
 
-    def after_step(self, load_E: Tensor, tokens: int = 0) -> None:
+    def after_step(self, load_E: Tensor, tokens: int) -> None:
         """Called once per optimizer step with the number of (token, expert) pairs each expert got, of `tokens` tokens.
 
         Padding counts in neither.
@@ -144,7 +144,7 @@ class SigmoidBias(Router):
             weights_TK = weights_TK / (weights_TK.sum(-1, keepdim=True) + self.config.epsilon)
         return Routing(weights_TK * self.config.scale, experts_TK, scores_TE)
 
-    def after_step(self, load_E: Tensor, tokens: int = 0) -> None:
+    def after_step(self, load_E: Tensor, tokens: int) -> None:
         load_E = load_E.float()
         self.bias_E += self.config.bias_rate * torch.sign(load_E.mean() - load_E)
 
@@ -209,7 +209,7 @@ class ExpertThreshold(Router):
         self.quantile_E = affinity_TE.quantile(1 - self.k / self.num_experts, dim=0)
         return super().regularize(routing, real_T)
 
-    def after_step(self, load_E: Tensor, tokens: int = 0) -> None:
+    def after_step(self, load_E: Tensor, tokens: int) -> None:
         self.steps += 1
         self.threshold_E.lerp_(self.quantile_E, max(1 - self.ema, 1 / int(self.steps)))
 
@@ -238,7 +238,7 @@ class Relu(Router):
         load_E = (gates_TE > 0).float().mean(0) * self.num_experts / self.k  # 1 each when even and on target
         return self.penalty * (load_E * gates_TE.mean(0)).sum()
 
-    def after_step(self, load_E: Tensor, tokens: int = 0) -> None:
+    def after_step(self, load_E: Tensor, tokens: int) -> None:
         if tokens:
             excess = float(load_E.sum()) / tokens / self.k - 1
             self.penalty.mul_(self.config.growth ** min(excess, 1.0)).clamp_(min=self.config.least)
@@ -270,7 +270,7 @@ class TopP(Router):
         logs_TE = routing.scores_TE[real_T].log_softmax(-1)
         return -self.config.entropy_weight * (logs_TE.exp() * logs_TE).sum(-1).mean()
 
-    def after_step(self, load_E: Tensor, tokens: int = 0) -> None:
+    def after_step(self, load_E: Tensor, tokens: int) -> None:
         if tokens:
             missing = self.k - float(load_E.sum()) / tokens
             self.threshold.add_(self.config.rate * missing).clamp_(0.01, 1.0)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from model.checkpoint import INDEX_NAME, CheckpointError, CheckpointReader, named_tensors, read_parameter
 from model.layers.linear import GroupedLinear, Linear
-from model.loading import Description, describe, open_layout, scheme_of
+from model.loading import Description, describe, open_layout
+from model.packing import scheme_of
 from model.quantization import Scheme, saved
 from model.readers import CountingReader, OnceReader, Progress
 from model.rules import Rule

@@ -25,9 +25,11 @@ class Replica:
             parameter.register_post_accumulate_grad_hook(self._collector(name))
 
     def _collector(self, name: str) -> Callable[[Tensor], None]:
+        gradients = self.gradients  # not the replica itself: the hook would keep it alive
+
         def collect(parameter: Tensor) -> None:
             assert parameter.grad is not None
-            self.gradients[name] += parameter.grad
+            gradients[name] += parameter.grad
             parameter.grad = None
 
         return collect

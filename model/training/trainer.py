@@ -135,9 +135,10 @@ class Trainer:
         for replica in self.replicas:
             replica.zero()
         self.load = [torch.stack(loads).sum(0) for loads in zip(*(report.load for report in reports), strict=True)]
+        tokens = sum(report.tokens for report in reports)
         for router, load_E in zip(self.replicas[0].routers, self.load, strict=True):
-            router.after_step(load_E)
-        tokens, seconds = sum(report.tokens for report in reports), time.monotonic() - start
+            router.after_step(load_E, tokens)
+        seconds = time.monotonic() - start
         self.step, self.tokens, self.seconds = self.step + 1, self.tokens + tokens, self.seconds + seconds
         return StepReport(
             step=self.step,
@@ -183,7 +184,7 @@ class Trainer:
 
     def _router_losses(self, router: Router, routing: Routing, real_T: Tensor, load_E: Tensor) -> Tensor:
         """What keeps a router in shape. `load_E` counts the last step and this micro-batch."""
-        loss = self.recipe.z_weight * losses.z_loss(routing, real_T)
+        loss = self.recipe.z_weight * losses.z_loss(routing, real_T) + router.regularize(routing, real_T)
         if router.needs_balance_loss:
             share_E = load_E / load_E.sum().clamp(min=1)
             loss = loss + self.recipe.balance_weight * losses.balance_loss(routing, real_T, share_E)

@@ -89,7 +89,9 @@ Chat = Admitted[ChatRequest]
 async def admit(body: ChatRequest, service: Service, request_id: RequestId) -> AsyncIterator[Chat]:
     """Validate, render, submit; abort what still runs when the request ends."""
     service.check_model(body.model)
-    sampling = body.sampling_params(service, max_tokens=service.max_model_len, logprobs=body.wanted_logprobs)
+    sampling = body.sampling_params(
+        service, max_tokens=service.max_model_len, defaults=service.defaults, logprobs=body.wanted_logprobs
+    )
     prompt = await service.chat_prompt(service.prompts.chat(template_messages(body.messages)))
     with admission(service, request_id, [prompt], sampling, body.stop_strings, body.n or 1) as generations:
         yield Admitted(f"chatcmpl-{request_id}", body, generations)

@@ -75,7 +75,11 @@ async def admit(body: CompletionRequest, service: Service, request_id: RequestId
             f"{len(prompts)} prompts times n={n} is more than {MAX_GENERATIONS}; send several requests.", param="prompt"
         )
     sampling = body.sampling_params(
-        service, max_tokens=DEFAULT_MAX_TOKENS, logprobs=body.logprobs, prompt_logprobs=body.scores_prompt
+        service,
+        max_tokens=DEFAULT_MAX_TOKENS,
+        defaults=service.defaults,
+        logprobs=body.logprobs,
+        prompt_logprobs=body.scores_prompt,
     )
     with admission(service, request_id, prompts, sampling, body.stop_strings, n) as generations:
         yield Admitted(f"cmpl-{request_id}", body, generations, prompts)

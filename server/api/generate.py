@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from server.api.dependencies import Admitted, RequestId, Service, admission
 from server.api.disconnect import until_disconnect
 from server.api.request_model import Text
-from server.api.tasks import TEMPERATURE, TaskFields, task_events
+from server.api.tasks import GREEDY, TaskFields, task_events
 from server.api.usage import UsageInfo
 from server.sse import EventStream
 
@@ -37,7 +37,7 @@ Work = Admitted[GenerateRequest]
 async def admit(body: GenerateRequest, service: Service, request_id: RequestId) -> AsyncIterator[Work]:
     """Encode, submit; abort what still runs when the request ends."""
     service.check_model(body.model)
-    sampling = body.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, temperature=TEMPERATURE)
+    sampling = body.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, defaults=GREEDY)
     prompt = await service.text_prompt(body.prompt)
     with admission(service, request_id, [prompt], sampling, body.stop_strings) as generations:
         yield Admitted(f"gen-{request_id}", body, generations)

@@ -1,9 +1,10 @@
 """The sampling fields that all text endpoints share."""
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field, StringConstraints
 
+from model.generation_defaults import GenerationDefaults
 from server.api.request_model import OneAsList, RequestModel
 from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
@@ -16,6 +17,7 @@ MAX_TOKENS = 1_000_000
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, le=10_000_000)]
 TokenIdText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,8}$")]
+Number = TypeVar("Number", int, float)
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
@@ -46,12 +48,12 @@ class SamplingFields(RequestModel):
         service: GenerationService,
         *,
         max_tokens: int,
-        temperature: float = 1.0,
+        defaults: GenerationDefaults,
         frequency_penalty: float = 0.0,
         logprobs: int | None = None,
         prompt_logprobs: bool = False,
     ) -> SamplingParams:
-        """The engine's form; `max_tokens`, `temperature` and `frequency_penalty` are the endpoint's defaults.
+        """The engine's form; `max_tokens`, `defaults` and `frequency_penalty` stand for what the request leaves out.
 
         Raises InvalidRequestError where fields contradict each other or name ids outside the vocabulary.
         """
@@ -67,13 +69,13 @@ class SamplingFields(RequestModel):
         service.check_token_ids(stop_token_ids, "stop_token_ids")
         return SamplingParams(
             max_tokens=max_tokens,
-            temperature=temperature if self.temperature is None else self.temperature,
-            top_k=max(0, self.top_k or 0),
-            top_p=1.0 if self.top_p is None else self.top_p,
-            min_p=self.min_p or 0.0,
-            repetition_penalty=1.0 if self.repetition_penalty is None else self.repetition_penalty,
+            temperature=_given(self.temperature, defaults.temperature),
+            top_k=max(0, _given(self.top_k, defaults.top_k)),
+            top_p=_given(self.top_p, defaults.top_p),
+            min_p=_given(self.min_p, defaults.min_p),
+            repetition_penalty=_given(self.repetition_penalty, defaults.repetition_penalty),
             presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=frequency_penalty if self.frequency_penalty is None else self.frequency_penalty,
+            frequency_penalty=_given(self.frequency_penalty, frequency_penalty),
             logit_bias=logit_bias,
             stop_token_ids=frozenset(stop_token_ids),
             min_tokens=self.min_tokens or 0,
@@ -82,3 +84,7 @@ class SamplingFields(RequestModel):
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
         )
+
+
+def _given(value: Number | None, otherwise: Number) -> Number:
+    return otherwise if value is None else value

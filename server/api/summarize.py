@@ -11,7 +11,7 @@ from server.api.dependencies import Admitted, RequestId, Service, admission
 from server.api.disconnect import until_disconnect
 from server.api.request_model import NonBlankText
 from server.api.shortening import Shortening
-from server.api.tasks import TEMPERATURE, TaskFields, task_events
+from server.api.tasks import GREEDY, TaskFields, task_events
 from server.api.translate import Language
 from server.api.usage import UsageInfo
 from server.sse import EventStream
@@ -52,7 +52,7 @@ async def admit(
     sampling = body.sampling_params(
         service,
         max_tokens=DEFAULT_MAX_TOKENS[body.length],
-        temperature=TEMPERATURE,
+        defaults=GREEDY,
         frequency_penalty=FREQUENCY_PENALTY,
     )
     language = detect_language(body.text) if body.language == "auto" else body.language

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
+from model.generation_defaults import GenerationDefaults
 from server.api.dependencies import Admitted
 from server.api.request_model import ModelName
 from server.api.sampling import SamplingFields
@@ -11,7 +12,7 @@ from server.engine.types import FinishReason
 from server.generation import interleave
 from server.sse import Event, Events
 
-TEMPERATURE = 0.0  # a task has one best answer: greedy unless the client asks for more
+GREEDY = GenerationDefaults(temperature=0.0)  # a task has one best answer, unless the client asks for more
 
 
 class TaskFields(SamplingFields):

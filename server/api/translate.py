@@ -12,7 +12,7 @@ from model.sentences import gap_before, split_sentences
 from server.api.dependencies import Admitted, RequestId, Service, admission
 from server.api.disconnect import until_disconnect
 from server.api.request_model import NonBlankText, OneAsList
-from server.api.tasks import TEMPERATURE, TaskFields, task_events
+from server.api.tasks import GREEDY, TaskFields, task_events
 from server.api.usage import UsageInfo
 from server.engine.types import FinishReason
 from server.engine.validation import MAX_BEAM_WIDTH, without_meaning_in_a_search
@@ -64,7 +64,7 @@ Work = Admitted[TranslateRequest]
 async def admit(body: TranslateRequest, service: Service, request_id: RequestId) -> AsyncIterator[Work]:
     """Find the languages, render, submit; abort what still runs when the request ends."""
     service.check_model(body.model)
-    sampling = body.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, temperature=TEMPERATURE)
+    sampling = body.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, defaults=GREEDY)
     if body.beam_width is not None or not without_meaning_in_a_search(sampling):
         sampling = replace(sampling, beam_width=body.beam_width or service.prompts.translation_beams)
     sources = [_source_language(body, index) for index in range(len(body.text))]

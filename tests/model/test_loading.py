@@ -17,7 +17,8 @@ from model.families import family_of, qwen3_next
 from model.generate import generate
 from model.layers.linear import Linear
 from model.loading import load_network
-from model.network import CausalLM, cast_matrices, pack_matrices
+from model.network import CausalLM, cast_matrices
+from model.packing import pack_matrices
 from model.quantization import SCHEMES, Scheme, plain, plain_scheme
 from model.quantization.writer import quantize_checkpoint
 

@@ -25,7 +25,8 @@ import model
 from model.checkpoint import load_weights, read_config
 from model.families import qwen3_next
 from model.loading import load_network
-from model.network import CausalLM, cast_matrices, pack_matrices
+from model.network import CausalLM, cast_matrices
+from model.packing import pack_matrices
 
 def load_whole_then_pack(directory):
     config = qwen3_next.config_from_hf(read_config(directory))

@@ -2,9 +2,11 @@
 
 import ctypes
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from model.kernels import build, library
 
@@ -35,7 +37,7 @@ def compile_answer(directory: Path, target: str, supported: int) -> None:
         f"int supported() {{ return {supported}; }}\nconst char* name() {{ return {target!r}; }}".replace("'", '"')
     )
     library_path = directory / f"product_{target}.so"
-    build.subprocess.run([compiler(), "-x", "c", "-shared", "-fPIC", str(code), "-o", str(library_path)], check=True)
+    subprocess.run([compiler(), "-x", "c", "-shared", "-fPIC", str(code), "-o", str(library_path)], check=True)
 
 
 def chosen() -> bytes | None:
@@ -61,14 +63,14 @@ def chosen() -> bytes | None:
 def test_the_best_library_that_runs_here_is_chosen(
     built: dict[str, int], expected: bytes | None, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(library.torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     for target, supported in built.items():
         compile_answer(elsewhere, target, supported)
     assert chosen() == expected
 
 
 def test_a_library_for_more_than_this_processor_is_not_opened(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(library.torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     compile_answer(elsewhere, "AVX512", 1)
     assert chosen() is None
 
@@ -83,7 +85,7 @@ def test_without_a_compiler_nothing_is_built_and_nothing_fails(
     elsewhere: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     assert build.main([]) == 0
     assert "plain and slower" in capsys.readouterr().out
     assert list(elsewhere.iterdir()) == []

@@ -1,5 +1,7 @@
 """Linear layers: trainable, packed by oneDNN, and for the compiled products."""
 
+from typing import TypeVar
+
 import pytest
 import torch
 from torch import nn
@@ -18,6 +20,7 @@ from model.layers.linear import (
 )
 
 COUNTS = torch.tensor([3, 0, 5])
+M = TypeVar("M", bound=nn.Module)
 needs_panels = pytest.mark.skipif(not product.available(), reason="the products are not compiled")
 needs_onednn = pytest.mark.skipif(not can_pack(torch.float32), reason="there is no oneDNN")
 
@@ -27,7 +30,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def filled(layer: nn.Module) -> nn.Module:
+def filled(layer: M) -> M:
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
     return layer.requires_grad_(False)
@@ -49,8 +52,8 @@ FORMS = [pytest.param("oneDNN", marks=needs_onednn), pytest.param("panels", mark
 @pytest.mark.parametrize("bias", [False, True])
 def test_linear_is_a_matrix_product_and_a_bias(bias: bool) -> None:
     layer, x = filled(Linear(32, 24, bias=bias)), torch.randn(7, 32)
-    expected = x @ layer.weight.T + (layer.bias if bias else 0)
-    torch.testing.assert_close(layer(x), expected)
+    expected = x @ layer.weight.T
+    torch.testing.assert_close(layer(x), expected if layer.bias is None else expected + layer.bias)
     assert (layer.bias is not None) == bias
 
 
@@ -59,7 +62,7 @@ def test_grouped_linear_gives_each_row_to_its_expert(bias: bool) -> None:
     layer, x = filled(GroupedLinear(3, 32, 24, bias=bias)), torch.randn(8, 32)
     experts = torch.tensor([0, 0, 0, 2, 2, 2, 2, 2])
     expected = torch.stack([w @ row for w, row in zip(layer.weight[experts], x, strict=True)])
-    torch.testing.assert_close(layer(x, COUNTS), expected + (layer.bias[experts] if bias else 0))
+    torch.testing.assert_close(layer(x, COUNTS), expected if layer.bias is None else expected + layer.bias[experts])
 
 
 @pytest.mark.parametrize("bias", [False, True])

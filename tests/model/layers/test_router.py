@@ -126,7 +126,7 @@ def test_the_bias_selects_but_does_not_weigh_and_follows_the_load() -> None:
     load = torch.zeros(EXPERTS)
     load[5] = 100
     for _ in range(3000):
-        router.after_step(load)
+        router.after_step(load, 100)
     after = router(scores, ids)
     assert 5 not in after.experts_TK
     affinity = scores.sigmoid().gather(1, after.experts_TK)
@@ -138,7 +138,7 @@ def test_thresholds_drift_to_the_wanted_mean_number_of_experts() -> None:
     router = build_router(ExpertThresholdConfig(2, ema=0.9), EXPERTS)
     for step in range(100):
         router.regularize(router(*random_input(400, step)), torch.ones(400, dtype=torch.bool))
-        router.after_step(torch.zeros(EXPERTS))
+        router.after_step(torch.zeros(EXPERTS), 100)
     assert 1.8 < mean_k(router(*random_input(2000, 101))) < 2.2
 
 
@@ -148,7 +148,7 @@ def test_thresholds_are_right_after_one_step() -> None:
     routing = router(*random_input(2000, 1))
     assert mean_k(routing) > 3
     router.regularize(routing, torch.ones(2000, dtype=torch.bool))
-    router.after_step(torch.zeros(EXPERTS))
+    router.after_step(torch.zeros(EXPERTS), 100)
     assert 1.8 < mean_k(router(*random_input(2000, 2))) < 2.2
 
 
@@ -158,11 +158,11 @@ def test_padding_does_not_raise_a_threshold() -> None:
     real = torch.arange(2000) % 3 > 0
     scores[~real] = 10.0
     router.regularize(router(scores, ids), real)
-    router.after_step(torch.zeros(EXPERTS))
+    router.after_step(torch.zeros(EXPERTS), 100)
     assert 1.8 < mean_k(router(*random_input(2000, 2))) < 2.2
     router.regularize(router(scores, ids), torch.ones(2000, dtype=torch.bool))
     router.get_buffer("steps").zero_()
-    router.after_step(torch.zeros(EXPERTS))
+    router.after_step(torch.zeros(EXPERTS), 100)
     assert mean_k(router(*random_input(2000, 2))) == 0  # negative control
 
 

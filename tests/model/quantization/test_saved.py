@@ -55,6 +55,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def load_saved(directory: Path, dtype: torch.dtype = torch.bfloat16) -> CausalLM:
     model = describe(directory, dtype)
+    assert saved.scheme_name(model.hf_config) is not None
     saved.fill(model.network, open_checkpoint(directory))
     return model.network.requires_grad_(False).eval()
 
@@ -128,9 +129,13 @@ def test_what_is_wrong_is_named(source: Path, tmp_path: Path, change: str) -> No
     target = tmp_path / "target"
     quantize_checkpoint(source, target, SCHEMES["int4"])
     tensors, config = tensors_of(target), json.loads((target / "config.json").read_text())
-    name = {"missing": "norm.weight", "unexpected": "extra", "shape": "head.values", "type": "head.values", "scales": "head.scales"}.get(
-        change
-    )
+    name = {
+        "missing": "norm.weight",
+        "unexpected": "extra",
+        "shape": "head.values",
+        "type": "head.values",
+        "scales": "head.scales",
+    }.get(change)
     if change in ("missing", "scales"):
         del tensors[str(name)]
     elif change == "unexpected":
@@ -144,7 +149,6 @@ def test_what_is_wrong_is_named(source: Path, tmp_path: Path, change: str) -> No
         (target / "config.json").write_text(json.dumps(config))
     save_file(tensors, target / "model-00001.safetensors")
     with pytest.raises(CheckpointError, match=name or "99"):
-        saved.scheme_name(config)
         load_saved(target)
 
 

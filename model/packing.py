@@ -1,0 +1,37 @@
+"""Freezing a network for serving on a CPU: every matrix in the form its scheme gives it."""
+
+import torch
+
+from model.kernels import product
+from model.layers.linear import GroupedLinear, Linear, can_pack
+from model.network import CausalLM
+from model.quantization import Scheme, plain_scheme
+
+
+def pack_matrices(network: CausalLM, scheme: Scheme | None = None) -> CausalLM:
+    """Pack all matrices, as they are unless there is a scheme. The network cannot be trained afterwards."""
+    for name, _ in list(network.named_modules()):
+        pack_module(network, name, scheme or plain_scheme(network.dtype))
+    return network.requires_grad_(False).eval()
+
+
+def pack_module(network: CausalLM, name: str, scheme: Scheme | None) -> None:
+    """Put the packed form in the place of a matrix module; the plain weight is freed with it.
+
+    A matrix that this processor has no packed product for stays as it is.
+    """
+    module = network.get_submodule(name)
+    if scheme is None or not isinstance(module, Linear | GroupedLinear):
+        return
+    if not (product.can_pack(module.weight.shape[-1]) or can_pack(module.weight.dtype)):
+        return
+    own = scheme_of(name, scheme)
+    make = own.linear if isinstance(module, Linear) else own.grouped
+    network.set_submodule(name, make(module.weight, module.bias))
+
+
+def scheme_of(name: str, scheme: Scheme) -> Scheme:
+    """How the matrix of that name is kept: the head in its own way, routers in float32 always."""
+    if name == "head":
+        return scheme.head
+    return plain_scheme(torch.float32) if name.endswith("feed_forward.gate") else scheme

@@ -1,0 +1,43 @@
+"""What a request leaves out, the checkpoint's generation_config.json says; tasks stay greedy."""
+
+from typing import Any
+
+import pytest
+
+from model.generation_defaults import GenerationDefaults
+from server.engine.types import SamplingParams
+from tests.server.applications import Server, client_of, make_server
+
+DEFAULTS = GenerationDefaults(temperature=0.6, top_p=0.9, top_k=20, min_p=0.1, repetition_penalty=1.1)
+NAMES = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
+
+
+@pytest.fixture
+def server() -> Server:
+    made = make_server()
+    made.service.defaults = DEFAULTS
+    return made
+
+
+def sampling(server: Server, path: str, body: dict[str, Any]) -> SamplingParams:
+    with client_of(server) as client:
+        assert client.post(path, json=body).status_code == 200
+    return server.engine.submitted[-1].sampling
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/chat/completions", CHAT), ("/v1/completions", {"prompt": "x"})])
+def test_open_endpoints_sample_as_recommended(server: Server, path: str, body: dict[str, Any]) -> None:
+    chosen = sampling(server, path, body)
+    assert [getattr(chosen, name) for name in NAMES] == [getattr(DEFAULTS, name) for name in NAMES]
+
+
+def test_what_a_request_names_wins(server: Server) -> None:
+    named = {"temperature": 0, "top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
+    chosen = sampling(server, "/v1/chat/completions", CHAT | named)
+    assert [getattr(chosen, name) for name in NAMES] == [0, 1, 0, 0, 1]
+
+
+def test_tasks_stay_greedy(server: Server) -> None:
+    chosen = sampling(server, "/v1/generate", {"prompt": "x"})
+    assert [getattr(chosen, name) for name in NAMES] == [0, 1, 0, 0, 1]
