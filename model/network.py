@@ -79,6 +79,19 @@ class CausalLM(nn.Module):
         """Let the head share the embedding's weights, as the bundled model is trained."""
         self.head.weight = self.embedding.weight
 
+    def route_to(self, experts_per_token: int) -> None:
+        """Send every token to that many experts in each routed layer, instead of as many as the config says.
+
+        Raises ValueError where a layer has fewer, and for a network without experts.
+        """
+        routed = [block.feed_forward for block in self.blocks if isinstance(block.feed_forward, Routed)]
+        fewest = min((feed_forward.config.num_experts for feed_forward in routed), default=0)
+        if not 1 <= experts_per_token <= fewest:
+            allowed = f"1 to {fewest}" if routed else "a model with experts"
+            raise ValueError(f"experts_per_token is {experts_per_token}: this takes {allowed}")
+        for feed_forward in routed:
+            feed_forward.router.k = experts_per_token
+
     @property
     def dtype(self) -> torch.dtype:
         """The type of hidden states and matrices."""

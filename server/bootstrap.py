@@ -42,6 +42,8 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     """
     directory = find_model(settings.model, settings.revision)
     network, tokenizer = _load(settings, directory, progress)
+    if settings.experts_per_token is not None:
+        network.route_to(settings.experts_per_token)
     torch.set_num_threads(settings.threads or default_threads(directory))
     config = engine_config(settings, network, tokenizer)
     engine = Engine(network, config, device=_device(settings))

@@ -55,6 +55,9 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = Field(
         default="auto", description="Type of the weights while computing."
     )
+    experts_per_token: int | None = Field(
+        default=None, ge=1, description="How many experts each token goes to; the bundled model learnt 1 to 3."
+    )
     quantize: Literal["auto", "none", "int8", "int4"] = Field(
         default="auto", description="How matrices are kept; auto: about as many bits as the checkpoint has."
     )

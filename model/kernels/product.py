@@ -199,6 +199,8 @@ def _experts(
 ) -> Tensor:
     x_TD = x_TD.contiguous()
     out_TD = torch.empty_like(x_TD)
+    if not len(x_TD):
+        return out_TD
     gate = None if tensors[2] is None else tensors[2].float().contiguous()
     pointers = [None if t is None else t.data_ptr() for t in tensors[:2]]
     for feed in feeds:

@@ -27,6 +27,9 @@ def serve(
     cache_bytes: Annotated[str | None, _option("Memory for caches, such as 1GiB.", "a share of what is free")] = None,
     max_queue: Annotated[int | None, _option("Most waiting requests; more are answered with 429.", "256")] = None,
     dtype: Annotated[str | None, _option("auto, bfloat16, float32 or float16.", "auto")] = None,
+    experts_per_token: Annotated[
+        int | None, _option("Experts each token goes to; the bundled model learnt 1 to 3.", "the model's")
+    ] = None,
     quantize: Annotated[str | None, _option("auto (as the checkpoint is stored), none, int8 or int4.", "auto")] = None,
     check_weights: Annotated[
         bool | None, typer.Option("--check-weights", help="Look for NaN and infinite weights while loading.")

@@ -141,6 +141,10 @@ def test_no_rows_give_no_rows() -> None:
     panels = Panels(torch.randn(1, 40, 32))
     assert product.product(torch.empty(0, 32), panels).shape == (0, 40)
     assert product.grouped_product(torch.empty(0, 32), torch.zeros(1, dtype=torch.int64), panels).shape == (0, 40)
+    layer = Layer(torch.float32, torch.float32)
+    nothing = slice(0, 0)
+    assert product.experts(*layer.choices(nothing), layer.routed, layer.shared, layer.gate_T[nothing]).shape == (0, 96)
+    assert product.feed_forward(torch.empty(0, 96), layer.shared).shape == (0, 96)
 
 
 def test_inputs_that_do_not_fit_are_refused() -> None:
