@@ -234,18 +234,28 @@ class OneDNNExperts:
         return combine(y_TKD, weights_TK, None, None)
 
 
-def figures_of(case: MatrixCase | ExpertsCase, rows: int, roofline: Roofline, repeats: int) -> dict[str, object]:
-    """Milliseconds and share of the roofline of every contender, measured in turn."""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One call, and what it has to do at least."""
+
+    seconds: float
+    bytes_read: float
+    operations: float
+
+    def figures(self, roofline: Roofline) -> dict[str, float]:
+        share = roofline.seconds(self.bytes_read, self.operations) / self.seconds
+        return {"ms": round(self.seconds * 1e3, 4), "share": round(share, 3)}
+
+
+def measure(case: MatrixCase | ExpertsCase, rows: int, repeats: int) -> dict[str, Measured]:
+    """Every contender, in turn; the first round is not counted."""
     calls = {kind: call for kind, call in case.calls(rows).items() if kind != DEFINITION or rows <= FEW_ROWS}
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(1 + repeats):  # the first round is not counted
-        for name, call in calls.items():
-            times[name].append(seconds_of(call, 0.02))
-    figures: dict[str, object] = {}
-    for name, (_, *measured) in times.items():
-        best = roofline.seconds(case.weights_read(rows) * BYTES[name], case.operations_per_row * rows)
-        figures[name] = {"ms": round(median(measured) * 1e3, 4), "share": round(best / median(measured), 3)}
-    return figures
+    times: dict[str, list[float]] = {kind: [] for kind in calls}
+    for _ in range(1 + repeats):
+        for kind, call in calls.items():
+            times[kind].append(seconds_of(call, 0.02))
+    work = case.weights_read(rows), case.operations_per_row * rows
+    return {kind: Measured(median(found), work[0] * BYTES[kind], work[1]) for kind, (_, *found) in times.items()}
 
 
 def cases(models: list[str]) -> Iterator[tuple[str, str, MatrixCase | ExpertsCase]]:
@@ -261,13 +271,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    roofline = measure_roofline()
-    print(f"{roofline.bandwidth / 1e9:.0f} GB/s, {roofline.operations / 1e9:.0f} GFLOP/s")
-    results: dict[str, object] = {"roofline": asdict(roofline), "threads": torch.get_num_threads()}
+    before, measured = measure_roofline(), {}
     for model, name, case in cases(arguments.models):
         for rows in arguments.rows:
-            results[f"{model}: {name}: {rows} rows"] = figures = figures_of(case, rows, roofline, arguments.repeats)
-            print(f"{model}: {name}: {rows} rows: {figures}")
+            key = f"{model}: {name}: {rows} rows"
+            measured[key] = measure(case, rows, arguments.repeats)
+            print(key, {kind: f"{found.seconds * 1e3:.3f} ms" for kind, found in measured[key].items()})
+    after = measure_roofline()
+    roofline = Roofline(max(before.bandwidth, after.bandwidth), max(before.operations, after.operations))
+    results: dict[str, object] = {"roofline": asdict(roofline), "threads": torch.get_num_threads()}
+    for key, kinds in measured.items():
+        results[key] = {kind: found.figures(roofline) for kind, found in kinds.items()}
     print(record.write("kernels", results))
 
 

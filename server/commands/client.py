@@ -21,8 +21,8 @@ class AnswerError(Exception):
 
 
 @contextmanager
-def server_or_model(url: str, model: str | None) -> Iterator[str]:
-    """The URL to ask: the given one, or that of an engine in this process when `model` is given."""
+def server_or_model(url: str, model: str | None, **settings: Any) -> Iterator[str]:
+    """The URL to ask: the given one, or that of an engine in this process, with these settings, if `model` is given."""
     if model is None:
         yield url
         return
@@ -30,8 +30,8 @@ def server_or_model(url: str, model: str | None) -> Iterator[str]:
     from server.serving import in_background
 
     configure_logging("warning")
-    settings = read_settings(model=model)
-    with in_background(settings, load_backend(settings)) as own_url:
+    read = read_settings(model=model, **settings)
+    with in_background(read, load_backend(read)) as own_url:
         yield own_url
 
 

@@ -1,7 +1,8 @@
 """`routelm evaluate`: scores of a model, beside what trivial baselines reach."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +20,12 @@ def evaluate(
     card_of: Annotated[
         Path | None, typer.Option(help="Directory of the bundled model's training run: writes MODEL_CARD.md to --out.")
     ] = None,
+    quantize: Annotated[
+        str | None, typer.Option(help="int8 or int4: score it so, and show perplexity before and after.")
+    ] = None,
+    experts_per_token: Annotated[
+        int | None, typer.Option(min=1, help="Experts each token goes to. (default: the model's)")
+    ] = None,
 ) -> None:
     """Score a model on validation data, with 95 % intervals, next to copying, majority and word-count baselines.
 
@@ -30,17 +37,33 @@ def evaluate(
 
     try:
         from model.evaluation.data import TASKS
+        from model.evaluation.precision import LIKELIHOOD_TASKS, perplexities
         from model.evaluation.progress import RichProgress
+        from model.evaluation.report import EvaluationReport
         from model.evaluation.run import FAIRNESS, evaluate
         from model.evaluation.url_model import UrlModel
 
         url = model if model.startswith(("http://", "https://")) else ""
-        with (
-            server_or_model(url, None if url else model) as address,
-            UrlModel(address) as served,
-            RichProgress() as progress,
-        ):
-            report = evaluate(served, data, task or (*TASKS, FAIRNESS), samples, progress)
+        if url and (quantize or experts_per_token):
+            raise ValueError(
+                "--quantize and --experts-per-token are settings of a model that is loaded here, not of a URL"
+            )
+
+        def report_of(tasks: Sequence[str], **settings: Any) -> EvaluationReport:
+            with (
+                server_or_model(url, None if url else model, **settings) as address,
+                UrlModel(address) as served,
+                RichProgress() as progress,
+            ):
+                return evaluate(served, data, tasks, samples, progress)
+
+        settings = {} if experts_per_token is None else {"experts_per_token": experts_per_token}
+        before = report_of(LIKELIHOOD_TASKS, quantize="none", **settings) if quantize else None
+        after = report_of(task or (*TASKS, FAIRNESS), **settings, **({"quantize": quantize} if quantize else {}))
+        if before is not None:
+            likelihoods = after if not task else report_of(LIKELIHOOD_TASKS, quantize=quantize, **settings)
+            typer.echo(perplexities(before, likelihoods, str(quantize)))
+        report = after
     except (ImportError, RuntimeError, ValueError) as error:
         typer.secho(str(error), fg=typer.colors.RED, err=True)
         raise typer.Exit(2) from None
