@@ -1,10 +1,13 @@
 """`routelm evaluate`: scores of a model, beside what trivial baselines reach."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from model.evaluation.report import EvaluationReport
 
 TASK_NAMES = "translate, summarize, analyze, chat, generate, fairness, or a pattern such as translate/tatoeba-*"
 
@@ -33,37 +36,11 @@ def evaluate(
 
     Any server with OpenAI's API can be scored: routelm evaluate http://127.0.0.1:8000 --data DIR
     """
-    from server.commands.client import server_or_model
-
+    settings = {"quantize": quantize, "experts_per_token": experts_per_token}
     try:
-        from model.evaluation.data import TASKS
-        from model.evaluation.precision import LIKELIHOOD_TASKS, perplexities
-        from model.evaluation.progress import RichProgress
-        from model.evaluation.report import EvaluationReport
-        from model.evaluation.run import FAIRNESS, evaluate
-        from model.evaluation.url_model import UrlModel
-
-        url = model if model.startswith(("http://", "https://")) else ""
-        if url and (quantize or experts_per_token):
-            raise ValueError(
-                "--quantize and --experts-per-token are settings of a model that is loaded here, not of a URL"
-            )
-
-        def report_of(tasks: Sequence[str], **settings: Any) -> EvaluationReport:
-            with (
-                server_or_model(url, None if url else model, **settings) as address,
-                UrlModel(address) as served,
-                RichProgress() as progress,
-            ):
-                return evaluate(served, data, tasks, samples, progress)
-
-        settings = {} if experts_per_token is None else {"experts_per_token": experts_per_token}
-        before = report_of(LIKELIHOOD_TASKS, quantize="none", **settings) if quantize else None
-        after = report_of(task or (*TASKS, FAIRNESS), **settings, **({"quantize": quantize} if quantize else {}))
-        if before is not None:
-            likelihoods = after if not task else report_of(LIKELIHOOD_TASKS, quantize=quantize, **settings)
-            typer.echo(perplexities(before, likelihoods, str(quantize)))
-        report = after
+        report = _report(model, data, task, samples, settings)
+        if quantize is not None:
+            typer.echo(_cost_of_precision(model, data, samples, settings))
     except (ImportError, RuntimeError, ValueError) as error:
         typer.secho(str(error), fg=typer.colors.RED, err=True)
         raise typer.Exit(2) from None
@@ -78,3 +55,36 @@ def evaluate(
 
         (out / "MODEL_CARD.md").write_text(bundled_card(card_of, report, samples), encoding="utf-8")
     typer.echo(f"wrote {', '.join(path.name for path in sorted(out.iterdir()))} to {out}")
+
+
+def _report(
+    model: str, data: Path, tasks: Sequence[str] | None, samples: int | None, settings: Mapping[str, Any]
+) -> "EvaluationReport":
+    """Scores of a server, or of a checkpoint that is served here with these settings (None: the default)."""
+    from model.evaluation.data import TASKS
+    from model.evaluation.progress import RichProgress
+    from model.evaluation.run import FAIRNESS, evaluate
+    from model.evaluation.url_model import UrlModel
+    from server.commands.client import server_or_model
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    url = model if model.startswith(("http://", "https://")) else ""
+    if url and given:
+        raise ValueError(f"{', '.join(given)}: settings of a model that is loaded here, not of a server elsewhere")
+    with (
+        server_or_model(url, None if url else model, **given) as address,
+        UrlModel(address) as served,
+        RichProgress() as progress,
+    ):
+        return evaluate(served, data, tasks or (*TASKS, FAIRNESS), samples, progress)
+
+
+def _cost_of_precision(model: str, data: Path, samples: int | None, settings: Mapping[str, Any]) -> str:
+    """Perplexity of the same texts with the weights as they are and quantized, as a table."""
+    from model.evaluation.precision import LIKELIHOOD_TASKS, perplexities
+
+    before, after = (
+        _report(model, data, LIKELIHOOD_TASKS, samples, {**settings, "quantize": scheme})
+        for scheme in ("none", settings["quantize"])
+    )
+    return perplexities(before, after, settings["quantize"])
