@@ -162,13 +162,13 @@ class RectangularBatch:
         sinks_H: Tensor | None = None,
     ) -> Tensor:
         q, k, v = (self._rows(x).transpose(1, 2) for x in (q_THK, k_TGK, v_TGV))
-        if sinks_H is not None:  # one more key, of value zero, whose score is the sink
-            out = _attention_with_sinks(q, k, v, self._visible(window), scale, sinks_H)
-        elif window is not None:
-            mask = self._visible(window)
-            out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=True)
+        if sinks_H is not None or not q.is_cuda:
+            out = _attention_by_products(q, k, v, self._visible(window), scale, sinks_H)
         else:
-            out = functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+            mask = None if window is None else self._visible(window)
+            out = functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
+            )
         return out.transpose(1, 2).reshape(*q_THK.shape[:2], v_TGV.shape[-1])
 
     def _visible(self, window: int | None) -> Tensor:
@@ -181,13 +181,17 @@ class RectangularBatch:
         return x.reshape(*self.token_ids_BL.shape, *x.shape[1:])
 
 
-def _attention_with_sinks(
-    q_BHLK: Tensor, k_BGLK: Tensor, v_BGLV: Tensor, visible_LL: Tensor, scale: float, sinks_H: Tensor
+def _attention_by_products(
+    q_BHLK: Tensor, k_BGLK: Tensor, v_BGLV: Tensor, visible_LL: Tensor, scale: float, sinks_H: Tensor | None
 ) -> Tensor:
+    """Attention with its scores written out: with rows of a few hundred positions, on a CPU, its backward pass takes a
+    quarter to a half of the fused one's time."""
     groups = q_BHLK.shape[1] // k_BGLK.shape[1]
-    k, v = k_BGLK.repeat_interleave(groups, dim=1), v_BGLV.repeat_interleave(groups, dim=1)
-    scores = (q_BHLK @ k.transpose(-1, -2)).float() * scale
-    scores = scores.masked_fill(~visible_LL, float("-inf"))
-    sinks = sinks_H.float()[:, None, None].expand(*scores.shape[:3], 1)
-    shares = torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]
-    return shares.to(v.dtype) @ v
+    k, v = (x.repeat_interleave(groups, dim=1).flatten(0, 1) for x in (k_BGLK, v_BGLV))
+    hidden = torch.zeros_like(visible_LL, dtype=torch.float32).masked_fill(~visible_LL, float("-inf"))
+    scores = torch.bmm((q_BHLK * scale).flatten(0, 1), k.transpose(1, 2)).float() + hidden
+    if sinks_H is not None:  # one more key, of value zero, whose score is the sink
+        sinks = sinks_H.float().repeat(len(q_BHLK))[:, None, None].expand(*scores.shape[:2], 1)
+        scores = torch.cat([scores, sinks], dim=-1)
+    shares = scores.softmax(-1)[..., : len(visible_LL)]
+    return torch.bmm(shares.to(v.dtype), v).unflatten(0, q_BHLK.shape[:2])

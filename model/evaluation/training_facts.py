@@ -1,10 +1,11 @@
 """What the log of a training run says about it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from model.training.log import LOG_NAME, read_log
 
 CURVE_POINTS = 12
 LAST_STEPS = 50  # averaged for the final training loss
@@ -35,10 +36,10 @@ class TrainingFacts:
 
 def read_training_facts(run_dir: Path) -> TrainingFacts:
     """Read `log.jsonl` of a run directory. ValueError where there is none, or nothing in it."""
-    path = run_dir / "log.jsonl"
+    path = run_dir / LOG_NAME
     if not path.is_file():
-        raise ValueError(f"{run_dir} has no log.jsonl: give the directory of a training run")
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        raise ValueError(f"{run_dir} has no {LOG_NAME}: give the directory of a training run")
+    lines = read_log(path)
     if not lines:
         raise ValueError(f"{path} is empty: the run has not done a step yet")
     seconds = _seconds(lines)
@@ -64,10 +65,11 @@ def _seconds(lines: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _curve(lines: Sequence[Mapping[str, Any]]) -> tuple[CurvePoint, ...]:
-    """The run cut into even pieces, each with its mean loss and its last validation."""
-    pieces = min(CURVE_POINTS, len(lines))
-    ends = [len(lines) * (piece + 1) // pieces for piece in range(pieces)]
-    return tuple(_point(lines[start:end]) for start, end in zip([0, *ends], ends, strict=False))
+    """The run cut into pieces of even numbers of tokens, each with its mean loss and its last validation."""
+    pieces: dict[int, list[Mapping[str, Any]]] = {}
+    for line in lines:
+        pieces.setdefault((line["tokens"] - 1) * CURVE_POINTS // lines[-1]["tokens"], []).append(line)
+    return tuple(_point(piece) for piece in pieces.values())
 
 
 def _point(lines: Sequence[Mapping[str, Any]]) -> CurvePoint:

@@ -15,8 +15,6 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-LOG_NAME = "log.jsonl"  # beside the checkpoint: a line per step
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:

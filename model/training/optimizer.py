@@ -95,6 +95,11 @@ class Optimizer:
         groups = {"master": self.masters, "first": self.first, "second": self.second}
         return {f"{group}/{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
 
+    def load_masters(self, masters: dict[str, Tensor]) -> None:
+        """Begin anew from these weights, without moments. ValueError where they are another network's."""
+        moments = {key: tensor for key, tensor in self.state_tensors().items() if not key.startswith("master/")}
+        self.load_state_tensors(moments | {f"master/{name}": tensor for name, tensor in masters.items()}, 0)
+
     def load_state_tensors(self, tensors: dict[str, Tensor], steps: int) -> None:
         """Take over what `state_tensors` gave. ValueError where it comes from another network."""
         for key, tensor in self.state_tensors().items():

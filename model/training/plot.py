@@ -1,7 +1,8 @@
 """The loss curve of a run as a picture."""
 
-import json
 from pathlib import Path
+
+from model.training.log import read_log
 
 
 def plot_losses(log_path: Path, picture_path: Path) -> None:
@@ -10,7 +11,7 @@ def plot_losses(log_path: Path, picture_path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         return
-    lines = [json.loads(line) for line in log_path.read_text(encoding="utf-8").splitlines()]
+    lines = read_log(log_path)
     if not lines:
         return
     figure = Figure(figsize=(9, 6), layout="constrained")

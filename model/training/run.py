@@ -1,7 +1,6 @@
 """A training run as a person sees it: a progress line, a log, validation, a plot, checkpoints, the finished model."""
 
 import json
-import shutil
 import time
 from collections import deque
 from dataclasses import asdict
@@ -9,8 +8,8 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from model.training.checkpoints import LOG_NAME
 from model.training.export import export
+from model.training.log import LOG_NAME, forget_after, thin_out
 from model.training.plot import plot_losses
 from model.training.trainer import StepReport, Trainer
 
@@ -28,7 +27,7 @@ def run(
     Stopping it at any moment loses at most the time since the last checkpoint.
     """
     log_path = trainer.run_dir / LOG_NAME
-    _forget_lines_after(log_path, trainer.step)
+    forget_after(log_path, trainer.step)
     saved_at = time.monotonic()
     with _progress() as progress, log_path.open("a", encoding="utf-8") as log:
         task = progress.add_task("training", total=trainer.recipe.tokens, completed=trainer.tokens, status="")
@@ -47,7 +46,9 @@ def run(
                 saved_at = time.monotonic()
     trainer.save()
     plot_losses(log_path, trainer.run_dir / "loss.png")
-    return export(trainer.network, tokenizer_dir, trainer.run_dir / "model")
+    model = export(trainer.network, tokenizer_dir, trainer.run_dir / "model")
+    thin_out(log_path, model / LOG_NAME)
+    return model
 
 
 def _progress() -> Progress:
@@ -66,13 +67,3 @@ def _progress() -> Progress:
 
 def _status(report: StepReport, tokens_per_second: float) -> str:
     return f"loss {report.loss:.3f}  {tokens_per_second:,.0f} tokens/s  MaxVio {report.max_violation:.2f}"
-
-
-def _forget_lines_after(log_path: Path, step: int) -> None:
-    """Drop the log of steps that a resumed run will do again."""
-    if not log_path.exists():
-        return
-    lines = [line for line in log_path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step]
-    partial = log_path.with_suffix(".tmp")
-    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    shutil.move(partial, log_path)

@@ -17,10 +17,12 @@ from torch import Tensor
 from model.batch import RectangularBatch
 from model.config import RoutedConfig
 from model.layers.router import Router, Routing
+from model.loading import load_network
 from model.network import CausalLM, cast_matrices
 from model.training import losses
 from model.training.batches import BatchStream, TrainingBatch, valid_batches
-from model.training.checkpoints import LOG_NAME, Checkpoint, read_checkpoint, write_checkpoint
+from model.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from model.training.log import LOG_NAME, read_log
 from model.training.optimizer import Optimizer
 from model.training.recipes import Phase, Recipe
 from model.training.replica import Replica, mean_gradients, share_weights
@@ -55,7 +57,8 @@ class Trainer:
 
     With `start_from`, the directory of another run of the same network, a new run begins with that run's weights and
     moments and goes on counting its steps and tokens; data, batches and all else are its own. The recipe's tokens are
-    those of both. ValueError where that run has no checkpoint or another network.
+    those of both. It may also be the directory of a finished model: then the moments are new and the rate warms up
+    again. ValueError where it is neither, or another network.
 
     `workers` micro-batches run at the same time on one thread each; on a GPU it is 1. The result depends on the number
     of workers only through rounding, and not at all on which of them is faster.
@@ -88,6 +91,7 @@ class Trainer:
         self.load = [torch.zeros(router.num_experts) for router in self.replicas[0].routers]  # of the last step
         run_dir.mkdir(parents=True, exist_ok=True)
         self.inherited_tokens = 0  # of the runs this one started from
+        self.cold_step = 0  # where the moments were new
         checkpoint = read_checkpoint(run_dir, device)
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -114,7 +118,7 @@ class Trainer:
     def learning_rate(self) -> float:
         """Share of the peak rates: warm-up, plateau, then 1 - sqrt down to zero at the last token."""
         decay_start = self.recipe.tokens * (1 - self.recipe.decay_share)
-        warm = min(1.0, (self.step + 1) / self.recipe.warmup_steps)
+        warm = min(1.0, (self.step - self.cold_step + 1) / self.recipe.warmup_steps)
         progress = max(0.0, (self.tokens - decay_start) / (self.recipe.tokens - decay_start))
         return float(warm * (1 - min(progress, 1.0) ** 0.5))
 
@@ -216,6 +220,7 @@ class Trainer:
             "step": self.step,
             "tokens": self.tokens,
             "inherited_tokens": self.inherited_tokens,
+            "cold_step": self.cold_step,
             "seconds": self.seconds,
             "streams": {name: stream.state_dict() for name, stream in self.streams.items()},
         }
@@ -230,13 +235,25 @@ class Trainer:
     def _inherit(self, ancestor: Path) -> None:
         """Begin with another run's weights and log."""
         checkpoint = read_checkpoint(ancestor, self.device)
-        if checkpoint is None:
-            raise ValueError(f"{ancestor} has no checkpoint to start from: give the directory of a training run")
-        self._restore_weights(checkpoint)
+        if checkpoint is not None:
+            self._restore_weights(checkpoint)
+        elif (ancestor / "config.json").is_file():
+            self._take_over(ancestor)
+        else:
+            raise ValueError(f"{ancestor} has no checkpoint to start from: give the directory of a run or of a model")
         self.inherited_tokens = self.tokens
         if (ancestor / LOG_NAME).exists():
             shutil.copyfile(ancestor / LOG_NAME, self.run_dir / LOG_NAME)
         self.save()
+
+    def _take_over(self, model_dir: Path) -> None:
+        """The weights of a finished model, and what its log says of how it came about."""
+        finished = load_network(model_dir, torch.float32, pack=False)
+        self.optimizer.load_masters(dict(finished.named_parameters()))
+        self.network.load_state_dict(dict(finished.named_buffers()), strict=False)
+        lines = read_log(model_dir / LOG_NAME)
+        if lines:
+            self.step, self.tokens, self.cold_step = lines[-1]["step"], lines[-1]["tokens"], lines[-1]["step"]
 
     def _restore_weights(self, checkpoint: Checkpoint) -> None:
         tensors, state = checkpoint.tensors, checkpoint.state
@@ -245,3 +262,4 @@ class Trainer:
         self.network.load_state_dict(buffers, strict=False)
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
         self.load = [tensors[f"load/{layer}"] for layer in range(len(self.load))]
+        self.cold_step = state.get("cold_step", 0)

@@ -15,7 +15,7 @@ from model.generate import generate, sequence_logprobs
 from model.loading import load_network
 from model.tokenizer import Tokenizer
 from model.training.batches import LossWeights
-from model.training.checkpoints import LOG_NAME
+from model.training.log import LOG_NAME
 from model.training.mixture import Mixture, MixturePart
 from model.training.optimizer import OptimizerConfig, orthogonalize
 from model.training.prepare import prepare
@@ -150,6 +150,23 @@ def test_a_run_starts_from_the_weights_moments_and_log_of_another(prepared: Path
     assert (resumed.step, resumed.inherited_tokens) == (heir.step, ancestor.tokens)
 
 
+def test_a_run_goes_on_from_a_finished_model(prepared: Path, tmp_path: Path) -> None:
+    first = Trainer(recipe(), prepared, tmp_path / "first")
+    model = run(first, tokenizer_dir=BUNDLED, validate_on=[])
+    heir = Trainer(recipe(tokens=12000), prepared, tmp_path / "heir", start_from=model)
+    assert (heir.step, heir.tokens, heir.inherited_tokens) == (first.step, first.tokens, first.tokens)
+    shipped = load_network(model, torch.float32, pack=False)
+    masters = heir.optimizer.masters
+    assert all(torch.equal(masters[name], p) for name, p in shipped.named_parameters() if name in masters)
+    assert all(not moment.any() for moment in heir.optimizer.first.values())
+    rates = [heir.train_step().learning_rate for _ in range(3)]
+    assert rates == [pytest.approx(share) for share in (1 / 3, 2 / 3, 1)]  # it warms up again
+    heir.save()
+    resumed = Trainer(recipe(tokens=12000), prepared, tmp_path / "heir")
+    assert resumed.learning_rate() == heir.learning_rate()
+    assert resumed.cold_step == first.step
+
+
 def test_an_heir_that_is_killed_and_resumed_gives_the_same_weights(prepared: Path, tmp_path: Path) -> None:
     ancestor = Trainer(recipe(), prepared, tmp_path / "ancestor")
     ancestor.train_step()
@@ -171,7 +188,7 @@ def test_an_heir_that_is_killed_and_resumed_gives_the_same_weights(prepared: Pat
 
 def test_a_run_cannot_start_from_nothing_or_from_another_network(prepared: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="has no checkpoint to start from"):
+    with pytest.raises(ValueError, match="has no checkpoint to start from: give the directory of a run or of a model"):
         Trainer(recipe(), prepared, tmp_path / "a", start_from=tmp_path / "empty")
     Trainer(recipe(), prepared, tmp_path / "other").save()
     wider = replace(recipe(), model=hybrid_config(hidden_size=96, num_layers=4, num_heads=2, num_kv_heads=1))
