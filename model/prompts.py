@@ -34,6 +34,7 @@ class TaskPrompts(Protocol):
     `native_tasks`: the tasks it was trained for, where that is known; others are asked for in plain words.
     `translation_pairs`: the (source, target) languages the model learnt, None if that is not known;
     `translation_beams`: how many translations of a sentence to weigh side by side, measured to be worth its time;
+    `summaries_from_sentences`: whether summaries are best made of the text's own sentences;
     `sentence_by_sentence`: whether it learnt translation from single sentences; `longest_document`: how many tokens the
     documents had at most from which it learnt to summarize, None if that is not known.
     """
@@ -41,6 +42,7 @@ class TaskPrompts(Protocol):
     native_tasks: tuple[str, ...]
     translation_pairs: frozenset[tuple[str, str]] | None
     translation_beams: int
+    summaries_from_sentences: bool
     sentence_by_sentence: bool
     longest_document: int | None
 
@@ -61,6 +63,7 @@ class TaggedPrompts:
         pair for other in LANGUAGES[1:] for pair in (("en", other), (other, "en"))
     )
     translation_beams = 4
+    summaries_from_sentences = True  # measured: what it writes itself shares fewer words with people's summaries
     sentence_by_sentence = True
     longest_document: int | None = 440  # training examples have 512 tokens, question and answer together
 
@@ -90,6 +93,7 @@ class InstructionPrompts:
     native_tasks: tuple[str, ...] = ()
     translation_pairs: frozenset[tuple[str, str]] | None = None
     translation_beams = 1
+    summaries_from_sentences = False
     sentence_by_sentence = False
     longest_document: int | None = None
 

@@ -16,6 +16,7 @@ from model.hub import find_checkpoint, is_hub_id
 from model.loading import default_dtype, default_scheme, describe, load_network
 from model.network import CausalLM
 from model.prompts import prompts_for
+from model.quality import Quality
 from model.quantization import SCHEMES, Scheme, plain_scheme
 from model.readers import Progress
 from model.sizing import weight_bytes
@@ -47,7 +48,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     torch.set_num_threads(settings.threads or default_threads(directory))
     config = engine_config(settings, network, tokenizer)
     engine = Engine(network, config, device=_device(settings))
-    defaults = GenerationDefaults.load(directory)
+    defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
     model_id = settings.served_model_name or _model_id(settings.model, directory)
 
     def open_backend() -> Backend:
@@ -62,6 +63,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
             max_model_len=config.max_model_len,
             observer=metrics,
             defaults=defaults,
+            quality=quality,
         )
         return Backend(service, metrics)
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from model.chat_template import ChatTemplate
 from model.generation_defaults import GenerationDefaults
 from model.prompts import Message, TaskPrompts
+from model.quality import Quality
 from model.tokenizer import Tokenizer
 from server.engine.client import EngineClient, EngineClosedError, QueueFullError
 from server.engine.types import EngineRequest, SamplingParams
@@ -23,6 +24,7 @@ from server.prompt import Prompt
 from server.segments import SegmentedGeneration, SegmentedPrompt
 
 NEUTRAL = GenerationDefaults()
+UNKNOWN = Quality()
 LONG_TEXT = 16_384  # characters; what is longer is encoded in a thread, so that other streams go on
 
 
@@ -40,6 +42,7 @@ class GenerationService:
         max_model_len: int,
         observer: GenerationObserver,
         defaults: GenerationDefaults = NEUTRAL,
+        quality: Quality = UNKNOWN,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
@@ -47,6 +50,7 @@ class GenerationService:
         self.model_id = model_id
         self.max_model_len = max_model_len
         self.defaults = defaults
+        self.quality = quality
         self.created = int(time.time())
         self._chat_template = chat_template
         self._observer = observer

@@ -15,6 +15,7 @@ class ModelCard(BaseModel):
     """`native_tasks`: what the model was trained for with prompts of its own; other tasks are asked for in plain words.
 
     `translation_pairs`: the directions it learnt, such as "en-de"; null where that is not known.
+    `warnings`: the tasks it was measured to be no good at.
     """
 
     id: str
@@ -24,6 +25,7 @@ class ModelCard(BaseModel):
     max_model_len: int
     native_tasks: list[str]
     translation_pairs: list[str] | None
+    warnings: list[str]
 
 
 class ModelList(BaseModel):
@@ -52,4 +54,5 @@ def _card(service: GenerationService) -> ModelCard:
         max_model_len=service.max_model_len,
         native_tasks=list(service.prompts.native_tasks),
         translation_pairs=None if pairs is None else sorted(f"{source}-{target}" for source, target in pairs),
+        warnings=service.quality.all_warnings(),
     )

@@ -1,19 +1,23 @@
 """POST /v1/summarize: a text in fewer words."""
 
 from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from model.language import detect_language
 from server.api.dependencies import Admitted, RequestId, Service, admission
 from server.api.disconnect import until_disconnect
+from server.api.extraction import SENTENCES, Extraction, sentences_in
 from server.api.request_model import NonBlankText
 from server.api.shortening import Shortening
 from server.api.tasks import GREEDY, TaskFields, task_events
 from server.api.translate import Language
 from server.api.usage import UsageInfo
+from server.engine.types import FinishReason
+from server.service import GenerationService
 from server.sse import EventStream
 
 router = APIRouter(prefix="/v1", tags=["Tasks"])
@@ -26,10 +30,15 @@ class SummarizeRequest(TaskFields):
     text: NonBlankText
     language: Language | Literal["auto"] = "auto"
     length: Literal["short", "medium", "long"] = "medium"
+    method: Literal["auto", "generate", "extract"] = Field(
+        "auto",
+        description="generate: in the model's own words. extract: the sentences of the text that the model takes for "
+        "its summary most likely. auto: what the model was measured to be better at.",
+    )
 
 
 class SummarizeResponse(BaseModel):
-    """`language` is the one asked for, or the text's own."""
+    """`language` is the one asked for, or the text's own; `warnings` say if the model is not good at this."""
 
     id: str
     object: Literal["summary"] = "summary"
@@ -37,8 +46,26 @@ class SummarizeResponse(BaseModel):
     summary: str
     language: str
     length: str
+    method: str
     finish_reason: str
     usage: UsageInfo
+    warnings: list[str] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was settled when the request came in. `extracted` is the summary where no more words are needed."""
+
+    language: str
+    length: str
+    method: str
+    warnings: list[str]
+    extracted: str | None = None
+
+    def details(self) -> dict[str, Any]:
+        details = asdict(self)
+        del details["extracted"]
+        return details
 
 
 Work = Admitted[SummarizeRequest]
@@ -47,40 +74,61 @@ Work = Admitted[SummarizeRequest]
 async def admit(
     request: Request, body: SummarizeRequest, service: Service, request_id: RequestId
 ) -> AsyncIterator[Work]:
-    """Find the language, shorten what is too long, render, submit; abort what still runs when the request ends."""
+    """Find language and method; choose sentences, or submit a prompt and abort what still runs in the end."""
     service.check_model(body.model)
+    language = detect_language(body.text) if body.language == "auto" else body.language
+    method = _method(service, body) if body.method == "auto" else body.method
+    plan = Plan(language, body.length, method, service.quality.warnings("summarize"))
+    work_id = f"sum-{request_id}"
+    if method == "extract":
+        extraction = Extraction(service, request_id, language, body.length)
+        plan = replace(plan, extracted=await until_disconnect(request, extraction.of(body.text)))
+        yield Admitted(work_id, body, [], extra=plan, earlier=extraction.done)
+        return
     sampling = body.sampling_params(
         service,
         max_tokens=DEFAULT_MAX_TOKENS[body.length],
         defaults=GREEDY,
         frequency_penalty=FREQUENCY_PENALTY,
     )
-    language = detect_language(body.text) if body.language == "auto" else body.language
     shortened = Shortening(service, request_id, language, sampling)
     text = await until_disconnect(request, shortened.of(body.text))
     prompt = await service.chat_prompt(service.prompts.summarize(text, language, body.length))
     with admission(service, request_id, [prompt], sampling, body.stop_strings) as generations:
-        extra = {"language": language, "length": body.length}
-        yield Admitted(f"sum-{request_id}", body, generations, extra=extra, earlier=shortened.done)
+        yield Admitted(work_id, body, generations, extra=plan, earlier=shortened.done)
 
 
 @router.post("/summarize", response_model=SummarizeResponse, summary="Summarize text")
 async def summarize(request: Request, service: Service, work: Annotated[Work, Depends(admit)]) -> Any:
     """Say it shorter, in the language of the text.
 
-    Of a document longer than the model can read at once, pieces are summarized first, then their summaries.
+    A model whose own summaries are worse than the text's best sentences, as the bundled one's are, chooses sentences
+    (`method`), unless a long summary of no more than two sentences is wanted: those it joins.
+
+    A document longer than the model can read at once is read in pieces.
 
     With `stream`: events `{"object": "summary.chunk", "id", "index": 0, "delta"}`, then one `{"object":
-    "summary.done", "id", "model", "language", "length", "finish_reason", "usage"}`, then `[DONE]`.
+    "summary.done", "id", "model", "language", "length", "method", "warnings", "finish_reason", "usage"}`, then
+    `[DONE]`.
     """
+    plan: Plan = work.extra
     if work.body.stream:
-        return EventStream(task_events("summary", work, service.model_id, lambda _: work.extra))
-    [result] = await until_disconnect(request, work.results())
+        first = () if plan.extracted is None else (plan.extracted,)
+        return EventStream(task_events("summary", work, service.model_id, lambda _: plan.details(), first))
+    summary, finish_reason = plan.extracted or "", FinishReason.STOP
+    if plan.extracted is None:
+        [result] = await until_disconnect(request, work.results())
+        summary, finish_reason = result.text, result.finish_reason
     return SummarizeResponse(
         id=work.id,
         model=service.model_id,
-        summary=result.text,
-        finish_reason=result.finish_reason,
+        summary=summary,
+        finish_reason=finish_reason,
         usage=work.usage,
-        **work.extra,
+        **plan.details(),
     )
+
+
+def _method(service: GenerationService, body: SummarizeRequest) -> str:
+    joins = body.length == "long" and sentences_in(body.text) <= SENTENCES["long"]
+    return "extract" if service.prompts.summaries_from_sentences and not joins else "generate"

@@ -26,9 +26,18 @@ def overall_reason(reasons: Sequence[FinishReason]) -> FinishReason:
 
 
 async def task_events(
-    name: str, work: Admitted[Any], model: str, details: Callable[[Sequence[FinishReason]], Event]
+    name: str,
+    work: Admitted[Any],
+    model: str,
+    details: Callable[[Sequence[FinishReason]], Event],
+    first: Sequence[str] = (),
 ) -> Events:
-    """`<name>.chunk` events with an index and a delta, then one `<name>.done` with details and the usage."""
+    """`<name>.chunk` events with an index and a delta, then one `<name>.done` with details and the usage.
+
+    `first` is text that is there before anything is generated.
+    """
+    for text in first:
+        yield {"object": f"{name}.chunk", "id": work.id, "index": 0, "delta": text}
     reasons = [FinishReason.STOP] * len(work.generations)
     async with aclosing(interleave(work.generations)) as deltas:
         async for index, delta in deltas:

@@ -56,6 +56,7 @@ class TranslateResponse(BaseModel):
     model: str
     translations: list[Translation]
     usage: UsageInfo
+    warnings: list[str] = []
 
 
 Work = Admitted[TranslateRequest]
@@ -98,7 +99,13 @@ async def translate(request: Request, service: Service, work: Annotated[Work, De
         model=service.model_id,
         translations=[Translation(text=result.text, **detail) for result, detail in zip(results, details, strict=True)],
         usage=work.usage,
+        warnings=_warnings(service, work),
     )
+
+
+def _warnings(service: GenerationService, work: Work) -> list[str]:
+    pairs = dict.fromkeys(f"{source}-{work.body.target_lang}" for source in work.extra)
+    return [warning for pair in pairs for warning in service.quality.warnings("translate", pair)]
 
 
 def _source_language(body: TranslateRequest, index: int) -> str:

@@ -18,7 +18,7 @@ def evaluate(
     task: Annotated[list[str] | None, typer.Option(help=f"{TASK_NAMES}; may be repeated. (default: all)")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Rows per source. (default: all)")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Directory for evaluation.json and evaluation.md. (default: print only)")
+        Path | None, typer.Option(help="Directory for evaluation.json, .md and quality.json. (default: print only)")
     ] = None,
     card_of: Annotated[
         Path | None, typer.Option(help="Directory of the bundled model's training run: writes MODEL_CARD.md to --out.")
@@ -47,9 +47,12 @@ def evaluate(
     if out is None:
         typer.echo(report.to_markdown())
         return
+    from model.evaluation.verdicts import quality_of
+
     out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_text(report.to_json(), encoding="utf-8")
     (out / "evaluation.md").write_text(report.to_markdown(), encoding="utf-8")
+    quality_of(report).save(out)
     if card_of is not None:
         from model.evaluation.bundled import bundled_card
 

@@ -6,6 +6,7 @@ import torch
 from model.config import RoutedConfig, SoftmaxTopKConfig, TopPConfig
 from model.layers import feed_forward
 from model.layers.feed_forward import Routed
+from model.layers.linear import GroupedLinear
 
 
 def outputs_and_gradients(routed: Routed, x_TD: torch.Tensor) -> list[torch.Tensor]:
@@ -37,13 +38,13 @@ def test_blocks_change_nothing(router: SoftmaxTopKConfig | TopPConfig, tokens: i
 
 def test_products_see_whole_blocks_only(monkeypatch: pytest.MonkeyPatch) -> None:
     routed, seen = networks(SoftmaxTopKConfig(2)), []
-    original = feed_forward.GroupedLinear.forward
+    original = GroupedLinear.forward
 
-    def watched(self: feed_forward.GroupedLinear, x_SI: torch.Tensor, counts_E: torch.Tensor) -> torch.Tensor:
+    def watched(self: GroupedLinear, x_SI: torch.Tensor, counts_E: torch.Tensor) -> torch.Tensor:
         seen.append(counts_E)
         return original(self, x_SI, counts_E)
 
-    monkeypatch.setattr(feed_forward.GroupedLinear, "forward", watched)
+    monkeypatch.setattr(GroupedLinear, "forward", watched)
     routed.train()(torch.randn(77, 32), torch.zeros(77, dtype=torch.int64))
     assert seen
     assert all(bool((counts_E % feed_forward.BLOCK == 0).all()) for counts_E in seen)

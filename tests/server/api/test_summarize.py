@@ -1,9 +1,18 @@
 """POST /v1/summarize."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
 from starlette.testclient import TestClient
 
-from model.prompts import TaggedPrompts
+from model.prompts import InstructionPrompts, TaggedPrompts
+from model.quality import Measured, Quality
+from server.api.answer_scores import AnswerScore, AnswerScores, Question
 from tests.server.applications import MODEL, Server, events_of
+
+OWN_WORDS = {"method": "generate"}
+SENTENCES = ["It began on a rainy day.", "Nobody knew why.", "In the end the dam broke."]
 
 
 class ShortSighted(TaggedPrompts):
@@ -14,7 +23,9 @@ class ShortSighted(TaggedPrompts):
 
 def test_a_summary(client: TestClient, server: Server) -> None:
     server.answer_with("short")
-    response = client.post("/v1/summarize", json={"text": "Das ist ein sehr langer Text.", "length": "short"})
+    response = client.post(
+        "/v1/summarize", json={"text": "Das ist ein sehr langer Text.", "length": "short", **OWN_WORDS}
+    )
     assert response.status_code == 200, response.text
     answer = response.json()
     assert answer["object"] == "summary"
@@ -26,7 +37,7 @@ def test_a_summary(client: TestClient, server: Server) -> None:
 
 def test_a_stream(client: TestClient, server: Server) -> None:
     server.answer_with("ab")
-    body = {"text": "some long text", "language": "zh", "stream": True}
+    body = {"text": "some long text", "language": "zh", "stream": True, **OWN_WORDS}
     *chunks, done = events_of(client.post("/v1/summarize", json=body).text)
     assert [chunk["delta"] for chunk in chunks] == ["a", "b"]
     assert {chunk["object"] for chunk in chunks} == {"summary.chunk"}
@@ -46,7 +57,7 @@ def test_a_long_document_is_summarized_by_pieces_and_counted(client: TestClient,
     server.service.prompts = ShortSighted()
     server.answer_with("brief.")
     text = "This is one sentence of it. " * 6
-    answer = client.post("/v1/summarize", json={"text": text, "length": "short"}).json()
+    answer = client.post("/v1/summarize", json={"text": text, "length": "short", **OWN_WORDS}).json()
     assert answer["summary"] == "brief."
     *pieces, final = [
         server.tokenizer.decode(each.prompt_token_ids, skip_special=False) for each in server.engine.submitted
@@ -57,8 +68,86 @@ def test_a_long_document_is_summarized_by_pieces_and_counted(client: TestClient,
     assert answer["usage"]["completion_tokens"] == 4 * len("brief.!")
 
 
-def test_a_document_of_far_too_many_pieces_is_refused(client: TestClient, server: Server) -> None:
+@pytest.mark.parametrize("method", [{}, OWN_WORDS], ids=["extract", "generate"])
+def test_a_document_of_far_too_many_pieces_is_refused(
+    client: TestClient, server: Server, method: dict[str, str]
+) -> None:
     server.service.prompts = ShortSighted()
-    response = client.post("/v1/summarize", json={"text": "This is one sentence of it. " * 200})
+    response = client.post("/v1/summarize", json={"text": "This is one sentence of it. " * 200, **method})
     assert response.status_code == 400
     assert "at most 64" in response.json()["error"]["message"]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Question]:
+    """Means of the answers are -1, except for those that speak of the end."""
+    questions: list[Question] = []
+
+    async def of(_: AnswerScores, given: Sequence[Question]) -> list[list[AnswerScore]]:
+        questions.extend(given)
+        return [[AnswerScore(-2.0 if "end" in answer else -4.0, 4) for answer in q.answers] for q in given]
+
+    monkeypatch.setattr(AnswerScores, "of", of)
+    return questions
+
+
+def test_the_likeliest_sentence_is_the_summary(client: TestClient, asked: list[Question]) -> None:
+    answer = client.post("/v1/summarize", json={"text": " ".join(SENTENCES)}).json()
+    assert answer["summary"] == SENTENCES[2]
+    assert (answer["method"], answer["finish_reason"]) == ("extract", "stop")
+    assert [question.answers for question in asked] == [SENTENCES]
+
+
+def test_of_equals_the_first_wins_and_two_make_a_long_summary(client: TestClient, asked: list[Question]) -> None:
+    same = ["One here.", "Two there.", "Three on top."]
+    assert client.post("/v1/summarize", json={"text": " ".join(same)}).json()["summary"] == same[0]
+    long = client.post("/v1/summarize", json={"text": " ".join(SENTENCES), "length": "long"}).json()
+    assert long["summary"] == f"{SENTENCES[0]} {SENTENCES[2]}"
+    assert len(asked) == 2
+
+
+def test_extraction_streams_too(client: TestClient, asked: list[Question]) -> None:
+    body = {"text": "".join(["第一句。", "第二句。"]), "stream": True}
+    chunk, done = events_of(client.post("/v1/summarize", json=body).text)
+    assert chunk["delta"] == "第一句。"
+    assert (done["method"], done["language"], done["finish_reason"]) == ("extract", "zh", "stop")
+    assert asked
+
+
+def test_candidates_are_scored_by_the_engine_and_counted(client: TestClient, server: Server) -> None:
+    answer = client.post("/v1/summarize", json={"text": " ".join(SENTENCES)}).json()
+    assert answer["summary"] in SENTENCES
+    requests = server.engine.submitted
+    assert len(requests) == 3
+    assert all(request.sampling.max_tokens == 0 for request in requests)
+    ends = [server.tokenizer.decode(request.prompt_token_ids[request.boundaries[-1] :]) for request in requests]
+    assert ends == SENTENCES
+    assert answer["usage"]["prompt_tokens"] == sum(len(request.prompt_token_ids) for request in requests)
+
+
+@pytest.mark.parametrize(
+    ("body", "method"),
+    [
+        ({"length": "long"}, "generate"),  # two sentences are joined
+        ({"length": "medium"}, "extract"),
+        ({"length": "long", "method": "extract"}, "extract"),
+        ({"length": "medium", "method": "generate"}, "generate"),
+    ],
+)
+def test_the_method(client: TestClient, body: dict[str, Any], method: str) -> None:
+    text = " ".join(SENTENCES[:2])
+    assert client.post("/v1/summarize", json={"text": text, **body}).json()["method"] == method
+
+
+def test_other_models_use_their_own_words(client: TestClient, server: Server) -> None:
+    server.service.prompts = InstructionPrompts()
+    assert client.post("/v1/summarize", json={"text": " ".join(SENTENCES)}).json()["method"] == "generate"
+
+
+def test_a_model_that_is_not_good_at_it_says_so(client: TestClient, server: Server) -> None:
+    assert client.post("/v1/summarize", json={"text": "One. Two."}).json()["warnings"] == []
+    weak = Measured("summarize", "news-en", "en", "ROUGE-1", 9.8, "first sentence", 21.9, better=False)
+    server.service.quality = Quality((weak,))
+    [warning] = client.post("/v1/summarize", json={"text": "One. Two."}).json()["warnings"]
+    assert "not good at summarize" in warning
+    assert "news-en (ROUGE-1 9.8, first sentence 21.9)" in warning

@@ -1,0 +1,34 @@
+"""From an evaluation to what a server tells its clients: the main score of every source, and whether it is any good."""
+
+from model.evaluation.report import EvaluationReport
+from model.evaluation.scores import Score
+from model.quality import Measured, Quality
+
+MAIN_METRICS = {
+    "translate": "BLEU",
+    "summarize": "ROUGE-1",
+    "analyze": "accuracy",
+    "chat": "bits per byte",
+    "generate": "bits per byte",
+}
+
+
+def quality_of(report: EvaluationReport) -> Quality:
+    """The main scores that have a baseline, each beside the best one; sums over sources are left out."""
+    mains = [score for score in report.scores if score.metric == MAIN_METRICS.get(score.task) and score.baselines]
+    return Quality(tuple(_measured(score) for score in mains if not score.source.endswith("/all")))
+
+
+def _measured(score: Score) -> Measured:
+    sign = 1 if score.better == "higher" else -1
+    best = max(score.baselines, key=lambda baseline: sign * baseline.value)
+    numbers = {"value": round(score.value, score.digits), "baseline_value": round(best.value, score.digits)}
+    return Measured(
+        task=score.task,
+        source=score.source.partition("/")[2],
+        part=score.part,
+        metric=score.metric,
+        baseline=best.name,
+        better=score.beats(best),
+        **numbers,
+    )

@@ -1,0 +1,76 @@
+"""Summaries made of the text's own sentences: those that the model takes for its summary most likely."""
+
+from dataclasses import dataclass
+
+from model.sentences import split_sentences
+from server.api.answer_scores import AnswerScores, Question
+from server.document_pieces import pieces_of
+from server.errors import InvalidRequestError
+from server.generation import RunningGeneration
+from server.service import GenerationService
+
+MAX_CANDIDATES = 64
+SENTENCES = {"short": 1, "medium": 1, "long": 2}
+# Nats per token that a sentence must be likelier by than the first one, and than each one before it: texts begin with
+# what matters. Chosen on training texts, see docs/training.md.
+NOT_FIRST, LATER = 0.3, 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A sentence, where it stands in the text, and what speaks for it."""
+
+    text: str
+    place: int
+    score: float
+
+
+class Extraction:
+    """Chooses sentences; `done` are the generations that took."""
+
+    def __init__(self, service: GenerationService, request_id: str, language: str, length: str) -> None:
+        self._service, self._language, self._length = service, language, length
+        self._scores = AnswerScores(service, request_id)
+
+    @property
+    def done(self) -> list[RunningGeneration]:
+        return self._scores.done
+
+    async def of(self, text: str) -> str:
+        """The best sentence, or two for a long summary, in the order of the text."""
+        candidates = await self._candidates(text)
+        best = sorted(candidates, key=lambda candidate: -candidate.score)[: SENTENCES[self._length]]
+        space = "" if self._language == "zh" else " "
+        return space.join(candidate.text for candidate in sorted(best, key=lambda candidate: candidate.place))
+
+    async def _candidates(self, text: str) -> list[Candidate]:
+        """Of a text that is read in pieces, the first sentences of each."""
+        questions = [await self._question(piece) for piece in self._pieces(text)]
+        each = max(MAX_CANDIDATES // len(questions), 1)
+        questions = [Question(question.prompt, question.answers[:each]) for question in questions]
+        scores = await self._scores.of(questions)
+        found = [pair for q, row in zip(questions, scores, strict=True) for pair in zip(q.answers, row, strict=True)]
+        return [
+            Candidate(answer, place, score.mean - NOT_FIRST * (place > 0) - LATER * place)
+            for place, (answer, score) in enumerate(found)
+        ]
+
+    def _pieces(self, text: str) -> list[str]:
+        longest = self._service.prompts.longest_document
+        pieces = [text] if longest is None else pieces_of(text, longest, self._service.tokenizer)
+        if len(pieces) > MAX_CANDIDATES:
+            raise InvalidRequestError(
+                f"The text is too long to summarize: it makes {len(pieces)} pieces of {longest} tokens, "
+                f"at most {MAX_CANDIDATES} are taken.",
+                param="text",
+            )
+        return pieces
+
+    async def _question(self, piece: str) -> Question:
+        prompts = self._service.prompts
+        prompt = await self._service.chat_prompt(prompts.summarize(piece, self._language, self._length))
+        return Question(prompt, [sentence.text for sentence in split_sentences(piece).sentences])
+
+
+def sentences_in(text: str) -> int:
+    return len(split_sentences(text).sentences)
