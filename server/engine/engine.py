@@ -42,6 +42,7 @@ class Engine:
         self.scheduler = Scheduler(config, self.layout, clock=clock)
         self.runner = ModelRunner(network, self.layout, max_model_len=config.max_model_len, device=device)
         self.sampler = Sampler(config.eos_token_ids)
+        self._clock = clock
         self._vocab_size = network.config.vocab_size
         self._steps = 0
         self._step_failures = 0
@@ -72,6 +73,7 @@ class Engine:
         if batch.is_empty:
             return []
         self._steps += 1
+        sizes, started = batch.sizes, self._clock()
         try:
             outputs = self._compute(batch)
         except Exception:
@@ -80,6 +82,8 @@ class Engine:
             self._failures_in_a_row += 1
             return self.scheduler.fail(batch.sequences, STEP_FAILED)
         self._failures_in_a_row = 0
+        if self.scheduler.pace is not None:
+            self.scheduler.pace.observe(self._clock() - started, **sizes)
         if not self.has_unfinished:
             self.runner.load.flush()
         return outputs

@@ -13,6 +13,7 @@ from random import Random
 from server.engine.beam import BeamGroup, Continuation
 from server.engine.block_manager import BlockManager
 from server.engine.config import CacheLayout, EngineConfig
+from server.engine.pace import Pace
 from server.engine.prefix_cache import CacheOp, PrefixCache, PrefixHit
 from server.engine.sequence import Sequence, SequenceStatus
 from server.engine.state_manager import StateManager
@@ -33,6 +34,13 @@ class ScheduledBatch:
     def is_empty(self) -> bool:
         return not self.sequences
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many sequences write in this step, and how many tokens of prompts it reads."""
+        writing = sum(sequence.is_decoding for sequence in self.sequences)
+        tokens = sum(sequence.num_scheduled_tokens for sequence in self.sequences)
+        return {"writing": writing, "prompt_tokens": tokens - writing}
+
 
 @dataclass(frozen=True, slots=True)
 class SampledTokens:
@@ -44,6 +52,26 @@ class SampledTokens:
     token_ids: list[int]
     logprobs: Mapping[int, TokenLogprobs] = field(default_factory=dict)  # by index in `token_ids`
     failed: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class PromptRoom:
+    """Tokens of prompts that a step still takes; `long_tokens` of them may be of long prompts."""
+
+    tokens: int
+    long_tokens: int
+    long_prompt: int
+
+    def for_prompt(self, sequence: Sequence) -> int:
+        return min(self.tokens, self.long_tokens) if self._is_long(sequence) else self.tokens
+
+    def take(self, sequence: Sequence, count: int) -> None:
+        self.tokens -= count
+        if self._is_long(sequence):
+            self.long_tokens -= count
+
+    def _is_long(self, sequence: Sequence) -> bool:
+        return sequence.prompt_len > self.long_prompt
 
 
 @dataclass(slots=True)
@@ -69,6 +97,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.counts = SchedulerCounts()
+        self.pace = None if config.max_stretch is None else Pace(config.max_stretch)
         self._sequences: dict[str, Sequence] = {}
         self._groups: dict[str, BeamGroup] = {}  # by the id of the request
         self._group_of: dict[Sequence, BeamGroup] = {}
@@ -151,16 +180,22 @@ class Scheduler:
     def _schedule(self) -> list[Sequence]:
         preemptions = self.counts.preemptions
         batch = self._schedule_decode()
-        budget = self.config.max_num_batched_tokens - len(batch)
+        room = self._room_for_prompts(writing=len(batch))
         for sequence in self.running:
-            if budget and not sequence.is_decoding:
-                budget -= self._schedule_prefill(sequence, budget)
+            if not sequence.is_decoding and room.for_prompt(sequence):
+                self._schedule_prefill(sequence, room)
                 batch.append(sequence)
-        while budget and self.counts.preemptions == preemptions and self._admit():
+        while self.waiting and room.for_prompt(self.waiting[0]) and self.counts.preemptions == preemptions:
+            if not self._admit():
+                break
             sequence = self._start_next()
-            budget -= self._schedule_prefill(sequence, budget)
+            self._schedule_prefill(sequence, room)
             batch.append(sequence)
         return batch
+
+    def _room_for_prompts(self, writing: int) -> PromptRoom:
+        tokens = self.config.max_num_batched_tokens - writing
+        return PromptRoom(tokens, self.pace.piece() if self.pace and writing else tokens, self.config.long_prompt)
 
     def update(
         self,
@@ -238,15 +273,15 @@ class Scheduler:
         if not sequence.is_held:  # a held beam comes back when its group goes on
             insort(self.waiting, sequence, key=lambda waiting: waiting.key)
 
-    def _schedule_prefill(self, sequence: Sequence, budget: int) -> int:
-        """Give a sequence as many tokens as budget, settings and the next position to remember allow."""
-        count = min(sequence.prefill_end - sequence.num_computed_tokens, budget)
+    def _schedule_prefill(self, sequence: Sequence, room: PromptRoom) -> None:
+        """Give a sequence as many tokens as the step's room, settings and the next position to remember allow."""
+        count = min(sequence.prefill_end - sequence.num_computed_tokens, room.for_prompt(sequence))
         if sequence.snapshot_positions:
             count = min(count, sequence.snapshot_positions[0] - sequence.num_computed_tokens)
         if self.config.max_prefill_chunk is not None:
             count = min(count, self.config.max_prefill_chunk)
         sequence.num_scheduled_tokens = count
-        return count
+        room.take(sequence, count)
 
     def _admit(self) -> bool:
         """Give the first waiting sequence a slot and its blocks, if there is room. Nobody overtakes it."""

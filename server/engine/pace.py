@@ -1,0 +1,43 @@
+"""How fast a long prompt may be read while others wait for their next token.
+
+A step that reads a piece of a prompt takes longer than one that only writes, and every running stream waits for it.
+From the times of earlier steps follows how long a piece may be so that it stays below a multiple of a plain step.
+"""
+
+from dataclasses import dataclass
+
+WEIGHT = 0.25  # of the newest step in the running means
+SMALLEST = 16  # tokens: what a prompt gets however slow it is, so that it comes to its end
+FIRST = 64  # tokens, as long as nothing has been measured
+
+
+@dataclass(slots=True)
+class Pace:
+    """Running means of seconds: of a step without prompts, and of a prompt's token on top of it.
+
+    `stretch`: how many times as long as a plain step one with a piece of a long prompt may take.
+    """
+
+    stretch: float
+    step_seconds: float | None = None
+    token_seconds: float | None = None
+
+    def observe(self, seconds: float, *, writing: int, prompt_tokens: int) -> None:
+        """Enter a step that wrote for `writing` sequences and read `prompt_tokens`."""
+        if not prompt_tokens:
+            self.step_seconds = _mean(self.step_seconds, seconds)
+        elif not writing:
+            self.token_seconds = _mean(self.token_seconds, seconds / prompt_tokens)
+        elif self.step_seconds is not None:
+            self.token_seconds = _mean(self.token_seconds, max(seconds - self.step_seconds, 0.0) / prompt_tokens)
+
+    def piece(self) -> int:
+        """Tokens of long prompts that a step may read while others write."""
+        if self.step_seconds is None or self.token_seconds is None:
+            return FIRST
+        room = (self.stretch - 1) * self.step_seconds
+        return max(SMALLEST, int(room / max(self.token_seconds, 1e-9)))
+
+
+def _mean(before: float | None, newest: float) -> float:
+    return newest if before is None else before + WEIGHT * (newest - before)

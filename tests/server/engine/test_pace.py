@@ -1,0 +1,77 @@
+"""Long prompts are read at a pace that running streams can bear, and come to their end."""
+
+import pytest
+
+from server.engine.config import EngineConfig
+from server.engine.engine import Engine
+from server.engine.pace import FIRST, SMALLEST, Pace
+from tests.server.engine.tiny import engine_config, request, tiny_network
+
+STEP, TOKEN = 0.1, 0.01  # seconds of the made-up machine
+
+
+def test_a_piece_is_what_fits_into_the_stretched_step() -> None:
+    pace = Pace(stretch=2.5)
+    assert pace.piece() == FIRST
+    pace.observe(STEP, writing=8, prompt_tokens=0)
+    pace.observe(STEP + 20 * TOKEN, writing=8, prompt_tokens=20)
+    assert pace.piece() == SMALLEST  # fifteen would fit
+    for _ in range(40):
+        pace.observe(STEP / 10 + TOKEN, writing=0, prompt_tokens=2)
+        pace.observe(4 * STEP, writing=8, prompt_tokens=0)
+    assert pace.piece() == pytest.approx(1.5 * 4 * STEP / TOKEN, abs=2)
+
+
+def test_a_slow_machine_still_reads_something() -> None:
+    pace = Pace(stretch=2.0)
+    pace.observe(0.001, writing=1, prompt_tokens=0)
+    pace.observe(9.0, writing=1, prompt_tokens=10)
+    assert pace.piece() == SMALLEST
+
+
+class Machine:
+    """A clock that a step moves on by what it computes."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def steps_while_reading(monkeypatch: pytest.MonkeyPatch, **changes: object) -> list[float]:
+    """Seconds of each step from the arrival of a prompt of 200 tokens until it was read; three streams write."""
+    machine = Machine()
+    config = engine_config(max_model_len=256, snapshot_interval=1024, long_prompt=50, **changes)
+    engine = Engine(tiny_network(), config, clock=machine)
+    compute = engine._compute
+
+    def timed(batch):  # type: ignore[no-untyped-def]
+        sizes = batch.sizes
+        machine.now += STEP * (sizes["writing"] > 0) + TOKEN * sizes["prompt_tokens"]
+        return compute(batch)
+
+    monkeypatch.setattr(engine, "_compute", timed)
+    for number in range(3):
+        engine.submit(request(f"stream {number}", [7, 8, 9], 100, ignore_eos=True))
+    for _ in range(5):
+        engine.step()
+    engine.submit(request("long", [3 + n % 5 for n in range(200)], 1, ignore_eos=True))
+    seconds = []
+    while "long" in engine.scheduler:
+        before = machine.now
+        engine.step()
+        seconds.append(machine.now - before)
+    return seconds
+
+
+def test_streams_wait_no_longer_than_the_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = steps_while_reading(monkeypatch, max_stretch=3.0)
+    later = seconds[2:]  # the first pieces are a guess
+    assert max(later) <= 3 * STEP + 1e-6
+    assert len(seconds) > 8
+    assert len(steps_while_reading(monkeypatch, max_stretch=None)) == 1  # negative control: one long step
+
+
+def test_a_stretch_of_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_stretch is 1"):
+        EngineConfig(64, max_stretch=1)
