@@ -6,6 +6,8 @@ From the times of earlier steps follows how long a piece may be so that it stays
 
 from dataclasses import dataclass
 
+from server.engine.sequence import Sequence
+
 WEIGHT = 0.25  # of the newest step in the running means
 SMALLEST = 16  # tokens: what a prompt gets however slow it is, so that it comes to its end
 FIRST = 64  # tokens, as long as nothing has been measured
@@ -37,6 +39,26 @@ class Pace:
             return FIRST
         room = (self.stretch - 1) * self.step_seconds
         return max(SMALLEST, int(room / max(self.token_seconds, 1e-9)))
+
+
+@dataclass(slots=True)
+class PromptRoom:
+    """Tokens of prompts that a step still takes; `long_tokens` of them may be of long prompts."""
+
+    tokens: int
+    long_tokens: int
+    long_prompt: int
+
+    def for_prompt(self, sequence: Sequence) -> int:
+        return min(self.tokens, self.long_tokens) if self._is_long(sequence) else self.tokens
+
+    def take(self, sequence: Sequence, count: int) -> None:
+        self.tokens -= count
+        if self._is_long(sequence):
+            self.long_tokens -= count
+
+    def _is_long(self, sequence: Sequence) -> bool:
+        return sequence.prompt_len > self.long_prompt
 
 
 def _mean(before: float | None, newest: float) -> float:

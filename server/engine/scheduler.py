@@ -11,12 +11,11 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from server.engine.beam import BeamGroup, Continuation
-from server.engine.block_manager import BlockManager
 from server.engine.config import CacheLayout, EngineConfig
-from server.engine.pace import Pace
-from server.engine.prefix_cache import CacheOp, PrefixCache, PrefixHit
+from server.engine.memory import SequenceMemory
+from server.engine.pace import Pace, PromptRoom
+from server.engine.prefix_cache import CacheOp
 from server.engine.sequence import Sequence, SequenceStatus
-from server.engine.state_manager import StateManager
 from server.engine.types import EngineRequest, FinishReason, TokenLogprobs, TokenOutput
 
 NOT_FINITE = "The model's scores for this request were not finite numbers."
@@ -55,26 +54,6 @@ class SampledTokens:
 
 
 @dataclass(slots=True)
-class PromptRoom:
-    """Tokens of prompts that a step still takes; `long_tokens` of them may be of long prompts."""
-
-    tokens: int
-    long_tokens: int
-    long_prompt: int
-
-    def for_prompt(self, sequence: Sequence) -> int:
-        return min(self.tokens, self.long_tokens) if self._is_long(sequence) else self.tokens
-
-    def take(self, sequence: Sequence, count: int) -> None:
-        self.tokens -= count
-        if self._is_long(sequence):
-            self.long_tokens -= count
-
-    def _is_long(self, sequence: Sequence) -> bool:
-        return sequence.prompt_len > self.long_prompt
-
-
-@dataclass(slots=True)
 class SchedulerCounts:
     """What has happened since the start."""
 
@@ -93,7 +72,7 @@ class Scheduler:
     ) -> None:
         self.config = config
         self.layout = layout
-        self._reset_memory()
+        self.memory = SequenceMemory(config, layout)
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.counts = SchedulerCounts()
@@ -146,7 +125,7 @@ class Scheduler:
             elif self._sequences.pop(sequence.request_id, None) is not None:
                 self._retire(sequence)
                 outputs.append(sequence.terminal(FinishReason.ERROR, self._clock(), error=error))
-        self.prefixes.forget()
+        self.memory.prefixes.forget()
         return outputs
 
     def fail_all(self, error: str) -> list[TokenOutput]:
@@ -165,7 +144,7 @@ class Scheduler:
         self._group_of.clear()
         self.waiting.clear()
         self.running.clear()
-        self._reset_memory()
+        self.memory = SequenceMemory(self.config, self.layout)
         return outputs
 
     def schedule(self) -> ScheduledBatch:
@@ -175,7 +154,7 @@ class Scheduler:
             self._preempt(self.running[-1])
             batch = self._schedule()
         sampling = [sequence for sequence in batch if sequence.samples]
-        return ScheduledBatch(batch, sampling, self.prefixes.take_pending() if batch else [])
+        return ScheduledBatch(batch, sampling, self.memory.prefixes.take_pending() if batch else [])
 
     def _schedule(self) -> list[Sequence]:
         preemptions = self.counts.preemptions
@@ -186,7 +165,7 @@ class Scheduler:
                 self._schedule_prefill(sequence, room)
                 batch.append(sequence)
         while self.waiting and room.for_prompt(self.waiting[0]) and self.counts.preemptions == preemptions:
-            if not self._admit():
+            if not self.memory.admit(self.waiting[0], spare=len(self.running)):  # nobody overtakes it
                 break
             sequence = self._start_next()
             self._schedule_prefill(sequence, room)
@@ -212,7 +191,7 @@ class Scheduler:
         for sequence in batch.sequences:
             if sequence.status is SequenceStatus.FINISHED:
                 continue  # its group ended in this step, with another of its beams
-            self._advance(sequence)
+            self.memory.advance(sequence)
             row = rows.get(sequence.request_id)
             if sequence in self._group_of:
                 outputs += self._offer(sequence, row, sampled, complete)
@@ -231,32 +210,27 @@ class Scheduler:
         outputs += [output for group in complete if (output := self._advance_group(group, now)) is not None]
         return outputs
 
-    def _reset_memory(self) -> None:
-        self.blocks = BlockManager(self.layout.num_blocks)
-        self.states = StateManager(self.layout.num_slots, self.layout.num_snapshots)
-        self.prefixes = PrefixCache(self.layout, self.blocks, self.states, enabled=self.config.prefix_caching)
-
     # The steps of schedule()
 
     def _schedule_decode(self) -> list[Sequence]:
         batch: list[Sequence] = []
-        size, index = self.layout.block_size, 0
+        index = 0
         while index < len(self.running):  # shrinks from its end while we go
             sequence = self.running[index]
             index += 1
             if not sequence.is_decoding or sequence.is_held:
                 continue
-            if self.layout.has_kv and len(sequence.tokens) > len(sequence.block_table) * size:
+            if self.memory.needs_block(sequence):
                 if not self._make_room(sequence):
                     break
-                sequence.block_table += self.blocks.allocate(1)
+                self.memory.extend(sequence)
             sequence.num_scheduled_tokens = 1
             batch.append(sequence)
         return batch
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Get one free block by preempting from the end of `running`; False if that hit `sequence` itself."""
-        while not self.blocks.can_allocate(1):
+        while not self.memory.blocks.can_allocate(1):
             last = self.running[-1]
             self._preempt(last)
             if last is sequence:
@@ -283,24 +257,6 @@ class Scheduler:
         sequence.num_scheduled_tokens = count
         room.take(sequence, count)
 
-    def _admit(self) -> bool:
-        """Give the first waiting sequence a slot and its blocks, if there is room. Nobody overtakes it."""
-        if not self.waiting or not self.states.num_free_slots:
-            return False
-        sequence = self.waiting[0]
-        hit = self.prefixes.lookup(sequence)
-        needed = self._blocks_for(len(sequence.tokens)) - len(hit.blocks)
-        if self.layout.has_kv and not self.blocks.can_allocate(needed, shared=hit.blocks, spare=len(self.running)):
-            return False
-        self.blocks.share(hit.blocks)
-        sequence.block_table = [*hit.blocks, *self.blocks.allocate(needed)]
-        sequence.slot = self.states.allocate_slot()
-        self.prefixes.restore(sequence, hit)
-        sequence.num_computed_tokens = hit.num_tokens
-        sequence.prefill_end = len(sequence.tokens)
-        sequence.snapshot_positions = self._snapshot_positions(sequence, hit)
-        return True
-
     def _start_next(self) -> Sequence:
         sequence = self.waiting.pop(0)
         sequence.status = SequenceStatus.RUNNING
@@ -309,37 +265,12 @@ class Scheduler:
             sequence.scheduled = self._clock()
             sequence.num_cached_tokens = sequence.num_computed_tokens
             self.counts.prompt_tokens += sequence.prompt_len
-            if self.prefixes.enabled:
+            if self.memory.prefixes.enabled:
                 self.counts.prefix_cache_queries += sequence.prompt_len
                 self.counts.prefix_cache_hits += sequence.num_cached_tokens
         return sequence
 
-    def _blocks_for(self, num_tokens: int) -> int:
-        return -(-num_tokens // self.layout.block_size) if self.layout.has_kv else 0
-
-    def _snapshot_positions(self, sequence: Sequence, hit: PrefixHit) -> list[int]:
-        """Where this prefill is to be remembered: where others are likely to part from it."""
-        end, interval = sequence.prefill_end, self.config.snapshot_interval
-        positions = set(range(interval, end + 1, interval)) | set(sequence.request.boundaries)
-        if self.layout.has_kv:
-            positions.add(hit.junction)
-        if sequence.sampling.prompt_logprobs:
-            positions -= {sequence.first_scored}  # a scored token needs the logits of the one before it
-            positions.add(sequence.first_scored - 1)
-        if sequence.sampling.max_tokens:
-            positions.add(sequence.prompt_len)
-        return self.prefixes.missing(sequence, {p for p in positions if hit.num_tokens < p <= end})
-
     # The steps of update()
-
-    def _advance(self, sequence: Sequence) -> None:
-        before = sequence.num_computed_tokens
-        sequence.num_computed_tokens += sequence.num_scheduled_tokens
-        sequence.num_scheduled_tokens = 0
-        self.prefixes.remember_blocks(sequence, before)
-        if sequence.snapshot_positions and sequence.snapshot_positions[0] == sequence.num_computed_tokens:
-            del sequence.snapshot_positions[0]
-            self.prefixes.remember_state(sequence)
 
     def _output(self, sequence: Sequence, row: int | None, sampled: SampledTokens, now: float) -> TokenOutput | None:
         """What the client gets of this step, if anything."""
@@ -372,11 +303,11 @@ class Scheduler:
     def _finish(self, finished: list[Sequence], failed: frozenset[str]) -> None:
         for sequence in finished:
             if sequence.request_id not in failed and sequence.num_output_tokens:
-                self.prefixes.remember_state(sequence)  # the next turn of the conversation starts here
+                self.memory.prefixes.remember_state(sequence)  # the next turn of the conversation starts here
             del self._sequences[sequence.request_id]
             self._retire(sequence)
         if failed:
-            self.prefixes.forget()
+            self.memory.prefixes.forget()
 
     # Beams
 
@@ -433,26 +364,13 @@ class Scheduler:
         child = parent.fork(group.member_request(), self._next_number(), token)
         self._sequences[child.request_id] = child
         self._group_of[child] = group
-        if parent.status is SequenceStatus.RUNNING and self._copy_memory(parent, child):
+        if parent.status is SequenceStatus.RUNNING and self.memory.copy(parent, child):
             child.status = SequenceStatus.RUNNING
             child.num_computed_tokens = child.prefill_end = parent.num_computed_tokens
             insort(self.running, child, key=lambda running: running.key)
         else:
             insort(self.waiting, child, key=lambda waiting: waiting.key)
         return child
-
-    def _copy_memory(self, parent: Sequence, child: Sequence) -> bool:
-        """Share the full blocks, copy the state and the block after them; false if there is no room."""
-        full, tail = divmod(parent.num_computed_tokens, self.layout.block_size)
-        own = int(tail > 0) if self.layout.has_kv else 0
-        if not self.states.num_free_slots or (own and not self.blocks.can_allocate(own)):
-            return False
-        child.slot = self.states.allocate_slot()
-        if self.layout.has_kv:
-            self.blocks.share(parent.block_table[:full])
-            child.block_table = [*parent.block_table[:full], *self.blocks.allocate(own)]
-        self.prefixes.copy_state(parent, child)
-        return True
 
     def _end_group(
         self, group: BeamGroup, reason: FinishReason, error: str | None = None, *, token_ids: tuple[int, ...] = ()
@@ -478,10 +396,7 @@ class Scheduler:
         """Take a sequence out of its queue and free what it owns."""
         if sequence.status is SequenceStatus.RUNNING:
             self.running.remove(sequence)
-            self.blocks.free(sequence.block_table)
-            assert sequence.slot is not None
-            self.states.free_slot(sequence.slot)
-            sequence.block_table, sequence.slot = [], None
+            self.memory.release(sequence)
         elif not sequence.is_held:
             self.waiting.remove(sequence)
         sequence.status = SequenceStatus.FINISHED

@@ -80,7 +80,7 @@ class SimulatedRunner:
             if self.layout.has_kv:
                 block = sequence.block_table[position // size]
                 if position >= first:
-                    assert scheduler.blocks._refs[block] == 1, "a shared block is written"
+                    assert scheduler.memory.blocks._refs[block] == 1, "a shared block is written"
                     self.cells[block][position % size] = prefix
                 assert self.cells[block][position % size] == prefix
             if self.layout.has_state and position >= first:

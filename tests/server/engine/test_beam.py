@@ -47,8 +47,8 @@ def simulate(asked: list[EngineRequest], layout: CacheLayout) -> dict[str, tuple
         batch = scheduler.schedule()
         assert not batch.is_empty
         outputs += scheduler.update(batch, runner.step(scheduler, batch))
-    assert scheduler.blocks.num_used == 0
-    assert scheduler.states.num_free_slots == layout.num_slots
+    assert scheduler.memory.blocks.num_used == 0
+    assert scheduler.memory.states.num_free_slots == layout.num_slots
     assert not scheduler._groups
     assert not scheduler._group_of
     return {name: output.token_ids for name, output in collect(outputs).items()}

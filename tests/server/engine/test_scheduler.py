@@ -53,17 +53,17 @@ class Simulation:
         assert [s.key for s in running] == sorted(s.key for s in running)
         assert [s.key for s in waiting] == sorted(s.key for s in waiting)
         slots = [s.slot for s in running]
-        assert len(set(slots)) == len(slots) == self.layout.num_slots - scheduler.states.num_free_slots
+        assert len(set(slots)) == len(slots) == self.layout.num_slots - scheduler.memory.states.num_free_slots
         owned = [block for s in running for block in s.block_table]
-        assert scheduler.blocks._refs == [owned.count(block) for block in range(self.layout.num_blocks)]
+        assert scheduler.memory.blocks._refs == [owned.count(block) for block in range(self.layout.num_blocks)]
         assert all(not s.block_table and s.slot is None for s in waiting)
 
     def drain(self) -> list[TokenOutput]:
         outputs: list[TokenOutput] = []
         while self.scheduler.has_unfinished:
             outputs += self.step()
-        assert self.scheduler.blocks.num_used == 0
-        assert self.scheduler.states.num_free_slots == self.layout.num_slots
+        assert self.scheduler.memory.blocks.num_used == 0
+        assert self.scheduler.memory.states.num_free_slots == self.layout.num_slots
         return outputs
 
 
@@ -211,7 +211,7 @@ def test_existing_snapshots_are_not_taken_again() -> None:
     taken = []
     for name in "abc":
         prefilled(simulation, request(name, [0, 1, 2, 3, 4, 0], 1, boundaries=(3,)))
-        taken.append(simulation.scheduler.states.snapshots_used)
+        taken.append(simulation.scheduler.memory.states.snapshots_used)
     assert taken == [2, 3, 3]  # the boundary and the end of the prompt; then the junction; then nothing new
 
 
