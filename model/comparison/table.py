@@ -8,7 +8,7 @@ from typing import Literal
 from model.comparison.result import LOG_NAME, RunLog, RunResult, TrainingFacts, mean, read_result, training_facts
 from model.comparison.study import RESULT_NAME, read_study
 from model.comparison.variants import VARIANTS
-from model.evaluation.report import table
+from model.evaluation.tables import table
 
 TASKS = ("translate", "summarize", "analyze", "chat", "generate")
 HALF = "0.5"  # of the training, where the saturation is looked at

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 
 from model.evaluation.bootstrap import RESAMPLES
 from model.evaluation.data_sources import CHANGES, LICENCE_TEXTS, DataSource
-from model.evaluation.report import EvaluationReport, score_tables, signature_list, table, unbeaten_list
+from model.evaluation.experts import experts_table
+from model.evaluation.report import EvaluationReport, score_tables, signature_list, unbeaten_list
 from model.evaluation.scores import Example
+from model.evaluation.tables import table
 from model.evaluation.training_facts import CurvePoint, TrainingFacts
 
 LANGUAGES = ("en", "zh", "de", "fr")
@@ -63,6 +65,7 @@ def model_card(facts: CardFacts, report: EvaluationReport) -> str:
         "Not for": _list(facts.not_for),
         "Examples": _examples(facts.examples or _one_per_task(report.examples)),
         "Evaluation": _evaluation(report),
+        **({"By experts per token": _experts(report)} if report.experts else {}),
         "Not better than a trivial baseline": _unbeaten(report),
         "Known limits": _list(facts.known_limits),
         "Known failures": _failures(report),
@@ -91,6 +94,14 @@ def _evaluation(report: EvaluationReport) -> str:
         parts += ["Not evaluated:", _list(f"{skipped.what}: {skipped.reason}" for skipped in report.skipped)]
     parts.append(f"The evaluation took {report.seconds / 60:.1f} minutes.")
     return "\n\n".join(parts)
+
+
+def _experts(report: EvaluationReport) -> str:
+    about = (
+        "It was trained with 1, 2 or 3 experts per token at random, so the number can be chosen when serving "
+        "(`--experts-per-token`). Means of the main scores over some sources, the first rows of each:"
+    )
+    return f"{about}\n\n{experts_table(report.experts)}"
 
 
 def _unbeaten(report: EvaluationReport) -> str:

@@ -1,6 +1,7 @@
 """What fewer bits cost: perplexity of the same texts before and after."""
 
-from model.evaluation.report import EvaluationReport, table
+from model.evaluation.report import EvaluationReport
+from model.evaluation.tables import table
 
 LIKELIHOOD_TASKS = ("chat", "generate")
 

@@ -1,13 +1,15 @@
 """The result of an evaluation: as JSON to keep and as Markdown to read."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
 from model.evaluation.bootstrap import Interval
+from model.evaluation.experts import ExpertsRow, experts_table
 from model.evaluation.scores import Baseline, Example, Score
+from model.evaluation.tables import table
 
 HEADER = ("source", "part", "metric", "score", "95 % interval", "baselines", "verdict", "samples")
 VERDICTS = {True: "better", False: "**not better**"}
@@ -32,6 +34,7 @@ class EvaluationReport:
     examples: tuple[Example, ...] = ()
     failures: tuple[Example, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    experts: tuple[ExpertsRow, ...] = ()  # by experts per token, where asked for
 
     @property
     def unbeaten(self) -> tuple[Score, ...]:
@@ -53,6 +56,7 @@ class EvaluationReport:
                     "examples": tuple(Example(**example) for example in fields["examples"]),
                     "failures": tuple(Example(**example) for example in fields["failures"]),
                     "skipped": tuple(Skipped(**skipped) for skipped in fields["skipped"]),
+                    "experts": tuple(ExpertsRow(**row) for row in fields.get("experts", ())),
                 }
             )
         except (KeyError, TypeError, json.JSONDecodeError) as error:
@@ -67,6 +71,8 @@ class EvaluationReport:
             "## Not better than a baseline",
             unbeaten_list(self.scores),
         ]
+        if self.experts:
+            parts += ["## By experts per token", experts_table(self.experts)]
         if self.skipped:
             parts += ["## Not evaluated", "\n".join(f"- {skipped.what}: {skipped.reason}" for skipped in self.skipped)]
         return "\n\n".join([*parts, "## Signatures", signature_list(self.scores)]) + "\n"
@@ -95,12 +101,6 @@ def signature_list(scores: Sequence[Score]) -> str:
     return "\n".join(lines) or "None."
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; bars and line breaks in cells are kept from breaking it."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-
-
 def _unbeaten_line(score: Score) -> str:
     others = ", ".join(f"{baseline.name} with {score.show(baseline.value)}" for baseline in score.unbeaten)
     ours = f"{score.metric} {score.show(score.value)}{_range(score)}"
@@ -126,10 +126,6 @@ def _range(score: Score) -> str:
     if score.interval is None:
         return ""
     return f" [{score.show(score.interval.low)}, {score.show(score.interval.high)}]"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
 
 
 def _score(fields: dict[str, Any]) -> Score:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.batch import RectangularBatch
 from model.evaluation.data import EvaluationSource
-from model.evaluation.report import table
+from model.evaluation.tables import table
 from model.layers.router import Routing
 from model.network import CausalLM
 from model.training.examples import ExampleEncoder, conversations

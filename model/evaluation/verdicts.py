@@ -15,8 +15,13 @@ MAIN_METRICS = {
 
 def quality_of(report: EvaluationReport) -> Quality:
     """The main scores that have a baseline, each beside the best one; sums over sources are left out."""
-    mains = [score for score in report.scores if score.metric == MAIN_METRICS.get(score.task) and score.baselines]
-    return Quality(tuple(_measured(score) for score in mains if not score.source.endswith("/all")))
+    return Quality(tuple(_measured(score) for score in main_scores(report) if score.baselines))
+
+
+def main_scores(report: EvaluationReport) -> list[Score]:
+    """One score of every part of every source."""
+    mains = [score for score in report.scores if score.metric == MAIN_METRICS.get(score.task)]
+    return [score for score in mains if not score.source.endswith("/all")]
 
 
 def _measured(score: Score) -> Measured:

@@ -1,12 +1,14 @@
 """`routelm evaluate`: scores of a model, beside what trivial baselines reach."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from model.evaluation.experts import ExpertsRow
     from model.evaluation.report import EvaluationReport
 
 TASK_NAMES = "translate, summarize, analyze, chat, generate, fairness, or a pattern such as translate/tatoeba-*"
@@ -29,6 +31,9 @@ def evaluate(
     experts_per_token: Annotated[
         int | None, typer.Option(min=1, help="Experts each token goes to. (default: the model's)")
     ] = None,
+    compare_experts: Annotated[
+        list[int] | None, typer.Option(min=1, help="Also score some tasks with so many experts per token; repeatable.")
+    ] = None,
 ) -> None:
     """Score a model on validation data, with 95 % intervals, next to copying, majority and word-count baselines.
 
@@ -39,6 +44,9 @@ def evaluate(
     settings = {"quantize": quantize, "experts_per_token": experts_per_token}
     try:
         report = _report(model, data, task, samples, settings)
+        if compare_experts:
+            rows = tuple(_experts_row(model, data, samples, settings, number) for number in compare_experts)
+            report = replace(report, experts=rows)
         if quantize is not None:
             typer.echo(_cost_of_precision(model, data, samples, settings))
     except (ImportError, RuntimeError, ValueError) as error:
@@ -80,6 +88,14 @@ def _report(
         RichProgress() as progress,
     ):
         return evaluate(served, data, tasks or (*TASKS, FAIRNESS), samples, progress)
+
+
+def _experts_row(model: str, data: Path, samples: int | None, settings: Mapping[str, Any], number: int) -> "ExpertsRow":
+    from model.evaluation.experts import TASKS, experts_row
+    from model.evaluation.verdicts import main_scores
+
+    report = _report(model, data, TASKS, samples, {**settings, "experts_per_token": number})
+    return experts_row(number, main_scores(report), report.seconds)
 
 
 def _cost_of_precision(model: str, data: Path, samples: int | None, settings: Mapping[str, Any]) -> str:
