@@ -4,7 +4,8 @@
     python -m benchmarks.serving --url http://127.0.0.1:8000 --rate 5 --requests 100
 
 Prompts are random token ids, distinct unless `--shared-prefix` says how many tokens all have in common. Times are
-seen by the client: TTFT until the first event with text, ITL between events, both in milliseconds.
+seen by the client: TTFT until the first event with a choice, ITL between those, both in milliseconds. A server may put
+several tokens in an event, so TPOT is said as well: the mean time of a request's tokens after its first event.
 """
 
 import argparse
@@ -36,14 +37,14 @@ class Load:
 class Timing:
     """What one request met. Times are seconds on one clock."""
 
-    start: float
+    start: float = 0.0
     events: list[float] = field(default_factory=list)
     tokens: int = 0
     status: int = 0
 
 
-async def ask(client: httpx.AsyncClient, load: Load, draw: random.Random) -> Timing:
-    """One streamed completion."""
+async def ask(client: httpx.AsyncClient, load: Load, draw: random.Random, timing: Timing | None = None) -> Timing:
+    """One streamed completion; `timing`, if given, can be watched while the answer arrives."""
     shared = random.Random(0)
     prefix = [shared.randrange(32, load.vocabulary) for _ in range(load.shared_prefix)]
     rest = [draw.randrange(32, load.vocabulary) for _ in range(load.prompt_tokens - load.shared_prefix)]
@@ -56,14 +57,16 @@ async def ask(client: httpx.AsyncClient, load: Load, draw: random.Random) -> Tim
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    timing = Timing(time.perf_counter())
+    timing = timing or Timing()
+    timing.start = time.perf_counter()
     async with client.stream("POST", f"{load.url}/v1/completions", json=body) as response:
         timing.status = response.status_code
         async for line in response.aiter_lines():
             if not line.startswith("data: {"):
                 continue
-            timing.events.append(time.perf_counter())
-            event = json.loads(line[6:])
+            arrived, event = time.perf_counter(), json.loads(line[6:])
+            if event.get("choices"):
+                timing.events.append(arrived)
             if event.get("usage"):
                 timing.tokens = event["usage"]["completion_tokens"]
     return timing
@@ -104,7 +107,9 @@ def summary(timings: list[Timing]) -> dict[str, Any]:
     first = [1e3 * (t.events[0] - t.start) for t in answered]
     gaps = [1e3 * (b - a) for t in answered for a, b in zip(t.events, t.events[1:], strict=False)]
     whole = [1e3 * (t.events[-1] - t.start) for t in answered]
-    figures = {f"{name}_ms": _percentiles(values) for name, values in (("ttft", first), ("itl", gaps), ("e2e", whole))}
+    each = [1e3 * (t.events[-1] - t.events[0]) / (t.tokens - 1) for t in answered if t.tokens > 1]
+    times = {"ttft": first, "itl": gaps, "tpot": each, "e2e": whole}
+    figures = {f"{name}_ms": _percentiles(values) for name, values in times.items() if values}
     rate = sum(t.tokens for t in answered) / span
     return {"requests": len(timings), "answered": len(answered), "output_tokens_per_second": rate, **figures}
 

@@ -15,24 +15,28 @@ DeltaNet (recurrent) and two of gated attention; in every layer a router sends e
 shared one. It was trained from nothing on {millions:.1f} million training tokens of the sources below, on a CPU, by the
 program it ships with. The format is that of `qwen3_next`, so `transformers` loads the directory as it is.
 
-It is a first checkpoint: real, small, and honest about it. Use it to see the server work.
+It is small and honest about it. Use it to see the server work, and where the tables below say that it is good enough.
 """
 
 RECIPE = {
     "network": "8 layers, width 256, 16 experts of width 128 (2 per token) and a shared one, vocabulary 7,680",
     "optimizer": "Muon for matrices, AdamW for the rest; bfloat16 weights with float32 masters",
-    "learning rate": "warm-up of 60 steps, constant, 1 - sqrt to zero over the last quarter of the tokens",
+    "learning rate": (
+        "in two parts, to 20.4 million tokens and from there: warm-up of 60 steps, constant, 1 - sqrt to zero over the "
+        "last 30 % of the first part and a quarter of all tokens in the second"
+    ),
     "experts per token": "1, 2 or 3 at random per layer and micro-batch while training, 2 when serving",
     "balance": "load-balance loss 0.01 over the load of a step, z-loss 0.001",
     "changes on the way": (
         "after 3.9 million tokens the vocabulary was cut from 8,192 to 7,680 by dropping its last merges, so that the "
-        "file stays under 40 MB; after 27.6 million, of which 20.4 million with a whole decay, training went on at the "
-        "full rate on data from which overlaps with validation were removed, with more text analysis and summaries"
+        "file stays under 40 MB; the second part began with the finished weights of the first and new moments, on data "
+        "from which overlaps with validation were removed, with more text analysis and summaries; the first part had "
+        "seen some of those overlaps"
     ),
 }
 HARDWARE = "2 cores of a server processor with AVX-512 and bfloat16, no GPU, shared with other work"
 COMMANDS = (
-    "routelm train runs/bundled --recipe bundled --data DIR --tokenizer model/bundled",
+    "routelm train runs/bundled --recipe bundled --data DIR --tokenizer model/bundled --start-from EARLIER_MODEL",
     "routelm evaluate bundled --data DIR --samples {samples} --card-of runs/bundled --out OUT",
 )
 

@@ -1,0 +1,120 @@
+"""Puts the figures of benchmarks/results into docs/performance.md, where the document asks for them.
+
+    python -m benchmarks.document          # writes; with --check only says whether the document is up to date
+
+A place is a pair of lines, `<!-- figures: NAME -->` and `<!-- end -->`; NAME.json is the result file. What the table
+looks like follows from the script that wrote the file.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import record
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
+PLACE = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+COMPARED = ("prompt of", "output tokens/s", "memory", "ready")
+Figures = Any  # what a script stored under "figures"
+
+
+def filled(document: str, results: Path = record.RESULTS) -> str:
+    """The document with every place filled in. FileNotFoundError for a place without its file."""
+
+    def fill(place: re.Match[str]) -> str:
+        return f"{place[1]}\n{_block(results / (place['name'] + '.json'))}\n\n{place[3]}"
+
+    return PLACE.sub(fill, document)
+
+
+def _block(path: Path) -> str:
+    """A table, and when and where it was measured."""
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    known = stored["circumstances"]
+    script = re.split(r"[ .]", known["command"])[3]  # python -m benchmarks.SCRIPT ...
+    where = f"{known['processor']}, {known['cores']} cores, {known['date']}, commit {known['commit']}"
+    source = f"[{path.name}](../benchmarks/results/{path.name}): {where}."
+    return f"{TABLES[script](stored['figures'])}\n\n{source}"
+
+
+def compared(figures: Figures) -> str:
+    """A column per server and one per ratio; throughput, memory and start alone, the rest is in the file."""
+    servers, ratios = figures["medians"], figures["ratios"]
+    first = next(iter(servers))
+    rows = [what for what in servers[first] if any(part in what for part in COMPARED)]
+    heads = ["", *servers, *(f"{first} / {other}" for other in ratios)]
+    lines = [
+        [what, *(_digits(of[what]) for of in servers.values()), *(_spread(of[what]) for of in ratios.values())]
+        for what in rows
+    ]
+    return _table(heads, lines)
+
+
+def startup(figures: Figures) -> str:
+    rows = [[name, *(f"{found['median'][key]:.2f}" for key in ("ready_seconds", "first_token_seconds"))]
+            for name, found in figures.items()]  # fmt: skip
+    return _table(["model, precision", "seconds until ready", "until the first token"], rows)
+
+
+def stall(figures: Figures) -> str:
+    found = figures["median"]
+    rows = [
+        [name, *(f"{found['itl_ms'][key][p]:.1f}" for p in ("p50", "p99", "max"))]
+        for name, key in (("before it comes", "before"), ("while it is read", "during"))
+    ]
+    rows.append(["ratio", *(f"{found['ratio'][p]:.2f}" for p in ("p50", "p99", "max"))])
+    return _table(["milliseconds between tokens", "p50", "p99", "longest"], rows)
+
+
+def steadiness(figures: Figures) -> str:
+    rows = [
+        ["growth of memory in the second half, MB a minute", f"{figures['memory_slope_mb_per_minute']:.2f}"],
+        ["throughput of the second half over the first's", f"{figures['throughput_second_half_over_first']:.2f}"],
+        ["failed requests", str(figures["failed_requests"])],
+    ]
+    return _table(["", ""], rows)
+
+
+def training(figures: Figures) -> str:
+    return _table(["", ""], [[name, f"{value:,}"] for name, value in figures.items()])
+
+
+TABLES: dict[str, Callable[[Figures], str]] = {
+    "compare": compared,
+    "startup": startup,
+    "stall": stall,
+    "steadiness": steadiness,
+    "training": training,
+}
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{median(values):.2f}" + (f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else "")
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if it is not up to date")
+    check = parser.parse_args().check
+    before = DOCUMENT.read_text(encoding="utf-8")
+    after = filled(before)
+    if check and after != before:
+        raise SystemExit(f"{DOCUMENT.name} is older than its figures: python -m benchmarks.document")
+    DOCUMENT.write_text(after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
