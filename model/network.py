@@ -85,12 +85,18 @@ class CausalLM(nn.Module):
         Raises ValueError where a layer has fewer, and for a network without experts.
         """
         routed = [block.feed_forward for block in self.blocks if isinstance(block.feed_forward, Routed)]
-        fewest = min((feed_forward.config.num_experts for feed_forward in routed), default=0)
+        fewest = min(self.num_experts.values(), default=0)
         if not 1 <= experts_per_token <= fewest:
             allowed = f"1 to {fewest}" if routed else "a model with experts"
             raise ValueError(f"experts_per_token is {experts_per_token}: this takes {allowed}")
         for feed_forward in routed:
             feed_forward.router.k = experts_per_token
+
+    @property
+    def num_experts(self) -> dict[int, int]:
+        """How many experts each routed layer has, by the layer's number."""
+        routed = ((layer, block.feed_forward) for layer, block in enumerate(self.blocks))
+        return {layer: feed.config.num_experts for layer, feed in routed if isinstance(feed, Routed)}
 
     @property
     def dtype(self) -> torch.dtype:

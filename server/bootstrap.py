@@ -72,6 +72,8 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
 
 def find_model(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
     """The directory of `bundled`, of a hub id, or the directory that is named. ValueError where there is none."""
+    if name == "bundled" and revision is not None:
+        raise ValueError(f"revision is {revision}: the bundled model has none; revisions are those of a hub id")
     return BUNDLED if name == "bundled" else find_checkpoint(name, revision, weights=weights)
 
 

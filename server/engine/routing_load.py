@@ -5,6 +5,7 @@ Counting every step would cost as much as a small layer; so routings are kept fo
 Shapes: T tokens, E experts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -30,12 +31,17 @@ class _LayerCounts:
 
 
 class RoutingLoad:
-    """Sums over all steps seen. `loads` is brought up to date by `flush`, and every few steps by itself."""
+    """Sums over all steps seen. `loads` is brought up to date by `flush`, and every few steps by itself.
 
-    def __init__(self) -> None:
-        self.loads: tuple[LayerLoad, ...] = ()
+    `num_experts` of each routed layer: they begin with zeros, so that a scraper sees their first increase.
+    """
+
+    def __init__(self, num_experts: Mapping[int, int]) -> None:
         self._kept: list[tuple[Routing | None, ...]] = []
-        self._counts: dict[int, _LayerCounts] = {}
+        self._counts = {
+            layer: _LayerCounts(torch.zeros(experts, dtype=torch.int64)) for layer, experts in num_experts.items()
+        }
+        self.loads = self._loads()
 
     def observe(self, routings: tuple[Routing | None, ...]) -> None:
         """Take note of one step."""
@@ -53,7 +59,10 @@ class RoutingLoad:
             if routings:
                 self._count(layer, routings)
         self._kept.clear()
-        self.loads = tuple(counts.load(layer) for layer, counts in self._counts.items())
+        self.loads = self._loads()
+
+    def _loads(self) -> tuple[LayerLoad, ...]:
+        return tuple(counts.load(layer) for layer, counts in self._counts.items())
 
     def _count(self, layer: int, routings: list[Routing]) -> None:
         scores_TE = torch.cat([routing.scores_TE for routing in routings])
@@ -61,9 +70,7 @@ class RoutingLoad:
         experts = torch.cat([routing.experts_TK.flatten() for routing in routings])[weights != 0]
         num_experts = scores_TE.shape[1]
         logprobs_TE = scores_TE.log_softmax(-1)
-        if layer not in self._counts:
-            self._counts[layer] = _LayerCounts(torch.zeros(num_experts, dtype=torch.int64, device=experts.device))
         counts = self._counts[layer]
-        counts.pairs_E += torch.bincount(experts, minlength=num_experts)
+        counts.pairs_E += torch.bincount(experts, minlength=num_experts).cpu()
         counts.entropy -= float((logprobs_TE.exp() * logprobs_TE).sum(dtype=torch.float64))
         counts.num_tokens += len(scores_TE)

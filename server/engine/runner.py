@@ -38,7 +38,7 @@ class ModelRunner:
     def __init__(
         self, network: CausalLM, layout: CacheLayout, *, max_model_len: int, device: torch.device | str = "cpu"
     ) -> None:
-        self.load = RoutingLoad()
+        self.load = RoutingLoad(network.num_experts)
         self._network = network
         self._device = device
         self._cache = CacheStorage(

@@ -19,7 +19,7 @@ from model.loading import load_network
 from model.network import CausalLM
 from model.tokenizer import Tokenizer
 from server import bootstrap
-from server.bootstrap import BUNDLED, engine_config, prepare_backend
+from server.bootstrap import BUNDLED, engine_config, find_model, prepare_backend
 from server.cli import app
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
@@ -224,3 +224,8 @@ def test_a_context_that_is_given_is_kept_and_refused_by_the_engine(long_network:
     assert config.max_model_len == 90_000
     with pytest.raises(ValueError, match="raise cache_bytes"):
         Engine(long_network, config)
+
+
+def test_the_bundled_model_has_no_revisions() -> None:
+    with pytest.raises(ValueError, match="the bundled model has none"):
+        find_model("bundled", "v2")

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from model.layers.router import Routing
+from server.engine.engine import Engine
 from server.engine.routing_load import STEPS_KEPT, RoutingLoad
+from tests.server.engine.tiny import engine_config, request, run, tiny_network
 
 
 def routing(experts: list[list[int]], weights: list[list[float]], scores: list[list[float]]) -> Routing:
@@ -14,10 +16,10 @@ def routing(experts: list[list[int]], weights: list[list[float]], scores: list[l
 
 
 def test_counts_entropy_and_imbalance_by_hand() -> None:
-    load = RoutingLoad()
+    load = RoutingLoad({1: 4})
     load.observe((None, routing([[0, 1], [0, 2]], [[0.5, 0.5], [1.0, 0.0]], [[0.0] * 4, [50.0, 0.0, 0.0, 0.0]])))
     load.observe((None, routing([[0, 1]], [[0.5, 0.5]], [[0.0] * 4])))
-    assert load.loads == (), "nothing is counted before it is worth it"
+    assert load.loads[0].tokens_per_expert == (0, 0, 0, 0), "nothing is counted before it is worth it"
     load.flush()
     (layer,) = load.loads
     assert layer.layer == 1
@@ -27,7 +29,7 @@ def test_counts_entropy_and_imbalance_by_hand() -> None:
 
 
 def test_steps_with_different_numbers_of_choices_are_counted_together() -> None:
-    load = RoutingLoad()
+    load = RoutingLoad({0: 2})
     load.observe((routing([[0]], [[1.0]], [[0.0, 0.0]]),))
     load.observe((routing([[1, 0]], [[1.0, 1.0]], [[0.0, 0.0]]),))
     load.flush()
@@ -35,7 +37,7 @@ def test_steps_with_different_numbers_of_choices_are_counted_together() -> None:
 
 
 def test_a_busy_engine_counts_every_few_steps_and_keeps_no_more() -> None:
-    load = RoutingLoad()
+    load = RoutingLoad({0: 2})
     for _ in range(STEPS_KEPT):
         load.observe((routing([[0]], [[1.0]], [[0.0, 0.0]]),))
     assert load.loads[0].tokens_per_expert == (STEPS_KEPT, 0)
@@ -44,7 +46,14 @@ def test_a_busy_engine_counts_every_few_steps_and_keeps_no_more() -> None:
 
 
 def test_dense_layers_are_left_out() -> None:
-    load = RoutingLoad()
+    load = RoutingLoad({})
     load.observe((None, None))
     load.flush()
     assert load.loads == ()
+
+
+def test_counts_are_there_before_anything_is_routed() -> None:
+    engine = Engine(tiny_network(), engine_config())
+    assert [load.tokens_per_expert for load in engine.stats().layers] == [(0, 0, 0, 0)] * 4
+    run(engine, [request("a", [5, 6, 7])])
+    assert all(sum(load.tokens_per_expert) > 0 for load in engine.stats().layers)
