@@ -79,18 +79,18 @@ async def admit(
     language = detect_language(body.text) if body.language == "auto" else body.language
     method = _method(service, body) if body.method == "auto" else body.method
     plan = Plan(language, body.length, method, service.quality.warnings("summarize"))
-    work_id = f"sum-{request_id}"
-    if method == "extract":
-        extraction = Extraction(service, request_id, language, body.length)
-        plan = replace(plan, extracted=await until_disconnect(request, extraction.of(body.text)))
-        yield Admitted(work_id, body, [], extra=plan, earlier=extraction.done)
-        return
     sampling = body.sampling_params(
         service,
         max_tokens=DEFAULT_MAX_TOKENS[body.length],
         defaults=GREEDY,
         frequency_penalty=FREQUENCY_PENALTY,
     )
+    work_id = f"sum-{request_id}"
+    if method == "extract":
+        extraction = Extraction(service, request_id, language, body.length)
+        plan = replace(plan, extracted=await until_disconnect(request, extraction.of(body.text)))
+        yield Admitted(work_id, body, [], extra=plan, earlier=extraction.done)
+        return
     shortened = Shortening(service, request_id, language, sampling)
     text = await until_disconnect(request, shortened.of(body.text))
     prompt = await service.chat_prompt(service.prompts.summarize(text, language, body.length))

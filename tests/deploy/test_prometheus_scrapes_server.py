@@ -62,7 +62,7 @@ def prometheus(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         # The second time, the prefix is cached. Scrapes lie between, for a rate is the difference of two of them, and
         # the series of the experts begin with the first tokens.
         for _ in range(2):
-            post(f"{server}/v1/summarize", {"text": TEXT, "length": "short"})
+            post(f"{server}/v1/generate", {"prompt": TEXT, "max_tokens": 32})
             wait_for_scrapes(url)
         yield url
 

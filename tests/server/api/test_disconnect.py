@@ -18,7 +18,7 @@ REQUESTS: list[tuple[str, dict[str, Any], int]] = [
     ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}], "n": 4} | LONG, 4),
     ("/v1/completions", {"prompt": ["a", "b"]} | LONG, 2),
     ("/v1/translate", {"text": "hi", "source_lang": "en", "target_lang": "zh"} | LONG, 1),
-    ("/v1/summarize", {"text": "hi"} | LONG, 1),
+    ("/v1/summarize", {"text": "hi", "method": "generate"} | LONG, 1),
     ("/v1/generate", {"prompt": "hi"} | LONG, 1),
 ]
 
