@@ -70,6 +70,5 @@ def _warning(task: str, part: str | None, entries: Sequence[Measured], weak: Seq
     what = task if part is None else f"{task} {part}"
     share = f"{len(weak)} of {len(entries)} kinds of text" if len(entries) > 1 else "the text it was tested on"
     named = ", ".join(map(str, weak[:NAMED])) + (", ..." if len(weak) > NAMED else "")
-    return (
-        f"This model is not good at {what}: on {share} it was not measurably better than a trivial baseline: {named}."
-    )
+    verdict = "not good at" if len(weak) == len(entries) else "only in part good at"
+    return f"This model is {verdict} {what}: on {share} it was not clearly better than a trivial baseline: {named}."
