@@ -31,7 +31,7 @@ RECIPE = {
         "after 3.9 million tokens the vocabulary was cut from 8,192 to 7,680 by dropping its last merges, so that the "
         "file stays under 40 MB; the second part began with the finished weights of the first and new moments, on data "
         "from which overlaps with validation were removed, with more text analysis and summaries; the first part had "
-        "seen some of those overlaps"
+        "seen some of those overlaps; the validation losses of the two parts below are means over different sources"
     ),
 }
 HARDWARE = "2 cores of a server processor with AVX-512 and bfloat16, no GPU, shared with other work"
