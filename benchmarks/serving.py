@@ -75,7 +75,8 @@ async def ask(client: httpx.AsyncClient, load: Load, draw: random.Random, timing
 async def closed_loop(load: Load, concurrency: int, requests: int) -> list[Timing]:
     """`requests` requests, always `concurrency` of them under way."""
     draw, timings, left = random.Random(time.perf_counter_ns()), [], requests
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=0)) as client:
+    limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=0)  # some servers close idle ones
+    async with httpx.AsyncClient(timeout=600, limits=limits) as client:
 
         async def worker() -> None:
             nonlocal left
