@@ -17,6 +17,7 @@ from typing import Any
 from benchmarks import record
 from benchmarks.servers import started, weighed
 from benchmarks.serving import Load, Timing, closed_loop, summary
+from model.evaluation.tables import table as markdown_table
 
 LONG_PROMPTS = 5
 Turn = dict[str, float]  # what was measured, with its unit, and the value
@@ -105,15 +106,16 @@ def table(turns: Turns) -> str:
     middle, relative = medians(turns), ratios(turns)
     first = next(iter(turns))
     heads = ["what", *turns, *(f"{first} / {other}" for other in relative)]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines = []
     for what in middle[first]:
-        cells = [_digits(middle[name][what]) for name in turns]
+        cells = [digits(middle[name][what]) for name in turns]
         cells += [f"{median(r[what]):.2f} ({r[what][0]:.2f} to {r[what][-1]:.2f})" for r in relative.values()]
-        lines.append(f"| {what} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([what, *cells])
+    return markdown_table(heads, lines)
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
+    """Three digits, or all of a large number."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

@@ -15,6 +15,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks import record
+from benchmarks.compare import digits
+from model.evaluation.tables import table
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "performance.md"
 PLACE = re.compile(r"(<!-- figures: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -48,16 +50,16 @@ def compared(figures: Figures) -> str:
     rows = [what for what in servers[first] if any(part in what for part in COMPARED)]
     heads = ["", *servers, *(f"{first} / {other}" for other in ratios)]
     lines = [
-        [what, *(_digits(of[what]) for of in servers.values()), *(_spread(of[what]) for of in ratios.values())]
+        [what, *(digits(of[what]) for of in servers.values()), *(_spread(of[what]) for of in ratios.values())]
         for what in rows
     ]
-    return _table(heads, lines)
+    return table(heads, lines)
 
 
 def startup(figures: Figures) -> str:
     rows = [[name, *(f"{found['median'][key]:.2f}" for key in ("ready_seconds", "first_token_seconds"))]
             for name, found in figures.items()]  # fmt: skip
-    return _table(["model, precision", "seconds until ready", "until the first token"], rows)
+    return table(["model, precision", "seconds until ready", "until the first token"], rows)
 
 
 def stall(figures: Figures) -> str:
@@ -67,7 +69,7 @@ def stall(figures: Figures) -> str:
         for name, key in (("before it comes", "before"), ("while it is read", "during"))
     ]
     rows.append(["ratio", *(f"{found['ratio'][p]:.2f}" for p in ("p50", "p99", "max"))])
-    return _table(["milliseconds between tokens", "p50", "p99", "longest"], rows)
+    return table(["milliseconds between tokens", "p50", "p99", "longest"], rows)
 
 
 def steadiness(figures: Figures) -> str:
@@ -76,11 +78,11 @@ def steadiness(figures: Figures) -> str:
         ["throughput of the second half over the first's", f"{figures['throughput_second_half_over_first']:.2f}"],
         ["failed requests", str(figures["failed_requests"])],
     ]
-    return _table(["", ""], rows)
+    return table(["", ""], rows)
 
 
 def training(figures: Figures) -> str:
-    return _table(["", ""], [[name, f"{value:,}"] for name, value in figures.items()])
+    return table(["", ""], [[name, f"{value:,}"] for name, value in figures.items()])
 
 
 TABLES: dict[str, Callable[[Figures], str]] = {
@@ -92,17 +94,8 @@ TABLES: dict[str, Callable[[Figures], str]] = {
 }
 
 
-def _table(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def _spread(values: list[float]) -> str:
     return f"{median(values):.2f}" + (f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else "")
-
-
-def _digits(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def main() -> None:

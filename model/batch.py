@@ -184,8 +184,7 @@ class RectangularBatch:
 def _attention_by_products(
     q_BHLK: Tensor, k_BGLK: Tensor, v_BGLV: Tensor, visible_LL: Tensor, scale: float, sinks_H: Tensor | None
 ) -> Tensor:
-    """Attention with its scores written out: with rows of a few hundred positions, on a CPU, its backward pass takes a
-    quarter to a half of the fused one's time."""
+    """Attention with its scores written out, for the short rows of training on a CPU, and for sinks."""
     groups = q_BHLK.shape[1] // k_BGLK.shape[1]
     k, v = (x.repeat_interleave(groups, dim=1).flatten(0, 1) for x in (k_BGLK, v_BGLV))
     hidden = torch.zeros_like(visible_LL, dtype=torch.float32).masked_fill(~visible_LL, float("-inf"))

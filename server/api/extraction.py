@@ -4,12 +4,11 @@ from dataclasses import dataclass
 
 from model.sentences import split_sentences
 from server.api.answer_scores import AnswerScores, Question
-from server.document_pieces import pieces_of
-from server.errors import InvalidRequestError
+from server.api.shortening import MAX_PIECES, pieces_to_read
 from server.generation import RunningGeneration
 from server.service import GenerationService
 
-MAX_CANDIDATES = 64
+MAX_CANDIDATES = MAX_PIECES
 SENTENCES = {"short": 1, "medium": 1, "long": 2}
 # Nats per token that a sentence must be likelier by than the first one, and than each one before it: texts begin with
 # what matters. Chosen on training texts, see docs/training.md.
@@ -37,7 +36,9 @@ class Extraction:
         return self._scores.done
 
     async def of(self, text: str) -> str:
-        """The best sentence, or two for a long summary, in the order of the text."""
+        """The best sentence, or two for a long summary, in their order. A text of no more is its own summary."""
+        if sentences_in(text) <= SENTENCES[self._length]:
+            return text.strip()
         candidates = await self._candidates(text)
         best = sorted(candidates, key=lambda candidate: -candidate.score)[: SENTENCES[self._length]]
         space = "" if self._language == "zh" else " "
@@ -45,8 +46,8 @@ class Extraction:
 
     async def _candidates(self, text: str) -> list[Candidate]:
         """Of a text that is read in pieces, the first sentences of each."""
-        questions = [await self._question(piece) for piece in self._pieces(text)]
-        each = max(MAX_CANDIDATES // len(questions), 1)
+        questions = [await self._question(piece) for piece in pieces_to_read(self._service, text)]
+        each = MAX_CANDIDATES // len(questions)
         questions = [Question(question.prompt, question.answers[:each]) for question in questions]
         scores = await self._scores.of(questions)
         found = [pair for q, row in zip(questions, scores, strict=True) for pair in zip(q.answers, row, strict=True)]
@@ -54,17 +55,6 @@ class Extraction:
             Candidate(answer, place, score.mean - NOT_FIRST * (place > 0) - LATER * place)
             for place, (answer, score) in enumerate(found)
         ]
-
-    def _pieces(self, text: str) -> list[str]:
-        longest = self._service.prompts.longest_document
-        pieces = [text] if longest is None else pieces_of(text, longest, self._service.tokenizer)
-        if len(pieces) > MAX_CANDIDATES:
-            raise InvalidRequestError(
-                f"The text is too long to summarize: it makes {len(pieces)} pieces of {longest} tokens, "
-                f"at most {MAX_CANDIDATES} are taken.",
-                param="text",
-            )
-        return pieces
 
     async def _question(self, piece: str) -> Question:
         prompts = self._service.prompts

@@ -15,6 +15,19 @@ MAX_ROUNDS = 4
 PIECE_LENGTH, PIECE_TOKENS = "medium", 80  # of the summaries of pieces
 
 
+def pieces_to_read(service: GenerationService, text: str) -> list[str]:
+    """A document in pieces that the model can read, perhaps one. Raises InvalidRequestError for far too long ones."""
+    longest = service.prompts.longest_document
+    pieces = [text] if longest is None else pieces_of(text, longest, service.tokenizer)
+    if len(pieces) > MAX_PIECES:
+        raise InvalidRequestError(
+            f"The text is too long to summarize: it makes {len(pieces)} pieces of {longest} tokens, "
+            f"at most {MAX_PIECES} are taken.",
+            param="text",
+        )
+    return pieces
+
+
 class Shortening:
     """Puts summaries of its pieces in place of a document until it is as short as those the model learnt from."""
 
@@ -25,19 +38,10 @@ class Shortening:
 
     async def of(self, text: str) -> str:
         """The text itself where it is short enough. Raises InvalidRequestError where it is far too long."""
-        longest = self._service.prompts.longest_document
-        if longest is None:
-            return text
         for _ in range(MAX_ROUNDS):
-            pieces = pieces_of(text, longest, self._service.tokenizer)
+            pieces = pieces_to_read(self._service, text)
             if len(pieces) == 1:
                 break
-            if len(pieces) > MAX_PIECES:
-                raise InvalidRequestError(
-                    f"The text is too long to summarize: it makes {len(pieces)} pieces of {longest} tokens, "
-                    f"at most {MAX_PIECES} are taken.",
-                    param="text",
-                )
             text = await self._summaries(pieces)
         return text
 

@@ -1,7 +1,7 @@
 """POST /v1/summarize: a text in fewer words."""
 
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -54,18 +54,10 @@ class SummarizeResponse(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What was settled when the request came in. `extracted` is the summary where no more words are needed."""
+    """What the answer says beside the summary; `extracted` is the summary where no words need to be generated."""
 
-    language: str
-    length: str
-    method: str
-    warnings: list[str]
+    details: dict[str, Any]
     extracted: str | None = None
-
-    def details(self) -> dict[str, Any]:
-        details = asdict(self)
-        del details["extracted"]
-        return details
 
 
 Work = Admitted[SummarizeRequest]
@@ -78,7 +70,8 @@ async def admit(
     service.check_model(body.model)
     language = detect_language(body.text) if body.language == "auto" else body.language
     method = _method(service, body) if body.method == "auto" else body.method
-    plan = Plan(language, body.length, method, service.quality.warnings("summarize"))
+    warnings = service.quality.warnings("summarize")
+    details = {"language": language, "length": body.length, "method": method, "warnings": warnings}
     sampling = body.sampling_params(
         service,
         max_tokens=DEFAULT_MAX_TOKENS[body.length],
@@ -88,14 +81,14 @@ async def admit(
     work_id = f"sum-{request_id}"
     if method == "extract":
         extraction = Extraction(service, request_id, language, body.length)
-        plan = replace(plan, extracted=await until_disconnect(request, extraction.of(body.text)))
-        yield Admitted(work_id, body, [], extra=plan, earlier=extraction.done)
+        extracted = await until_disconnect(request, extraction.of(body.text))
+        yield Admitted(work_id, body, [], extra=Plan(details, extracted), earlier=extraction.done)
         return
     shortened = Shortening(service, request_id, language, sampling)
     text = await until_disconnect(request, shortened.of(body.text))
     prompt = await service.chat_prompt(service.prompts.summarize(text, language, body.length))
     with admission(service, request_id, [prompt], sampling, body.stop_strings) as generations:
-        yield Admitted(work_id, body, generations, extra=plan, earlier=shortened.done)
+        yield Admitted(work_id, body, generations, extra=Plan(details), earlier=shortened.done)
 
 
 @router.post("/summarize", response_model=SummarizeResponse, summary="Summarize text")
@@ -114,7 +107,7 @@ async def summarize(request: Request, service: Service, work: Annotated[Work, De
     plan: Plan = work.extra
     if work.body.stream:
         first = () if plan.extracted is None else (plan.extracted,)
-        return EventStream(task_events("summary", work, service.model_id, lambda _: plan.details(), first))
+        return EventStream(task_events("summary", work, service.model_id, lambda _: plan.details, first))
     summary, finish_reason = plan.extracted or "", FinishReason.STOP
     if plan.extracted is None:
         [result] = await until_disconnect(request, work.results())
@@ -125,7 +118,7 @@ async def summarize(request: Request, service: Service, work: Annotated[Work, De
         summary=summary,
         finish_reason=finish_reason,
         usage=work.usage,
-        **plan.details(),
+        **plan.details,
     )
 
 

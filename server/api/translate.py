@@ -88,10 +88,15 @@ async def translate(request: Request, service: Service, work: Annotated[Work, De
 
     With `stream`: events `{"object": "translation.chunk", "id", "index", "delta"}`, where `index` counts the texts,
     then one `{"object": "translation.done", "id", "model", "translations": [{"source_lang", "detected",
-    "finish_reason"}], "finish_reason", "usage"}`, then `[DONE]`.
+    "finish_reason"}], "warnings", "finish_reason", "usage"}`, then `[DONE]`.
     """
+    warnings = _warnings(service, work)
     if work.body.stream:
-        return EventStream(task_events("translation", work, service.model_id, lambda reasons: _details(work, reasons)))
+
+        def streamed(reasons: Sequence[FinishReason]) -> Event:
+            return _details(work, reasons) | {"warnings": warnings}
+
+        return EventStream(task_events("translation", work, service.model_id, streamed))
     results = await until_disconnect(request, work.results())
     details = _details(work, [result.finish_reason for result in results])["translations"]
     return TranslateResponse(
@@ -99,7 +104,7 @@ async def translate(request: Request, service: Service, work: Annotated[Work, De
         model=service.model_id,
         translations=[Translation(text=result.text, **detail) for result, detail in zip(results, details, strict=True)],
         usage=work.usage,
-        warnings=_warnings(service, work),
+        warnings=warnings,
     )
 
 

@@ -151,3 +151,11 @@ def test_a_model_that_is_not_good_at_it_says_so(client: TestClient, server: Serv
     [warning] = client.post("/v1/summarize", json={"text": "One. Two."}).json()["warnings"]
     assert "not good at summarize" in warning
     assert "news-en (ROUGE-1 9.8, first sentence 21.9)" in warning
+
+
+@pytest.mark.parametrize("text", ["One sentence and no more.", "...", "1.", "-", "word " * 390])
+def test_a_text_of_one_sentence_is_its_own_summary(client: TestClient, server: Server, text: str) -> None:
+    answer = client.post("/v1/summarize", json={"text": text}).json()
+    assert answer["summary"].strip()
+    assert answer["usage"]["total_tokens"] == 0
+    assert server.engine.submitted == []

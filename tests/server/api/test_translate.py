@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from model.quality import Measured, Quality
 from tests.server.applications import MODEL, Server, events_of
 
 
@@ -56,8 +57,18 @@ def test_a_stream_ends_with_details_and_usage(client: TestClient, server: Server
         "object": "translation.done",
         "model": MODEL,
         "translations": [detail, detail],
+        "warnings": [],
         "finish_reason": "length",
     }
+
+
+def test_streamed_or_not_a_weak_direction_is_named(client: TestClient, server: Server) -> None:
+    weak = Measured("translate", "news", "de-en", "BLEU", 3.0, "copy source", 3.5, better=False)
+    server.service.quality = Quality((weak,))
+    body = {"text": "das ist gut", "target_lang": "en"}
+    [warning] = client.post("/v1/translate", json=body).json()["warnings"]
+    assert "not good at translate de-en" in warning
+    assert events_of(client.post("/v1/translate", json=body | {"stream": True}).text)[-1]["warnings"] == [warning]
 
 
 def test_sampling_fields_and_stop_strings_are_taken(client: TestClient, server: Server) -> None:
