@@ -8,7 +8,7 @@ G key/value heads or groups, C channels, J convolution taps, K key width, V valu
 of a state-space head.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -17,6 +17,10 @@ from torch.nn import functional
 
 from model import kernels
 from model.cache import CacheStorage
+from model.config import RotaryConfig
+from model.layers.rotary import Rotary
+
+RotaryTables = dict[RotaryConfig, tuple[Tensor, Tensor]]
 
 
 class TokenBatch(Protocol):
@@ -27,6 +31,10 @@ class TokenBatch(Protocol):
 
     @property
     def positions_T(self) -> Tensor: ...
+
+    def rotary_tables(self, rotary: Rotary) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the tokens' positions, made once for all layers that turn alike: [T, W] each."""
+        ...
 
     def short_conv(
         self, layer: int, x_TC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None = None, *, silu: bool = True
@@ -78,6 +86,10 @@ class ForwardBatch:
     block_table_SB: Tensor  # int32, padded with anything
     state_rows_S: Tensor  # int32
     cache: CacheStorage
+    tables: RotaryTables = field(default_factory=dict)
+
+    def rotary_tables(self, rotary: Rotary) -> tuple[Tensor, Tensor]:
+        return _tables_once(self.tables, rotary, self.positions_T)
 
     def short_conv(
         self, layer: int, x_TC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None = None, *, silu: bool = True
@@ -122,6 +134,10 @@ class RectangularBatch:
     """
 
     token_ids_BL: Tensor
+    tables: RotaryTables = field(default_factory=dict)
+
+    def rotary_tables(self, rotary: Rotary) -> tuple[Tensor, Tensor]:
+        return _tables_once(self.tables, rotary, self.positions_T)
 
     @property
     def token_ids_T(self) -> Tensor:
@@ -179,6 +195,13 @@ class RectangularBatch:
 
     def _rows(self, x: Tensor) -> Tensor:
         return x.reshape(*self.token_ids_BL.shape, *x.shape[1:])
+
+
+def _tables_once(tables: RotaryTables, rotary: Rotary, positions_T: Tensor) -> tuple[Tensor, Tensor]:
+    found = tables.get(rotary.config)
+    if found is None:
+        found = tables[rotary.config] = rotary.tables(positions_T)
+    return found
 
 
 def _attention_by_products(

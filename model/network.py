@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from model import kernels
 from model.batch import TokenBatch
 from model.cache import CacheSpec
 from model.config import LayerConfig, ModelConfig
@@ -39,7 +40,7 @@ class Block(nn.Module):
         return self._add(x_TD, self.feed_forward(normed_TD)), None
 
     def _add(self, x_TD: Tensor, y_TD: Tensor) -> Tensor:
-        return x_TD + y_TD if self.scale == 1 else x_TD + y_TD * self.scale
+        return kernels.add_scaled(x_TD, y_TD, self.scale)
 
 
 class CausalLM(nn.Module):

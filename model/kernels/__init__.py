@@ -28,8 +28,8 @@ def _pick(x: Tensor) -> ModuleType:
     return cpu_autograd if torch.is_grad_enabled() else cpu
 
 
-def _pick_cached(x: Tensor) -> ModuleType:
-    """The implementation of what reads or advances a cache: never differentiated when compiled."""
+def _pick_serving(x: Tensor) -> ModuleType:
+    """The implementation of what is compiled without gradients."""
     return cpu if _pick(x) is cpu else reference
 
 
@@ -63,6 +63,21 @@ def sigmoid_mul(x: Tensor, gate: Tensor) -> Tensor:
     return _pick(x).sigmoid_mul(x, gate)
 
 
+def add_scaled(x: Tensor, y: Tensor, scale: float) -> Tensor:
+    """See `reference.add_scaled`."""
+    return _pick_serving(x).add_scaled(x, y, scale)
+
+
+def rotate(x_THD: Tensor, cos_TW: Tensor, sin_TW: Tensor) -> Tensor:
+    """See `reference.rotate`."""
+    return _pick_serving(x_THD).rotate(x_THD, cos_TW, sin_TW)
+
+
+def top_k_softmax(scores_TE: Tensor, k: int, over_all: bool) -> tuple[Tensor, Tensor]:
+    """See `reference.top_k_softmax`."""
+    return _pick_serving(scores_TE).top_k_softmax(scores_TE, k, over_all)
+
+
 def combine(y_TKD: Tensor, weights_TK: Tensor, shared_TD: Tensor | None, gate_T: Tensor | None) -> Tensor:
     """See `reference.combine`."""
     return _pick(y_TKD).combine(y_TKD, weights_TK, shared_TD, gate_T)
@@ -88,7 +103,7 @@ def short_conv(
     silu: bool,
 ) -> Tensor:
     """See `reference.short_conv`."""
-    return _pick_cached(x_TC).short_conv(x_TC, weight_CJ, bias_C, state_RJC, rows_S, starts_S1, silu)
+    return _pick_serving(x_TC).short_conv(x_TC, weight_CJ, bias_C, state_RJC, rows_S, starts_S1, silu)
 
 
 def short_conv_train(x_BLC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None, silu: bool) -> Tensor:
@@ -108,7 +123,7 @@ def delta_rule(
 ) -> Tensor:
     """See `reference.delta_rule`."""
     arguments = (q_TQK, k_TQK, v_THV, log_decay_TH, beta_TH, state_RHKV, rows_S, starts_S1)
-    return _pick_cached(v_THV).delta_rule(*arguments)
+    return _pick_serving(v_THV).delta_rule(*arguments)
 
 
 def delta_rule_train(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_BLH: Tensor, beta_BLH: Tensor) -> Tensor:
@@ -127,7 +142,7 @@ def mamba_scan(
     starts_S1: Tensor,
 ) -> Tensor:
     """See `reference.mamba_scan`."""
-    return _pick_cached(x_THP).mamba_scan(x_THP, dt_TH, A_H, B_TGN, C_TGN, state_RHPN, rows_S, starts_S1)
+    return _pick_serving(x_THP).mamba_scan(x_THP, dt_TH, A_H, B_TGN, C_TGN, state_RHPN, rows_S, starts_S1)
 
 
 def mamba_scan_train(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLGN: Tensor, C_BLGN: Tensor) -> Tensor:
@@ -151,7 +166,7 @@ def store_kv(
 ) -> None:
     """See `reference.store_kv`."""
     arguments = (k_TGD, v_TGD, keys_NPGD, values_NPGD, positions_T, starts_S1, block_table_SB)
-    _pick_cached(k_TGD).store_kv(*arguments)
+    _pick_serving(k_TGD).store_kv(*arguments)
 
 
 def paged_attention(
@@ -167,4 +182,4 @@ def paged_attention(
 ) -> Tensor:
     """See `reference.paged_attention`."""
     arguments = (q_THD, keys_NPGD, values_NPGV, positions_T, starts_S1, block_table_SB, scale, window, sinks_H)
-    return _pick_cached(q_THD).paged_attention(*arguments)
+    return _pick_serving(q_THD).paged_attention(*arguments)

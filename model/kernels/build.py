@@ -20,13 +20,14 @@ _AVX512 = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
 # instruction set -> compiler flags
 X86_TARGETS = {
     "AVX512BF16": [*_AVX512, "-mavx512bf16", "-mavx512vbmi"],
+    "AVX512VBMI": [*_AVX512, "-mavx512vbmi"],
     "AVX512": _AVX512,
     "AVX2": ["-march=x86-64-v3"],
 }
 NATIVE_TARGETS: dict[str, list[str]] = {"DEFAULT": []}
 
 # source -> instruction sets that it has code of its own for
-SOURCES = {"cpu": ("AVX512", "AVX2", "DEFAULT"), "product": ("AVX512BF16", "AVX512", "AVX2", "DEFAULT")}
+SOURCES = {"cpu": ("AVX512", "AVX2", "DEFAULT"), "product": ("AVX512BF16", "AVX512VBMI", "AVX512", "AVX2", "DEFAULT")}
 
 
 def targets() -> dict[str, list[str]]:

@@ -92,6 +92,14 @@ void combine(const T* y, const float* weights, const T* shared, const float* gat
     }
 }
 
+// out = x + scale * y, rounded once
+template <class T> void add_scaled(const T* x, const T* y, float scale, T* out, int64_t count, int threads) {
+#pragma omp parallel for num_threads(threads) if (count > 65536)
+    for (int64_t i = 0; i < count; i += W) store(out + i, load(x + i) + scale * load(y + i));
+}
+
+#include "rotary.inc"
+#include "routing.inc"
 #include "recurrence.inc"
 #include "attention_tile.inc"
 #include "attention.inc"
@@ -99,7 +107,12 @@ void combine(const T* y, const float* weights, const T* shared, const float* gat
 
 }  // namespace
 
-// The C interface: every function once for float32 and once for bfloat16.
+extern "C" void top_k_softmax_f32(const float* scores, float* weights, int64_t* chosen, int64_t tokens, int64_t E,
+                                  int64_t K, int64_t over_all, int threads) {
+    top_k_softmax(scores, weights, chosen, tokens, E, K, over_all, threads);
+}
+
+// The rest of the C interface: every function once for float32 and once for bfloat16.
 #define T float
 #define EXPORT(name) name##_f32
 #include "cpu_exports.inc"

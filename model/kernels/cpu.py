@@ -61,6 +61,36 @@ def sigmoid_mul(x: Tensor, gate: Tensor) -> Tensor:
     return out
 
 
+def add_scaled(x: Tensor, y: Tensor, scale: float) -> Tensor:
+    if not fits(x, x.shape[-1]):
+        return reference.add_scaled(x, y, scale)
+    x, y = x.contiguous(), y.contiguous()
+    out = torch.empty_like(x)
+    call("add_scaled", x.dtype, x, y, float(scale), out, x.numel())
+    return out
+
+
+def rotate(x_THD: Tensor, cos_TW: Tensor, sin_TW: Tensor) -> Tensor:
+    if x_THD.dtype not in SUFFIXES:
+        return reference.rotate(x_THD, cos_TW, sin_TW)
+    if x_THD.stride(-1) != 1:
+        x_THD = x_THD.contiguous()
+    out_THD = torch.empty(x_THD.shape, dtype=x_THD.dtype)
+    sizes = (*x_THD.shape, cos_TW.shape[-1], *x_THD.stride()[:2])
+    call("rotate", x_THD.dtype, x_THD, cos_TW.contiguous(), sin_TW.contiguous(), out_THD, *sizes)
+    return out_THD
+
+
+def top_k_softmax(scores_TE: Tensor, k: int, over_all: bool) -> tuple[Tensor, Tensor]:
+    if scores_TE.dtype != torch.float32:
+        return reference.top_k_softmax(scores_TE, k, over_all)
+    scores_TE, (tokens, experts) = scores_TE.contiguous(), scores_TE.shape
+    weights_TK = torch.empty(tokens, k, dtype=torch.float32)
+    experts_TK = torch.empty(tokens, k, dtype=torch.int64)
+    call("top_k_softmax", torch.float32, scores_TE, weights_TK, experts_TK, tokens, experts, k, int(over_all))
+    return weights_TK, experts_TK
+
+
 def combine(y_TKD: Tensor, weights_TK: Tensor, shared_TD: Tensor | None, gate_T: Tensor | None) -> Tensor:
     tokens, k, width = y_TKD.shape
     if not fits(y_TKD, width):

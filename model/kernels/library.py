@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 # torch's name of the processor -> instruction sets worth trying, best first
-RUNNABLE = {"AVX512": ("AVX512BF16", "AVX512", "AVX2"), "AVX2": ("AVX2",)}
+RUNNABLE = {"AVX512": ("AVX512BF16", "AVX512VBMI", "AVX512", "AVX2"), "AVX2": ("AVX2",)}
 
 
 def library_path(source: str, target: str) -> Path:

@@ -27,12 +27,14 @@ def fits(x: Tensor, *widths: int) -> bool:
 
 def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | None) -> None:
     """Run a kernel on contiguous tensors of `dtype`, with as many threads as torch uses."""
-    _function(name, dtype)(*map(_as_c, arguments), ctypes.c_int(torch.get_num_threads()))
+    kernel = _function(name, dtype, *map(type, arguments))
+    kernel(*[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments], torch.get_num_threads())
 
 
 @cache
-def _function(name: str, dtype: torch.dtype) -> Callable[..., None]:
-    return function("cpu", f"{name}_{SUFFIXES[dtype]}")
+def _function(name: str, dtype: torch.dtype, *types: type) -> Callable[..., None]:
+    as_c = {int: ctypes.c_int64, float: ctypes.c_float}  # everything else is an address
+    return function("cpu", f"{name}_{SUFFIXES[dtype]}", *[as_c.get(t, ctypes.c_void_p) for t in types], ctypes.c_int)
 
 
 def function(source: str, name: str, *types: Any) -> Callable[..., None]:
@@ -42,9 +44,3 @@ def function(source: str, name: str, *types: Any) -> Callable[..., None]:
     if types:
         found.argtypes = types
     return found
-
-
-def _as_c(value: Tensor | int | float | None) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
-    if value is None or isinstance(value, Tensor):
-        return ctypes.c_void_p(None if value is None else value.data_ptr())
-    return ctypes.c_int64(value) if isinstance(value, int) else ctypes.c_float(value)

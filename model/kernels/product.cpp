@@ -13,9 +13,12 @@
 #include <sys/mman.h>
 #endif
 
-#if defined(__AVX512BF16__) && defined(__AVX512VBMI__)
+#if defined(__AVX512VBMI__)
 #include <immintrin.h>
+#define ROUTELM_TABLES  // codes become bfloat16 by instructions that look bytes up
+#if defined(__AVX512BF16__)
 #define ROUTELM_DOT  // products of bfloat16 pairs in one instruction; elsewhere activations become float32 first
+#endif
 #endif
 
 #include "supported.inc"

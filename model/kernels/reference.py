@@ -48,6 +48,31 @@ def sigmoid_mul(x: Tensor, gate: Tensor) -> Tensor:
     return x * torch.sigmoid(gate)
 
 
+def add_scaled(x: Tensor, y: Tensor, scale: float) -> Tensor:
+    """x + scale * y, elementwise."""
+    return x + y if scale == 1 else x + y * scale
+
+
+def rotate(x_THD: Tensor, cos_TW: Tensor, sin_TW: Tensor) -> Tensor:
+    """Turn coordinate i of the first W of every head with i + W / 2, in float32, and leave the others."""
+    width = cos_TW.shape[-1]
+    turned, rest = x_THD[..., :width].float(), x_THD[..., width:]
+    first, second = turned.chunk(2, dim=-1)
+    turned = turned * cos_TW[:, None] + torch.cat([-second, first], dim=-1) * sin_TW[:, None]
+    return torch.cat([turned.to(x_THD.dtype), rest], dim=-1)
+
+
+def top_k_softmax(scores_TE: Tensor, k: int, over_all: bool) -> tuple[Tensor, Tensor]:
+    """The k highest scores, highest first, equal ones in the order of their index: weights and indices, [T, k] each.
+
+    Weights are a softmax over the chosen scores, or the chosen ones' shares of a softmax over all.
+    """
+    experts_TK = scores_TE.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    if over_all:
+        return scores_TE.softmax(-1).gather(1, experts_TK), experts_TK
+    return scores_TE.gather(1, experts_TK).softmax(-1), experts_TK
+
+
 def combine(y_TKD: Tensor, weights_TK: Tensor, shared_TD: Tensor | None, gate_T: Tensor | None) -> Tensor:
     """Gate-weighted sum of the experts' outputs, plus sigmoid(gate) times the shared expert's where there is one."""
     out_TD = (y_TKD.float() * weights_TK[..., None]).sum(1)

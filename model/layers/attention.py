@@ -12,7 +12,7 @@ from model.cache import CacheSpec, KVSpec
 from model.config import AttentionConfig
 from model.layers.linear import Linear
 from model.layers.norm import RMSNorm
-from model.layers.rotary import Rotary, rotate
+from model.layers.rotary import Rotary
 
 
 class Attention(nn.Module):
@@ -39,8 +39,8 @@ class Attention(nn.Module):
         q, gate, k, v = self.in_proj(x_TD).split(self.widths, dim=-1)
         q_THK, k_TGK = self._heads(q, self.q_norm), self._heads(k, self.k_norm)
         if self.rotary is not None:
-            tables = self.rotary.tables(batch.positions_T)
-            q_THK, k_TGK = rotate(q_THK, tables), rotate(k_TGK, tables)
+            tables = batch.rotary_tables(self.rotary)
+            q_THK, k_TGK = kernels.rotate(q_THK, *tables), kernels.rotate(k_TGK, *tables)
         v_TGK = self._heads(v, None)
         window, sinks_H = self.config.window, self.sinks_H
         out = batch.attend(layer, q_THK, k_TGK, v_TGK, scale=self.scale, window=window, sinks_H=sinks_H).flatten(1)

@@ -12,12 +12,13 @@ V value width.
 import torch
 from torch import Tensor, nn
 
+from model import kernels
 from model.batch import TokenBatch
 from model.cache import CacheSpec, LatentSpec
 from model.config import LatentAttentionConfig
 from model.layers.linear import GroupedLinear, Linear
 from model.layers.norm import RMSNorm
-from model.layers.rotary import Rotary, rotate
+from model.layers.rotary import Rotary
 
 
 class LatentAttention(nn.Module):
@@ -44,8 +45,8 @@ class LatentAttention(nn.Module):
 
     def forward(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> Tensor:
         q, c_TR, shared_TW = self.in_proj(x_TD).split(self.widths, dim=-1)
-        tables = self.rotary.tables(batch.positions_T)
-        k_T1K = torch.cat([self.kv_norm(c_TR), rotate(shared_TW[:, None], tables)[:, 0]], dim=-1)[:, None]
+        tables = batch.rotary_tables(self.rotary)
+        k_T1K = torch.cat([self.kv_norm(c_TR), kernels.rotate(shared_TW[:, None], *tables)[:, 0]], dim=-1)[:, None]
         v_T1R = k_T1K[..., : self.config.kv_rank]
         seen_THR = batch.attend(layer, self._queries(q, tables), k_T1K, v_T1R, scale=self.config.scale)
         projected: Tensor = self.out_proj(per_head(self.value_expand, seen_THR).flatten(1))
@@ -57,7 +58,7 @@ class LatentAttention(nn.Module):
             q = self.q_proj(self.q_norm(q))
         parts = [self.config.plain_dim, self.config.rotary.dim]
         plain_THP, rotary_THW = q.unflatten(-1, (-1, self.head_dim)).split(parts, dim=-1)
-        return torch.cat([per_head(self.key_absorb, plain_THP), rotate(rotary_THW, tables)], dim=-1)
+        return torch.cat([per_head(self.key_absorb, plain_THP), kernels.rotate(rotary_THW, *tables)], dim=-1)
 
 
 def per_head(product: nn.Module, x_THI: Tensor) -> Tensor:

@@ -15,25 +15,16 @@ class Rotary:
     """Turns pairs of the first `dim` coordinates by angles that grow with the position. Nothing in it is learnt."""
 
     def __init__(self, config: RotaryConfig) -> None:
+        self.config = config
         exponents_F = torch.arange(0, config.dim, 2, dtype=torch.float32, device="cpu") / config.dim
         self.frequency_F = _scaled(1.0 / config.theta**exponents_F, config)
         self.magnitude = config.scaling.attention_factor if isinstance(config.scaling, YarnScaling) else 1.0
 
     def tables(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of every angle: [T, 1, W] each, float32."""
-        angles = positions_T[:, None].float() * self.frequency_F.to(positions_T.device)
-        angles_T1W = torch.cat([angles, angles], dim=-1)[:, None]
-        return angles_T1W.cos() * self.magnitude, angles_T1W.sin() * self.magnitude
-
-
-def rotate(x_THD: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-    """Apply the tables to the first coordinates of every head and leave the rest."""
-    cos, sin = tables
-    width = cos.shape[-1]
-    turned, rest = x_THD[..., :width].float(), x_THD[..., width:]
-    first, second = turned.chunk(2, dim=-1)
-    turned = turned * cos + torch.cat([-second, first], dim=-1) * sin
-    return torch.cat([turned.to(x_THD.dtype), rest], dim=-1)
+        """Cosine and sine of every angle: [T, W] each, float32."""
+        angles_TF = positions_T[:, None].float() * self.frequency_F.to(positions_T.device)
+        angles_TW = torch.cat([angles_TF, angles_TF], dim=-1)
+        return angles_TW.cos() * self.magnitude, angles_TW.sin() * self.magnitude
 
 
 def _scaled(frequency_F: Tensor, config: RotaryConfig) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from model import kernels
 from model.config import (
     ExpertThresholdConfig,
     GroupLimit,
@@ -100,12 +101,18 @@ class SoftmaxTopK(Router):
         self.config = config
 
     def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
+        weights_TK, experts_TK = self._choose(scores_TE)
+        return Routing(weights_TK if self.config.scale == 1 else weights_TK * self.config.scale, experts_TK, scores_TE)
+
+    def _choose(self, scores_TE: Tensor) -> tuple[Tensor, Tensor]:
+        if self.config.groups is None:
+            return kernels.top_k_softmax(scores_TE, self.k, over_all=not self.config.renormalize)
         probabilities_TE = scores_TE.softmax(-1)
         experts_TK = top_k(within_groups(probabilities_TE, self.config.groups), self.k)
         weights_TK = probabilities_TE.gather(1, experts_TK)
         if self.config.renormalize:
             weights_TK = weights_TK / weights_TK.sum(-1, keepdim=True)
-        return Routing(weights_TK * self.config.scale, experts_TK, scores_TE)
+        return weights_TK, experts_TK
 
 
 class TopKSoftmax(Router):
@@ -115,8 +122,7 @@ class TopKSoftmax(Router):
         super().__init__(num_experts, config.top_k)
 
     def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
-        experts_TK = top_k(scores_TE, self.k)
-        return Routing(scores_TE.gather(1, experts_TK).softmax(-1), experts_TK, scores_TE)
+        return Routing(*kernels.top_k_softmax(scores_TE, self.k, over_all=False), scores_TE)
 
 
 def sigmoid(x: Tensor) -> Tensor:

@@ -31,6 +31,44 @@ def test_token_kernels_equal_their_definitions(rows: int, width: int, dtype: tor
     close(cpu.combine(y_TKD, weights_TK, None, None), reference.combine(y_TKD, weights_TK, None, None), dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", [1.0, 0.22])
+def test_scaled_sums_equal_their_definition(scale: float, dtype: torch.dtype) -> None:
+    x, y = normal(5, 48, dtype=dtype), normal(5, 48, dtype=dtype)
+    close(cpu.add_scaled(x, y, scale), reference.add_scaled(x, y, scale), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(tokens=st.integers(1, 5), heads=st.integers(1, 3), half=st.integers(1, 40), rest=st.integers(0, 20))
+@settings(max_examples=20, deadline=None)
+def test_rotation_equals_its_definition(tokens: int, heads: int, half: int, rest: int, dtype: torch.dtype) -> None:
+    """Of any width, and of heads that lie among other numbers."""
+    whole = normal(tokens, heads + 2, 2 * half + rest + 3, dtype=dtype)
+    x_THD = whole[:, 1:-1, : 2 * half + rest]
+    angles_TW = (normal(tokens, half) * 9).repeat(1, 2)
+    arguments = (x_THD, angles_TW.cos(), angles_TW.sin())
+    close(cpu.rotate(*arguments), reference.rotate(*arguments), dtype)
+
+
+@given(tokens=st.integers(1, 6), experts=st.integers(1, 40), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_chosen_experts_equal_their_definition(tokens: int, experts: int, data: st.DataObject) -> None:
+    """Among scores with ties, too: to the lowest index."""
+    k, over_all = data.draw(st.integers(1, experts)), data.draw(st.booleans())
+    scores_TE = torch.randint(-4, 5, (tokens, experts)) * data.draw(st.sampled_from([0.5, 20.0]))
+    (weights, chosen), (expected, indices) = (m.top_k_softmax(scores_TE, k, over_all) for m in (cpu, reference))
+    assert torch.equal(chosen, indices)
+    torch.testing.assert_close(weights, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_scores_that_are_no_numbers_harm_their_own_token_only() -> None:
+    scores_TE = normal(3, 8)
+    scores_TE[1, [0, 5]] = torch.nan
+    weights_TK, experts_TK = cpu.top_k_softmax(scores_TE, 2, over_all=False)
+    assert weights_TK.isfinite().tolist() == [[True, True], [False, False], [True, True]]
+    assert all(len({*row}) == 2 and {*row} <= {*range(8)} for row in experts_TK.tolist())
+
+
 def test_delta_gates_equal_their_definition() -> None:
     arguments = (normal(5, 3) * 8, normal(5, 3), normal(3), normal(3))
     for actual, expected in zip(cpu.delta_gates(*arguments), reference.delta_gates(*arguments), strict=True):

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from model import kernels
 from model.batch import ForwardBatch, RectangularBatch
 from model.cache import CacheStorage, LatentSpec
 from model.config import LatentAttentionConfig, NormConfig, RotaryConfig
 from model.layers.latent_attention import LatentAttention
 from model.layers.linear import GroupedLinear, Linear, PackedGroupedLinear, PackedLinear
-from model.layers.rotary import rotate
 
 HIDDEN, LENGTH, BLOCK = 32, 23, 4
 STRAIGHT = LatentAttentionConfig(3, None, 16, 8, 24, RotaryConfig(8), NormConfig(), scale=0.3)
@@ -45,10 +45,13 @@ def expanded(layer: LatentAttention, x_LD: Tensor) -> Tensor:
     if layer.q_norm is not None and layer.q_proj is not None:
         q = layer.q_proj(layer.q_norm(q))
     c_LR, tables = layer.kv_norm(c_LR), layer.rotary.tables(torch.arange(len(x_LD)))
-    shared_LW = rotate(shared_LW[:, None], tables)[:, 0]
+    shared_LW = kernels.rotate(shared_LW[:, None], *tables)[:, 0]
     outs = []
     for head, q_LK in enumerate(q.unflatten(-1, (config.num_heads, -1)).unbind(1)):
-        plain_LP, rotary_LW = q_LK[:, : config.plain_dim], rotate(q_LK[:, None, config.plain_dim :], tables)[:, 0]
+        plain_LP, rotary_LW = (
+            q_LK[:, : config.plain_dim],
+            kernels.rotate(q_LK[:, None, config.plain_dim :], *tables)[:, 0],
+        )
         key_LP, value_LV = c_LR @ layer.key_absorb.weight[head], c_LR @ layer.value_expand.weight[head].T
         scores_LL = (plain_LP @ key_LP.T + rotary_LW @ shared_LW.T) * config.scale
         future = torch.ones_like(scores_LL, dtype=torch.bool).triu(1)

@@ -90,10 +90,13 @@ def test_expert_choice_is_caught() -> None:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=repr)
 def test_training_and_serving_route_alike(config: RouterConfig) -> None:
+    """The same experts, with weights that differ by rounding: a softmax with gradients is another routine."""
     router, (scores, ids) = build_router(config, EXPERTS), random_input(30, 1)
     with torch.no_grad():
         served = dense(router.eval()(scores, ids))
-    assert torch.equal(dense(router.train()(scores, ids)), served)
+    trained = dense(router.train()(scores, ids))
+    assert torch.equal(trained > 0, served > 0)
+    torch.testing.assert_close(trained, served, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=repr)
