@@ -15,6 +15,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import record
+from benchmarks.breakdown import rows_of
 from benchmarks.compare import digits
 from model.evaluation.tables import table
 
@@ -81,11 +82,17 @@ def steadiness(figures: Figures) -> str:
     return table(["", ""], rows)
 
 
+def breakdown(figures: Figures) -> str:
+    machine = ", ".join(f"{value:g} {name}" for name, value in figures["machine"].items())
+    return f"{rows_of(figures['milliseconds'])}\n\nMilliseconds a step, medians; this machine: {machine}."
+
+
 def training(figures: Figures) -> str:
     return table(["", ""], [[name, f"{value:,}"] for name, value in figures.items()])
 
 
 TABLES: dict[str, Callable[[Figures], str]] = {
+    "breakdown": breakdown,
     "compare": compared,
     "startup": startup,
     "stall": stall,

@@ -78,7 +78,7 @@ def _in_passing(work: Callable[[], Loaded]) -> Loaded:
     """Do the work in a thread that then ends, and its pool of OpenMP's threads with it.
 
     libgomp counts the threads of all pools: if there are more than cores, idle ones sleep at once instead of waiting a
-    moment for the engine's next loop, and waking them several times a layer took 20 ms a step (docs/performance.md).
+    moment for the engine's next loop, and waking them several times a layer took 20 ms a step (docs/decisions/0006).
     """
     with ThreadPoolExecutor(1, thread_name_prefix="load") as executor:
         return executor.submit(work).result()
