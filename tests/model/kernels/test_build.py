@@ -57,6 +57,7 @@ def chosen() -> bytes | None:
         ({"AVX2": 1, "AVX512": 1}, b"AVX512"),
         ({"AVX2": 1, "AVX512": 1, "AVX512BF16": 1}, b"AVX512BF16"),
         ({"AVX2": 1, "AVX512": 1, "AVX512BF16": 0}, b"AVX512"),
+        ({"AVX512": 1, "AVX512VBMI": 1, "AVX512BF16": 0}, b"AVX512VBMI"),
         ({"AVX512BF16": 0}, None),
     ],
 )

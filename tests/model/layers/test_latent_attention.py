@@ -48,10 +48,8 @@ def expanded(layer: LatentAttention, x_LD: Tensor) -> Tensor:
     shared_LW = kernels.rotate(shared_LW[:, None], *tables)[:, 0]
     outs = []
     for head, q_LK in enumerate(q.unflatten(-1, (config.num_heads, -1)).unbind(1)):
-        plain_LP, rotary_LW = (
-            q_LK[:, : config.plain_dim],
-            kernels.rotate(q_LK[:, None, config.plain_dim :], *tables)[:, 0],
-        )
+        plain_LP, rotary_LW = q_LK.split([config.plain_dim, config.rotary.dim], dim=-1)
+        rotary_LW = kernels.rotate(rotary_LW[:, None], *tables)[:, 0]
         key_LP, value_LV = c_LR @ layer.key_absorb.weight[head], c_LR @ layer.value_expand.weight[head].T
         scores_LL = (plain_LP @ key_LP.T + rotary_LW @ shared_LW.T) * config.scale
         future = torch.ones_like(scores_LL, dtype=torch.bool).triu(1)

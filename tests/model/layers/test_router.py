@@ -90,13 +90,16 @@ def test_expert_choice_is_caught() -> None:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=repr)
 def test_training_and_serving_route_alike(config: RouterConfig) -> None:
-    """The same experts, with weights that differ by rounding: a softmax with gradients is another routine."""
+    """To the last bit; where serving has a compiled routine of its own, the same experts with weights to rounding."""
     router, (scores, ids) = build_router(config, EXPERTS), random_input(30, 1)
     with torch.no_grad():
         served = dense(router.eval()(scores, ids))
     trained = dense(router.train()(scores, ids))
-    assert torch.equal(trained > 0, served > 0)
-    torch.testing.assert_close(trained, served, atol=1e-6, rtol=1e-6)
+    if isinstance(config, SoftmaxTopKConfig | TopKSoftmaxConfig):
+        assert torch.equal(trained > 0, served > 0)
+        torch.testing.assert_close(trained, served, atol=1e-6, rtol=1e-6)
+    else:
+        assert torch.equal(trained, served)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=repr)
