@@ -18,6 +18,7 @@ from torch.nn import functional
 from model import kernels
 from model.cache import CacheStorage
 from model.config import RotaryConfig
+from model.kernels.reference import GatedDelta
 from model.layers.rotary import Rotary
 
 RotaryTables = dict[RotaryConfig, tuple[Tensor, Tensor]]
@@ -42,10 +43,8 @@ class TokenBatch(Protocol):
         """Causal depthwise convolution over each sequence, then (if so asked) SiLU."""
         ...
 
-    def delta_rule(
-        self, layer: int, q_THK: Tensor, k_THK: Tensor, v_THV: Tensor, log_decay_TH: Tensor, beta_TH: Tensor
-    ) -> Tensor:
-        """The gated delta rule over each sequence; queries and keys come unnormalized. Returns o_THV."""
+    def gated_delta(self, layer: int, x_TP: Tensor, weights: GatedDelta) -> Tensor:
+        """A Gated DeltaNet over each sequence, between its two products. Returns [T, H * V]."""
         ...
 
     def mamba_scan(self, layer: int, x_THP: Tensor, dt_TH: Tensor, A_H: Tensor, B_TGN: Tensor, C_TGN: Tensor) -> Tensor:
@@ -97,13 +96,9 @@ class ForwardBatch:
         state = self.cache.state(layer, "conv")
         return kernels.short_conv(x_TC, weight_CJ, bias_C, state, self.state_rows_S, self.query_starts_S1, silu)
 
-    def delta_rule(
-        self, layer: int, q_THK: Tensor, k_THK: Tensor, v_THV: Tensor, log_decay_TH: Tensor, beta_TH: Tensor
-    ) -> Tensor:
-        state = self.cache.state(layer, "delta")
-        return kernels.delta_rule(
-            q_THK, k_THK, v_THV, log_decay_TH, beta_TH, state, self.state_rows_S, self.query_starts_S1
-        )
+    def gated_delta(self, layer: int, x_TP: Tensor, weights: GatedDelta) -> Tensor:
+        states = self.cache.state(layer, "conv"), self.cache.state(layer, "delta")
+        return kernels.gated_delta(x_TP, weights, *states, self.state_rows_S, self.query_starts_S1)
 
     def mamba_scan(self, layer: int, x_THP: Tensor, dt_TH: Tensor, A_H: Tensor, B_TGN: Tensor, C_TGN: Tensor) -> Tensor:
         state = self.cache.state(layer, "scan")
@@ -153,14 +148,16 @@ class RectangularBatch:
     ) -> Tensor:
         return kernels.short_conv_train(self._rows(x_TC), weight_CJ, bias_C, silu).reshape(x_TC.shape)
 
-    def delta_rule(
-        self, layer: int, q_THK: Tensor, k_THK: Tensor, v_THV: Tensor, log_decay_TH: Tensor, beta_TH: Tensor
-    ) -> Tensor:
+    def gated_delta(self, layer: int, x_TP: Tensor, weights: GatedDelta) -> Tensor:
+        mixed_TC, z, b_TH, a_TH = weights.split(x_TP)
+        q_THK, k_THK, v_THV = weights.heads(self.short_conv(layer, mixed_TC, weights.conv_CJ))
+        log_decay_TH, beta_TH = kernels.delta_gates(a_TH, b_TH, weights.A_log_H, weights.dt_bias_H)
         groups = v_THV.shape[1] // q_THK.shape[1]
         if groups > 1:
             q_THK, k_THK = q_THK.repeat_interleave(groups, dim=1), k_THK.repeat_interleave(groups, dim=1)
         rows = [self._rows(x) for x in (q_THK, k_THK, v_THV, log_decay_TH, beta_TH)]
-        return kernels.delta_rule_train(*rows).reshape(v_THV.shape)
+        out_THV = kernels.delta_rule_train(*rows).reshape(v_THV.shape)
+        return kernels.gated_rms_norm(out_THV, z.reshape(v_THV.shape), weights.norm_V, weights.eps).flatten(1)
 
     def mamba_scan(self, layer: int, x_THP: Tensor, dt_TH: Tensor, A_H: Tensor, B_TGN: Tensor, C_TGN: Tensor) -> Tensor:
         x_BLHP, dt_BLH, B_BLGN, C_BLGN = (self._rows(x) for x in (x_THP, dt_TH, B_TGN, C_TGN))

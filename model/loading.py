@@ -27,7 +27,7 @@ from model.checkpoint import (
 from model.families import Family, family_of
 from model.layers.linear import can_pack
 from model.network import CausalLM, cast_matrices
-from model.packing import pack_module
+from model.packing import pack_module, pack_tied_head
 from model.quantization import SCHEMES, Scheme, plain_scheme, saved
 from model.quantization.stored import decoded, nearest_scheme
 from model.readers import CountingReader, FiniteReader, OnceReader, Progress
@@ -136,8 +136,7 @@ def _fill(network: CausalLM, reader: CheckpointReader, rules: list[Rule], scheme
             _fill_tensor(network, reader, rule)
         pack_module(network, name, scheme)
         if name == "embedding" and network.config.tied_head:
-            network.tie_head()
-            pack_module(network, "head", scheme)
+            pack_tied_head(network, scheme)
         _return_freed_memory()
     unfilled = [name for name, tensor in network.state_dict().items() if tensor.is_meta]
     assert not unfilled, f"no rule of this family makes {unfilled[0]}"

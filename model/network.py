@@ -14,7 +14,7 @@ from model.cache import CacheSpec
 from model.config import LayerConfig, ModelConfig
 from model.layers.delta_net import DeltaNet
 from model.layers.feed_forward import Routed, build_feed_forward
-from model.layers.linear import GroupedLinear, Linear
+from model.layers.linear import GroupedLinear, Linear, PanelEmbedding
 from model.layers.mixer import build_mixer
 from model.layers.norm import RMSNorm
 from model.layers.router import Routing
@@ -32,8 +32,8 @@ class Block(nn.Module):
         self.scale = model.residual_scale
 
     def forward(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> tuple[Tensor, Routing | None]:
-        x_TD = self._add(x_TD, self.mixer(self.mixer_norm(x_TD), batch, layer))
-        normed_TD = self.feed_forward_norm(x_TD)
+        mixed_TD = self.mixer(self.mixer_norm(x_TD), batch, layer)
+        x_TD, normed_TD = self.feed_forward_norm.after_adding(x_TD, mixed_TD, self.scale)
         if isinstance(self.feed_forward, Routed):
             y_TD, routing = self.feed_forward(normed_TD, batch.token_ids_T)
             return self._add(x_TD, y_TD), routing
@@ -102,7 +102,8 @@ class CausalLM(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The type of hidden states and matrices."""
-        return self.embedding.weight.dtype
+        embedding: nn.Module = self.embedding
+        return embedding.dtype if isinstance(embedding, PanelEmbedding) else self.embedding.weight.dtype
 
     def cache_specs(self) -> list[CacheSpec]:
         """What each layer must remember of a sequence."""
@@ -121,7 +122,7 @@ class CausalLM(nn.Module):
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """Scores over the vocabulary, float32 [R, V]."""
-        scores_RV: Tensor = self.head(hidden_RD).float()
+        scores_RV = self.head.in_float32(hidden_RD)
         return scores_RV if self.config.logits_scale == 1 else scores_RV * self.config.logits_scale
 
 

@@ -3,7 +3,7 @@
 import torch
 
 from model.kernels import product
-from model.layers.linear import GroupedLinear, Linear, can_pack
+from model.layers.linear import GroupedLinear, Linear, PanelEmbedding, PanelLinear, can_pack
 from model.network import CausalLM
 from model.quantization import Scheme, plain_scheme
 
@@ -28,6 +28,16 @@ def pack_module(network: CausalLM, name: str, scheme: Scheme | None) -> None:
     own = scheme_of(name, scheme)
     make = own.linear if isinstance(module, Linear) else own.grouped
     network.set_submodule(name, make(module.weight, module.bias))
+
+
+def pack_tied_head(network: CausalLM, scheme: Scheme | None) -> None:
+    """Pack the matrix that is head and embedding; where its numbers are kept as they are, both then read one copy."""
+    dtype = network.dtype
+    network.tie_head()
+    pack_module(network, "head", scheme)
+    head = network.get_submodule("head")
+    if isinstance(head, PanelLinear) and head.panels.has_numbers:
+        network.set_submodule("embedding", PanelEmbedding(head.panels, dtype))
 
 
 def scheme_of(name: str, scheme: Scheme) -> Scheme:

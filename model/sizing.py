@@ -41,8 +41,13 @@ def network_size(network: CausalLM) -> NetworkSize:
 
 
 def weight_bytes(network: CausalLM, scheme: Scheme) -> int:
-    """Bytes of all weights when matrices are kept as `scheme` says. A packed head takes its own, tied or not."""
+    """Bytes of all weights when matrices are kept as `scheme` says.
+
+    An embedding that is tied to the head takes none where the head keeps its numbers; codes serve the head alone.
+    """
     parameters, packed_bits = _parameters(network), 0.0
+    if network.config.tied_head and scheme_of("head", scheme).keeps_numbers:
+        del parameters["embedding.weight"]
     for name, module in network.named_modules():
         if isinstance(module, Linear | GroupedLinear):
             weight = parameters.pop(f"{name}.weight")

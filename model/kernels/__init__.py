@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from model.kernels import cpu, cpu_autograd, native, reference
+from model.kernels.reference import GatedDelta
 
 _FORCED = os.environ.get("ROUTELM_REFERENCE_KERNELS") == "1"
 
@@ -41,6 +42,16 @@ def _pick_rows(x: Tensor) -> ModuleType:
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
     """See `reference.rms_norm`."""
     return _pick(x).rms_norm(x, weight, eps, offset)
+
+
+def add_norm(
+    x: Tensor, y: Tensor, scale: float, weight: Tensor, eps: float, offset: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """See `reference.add_norm`."""
+    if _pick(x) is cpu:
+        return cpu.add_norm(x, y, scale, weight, eps, offset)
+    out = add_scaled(x, y, scale)
+    return out, rms_norm(out, weight, eps, offset)
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -78,14 +89,19 @@ def top_k_softmax(scores_TE: Tensor, k: int, over_all: bool) -> tuple[Tensor, Te
     return _pick_serving(scores_TE).top_k_softmax(scores_TE, k, over_all)
 
 
+def highest(scores_RV: Tensor) -> Tensor:
+    """See `reference.highest`."""
+    return _pick_serving(scores_RV).highest(scores_RV)
+
+
 def combine(y_TKD: Tensor, weights_TK: Tensor, shared_TD: Tensor | None, gate_T: Tensor | None) -> Tensor:
     """See `reference.combine`."""
     return _pick(y_TKD).combine(y_TKD, weights_TK, shared_TD, gate_T)
 
 
 def delta_gates(a_TH: Tensor, b_TH: Tensor, A_log_H: Tensor, dt_bias_H: Tensor) -> tuple[Tensor, Tensor]:
-    """See `reference.delta_gates`."""
-    return _pick(a_TH).delta_gates(a_TH, b_TH, A_log_H, dt_bias_H)
+    """See `reference.delta_gates`. For training: serving has it inside `gated_delta`."""
+    return reference.delta_gates(a_TH, b_TH, A_log_H, dt_bias_H)
 
 
 def time_steps(dt_TH: Tensor, dt_bias_H: Tensor, low: float, high: float) -> Tensor:
@@ -111,19 +127,16 @@ def short_conv_train(x_BLC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None, si
     return _pick_rows(x_BLC).short_conv_train(x_BLC, weight_CJ, bias_C, silu)
 
 
-def delta_rule(
-    q_TQK: Tensor,
-    k_TQK: Tensor,
-    v_THV: Tensor,
-    log_decay_TH: Tensor,
-    beta_TH: Tensor,
+def gated_delta(
+    x_TP: Tensor,
+    weights: GatedDelta,
+    conv_RJC: Tensor,
     state_RHKV: Tensor,
     rows_S: Tensor,
     starts_S1: Tensor,
 ) -> Tensor:
-    """See `reference.delta_rule`."""
-    arguments = (q_TQK, k_TQK, v_THV, log_decay_TH, beta_TH, state_RHKV, rows_S, starts_S1)
-    return _pick_serving(v_THV).delta_rule(*arguments)
+    """See `reference.gated_delta`."""
+    return _pick_serving(x_TP).gated_delta(x_TP, weights, conv_RJC, state_RHKV, rows_S, starts_S1)
 
 
 def delta_rule_train(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_BLH: Tensor, beta_BLH: Tensor) -> Tensor:

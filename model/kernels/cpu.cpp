@@ -33,19 +33,34 @@ void rms_norm(const T* x, const float* weight, float offset, float eps, T* out,
     }
 }
 
+// out = x + scale * y, rounded once; normed = rms_norm(out)
+template <class T>
+void add_norm(const T* x, const T* y, float scale, const float* weight, float offset, float eps, T* out, T* normed,
+              int64_t rows, int64_t width, int threads) {
+#pragma omp parallel for num_threads(threads) if (rows * width > 32768)
+    for (int64_t r = 0; r < rows; ++r) {
+        T* sum = out + r * width;
+        for (int64_t i = r * width; i < (r + 1) * width; i += W) store(out + i, load(x + i) + scale * load(y + i));
+        float inverse = 1.0f / std::sqrt(dot(sum, sum, width) / float(width) + eps);
+        for (int64_t i = 0; i < width; i += W)
+            store(normed + r * width + i, load(sum + i) * inverse * (load(weight + i) + offset));
+    }
+}
+
 // out = rms_norm(x) * weight * silu(gate)
+template <class T>
+void gated_rms_norm_row(const T* x, const T* gate, const float* weight, float eps, T* out, int64_t width) {
+    float scale = 1.0f / std::sqrt(dot(x, x, width) / float(width) + eps);
+    for (int64_t i = 0; i < width; i += W)
+        store(out + i, load(x + i) * scale * load(weight + i) * silu(load(gate + i)));
+}
+
 template <class T>
 void gated_rms_norm(const T* x, const T* gate, const float* weight, float eps, T* out,
                     int64_t rows, int64_t width, int threads) {
 #pragma omp parallel for num_threads(threads) if (rows * width > 16384)
-    for (int64_t r = 0; r < rows; ++r) {
-        const T* in = x + r * width;
-        float scale = 1.0f / std::sqrt(dot(in, in, width) / float(width) + eps);
-        for (int64_t i = 0; i < width; i += W) {
-            f32x16 y = load(in + i) * scale * load(weight + i);
-            store(out + r * width + i, y * silu(load(gate + r * width + i)));
-        }
-    }
+    for (int64_t at = 0; at < rows * width; at += width)
+        gated_rms_norm_row(x + at, gate + at, weight, eps, out + at, width);
 }
 
 // out = silu(x[:, :width]) * x[:, width:]
@@ -100,7 +115,9 @@ template <class T> void add_scaled(const T* x, const T* y, float scale, T* out, 
 
 #include "rotary.inc"
 #include "routing.inc"
+#include "highest.inc"
 #include "recurrence.inc"
+#include "delta_net.inc"
 #include "attention_tile.inc"
 #include "attention.inc"
 #include "gradients.inc"
@@ -108,8 +125,12 @@ template <class T> void add_scaled(const T* x, const T* y, float scale, T* out, 
 }  // namespace
 
 extern "C" void top_k_softmax_f32(const float* scores, float* weights, int64_t* chosen, int64_t tokens, int64_t E,
-                                  int64_t K, int64_t over_all, int threads) {
-    top_k_softmax(scores, weights, chosen, tokens, E, K, over_all, threads);
+                                  int64_t row, int64_t K, int64_t over_all, int threads) {
+    top_k_softmax(scores, weights, chosen, tokens, E, row, K, over_all, threads);
+}
+
+extern "C" void highest_f32(const float* scores, int64_t* places, int64_t rows, int64_t width, int threads) {
+    places_of_highest(scores, places, rows, width, threads);
 }
 
 // The rest of the C interface: every function once for float32 and once for bfloat16.

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from model.kernels import reference
 from model.kernels.native import STATE_WIDTHS, SUFFIXES, call, fits
+from model.kernels.reference import GatedDelta
 
 EVERYTHING = 2**62  # the window of a token that sees all before it
 
@@ -20,6 +21,19 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tens
     out = torch.empty_like(x)
     call("rms_norm", x.dtype, x, weight, float(offset), eps, out, x.numel() // width, width, width)
     return out
+
+
+def add_norm(
+    x: Tensor, y: Tensor, scale: float, weight: Tensor, eps: float, offset: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    width = x.shape[-1]
+    if not fits(x, width):
+        return reference.add_norm(x, y, scale, weight, eps, offset)
+    x, y = x.contiguous(), y.contiguous()
+    out, normed = torch.empty_like(x), torch.empty_like(x)
+    sizes = (x.numel() // width, width)
+    call("add_norm", x.dtype, x, y, float(scale), weight, float(offset), eps, out, normed, *sizes)
+    return out, normed
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -84,11 +98,23 @@ def rotate(x_THD: Tensor, cos_TW: Tensor, sin_TW: Tensor) -> Tensor:
 def top_k_softmax(scores_TE: Tensor, k: int, over_all: bool) -> tuple[Tensor, Tensor]:
     if scores_TE.dtype != torch.float32:
         return reference.top_k_softmax(scores_TE, k, over_all)
-    scores_TE, (tokens, experts) = scores_TE.contiguous(), scores_TE.shape
+    if scores_TE.stride(1) != 1:
+        scores_TE = scores_TE.contiguous()
+    tokens, experts = scores_TE.shape
     weights_TK = torch.empty(tokens, k, dtype=torch.float32)
     experts_TK = torch.empty(tokens, k, dtype=torch.int64)
-    call("top_k_softmax", torch.float32, scores_TE, weights_TK, experts_TK, tokens, experts, k, int(over_all))
+    sizes = (tokens, experts, scores_TE.stride(0), k, int(over_all))
+    call("top_k_softmax", torch.float32, scores_TE, weights_TK, experts_TK, *sizes)
     return weights_TK, experts_TK
+
+
+def highest(scores_RV: Tensor) -> Tensor:
+    if scores_RV.dtype != torch.float32:
+        return reference.highest(scores_RV)
+    scores_RV = scores_RV.contiguous()
+    places_R = torch.empty(len(scores_RV), dtype=torch.int64)
+    call("highest", torch.float32, scores_RV, places_R, *scores_RV.shape)
+    return places_R
 
 
 def combine(y_TKD: Tensor, weights_TK: Tensor, shared_TD: Tensor | None, gate_T: Tensor | None) -> Tensor:
@@ -101,16 +127,6 @@ def combine(y_TKD: Tensor, weights_TK: Tensor, shared_TD: Tensor | None, gate_T:
     gate = gate_T.contiguous() if gate_T is not None else None
     call("combine", y_TKD.dtype, y_TKD, weights_TK, shared, gate, out, tokens, k, width)
     return out
-
-
-def delta_gates(a_TH: Tensor, b_TH: Tensor, A_log_H: Tensor, dt_bias_H: Tensor) -> tuple[Tensor, Tensor]:
-    if a_TH.dtype not in SUFFIXES:
-        return reference.delta_gates(a_TH, b_TH, A_log_H, dt_bias_H)
-    a_TH, b_TH = a_TH.contiguous(), b_TH.contiguous()
-    log_decay_TH = torch.empty(a_TH.shape, dtype=torch.float32)
-    beta_TH = torch.empty_like(log_decay_TH)
-    call("delta_gates", a_TH.dtype, a_TH, b_TH, A_log_H, dt_bias_H, log_decay_TH, beta_TH, *a_TH.shape)
-    return log_decay_TH, beta_TH
 
 
 def short_conv(
@@ -133,25 +149,23 @@ def short_conv(
     return out
 
 
-def delta_rule(
-    q_TQK: Tensor,
-    k_TQK: Tensor,
-    v_THV: Tensor,
-    log_decay_TH: Tensor,
-    beta_TH: Tensor,
+def gated_delta(
+    x_TP: Tensor,
+    weights: GatedDelta,
+    conv_RJC: Tensor,
     state_RHKV: Tensor,
     rows_S: Tensor,
     starts_S1: Tensor,
 ) -> Tensor:
-    arguments = (q_TQK, k_TQK, v_THV, log_decay_TH, beta_TH)
-    (_, heads, value_width), (key_heads, key_width) = v_THV.shape, q_TQK.shape[1:]
-    if not (fits(v_THV, key_width) and value_width in STATE_WIDTHS and key_width <= 256):
-        return reference.delta_rule(*arguments, state_RHKV, rows_S, starts_S1)
-    inputs = [x.contiguous() for x in arguments]
-    out = torch.empty_like(inputs[2])
-    sizes = (len(rows_S), key_heads, heads, key_width, value_width)
-    call("delta_rule", v_THV.dtype, *inputs, state_RHKV, rows_S, starts_S1, out, *sizes)
-    return out
+    (channels, taps), (heads, key_width, value_width) = weights.conv_CJ.shape, state_RHKV.shape[1:]
+    if not (fits(x_TP, key_width) and value_width in STATE_WIDTHS and key_width <= 256 and taps >= 2):
+        return reference.gated_delta(x_TP, weights, conv_RJC, state_RHKV, rows_S, starts_S1)
+    small = (weights.conv_CJ, weights.A_log_H, weights.dt_bias_H, weights.norm_V)
+    x_TP, out_TN = x_TP.contiguous(), x_TP.new_empty(len(x_TP), heads * value_width)
+    key_heads = (channels - heads * value_width) // (2 * key_width)
+    sizes = (len(rows_S), taps, key_heads, heads, key_width, value_width)
+    call("delta_net", x_TP.dtype, x_TP, *small, weights.eps, conv_RJC, state_RHKV, rows_S, starts_S1, out_TN, *sizes)
+    return out_TN
 
 
 def time_steps(dt_TH: Tensor, dt_bias_H: Tensor, low: float, high: float) -> Tensor:

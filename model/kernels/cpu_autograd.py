@@ -12,10 +12,10 @@ from torch.autograd import Function
 
 from model.kernels import cpu, reference
 from model.kernels.native import STATE_WIDTHS, call, fits
-from model.kernels.reference import clamped_mul, combine, delta_gates, mamba_scan_train, sigmoid_mul, time_steps
+from model.kernels.reference import clamped_mul, combine, mamba_scan_train, sigmoid_mul, time_steps
 
 __all__ = [
-    "clamped_mul", "combine", "delta_gates", "delta_rule_train", "gated_rms_norm", "mamba_scan_train", "rms_norm",
+    "clamped_mul", "combine", "delta_rule_train", "gated_rms_norm", "mamba_scan_train", "rms_norm",
     "short_conv_train", "sigmoid_mul", "silu_mul", "softmax_gradient", "time_steps",
 ]  # fmt: skip
 

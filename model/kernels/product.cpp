@@ -43,8 +43,19 @@ void product_f32(const float* x, const int64_t* counts, int64_t experts, const M
 
 void product_bf16(const bf16* x, const int64_t* counts, int64_t experts, const Matrix* matrix, bf16* out, int64_t rows,
                   int64_t threads) {
-    auto compute = needs_floats(matrix) ? product<float, bf16> : product<Multiplied<bf16>::type, bf16>;
+    auto compute = needs_floats(matrix) ? product<float, bf16, bf16> : product<Multiplied<bf16>::type, bf16, bf16>;
     compute(x, counts, experts, *matrix, out, rows, threads);
+}
+
+// The sums as they are, not rounded to the type of x.
+void sums_bf16(const bf16* x, const int64_t* counts, int64_t experts, const Matrix* matrix, float* out, int64_t rows,
+               int64_t threads) {
+    auto compute = needs_floats(matrix) ? product<float, bf16, float> : product<Multiplied<bf16>::type, bf16, float>;
+    compute(x, counts, experts, *matrix, out, rows, threads);
+}
+
+void unpack_rows(const Matrix* matrix, const int64_t* chosen, int64_t rows, uint8_t* out, int64_t threads) {
+    unpack(*matrix, chosen, rows, out, threads);
 }
 
 void experts_f32(const float* x, const Choice* choice, float* out, int64_t threads) {

@@ -59,6 +59,7 @@ class _Choice(ctypes.Structure):
         ("shared_gate_up", ctypes.c_void_p),
         ("shared_down", ctypes.c_void_p),
         ("shared_gate", ctypes.c_void_p),
+        ("shared_gate_row", ctypes.c_int64),
         ("tokens", ctypes.c_int64),
         ("top_k", ctypes.c_int64),
         ("num_experts", ctypes.c_int64),
@@ -98,6 +99,20 @@ class Panels:
         pointers = [None if t is None else t.data_ptr() for t in (self.data, self.scales, self.bias)]
         self._matrix = _Matrix(*pointers, self.outputs, self.inputs, self.kind)
         self.address = ctypes.addressof(self._matrix)
+
+    @property
+    def has_numbers(self) -> bool:
+        """Whether it holds weights and not codes."""
+        return self.kind in (Kind.F32, Kind.BF16)
+
+    def rows(self, outputs_T: Tensor) -> Tensor:
+        """The weights of those outputs (int64) of the one matrix, if it `has_numbers`: [T, I]."""
+        assert self.has_numbers
+        dtype = torch.float32 if self.kind is Kind.F32 else torch.bfloat16
+        outputs_T, found_TI = outputs_T.contiguous(), torch.empty(len(outputs_T), self.inputs, dtype=dtype)
+        unpack = native.function("product", "unpack_rows", *[ctypes.c_int64] * 5)
+        unpack(self.address, outputs_T.data_ptr(), len(found_TI), found_TI.data_ptr(), torch.get_num_threads())
+        return found_TI
 
     @property
     def nbytes(self) -> int:
@@ -141,6 +156,17 @@ def _panel_scales(scales: Tensor) -> Tensor:
 def product(x_TI: Tensor, weights: Panels) -> Tensor:
     """x_TI times the one matrix: [T, O] in x's type, which is bfloat16 or float32."""
     return _product(x_TI, None, weights)
+
+
+def sums(x_TI: Tensor, weights: Panels) -> Tensor:
+    """The same product in float32, whatever x's type: what is added up, not rounded."""
+    if x_TI.dtype == torch.float32:
+        return product(x_TI, weights)
+    x_TI = x_TI.contiguous()
+    out_TO = torch.empty(len(x_TI), weights.outputs)
+    sizes = (weights.experts, weights.address, out_TO.data_ptr(), len(x_TI), torch.get_num_threads())
+    native.function("product", "sums_bf16", *[ctypes.c_int64] * 7)(x_TI.data_ptr(), 0, *sizes)
+    return out_TO
 
 
 def grouped_product(x_SI: Tensor, counts_E: Tensor, weights: Panels) -> Tensor:
@@ -201,11 +227,11 @@ def _experts(
     out_TD = torch.empty_like(x_TD)
     if not len(x_TD):
         return out_TD
-    gate = None if tensors[2] is None else tensors[2].float().contiguous()
+    gate = None if tensors[2] is None else tensors[2].float()
     pointers = [None if t is None else t.data_ptr() for t in tensors[:2]]
     for feed in feeds:
         pointers += [None, None] if feed is None else [feed.gate_up.address, feed.down.address]
-    pointers.append(None if gate is None else gate.data_ptr())
+    pointers += [None, 0] if gate is None else [gate.data_ptr(), gate.stride(0)]
     choice = _Choice(*pointers, len(x_TD), *choices, x_TD.shape[1], clamp is not None, *(clamp or (0.0, 0.0)))
     call = _functions("experts", 4)[x_TD.dtype]
     call(x_TD.data_ptr(), ctypes.addressof(choice), out_TD.data_ptr(), torch.get_num_threads())

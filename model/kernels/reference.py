@@ -8,6 +8,8 @@ N blocks, P tokens a block, G key/value heads, D head width, F feed-forward widt
 G groups, N state width.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -18,6 +20,14 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tens
     x32 = x.float()
     scale = torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
     return (x32 * scale * (weight.float() + offset)).to(x.dtype)
+
+
+def add_norm(
+    x: Tensor, y: Tensor, scale: float, weight: Tensor, eps: float, offset: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """x + scale * y, and that sum normalized."""
+    out = add_scaled(x, y, scale)
+    return out, rms_norm(out, weight, eps, offset)
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -71,6 +81,11 @@ def top_k_softmax(scores_TE: Tensor, k: int, over_all: bool) -> tuple[Tensor, Te
     if over_all:
         return scores_TE.softmax(-1).gather(1, experts_TK), experts_TK
     return scores_TE.gather(1, experts_TK).softmax(-1), experts_TK
+
+
+def highest(scores_RV: Tensor) -> Tensor:
+    """The place of each row's highest score, the first of equals: int64 [R]."""
+    return scores_RV.argmax(-1)
 
 
 def combine(y_TKD: Tensor, weights_TK: Tensor, shared_TD: Tensor | None, gate_T: Tensor | None) -> Tensor:
@@ -151,6 +166,46 @@ def delta_rule(
             out_THV[t] = torch.einsum("hkv,hk->hv", S_HKV, q[t]).to(v_THV.dtype)
         state_RHKV[row] = S_HKV
     return out_THV
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GatedDelta:
+    """The small weights of a Gated DeltaNet layer, all float32, and the width of its keys.
+
+    A token comes as [q | k | v | z | b | a]: C = q + k + v channels that are convolved, the output gate z, and for each
+    of H value heads a write strength b and a decay a.
+    """
+
+    conv_CJ: Tensor
+    A_log_H: Tensor
+    dt_bias_H: Tensor
+    norm_V: Tensor
+    eps: float
+    key_width: int
+
+    def split(self, x: Tensor) -> tuple[Tensor, ...]:
+        """[..., P] -> what is convolved, z, b, a."""
+        heads = len(self.A_log_H)
+        return x.split([len(self.conv_CJ), heads * len(self.norm_V), heads, heads], dim=-1)
+
+    def heads(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What was convolved, as queries, keys [..., Q, K] and values [..., H, V]."""
+        values = len(self.A_log_H) * len(self.norm_V)
+        keys = (len(self.conv_CJ) - values) // 2
+        q, k, v = mixed.split([keys, keys, values], dim=-1)
+        width = (-1, self.key_width)
+        return q.unflatten(-1, width), k.unflatten(-1, width), v.unflatten(-1, (-1, len(self.norm_V)))
+
+
+def gated_delta(
+    x_TP: Tensor, weights: GatedDelta, conv_RJC: Tensor, state_RHKV: Tensor, rows_S: Tensor, starts_S1: Tensor
+) -> Tensor:
+    """All of a Gated DeltaNet between its two products; advances both states. Returns [T, H * V]."""
+    mixed_TC, z, b_TH, a_TH = weights.split(x_TP)
+    mixed_TC = short_conv(mixed_TC, weights.conv_CJ, None, conv_RJC, rows_S, starts_S1, silu=True)
+    gates = delta_gates(a_TH, b_TH, weights.A_log_H, weights.dt_bias_H)
+    out_THV = delta_rule(*weights.heads(mixed_TC), *gates, state_RHKV, rows_S, starts_S1)
+    return gated_rms_norm(out_THV, z.unflatten(-1, out_THV.shape[1:]), weights.norm_V, weights.eps).flatten(1)
 
 
 def delta_rule_train(

@@ -8,10 +8,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from model import kernels
 from model.batch import TokenBatch
 from model.cache import CacheSpec, StateSpec
 from model.config import DeltaNetConfig
+from model.kernels.reference import GatedDelta
 from model.layers.linear import Linear
 from model.layers.norm import GatedRMSNorm
 
@@ -22,13 +22,10 @@ class DeltaNet(nn.Module):
     def __init__(self, config: DeltaNetConfig, hidden_size: int) -> None:
         super().__init__()
         self.config = config
-        self.key_width = config.num_key_heads * config.key_dim
-        self.value_width = config.num_value_heads * config.value_dim
-        heads = config.num_value_heads
+        heads, value_width = config.num_value_heads, config.num_value_heads * config.value_dim
         # queries, keys, values, output gates z, write strengths b, decays a: one product
-        self.widths = [config.conv_channels, self.value_width, heads, heads]
-        self.in_proj = Linear(hidden_size, sum(self.widths))
-        self.out_proj = Linear(self.value_width, hidden_size)
+        self.in_proj = Linear(hidden_size, config.conv_channels + value_width + 2 * heads)
+        self.out_proj = Linear(value_width, hidden_size)
         self.conv_weight = nn.Parameter(torch.empty(config.conv_channels, config.conv_width))
         self.A_log = nn.Parameter(torch.empty(heads))
         self.dt_bias = nn.Parameter(torch.empty(heads))
@@ -49,19 +46,12 @@ class DeltaNet(nn.Module):
         return StateSpec((conv, delta))
 
     def forward(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> Tensor:
-        config = self.config
-        mixed_TC, z, b_TH, a_TH = self.in_proj(x_TD).split(self.widths, dim=-1)
-        mixed_TC = batch.short_conv(layer, mixed_TC, self.conv_weight)
-        q, k, v = mixed_TC.split([self.key_width, self.key_width, self.value_width], dim=-1)
-        log_decay_TH, beta_TH = kernels.delta_gates(a_TH, b_TH, self.A_log, self.dt_bias)
-        out_THV = batch.delta_rule(
-            layer,
-            q.unflatten(-1, (-1, config.key_dim)),
-            k.unflatten(-1, (-1, config.key_dim)),
-            v.unflatten(-1, (-1, config.value_dim)),
-            log_decay_TH,
-            beta_TH,
-        )
-        normed_THV = self.norm(out_THV, z.unflatten(-1, (-1, config.value_dim)))
-        projected: Tensor = self.out_proj(normed_THV.flatten(1))
+        projected: Tensor = self.out_proj(batch.gated_delta(layer, self.in_proj(x_TD), self.small_weights()))
         return projected
+
+    def small_weights(self) -> GatedDelta:
+        """What lies between the two products."""
+        norm = self.norm
+        return GatedDelta(
+            self.conv_weight, self.A_log, self.dt_bias, norm.weight, norm.eps, key_width=self.config.key_dim
+        )

@@ -26,6 +26,10 @@ class Linear(nn.Module):
     def forward(self, x_TI: Tensor) -> Tensor:
         return functional.linear(x_TI, self.weight, self.bias)
 
+    def in_float32(self, x_TI: Tensor) -> Tensor:
+        """The product in float32: scores that are compared should not be rounded where they need not be."""
+        return self(x_TI).float()
+
 
 class GroupedLinear(nn.Module):
     """One matrix (and bias) per expert; rows come sorted by expert, `counts_E` of them for each."""
@@ -52,6 +56,20 @@ class PanelLinear(nn.Module):
         if x_TI.dtype == torch.float16:
             return product.product(x_TI.float(), self.panels).half()
         return product.product(x_TI, self.panels)
+
+    def in_float32(self, x_TI: Tensor) -> Tensor:
+        return product.sums(x_TI.float() if x_TI.dtype == torch.float16 else x_TI, self.panels)
+
+
+class PanelEmbedding(nn.Module):
+    """A frozen embedding that lies in a head's panels: a tied matrix is in memory once."""
+
+    def __init__(self, panels: Panels, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.panels, self.dtype = panels, dtype
+
+    def forward(self, token_ids_T: Tensor) -> Tensor:
+        return self.panels.rows(token_ids_T).to(self.dtype)
 
 
 class PanelGroupedLinear(nn.Module):
@@ -84,6 +102,9 @@ class PackedLinear(nn.Module):
 
     def forward(self, x_TI: Tensor) -> Tensor:
         return packed_product(x_TI, self.packed, self.bias)
+
+    def in_float32(self, x_TI: Tensor) -> Tensor:
+        return self(x_TI).float()
 
 
 class PackedGroupedLinear(nn.Module):

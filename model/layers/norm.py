@@ -18,6 +18,10 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return kernels.rms_norm(x, self.weight, self.config.eps, self.config.offset)
 
+    def after_adding(self, x: Tensor, y: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """x + scale * y, and that sum normalized."""
+        return kernels.add_norm(x, y, scale, self.weight, self.config.eps, self.config.offset)
+
 
 class GatedRMSNorm(nn.Module):
     """x / rms(x) * weight * silu(gate), over the last dimension."""

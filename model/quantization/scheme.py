@@ -68,6 +68,11 @@ class Scheme:
         """How the head is kept."""
         return self.head_scheme or self
 
+    @property
+    def keeps_numbers(self) -> bool:
+        """Whether weights stay what they are, instead of becoming codes."""
+        return self.bits_per_weight >= 16
+
     def linear(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> nn.Module:
         """A frozen layer: forward(x_TI) -> y_TO."""
         return frozen_linear(self.quantize(weight_OI.detach()), bias_O, weight_OI.dtype)

@@ -1,22 +1,41 @@
-"""Which labels, in which order, an analysis example offers: mostly its source's own, sometimes others.
+"""Which labels, in which order, an analysis example offers, and how often it comes: what makes a model read labels.
 
 Nearly all requests in training would otherwise hold one of a dozen fixed lists, and the model would learn the lists
-instead of reading them. With shuffled lists and parts of lists it has to find the answer among what is offered.
+instead of reading them. With shuffled lists and parts of lists it has to find the answer among what is offered. And it
+would learn that a label which is rare in its source is never the answer, though the next person's texts may be full of
+it: rows of rare labels come several times.
 """
 
+import math
 import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from model.training.rows import Row
 
 SHUFFLED = 0.15  # of the examples: all labels in another order
 PARTS = 0.15  # the right label and some of the others, in any order
+MOST_TIMES = 8  # that a row comes, where its label is rare
 
 
-def with_varied_labels(row: Row) -> Row:
-    """The row with the labels to offer in training; rows of other tasks as they are. The same row gives the same."""
-    if row["task"] != "analyze":
-        return row
-    draw = random.Random("\0".join((row["text"], *row["label_set"])))
+def for_training(rows: Sequence[Row]) -> Iterator[Row]:
+    """Yield the rows of one source as training offers them; rows of other tasks as they are.
+
+    A row comes sqrt(n / m) times, m rows having its label and n the most frequent one, but at most MOST_TIMES.
+    """
+    counts = Counter(row["label"] for row in rows if row["task"] == "analyze")
+    for row in rows:
+        if row["task"] != "analyze":
+            yield row
+            continue
+        times = math.sqrt(max(counts.values()) / counts[row["label"]])
+        for repetition in range(min(int(times), MOST_TIMES)):
+            yield with_varied_labels(row, repetition)
+
+
+def with_varied_labels(row: Row, repetition: int = 0) -> Row:
+    """The analysis row with the labels to offer in training. The same row and repetition give the same."""
+    draw = random.Random("\0".join((row["text"], *row["label_set"], *["again"] * repetition)))
     kind = draw.random()
     if kind >= SHUFFLED + PARTS:
         return row

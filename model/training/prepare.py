@@ -19,17 +19,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from model.training.borrowed_topics import LENDERS, borrowed_topics
 from model.training.cleaning import Cleaner, Dropped
 from model.training.examples import ANSWER, Example, ExampleEncoder, conversations
 from model.training.gap_sentences import gap_sentences
-from model.training.label_sets import with_varied_labels
+from model.training.label_sets import for_training
 from model.training.persona import persona_rows
 from model.training.rows import Row, SourceFile, find_sources, read_rows
 
-FORMAT = 2  # of the directory and of what is put into it
+FORMAT = 3  # of the directory and of what is put into it
 ROWS_AT_ONCE = 4096
 PERSONA = "chat/routelm-persona"
 GAP_SENTENCES = {"summarize/gap-sentences-en": "en", "summarize/gap-sentences-zh": "zh"}
+BORROWED_TOPICS = "analyze/borrowed-topics-en"
 _TASKS = ("generate", "summarize", "translate", "chat", "analyze")  # gap sentences are taken from the first two
 _NO_SENTENCES = "generate/*poetry*"
 
@@ -75,10 +77,11 @@ def prepare(
     """Clean and encode every file of `data_dir` into `out_dir`; return the counts by `<task>/<source>.<split>`.
 
     What is dropped, and why: see cleaning.py. Beside the files' own sources there are some that are made here:
-    PERSONA and GAP_SENTENCES, the latter from the training rows that were kept.
+    PERSONA, GAP_SENTENCES and BORROWED_TOPICS, the latter two from the training rows that were kept.
     """
     workshop = _Workshop(ExampleEncoder(tokenizer), out_dir, told)
     prose: list[str] = []
+    lent: dict[str, list[Row]] = {}
     for task in _TASKS:
         cleaner = Cleaner()
         for source in _files(data_dir, task, "valid"):
@@ -86,7 +89,9 @@ def prepare(
         for source in _files(data_dir, task, "train"):
             kept = workshop.put(f"{source.name}.train", list(read_rows(source.path)), cleaner.training)
             prose += _prose(source.name, kept)
-        for name, rows in _made(task, prose):
+            if source.name in LENDERS:
+                lent[source.name] = kept
+        for name, rows in _made(task, prose, lent):
             workshop.put(f"{name}.train", rows, cleaner.training)
     counts = {name: asdict(counts) for name, counts in workshop.counts.items()}
     meta = {"format": FORMAT, "tokenizer": tokenizer_digest(tokenizer), "sources": counts}
@@ -156,10 +161,9 @@ class _Workshop:
 
     def _encode(self, rows: list[Row], *, varied: bool) -> Iterator[Example | None]:
         """Yield the examples of the rows, None for each draft that does not fit."""
-        left = iter(rows)
+        left = for_training(rows) if varied else iter(rows)
         while chunk := list(islice(left, ROWS_AT_ONCE)):
-            told = map(with_varied_labels, chunk) if varied else chunk
-            drafts = [draft for row in told for draft in conversations(row, with_instructions=varied)]
+            drafts = [draft for row in chunk for draft in conversations(row, with_instructions=varied)]
             for encoded in self.encoder.encode(drafts):
                 yield from encoded or (None,)
 
@@ -175,13 +179,15 @@ def _prose(name: str, rows: list[Row]) -> list[str]:
     return [row.get("document") or row["text"] for row in rows if row["task"] in ("generate", "summarize")]
 
 
-def _made(task: str, prose: list[str]) -> Iterator[tuple[str, list[Row]]]:
-    """Yield the sources of a task that stand in no file."""
+def _made(task: str, prose: list[str], lent: dict[str, list[Row]]) -> Iterator[tuple[str, list[Row]]]:
+    """Yield the sources of a task that stand in no file; `lent` are the rows of the LENDERS that came before."""
     if task == "chat":
         yield PERSONA, list(persona_rows())
     if task == "summarize":
         for name, language in GAP_SENTENCES.items():
             yield name, list(gap_sentences(prose, language))
+    if task == "analyze":
+        yield BORROWED_TOPICS, list(borrowed_topics(lent))
 
 
 def _write(directory: Path, examples: list[Example]) -> None:

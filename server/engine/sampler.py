@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model import kernels
 from server.engine.scheduler import SampledTokens
 from server.engine.sequence import Sequence
 from server.engine.types import SamplingParams, TokenLogprobs
@@ -38,7 +39,7 @@ class Sampler:
             return SampledTokens([])
         finite = torch.isfinite(logits_RV.sum(-1)).tolist()
         scores_RV = self._adjust(logits_RV, sequences)
-        token_ids: list[int] = scores_RV.argmax(-1).tolist()
+        token_ids: list[int] = kernels.highest(scores_RV).tolist()
         for row, sequence in enumerate(sequences):
             if finite[row] and sequence.sampling.temperature >= GREEDY_BELOW:
                 token_ids[row] = draw(

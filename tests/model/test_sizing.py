@@ -45,17 +45,23 @@ def test_without_experts_everything_is_active() -> None:
     assert size.active_parameters == size.parameters
 
 
-def test_a_tied_head_counts_once_but_is_kept_twice() -> None:
+def test_a_tied_head_counts_once() -> None:
     config = hybrid_config(**SHAPE)
     free, tied = (without_data(replace(config, tied_head=tied)) for tied in (False, True))
     assert network_size(free).parameters - network_size(tied).parameters == 64 * 32
-    assert weight_bytes(tied, plain_scheme(torch.bfloat16)) == weight_bytes(free, plain_scheme(torch.bfloat16))
 
 
 def test_plain_bytes_are_those_of_the_parameters() -> None:
     network = cast_matrices(CausalLM(hybrid_config(**SHAPE)), torch.bfloat16)
     expected = sum(parameter.nbytes for parameter in network.parameters())
     assert weight_bytes(network, plain_scheme(torch.bfloat16)) == expected
+
+
+@pytest.mark.parametrize(("scheme", "shared"), [(plain_scheme(torch.bfloat16), True), (FOUR_BITS, False)])
+def test_a_tied_head_and_the_embedding_share_numbers_but_not_codes(scheme: Scheme, shared: bool) -> None:
+    tied, apart = (without_data(replace(hybrid_config(**SHAPE), tied_head=tied)) for tied in (True, False))
+    saved = weight_bytes(apart, scheme) - weight_bytes(tied, scheme)
+    assert saved == (apart.embedding.weight.nbytes if shared else 0)
 
 
 def test_a_scheme_shrinks_matrices_alone() -> None:

@@ -36,6 +36,9 @@ def test_token_kernels_equal_their_definitions(rows: int, width: int, dtype: tor
 def test_scaled_sums_equal_their_definition(scale: float, dtype: torch.dtype) -> None:
     x, y = normal(5, 48, dtype=dtype), normal(5, 48, dtype=dtype)
     close(cpu.add_scaled(x, y, scale), reference.add_scaled(x, y, scale), dtype)
+    weight, total = normal(48), cpu.add_scaled(x, y, scale)
+    in_one, in_two = cpu.add_norm(x, y, scale, weight, 1e-6, 1.0), (total, cpu.rms_norm(total, weight, 1e-6, 1.0))
+    assert all(map(torch.equal, in_one, in_two))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -53,12 +56,27 @@ def test_rotation_equals_its_definition(tokens: int, heads: int, half: int, rest
 @given(tokens=st.integers(1, 6), experts=st.integers(1, 40), data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_chosen_experts_equal_their_definition(tokens: int, experts: int, data: st.DataObject) -> None:
-    """Among scores with ties, too: to the lowest index."""
+    """Among scores with ties, too: to the lowest index. Rows may be part of wider ones."""
     k, over_all = data.draw(st.integers(1, experts)), data.draw(st.booleans())
-    scores_TE = torch.randint(-4, 5, (tokens, experts)) * data.draw(st.sampled_from([0.5, 20.0]))
+    scores_TE = (torch.randint(-4, 5, (tokens, experts + 1)) * data.draw(st.sampled_from([0.5, 20.0])))[:, :experts]
     (weights, chosen), (expected, indices) = (m.top_k_softmax(scores_TE, k, over_all) for m in (cpu, reference))
     assert torch.equal(chosen, indices)
     torch.testing.assert_close(weights, expected, atol=1e-6, rtol=1e-5)
+
+
+@given(rows=st.integers(1, 5), width=st.integers(1, 600), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_the_highest_score_equals_its_definition(rows: int, width: int, data: st.DataObject) -> None:
+    """The first of equals, among infinities, too."""
+    scores_RV = torch.randint(-9, data.draw(st.sampled_from([-7, 10])), (rows, width)).float()
+    scores_RV[data.draw(st.integers(0, rows - 1)), width // 2 :] = float("-inf")
+    assert torch.equal(cpu.highest(scores_RV), reference.highest(scores_RV))
+
+
+def test_a_row_of_no_numbers_has_a_highest_place_all_the_same() -> None:
+    scores_RV = normal(2, 300)
+    scores_RV[0] = torch.nan
+    assert cpu.highest(scores_RV).tolist() == [0, int(scores_RV[1].argmax())]
 
 
 def test_scores_that_are_no_numbers_harm_their_own_token_only() -> None:
@@ -67,12 +85,6 @@ def test_scores_that_are_no_numbers_harm_their_own_token_only() -> None:
     weights_TK, experts_TK = cpu.top_k_softmax(scores_TE, 2, over_all=False)
     assert weights_TK.isfinite().tolist() == [[True, True], [False, False], [True, True]]
     assert all(len({*row}) == 2 and {*row} <= {*range(8)} for row in experts_TK.tolist())
-
-
-def test_delta_gates_equal_their_definition() -> None:
-    arguments = (normal(5, 3) * 8, normal(5, 3), normal(3), normal(3))
-    for actual, expected in zip(cpu.delta_gates(*arguments), reference.delta_gates(*arguments), strict=True):
-        close(actual, expected, torch.float32)
 
 
 def test_clamped_mul_bounds_what_it_gates() -> None:

@@ -70,6 +70,25 @@ def test_product_is_its_definition(dtype: torch.dtype, kind: torch.dtype, output
     assert error(found, product_reference.product(x, numbers(codes, scales)[0], bias[0])) < BOUNDS[dtype]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_sums_are_the_product_before_it_is_rounded(kind: torch.dtype) -> None:
+    codes, scales = random_codes(kind, 1, 37, 96)
+    x, panels = torch.randn(19, 96).bfloat16(), Panels(codes, scales)
+    found = product.sums(x, panels)
+    assert found.dtype == torch.float32
+    assert torch.equal(found.bfloat16(), product.product(x, panels))
+    assert not torch.equal(found, product.product(x, panels).float())
+    assert torch.equal(product.sums(x.float(), panels), product.product(x.float(), panels))
+    assert error(found, product_reference.product(x.float(), numbers(codes, scales)[0])) < 1e-6
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+def test_rows_of_packed_weights_are_what_was_packed(kind: torch.dtype) -> None:
+    codes, _ = random_codes(kind, 1, 70, 96)
+    chosen_T = torch.tensor([69, 0, 31, 32, 0])
+    assert torch.equal(Panels(codes).rows(chosen_T), codes[0, chosen_T])
+
+
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_grouped_product_is_its_definition(dtype: torch.dtype, kind: torch.dtype) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.kernels import cpu, native, reference
+from model.kernels.reference import GatedDelta
 from tests.model.kernels.random_inputs import DTYPES, close, normal, ragged, starts_of
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no compiled kernels: run python -m model.kernels.build")
@@ -31,19 +32,34 @@ def test_short_conv(lengths: list[int], taps: int, bias: bool, silu: bool, dtype
     assert torch.equal(*histories)
 
 
+def gated_delta_weights(taps: int = 4, key_heads: int = 2, width: int = 32) -> GatedDelta:
+    """Of four value heads."""
+    channels = (2 * key_heads + 4) * width
+    return GatedDelta(normal(channels, taps), normal(4), normal(4), normal(width), 1e-6, key_width=width)
+
+
+def gated_delta_inputs(tokens: int, weights: GatedDelta, dtype: torch.dtype) -> Tensor:
+    """With gates far beyond where they are nearly open or shut."""
+    mixed_and_z = normal(tokens, len(weights.conv_CJ) + 4 * len(weights.norm_V), dtype=dtype)
+    return torch.cat([mixed_and_z, normal(tokens, 2 * 4, dtype=dtype) * 8], dim=-1)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-@given(lengths=LENGTHS, key_heads=st.sampled_from([2, 4]))
+@given(lengths=LENGTHS, taps=st.integers(2, 5), key_heads=st.sampled_from([1, 2, 4]), width=st.sampled_from([16, 64]))
 @settings(max_examples=10, deadline=None)
-def test_delta_rule(lengths: list[int], key_heads: int, dtype: torch.dtype) -> None:
-    tokens, heads, width = sum(lengths), 4, 32
+def test_gated_delta(lengths: list[int], taps: int, key_heads: int, width: int, dtype: torch.dtype) -> None:
     starts, rows = ragged(lengths)
-    gates = -torch.rand(tokens, heads), torch.rand(tokens, heads)
-    q, k = normal(tokens, key_heads, width, dtype=dtype), normal(tokens, key_heads, width, dtype=dtype)
-    v, state = normal(tokens, heads, width, dtype=dtype), normal(len(lengths) + 1, heads, width, width)
-    states = [state.clone(), state.clone()]
-    outs = [m.delta_rule(q, k, v, *gates, s, rows, starts) for m, s in zip((cpu, reference), states, strict=True)]
+    weights = gated_delta_weights(taps, key_heads, width)
+    x = gated_delta_inputs(sum(lengths), weights, dtype)
+    conv, delta = normal(len(lengths) + 1, taps - 1, len(weights.conv_CJ)), normal(len(lengths) + 1, 4, width, width)
+    states = [(conv.clone(), delta.clone()) for _ in range(2)]
+    outs = [m.gated_delta(x, weights, *s, rows, starts) for m, s in zip((cpu, reference), states, strict=True)]
     close(*outs, dtype)
-    close(*states, dtype)
+    (conv_a, delta_a), (conv_b, delta_b) = states
+    assert torch.equal(conv_a, conv_b)
+    close(delta_a, delta_b, dtype)
+    untouched = sorted({*range(len(lengths) + 1)} - {*rows.tolist()})
+    assert torch.equal(delta_a[untouched], delta[untouched])
 
 
 def mamba_inputs(tokens: int, sizes: tuple[int, int, int, int], dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -88,11 +104,19 @@ def short_conv_run(dtype: torch.dtype) -> tuple[Run, Tensor]:
     return lambda span, *state: cpu.short_conv(x[span], weight, bias, *state, True), torch.zeros(2, 3, 64)
 
 
-def delta_rule_run(dtype: torch.dtype) -> tuple[Run, Tensor]:
-    q, k, v = (normal(46, 2, 64, dtype=dtype) for _ in range(3))
-    decay, beta = -torch.rand(46, 2), torch.rand(46, 2)
-    inputs = (q, k, v, decay, beta)
-    return lambda span, *state: cpu.delta_rule(*(x[span] for x in inputs), *state), torch.zeros(2, 2, 64, 64)
+def gated_delta_run(dtype: torch.dtype) -> tuple[Run, Tensor]:
+    """Its two states as views of one."""
+    weights = gated_delta_weights()
+    x, sizes = gated_delta_inputs(46, weights, dtype), [3 * len(weights.conv_CJ), 4 * 32 * 32]
+
+    def run(span: slice, state: Tensor, rows_S: Tensor, starts_S1: Tensor) -> Tensor:
+        conv, delta = (part.contiguous() for part in state.split(sizes, dim=1))
+        states = conv.unflatten(1, (3, -1)), delta.unflatten(1, (4, 32, 32))
+        out = cpu.gated_delta(x[span], weights, *states, rows_S, starts_S1)
+        state.copy_(torch.cat([conv, delta], dim=1))
+        return out
+
+    return run, torch.zeros(2, sum(sizes))
 
 
 def mamba_run(dtype: torch.dtype) -> tuple[Run, Tensor]:
@@ -103,7 +127,7 @@ def mamba_run(dtype: torch.dtype) -> tuple[Run, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("make", [short_conv_run, delta_rule_run, mamba_run])
+@pytest.mark.parametrize("make", [short_conv_run, gated_delta_run, mamba_run])
 def test_cut_anywhere_and_batched_anyhow_the_bits_are_the_same(
     make: Callable[[torch.dtype], tuple[Run, Tensor]], dtype: torch.dtype
 ) -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from model.training.label_sets import PARTS, SHUFFLED, with_varied_labels
+from model.training.label_sets import MOST_TIMES, PARTS, SHUFFLED, for_training, with_varied_labels
 
 LABELS = ["travel", "home", "work", "banking", "meta"]
 
@@ -29,5 +29,21 @@ def test_shares_of_given_shuffled_and_partial_sets() -> None:
 
 
 def test_rows_of_other_tasks_stay_as_they_are() -> None:
-    row = {"task": "generate", "text": "a"}
-    assert with_varied_labels(row) is row
+    rows = [{"task": "generate", "text": "a"}]
+    assert list(for_training(rows)) == rows
+
+
+@pytest.mark.parametrize(("frequent", "rare", "times"), [(10, 10, 1), (39, 10, 1), (40, 10, 2), (900, 1, MOST_TIMES)])
+def test_rows_of_a_rare_label_come_several_times(frequent: int, rare: int, times: int) -> None:
+    labels = ["travel"] * frequent + ["home"] * rare
+    rows = [
+        {"task": "analyze", "text": f"text {number}", "label": label, "label_set": LABELS}
+        for number, label in enumerate(labels)
+    ]
+    assert Counter(row["label"] for row in for_training(rows)) == {"travel": frequent, "home": rare * times}
+
+
+def test_repetitions_of_a_row_vary() -> None:
+    row = {"task": "analyze", "text": "text", "label": "home", "label_set": LABELS}
+    kinds = {kind(with_varied_labels(row, repetition)["label_set"]) for repetition in range(30)}
+    assert kinds == {"given", "shuffled", "part"}

@@ -1,0 +1,23 @@
+"""Borrowed topics: other sources' rows under one source's labels."""
+
+from model.training.borrowed_topics import LABELS, LONGEST, MEDICINE, NEWS, borrowed_topics
+
+
+def news(text: str, label: str) -> dict[str, object]:
+    return {"task": "analyze", "text": text, "label": label, "label_set": ["wellness", "politics", "business"]}
+
+
+def test_labels_are_renamed_and_others_left_out() -> None:
+    lent = {NEWS: [news("Sleep well.", "wellness"), news("A vote.", "politics"), news("Oil.", "business")]}
+    rows = list(borrowed_topics(lent))
+    assert [(row["text"], row["label"]) for row in rows] == [("Sleep well.", "health"), ("Oil.", "business")]
+    assert all(row["label_set"] == LABELS for row in rows)
+
+
+def test_short_medical_sentences_are_about_health() -> None:
+    lent = {MEDICINE: [{"task": "translate", "source": text} for text in ("A fever.", "x" * (LONGEST + 1))]}
+    assert [(row["text"], row["label"]) for row in borrowed_topics(lent)] == [("A fever.", "health")]
+
+
+def test_without_lenders_there_is_nothing() -> None:
+    assert list(borrowed_topics({"analyze/other": [news("a", "wellness")]})) == []
