@@ -33,6 +33,7 @@ from server.engine.types import EngineRequest, SamplingParams
 
 PROMPT, WARM, STEPS = 128, 4, 32
 LONGEST = 128  # tokens of an answer: the first streams write while the last prompts are read
+COUNTING = "counting"  # what products read and compute: time that the engine does not spend
 PARTS = ("products", "other kernels", "rest of the network", "engine around it")
 
 
@@ -40,7 +41,9 @@ PARTS = ("products", "other kernels", "rest of the network", "engine around it")
 class Step:
     """Seconds of one step by part, and what its products read and compute."""
 
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("step", "network", *PARTS[:2]), 0.0))
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("step", "network", COUNTING, *PARTS[:2]), 0.0)
+    )
     bytes_read: float = 0.0
     operations: float = 0.0
 
@@ -53,7 +56,7 @@ class Step:
     def parts(self) -> dict[str, float]:
         """Parts that do not overlap."""
         found, kernels = self.seconds, self.seconds["products"] + self.seconds["other kernels"]
-        rest, around = found["network"] - kernels, found["step"] - found["network"]
+        rest, around = found["network"] - kernels - found[COUNTING], found["step"] - found["network"]
         return dict(zip(PARTS, (found["products"], found["other kernels"], rest, around), strict=True))
 
     def count_product(self, x: Tensor, weights: Panels) -> None:
@@ -87,7 +90,8 @@ class Watch:
 
         def timed(*arguments: Any, **named: Any) -> Any:
             if count is not None:
-                count(self.step, *arguments)
+                with self.step.timing(COUNTING):
+                    count(self.step, *arguments)
             with self.step.timing(part):
                 return original(*arguments, **named)
 
@@ -115,7 +119,7 @@ def decode_steps(engine: Engine, streams: int) -> list[Step]:
         watch.over(network, "forward", "network")
         watch.over(network, "logits", "network")
         watch.over(cpu, "call", "other kernels")
-        watch.over(product, "_product", "products", lambda step, x, _, weights: step.count_product(x, weights))
+        watch.over(product, "_product", "products", lambda step, x, _, weights, **__: step.count_product(x, weights))
         watch.over(product, "_experts", "products", lambda step, x, t, feeds, *_: step.count_experts(x, t[0], feeds))
         for _ in range(WARM + STEPS):
             watch.step = Step()
@@ -129,7 +133,7 @@ def decode_steps(engine: Engine, streams: int) -> list[Step]:
 
 def figures_of(steps: list[Step], roofline: Roofline) -> dict[str, float]:
     """Medians, in milliseconds."""
-    found = {"step": median(step.seconds["step"] for step in steps)}
+    found = {"step": median(step.seconds["step"] - step.seconds[COUNTING] for step in steps)}
     found |= {part: median(step.parts()[part] for step in steps) for part in PARTS}
     found["roofline of the products"] = median(roofline.seconds(s.bytes_read, s.operations) for s in steps)
     return {name: round(seconds * 1e3, 3) for name, seconds in found.items()}

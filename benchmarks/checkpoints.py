@@ -26,6 +26,7 @@ STD = 0.02
 
 SHAPES: dict[str, dict[str, Any]] = {
     "granite-3.0-1b-a400m": {
+        "architectures": ["GraniteMoeForCausalLM"],
         "model_type": "granitemoe", "vocab_size": 49155, "hidden_size": 1024, "intermediate_size": 512,
         "num_hidden_layers": 24, "num_attention_heads": 16, "num_key_value_heads": 8, "num_local_experts": 32,
         "num_experts_per_tok": 8, "max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "rope_theta": 10000,
@@ -33,12 +34,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "logits_scaling": 6.0, "tie_word_embeddings": True,
     },
     "olmoe-1b-7b": {
+        "architectures": ["OlmoeForCausalLM"],
         "model_type": "olmoe", "vocab_size": 50304, "hidden_size": 2048, "intermediate_size": 1024,
         "num_hidden_layers": 16, "num_attention_heads": 16, "num_key_value_heads": 16, "num_experts": 64,
         "num_experts_per_tok": 8, "norm_topk_prob": False, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0, "tie_word_embeddings": False,
     },
     "tiny-qwen3-moe": {
+        "architectures": ["Qwen3MoeForCausalLM"],
         "model_type": "qwen3_moe", "vocab_size": 32000, "hidden_size": 512, "intermediate_size": 1024,
         "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "num_experts": 16,
         "num_experts_per_tok": 4, "moe_intermediate_size": 256, "norm_topk_prob": True,

@@ -111,9 +111,7 @@ class CausalLM(nn.Module):
 
     def forward(self, batch: TokenBatch) -> tuple[Tensor, tuple[Routing | None, ...]]:
         """Hidden states [T, D] after the final norm, and each layer's routing."""
-        x_TD = self.embedding(batch.token_ids_T)
-        if self.config.embedding_scale != 1:
-            x_TD = x_TD * self.config.embedding_scale
+        x_TD = self._embedded(batch.token_ids_T)
         routings = []
         for layer, block in enumerate(self.blocks):
             x_TD, routing = block(x_TD, batch, layer)
@@ -123,7 +121,13 @@ class CausalLM(nn.Module):
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """Scores over the vocabulary, float32 [R, V]."""
         scores_RV = self.head.in_float32(hidden_RD)
-        return scores_RV if self.config.logits_scale == 1 else scores_RV * self.config.logits_scale
+        return scores_RV if self.config.logits_scale == 1 else kernels.scaled(scores_RV, self.config.logits_scale)
+
+    def _embedded(self, token_ids_T: Tensor) -> Tensor:
+        embedding: nn.Module = self.embedding
+        packed = isinstance(embedding, PanelEmbedding)
+        x_TD = embedding(token_ids_T) if packed else kernels.rows_of(self.embedding.weight, token_ids_T)
+        return x_TD if self.config.embedding_scale == 1 else kernels.scaled(x_TD, self.config.embedding_scale)
 
 
 def cast_matrices(network: CausalLM, dtype: torch.dtype) -> CausalLM:

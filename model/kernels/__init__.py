@@ -74,6 +74,16 @@ def sigmoid_mul(x: Tensor, gate: Tensor) -> Tensor:
     return _pick(x).sigmoid_mul(x, gate)
 
 
+def scaled(x: Tensor, scale: float) -> Tensor:
+    """See `reference.scaled`."""
+    return _pick_serving(x).scaled(x, scale)
+
+
+def rows_of(matrix_VD: Tensor, chosen_T: Tensor) -> Tensor:
+    """See `reference.rows_of`."""
+    return _pick_serving(matrix_VD).rows_of(matrix_VD, chosen_T)
+
+
 def add_scaled(x: Tensor, y: Tensor, scale: float) -> Tensor:
     """See `reference.add_scaled`."""
     return _pick_serving(x).add_scaled(x, y, scale)
@@ -82,6 +92,11 @@ def add_scaled(x: Tensor, y: Tensor, scale: float) -> Tensor:
 def rotate(x_THD: Tensor, cos_TW: Tensor, sin_TW: Tensor) -> Tensor:
     """See `reference.rotate`."""
     return _pick_serving(x_THD).rotate(x_THD, cos_TW, sin_TW)
+
+
+def rotary_tables(positions_T: Tensor, frequency_F: Tensor, magnitude: float) -> tuple[Tensor, Tensor]:
+    """See `reference.rotary_tables`."""
+    return _pick_serving(positions_T).rotary_tables(positions_T, frequency_F, magnitude)
 
 
 def top_k_softmax(scores_TE: Tensor, k: int, over_all: bool) -> tuple[Tensor, Tensor]:

@@ -21,12 +21,13 @@ template <class T> float dot(const T* a, const T* b, int64_t n) {
     return sum(acc);
 }
 
+// `together` rows follow each other without a gap, then the next ones `stride` numbers after the first of these.
 template <class T>
 void rms_norm(const T* x, const float* weight, float offset, float eps, T* out,
-              int64_t rows, int64_t width, int64_t stride, int threads) {
+              int64_t rows, int64_t width, int64_t together, int64_t stride, int threads) {
 #pragma omp parallel for num_threads(threads) if (rows * width > 32768)
     for (int64_t r = 0; r < rows; ++r) {
-        const T* in = x + r * stride;
+        const T* in = x + r / together * stride + r % together * width;
         float scale = 1.0f / std::sqrt(dot(in, in, width) / float(width) + eps);
         for (int64_t i = 0; i < width; i += W)
             store(out + r * width + i, load(in + i) * scale * (load(weight + i) + offset));
@@ -85,10 +86,13 @@ void clamped_mul(const T* x, T* out, int64_t rows, int64_t width, float alpha, f
         }
 }
 
+// out = x * sigmoid(gate); a row of the gate begins `stride` numbers after the one before
 template <class T>
-void sigmoid_mul(const T* x, const T* gate, T* out, int64_t count, int threads) {
-#pragma omp parallel for num_threads(threads) if (count > 16384)
-    for (int64_t i = 0; i < count; i += W) store(out + i, load(x + i) * sigmoid(load(gate + i)));
+void sigmoid_mul(const T* x, const T* gate, T* out, int64_t rows, int64_t width, int64_t stride, int threads) {
+#pragma omp parallel for num_threads(threads) if (rows * width > 16384)
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t i = 0; i < width; i += W)
+            store(out + r * width + i, load(x + r * width + i) * sigmoid(load(gate + r * stride + i)));
 }
 
 // out[t] = sum over k of weights[t, k] * y[t, k], then + sigmoid(gate[t]) * shared[t] where there is a shared expert.
@@ -105,6 +109,19 @@ void combine(const T* y, const float* weights, const T* shared, const float* gat
             store(out + t * width + i, acc);
         }
     }
+}
+
+// out = scale * x
+template <class T> void scaled(const T* x, float scale, T* out, int64_t count, int threads) {
+#pragma omp parallel for num_threads(threads) if (count > 65536)
+    for (int64_t i = 0; i < count; ++i) put(out + i, scale * scalar(x + i));
+}
+
+// out[t] = matrix[chosen[t]]
+template <class T>
+void rows_of(const T* matrix, const int64_t* chosen, T* out, int64_t rows, int64_t width, int threads) {
+#pragma omp parallel for num_threads(threads) if (rows * width > 262144)
+    for (int64_t r = 0; r < rows; ++r) std::memcpy(out + r * width, matrix + chosen[r] * width, width * sizeof(T));
 }
 
 // out = x + scale * y, rounded once
@@ -127,6 +144,11 @@ template <class T> void add_scaled(const T* x, const T* y, float scale, T* out, 
 extern "C" void top_k_softmax_f32(const float* scores, float* weights, int64_t* chosen, int64_t tokens, int64_t E,
                                   int64_t row, int64_t K, int64_t over_all, int threads) {
     top_k_softmax(scores, weights, chosen, tokens, E, row, K, over_all, threads);
+}
+
+extern "C" void rotary_tables_f32(const int64_t* positions, const float* frequencies, float* cos, float* sin,
+                                  int64_t tokens, int64_t half, float magnitude, int threads) {
+    rotary_tables(positions, frequencies, cos, sin, tokens, half, magnitude, threads);
 }
 
 extern "C" void highest_f32(const float* scores, int64_t* places, int64_t rows, int64_t width, int threads) {

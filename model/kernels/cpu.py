@@ -13,13 +13,21 @@ from model.kernels.reference import GatedDelta
 EVERYTHING = 2**62  # the window of a token that sees all before it
 
 
+def _rows_lie_together(x: Tensor) -> bool:
+    """Whether all after the first dimension is without gaps."""
+    return x.is_contiguous() or (x.dim() > 1 and x[:1].is_contiguous())
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
     width = x.shape[-1]
     if not fits(x, width):
         return reference.rms_norm(x, weight, eps, offset)
-    x = x.contiguous()
-    out = torch.empty_like(x)
-    call("rms_norm", x.dtype, x, weight, float(offset), eps, out, x.numel() // width, width, width)
+    if not _rows_lie_together(x):
+        x = x.contiguous()
+    out = torch.empty(x.shape, dtype=x.dtype)
+    together = x[0].numel() // width if x.dim() > 1 and len(x) else 1
+    stride = x.stride(0) if x.dim() > 1 else width
+    call("rms_norm", x.dtype, x, weight, float(offset), eps, out, x.numel() // width, width, together, stride)
     return out
 
 
@@ -69,10 +77,36 @@ def clamped_mul(x_T2F: Tensor, alpha: float, limit: float) -> Tensor:
 def sigmoid_mul(x: Tensor, gate: Tensor) -> Tensor:
     if not fits(x, x.shape[-1]):
         return reference.sigmoid_mul(x, gate)
-    x, gate = x.contiguous(), gate.contiguous()
-    out = torch.empty_like(x)
-    call("sigmoid_mul", x.dtype, x, gate, out, x.numel())
+    x, gate = x.contiguous(), gate if _rows_lie_together(gate) else gate.contiguous()
+    out, rows = torch.empty_like(x), len(x) if x.dim() > 1 else 1
+    call("sigmoid_mul", x.dtype, x, gate, out, rows, x.numel() // max(rows, 1), gate.stride(0) if rows > 1 else 0)
     return out
+
+
+def scaled(x: Tensor, scale: float) -> Tensor:
+    if x.dtype not in SUFFIXES:
+        return reference.scaled(x, scale)
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    call("scaled", x.dtype, x, float(scale), out, x.numel())
+    return out
+
+
+def rows_of(matrix_VD: Tensor, chosen_T: Tensor) -> Tensor:
+    if matrix_VD.dtype not in SUFFIXES or not matrix_VD.is_contiguous():
+        return reference.rows_of(matrix_VD, chosen_T)
+    chosen_T, width = chosen_T.contiguous(), matrix_VD.shape[1]
+    out_TD = torch.empty(len(chosen_T), width, dtype=matrix_VD.dtype)
+    call("rows_of", matrix_VD.dtype, matrix_VD, chosen_T, out_TD, len(chosen_T), width)
+    return out_TD
+
+
+def rotary_tables(positions_T: Tensor, frequency_F: Tensor, magnitude: float) -> tuple[Tensor, Tensor]:
+    positions_T, half = positions_T.contiguous(), len(frequency_F)
+    cos_TW, sin_TW = (torch.empty(len(positions_T), 2 * half) for _ in range(2))
+    sizes = (len(positions_T), half, float(magnitude))
+    call("rotary_tables", torch.float32, positions_T, frequency_F, cos_TW, sin_TW, *sizes)
+    return cos_TW, sin_TW
 
 
 def add_scaled(x: Tensor, y: Tensor, scale: float) -> Tensor:
@@ -210,9 +244,11 @@ def store_kv(
     written = (keys_NPGD,) if v_TGD is None else (keys_NPGD, values_NPGD)
     if k_TGD.dtype not in SUFFIXES or not all(cache.is_contiguous() for cache in written):
         return reference.store_kv(k_TGD, v_TGD, keys_NPGD, values_NPGD, positions_T, starts_S1, block_table_SB)
-    k_TGD, v_TGD = k_TGD.contiguous(), v_TGD.contiguous() if v_TGD is not None else None
+    k_TGD, *v = [x if _rows_lie_together(x) else x.contiguous() for x in (k_TGD, v_TGD) if x is not None]
+    v_TGD = v[0] if v else None
     rows = (keys_NPGD.stride(1), values_NPGD.stride(1))
-    sizes = (*block_table_SB.shape, keys_NPGD.shape[1], *rows)
+    strides = (k_TGD.stride(0), v_TGD.stride(0) if v_TGD is not None else 0)
+    sizes = (*block_table_SB.shape, keys_NPGD.shape[1], *rows, *strides)
     arguments = (k_TGD, v_TGD, keys_NPGD, values_NPGD, positions_T, starts_S1, block_table_SB)
     return call("store_kv", k_TGD.dtype, *arguments, *sizes)
 

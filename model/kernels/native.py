@@ -1,7 +1,7 @@
 """Calling a compiled library: tensors become pointers, numbers become C numbers."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model.kernels.library import load_library
+from model.kernels.recording import RECORDING
 
 LANES = 16
 STATE_WIDTHS = (16, 32, 64, 128)
@@ -26,9 +27,22 @@ def fits(x: Tensor, *widths: int) -> bool:
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | None) -> None:
-    """Run a kernel on contiguous tensors of `dtype`, with as many threads as torch uses."""
+    """Run a kernel on tensors of `dtype`, with as many threads as torch uses."""
     kernel = _function(name, dtype, *map(type, arguments))
-    kernel(*[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments], torch.get_num_threads())
+    run(
+        kernel,
+        *[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments],
+        torch.get_num_threads(),
+        keep=arguments,
+    )
+
+
+def run(kernel: Callable[..., None], *arguments: int | float | None, keep: Sequence[object]) -> None:
+    """Call a compiled function, and note it where calls are being recorded; `keep` owns the memory it works on."""
+    recording = RECORDING.get()
+    if recording is not None:
+        recording.note(kernel, arguments, keep)
+    kernel(*arguments)
 
 
 @cache

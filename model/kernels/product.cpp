@@ -48,6 +48,11 @@ void product_bf16(const bf16* x, const int64_t* counts, int64_t experts, const M
 }
 
 // The sums as they are, not rounded to the type of x.
+void sums_f32(const float* x, const int64_t* counts, int64_t experts, const Matrix* matrix, float* out, int64_t rows,
+              int64_t threads) {
+    product<float>(x, counts, experts, *matrix, out, rows, threads);
+}
+
 void sums_bf16(const bf16* x, const int64_t* counts, int64_t experts, const Matrix* matrix, float* out, int64_t rows,
                int64_t threads) {
     auto compute = needs_floats(matrix) ? product<float, bf16, float> : product<Multiplied<bf16>::type, bf16, float>;

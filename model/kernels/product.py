@@ -111,7 +111,8 @@ class Panels:
         dtype = torch.float32 if self.kind is Kind.F32 else torch.bfloat16
         outputs_T, found_TI = outputs_T.contiguous(), torch.empty(len(outputs_T), self.inputs, dtype=dtype)
         unpack = native.function("product", "unpack_rows", *[ctypes.c_int64] * 5)
-        unpack(self.address, outputs_T.data_ptr(), len(found_TI), found_TI.data_ptr(), torch.get_num_threads())
+        arguments = (self.address, outputs_T.data_ptr(), len(found_TI), found_TI.data_ptr(), torch.get_num_threads())
+        native.run(unpack, *arguments, keep=(self, outputs_T, found_TI))
         return found_TI
 
     @property
@@ -160,13 +161,7 @@ def product(x_TI: Tensor, weights: Panels) -> Tensor:
 
 def sums(x_TI: Tensor, weights: Panels) -> Tensor:
     """The same product in float32, whatever x's type: what is added up, not rounded."""
-    if x_TI.dtype == torch.float32:
-        return product(x_TI, weights)
-    x_TI = x_TI.contiguous()
-    out_TO = torch.empty(len(x_TI), weights.outputs)
-    sizes = (weights.experts, weights.address, out_TO.data_ptr(), len(x_TI), torch.get_num_threads())
-    native.function("product", "sums_bf16", *[ctypes.c_int64] * 7)(x_TI.data_ptr(), 0, *sizes)
-    return out_TO
+    return _product(x_TI, None, weights, rounded=False)
 
 
 def grouped_product(x_SI: Tensor, counts_E: Tensor, weights: Panels) -> Tensor:
@@ -174,12 +169,13 @@ def grouped_product(x_SI: Tensor, counts_E: Tensor, weights: Panels) -> Tensor:
     return _product(x_SI, counts_E, weights)
 
 
-def _product(x: Tensor, counts_E: Tensor | None, weights: Panels) -> Tensor:
+def _product(x: Tensor, counts_E: Tensor | None, weights: Panels, *, rounded: bool = True) -> Tensor:
     x = x.contiguous()
-    out = x.new_empty(x.shape[0], weights.outputs)
+    out = x.new_empty(x.shape[0], weights.outputs, dtype=x.dtype if rounded else torch.float32)
     counts = 0 if counts_E is None else counts_E.data_ptr()
     sizes = (weights.experts, weights.address, out.data_ptr(), x.shape[0], torch.get_num_threads())
-    _functions("product", 7)[x.dtype](x.data_ptr(), counts, *sizes)
+    call = _functions("product" if rounded else "sums", 7)[x.dtype]
+    native.run(call, x.data_ptr(), counts, *sizes, keep=(x, counts_E, weights, out))
     return out
 
 
@@ -234,7 +230,8 @@ def _experts(
     pointers += [None, 0] if gate is None else [gate.data_ptr(), gate.stride(0)]
     choice = _Choice(*pointers, len(x_TD), *choices, x_TD.shape[1], clamp is not None, *(clamp or (0.0, 0.0)))
     call = _functions("experts", 4)[x_TD.dtype]
-    call(x_TD.data_ptr(), ctypes.addressof(choice), out_TD.data_ptr(), torch.get_num_threads())
+    addresses = (x_TD.data_ptr(), ctypes.addressof(choice), out_TD.data_ptr())
+    native.run(call, *addresses, torch.get_num_threads(), keep=(x_TD, choice, *tensors, gate, *feeds, out_TD))
     return out_TD
 
 

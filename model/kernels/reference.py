@@ -58,6 +58,16 @@ def sigmoid_mul(x: Tensor, gate: Tensor) -> Tensor:
     return x * torch.sigmoid(gate)
 
 
+def scaled(x: Tensor, scale: float) -> Tensor:
+    """scale * x, in x's type."""
+    return x * scale
+
+
+def rows_of(matrix_VD: Tensor, chosen_T: Tensor) -> Tensor:
+    """The chosen rows of a matrix: [T, D]."""
+    return functional.embedding(chosen_T, matrix_VD)
+
+
 def add_scaled(x: Tensor, y: Tensor, scale: float) -> Tensor:
     """x + scale * y, elementwise."""
     return x + y if scale == 1 else x + y * scale
@@ -70,6 +80,13 @@ def rotate(x_THD: Tensor, cos_TW: Tensor, sin_TW: Tensor) -> Tensor:
     first, second = turned.chunk(2, dim=-1)
     turned = turned * cos_TW[:, None] + torch.cat([-second, first], dim=-1) * sin_TW[:, None]
     return torch.cat([turned.to(x_THD.dtype), rest], dim=-1)
+
+
+def rotary_tables(positions_T: Tensor, frequency_F: Tensor, magnitude: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every angle position * frequency, times the magnitude: [T, W] each, float32."""
+    angles_TF = positions_T[:, None].float() * frequency_F
+    angles_TW = torch.cat([angles_TF, angles_TF], dim=-1)
+    return angles_TW.cos() * magnitude, angles_TW.sin() * magnitude
 
 
 def top_k_softmax(scores_TE: Tensor, k: int, over_all: bool) -> tuple[Tensor, Tensor]:

@@ -110,7 +110,7 @@ class Routed(nn.Module):
 
     def route(self, x_TD: Tensor, token_ids_T: Tensor) -> tuple[Routing, Tensor | None]:
         """The experts of every token, and the gate of the shared expert (before its sigmoid) where it has one."""
-        gates = self.gate(x_TD.float())
+        gates = self.gate.in_float32(x_TD)
         routing = self.router(gates[:, : self.config.num_experts], token_ids_T)
         return routing, gates[:, -1] if self.shared_is_gated else None
 

@@ -27,8 +27,9 @@ class Linear(nn.Module):
         return functional.linear(x_TI, self.weight, self.bias)
 
     def in_float32(self, x_TI: Tensor) -> Tensor:
-        """The product in float32: scores that are compared should not be rounded where they need not be."""
-        return self(x_TI).float()
+        """The product in the weights' type, returned in float32: for scores, which are compared with each other."""
+        product_TO: Tensor = self(x_TI.to(self.weight.dtype))
+        return product_TO.float()
 
 
 class GroupedLinear(nn.Module):
@@ -104,7 +105,8 @@ class PackedLinear(nn.Module):
         return packed_product(x_TI, self.packed, self.bias)
 
     def in_float32(self, x_TI: Tensor) -> Tensor:
-        return self(x_TI).float()
+        product_TO: Tensor = self(x_TI.to(self.packed.dtype))
+        return product_TO.float()
 
 
 class PackedGroupedLinear(nn.Module):

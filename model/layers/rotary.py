@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from model import kernels
 from model.config import LinearScaling, Llama3Scaling, RotaryConfig, RotaryScaling, YarnScaling
 
 
@@ -22,9 +23,7 @@ class Rotary:
 
     def tables(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine of every angle: [T, W] each, float32."""
-        angles_TF = positions_T[:, None].float() * self.frequency_F.to(positions_T.device)
-        angles_TW = torch.cat([angles_TF, angles_TF], dim=-1)
-        return angles_TW.cos() * self.magnitude, angles_TW.sin() * self.magnitude
+        return kernels.rotary_tables(positions_T, self.frequency_F.to(positions_T.device), self.magnitude)
 
 
 def _scaled(frequency_F: Tensor, config: RotaryConfig) -> Tensor:

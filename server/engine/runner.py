@@ -13,6 +13,7 @@ from model.batch import ForwardBatch
 from model.cache import CacheStorage
 from model.network import CausalLM
 from server.engine.config import CacheLayout
+from server.engine.decode_steps import DecodeSteps
 from server.engine.prefix_cache import CacheOp, CopyRow, ZeroRow
 from server.engine.routing_load import RoutingLoad
 from server.engine.sampler import token_logprobs
@@ -50,6 +51,7 @@ class ModelRunner:
             device=device,
         )
         width = -(-max_model_len // layout.block_size) if layout.has_kv else 0
+        self._decode_steps = DecodeSteps(network, width)
         self._block_tables = torch.zeros((layout.num_slots, width), dtype=torch.int32)
         self._written = [(-1, 0, 0)] * layout.num_slots  # (sequence, its preemptions, blocks) of each block table
 
@@ -58,7 +60,12 @@ class ModelRunner:
         """Do a step. Raises whatever the network raises; then the batch's sequences cannot go on."""
         for op in batch.cache_ops:
             self._apply(op)
-        hidden_TD, routings = self._network(self._inputs(batch.sequences))
+        inputs = self._inputs(batch.sequences)
+        if all(_decodes(sequence) for sequence in batch.sequences):
+            logits_RV, routings = self._decode_steps.run(inputs)
+            self.load.observe(routings)
+            return StepResult(logits_RV)
+        hidden_TD, routings = self._network(inputs)
         self.load.observe(routings)
         rows, end = [], 0
         for sequence in batch.sequences:
@@ -142,3 +149,8 @@ class ModelRunner:
             count = sequence.sampling.logprobs or 0
             found += token_logprobs(logits_PV, sequence.tokens[begin:end], [count] * (end - begin))
         return found
+
+
+def _decodes(sequence: Sequence) -> bool:
+    """Whether it has one token to compute, and the next one to sample, and nothing else."""
+    return sequence.num_scheduled_tokens == 1 and sequence.samples and not sequence.scores_prompt

@@ -32,6 +32,34 @@ def test_token_kernels_equal_their_definitions(rows: int, width: int, dtype: tor
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_rows_among_other_numbers_are_those_without(dtype: torch.dtype) -> None:
+    """As slices of a wider product come."""
+    wide, x, weight = normal(5, 100, dtype=dtype), normal(5, 64, dtype=dtype), normal(32)
+    part = wide[:, 7:71]
+    assert torch.equal(cpu.sigmoid_mul(x, part), cpu.sigmoid_mul(x, part.contiguous()))
+    for rows in (part[:, :32], part.unflatten(1, (2, 32)), part.unflatten(1, (2, 32)).transpose(0, 1)):
+        assert torch.equal(cpu.rms_norm(rows, weight, 1e-6), cpu.rms_norm(rows.contiguous(), weight, 1e-6))
+    assert cpu.rms_norm(wide[:0, :32], weight, 1e-6).shape == (0, 32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scaled_and_chosen_rows_equal_their_definitions(dtype: torch.dtype) -> None:
+    matrix, chosen = normal(9, 7, dtype=dtype), torch.tensor([8, 0, 3, 3])
+    assert torch.equal(cpu.rows_of(matrix, chosen), reference.rows_of(matrix, chosen))
+    assert torch.equal(cpu.scaled(matrix, 0.22), reference.scaled(matrix, 0.22))
+
+
+def test_rotary_tables_equal_their_definition() -> None:
+    positions, frequencies = torch.tensor([0, 1, 77, 130_000]), 10_000.0 ** -torch.linspace(0, 1, 13)
+    for actual, expected in zip(
+        cpu.rotary_tables(positions, frequencies, 1.3),
+        reference.rotary_tables(positions, frequencies, 1.3),
+        strict=True,
+    ):
+        torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scale", [1.0, 0.22])
 def test_scaled_sums_equal_their_definition(scale: float, dtype: torch.dtype) -> None:
     x, y = normal(5, 48, dtype=dtype), normal(5, 48, dtype=dtype)

@@ -241,7 +241,7 @@ def failing(network: CausalLM, fails: Callable[[int], bool]) -> CausalLM:
 
 
 def test_a_failed_step_ends_its_sequences_and_the_engine_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    network = failing(tiny_network(), lambda call: call == 3)
+    network = failing(tiny_network(), lambda call: call == 2)
     engine = Engine(network, engine_config(max_num_seqs=2))
     requests = [request(f"r{i}", [5, 6, 7 + i], 6) for i in range(4)]
     results = run(engine, requests)

@@ -1,0 +1,81 @@
+"""The compiled calls of a forward pass, noted once and repeated: Python and PyTorch then do nothing between them.
+
+A forward pass over as many tokens as before makes the same calls with the same numbers, if all its tensors lie where
+they lay. So whoever wants to repeat one keeps its inputs in place, records it once, and writes new inputs over the old
+ones. What is not a compiled call would not be repeated: a recording in which PyTorch computed something is not whole.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+RECORDING: ContextVar["Recording | None"] = ContextVar("recording", default=None)
+
+aten = torch.ops.aten
+MAKES_ROOM = frozenset({aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty})
+
+
+class Recording:
+    """Calls in their order, and all memory that they read and write."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[Callable[..., None], tuple[int | float | None, ...]]] = []
+        self._kept: list[object] = []
+        self.foreign: set[str] = set()  # what PyTorch computed itself
+        self.nbytes = 0  # of the memory that was made for results
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether repeating the calls repeats everything."""
+        return not self.foreign
+
+    def note(
+        self, kernel: Callable[..., None], arguments: tuple[int | float | None, ...], keep: Sequence[object]
+    ) -> None:
+        self._calls.append((kernel, arguments))
+        self._kept += keep
+
+    def repeat(self) -> None:
+        """Make the calls again, on what now lies in the same memory."""
+        for kernel, arguments in self._calls:
+            kernel(*arguments)
+
+
+class _Watch(TorchDispatchMode):
+    """Notes every operation of PyTorch that does more than make room or look at memory in another way."""
+
+    def __init__(self, recording: Recording) -> None:
+        super().__init__()
+        self._recording = recording
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in MAKES_ROOM:
+            self._recording.nbytes += result.nbytes
+        elif func._schema.is_mutable or not _storages(result) <= _storages((args, kwargs)):
+            self._recording.foreign.add(str(func))
+        return result
+
+
+def _storages(tree: Any) -> set[int]:
+    """Where the memory of the tensors in there lies; oneDNN's own tell nobody."""
+    tensors = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.layout is torch.strided)
+    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
+
+
+@contextmanager
+def recorded() -> Iterator[Recording]:
+    """Record the compiled calls that this thread makes in the block. They are made as always."""
+    recording = Recording()
+    token = RECORDING.set(recording)
+    try:
+        with _Watch(recording):
+            yield recording
+    finally:
+        RECORDING.reset(token)

@@ -1,0 +1,53 @@
+"""Recorded calls: repeated on new numbers in the same memory, and honest about what they leave out."""
+
+import pytest
+import torch
+
+from model import kernels
+from model.kernels import native
+from model.kernels.recording import Recording, recorded
+from tests.model.kernels.random_inputs import normal
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="no compiled kernels: run python -m model.kernels.build")
+
+
+@torch.inference_mode()
+def test_calls_are_repeated_on_what_now_lies_there() -> None:
+    x, weight = normal(3, 32), normal(16)
+    with recorded() as recording:
+        normed = kernels.rms_norm(x[:, 8:24], weight, 1e-6)
+        out = kernels.scaled(normed, 3.0)
+    assert recording.is_whole
+    assert recording.nbytes == 2 * 3 * 16 * 4
+    x.copy_(normal(3, 32))
+    stale = out.clone()
+    recording.repeat()
+    assert torch.equal(out, kernels.scaled(kernels.rms_norm(x[:, 8:24], weight, 1e-6), 3.0))
+    assert not torch.equal(out, stale)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("compute", "is_whole"),
+    [
+        (lambda x: x[:, 1:].unflatten(1, (3, 5)).transpose(0, 1), True),
+        (lambda x: x.float().contiguous().flatten(), True),  # which it is already
+        (lambda x: x + 1, False),
+        (lambda x: x.t().contiguous(), False),
+        (lambda x: x.half(), False),
+        (lambda x: x.add_(1), False),
+        (lambda x: x.sum().item(), False),
+    ],
+)
+def test_whatever_pytorch_computes_makes_a_recording_incomplete(compute: object, is_whole: bool) -> None:
+    x = normal(4, 16)
+    with recorded() as recording:
+        compute(x)  # type: ignore[operator]
+    assert recording.is_whole == is_whole
+
+
+def test_nothing_is_recorded_outside() -> None:
+    with recorded() as recording:
+        pass
+    kernels.scaled(normal(2, 2), 2.0)
+    assert recording._calls == Recording()._calls == []
