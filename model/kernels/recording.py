@@ -58,9 +58,19 @@ class _Watch(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if func.overloadpacket in MAKES_ROOM:
             self._recording.nbytes += result.nbytes
-        elif func._schema.is_mutable or not _storages(result) <= _storages((args, kwargs)):
+        elif func._schema.is_mutable or not _is_view(result, (args, kwargs)):
             self._recording.foreign.add(str(func))
         return result
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """PyTorch's compiler is nowhere near; importing it in order to keep it away takes seconds and 70 MB."""
+        return False
+
+
+def _is_view(result: Any, arguments: Any) -> bool:
+    found = _storages(result)
+    return bool(found) and found <= _storages(arguments)
 
 
 def _storages(tree: Any) -> set[int]:
