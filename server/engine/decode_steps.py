@@ -8,7 +8,7 @@ Shapes: S sequences, V vocabulary.
 """
 
 import logging
-from dataclasses import fields, replace
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -95,4 +95,4 @@ def _computed(network: CausalLM, batch: ForwardBatch) -> Scored:
 
 
 def _copy(routing: Routing) -> Routing:
-    return Routing(*(getattr(routing, field.name).clone() for field in fields(routing)))
+    return Routing(routing.weights_TK.clone(), routing.experts_TK.clone(), routing.scores_TE.clone())
