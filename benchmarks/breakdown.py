@@ -2,16 +2,17 @@
 
     python -m benchmarks.breakdown --model DIRECTORY --streams 1 8 32 --threads 2 --name breakdown-granite
 
-The engine decodes N streams in one process, without HTTP. A step's parts: matrix products, other compiled kernels, what
-else the network does (PyTorch and Python), and the engine around it: scheduling, inputs, sampling. Beside the products
-stands the time in which their weights can be read, or their operations done, whichever is longer. Medians over steps.
+The engine decodes N streams in one process, without HTTP. A step's parts: matrix products, the other compiled kernels,
+and the engine around them: scheduling, inputs, sampling. Beside the products stands the time in which their weights can
+be read, or their operations done, whichever is longer. Medians over steps, which must be recorded ones: a network in
+which PyTorch computes has none.
 """
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,8 +24,9 @@ from torch import Tensor
 from benchmarks import record
 from benchmarks.kernels import Roofline, measure_roofline
 from model.evaluation.tables import table
-from model.kernels import cpu, product
+from model.kernels import product
 from model.kernels.product import Feed, Panels
+from model.kernels.recording import Recording
 from model.loading import load_network
 from model.quantization import SCHEMES
 from server.engine.config import EngineConfig
@@ -33,31 +35,16 @@ from server.engine.types import EngineRequest, SamplingParams
 
 PROMPT, WARM, STEPS = 128, 4, 32
 LONGEST = 128  # tokens of an answer: the first streams write while the last prompts are read
-COUNTING = "counting"  # what products read and compute: time that the engine does not spend
-PARTS = ("products", "other kernels", "rest of the network", "engine around it")
+PARTS = ("products", "other kernels", "engine around it")
+PRODUCTS = ("product", "sums", "experts")  # how the names of these kernels begin
 
 
 @dataclass(slots=True)
-class Step:
-    """Seconds of one step by part, and what its products read and compute."""
+class Work:
+    """What the products of a step read and compute."""
 
-    seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("step", "network", COUNTING, *PARTS[:2]), 0.0)
-    )
     bytes_read: float = 0.0
     operations: float = 0.0
-
-    @contextmanager
-    def timing(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[part] += time.perf_counter() - start
-
-    def parts(self) -> dict[str, float]:
-        """Parts that do not overlap."""
-        found, kernels = self.seconds, self.seconds["products"] + self.seconds["other kernels"]
-        rest, around = found["network"] - kernels - found[COUNTING], found["step"] - found["network"]
-        return dict(zip(PARTS, (found["products"], found["other kernels"], rest, around), strict=True))
 
     def count_product(self, x: Tensor, weights: Panels) -> None:
         self.bytes_read += weights.nbytes
@@ -78,64 +65,74 @@ class Step:
             self.operations += 2 * rows * panels.inputs * panels.outputs
 
 
-class Watch:
-    """Replaces functions by ones that note their time in the current step."""
+@contextmanager
+def counted() -> Iterator[Work]:
+    """Counts the products that are called by name in the block; one counts them before it calls them."""
+    work, product_before, experts_before = Work(), product._product, product._experts
 
-    def __init__(self) -> None:
-        self.step = Step()
-        self._stack = ExitStack()
+    def counting_product(x: Tensor, counts_E: Tensor | None, weights: Panels, **named: Any) -> Tensor:
+        work.count_product(x, weights)
+        return product_before(x, counts_E, weights, **named)
 
-    def over(self, owner: Any, name: str, part: str, count: Callable[..., None] | None = None) -> None:
-        original = getattr(owner, name)
+    def counting_experts(x: Tensor, tensors: tuple[Tensor | None, ...], feeds: Any, *rest: Any) -> Tensor:
+        work.count_experts(x, tensors[0], feeds)
+        return experts_before(x, tensors, feeds, *rest)
 
-        def timed(*arguments: Any, **named: Any) -> Any:
-            if count is not None:
-                with self.step.timing(COUNTING):
-                    count(self.step, *arguments)
-            with self.step.timing(part):
-                return original(*arguments, **named)
-
-        self._stack.enter_context(patch.object(owner, name, timed))
-
-    def __enter__(self) -> "Watch":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    with patch.object(product, "_product", counting_product), patch.object(product, "_experts", counting_experts):
+        yield work
 
 
-def decode_steps(engine: Engine, streams: int) -> list[Step]:
-    """Steps in which all streams decode, the first few left out."""
-    network = engine.runner._network
+@contextmanager
+def timed(recording: Recording) -> Iterator[dict[str, float]]:
+    """Seconds in products and in other kernels, added up over the repetitions in the block."""
+    seconds = dict.fromkeys(PARTS[:2], 0.0)
+
+    def repeat() -> None:
+        for kernel, arguments in recording.calls:
+            start = time.perf_counter()
+            kernel(*arguments)
+            part = PARTS[0] if kernel.__name__.startswith(PRODUCTS) else PARTS[1]
+            seconds[part] += time.perf_counter() - start
+
+    with patch.object(recording, "repeat", repeat):
+        yield seconds
+
+
+def decode_steps(engine: Engine, streams: int) -> tuple[list[dict[str, float]], Work]:
+    """The parts of steps in which all streams decode, in seconds, and the work of one of them."""
+    vocabulary = engine.runner.network.config.vocab_size
     for number in range(streams):
-        ids = tuple(torch.randint(32, network.config.vocab_size, (PROMPT,)).tolist())
+        ids = tuple(torch.randint(32, vocabulary, (PROMPT,)).tolist())
         sampling = SamplingParams(max_tokens=LONGEST, temperature=0.0, ignore_eos=True)
         engine.submit(EngineRequest(f"{streams}-{time.perf_counter_ns()}-{number}", ids, sampling))
     writing: set[str] = set()
     while len(writing) < streams:
         writing |= {output.request_id for output in engine.step()}
-    steps = []
-    with Watch() as watch:
-        watch.over(network, "forward", "network")
-        watch.over(network, "logits", "network")
-        watch.over(cpu, "call", "other kernels")
-        watch.over(product, "_product", "products", lambda step, x, _, weights, **__: step.count_product(x, weights))
-        watch.over(product, "_experts", "products", lambda step, x, t, feeds, *_: step.count_experts(x, t[0], feeds))
-        for _ in range(WARM + STEPS):
-            watch.step = Step()
-            with watch.step.timing("step"):
-                engine.step()
-            steps.append(watch.step)
+    with counted() as work:
+        engine.step()
+    engine.step()  # the second one of as many sequences is recorded
+    recording = engine.runner.decode_steps.recording(streams)
+    if recording is None:
+        raise RuntimeError("the steps of this network cannot be recorded: PyTorch computes in them")
+    parts = [_parts(engine, recording) for _ in range(WARM + STEPS)]
     while engine.has_unfinished:
         engine.step()
-    return steps[WARM:]
+    return parts[WARM:], work
 
 
-def figures_of(steps: list[Step], roofline: Roofline) -> dict[str, float]:
+def _parts(engine: Engine, recording: Recording) -> dict[str, float]:
+    with timed(recording) as seconds:
+        start = time.perf_counter()
+        engine.step()
+        step = time.perf_counter() - start
+    return seconds | {PARTS[2]: step - sum(seconds.values())}
+
+
+def figures_of(steps: list[dict[str, float]], work: Work, roofline: Roofline) -> dict[str, float]:
     """Medians, in milliseconds."""
-    found = {"step": median(step.seconds["step"] - step.seconds[COUNTING] for step in steps)}
-    found |= {part: median(step.parts()[part] for step in steps) for part in PARTS}
-    found["roofline of the products"] = median(roofline.seconds(s.bytes_read, s.operations) for s in steps)
+    found = {"step": median(sum(parts.values()) for parts in steps)}
+    found |= {part: median(parts[part] for parts in steps) for part in PARTS}
+    found["roofline of the products"] = roofline.seconds(work.bytes_read, work.operations)
     return {name: round(seconds * 1e3, 3) for name, seconds in found.items()}
 
 
@@ -159,7 +156,7 @@ def main() -> None:
     scheme = SCHEMES[given.quantize] if given.quantize else None
     network, roofline = load_network(given.model, scheme=scheme), measure_roofline()
     engine = Engine(network, EngineConfig(max_model_len=512, max_num_seqs=max(given.streams), cache_bytes=300 << 20))
-    steps = {str(streams): figures_of(decode_steps(engine, streams), roofline) for streams in given.streams}
+    steps = {str(streams): figures_of(*decode_steps(engine, streams), roofline) for streams in given.streams}
     machine = {"GB read a second": roofline.bandwidth / 1e9, "GFLOP a second": roofline.operations / 1e9}
     figures = {"milliseconds": steps, "machine": {name: round(value, 1) for name, value in machine.items()}}
     print(rows_of(steps), record.write(given.name, figures), sep="\n\n")

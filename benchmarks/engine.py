@@ -22,7 +22,7 @@ def build(model: Path, max_num_seqs: int = 64) -> Engine:
 
 def output_rate(engine: Engine, streams: int, *, prompt: int = 128, output: int = 64, rounds: int = 2) -> float:
     """Output tokens per second with always `streams` requests under way, `rounds` requests per stream."""
-    vocabulary = engine.runner._network.config.vocab_size
+    vocabulary = engine.runner.network.config.vocab_size
     draw = random.Random(time.perf_counter_ns())
     left, done, tokens = streams * rounds, 0, 0
 

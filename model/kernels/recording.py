@@ -25,7 +25,7 @@ class Recording:
     """Calls in their order, and all memory that they read and write."""
 
     def __init__(self) -> None:
-        self._calls: list[tuple[Callable[..., None], tuple[int | float | None, ...]]] = []
+        self.calls: list[tuple[Callable[..., None], tuple[int | float | None, ...]]] = []
         self._kept: list[object] = []
         self.foreign: set[str] = set()  # what PyTorch computed itself
         self.nbytes = 0  # of the memory that was made for results
@@ -38,12 +38,12 @@ class Recording:
     def note(
         self, kernel: Callable[..., None], arguments: tuple[int | float | None, ...], keep: Sequence[object]
     ) -> None:
-        self._calls.append((kernel, arguments))
+        self.calls.append((kernel, arguments))
         self._kept += keep
 
     def repeat(self) -> None:
         """Make the calls again, on what now lies in the same memory."""
-        for kernel, arguments in self._calls:
+        for kernel, arguments in self.calls:
             kernel(*arguments)
 
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from model.batch import ForwardBatch
-from model.kernels.recording import recorded
+from model.kernels.recording import Recording, recorded
 from model.layers.router import Routing
 from model.network import CausalLM
 
@@ -46,6 +46,10 @@ class DecodeSteps:
         if count != last or not self._can_record:
             return _computed(self._network, batch)
         return self._record(count, batch)
+
+    def recording(self, count: int) -> Recording | None:
+        """The recording of steps of that many sequences, if there is one."""
+        return self._recorded[count].recording if count in self._recorded else None
 
     def _record(self, count: int, batch: ForwardBatch) -> Scored:
         step = _RecordedStep(self._network, batch, self._table_width)

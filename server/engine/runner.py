@@ -40,7 +40,7 @@ class ModelRunner:
         self, network: CausalLM, layout: CacheLayout, *, max_model_len: int, device: torch.device | str = "cpu"
     ) -> None:
         self.load = RoutingLoad(network.num_experts)
-        self._network = network
+        self.network = network
         self._device = device
         self._cache = CacheStorage(
             network.cache_specs(),
@@ -51,7 +51,7 @@ class ModelRunner:
             device=device,
         )
         width = -(-max_model_len // layout.block_size) if layout.has_kv else 0
-        self._decode_steps = DecodeSteps(network, width)
+        self.decode_steps = DecodeSteps(network, width)
         self._block_tables = torch.zeros((layout.num_slots, width), dtype=torch.int32)
         self._written = [(-1, 0, 0)] * layout.num_slots  # (sequence, its preemptions, blocks) of each block table
 
@@ -62,10 +62,10 @@ class ModelRunner:
             self._apply(op)
         inputs = self._inputs(batch.sequences)
         if all(_decodes(sequence) for sequence in batch.sequences):
-            logits_RV, routings = self._decode_steps.run(inputs)
+            logits_RV, routings = self.decode_steps.run(inputs)
             self.load.observe(routings)
             return StepResult(logits_RV)
-        hidden_TD, routings = self._network(inputs)
+        hidden_TD, routings = self.network(inputs)
         self.load.observe(routings)
         rows, end = [], 0
         for sequence in batch.sequences:
@@ -74,9 +74,9 @@ class ModelRunner:
                 rows.append(end - 1)
         scored, failed = self._score_prompts(batch.sequences, hidden_TD)
         if not rows:
-            return StepResult(hidden_TD.new_empty(0, self._network.config.vocab_size), scored, failed)
+            return StepResult(hidden_TD.new_empty(0, self.network.config.vocab_size), scored, failed)
         sampled_RD = hidden_TD if len(rows) == end else hidden_TD[rows]
-        return StepResult(self._network.logits(sampled_RD), scored, failed)
+        return StepResult(self.network.logits(sampled_RD), scored, failed)
 
     def _apply(self, op: CacheOp) -> None:
         if isinstance(op, ZeroRow):
@@ -143,7 +143,7 @@ class ModelRunner:
         found: list[TokenLogprobs] = []
         for begin in range(targets.start, targets.stop, SCORED_AT_ONCE):
             end = min(begin + SCORED_AT_ONCE, targets.stop)
-            logits_PV = self._network.logits(hidden_TD[begin - 1 - first : end - 1 - first])
+            logits_PV = self.network.logits(hidden_TD[begin - 1 - first : end - 1 - first])
             if not bool(torch.isfinite(logits_PV.sum(-1)).all()):
                 return None
             count = sequence.sampling.logprobs or 0

@@ -60,4 +60,4 @@ def test_nothing_is_recorded_outside() -> None:
     with recorded() as recording:
         pass
     kernels.scaled(normal(2, 2), 2.0)
-    assert recording._calls == Recording()._calls == []
+    assert recording.calls == Recording().calls == []
