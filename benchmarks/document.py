@@ -14,8 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import record
-from benchmarks.breakdown import rows_of
+from benchmarks import breakdown, overhead, record
 from benchmarks.compare import digits
 from model.evaluation.tables import table
 
@@ -82,9 +81,9 @@ def steadiness(figures: Figures) -> str:
     return table(["", ""], rows)
 
 
-def breakdown(figures: Figures) -> str:
+def parts_of_a_step(figures: Figures) -> str:
     machine = ", ".join(f"{value:g} {name}" for name, value in figures["machine"].items())
-    return f"{rows_of(figures['milliseconds'])}\n\nMilliseconds a step, medians; this machine: {machine}."
+    return f"{breakdown.rows_of(figures['milliseconds'])}\n\nMilliseconds a step, medians; this machine: {machine}."
 
 
 def training(figures: Figures) -> str:
@@ -92,8 +91,9 @@ def training(figures: Figures) -> str:
 
 
 TABLES: dict[str, Callable[[Figures], str]] = {
-    "breakdown": breakdown,
+    "breakdown": parts_of_a_step,
     "compare": compared,
+    "overhead": overhead.rows_of,
     "startup": startup,
     "stall": stall,
     "steadiness": steadiness,

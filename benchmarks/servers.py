@@ -39,6 +39,10 @@ class Server:
         """VmRSS or VmHWM in bytes, summed over its processes: pages that several map are counted for each."""
         return sum(_memory(process, field) for process in _processes(self.session))
 
+    def main_thread_seconds(self) -> float:
+        """Processor time of its processes' first threads: of a server of ours, the event loop's."""
+        return sum(_main_thread_seconds(process) for process in _processes(self.session))
+
 
 @contextmanager
 def started(command: str) -> Iterator[Server]:
@@ -140,3 +144,8 @@ def _memory(process: int, field: str) -> int:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
         return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(field)), 0)
     return 0
+
+
+def _main_thread_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/task/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
