@@ -124,10 +124,9 @@ def _within_cache(config: EngineConfig, network: CausalLM) -> EngineConfig:
 
 
 def default_threads(directory: Path) -> int:
-    """Two for a small model, whose steps are too short to share among more; see docs/performance.md."""
+    """One for a small model, which gains little from a second; that core then serves HTTP. See docs/performance.md."""
     weights = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
-    cores = torch.get_num_threads()
-    return min(2, cores) if weights < SMALL_MODEL_BYTES else cores
+    return 1 if weights < SMALL_MODEL_BYTES else torch.get_num_threads()
 
 
 def _load(settings: Settings, directory: Path, progress: Progress | None) -> tuple[CausalLM, Tokenizer]:

@@ -66,7 +66,7 @@ class Settings(BaseSettings):
         default="auto", description="Where to compute; auto takes a GPU if any."
     )
     threads: int | None = Field(
-        default=None, ge=1, le=1024, description="Threads for the computation; two for a small model, else all."
+        default=None, ge=1, le=1024, description="Threads for the computation; one for a small model, else all."
     )
 
     # Engine

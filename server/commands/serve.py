@@ -35,7 +35,7 @@ def serve(
         bool | None, typer.Option("--check-weights", help="Look for NaN and infinite weights while loading.")
     ] = None,
     device: Annotated[str | None, _option("auto, cpu or cuda.", "auto")] = None,
-    threads: Annotated[int | None, _option("Threads for the computation.", "two for a small model, else all")] = None,
+    threads: Annotated[int | None, _option("Threads for the computation.", "one for a small model, else all")] = None,
     seed: Annotated[int | None, _option("Makes requests without a seed reproducible, in order.", "random")] = None,
     drain_grace: Annotated[float | None, _option("Seconds for running requests after SIGTERM.", "30")] = None,
     cors_origins: Annotated[str | None, _option("Origins of web pages that may call, comma-separated.", "none")] = None,
