@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import breakdown, overhead, record
+from benchmarks import breakdown, overhead, record, token_kernels
 from benchmarks.compare import digits
 from model.evaluation.tables import table
 
@@ -97,6 +97,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
     "startup": startup,
     "stall": stall,
     "steadiness": steadiness,
+    "token_kernels": lambda figures: token_kernels.rows_of(figures["tokens"]),
     "training": training,
 }
 

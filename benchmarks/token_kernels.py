@@ -134,7 +134,9 @@ def main() -> None:
     given = parser.parse_args()
     roofline = measure_roofline()
     figures = {str(n): {case.name: measure(case, given.repeats, roofline) for case in cases(n)} for n in given.tokens}
-    print(rows_of(figures), record.write("token-kernels", {"tokens": figures, "roofline": asdict(roofline)}), sep="\n\n")
+    print(
+        rows_of(figures), record.write("token-kernels", {"tokens": figures, "roofline": asdict(roofline)}), sep="\n\n"
+    )
 
 
 if __name__ == "__main__":
