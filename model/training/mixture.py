@@ -58,15 +58,14 @@ _FACTORS = (
     ("translate/ntrex-*", 0.3),
     ("translate/tico19-*", 0.3),
     ("translate/python-docs-*", 0.4),
-    ("generate/tinystories-en", 4.0),
+    ("generate/tinystories-en", 2.0),
     ("summarize/gap-sentences-en", 0.5),
     ("summarize/gap-sentences-zh", 0.3),
     ("summarize/wikinews-*", 0.6),
     ("summarize/scitldr-en", 1.2),
-    ("analyze/clinc-domain-en", 3.0),
-    ("analyze/sentence-polarity-en", 4.0),
-    ("analyze/uci-news-topic-en", 4.5),
-    ("analyze/borrowed-topics-en", 1.5),
+    ("analyze/clinc-domain-en", 3.5),
+    ("analyze/sentence-polarity-en", 2.5),
+    ("analyze/uci-news-topic-en", 2.0),
     ("analyze/uci-sentiment-en", 1.2),
     ("analyze/kdconv-topic-zh", 1.2),
     ("analyze/crosswoz-domain-zh", 0.6),
@@ -80,12 +79,12 @@ _STORIES = ("generate/tinystories-en", "generate/gutenberg-children-en")
 
 def stable_mixture() -> Mixture:
     """The mixture of the long first phase: a quarter plain text, from which the model learns the languages."""
-    return _mixture(translate=0.36, plain_text=0.13, stories=0.12, summarize=0.13, chat=0.08, analyze=0.18)
+    return _mixture(translate=0.38, plain_text=0.15, stories=0.10, summarize=0.13, chat=0.08, analyze=0.16)
 
 
 def decay_mixture() -> Mixture:
     """The mixture while the learning rate falls: more tasks."""
-    return _mixture(translate=0.38, plain_text=0.05, stories=0.14, summarize=0.14, chat=0.08, analyze=0.21)
+    return _mixture(translate=0.42, plain_text=0.06, stories=0.10, summarize=0.15, chat=0.09, analyze=0.18)
 
 
 def _mixture(
