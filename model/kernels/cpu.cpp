@@ -164,3 +164,5 @@ extern "C" void highest_f32(const float* scores, int64_t* places, int64_t rows, 
 #define T bf16
 #define EXPORT(name) name##_bf16
 #include "cpu_exports.inc"
+
+#include "repeat.inc"

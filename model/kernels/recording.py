@@ -5,9 +5,11 @@ they lay. So whoever wants to repeat one keeps its inputs in place, records it o
 ones. What is not a compiled call would not be repeated: a recording in which PyTorch computed something is not whole.
 """
 
+import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,17 +17,23 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from model.kernels.library import load_library
+
 RECORDING: ContextVar["Recording | None"] = ContextVar("recording", default=None)
 
 aten = torch.ops.aten
+MOST_NUMBERS, MOST_FLOATS = 32, 8  # arguments of a call, as in repeat.inc
 MAKES_ROOM = frozenset({aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty})
+
+
+Arguments = tuple[int | float | None, ...]
 
 
 class Recording:
     """Calls in their order, and all memory that they read and write."""
 
     def __init__(self) -> None:
-        self.calls: list[tuple[Callable[..., None], tuple[int | float | None, ...]]] = []
+        self.calls: list[tuple[Callable[..., None], Arguments]] = []
         self._kept: list[object] = []
         self.foreign: set[str] = set()  # what PyTorch computed itself
         self.nbytes = 0  # of the memory that was made for results
@@ -35,16 +43,46 @@ class Recording:
         """Whether repeating the calls repeats everything."""
         return not self.foreign
 
-    def note(
-        self, kernel: Callable[..., None], arguments: tuple[int | float | None, ...], keep: Sequence[object]
-    ) -> None:
+    def note(self, kernel: Callable[..., None], arguments: Arguments, keep: Sequence[object]) -> None:
         self.calls.append((kernel, arguments))
         self._kept += keep
 
     def repeat(self) -> None:
-        """Make the calls again, on what now lies in the same memory."""
+        """Make the calls again, on what now lies in the same memory, and leave the interpreter to others meanwhile."""
+        repeat_calls = getattr(load_library("cpu"), "repeat_calls", None)
+        if repeat_calls is None:  # on processors that repeat.inc does not know
+            self.repeat_one_by_one()
+        else:
+            repeat_calls(self._packed, ctypes.c_int64(len(self.calls)))
+
+    def repeat_one_by_one(self) -> None:
+        """The same from Python: the reference of `repeat`."""
         for kernel, arguments in self.calls:
             kernel(*arguments)
+
+    @cached_property
+    def _packed(self) -> ctypes.Array["_Call"]:
+        return (_Call * len(self.calls))(*[_Call.of(kernel, arguments) for kernel, arguments in self.calls])
+
+
+class _Call(ctypes.Structure):
+    """A call as repeat.inc reads it."""
+
+    _fields_ = (
+        ("kernel", ctypes.c_void_p),
+        ("numbers", ctypes.c_int64 * MOST_NUMBERS),
+        ("floats", ctypes.c_float * MOST_FLOATS),
+    )
+
+    @classmethod
+    def of(cls, kernel: Callable[..., None], arguments: Arguments) -> "_Call":
+        """ValueError for more arguments than there is room for."""
+        numbers = [x or 0 for x in arguments if not isinstance(x, float)]  # None is the address of nothing
+        floats = [x for x in arguments if isinstance(x, float)]
+        if len(numbers) > MOST_NUMBERS or len(floats) > MOST_FLOATS:
+            raise ValueError(f"{kernel} takes {len(numbers)} numbers, {len(floats)} floats: more than repeat.inc can")
+        address = ctypes.cast(kernel, ctypes.c_void_p)  # type: ignore[arg-type]
+        return cls(address, (ctypes.c_int64 * MOST_NUMBERS)(*numbers), (ctypes.c_float * MOST_FLOATS)(*floats))
 
 
 class _Watch(TorchDispatchMode):

@@ -30,6 +30,37 @@ def test_calls_are_repeated_on_what_now_lies_there() -> None:
 
 
 @torch.inference_mode()
+def test_one_call_repeats_as_python_does() -> None:
+    """Floats stand between addresses there, and more arguments than a processor has registers."""
+    x, y, weight = normal(3, 32), normal(3, 32), normal(32)
+    gate_up, history = normal(3, 64), normal(4, 3, 32)
+    rows, starts = torch.tensor([2, 0], dtype=torch.int32), torch.tensor([0, 1, 3], dtype=torch.int32)
+    with recorded() as recording:
+        outs = [
+            *kernels.add_norm(x, y, 0.5, weight, 1e-6, offset=1.0),
+            kernels.clamped_mul(gate_up, 1.702, 7.0),
+            kernels.short_conv(x, normal(32, 4), None, history, rows, starts, silu=True),
+        ]
+    memory = [*outs, history]
+    before = [tensor.clone() for tensor in memory]
+    x.copy_(normal(3, 32))
+    recording.repeat()
+    repeated = [tensor.clone() for tensor in memory]
+    history.copy_(before[-1])
+    recording.repeat_one_by_one()
+    assert all(torch.equal(*pair) for pair in zip(repeated, memory, strict=True))
+    assert not torch.equal(before[0], memory[0])
+
+
+def test_a_call_with_more_arguments_than_there_is_room_for_is_refused() -> None:
+    for arguments in ((0,) * 33, (0.5,) * 9):
+        recording = Recording()
+        recording.note(native.function("cpu", "scaled_f32"), arguments, keep=())
+        with pytest.raises(ValueError, match="more than repeat"):
+            recording.repeat()
+
+
+@torch.inference_mode()
 @pytest.mark.parametrize(
     ("compute", "is_whole"),
     [
