@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 
 from benchmarks import record
+from benchmarks.event_client import post_for_events
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,19 @@ class Timing:
     tokens: int = 0
     status: int = 0
 
+    def note(self, data: bytes) -> None:
+        """An event has arrived. What need not be parsed is not: it is the server's processor, too."""
+        arrived = time.perf_counter()
+        event: dict[str, Any] = (
+            json.loads(data) if b'"completion_tokens"' in data else {"choices": b'"choices"' in data}
+        )
+        if event["choices"]:
+            self.events.append(arrived)
+        if event.get("usage"):
+            self.tokens = event["usage"]["completion_tokens"]
 
-async def ask(client: httpx.AsyncClient, load: Load, draw: random.Random, timing: Timing | None = None) -> Timing:
+
+async def ask(load: Load, draw: random.Random, timing: Timing | None = None) -> Timing:
     """One streamed completion; `timing`, if given, can be watched while the answer arrives."""
     shared = random.Random(0)
     prefix = [shared.randrange(32, load.vocabulary) for _ in range(load.shared_prefix)]
@@ -58,45 +70,34 @@ async def ask(client: httpx.AsyncClient, load: Load, draw: random.Random, timing
         "stream_options": {"include_usage": True},
     }
     timing = timing or Timing()
+    data = json.dumps(body).encode()
     timing.start = time.perf_counter()
-    async with client.stream("POST", f"{load.url}/v1/completions", json=body) as response:
-        timing.status = response.status_code
-        async for line in response.aiter_lines():
-            if not line.startswith("data: {"):
-                continue
-            arrived, event = time.perf_counter(), json.loads(line[6:])
-            if event.get("choices"):
-                timing.events.append(arrived)
-            if event.get("usage"):
-                timing.tokens = event["usage"]["completion_tokens"]
+    timing.status = await post_for_events(f"{load.url}/v1/completions", data, timing.note)
     return timing
 
 
 async def closed_loop(load: Load, concurrency: int, requests: int) -> list[Timing]:
     """`requests` requests, always `concurrency` of them under way."""
     draw, timings, left = random.Random(time.perf_counter_ns()), [], requests
-    limits = httpx.Limits(max_connections=concurrency, max_keepalive_connections=0)  # some servers close idle ones
-    async with httpx.AsyncClient(timeout=600, limits=limits) as client:
 
-        async def worker() -> None:
-            nonlocal left
-            while left > 0:
-                left -= 1
-                timings.append(await ask(client, load, draw))
+    async def worker() -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            timings.append(await ask(load, draw))
 
-        await asyncio.gather(*(worker() for _ in range(concurrency)))
+    await asyncio.gather(*(worker() for _ in range(concurrency)))
     return timings
 
 
 async def open_loop(load: Load, rate: float, requests: int) -> list[Timing]:
     """`requests` requests that arrive at random, `rate` a second, whether or not earlier ones are done."""
     draw = random.Random(1)
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as client:
-        tasks = []
-        for _ in range(requests):
-            tasks.append(asyncio.create_task(ask(client, load, draw)))
-            await asyncio.sleep(draw.expovariate(rate))
-        return list(await asyncio.gather(*tasks))
+    tasks = []
+    for _ in range(requests):
+        tasks.append(asyncio.create_task(ask(load, draw)))
+        await asyncio.sleep(draw.expovariate(rate))
+    return list(await asyncio.gather(*tasks))
 
 
 def summary(timings: list[Timing]) -> dict[str, Any]:

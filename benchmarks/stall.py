@@ -57,14 +57,13 @@ def percentiles(values: list[float]) -> dict[str, float]:
 async def arrive(load: Load, streams: int, long_prompt: int) -> Arrival:
     """`streams` answers, and the long prompt in the midst of them."""
     draw, running = random.Random(time.perf_counter_ns()), [Timing() for _ in range(streams)]
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as client:
-        tasks = [asyncio.create_task(ask(client, load, draw, timing)) for timing in running]
-        while min(len(timing.events) for timing in running) < load.output_tokens / 4:
-            if any(task.done() for task in tasks):
-                raise RuntimeError(f"a stream ended too early, with status {[timing.status for timing in running]}")
-            await asyncio.sleep(0.005)
-        long = await ask(client, replace(load, prompt_tokens=long_prompt, output_tokens=1), draw)
-        await asyncio.gather(*tasks)
+    tasks = [asyncio.create_task(ask(load, draw, timing)) for timing in running]
+    while min(len(timing.events) for timing in running) < load.output_tokens / 4:
+        if any(task.done() for task in tasks):
+            raise RuntimeError(f"a stream ended too early, with status {[timing.status for timing in running]}")
+        await asyncio.sleep(0.005)
+    long = await ask(replace(load, prompt_tokens=long_prompt, output_tokens=1), draw)
+    await asyncio.gather(*tasks)
     if long.status != 200:
         raise RuntimeError(f"the long prompt was answered with status {long.status}")
     return Arrival(running, long)

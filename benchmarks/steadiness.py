@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from statistics import linear_regression, mean
 from typing import Any
 
-import httpx
-
 from benchmarks import record
 from benchmarks.servers import OURS, started, weighed
 from benchmarks.serving import Load, ask
@@ -30,10 +28,10 @@ class Counter:
     tokens: dict[int, float] = field(default_factory=dict)
     failed: int = 0
 
-    async def stream(self, client: httpx.AsyncClient, load: Load, draw: random.Random, end: float) -> None:
+    async def stream(self, load: Load, draw: random.Random, end: float) -> None:
         """One request after the other until `end`."""
         while time.perf_counter() < end:
-            timing = await ask(client, load, draw)
+            timing = await ask(load, draw)
             self.failed += timing.tokens != load.output_tokens
             for event in timing.events:
                 number = int((event - self.start) / self.window)
@@ -48,8 +46,7 @@ async def saturate(load: Load, streams: int, seconds: float, window: float) -> C
     """`streams` requests always under way."""
     draw, start = random.Random(time.perf_counter_ns()), time.perf_counter()
     counter = Counter(start, window)
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=streams)) as client:
-        await asyncio.gather(*(counter.stream(client, load, draw, start + seconds) for _ in range(streams)))
+    await asyncio.gather(*(counter.stream(load, draw, start + seconds) for _ in range(streams)))
     return counter
 
 

@@ -1,0 +1,61 @@
+"""A client of streamed answers that is light: it runs on the cores of the server that it measures.
+
+httpx takes about 110 microseconds of processor time an event, more than our server; this, with a parser written in C,
+a tenth of it. One connection per request: some servers close idle ones.
+"""
+
+import asyncio
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import httptools
+
+TIMEOUT_SECONDS = 600
+
+
+async def post_for_events(url: str, body: bytes, on_event: Callable[[bytes], None]) -> int:
+    """POST JSON and give the data of each server-sent event to `on_event` as it arrives; returns the status.
+
+    ConnectionError when the server ends the connection before its answer is complete.
+    """
+    where, answer = urlsplit(url), _Answer(on_event)
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_connection(lambda: answer, where.hostname, where.port or 80)
+        try:
+            transport.write(_head(where.path, where.netloc, len(body)) + body)
+            return await answer.status
+        finally:
+            transport.close()
+
+
+def _head(path: str, host: str, length: int) -> bytes:
+    fields = {"Host": host, "Content-Type": "application/json", "Content-Length": length, "Connection": "close"}
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
+    return "\r\n".join(lines).encode()
+
+
+class _Answer(asyncio.Protocol):
+    """One answer; httptools calls the methods that begin with `on_`."""
+
+    def __init__(self, on_event: Callable[[bytes], None]) -> None:
+        self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._parser = httptools.HttpResponseParser(self)
+        self._on_event, self._begun = on_event, b""
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def on_body(self, body: bytes) -> None:
+        *lines, self._begun = (self._begun + body).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data: "):
+                self._on_event(line[6:])
+
+    def on_message_complete(self) -> None:
+        if not self.status.done():
+            self.status.set_result(self._parser.get_status_code())
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.status.done():
+            self.status.set_exception(ConnectionError(f"the answer is not complete: {error or 'the server left'}"))
