@@ -3,8 +3,10 @@
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -33,6 +35,8 @@ BUNDLED = Path(model.__file__).parent / "bundled"
 SMALL_MODEL_BYTES = 64 * 2**20
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
+Loaded = TypeVar("Loaded")
+
 logger = logging.getLogger(__name__)
 
 
@@ -42,7 +46,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     Raises ValueError, with what to do, for a checkpoint that cannot be served.
     """
     directory = find_model(settings.model, settings.revision)
-    network, tokenizer = _load(settings, directory, progress)
+    network, tokenizer = _in_passing(lambda: _load(settings, directory, progress))
     if settings.experts_per_token is not None:
         network.route_to(settings.experts_per_token)
     torch.set_num_threads(settings.threads or default_threads(directory))
@@ -68,6 +72,16 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
         return Backend(service, metrics)
 
     return open_backend
+
+
+def _in_passing(work: Callable[[], Loaded]) -> Loaded:
+    """Do the work in a thread that then ends, and its pool of OpenMP's threads with it.
+
+    libgomp counts the threads of all pools: if there are more than cores, idle ones sleep at once instead of waiting a
+    moment for the engine's next loop, and waking them several times a layer took 20 ms a step (docs/decisions/0006).
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="load") as executor:
+        return executor.submit(work).result()
 
 
 def find_model(name: str, revision: str | None = None, *, weights: bool = True) -> Path:

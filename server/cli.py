@@ -1,7 +1,5 @@
 """The `routelm` command. Each sub-command is a file in server/commands and imports what it needs when it runs."""
 
-import os
-
 import typer
 
 from server.commands import (
@@ -39,6 +37,4 @@ app.command("version")(version.version)
 
 def main() -> None:
     """The entry point that pyproject.toml names."""
-    # before PyTorch is imported: its idle threads would keep the cores of our kernels' threads busy (decision 0006)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     app()

@@ -11,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 from model.kernels.library import library_path
 
 _AVX512 = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
@@ -38,15 +40,23 @@ def libraries() -> list[Path]:
     return [library_path(source, target) for source in SOURCES for target in targets() if target in SOURCES[source]]
 
 
+def _openmp_library() -> list[str]:
+    """torch's own OpenMP runtime: a second one in the process would fight it for the cores."""
+    found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    if not found:
+        return ["-fopenmp"]
+    return [str(found[0]), f"-Wl,-rpath,{found[0].parent}"]
+
+
 def compile_target(compiler: str, source: str, target: str, flags: list[str]) -> Path:
     """Build one library; raises RuntimeError with the compiler's words when that fails."""
     output = library_path(source, target)
     partial = output.with_suffix(f".{os.getpid()}.tmp")
     code = Path(__file__).with_name(f"{source}.cpp")
-    command = [compiler, "-std=c++20", "-O3", "-fPIC", "-pthread", "-fno-math-errno", *flags, "-c", str(code)]
+    command = [compiler, "-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", *flags, "-c", str(code)]
     done = subprocess.run([*command, "-o", f"{partial}.o"], capture_output=True, text=True, check=False)
     if done.returncode == 0:
-        link = [compiler, "-shared", "-pthread", "-o", str(partial), f"{partial}.o"]
+        link = [compiler, "-shared", "-o", str(partial), f"{partial}.o", *_openmp_library()]
         done = subprocess.run(link, capture_output=True, text=True, check=False)
         Path(f"{partial}.o").unlink()
     if done.returncode != 0:

@@ -11,7 +11,6 @@
 #include <type_traits>
 #include <vector>
 
-#include "threads.inc"
 #include "vectors.inc"
 
 namespace {
@@ -26,25 +25,27 @@ template <class T> float dot(const T* a, const T* b, int64_t n) {
 template <class T>
 void rms_norm(const T* x, const float* weight, float offset, float eps, T* out,
               int64_t rows, int64_t width, int64_t together, int64_t stride, int threads) {
-    each(rows, rows * width > 32768 ? threads : 1, [&](int64_t r) {
+#pragma omp parallel for num_threads(threads) if (rows * width > 32768)
+    for (int64_t r = 0; r < rows; ++r) {
         const T* in = x + r / together * stride + r % together * width;
         float scale = 1.0f / std::sqrt(dot(in, in, width) / float(width) + eps);
         for (int64_t i = 0; i < width; i += W)
             store(out + r * width + i, load(in + i) * scale * (load(weight + i) + offset));
-    });
+    }
 }
 
 // out = x + scale * y, rounded once; normed = rms_norm(out)
 template <class T>
 void add_norm(const T* x, const T* y, float scale, const float* weight, float offset, float eps, T* out, T* normed,
               int64_t rows, int64_t width, int threads) {
-    each(rows, rows * width > 32768 ? threads : 1, [&](int64_t r) {
+#pragma omp parallel for num_threads(threads) if (rows * width > 32768)
+    for (int64_t r = 0; r < rows; ++r) {
         T* sum = out + r * width;
         for (int64_t i = r * width; i < (r + 1) * width; i += W) store(out + i, load(x + i) + scale * load(y + i));
         float inverse = 1.0f / std::sqrt(dot(sum, sum, width) / float(width) + eps);
         for (int64_t i = 0; i < width; i += W)
             store(normed + r * width + i, load(sum + i) * inverse * (load(weight + i) + offset));
-    });
+    }
 }
 
 // out = rms_norm(x) * weight * silu(gate)
@@ -58,47 +59,48 @@ void gated_rms_norm_row(const T* x, const T* gate, const float* weight, float ep
 template <class T>
 void gated_rms_norm(const T* x, const T* gate, const float* weight, float eps, T* out,
                     int64_t rows, int64_t width, int threads) {
-    each(rows, rows * width > 16384 ? threads : 1, [&](int64_t r) {
-        gated_rms_norm_row(x + r * width, gate + r * width, weight, eps, out + r * width, width);
-    });
+#pragma omp parallel for num_threads(threads) if (rows * width > 16384)
+    for (int64_t at = 0; at < rows * width; at += width)
+        gated_rms_norm_row(x + at, gate + at, weight, eps, out + at, width);
 }
 
 // out = silu(x[:, :width]) * x[:, width:]
 template <class T>
 void silu_mul(const T* x, T* out, int64_t rows, int64_t width, int threads) {
-    each(rows, rows * width > 16384 ? threads : 1, [&](int64_t r) {
+#pragma omp parallel for num_threads(threads) if (rows * width > 16384)
+    for (int64_t r = 0; r < rows; ++r)
         for (int64_t i = 0; i < width; i += W)
             store(out + r * width + i, silu(load(x + 2 * r * width + i)) * load(x + (2 * r + 1) * width + i));
-    });
 }
 
 // out = gate * sigmoid(alpha * gate) * (up + 1) of x = [gate | up], with gate <= limit and |up| <= limit
 template <class T>
 void clamped_mul(const T* x, T* out, int64_t rows, int64_t width, float alpha, float limit, int threads) {
     f32x16 most = splat(limit), least = splat(-limit);
-    each(rows, rows * width > 16384 ? threads : 1, [&](int64_t r) {
+#pragma omp parallel for num_threads(threads) if (rows * width > 16384)
+    for (int64_t r = 0; r < rows; ++r)
         for (int64_t i = 0; i < width; i += W) {
             f32x16 gate = load(x + 2 * r * width + i), up = load(x + (2 * r + 1) * width + i);
             gate = smaller(gate, most), up = larger(smaller(up, most), least);
             store(out + r * width + i, gate * sigmoid(alpha * gate) * (up + 1.0f));
         }
-    });
 }
 
 // out = x * sigmoid(gate); a row of the gate begins `stride` numbers after the one before
 template <class T>
 void sigmoid_mul(const T* x, const T* gate, T* out, int64_t rows, int64_t width, int64_t stride, int threads) {
-    each(rows, rows * width > 16384 ? threads : 1, [&](int64_t r) {
+#pragma omp parallel for num_threads(threads) if (rows * width > 16384)
+    for (int64_t r = 0; r < rows; ++r)
         for (int64_t i = 0; i < width; i += W)
             store(out + r * width + i, load(x + r * width + i) * sigmoid(load(gate + r * stride + i)));
-    });
 }
 
 // out[t] = sum over k of weights[t, k] * y[t, k], then + sigmoid(gate[t]) * shared[t] where there is a shared expert.
 template <class T>
 void combine(const T* y, const float* weights, const T* shared, const float* gate, T* out,
              int64_t tokens, int64_t K, int64_t width, int threads) {
-    each(tokens, tokens * K * width > 32768 ? threads : 1, [&](int64_t t) {
+#pragma omp parallel for num_threads(threads) if (tokens * K * width > 32768)
+    for (int64_t t = 0; t < tokens; ++t) {
         float open = shared ? 1.0f / (1.0f + std::exp(-gate[t])) : 0.0f;
         for (int64_t i = 0; i < width; i += W) {
             f32x16 acc{};
@@ -106,25 +108,26 @@ void combine(const T* y, const float* weights, const T* shared, const float* gat
             if (shared) acc += open * load(shared + t * width + i);
             store(out + t * width + i, acc);
         }
-    });
+    }
 }
 
 // out = scale * x
 template <class T> void scaled(const T* x, float scale, T* out, int64_t count, int threads) {
-    each(count, count > 65536 ? threads : 1, [&](int64_t i) { put(out + i, scale * scalar(x + i)); });
+#pragma omp parallel for num_threads(threads) if (count > 65536)
+    for (int64_t i = 0; i < count; ++i) put(out + i, scale * scalar(x + i));
 }
 
 // out[t] = matrix[chosen[t]]
 template <class T>
 void rows_of(const T* matrix, const int64_t* chosen, T* out, int64_t rows, int64_t width, int threads) {
-    each(rows, rows * width > 262144 ? threads : 1, [&](int64_t r) { std::memcpy(out + r * width, matrix + chosen[r] * width, width * sizeof(T)); });
+#pragma omp parallel for num_threads(threads) if (rows * width > 262144)
+    for (int64_t r = 0; r < rows; ++r) std::memcpy(out + r * width, matrix + chosen[r] * width, width * sizeof(T));
 }
 
 // out = x + scale * y, rounded once
 template <class T> void add_scaled(const T* x, const T* y, float scale, T* out, int64_t count, int threads) {
-    each(count / W, count > 65536 ? threads : 1, [&](int64_t i) {
-        store(out + i * W, load(x + i * W) + scale * load(y + i * W));
-    });
+#pragma omp parallel for num_threads(threads) if (count > 65536)
+    for (int64_t i = 0; i < count; i += W) store(out + i, load(x + i) + scale * load(y + i));
 }
 
 #include "rotary.inc"

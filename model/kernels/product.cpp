@@ -3,7 +3,6 @@
 // Every output element is one chain of additions in the order of the inputs, computed by one thread: a row's bits
 // depend neither on the other rows, nor on the number of threads. Inputs are multiples of 32 wide, outputs are free.
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
@@ -23,7 +22,6 @@
 #endif
 
 #include "supported.inc"
-#include "threads.inc"
 #include "product_vectors.inc"
 #include "product_weights.inc"
 #include "product_tile.inc"

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -224,6 +225,31 @@ def test_a_context_that_is_given_is_kept_and_refused_by_the_engine(long_network:
     assert config.max_model_len == 90_000
     with pytest.raises(ValueError, match="raise cache_bytes"):
         Engine(long_network, config)
+
+
+def threads() -> int:
+    return sum(1 for _ in Path("/proc/self/task").iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads where Linux lists them")
+def test_loading_leaves_no_threads_behind() -> None:
+    def work() -> int:
+        torch.set_num_threads(3)
+        torch.ones(1 << 22).exp()  # in parallel
+        return threads()
+
+    before, count = threads(), torch.get_num_threads()
+    assert bootstrap._in_passing(work) >= before + 2  # without them there would be nothing to leave behind
+    torch.set_num_threads(count)
+    deadline = time.monotonic() + 10
+    while threads() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threads() <= before
+
+
+def test_what_goes_wrong_while_loading_is_told() -> None:
+    with pytest.raises(ZeroDivisionError):
+        bootstrap._in_passing(lambda: 1 // 0)
 
 
 def test_the_bundled_model_has_no_revisions() -> None:
