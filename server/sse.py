@@ -1,7 +1,6 @@
 """Server-sent events: an iterator of JSON objects on the wire, with keep-alives, errors and an end."""
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -10,6 +9,7 @@ from typing import Any
 
 import anyio
 from fastapi.sse import format_sse_event
+from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -17,7 +17,6 @@ from server.errors import EngineFailedError, RequestError
 
 logger = logging.getLogger(__name__)
 
-_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 Event = dict[str, Any]
 Events = AsyncGenerator[Event, None]
 
@@ -83,7 +82,7 @@ class EventStream(Response):
 
 
 def _on_the_wire(event: Event) -> bytes:
-    return format_sse_event(data_str=_JSON.encode(event))
+    return b"data: %b\n\n" % to_json(event)  # one line, for every token: the general way takes five times as long
 
 
 def _error_event(error: Exception) -> Event:

@@ -42,6 +42,8 @@ class TextLogprobs:
 
 def text_logprobs(tokenizer: TokenBytes, logprobs: Sequence[TokenLogprobs]) -> tuple[TextLogprobs, ...]:
     """The engine's log-probabilities with the tokens' text."""
+    if not logprobs:
+        return ()
 
     def token(token_id: int, logprob: float) -> TokenText:
         return TokenText(token_id, tokenizer.token_bytes(token_id), max(logprob, LOWEST_LOGPROB))
