@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from model.kernels.library import library_path
+from model.kernels.library import library_path, source_digest
 
 _AVX512 = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
 
@@ -53,7 +53,8 @@ def compile_target(compiler: str, source: str, target: str, flags: list[str]) ->
     output = library_path(source, target)
     partial = output.with_suffix(f".{os.getpid()}.tmp")
     code = Path(__file__).with_name(f"{source}.cpp")
-    command = [compiler, "-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", *flags, "-c", str(code)]
+    version = f'-DBUILT_OF="{source_digest()}"'
+    command = [compiler, version, "-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", *flags, "-c", str(code)]
     done = subprocess.run([*command, "-o", f"{partial}.o"], capture_output=True, text=True, check=False)
     if done.returncode == 0:
         link = [compiler, "-shared", "-o", str(partial), f"{partial}.o", *_openmp_library()]

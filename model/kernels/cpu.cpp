@@ -166,3 +166,4 @@ extern "C" void highest_f32(const float* scores, int64_t* places, int64_t rows, 
 #include "cpu_exports.inc"
 
 #include "repeat.inc"
+#include "built_of.inc"

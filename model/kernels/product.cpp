@@ -21,6 +21,7 @@
 #endif
 #endif
 
+#include "built_of.inc"
 #include "supported.inc"
 #include "product_vectors.inc"
 #include "product_weights.inc"

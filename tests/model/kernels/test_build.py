@@ -30,11 +30,12 @@ def compiler() -> str:
     return found
 
 
-def compile_answer(directory: Path, target: str, supported: int) -> None:
-    """A library that says whether it can be used, and which one it is."""
-    code = directory / f"{target}.c"
+def compile_answer(directory: Path, target: str, supported: int, built_of: str | None = None) -> None:
+    """A library that says whether it can be used, which one it is, and of what; by default of what is there."""
+    code, digest = directory / f"{target}.c", built_of or library.source_digest()
     code.write_text(
-        f"int supported() {{ return {supported}; }}\nconst char* name() {{ return {target!r}; }}".replace("'", '"')
+        f'int supported() {{ return {supported}; }} const char* name() {{ return "{target}"; }}'
+        f'const char* built_of() {{ return "{digest}"; }}'
     )
     library_path = directory / f"product_{target}.so"
     subprocess.run([compiler(), "-x", "c", "-shared", "-fPIC", str(code), "-o", str(library_path)], check=True)
@@ -90,6 +91,14 @@ def test_without_a_compiler_nothing_is_built_and_nothing_fails(
     assert build.main([]) == 0
     assert "plain and slower" in capsys.readouterr().out
     assert list(elsewhere.iterdir()) == []
+
+
+def test_a_library_of_other_sources_is_not_used(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may take other arguments, and then computes nonsense without a word."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    compile_answer(elsewhere, "AVX2", 1)
+    compile_answer(elsewhere, "AVX512", 1, built_of="of yesterday")
+    assert chosen() == b"AVX2"
 
 
 def test_every_library_of_a_build_is_named() -> None:
