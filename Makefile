@@ -31,7 +31,7 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --editable ".[train,evaluate]" --group dev
 	@touch $@ $(VENV)/.installed
 
-$(VENV)/.kernels: $(wildcard model/kernels/*.cpp model/kernels/*.inc) model/kernels/build.py | $(VENV)/.torch
+$(VENV)/.kernels: $(wildcard model/kernels/*.cpp model/kernels/*.inc) model/kernels/build.py model/kernels/library.py | $(VENV)/.torch
 	$(BIN)/python -m model.kernels.build
 	@touch $@
 

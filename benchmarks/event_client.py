@@ -1,7 +1,8 @@
 """A client of streamed answers that is light: it runs on the cores of the server that it measures.
 
-httpx takes about 110 microseconds of processor time an event, more than our server; this, with a parser written in C,
-a tenth of it. One connection per request: some servers close idle ones.
+With 32 streams a load generator over httpx took 142 microseconds of processor time an event, more than our server;
+over this, with a parser written in C (httptools, which uvicorn brings), it takes 37. One connection per request: some
+servers close idle ones.
 """
 
 import asyncio
@@ -16,9 +17,12 @@ TIMEOUT_SECONDS = 600
 async def post_for_events(url: str, body: bytes, on_event: Callable[[bytes], None]) -> int:
     """POST JSON and give the data of each server-sent event to `on_event` as it arrives; returns the status.
 
-    ConnectionError when the server ends the connection before its answer is complete.
+    ConnectionError when the server ends the connection before its answer is complete, which an answer without a length
+    or chunks never is; TimeoutError after ten minutes; ValueError for a URL that does not begin with http://.
     """
     where, answer = urlsplit(url), _Answer(on_event)
+    if where.scheme != "http":
+        raise ValueError(f"{url}: servers are measured over plain http://")
     async with asyncio.timeout(TIMEOUT_SECONDS):
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_connection(lambda: answer, where.hostname, where.port or 80)

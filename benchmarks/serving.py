@@ -49,7 +49,7 @@ class Timing:
         event: dict[str, Any] = (
             json.loads(data) if b'"completion_tokens"' in data else {"choices": b'"choices"' in data}
         )
-        if event["choices"]:
+        if event.get("choices"):
             self.events.append(arrived)
         if event.get("usage"):
             self.tokens = event["usage"]["completion_tokens"]

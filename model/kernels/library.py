@@ -21,8 +21,8 @@ def library_path(source: str, target: str) -> Path:
 
 @cache
 def source_digest() -> str:
-    """Tells one version of the C++ sources from another: a library of other ones would compute something else."""
-    files = sorted(path for pattern in ("*.cpp", "*.inc") for path in Path(__file__).parent.glob(pattern))
+    """Tells one version of the C++ sources and of how they are compiled from another."""
+    files = sorted(path for pattern in ("*.cpp", "*.inc", "build.py") for path in Path(__file__).parent.glob(pattern))
     return hashlib.blake2b(b"".join(path.read_bytes() for path in files), digest_size=16).hexdigest()
 
 

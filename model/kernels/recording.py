@@ -50,10 +50,10 @@ class Recording:
     def repeat(self) -> None:
         """Make the calls again, on what now lies in the same memory, and leave the interpreter to others meanwhile."""
         repeat_calls = getattr(load_library("cpu"), "repeat_calls", None)
-        if repeat_calls is None:  # on processors that repeat.inc does not know
+        if repeat_calls is None:  # on systems that repeat.inc does not know
             self.repeat_one_by_one()
         else:
-            repeat_calls(self._packed, ctypes.c_int64(len(self.calls)))
+            repeat_calls(self._packed, ctypes.c_int64(len(self._packed)))
 
     def repeat_one_by_one(self) -> None:
         """The same from Python: the reference of `repeat`."""

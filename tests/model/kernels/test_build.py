@@ -93,12 +93,29 @@ def test_without_a_compiler_nothing_is_built_and_nothing_fails(
     assert list(elsewhere.iterdir()) == []
 
 
-def test_a_library_of_other_sources_is_not_used(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_of_other_sources_is_not_used(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """It may take other arguments, and then computes nonsense without a word."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     compile_answer(elsewhere, "AVX2", 1)
     compile_answer(elsewhere, "AVX512", 1, built_of="of yesterday")
     assert chosen() == b"AVX2"
+    assert "product_AVX512.so is of an older build" in caplog.text
+
+
+def test_a_library_that_does_not_say_of_what_it_is_is_not_used(elsewhere: Path) -> None:
+    """Such were all, once."""
+    code = elsewhere / "old.c"
+    code.write_text("int supported() { return 1; }")
+    path = elsewhere / "old.so"
+    subprocess.run([compiler(), "-x", "c", "-shared", "-fPIC", str(code), "-o", str(path)], check=True)
+    assert not library.is_current(ctypes.CDLL(str(path)))
+
+
+def test_what_is_built_now_is_current() -> None:
+    paths = [path for path in build.libraries() if path.exists()]
+    assert all(library.is_current(ctypes.CDLL(str(path))) for path in paths)
 
 
 def test_every_library_of_a_build_is_named() -> None:
