@@ -115,6 +115,8 @@ def test_a_library_that_does_not_say_of_what_it_is_is_not_used(elsewhere: Path) 
 
 def test_what_is_built_now_is_current() -> None:
     paths = [path for path in build.libraries() if path.exists()]
+    if not paths:
+        pytest.skip("no compiled kernels: run python -m model.kernels.build")
     assert all(library.is_current(ctypes.CDLL(str(path))) for path in paths)
 
 
