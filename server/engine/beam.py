@@ -41,9 +41,13 @@ class BeamGroup:
         sampling = replace(self.request.sampling, logprobs=self.width + len(self._ends))
         return replace(self.request, request_id=f"{self.request.request_id}/{self._members}", sampling=sampling)
 
-    def offer(self, sequence: Sequence, next_tokens: TokenLogprobs) -> bool:
-        """Enter a beam's likeliest next tokens; true when all beams have done so."""
+    def offer(self, sequence: Sequence, next_tokens: TokenLogprobs) -> None:
+        """Enter a beam's likeliest next tokens."""
         self._offers[sequence] = next_tokens
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all beams have offered."""
         return len(self._offers) == len(self.scores)
 
     def choose(self) -> list[Continuation]:

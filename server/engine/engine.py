@@ -10,7 +10,8 @@ from model.network import CausalLM
 from server.engine.config import EngineConfig, resolve
 from server.engine.runner import ModelRunner
 from server.engine.sampler import Sampler
-from server.engine.scheduler import SampledTokens, ScheduledBatch, Scheduler
+from server.engine.scheduler import Scheduler
+from server.engine.step import SampledTokens, ScheduledBatch
 from server.engine.types import EngineRequest, EngineStats, TokenOutput
 from server.engine.validation import check_request
 

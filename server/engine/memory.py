@@ -13,9 +13,14 @@ class SequenceMemory:
     def __init__(self, config: EngineConfig, layout: CacheLayout) -> None:
         self._layout = layout
         self._snapshot_interval = config.snapshot_interval
-        self.blocks = BlockManager(layout.num_blocks)
-        self.states = StateManager(layout.num_slots, layout.num_snapshots)
-        self.prefixes = PrefixCache(layout, self.blocks, self.states, enabled=config.prefix_caching)
+        self._prefix_caching = config.prefix_caching
+        self.clear()
+
+    def clear(self) -> None:
+        """Everything is free and nothing remembered, whatever was before."""
+        self.blocks = BlockManager(self._layout.num_blocks)
+        self.states = StateManager(self._layout.num_slots, self._layout.num_snapshots)
+        self.prefixes = PrefixCache(self._layout, self.blocks, self.states, enabled=self._prefix_caching)
 
     def admit(self, sequence: Sequence, spare: int) -> bool:
         """Give a waiting sequence a slot and its blocks, if there is room and `spare` blocks stay free."""

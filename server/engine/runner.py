@@ -17,8 +17,8 @@ from server.engine.decode_steps import DecodeSteps
 from server.engine.prefix_cache import CacheOp, CopyRow, ZeroRow
 from server.engine.routing_load import RoutingLoad
 from server.engine.sampler import token_logprobs
-from server.engine.scheduler import ScheduledBatch
 from server.engine.sequence import Sequence
+from server.engine.step import ScheduledBatch
 from server.engine.types import TokenLogprobs
 
 SCORED_AT_ONCE = 128  # prompt positions whose logits exist at the same time

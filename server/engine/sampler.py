@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model import kernels
-from server.engine.scheduler import SampledTokens
 from server.engine.sequence import Sequence
+from server.engine.step import SampledTokens
 from server.engine.types import SamplingParams, TokenLogprobs
 
 GREEDY_BELOW = 1e-5  # temperatures this small leave no chance to any but the highest score

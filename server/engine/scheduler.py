@@ -5,125 +5,70 @@ prompts, cut where a state is to be remembered. How a prompt is cut never change
 """
 
 import time
-from bisect import insort
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from random import Random
 
-from server.engine.beam import BeamGroup, Continuation
+from server.engine.beam_search import BeamSearch
 from server.engine.config import CacheLayout, EngineConfig
-from server.engine.memory import SequenceMemory
 from server.engine.pace import Pace, PromptRoom
-from server.engine.prefix_cache import CacheOp
+from server.engine.queues import Queues
 from server.engine.sequence import Sequence, SequenceStatus
+from server.engine.step import NOT_FINITE, SampledTokens, ScheduledBatch, SchedulerCounts
 from server.engine.types import EngineRequest, FinishReason, TokenLogprobs, TokenOutput
-
-NOT_FINITE = "The model's scores for this request were not finite numbers."
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledBatch:
-    """One step: the sequences (each says its `num_scheduled_tokens`), and copies to be done before, in order."""
-
-    sequences: list[Sequence]
-    sampling: list[Sequence]  # those of them that get a new token, in the order of their logits
-    cache_ops: list[CacheOp]
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.sequences
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """How many sequences write in this step, and how many tokens of prompts it reads."""
-        writing = sum(sequence.is_decoding for sequence in self.sequences)
-        tokens = sum(sequence.num_scheduled_tokens for sequence in self.sequences)
-        return {"writing": writing, "prompt_tokens": tokens - writing}
-
-
-@dataclass(frozen=True, slots=True)
-class SampledTokens:
-    """The tokens of a step, in the order of `ScheduledBatch.sampling`; log-probabilities only where asked for.
-
-    `failed` are the ids of requests whose logits were not finite numbers.
-    """
-
-    token_ids: list[int]
-    logprobs: Mapping[int, TokenLogprobs] = field(default_factory=dict)  # by index in `token_ids`
-    failed: frozenset[str] = frozenset()
-
-
-@dataclass(slots=True)
-class SchedulerCounts:
-    """What has happened since the start."""
-
-    prompt_tokens: int = 0
-    generation_tokens: int = 0
-    prefix_cache_queries: int = 0
-    prefix_cache_hits: int = 0
-    preemptions: int = 0
 
 
 class Scheduler:
-    """Waiting and running sequences, both in order of (priority, arrival)."""
+    """Chooses the sequences of each step, and enters what it gave."""
 
     def __init__(
         self, config: EngineConfig, layout: CacheLayout, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.config = config
         self.layout = layout
-        self.memory = SequenceMemory(config, layout)
-        self.waiting: list[Sequence] = []
-        self.running: list[Sequence] = []
+        self.queues = Queues(config, layout)
+        self.memory, self.waiting, self.running = self.queues.memory, self.queues.waiting, self.queues.running
         self.counts = SchedulerCounts()
+        self.beams = BeamSearch(config, self.queues, self.counts, clock)
         self.pace = None if config.max_stretch is None else Pace(config.max_stretch)
-        self._sequences: dict[str, Sequence] = {}
-        self._groups: dict[str, BeamGroup] = {}  # by the id of the request
-        self._group_of: dict[Sequence, BeamGroup] = {}
         self._clock = clock
         self._seeds = Random(config.seed)
-        self._arrivals = 0
 
     def __contains__(self, request_id: str) -> bool:
-        return request_id in self._sequences or request_id in self._groups
+        return request_id in self.queues.by_id or request_id in self.beams
 
     @property
     def has_unfinished(self) -> bool:
-        return bool(self._sequences)
+        return bool(self.queues.by_id)
 
     def add(self, request: EngineRequest) -> None:
         """Put a request into the waiting queue. It must have been checked, and its id must be new."""
         assert request.request_id not in self, "request ids are unique"
-        group = None
-        if request.sampling.beam_width > 1:
-            group = self._groups[request.request_id] = BeamGroup(request, self.config.eos_token_ids)
-            request = group.member_request()
+        first = self.beams.open(request) if request.sampling.beam_width > 1 else request
         seed = request.sampling.seed if request.sampling.seed is not None else self._seeds.getrandbits(64)
-        sequence = Sequence(request, self._next_number(), seed, request.arrival_time or self._clock())
-        self._sequences[request.request_id] = sequence
-        if group is not None:
-            group.scores[sequence] = 0.0
-            self._group_of[sequence] = group
-        insort(self.waiting, sequence, key=lambda waiting: waiting.key)
+        sequence = Sequence(first, self.queues.next_number(), seed, request.arrival_time or self._clock())
+        self.queues.enter(sequence)
+        if first is not request:
+            self.beams.start(request.request_id, sequence)
 
     def abort(self, request_id: str) -> list[TokenOutput]:
         """End a request and free its memory. Nothing happens for an id that is unknown or finished."""
-        if request_id in self._groups:
-            return [self._end_group(self._groups[request_id], FinishReason.ABORT)]
-        sequence = self._sequences.pop(request_id, None)
+        if request_id in self.beams:
+            return [self.beams.abort(request_id)]
+        sequence = self.queues.by_id.get(request_id)
         if sequence is None:
             return []
-        self._retire(sequence)
+        self.queues.leave(sequence)
         return [sequence.terminal(FinishReason.ABORT, self._clock())]
 
     def fail(self, sequences: list[Sequence], error: str) -> list[TokenOutput]:
         """End sequences whose step went wrong, and trust nothing that was remembered."""
         outputs = []
         for sequence in sequences:
-            if sequence in self._group_of:
-                outputs.append(self._end_group(self._group_of[sequence], FinishReason.ERROR, error))
-            elif self._sequences.pop(sequence.request_id, None) is not None:
-                self._retire(sequence)
+            if self.beams.has(sequence):
+                outputs.append(self.beams.fail(sequence, error))
+            elif sequence.request_id in self.queues.by_id:
+                self.queues.leave(sequence)
                 outputs.append(sequence.terminal(FinishReason.ERROR, self._clock(), error=error))
         self.memory.prefixes.forget()
         return outputs
@@ -131,20 +76,13 @@ class Scheduler:
     def fail_all(self, error: str) -> list[TokenOutput]:
         """End every sequence that has not had its last output, whatever state it is in, with empty memory after."""
         now = self._clock()
-        heads = {self._group_of.get(each, each): each for each in self._sequences.values()}  # one of each group
+        some_of = {self.beams.request_of(sequence): sequence for sequence in self.queues.by_id.values()}
         outputs = [
-            replace(
-                sequence.terminal(FinishReason.ERROR, now, error=error),
-                request_id=head.request.request_id,
-            )
-            for head, sequence in heads.items()
+            replace(sequence.terminal(FinishReason.ERROR, now, error=error), request_id=request_id)
+            for request_id, sequence in some_of.items()
         ]
-        self._sequences.clear()
-        self._groups.clear()
-        self._group_of.clear()
-        self.waiting.clear()
-        self.running.clear()
-        self.memory = SequenceMemory(self.config, self.layout)
+        self.beams.clear()
+        self.queues.clear()
         return outputs
 
     def schedule(self) -> ScheduledBatch:
@@ -186,15 +124,14 @@ class Scheduler:
         now = self._clock()
         outputs: list[TokenOutput] = []
         finished: list[Sequence] = []
-        complete: list[BeamGroup] = []
         rows = {sequence.request_id: row for row, sequence in enumerate(batch.sampling)}
         for sequence in batch.sequences:
             if sequence.status is SequenceStatus.FINISHED:
                 continue  # its group ended in this step, with another of its beams
             self.memory.advance(sequence)
             row = rows.get(sequence.request_id)
-            if sequence in self._group_of:
-                outputs += self._offer(sequence, row, sampled, complete)
+            if self.beams.has(sequence):
+                outputs += self.beams.offer(sequence, row, sampled)
                 continue
             if sequence.request_id in sampled.failed:
                 output: TokenOutput | None = sequence.terminal(FinishReason.ERROR, now, error=NOT_FINITE)
@@ -207,8 +144,7 @@ class Scheduler:
                 if output.finish_reason is not None:
                     finished.append(sequence)
         self._finish(finished, sampled.failed)
-        outputs += [output for group in complete if (output := self._advance_group(group, now)) is not None]
-        return outputs
+        return outputs + self.beams.advance(now)
 
     # The steps of schedule()
 
@@ -238,14 +174,14 @@ class Scheduler:
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
-        self._retire(sequence)
+        self.queues.retire(sequence)
         self.counts.preemptions += 1
         sequence.status = SequenceStatus.WAITING
         sequence.num_preemptions += 1
         sequence.num_computed_tokens = 0
         sequence.prompt_logprobs.clear()
         if not sequence.is_held:  # a held beam comes back when its group goes on
-            insort(self.waiting, sequence, key=lambda waiting: waiting.key)
+            self.queues.wait(sequence)
 
     def _schedule_prefill(self, sequence: Sequence, room: PromptRoom) -> None:
         """Give a sequence as many tokens as the step's room, settings and the next position to remember allow."""
@@ -259,8 +195,7 @@ class Scheduler:
 
     def _start_next(self) -> Sequence:
         sequence = self.waiting.pop(0)
-        sequence.status = SequenceStatus.RUNNING
-        insort(self.running, sequence, key=lambda running: running.key)
+        self.queues.run(sequence)
         if sequence.scheduled is None:
             sequence.scheduled = self._clock()
             sequence.num_cached_tokens = sequence.num_computed_tokens
@@ -304,99 +239,6 @@ class Scheduler:
         for sequence in finished:
             if sequence.request_id not in failed and sequence.num_output_tokens:
                 self.memory.prefixes.remember_state(sequence)  # the next turn of the conversation starts here
-            del self._sequences[sequence.request_id]
-            self._retire(sequence)
+            self.queues.leave(sequence)
         if failed:
             self.memory.prefixes.forget()
-
-    # Beams
-
-    def _offer(
-        self, sequence: Sequence, row: int | None, sampled: SampledTokens, complete: list[BeamGroup]
-    ) -> list[TokenOutput]:
-        """Enter a beam's next tokens, and its group into `complete` if it was the last."""
-        group = self._group_of[sequence]
-        if sequence.request_id in sampled.failed:
-            return [self._end_group(group, FinishReason.ERROR, NOT_FINITE)]
-        if row is not None:
-            sequence.is_held = True
-            if group.offer(sequence, sampled.logprobs[row]):
-                complete.append(group)
-        return []
-
-    def _advance_group(self, group: BeamGroup, now: float) -> TokenOutput | None:
-        """Let the best continuations go on; the group's answer when none does, or none may."""
-        chosen = group.choose()
-        some = next(iter(group.scores))
-        if some.first_token is None:
-            some.first_token = now
-        length = len(some.tokens) + 1
-        may_go_on = length - some.prompt_len < some.sampling.max_tokens and length < self.config.max_model_len
-        if chosen and may_go_on:
-            self._continue_group(group, chosen)
-            return None
-        token_ids, ended = group.answer(chosen)
-        self.counts.generation_tokens += len(token_ids)
-        return self._end_group(group, FinishReason.STOP if ended else FinishReason.LENGTH, token_ids=token_ids)
-
-    def _continue_group(self, group: BeamGroup, chosen: list[Continuation]) -> None:
-        """The first continuation of a beam takes it over, others get copies of it; beams without any are dropped."""
-        parents = {continuation.parent for continuation in chosen}
-        for sequence in group.scores:
-            if sequence not in parents:
-                self._drop(sequence)
-        heirs: dict[Sequence, int] = {}
-        group.scores.clear()
-        for parent, token, score in chosen:
-            if parent in heirs:
-                group.scores[self._fork(group, parent, token)] = score
-            else:
-                heirs[parent] = token
-                group.scores[parent] = score
-        for parent, token in heirs.items():  # only now: the copies were to end with other tokens
-            parent.tokens.append(token)
-            parent.is_held = False
-            if parent.status is SequenceStatus.WAITING:
-                insort(self.waiting, parent, key=lambda waiting: waiting.key)
-
-    def _fork(self, group: BeamGroup, parent: Sequence, token: int) -> Sequence:
-        """One more beam, running on a copy of its parent's memory, or waiting like a preempted one without room."""
-        child = parent.fork(group.member_request(), self._next_number(), token)
-        self._sequences[child.request_id] = child
-        self._group_of[child] = group
-        if parent.status is SequenceStatus.RUNNING and self.memory.copy(parent, child):
-            child.status = SequenceStatus.RUNNING
-            child.num_computed_tokens = child.prefill_end = parent.num_computed_tokens
-            insort(self.running, child, key=lambda running: running.key)
-        else:
-            insort(self.waiting, child, key=lambda waiting: waiting.key)
-        return child
-
-    def _end_group(
-        self, group: BeamGroup, reason: FinishReason, error: str | None = None, *, token_ids: tuple[int, ...] = ()
-    ) -> TokenOutput:
-        """Free all beams; the one output of the request."""
-        some = next(iter(group.scores))
-        for sequence in group.scores:
-            self._drop(sequence)
-        del self._groups[group.request.request_id]
-        output = some.terminal(reason, self._clock(), token_ids=token_ids, error=error)
-        return replace(output, request_id=group.request.request_id)
-
-    def _drop(self, sequence: Sequence) -> None:
-        del self._sequences[sequence.request_id]
-        del self._group_of[sequence]
-        self._retire(sequence)
-
-    def _next_number(self) -> int:
-        self._arrivals += 1
-        return self._arrivals
-
-    def _retire(self, sequence: Sequence) -> None:
-        """Take a sequence out of its queue and free what it owns."""
-        if sequence.status is SequenceStatus.RUNNING:
-            self.running.remove(sequence)
-            self.memory.release(sequence)
-        elif not sequence.is_held:
-            self.waiting.remove(sequence)
-        sequence.status = SequenceStatus.FINISHED

@@ -8,8 +8,9 @@ from collections.abc import Sequence as Tokens
 
 from server.engine.config import CacheLayout
 from server.engine.prefix_cache import CopyBlock, CopyRow, ZeroRow
-from server.engine.scheduler import SampledTokens, ScheduledBatch, Scheduler
+from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sequence
+from server.engine.step import SampledTokens, ScheduledBatch
 from server.engine.types import TokenLogprobs
 
 VOCAB = 6

@@ -234,7 +234,7 @@ async def test_500_requests_a_third_cancelled_leave_nothing(network: CausalLM) -
     assert stats.healthy
     assert await objects_left(before) == 0
     scheduler = client._engine.scheduler
-    assert not scheduler._sequences
+    assert not scheduler.has_unfinished
     assert scheduler.memory.blocks.num_free == scheduler.layout.num_blocks
     await client.close(1)
 

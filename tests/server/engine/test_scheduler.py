@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.engine.config import CacheLayout, EngineConfig
-from server.engine.scheduler import SampledTokens, Scheduler
+from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sequence
+from server.engine.step import SampledTokens
 from server.engine.types import EngineRequest, FinishReason, TokenOutput
 from tests.server.engine.simulated import SimulatedRunner, simulated_decode
 from tests.server.engine.tiny import collect, request

@@ -1,0 +1,53 @@
+"""One step of the engine: what it computes, what comes out of it, and what all of them have added up to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from server.engine.prefix_cache import CacheOp
+from server.engine.sequence import Sequence
+from server.engine.types import TokenLogprobs
+
+NOT_FINITE = "The model's scores for this request were not finite numbers."
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduledBatch:
+    """One step: the sequences (each says its `num_scheduled_tokens`), and copies to be done before, in order."""
+
+    sequences: list[Sequence]
+    sampling: list[Sequence]  # those of them that get a new token, in the order of their logits
+    cache_ops: list[CacheOp]
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.sequences
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many sequences write in this step, and how many tokens of prompts it reads."""
+        writing = sum(sequence.is_decoding for sequence in self.sequences)
+        tokens = sum(sequence.num_scheduled_tokens for sequence in self.sequences)
+        return {"writing": writing, "prompt_tokens": tokens - writing}
+
+
+@dataclass(frozen=True, slots=True)
+class SampledTokens:
+    """The tokens of a step, in the order of `ScheduledBatch.sampling`; log-probabilities only where asked for.
+
+    `failed` are the ids of requests whose logits were not finite numbers.
+    """
+
+    token_ids: list[int]
+    logprobs: Mapping[int, TokenLogprobs] = field(default_factory=dict)  # by index in `token_ids`
+    failed: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class SchedulerCounts:
+    """What has happened since the start."""
+
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
+    preemptions: int = 0
