@@ -42,6 +42,15 @@ def cross_entropy(hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights
     return total / weights_T.sum().clamp(min=1e-6)
 
 
+def thinned(weights_T: Tensor, generator: torch.Generator) -> Tensor:
+    """A weight below one becomes one, with that probability, or nothing; others stay.
+
+    The same gradient in the mean, and the head's product, a fifth of a step, has fewer rows to compute.
+    """
+    kept_T = torch.rand(weights_T.shape, generator=generator) < weights_T
+    return torch.where(kept_T, weights_T.clamp(min=1.0), 0.0)
+
+
 def balance_loss(routing: Routing, real_T: Tensor, load_share_E: Tensor) -> Tensor:
     """E * sum over experts of (share of assignments) * (mean probability): 1 when even (arXiv 2006.16668).
 

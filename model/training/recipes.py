@@ -1,11 +1,11 @@
 """Training runs as functions that return a frozen recipe: a run is a name, not a heap of options."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from model.config import ModelConfig, hybrid_config
 from model.training.batches import LossWeights
-from model.training.mixture import Mixture, decay_mixture, stable_mixture
+from model.training.mixture import Mixture, decay_mixture, further_mixture, stable_mixture
 from model.training.optimizer import OptimizerConfig
 
 
@@ -54,6 +54,18 @@ def bundled() -> Recipe:
     )
 
 
+def bundled_further() -> Recipe:
+    """A second run for the weights of `bundled`: more labels and stories, at a gentler rate. Needs --start-from."""
+    rates = OptimizerConfig(muon_lr=0.012, embedding_lr=2e-3, router_lr=6e-4, scalar_lr=1.2e-3)
+    return replace(
+        bundled(),
+        stable=Phase(further_mixture(), LossWeights(prompt=0.2, label=16.0)),
+        decay=Phase(further_mixture(), LossWeights(prompt=0.05, label=16.0)),
+        optimizer=rates,
+        seed=2,
+    )
+
+
 def tiny() -> Recipe:
     """A model of under a million parameters for two minutes on a laptop and a few hundred lines of text."""
     model = hybrid_config(
@@ -74,4 +86,4 @@ def tiny() -> Recipe:
     )  # fmt: skip
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"bundled": bundled, "tiny": tiny}
+RECIPES: dict[str, Callable[[], Recipe]] = {"bundled": bundled, "bundled-further": bundled_further, "tiny": tiny}

@@ -162,7 +162,8 @@ class Trainer:
         """Forward and backward of one micro-batch: its gradients are added to the replica's."""
         self._draw_k(replica, micro)
         hidden_TD, routings = replica.network(RectangularBatch(batch.token_ids_BL.to(self.device)))
-        loss = self._cross_entropy(replica.network, hidden_TD, batch)
+        weights_T = losses.thinned(batch.weights_BL.flatten(), self._generator(micro))
+        loss = self._cross_entropy(replica.network, hidden_TD, batch.targets_BL.flatten(), weights_T)
         real_T = (torch.arange(batch.token_ids_BL.shape[1]) < batch.lengths_B[:, None]).flatten().to(self.device)
         used = [routing for routing in routings if routing is not None]
         loads = [losses.load(routing, real_T) for routing in used]
@@ -181,8 +182,12 @@ class Trainer:
         for router in replica.routers:
             router.k = draw.choices(choices, weights)[0]
 
-    def _cross_entropy(self, network: CausalLM, hidden_TD: Tensor, batch: TrainingBatch) -> Tensor:
-        targets_T, weights_T = batch.targets_BL.flatten(), batch.weights_BL.flatten()
+    def _generator(self, micro: int) -> torch.Generator:
+        """Chance for this micro-batch, from (seed, step, micro) alone: a resumed run draws the same."""
+        seed = random.Random(f"{self.recipe.seed}/{self.step}/{micro}/weights").getrandbits(63)
+        return torch.Generator().manual_seed(seed)
+
+    def _cross_entropy(self, network: CausalLM, hidden_TD: Tensor, targets_T: Tensor, weights_T: Tensor) -> Tensor:
         arguments = (targets_T.to(self.device), weights_T.to(self.device))
         return losses.cross_entropy(hidden_TD, network.embedding.weight, *arguments)
 
@@ -205,8 +210,9 @@ class Trainer:
             total = count = 0.0
             for batch in valid_batches(self.prepared_dir, source, max_examples=max_examples):
                 hidden_TD, _ = self.network(RectangularBatch(batch.token_ids_BL.to(self.device)))
-                weight = float(batch.weights_BL.sum())
-                total += weight * float(self._cross_entropy(self.network, hidden_TD, batch))
+                targets_T, weights_T = batch.targets_BL.flatten(), batch.weights_BL.flatten()
+                weight = float(weights_T.sum())
+                total += weight * float(self._cross_entropy(self.network, hidden_TD, targets_T, weights_T))
                 count += weight
             result[source] = total / max(count, 1.0)
         return result

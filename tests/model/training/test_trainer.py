@@ -79,6 +79,16 @@ def test_a_killed_and_resumed_run_gives_the_same_weights(
     assert second.tokens == whole.tokens
 
 
+def test_a_resumed_run_thins_the_same_prompt_tokens(prepared_dir: Path, tmp_path: Path) -> None:
+    asks = Phase(Mixture((MixturePart("labels", 1.0, ("analyze/*",)),)), LossWeights(prompt=0.3))
+    whole, first = (Trainer(replace(recipe(), stable=asks), prepared_dir, tmp_path / name) for name in ("whole", "cut"))
+    for trainer in (whole, first):
+        trainer.train_step()
+    first.save()
+    resumed = Trainer(replace(recipe(), stable=asks), prepared_dir, tmp_path / "cut")
+    assert resumed.train_step().loss == whole.train_step().loss
+
+
 def test_another_seed_gives_other_weights(prepared: Path, tmp_path: Path) -> None:
     """Negative control of the resume test: the comparison can fail."""
     a, b = (Trainer(replace(recipe(), seed=seed), prepared, tmp_path / str(seed)) for seed in (1, 2))

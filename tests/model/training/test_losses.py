@@ -1,0 +1,45 @@
+"""The loss: by chunks as whole, and thinned weights that give the same in the mean."""
+
+import pytest
+import torch
+
+from model.training import losses
+
+TOKENS, WIDTH, VOCABULARY = 40, 16, 64
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_cross_entropy_by_chunks_equals_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "CHUNK", 7)
+    hidden_TD, head_VD = torch.randn(TOKENS, WIDTH), torch.randn(VOCABULARY, WIDTH)
+    targets_T = torch.randint(VOCABULARY, (TOKENS,))
+    weights_T = torch.rand(TOKENS) * (torch.arange(TOKENS) % 3 > 0)
+    of_both = []
+    for by_chunks in (True, False):
+        leaves = [hidden_TD.clone().requires_grad_(), head_VD.clone().requires_grad_()]
+        if by_chunks:
+            loss = losses.cross_entropy(*leaves, targets_T, weights_T)
+        else:
+            each_T = torch.nn.functional.cross_entropy(leaves[0] @ leaves[1].T, targets_T, reduction="none")
+            loss = (weights_T * each_T).sum() / weights_T.sum()
+        loss.backward()
+        of_both.append((loss.detach(), *(leaf.grad for leaf in leaves)))
+    for ours, expected in zip(*of_both, strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_thinned_weights_are_the_same_in_the_mean_and_mostly_nothing() -> None:
+    weights_T = torch.tensor([0.0, 0.05, 0.3, 1.0, 5.3])
+    draws = torch.stack([losses.thinned(weights_T, seeded(seed)) for seed in range(4000)])
+    torch.testing.assert_close(draws.mean(0), weights_T, atol=0.03, rtol=0)
+    assert set(draws[:, 2].tolist()) == {0.0, 1.0}
+    assert torch.equal(draws[:, [0, 3, 4]], weights_T[[0, 3, 4]].expand(4000, 3))
+
+
+def test_thinned_weights_depend_on_the_generator_alone() -> None:
+    weights_T = torch.full((100,), 0.5)
+    assert torch.equal(losses.thinned(weights_T, seeded(1)), losses.thinned(weights_T, seeded(1)))
+    assert not torch.equal(losses.thinned(weights_T, seeded(1)), losses.thinned(weights_T, seeded(2)))
