@@ -87,6 +87,13 @@ _FURTHER_FACTORS = (
     ("analyze/kdconv-topic-zh", 0.6),
     *_FACTORS,
 )
+_FURTHER_DECAY_FACTORS = (
+    ("analyze/sentence-polarity-en", 6.0),
+    ("analyze/uci-news-topic-en", 5.0),
+    ("analyze/borrowed-topics-en", 4.0),
+    ("analyze/clinc-domain-en", 2.5),
+    *_FURTHER_FACTORS,
+)
 _PLAIN_TEXT = ("generate/classic-fiction-en", "generate/chinese-poetry-zh", "generate/kdconv-knowledge-zh")
 _STORIES = ("generate/tinystories-en", "generate/gutenberg-children-en")
 
@@ -105,6 +112,12 @@ def further_mixture() -> Mixture:
     """The mixture of the second run: a third of labels, and stories more often."""
     shares = {"translate": 0.27, "plain_text": 0.06, "stories": 0.15, "summarize": 0.13, "chat": 0.07, "analyze": 0.32}
     return _mixture(**shares, factors=_FURTHER_FACTORS)
+
+
+def further_decay_mixture() -> Mixture:
+    """The mixture of the second run while its learning rate falls: still more labels, news above all."""
+    shares = {"translate": 0.24, "plain_text": 0.04, "stories": 0.15, "summarize": 0.13, "chat": 0.07, "analyze": 0.37}
+    return _mixture(**shares, factors=_FURTHER_DECAY_FACTORS)
 
 
 def _mixture(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from model.config import ModelConfig, hybrid_config
 from model.training.batches import LossWeights
-from model.training.mixture import Mixture, decay_mixture, further_mixture, stable_mixture
+from model.training.mixture import Mixture, decay_mixture, further_decay_mixture, further_mixture, stable_mixture
 from model.training.optimizer import OptimizerConfig
 
 
@@ -60,7 +60,7 @@ def bundled_further() -> Recipe:
     return replace(
         bundled(),
         stable=Phase(further_mixture(), LossWeights(prompt=0.2, label=16.0)),
-        decay=Phase(further_mixture(), LossWeights(prompt=0.05, label=16.0)),
+        decay=Phase(further_decay_mixture(), LossWeights(prompt=0.05, label=16.0)),
         optimizer=rates,
         seed=2,
     )
