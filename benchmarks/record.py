@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from model.kernels.library import load_library, source_digest
+
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -25,6 +27,7 @@ def circumstances() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "kernels": _kernels(),
     }
 
 
@@ -40,6 +43,12 @@ def percentile(values: list[float], share: float) -> float:
     """The smallest value that at least `share` of the values do not exceed."""
     ordered = sorted(values)
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+
+
+def _kernels() -> list[str]:
+    """The compiled libraries in use, and which version of their sources they were built of."""
+    libraries = [load_library(source) for source in ("cpu", "product")]
+    return [f"{Path(library._name).name} of {source_digest()[:12]}" for library in libraries if library is not None]
 
 
 def _git(*arguments: str) -> str:

@@ -21,6 +21,7 @@ from benchmarks import record
 from model import batch
 from model.kernels import cpu_autograd, reference
 from model.layers import feed_forward
+from model.training import losses
 from model.training.batches import BatchStream
 from model.training.prepare import prepare
 from model.training.recipes import Phase, bundled
@@ -53,6 +54,7 @@ def step_rates(prepared: Path, steps: int) -> dict[str, float]:
         "2 workers, experts' rows not in blocks": (2, mock.patch.object(feed_forward, "BLOCK", 1)),
         "2 workers, fused attention": (2, mock.patch.object(batch, "_attention_by_products", fused_attention)),
         "2 workers, twelve lengths of rows": (2, mock.patch.object(Trainer, "_stream", coarse_stream)),
+        "2 workers, prompt tokens weighed, not thinned": (2, mock.patch.object(losses, "thinned", weighed)),
     }
     with tempfile.TemporaryDirectory() as directory:
         trainers = {}
@@ -71,6 +73,10 @@ def fused_attention(
     q_BHLK: Tensor, k_BGLK: Tensor, v_BGLV: Tensor, visible_LL: Tensor, scale: float, sinks_H: None
 ) -> Tensor:
     return functional.scaled_dot_product_attention(q_BHLK, k_BGLK, v_BGLV, is_causal=True, scale=scale, enable_gqa=True)
+
+
+def weighed(weights_T: Tensor, generator: torch.Generator) -> Tensor:
+    return weights_T
 
 
 def coarse_stream(trainer: Trainer, phase: Phase) -> BatchStream:
