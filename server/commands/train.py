@@ -8,7 +8,12 @@ import typer
 
 def train(
     out: Annotated[Path, typer.Argument(help="Directory of the run; an interrupted run in it goes on.")],
-    recipe: Annotated[str, typer.Option(help="tiny (two minutes) or bundled (the model that ships, hours).")] = "tiny",
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="tiny (two minutes), bundled (the model that ships, hours), bundled-further (its second run)."
+        ),
+    ] = "tiny",
     data: Annotated[
         Path | None, typer.Option(help="Directory of JSON Lines files, see docs/training.md. (default: made-up text)")
     ] = None,
