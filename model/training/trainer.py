@@ -1,9 +1,8 @@
 """The training loop: forward, loss, backward, step; a log, a checkpoint every few minutes, and an exact resume.
 
-Shapes: T tokens, B rows, L positions, E experts.
+Shapes: B rows, L positions, E experts.
 """
 
-import random
 import shutil
 import time
 from collections.abc import Iterator
@@ -12,17 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from model.batch import RectangularBatch
 from model.config import RoutedConfig
-from model.layers.router import Router, Routing
 from model.loading import load_network
 from model.network import CausalLM, cast_matrices
 from model.training import losses
 from model.training.batches import BatchStream, TrainingBatch, valid_batches
 from model.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from model.training.log import LOG_NAME, read_log
+from model.training.micro_batch import MicroReport, MicroStep, batch_loss
 from model.training.optimizer import Optimizer
 from model.training.recipes import Phase, Recipe
 from model.training.replica import Replica, mean_gradients, share_weights
@@ -40,16 +37,6 @@ class StepReport:
     gradient_norm: float
     learning_rate: float  # share of the peak
     tokens_per_second: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MicroReport:
-    """What one micro-batch gave: losses, tokens, and how many of them each expert of each layer got."""
-
-    loss: float
-    balance: float
-    tokens: int
-    load: list[Tensor]
 
 
 class Trainer:
@@ -78,6 +65,7 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.network = CausalLM(recipe.model).to(device)
         self.network.tie_head()
+        self._micro_step = MicroStep(recipe, device)
         self.optimizer = Optimizer(self.network, recipe.optimizer)  # masters are taken before the cast
         cast_matrices(self.network, getattr(torch, recipe.dtype))
         threads = torch.get_num_threads()
@@ -156,48 +144,7 @@ class Trainer:
         )
 
     def _work(self, replica: Replica, batches: list[TrainingBatch], mine: range) -> list[MicroReport]:
-        return [self._micro_step(replica, batches[micro], micro) for micro in mine]
-
-    def _micro_step(self, replica: Replica, batch: TrainingBatch, micro: int) -> MicroReport:
-        """Forward and backward of one micro-batch: its gradients are added to the replica's."""
-        self._draw_k(replica, micro)
-        hidden_TD, routings = replica.network(RectangularBatch(batch.token_ids_BL.to(self.device)))
-        weights_T = losses.thinned(batch.weights_BL.flatten(), self._generator(micro))
-        loss = self._cross_entropy(replica.network, hidden_TD, batch.targets_BL.flatten(), weights_T)
-        real_T = (torch.arange(batch.token_ids_BL.shape[1]) < batch.lengths_B[:, None]).flatten().to(self.device)
-        used = [routing for routing in routings if routing is not None]
-        loads = [losses.load(routing, real_T) for routing in used]
-        balance = loss.new_zeros(())
-        for layer, (router, routing) in enumerate(zip(replica.routers, used, strict=True)):
-            balance = balance + self._router_losses(router, routing, real_T, self.load[layer] + loads[layer])
-        (loss + balance).backward()
-        return MicroReport(float(loss.detach()), float(balance.detach()), int(batch.lengths_B.sum()), loads)
-
-    def _draw_k(self, replica: Replica, micro: int) -> None:
-        """A number of experts per layer for this micro-batch, from (seed, step, micro) alone."""
-        if self.recipe.random_k is None:
-            return
-        draw = random.Random(f"{self.recipe.seed}/{self.step}/{micro}")
-        choices, weights = zip(*self.recipe.random_k.items(), strict=True)
-        for router in replica.routers:
-            router.k = draw.choices(choices, weights)[0]
-
-    def _generator(self, micro: int) -> torch.Generator:
-        """Chance for this micro-batch, from (seed, step, micro) alone: a resumed run draws the same."""
-        seed = random.Random(f"{self.recipe.seed}/{self.step}/{micro}/weights").getrandbits(63)
-        return torch.Generator().manual_seed(seed)
-
-    def _cross_entropy(self, network: CausalLM, hidden_TD: Tensor, targets_T: Tensor, weights_T: Tensor) -> Tensor:
-        arguments = (targets_T.to(self.device), weights_T.to(self.device))
-        return losses.cross_entropy(hidden_TD, network.embedding.weight, *arguments)
-
-    def _router_losses(self, router: Router, routing: Routing, real_T: Tensor, load_E: Tensor) -> Tensor:
-        """What keeps a router in shape. `load_E` counts the last step and this micro-batch."""
-        loss = self.recipe.z_weight * losses.z_loss(routing, real_T) + router.regularize(routing, real_T)
-        if router.needs_balance_loss:
-            share_E = load_E / load_E.sum().clamp(min=1)
-            loss = loss + self.recipe.balance_weight * losses.balance_loss(routing, real_T, share_E)
-        return loss
+        return [self._micro_step.run(replica, batches[n], f"{self.step}/{n}", self.load) for n in mine]
 
     @torch.no_grad()
     def validate(self, sources: list[str], max_examples: int = 64) -> dict[str, float]:
@@ -209,10 +156,9 @@ class Trainer:
         for source in sources:
             total = count = 0.0
             for batch in valid_batches(self.prepared_dir, source, max_examples=max_examples):
-                hidden_TD, _ = self.network(RectangularBatch(batch.token_ids_BL.to(self.device)))
-                targets_T, weights_T = batch.targets_BL.flatten(), batch.weights_BL.flatten()
-                weight = float(weights_T.sum())
-                total += weight * float(self._cross_entropy(self.network, hidden_TD, targets_T, weights_T))
+                loss, _ = batch_loss(self.network, batch, batch.weights_BL.flatten(), self.device)
+                weight = float(batch.weights_BL.sum())
+                total += weight * float(loss)
                 count += weight
             result[source] = total / max(count, 1.0)
         return result
