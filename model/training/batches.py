@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.training.examples import ANSWER, PROMPT
-from model.training.mixture import Mixture
+from model.training.mixture import SMALL_STORIES, Mixture
 from model.training.prepare import PreparedSource, load_source, source_names
 
 # These thirty leave 6 % padding, twelve of them left 13 %.
@@ -28,6 +28,7 @@ class TrainingBatch:
     token_ids_BL: Tensor  # int64
     targets_BL: Tensor  # int64
     weights_BL: Tensor  # float32, see LossWeights; 0 on padding
+    noise_BL: Tensor  # float32, see Noise: the chance that another token is read here
     lengths_B: Tensor  # int64: positions that are not padding
     sources: tuple[str, ...]  # of each example, such as "translate/tatoeba-en-zh"
 
@@ -42,6 +43,27 @@ class LossWeights:
 
     prompt: float = 0.3
     label: float = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """How often a token of a labelled text (`texts`) or of a story (`stories`) is read as another one.
+
+    Sources of few rows come many times, and a network that may rely on every word learns them by heart. Random words
+    in their place (arXiv 1703.02573) make it rely on all of them a little. What is to be predicted stays as it is.
+    """
+
+    texts: float = 0.0
+    stories: float = 0.0
+
+    def of(self, source: str, kinds_L: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The chance of each token."""
+        noisy_L = np.zeros(len(kinds_L), np.float32)
+        if source.startswith("analyze/"):
+            noisy_L[kinds_L == PROMPT] = self.texts
+        elif source == SMALL_STORIES:
+            noisy_L[:] = self.stories
+        return noisy_L
 
 
 ANSWERS_ONLY = LossWeights(prompt=0.0, label=0.0)
@@ -63,6 +85,7 @@ class BatchStream:
         seed: int,
         batch_tokens: int = 4096,
         weights: LossWeights | None = None,
+        noise: Noise | None = None,
         bucket_lengths: Sequence[int] = BUCKET_LENGTHS,
     ) -> None:
         _check_batch_tokens(batch_tokens, bucket_lengths)
@@ -72,7 +95,7 @@ class BatchStream:
         self._readers = {name: _EpochReader(name, len(source), seed) for name, source in self._sources.items()}
         self._tokens_drawn = dict.fromkeys(self._sources, 0)
         self._waiting: dict[int, list[tuple[str, int]]] = {length: [] for length in bucket_lengths}
-        self._batch_tokens, self._weights = batch_tokens, weights or LossWeights()
+        self._batch_tokens, self._weights, self._noise = batch_tokens, weights or LossWeights(), noise or Noise()
 
     def __iter__(self) -> Iterator[TrainingBatch]:
         return self
@@ -89,7 +112,7 @@ class BatchStream:
             if len(waiting) == self._batch_tokens // length:
                 self._waiting[length] = []
                 examples = [(self._sources[name], index) for name, index in waiting]
-                return _collate(examples, length, self._weights)
+                return _collate(examples, length, self._weights, self._noise)
 
     @property
     def tokens_drawn(self) -> dict[str, int]:
@@ -137,7 +160,7 @@ def valid_batches(
         of_bucket = [i for i in range(count) if _bucket_of(prepared.length(i), bucket_lengths) == length]
         rows = batch_tokens // length
         for start in range(0, len(of_bucket), rows):
-            yield _collate([(prepared, i) for i in of_bucket[start : start + rows]], length, ANSWERS_ONLY)
+            yield _collate([(prepared, i) for i in of_bucket[start : start + rows]], length, ANSWERS_ONLY, Noise())
 
 
 class _EpochReader:
@@ -182,10 +205,13 @@ def _token_weights(kinds_L: NDArray[np.uint8], source: str, weights: LossWeights
     return of_kind[kinds_L]
 
 
-def _collate(examples: Sequence[tuple[PreparedSource, int]], length: int, weights: LossWeights) -> TrainingBatch:
+def _collate(
+    examples: Sequence[tuple[PreparedSource, int]], length: int, weights: LossWeights, noise: Noise
+) -> TrainingBatch:
     token_ids_BL = np.zeros((len(examples), length), np.int64)
     targets_BL = np.zeros((len(examples), length), np.int64)
     weights_BL = np.zeros((len(examples), length), np.float32)
+    noise_BL = np.zeros((len(examples), length), np.float32)
     lengths_B = np.zeros(len(examples), np.int64)
     for row, (source, index) in enumerate(examples):
         example = source.example(index)
@@ -193,11 +219,13 @@ def _collate(examples: Sequence[tuple[PreparedSource, int]], length: int, weight
         token_ids_BL[row, :size] = example.token_ids[:-1]
         targets_BL[row, :size] = example.token_ids[1:]
         weights_BL[row, :size] = _token_weights(example.kinds[1:], source.name, weights)
+        noise_BL[row, :size] = noise.of(source.name, example.kinds[:-1])
         lengths_B[row] = size
     return TrainingBatch(
         token_ids_BL=torch.from_numpy(token_ids_BL),
         targets_BL=torch.from_numpy(targets_BL),
         weights_BL=torch.from_numpy(weights_BL),
+        noise_BL=torch.from_numpy(noise_BL),
         lengths_B=torch.from_numpy(lengths_B),
         sources=tuple(source.name for source, _ in examples),
     )

@@ -51,6 +51,17 @@ def thinned(weights_T: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(kept_T, weights_T.clamp(min=1.0), 0.0)
 
 
+def noised(token_ids_BL: Tensor, noise_BL: Tensor, generator: torch.Generator) -> Tensor:
+    """The ids with some of them, each with its own chance, replaced by one that stands at another noisy place."""
+    noisy_BL = noise_BL > 0
+    ids_N, chances_N = token_ids_BL[noisy_BL], noise_BL[noisy_BL]
+    if not len(ids_N):
+        return token_ids_BL
+    others_N = ids_N[torch.randint(len(ids_N), ids_N.shape, generator=generator)]
+    changed_N = torch.rand(ids_N.shape, generator=generator) < chances_N
+    return token_ids_BL.masked_scatter(noisy_BL, torch.where(changed_N, others_N, ids_N))
+
+
 def balance_loss(routing: Routing, real_T: Tensor, load_share_E: Tensor) -> Tensor:
     """E * sum over experts of (share of assignments) * (mean probability): 1 when even (arXiv 2006.16668).
 

@@ -4,7 +4,7 @@ Shapes: T tokens, B rows, L positions, E experts.
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,8 +49,10 @@ class MicroStep:
     def run(self, replica: Replica, batch: TrainingBatch, at: str, last_load: list[Tensor]) -> MicroReport:
         """Add a micro-batch's gradients to the replica's. `last_load`: each layer's of the last step, int64 [E]."""
         self._draw_k(replica, at)
-        weights_T = losses.thinned(batch.weights_BL.flatten(), self._generator(at))
-        loss, routings = batch_loss(replica.network, batch, weights_T, self._device)
+        generator = self._generator(at)
+        weights_T = losses.thinned(batch.weights_BL.flatten(), generator)
+        ids_BL = losses.noised(batch.token_ids_BL, batch.noise_BL, generator)
+        loss, routings = batch_loss(replica.network, replace(batch, token_ids_BL=ids_BL), weights_T, self._device)
         real_T = (torch.arange(batch.token_ids_BL.shape[1]) < batch.lengths_B[:, None]).flatten().to(self._device)
         used = [routing for routing in routings if routing is not None]
         loads = [losses.load(routing, real_T) for routing in used]
@@ -70,7 +72,7 @@ class MicroStep:
             router.k = draw.choices(choices, weights)[0]
 
     def _generator(self, at: str) -> torch.Generator:
-        """Decides which prompt tokens count."""
+        """Decides which prompt tokens count and which are not what they were."""
         return torch.Generator().manual_seed(random.Random(f"{self._recipe.seed}/{at}/weights").getrandbits(63))
 
     def _router_losses(self, router: Router, routing: Routing, real_T: Tensor, load_E: Tensor) -> Tensor:

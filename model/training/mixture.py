@@ -88,14 +88,17 @@ _FURTHER_FACTORS = (
     *_FACTORS,
 )
 _FURTHER_DECAY_FACTORS = (
-    ("analyze/sentence-polarity-en", 6.0),
-    ("analyze/uci-news-topic-en", 5.0),
+    ("generate/tinystories-en", 2.0),
+    ("analyze/sentence-polarity-en", 5.0),
+    ("analyze/uci-news-topic-en", 4.0),
     ("analyze/borrowed-topics-en", 4.0),
+    ("analyze/huffpost-topic-en", 2.0),
     ("analyze/clinc-domain-en", 2.5),
     *_FURTHER_FACTORS,
 )
+SMALL_STORIES = "generate/tinystories-en"
 _PLAIN_TEXT = ("generate/classic-fiction-en", "generate/chinese-poetry-zh", "generate/kdconv-knowledge-zh")
-_STORIES = ("generate/tinystories-en", "generate/gutenberg-children-en")
+_STORIES = (SMALL_STORIES, "generate/gutenberg-children-en")
 
 
 def stable_mixture() -> Mixture:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from model.config import ModelConfig, hybrid_config
-from model.training.batches import LossWeights
+from model.training.batches import LossWeights, Noise
 from model.training.mixture import Mixture, decay_mixture, further_decay_mixture, further_mixture, stable_mixture
 from model.training.optimizer import OptimizerConfig
 
@@ -15,6 +15,7 @@ class Phase:
 
     mixture: Mixture
     weights: LossWeights
+    noise: Noise = field(default_factory=Noise)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,13 @@ def bundled() -> Recipe:
 
 def bundled_further() -> Recipe:
     """A second run for the weights of `bundled`: more labels and stories, at a gentler rate. Needs --start-from."""
+    noise = Noise(texts=0.15, stories=0.1)
     rates = OptimizerConfig(muon_lr=0.012, embedding_lr=2e-3, router_lr=6e-4, scalar_lr=1.2e-3)
     return replace(
         bundled(),
         stable=Phase(further_mixture(), LossWeights(prompt=0.2, label=16.0)),
-        decay=Phase(further_decay_mixture(), LossWeights(prompt=0.05, label=16.0)),
+        decay=Phase(further_decay_mixture(), LossWeights(prompt=0.05, label=16.0), noise),
+        decay_share=0.18,
         optimizer=rates,
         seed=2,
     )

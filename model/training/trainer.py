@@ -93,6 +93,7 @@ class Trainer:
             seed=self.recipe.seed,
             batch_tokens=self.recipe.micro_batch_tokens,
             weights=phase.weights,
+            noise=phase.noise,
         )
 
     @property

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model.tokenizer import Tokenizer
-from model.training.batches import BUCKET_LENGTHS, BatchStream, LossWeights, TrainingBatch, valid_batches
+from model.training.batches import BUCKET_LENGTHS, BatchStream, LossWeights, Noise, TrainingBatch, valid_batches
 from model.training.mixture import Mixture, decay_mixture, stable_mixture
 from model.training.prepare import load_source
 from tests.model.training.conftest import BUNDLED
@@ -155,6 +155,19 @@ def test_targets_are_the_next_tokens_and_weights_the_answers(prepared_dir: Path)
                 )
             seen.add(source.split("/")[0])
     assert seen == {"translate", "summarize", "analyze", "chat", "generate"}
+
+
+def test_noise_is_for_labelled_texts_and_little_stories(prepared_dir: Path) -> None:
+    batches = BatchStream(
+        prepared_dir, stable_mixture(), seed=1, batch_tokens=1024, noise=Noise(texts=0.2, stories=0.1)
+    )
+    for batch in islice(batches, 40):
+        for row, source in enumerate(batch.sources):
+            of_row = {round(chance, 3) for chance in batch.noise_BL[row, : batch.lengths_B[row]].tolist()}
+            expected = {"analyze/reviews-en": {0.0, 0.2}, "generate/tinystories-en": {0.1}}.get(source, {0.0})
+            assert of_row == expected
+            header = batch.token_ids_BL[row].tolist().index(MESSAGE_END) if source.startswith("analyze") else 0
+            assert not batch.noise_BL[row, :header].any()  # the labels to choose from can be read
 
 
 def test_a_batch_that_cannot_hold_one_example_is_refused(prepared_dir: Path) -> None:

@@ -43,3 +43,20 @@ def test_thinned_weights_depend_on_the_generator_alone() -> None:
     weights_T = torch.full((100,), 0.5)
     assert torch.equal(losses.thinned(weights_T, seeded(1)), losses.thinned(weights_T, seeded(1)))
     assert not torch.equal(losses.thinned(weights_T, seeded(1)), losses.thinned(weights_T, seeded(2)))
+
+
+def test_noise_changes_a_share_of_the_noisy_tokens_and_no_others() -> None:
+    ids_BL = torch.arange(2000).view(2, 1000)
+    noise_BL = torch.zeros(2, 1000)
+    noise_BL[0, 500:] = 0.2
+    noisy_BL = losses.noised(ids_BL, noise_BL, seeded(1))
+    changed_BL = noisy_BL != ids_BL
+    assert not changed_BL[noise_BL == 0].any()
+    assert 0.15 < changed_BL[0, 500:].float().mean() < 0.25
+    assert set(noisy_BL[0, 500:].tolist()) <= set(range(500, 1000))  # words of the texts themselves
+    assert torch.equal(noisy_BL, losses.noised(ids_BL, noise_BL, seeded(1)))
+
+
+def test_a_batch_without_noise_stays_as_it_is() -> None:
+    ids_BL = torch.arange(6).view(2, 3)
+    assert torch.equal(losses.noised(ids_BL, torch.zeros(2, 3), seeded(1)), ids_BL)

@@ -14,7 +14,7 @@ from model.evaluation.training_facts import read_training_facts
 from model.generate import generate, sequence_logprobs
 from model.loading import load_network
 from model.tokenizer import Tokenizer
-from model.training.batches import LossWeights
+from model.training.batches import LossWeights, Noise
 from model.training.log import LOG_NAME
 from model.training.mixture import Mixture, MixturePart
 from model.training.optimizer import OptimizerConfig, orthogonalize
@@ -79,8 +79,9 @@ def test_a_killed_and_resumed_run_gives_the_same_weights(
     assert second.tokens == whole.tokens
 
 
-def test_a_resumed_run_thins_the_same_prompt_tokens(prepared_dir: Path, tmp_path: Path) -> None:
-    asks = Phase(Mixture((MixturePart("labels", 1.0, ("analyze/*",)),)), LossWeights(prompt=0.3))
+def test_a_resumed_run_thins_and_disturbs_the_same_prompt_tokens(prepared_dir: Path, tmp_path: Path) -> None:
+    labels = Mixture((MixturePart("labels", 1.0, ("analyze/*",)),))
+    asks = Phase(labels, LossWeights(prompt=0.3), Noise(texts=0.2))
     whole, first = (Trainer(replace(recipe(), stable=asks), prepared_dir, tmp_path / name) for name in ("whole", "cut"))
     for trainer in (whole, first):
         trainer.train_step()
