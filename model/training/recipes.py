@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from model.config import ModelConfig, hybrid_config
 from model.training.batches import LossWeights, Noise
-from model.training.mixture import Mixture, decay_mixture, further_decay_mixture, further_mixture, stable_mixture
+from model.training.mixture import Mixture, decay_mixture, further_mixture, stable_mixture
 from model.training.optimizer import OptimizerConfig
 
 
@@ -56,15 +56,14 @@ def bundled() -> Recipe:
 
 
 def bundled_further() -> Recipe:
-    """A second run for the weights of `bundled`: more labels and stories, at a gentler rate. Needs --start-from."""
-    noise = Noise(texts=0.15, stories=0.1)
-    rates = OptimizerConfig(muon_lr=0.012, embedding_lr=2e-3, router_lr=6e-4, scalar_lr=1.2e-3)
+    """A second run for the weights of `bundled`: more labels, noise, a gentler rate. Needs --start-from."""
+    mixture, noise = further_mixture(), Noise(texts=0.15, stories=0.1)
     return replace(
         bundled(),
-        stable=Phase(further_mixture(), LossWeights(prompt=0.2, label=16.0)),
-        decay=Phase(further_decay_mixture(), LossWeights(prompt=0.05, label=16.0), noise),
+        stable=Phase(mixture, LossWeights(prompt=0.2, label=16.0), noise),
+        decay=Phase(mixture, LossWeights(prompt=0.05, label=16.0), noise),
         decay_share=0.18,
-        optimizer=rates,
+        optimizer=OptimizerConfig(muon_lr=0.012, embedding_lr=2e-3, router_lr=6e-4, scalar_lr=1.2e-3),
         seed=2,
     )
 
