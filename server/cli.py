@@ -3,6 +3,7 @@
 import typer
 
 from server.commands import (
+    average,
     chat,
     compare,
     evaluate,
@@ -30,6 +31,7 @@ app.command("quantize")(quantize.quantize)
 app.command("train")(train.train)
 app.command("train-tokenizer")(train_tokenizer.train_tokenizer)
 app.command("prepare")(prepare.prepare)
+app.command("average")(average.average)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(compare.app, name="compare")
 app.command("version")(version.version)

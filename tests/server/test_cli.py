@@ -13,8 +13,8 @@ from server.settings import Settings
 from tests.server.applications import Server
 
 COMMANDS = [
-    "serve", "chat", "generate", "inspect", "quantize", "train", "train-tokenizer", "prepare", "evaluate", "compare",
-    "version",
+    "serve", "chat", "generate", "inspect", "quantize", "train", "train-tokenizer", "prepare", "average", "evaluate",
+    "compare", "version",
 ]  # fmt: skip
 
 

@@ -1,0 +1,27 @@
+"""`routelm average`: one model from several."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def average(
+    out: Annotated[Path, typer.Argument(help="Directory for the new model.")],
+    models: Annotated[
+        list[Path], typer.Argument(help="Two or more finished models; one that is named twice counts twice.")
+    ],
+) -> None:
+    """Write the mean of the weights of models that come from one another or from one run.
+
+    routelm average runs/mean runs/first/model runs/second/model
+
+    Compare it with them before you use it:  routelm evaluate runs/mean --data DIR
+    """
+    from model.training.average import average as average_models
+
+    try:
+        typer.echo(f"model in {average_models(models, out)}")
+    except (OSError, ValueError) as error:
+        typer.secho(str(error), fg=typer.colors.RED, err=True)
+        raise typer.Exit(2) from None

@@ -1,0 +1,41 @@
+"""The mean of models."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.config import hybrid_config
+from model.loading import load_network
+from model.network import CausalLM
+from model.training.average import average
+from model.training.export import export
+from tests.model.training.conftest import BUNDLED
+
+
+def finished_model(directory: Path, seed: int, width: int = 64) -> Path:
+    torch.manual_seed(seed)
+    network = CausalLM(hybrid_config(hidden_size=width, num_layers=4, num_heads=2, num_kv_heads=1, num_experts=4))
+    network.tie_head()
+    return export(network, BUNDLED, directory)
+
+
+def weights(directory: Path) -> dict[str, torch.Tensor]:
+    return dict(load_network(directory, torch.float32, pack=False).named_parameters())
+
+
+def test_the_mean_weighs_each_model_as_often_as_it_stands(tmp_path: Path) -> None:
+    a, b = (finished_model(tmp_path / str(seed), seed) for seed in (1, 2))
+    mean = weights(average([a, a, b], tmp_path / "mean"))
+    of_a, of_b = weights(a), weights(b)
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, (2 * of_a[name] + of_b[name]) / 3, atol=4e-3, rtol=2**-7)  # bfloat16
+    assert any(not torch.allclose(tensor, of_a[name], atol=1e-2) for name, tensor in mean.items())
+
+
+def test_one_model_or_models_of_two_networks_are_refused(tmp_path: Path) -> None:
+    small, large = finished_model(tmp_path / "small", 1), finished_model(tmp_path / "large", 1, width=128)
+    with pytest.raises(ValueError, match="two models or more"):
+        average([small], tmp_path / "mean")
+    with pytest.raises(ValueError, match="another network"):
+        average([small, large], tmp_path / "mean")
