@@ -24,7 +24,7 @@ RECIPE = {
     "learning rate": (
         "in four parts, each from the finished weights of the one before: to 20.4, 37.0 and 47.0 million tokens with a "
         "warm-up of 60 steps, constant, and 1 - sqrt to zero over the last 30 % of the first and a quarter of all "
-        "tokens after it (in the third this fall was cut short); then at 0.6 of that rate, falling in the last quarter"
+        "tokens after it (in the third this fall was cut short); then at 0.6 of that rate, falling over the last 18 %"
     ),
     "experts per token": "1, 2 or 3 at random per layer and micro-batch while training, 2 when serving",
     "balance": "load-balance loss 0.01 over the load of a step, z-loss 0.001",
@@ -32,8 +32,9 @@ RECIPE = {
         "after 3.9 million tokens the vocabulary was cut from 8,192 to 7,680 by dropping its last merges, so that the "
         "file stays under 40 MB; the first part had seen some overlaps with validation, which were removed for the "
         "others; the second read more text analysis and summaries; from the third, rows of rare labels are repeated "
-        "and news topics borrowed; in the fourth a third of the tokens are labels and prompt tokens are thinned; the "
-        "validation losses of the parts below are means over different sources"
+        "and news topics borrowed; in the fourth a third of the tokens are in labelled examples, prompt tokens are "
+        "thinned, and where its rate falls, words of labelled texts and little stories are disturbed; the validation "
+        "losses of the parts below are means over different sources"
     ),
 }
 HARDWARE = "2 cores of a server processor with AVX-512 and bfloat16, no GPU, shared with other work"
