@@ -1,9 +1,10 @@
-"""Which labels, in which order, an analysis example offers, and how often it comes: what makes a model read labels.
+"""Which labels, in which order, an analysis example offers, and how often it comes: what makes a model read them.
 
 Nearly all requests in training would otherwise hold one of a dozen fixed lists, and the model would learn the lists
 instead of reading them. With shuffled lists and parts of lists it has to find the answer among what is offered. And it
 would learn that a label which is rare in its source is never the answer, though the next person's texts may be full of
-it: rows of rare labels come several times.
+it: rows of rare labels come several times. Nor should capitals tell the answer, which show where a text comes from:
+some rows are in lower case, as people type.
 """
 
 import math
@@ -15,6 +16,7 @@ from model.training.rows import Row
 
 SHUFFLED = 0.15  # of the examples: all labels in another order
 PARTS = 0.15  # the right label and some of the others, in any order
+LOWER_CASE = 0.15  # of the examples: no capitals in the text
 MOST_TIMES = 8  # that a row comes, where its label is rare
 
 
@@ -30,18 +32,24 @@ def for_training(rows: Sequence[Row]) -> Iterator[Row]:
             continue
         times = math.sqrt(max(counts.values()) / counts[row["label"]])
         for repetition in range(min(int(times), MOST_TIMES)):
-            yield with_varied_labels(row, repetition)
+            yield varied(row, repetition)
 
 
-def with_varied_labels(row: Row, repetition: int = 0) -> Row:
-    """The analysis row with the labels to offer in training. The same row and repetition give the same."""
+def varied(row: Row, repetition: int = 0) -> Row:
+    """The analysis row as training offers it. The same row and repetition give the same."""
     draw = random.Random("\0".join((row["text"], *row["label_set"], *["again"] * repetition)))
+    labels = _labels(row, draw)
+    text = row["text"].lower() if draw.random() < LOWER_CASE else row["text"]
+    return row | {"text": text, "label_set": labels}
+
+
+def _labels(row: Row, draw: random.Random) -> list[str]:
     kind = draw.random()
     if kind >= SHUFFLED + PARTS:
-        return row
+        return list(row["label_set"])
     others = [label for label in row["label_set"] if label != row["label"]]
     if kind >= SHUFFLED:
         others = draw.sample(others, draw.randint(1, len(others)))
     labels = [row["label"], *others]
     draw.shuffle(labels)
-    return row | {"label_set": labels}
+    return labels

@@ -27,7 +27,7 @@ from model.training.label_sets import for_training
 from model.training.persona import persona_rows
 from model.training.rows import Row, SourceFile, find_sources, read_rows
 
-FORMAT = 3  # of the directory and of what is put into it
+FORMAT = 4  # of the directory and of what is put into it
 ROWS_AT_ONCE = 4096
 PERSONA = "chat/routelm-persona"
 GAP_SENTENCES = {"summarize/gap-sentences-en": "en", "summarize/gap-sentences-zh": "zh"}

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -73,8 +74,6 @@ class Trainer:
         twins = [share_weights(self.network) for _ in range(count - 1)]
         self.replicas = [Replica(network) for network in (self.network, *twins)]
         self.pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(max(threads // count, 1),))
-        streams = {"stable": recipe.stable, "decay": recipe.decay}
-        self.streams = {name: self._stream(phase) for name, phase in streams.items()}
         self.step, self.tokens, self.seconds = 0, 0, 0.0
         self.load = [torch.zeros(router.num_experts) for router in self.replicas[0].routers]  # of the last step
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -82,15 +81,28 @@ class Trainer:
         self.cold_step = 0  # where the moments were new
         checkpoint = read_checkpoint(run_dir, device)
         if checkpoint is not None:
-            self._restore(checkpoint)
+            self._restore_weights(checkpoint)
+            self.inherited_tokens = checkpoint.state.get("inherited_tokens", 0)
         elif start_from is not None:
             self._inherit(start_from)
+        self.streams = self._streams(checkpoint.state["streams"] if checkpoint is not None else {})
+        if checkpoint is None and start_from is not None:
+            self.save()
 
-    def _stream(self, phase: Phase) -> BatchStream:
+    def _streams(self, states: dict[str, dict[str, Any]]) -> dict[str, BatchStream]:
+        """The data of both phases, where `states` were taken. Each phase and each heir reads in an order of its own."""
+        phases = {"stable": self.recipe.stable, "decay": self.recipe.decay}
+        seed = self.recipe.seed + self.inherited_tokens
+        streams = {name: self._stream(phase, seed + n) for n, (name, phase) in enumerate(phases.items())}
+        for name, state in states.items():
+            streams[name].load_state_dict(state)
+        return streams
+
+    def _stream(self, phase: Phase, seed: int) -> BatchStream:
         return BatchStream(
             self.prepared_dir,
             phase.mixture,
-            seed=self.recipe.seed,
+            seed=seed,
             batch_tokens=self.recipe.micro_batch_tokens,
             weights=phase.weights,
             noise=phase.noise,
@@ -179,12 +191,6 @@ class Trainer:
         }
         write_checkpoint(self.run_dir, self.optimizer.state_tensors() | buffers | loads, state)
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        self._restore_weights(checkpoint)
-        self.inherited_tokens = checkpoint.state.get("inherited_tokens", 0)
-        for name, stream in self.streams.items():
-            stream.load_state_dict(checkpoint.state["streams"][name])
-
     def _inherit(self, ancestor: Path) -> None:
         """Begin with another run's weights and log."""
         checkpoint = read_checkpoint(ancestor, self.device)
@@ -197,7 +203,6 @@ class Trainer:
         self.inherited_tokens = self.tokens
         if (ancestor / LOG_NAME).exists():
             shutil.copyfile(ancestor / LOG_NAME, self.run_dir / LOG_NAME)
-        self.save()
 
     def _take_over(self, model_dir: Path) -> None:
         """The weights of a finished model, and what its log says of how it came about."""

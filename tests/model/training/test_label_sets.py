@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from model.training.label_sets import MOST_TIMES, PARTS, SHUFFLED, for_training, with_varied_labels
+from model.training.label_sets import LOWER_CASE, MOST_TIMES, PARTS, SHUFFLED, for_training, varied
 
 LABELS = ["travel", "home", "work", "banking", "meta"]
 
@@ -17,13 +17,13 @@ def test_shares_of_given_shuffled_and_partial_sets() -> None:
     kinds: Counter[str] = Counter()
     for number in range(3000):
         row = {"task": "analyze", "text": f"text {number}", "label": LABELS[number % 5], "label_set": LABELS}
-        varied = with_varied_labels(row)
-        assert varied == with_varied_labels(row)
-        assert varied["label"] == row["label"]
-        assert varied["label"] in varied["label_set"]
-        assert set(varied["label_set"]) <= set(LABELS)
-        assert len(varied["label_set"]) == len(set(varied["label_set"])) >= 2
-        kinds[kind(varied["label_set"])] += 1
+        offered = varied(row)
+        assert offered == varied(row)
+        assert offered["label"] == row["label"]
+        assert offered["label"] in offered["label_set"]
+        assert set(offered["label_set"]) <= set(LABELS)
+        assert len(offered["label_set"]) == len(set(offered["label_set"])) >= 2
+        kinds[kind(offered["label_set"])] += 1
     assert kinds["given"] / 3000 == pytest.approx(1 - SHUFFLED - PARTS, abs=0.05)
     assert min(kinds["shuffled"], kinds["part"]) / 3000 > 0.1
 
@@ -45,5 +45,14 @@ def test_rows_of_a_rare_label_come_several_times(frequent: int, rare: int, times
 
 def test_repetitions_of_a_row_vary() -> None:
     row = {"task": "analyze", "text": "text", "label": "home", "label_set": LABELS}
-    kinds = {kind(with_varied_labels(row, repetition)["label_set"]) for repetition in range(30)}
+    kinds = {kind(varied(row, repetition)["label_set"]) for repetition in range(30)}
     assert kinds == {"given", "shuffled", "part"}
+
+
+def test_some_texts_are_in_lower_case_and_the_others_stay() -> None:
+    texts = [f"Text {number} Of IBM" for number in range(2000)]
+    rows = [{"task": "analyze", "text": text, "label": "home", "label_set": LABELS} for text in texts]
+    offered = [row["text"] for row in for_training(rows)]
+    lowered = [before.lower() == after for before, after in zip(texts, offered, strict=True)]
+    assert sum(lowered) / 2000 == pytest.approx(LOWER_CASE, abs=0.03)
+    assert all(low or before == after for before, after, low in zip(texts, offered, lowered, strict=True))

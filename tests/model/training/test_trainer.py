@@ -161,6 +161,18 @@ def test_a_run_starts_from_the_weights_moments_and_log_of_another(prepared: Path
     assert (resumed.step, resumed.inherited_tokens) == (heir.step, ancestor.tokens)
 
 
+def test_phases_and_heirs_read_the_data_in_orders_of_their_own(prepared: Path, tmp_path: Path) -> None:
+    ancestor = Trainer(recipe(), prepared, tmp_path / "ancestor")
+    ancestor.train_step()
+    ancestor.save()
+    heir = Trainer(recipe(), prepared, tmp_path / "heir", start_from=tmp_path / "ancestor")
+    again = Trainer(recipe(), prepared, tmp_path / "again")
+    first = [next(trainer.streams[name]).token_ids_BL for trainer in (again, heir) for name in ("stable", "decay")]
+    assert len({tuple(ids_BL.flatten().tolist()) for ids_BL in first}) == 4
+    repeated = next(Trainer(recipe(), prepared, tmp_path / "control").streams["stable"]).token_ids_BL
+    assert torch.equal(first[0], repeated)
+
+
 def test_a_run_goes_on_from_a_finished_model(prepared: Path, tmp_path: Path) -> None:
     first = Trainer(recipe(), prepared, tmp_path / "first")
     model = run(first, tokenizer_dir=BUNDLED, validate_on=[])
