@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 # What may follow the mark that ends a sentence and still belongs to it.
 _CLOSING = "\"'”’»)\\]）」』"
-_END = re.compile(rf"(?:[.!?…]+[{_CLOSING}]*(?=\s)|[。！？]+[{_CLOSING}]*)")
+# It begins where a run of marks does and gives nothing back: a line of a million dots is read once.
+_END = re.compile(rf"(?:(?<![.!?…])[.!?…]++[{_CLOSING}]*+(?=\s)|[。！？]+[{_CLOSING}]*)")
 _LINE = re.compile(r"[^\n]+")
-_LIST_MARK = re.compile(r"\s*(?:[-*•]\s+|\d{1,3}[.)]\s+)?")
-_LAST_WORD = re.compile(r"(\S+)$")
+_LIST_MARK = re.compile(r"\s*(?:(?:[-*•]|\d{1,3}[.)])\s+(?=\S))?")
+_LAST_WORD = re.compile(r"\S+\Z")
+_NEAR = 32  # characters on either side of a full stop that are looked at
 _FIRST_LETTER = re.compile(r"\w")
 # Words whose full stop does not end a sentence. Single letters (initials, "z. B.") are treated alike.
 _ABBREVIATIONS = frozenset(
@@ -100,9 +102,9 @@ def _is_abbreviation(line: str, end: re.Match[str]) -> bool:
     """Whether the full stop belongs to a short form or an initial, or what follows goes on in lower case."""
     if end.group() != ".":
         return False
-    word = _LAST_WORD.search(line[: end.start()])
-    name = word.group(1).lower().lstrip("(\"'„“«") if word else ""
-    following = _FIRST_LETTER.search(line[end.end() :])
+    word = _LAST_WORD.search(line[max(end.start() - _NEAR, 0) : end.start()])
+    name = word.group().lower().lstrip("(\"'„“«") if word else ""
+    following = _FIRST_LETTER.search(line, end.end(), end.end() + _NEAR)
     goes_on = following is not None and following.group().islower()
     is_initial = len(name) == 1 and name.isalpha() and name != "i"
     return name in _ABBREVIATIONS or is_initial or goes_on

@@ -12,7 +12,7 @@ from server.api import ROUTERS
 from server.api.error_answers import add_error_answers
 from server.auth import HEALTH_PATHS, ApiKeyAuth
 from server.body_limit import BodyLimit
-from server.drain import Drain
+from server.drain import Drain, DrainGate
 from server.metrics import Metrics
 from server.observability import RequestLog
 from server.service import GenerationService
@@ -51,7 +51,7 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
         version=package_version("routelm"),
         description=DESCRIPTION,
         lifespan=lifespan,
-        middleware=_middleware(settings),
+        middleware=_middleware(settings, drain),
         docs_url=None,  # FastAPI's page loads its scripts from the network; api/docs.py needs none
         redoc_url=None,
         redirect_slashes=False,
@@ -64,7 +64,7 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
     return app
 
 
-def _middleware(settings: Settings) -> list[Middleware]:
+def _middleware(settings: Settings, drain: Drain) -> list[Middleware]:
     """Outermost first. CORS stands before the key: a browser asks for permission without one."""
     layers = [Middleware(RequestLog, settings.log_requests)]
     if settings.cors_origins:
@@ -80,5 +80,6 @@ def _middleware(settings: Settings) -> list[Middleware]:
     if settings.api_key is not None:
         public = HEALTH_PATHS | ({"/metrics"} if settings.metrics_public else set())
         layers.append(Middleware(ApiKeyAuth, settings.api_key.get_secret_value(), public))
+    layers.append(Middleware(DrainGate, drain))
     layers.append(Middleware(BodyLimit, settings.max_body_bytes))
     return layers

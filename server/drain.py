@@ -1,37 +1,83 @@
-"""Drain: from SIGTERM to exit. Running requests finish, new ones are refused, then the process ends with 0."""
+"""Drain: from SIGTERM to exit. Accepted requests finish, new ones are refused, then the process ends with 0.
+
+What is accepted is told by the HTTP request, not by the generations it takes: a long text is many of them, and the
+later ones must not be refused.
+"""
 
 import asyncio
 import logging
 import signal
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import uvicorn
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.errors import UnavailableError
 
 logger = logging.getLogger(__name__)
 
 
 class Drain:
-    """Closes the engine once, with a grace period. `begun` is what /health/ready looks at."""
+    """Closes the engine once, after what is being answered. `begun` is what /health/ready looks at."""
 
     def __init__(self, grace: float) -> None:
         self.begun = False
         self.close_engine: Callable[[float], Awaitable[None]] | None = None  # set once there is an engine
         self._grace = grace
         self._closing: asyncio.Task[None] | None = None
+        self._answering = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Around each request that is to be finished."""
+        self._answering += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._answering -= 1
+            if self._answering == 0:
+                self._idle.set()
 
     async def finish(self) -> None:
-        """Refuse new requests, wait for the running ones up to the grace period, stop the engine. Safe to repeat."""
+        """Refuse new requests, wait for the accepted ones up to the grace period, stop the engine. Safe to repeat."""
         self.begun = True
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
+        """The engine gets what is left of the grace period."""
+        end = time.monotonic() + self._grace
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), self._grace)
         if self.close_engine is not None:
-            await self.close_engine(self._grace)
+            await self.close_engine(max(end - time.monotonic(), 0.0))
+
+
+class DrainGate:
+    """Middleware: lets every POST finish that came before the drain began, and answers 503 to later ones."""
+
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+        self._app, self._drain = app, drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+        elif self._drain.begun:
+            scope["app"].state.metrics.rejected("draining")
+            error = UnavailableError("The server is stopping and takes no new requests.", retry_after=1)
+            await JSONResponse(error.body(), error.status, error.headers())(scope, receive, send)
+        else:
+            with self._drain.answering():
+                await self._app(scope, receive, send)
 
 
 class DrainingServer(uvicorn.Server):

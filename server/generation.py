@@ -120,6 +120,11 @@ class Generation:
         """Counts so far."""
         return Usage(len(self._request.prompt_token_ids), self._completion_tokens, self._cached_tokens)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has come."""
+        return self._matcher.matched is not None
+
     def abort(self) -> None:
         """Free the engine's memory of this generation; nothing to do when it has ended."""
         if not self._finished:

@@ -13,7 +13,7 @@ from server.errors import OverloadedError
 from server.generation import Generation, GenerationResult, TextDelta, Usage, fold
 from server.prompt import Prompt
 
-AHEAD = 32  # parts that are submitted before the reader comes to them
+AHEAD = 32  # parts of a request that are submitted before the reader comes to them
 RETRY_SECONDS = 0.05
 
 
@@ -27,10 +27,14 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class SegmentedPrompt:
-    """All parts of a text, at least one, and what is written after the last answer."""
+    """All parts of a text, at least one, and what is written after the last answer.
+
+    `ahead`: how many parts may run at once. Texts of one request share AHEAD, so that it leaves room for others.
+    """
 
     segments: tuple[Segment, ...]
     after: str = ""
+    ahead: int = AHEAD
 
 
 class SegmentedGeneration:
@@ -41,7 +45,6 @@ class SegmentedGeneration:
         self._prompt = prompt
         self._start = start
         self._started = [start(0, prompt.segments[0].prompt)]
-        self._start_ahead_of(0)
 
     @property
     def usage(self) -> Usage:
@@ -58,9 +61,13 @@ class SegmentedGeneration:
             generation.abort()
 
     async def deltas(self) -> AsyncIterator[TextDelta]:
-        """Yield the text as it grows, part after part; `length` at the end where any part was cut off."""
+        """Yield the text as it grows, part after part; `length` at the end where any part was cut off.
+
+        A stop string ends the whole text: parts that run ahead are aborted.
+        """
         reason = FinishReason.STOP
         for index, segment in enumerate(self._prompt.segments):
+            self._start_ahead_of(index)
             if segment.before:
                 yield TextDelta(segment.before)
             await self._until_started(index)
@@ -68,7 +75,10 @@ class SegmentedGeneration:
                 if delta.finish_reason is FinishReason.LENGTH:
                     reason = FinishReason.LENGTH
                 yield replace(delta, finish_reason=None)
-            self._start_ahead_of(index + 1)
+            if self._started[index].stopped:
+                self.abort()
+                yield TextDelta("", finish_reason=reason)
+                return
         yield TextDelta(self._prompt.after, finish_reason=reason)
 
     async def result(self) -> GenerationResult:
@@ -83,7 +93,7 @@ class SegmentedGeneration:
 
     def _start_ahead_of(self, index: int) -> None:
         """Submit the next parts, as many as are wanted and the queue takes."""
-        last = min(index + AHEAD, len(self._prompt.segments))
+        last = min(index + self._prompt.ahead, len(self._prompt.segments))
         try:
             for number in range(len(self._started), last):
                 self._started.append(self._start(number, self._prompt.segments[number].prompt))

@@ -20,12 +20,12 @@ from server.errors import (
     UnavailableError,
 )
 from server.generation import Generation, GenerationObserver
+from server.off_loop import LONG_TEXT, off_loop
 from server.prompt import Prompt
 from server.segments import SegmentedGeneration, SegmentedPrompt
 
 NEUTRAL = GenerationDefaults()
 UNKNOWN = Quality()
-LONG_TEXT = 16_384  # characters; what is longer is encoded in a thread, so that other streams go on
 
 
 class GenerationService:
@@ -80,8 +80,7 @@ class GenerationService:
 
     async def text_prompt(self, text: str) -> Prompt:
         """Plain text to continue, as in training: after the token that begins a document, if the model has one."""
-        encode = self.tokenizer.encode_document
-        token_ids = await asyncio.to_thread(encode, text) if len(text) > LONG_TEXT else encode(text)
+        token_ids = await off_loop(self.tokenizer.encode_document, text)
         if not token_ids:
             raise InvalidRequestError("The prompt is empty, and this model has no token to begin with.", param="prompt")
         return Prompt(tuple(token_ids), first_text_token=int(token_ids[0] in self.tokenizer.special_ids))
@@ -106,6 +105,8 @@ class GenerationService:
         try:
             if isinstance(prompt, Prompt):
                 return self._submit(request_id, prompt, sampling, stop)
+            for segment in prompt.segments:
+                self._fit(segment.prompt, sampling)  # a part that is too long is told before any work
             return SegmentedGeneration(
                 prompt, lambda index, part: self._submit(f"{request_id}-{index}", part, sampling, stop)
             )

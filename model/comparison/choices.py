@@ -20,13 +20,13 @@ from model.batch import RectangularBatch
 from model.comparison.rectangles import groups, rectangle
 from model.comparison.result import LayerMeasures
 from model.evaluation.data import EvaluationSource
-from model.evaluation.routing import DEAD_SHARE, entropy
 from model.layers.router import Routing
 from model.network import CausalLM
 from model.training.examples import ANSWER, HEADER, Example, ExampleEncoder, conversations
 from model.training.losses import max_violation
 from model.training.rows import Row
 
+DEAD_SHARE = 0.1  # of an even share: an expert that gets less is dead
 NO_DOMAIN = -1  # of padding and of system messages, whose tags say the task
 
 
@@ -142,6 +142,11 @@ def _pooled(shares_DE: Tensor, domains: Sequence[str], name_of: Callable[[str], 
     for number, domain in enumerate(domains):
         members.setdefault(name_of(domain), []).append(number)
     return {name: shares_DE[numbers].mean(0) for name, numbers in members.items()}
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Of distributions in the last dimension, in bits."""
+    return torch.special.entr(probabilities).sum(-1) / math.log(2)
 
 
 def _normalized_information(shares_of_group: dict[str, Tensor]) -> float:

@@ -308,5 +308,11 @@ DATA_SOURCES = (
         "Apache-2.0",
         "KdConv (Zhou et al. 2020), THU-CoAI",
     ),
+    DataSource(
+        "analyze/borrowed-topics-en",
+        "made from analyze/huffpost-topic-en and translate/tico19-en-zh",
+        "CC BY 4.0, CC0 1.0",
+        "as those sources",
+    ),
     DataSource("chat/routelm-persona", "written for RouteLM", "Apache-2.0", "none required"),
 )

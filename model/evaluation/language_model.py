@@ -36,16 +36,6 @@ class Measured:
     ngram_bits: tuple[float, ...] | None
 
 
-def evaluate_texts(model: Model, sources: Sequence[EvaluationSource], progress: Progress) -> Outcome:
-    """Score whole documents."""
-    return _evaluate(model, sources, progress)
-
-
-def evaluate_answers(model: Model, sources: Sequence[EvaluationSource], progress: Progress) -> Outcome:
-    """Score the last answer of each conversation, given what was said before."""
-    return _evaluate(model, sources, progress)
-
-
 def bits_per_byte(likelihoods: Sequence[Likelihood]) -> CorpusScore:
     bits = [-likelihood.log_likelihood / math.log(2) for likelihood in likelihoods]
     return ratio_score(bits, [likelihood.bytes for likelihood in likelihoods])
@@ -65,7 +55,8 @@ def scoring_request(row: Row) -> ScoringRequest:
     return ReplyLikelihood(tuple(before), last["content"].strip())
 
 
-def _evaluate(model: Model, sources: Sequence[EvaluationSource], progress: Progress) -> Outcome:
+def evaluate_likelihood(model: Model, sources: Sequence[EvaluationSource], progress: Progress) -> Outcome:
+    """Score whole documents, and the last answer of each conversation given what was said before."""
     scores: list[Score] = []
     by_language: dict[str, list[Measured]] = {}
     for source in sources:

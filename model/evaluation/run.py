@@ -8,8 +8,9 @@ from pathlib import Path
 from model.evaluation.analysis import evaluate_analysis
 from model.evaluation.data import TASKS, EvaluationSource, load_sources
 from model.evaluation.diversity import evaluate_continuations, evaluate_replies
+from model.evaluation.endpoints import ServerError
 from model.evaluation.fairness import evaluate_fairness
-from model.evaluation.language_model import evaluate_answers, evaluate_texts
+from model.evaluation.language_model import evaluate_likelihood
 from model.evaluation.progress import Progress, SilentProgress
 from model.evaluation.report import EvaluationReport, Skipped
 from model.evaluation.requests import Model, NotSupportedError
@@ -25,8 +26,8 @@ EVALUATORS: dict[str, dict[str, Evaluator]] = {
     "translate": {"translations": evaluate_translation},
     "summarize": {"summaries": evaluate_summarization},
     "analyze": {"labels": evaluate_analysis},
-    "chat": {"likelihood of answers": evaluate_answers, "sampled answers": evaluate_replies},
-    "generate": {"likelihood of texts": evaluate_texts, "sampled texts": evaluate_continuations},
+    "chat": {"likelihood of answers": evaluate_likelihood, "sampled answers": evaluate_replies},
+    "generate": {"likelihood of texts": evaluate_likelihood, "sampled texts": evaluate_continuations},
 }
 
 
@@ -41,15 +42,18 @@ def evaluate(
     """Score `model` on the first `samples` rows (all where None) of each source of `tasks`.
 
     A task is "fairness", a task of the data directory, or a pattern of sources such as "translate/tatoeba-*". What the
-    model cannot do at all is reported as skipped. ValueError for a task without rows.
+    model cannot do at all is reported as skipped, and so is what its server refused or failed at: the rest is kept.
+    ValueError for a task without rows, ServerError where nothing could be scored.
     """
     progress = progress or SilentProgress()
     start, outcomes, skipped = time.monotonic(), list[Outcome](), list[Skipped]()
     for what, job in _jobs(model, data_dir, tasks, samples, progress, split):
         try:
             outcomes.append(job())
-        except NotSupportedError as error:
+        except (NotSupportedError, ServerError) as error:
             skipped.append(Skipped(what, str(error)))
+    if not outcomes:
+        raise ServerError(f"nothing could be scored. {skipped[0].what}: {skipped[0].reason}")
     found = join(outcomes)
     seconds = time.monotonic() - start
     return EvaluationReport(model.name, split, seconds, found.scores, found.examples, found.failures, tuple(skipped))

@@ -190,8 +190,8 @@ class ExpertThreshold(Router):
     """Every expert takes the tokens above its own threshold (arXiv 2603.11535): a varying number per token.
 
     In training the threshold of an expert follows the score that the best mean_k / E share of all tokens reach, told
-    by the last micro-batch of a step: its mean at first, a moving average later. A token that no expert takes passes
-    through the shared expert alone.
+    by one micro-batch of a step (with several workers the first one's last): its mean at first, a moving average
+    later. A token that no expert takes passes through the shared expert alone.
     """
 
     needs_balance_loss = False

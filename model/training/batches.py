@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.training.examples import ANSWER, PROMPT
-from model.training.mixture import SMALL_STORIES, Mixture
+from model.training.mixture import Mixture, value_of
 from model.training.prepare import PreparedSource, load_source, source_names
 
 # These thirty leave 6 % padding, twelve of them left 13 %.
@@ -47,23 +47,19 @@ class LossWeights:
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """How often a token of a labelled text (`texts`) or of a story (`stories`) is read as another one.
+    """How often a token is read as another one, by source: (pattern, chance) pairs, the first that matches counts.
 
     Sources of few rows come many times, and a network that may rely on every word learns them by heart. Random words
-    in their place (arXiv 1703.02573) make it rely on all of them a little. What is to be predicted stays as it is.
+    in their place (arXiv 1703.02573) make it rely on all of them a little. What a user says is disturbed, of plain text
+    all; what is to be predicted stays as it is.
     """
 
-    texts: float = 0.0
-    stories: float = 0.0
+    chances: tuple[tuple[str, float], ...] = ()
 
     def of(self, source: str, kinds_L: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The chance of each token."""
-        noisy_L = np.zeros(len(kinds_L), np.float32)
-        if source.startswith("analyze/"):
-            noisy_L[kinds_L == PROMPT] = self.texts
-        elif source == SMALL_STORIES:
-            noisy_L[:] = self.stories
-        return noisy_L
+        disturbed_L = kinds_L == (PROMPT if PROMPT in kinds_L else ANSWER)
+        return disturbed_L * np.float32(value_of(source, self.chances, default=0.0))
 
 
 ANSWERS_ONLY = LossWeights(prompt=0.0, label=0.0)

@@ -2,8 +2,8 @@
 
 A source of headlines knows "health" from a handful of rows, another calls it "wellness", and medical sentences come
 with translations. Rows of those, under the first one's labels, teach the model what a label means rather than which
-list it stands in. They are written as the first source writes its headlines: else their form would tell the topic, and
-a headline about health would never be taken for one.
+list it stands in. They also come written as the first source writes its headlines: else their form would tell the
+topic, and a headline about health would never be taken for one.
 """
 
 import re
@@ -28,9 +28,10 @@ def borrowed_topics(lent: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
     """Yield analyze rows from the rows of the LENDERS, by their names; those that are missing give none."""
     for row in lent.get(NEWS, ()):
         if row["label"] in RENAMED:
-            yield _labelled(row["text"], RENAMED[row["label"]])
+            for text in dict.fromkeys((row["text"], as_headline(row["text"]))):
+                yield _labelled(text, RENAMED[row["label"]])
     for row in lent.get(MEDICINE, ()):
-        yield _labelled(row["source"], "health")
+        yield _labelled(as_headline(row["source"]), "health")
 
 
 def as_headline(text: str) -> str:
@@ -46,4 +47,4 @@ def as_headline(text: str) -> str:
 
 
 def _labelled(text: str, label: str) -> Row:
-    return {"task": "analyze", "text": as_headline(text), "label": label, "label_set": LABELS}
+    return {"task": "analyze", "text": text, "label": label, "label_set": LABELS}

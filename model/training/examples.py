@@ -17,7 +17,7 @@ from model.training.rows import Row
 
 MAX_TOKENS = 512
 INSTRUCTION_SHARE = 0.15  # of the training examples that ask in plain words instead of with task tags
-PROMPT, ANSWER, HEADER = 0, 1, 2  # what a token is part of; a header is the system message, which nobody has to guess
+PROMPT, ANSWER, HEADER = 0, 1, 2  # what a token is part of; nobody has to guess a header
 _PROMPTS = TaggedPrompts()
 
 
@@ -43,7 +43,11 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids of one example; `kinds` says PROMPT, ANSWER (or plain text) or HEADER of each."""
+    """Token ids of one example; `kinds` says what each is part of.
+
+    HEADER is the system message, and the marks that say whose turn it is or that a text begins: those are given.
+    PROMPT is what a user says, ANSWER what is to be learnt: the assistant's turns, and plain text.
+    """
 
     token_ids: NDArray[np.uint16]
     kinds: NDArray[np.uint8]
@@ -132,7 +136,7 @@ class ExampleEncoder:
         content = [*ids[message["content"]], self._special(MESSAGE_END)]
         kind = ANSWER if message["role"] == "assistant" else PROMPT
         tokens = [*before, *content, *self._newline]
-        return tokens, [PROMPT] * len(before) + [kind] * len(content) + [PROMPT] * len(self._newline)
+        return tokens, [HEADER] * len(before) + [kind] * len(content) + [HEADER] * len(self._newline)
 
     def _header(self, system: TaggedText) -> list[int]:
         tags = [self._special(tag) for tag in system.tags]
@@ -150,7 +154,7 @@ class ExampleEncoder:
 
 
 def _plain_text(tokens: list[int]) -> Example:
-    return Example(np.array(tokens, np.uint16), np.array([PROMPT] + [ANSWER] * (len(tokens) - 1), np.uint8))
+    return Example(np.array(tokens, np.uint16), np.array([HEADER] + [ANSWER] * (len(tokens) - 1), np.uint8))
 
 
 def _translation(source: str, target: str, source_lang: str, target_lang: str, instruct: bool) -> Conversation:

@@ -38,7 +38,8 @@ def gap_sentences(texts: Iterable[str], language: str) -> Iterator[Row]:
 
 def _pieces(text: str, language: str) -> list[list[str]]:
     """Neighbouring sentences, as many as a draw from the text itself says, from its beginning on."""
-    sentences = [part.strip() for part in _END[language].split(" ".join(text[:2000].split())) if part and part.strip()]
+    parts = _END[language].split(" ".join(text[:2000].split()))
+    sentences = [part.strip() for part in parts if _units(part, language)]
     draw = hashlib.blake2b(text.encode(), digest_size=PIECES_OF_A_TEXT[language]).digest()
     pieces, start, (least, most) = [], 0, SENTENCES
     for byte in draw:

@@ -45,9 +45,9 @@ def varied(row: Row, repetition: int = 0) -> Row:
 
 def _labels(row: Row, draw: random.Random) -> list[str]:
     kind = draw.random()
-    if kind >= SHUFFLED + PARTS:
-        return list(row["label_set"])
     others = [label for label in row["label_set"] if label != row["label"]]
+    if kind >= SHUFFLED + PARTS or not others:
+        return list(row["label_set"])
     if kind >= SHUFFLED:
         others = draw.sample(others, draw.randint(1, len(others)))
     labels = [row["label"], *others]

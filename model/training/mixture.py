@@ -1,7 +1,7 @@
 """The mixture: which share of the training tokens comes from which source."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -45,7 +45,12 @@ class Mixture:
         return {name: math.sqrt(sizes[name]) * self._factor(name) for name in names}
 
     def _factor(self, name: str) -> float:
-        return next((factor for pattern, factor in self.factors if fnmatchcase(name, pattern)), 1.0)
+        return value_of(name, self.factors, default=1.0)
+
+
+def value_of(source: str, values: Sequence[tuple[str, float]], *, default: float) -> float:
+    """The value of the first pattern that the source's name matches."""
+    return next((value for pattern, value in values if fnmatchcase(source, pattern)), default)
 
 
 # Everyday sentences are what the model is for: a word list, news, medicine and manuals help a little. Chinese has the
@@ -84,11 +89,11 @@ _FURTHER_FACTORS = (
     ("analyze/clinc-domain-en", 2.5),
     ("analyze/food-reviews-sentiment-en", 1.2),
     ("analyze/kdconv-topic-zh", 0.6),
+    ("generate/tinystories-en", 1.4),
     *_FACTORS,
 )
-SMALL_STORIES = "generate/tinystories-en"
 _PLAIN_TEXT = ("generate/classic-fiction-en", "generate/chinese-poetry-zh", "generate/kdconv-knowledge-zh")
-_STORIES = (SMALL_STORIES, "generate/gutenberg-children-en")
+_STORIES = ("generate/tinystories-en", "generate/gutenberg-children-en")
 
 
 def stable_mixture() -> Mixture:

@@ -65,11 +65,17 @@ def ensure_tokenizer(data_dir: Path, directory: Path, vocab_size: int, say: Say)
 
 
 def ensure_prepared(data_dir: Path, tokenizer_dir: Path, directory: Path, say: Say) -> Path:
-    """Encode the data unless `directory` holds it, encoded with the same tokenizer."""
+    """Encode the data unless `directory` holds it, encoded with the same tokenizer.
+
+    ValueError where `directory` holds something else: what is prepared anew is deleted first.
+    """
     tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
     if is_prepared(directory, tokenizer):
         return directory
-    shutil.rmtree(directory, ignore_errors=True)
+    if directory.exists():
+        if any(directory.iterdir()) and not (directory / "meta.json").exists():
+            raise ValueError(f"{directory} holds other files than prepared data: name a new directory")
+        shutil.rmtree(directory)
     files = [source for split in ("valid", "train") for source in find_sources(data_dir, split)]
     sizes = {f"{source.name}.{source.split}": source.path.stat().st_size for source in files}
     with Progress(
@@ -97,10 +103,11 @@ def _in_words(counts: SourceCounts) -> str:
         "nearly twice": dropped.near_duplicates,
         "in validation": dropped.in_validation,
         "overlapping with validation": dropped.overlaps,
-        "too long": counts.too_long,
     }
     why = ", ".join(f"{number:,} {reason}" for reason, number in reasons.items() if number)
     kept = f"{counts.examples:,} examples of {counts.tokens:,} tokens"
+    if counts.too_long:
+        kept += f", {counts.too_long:,} too long or empty"
     return f"{kept}; {sum(reasons.values()):,} of {counts.rows:,} rows dropped ({why})" if why else kept
 
 

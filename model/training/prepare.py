@@ -27,7 +27,7 @@ from model.training.label_sets import for_training
 from model.training.persona import persona_rows
 from model.training.rows import Row, SourceFile, find_sources, read_rows
 
-FORMAT = 4  # of the directory and of what is put into it
+FORMAT = 5  # of the directory and of what is put into it
 ROWS_AT_ONCE = 4096
 PERSONA = "chat/routelm-persona"
 GAP_SENTENCES = {"summarize/gap-sentences-en": "en", "summarize/gap-sentences-zh": "zh"}
@@ -42,7 +42,7 @@ class SourceCounts:
 
     rows: int = 0
     dropped: Dropped = field(default_factory=Dropped)
-    too_long: int = 0
+    too_long: int = 0  # drafts of examples, of which a row may give several
     examples: int = 0
     tokens: int = 0
     target_tokens: int = 0
@@ -77,8 +77,12 @@ def prepare(
     """Clean and encode every file of `data_dir` into `out_dir`; return the counts by `<task>/<source>.<split>`.
 
     What is dropped, and why: see cleaning.py. Beside the files' own sources there are some that are made here:
-    PERSONA, GAP_SENTENCES and BORROWED_TOPICS, the latter two from the training rows that were kept.
+    PERSONA, GAP_SENTENCES and BORROWED_TOPICS, the latter two from the training rows that were kept. ValueError where
+    there is no file of the format.
     """
+    if not any(find_sources(data_dir, split) for split in ("train", "valid")):
+        raise ValueError(f"no <task>/<source>.train.jsonl in {data_dir}: see docs/training.md for the format")
+    _write_meta(out_dir, tokenizer="", counts={})  # whose directory this is; prepared it is not yet
     workshop = _Workshop(ExampleEncoder(tokenizer), out_dir, told)
     prose: list[str] = []
     lent: dict[str, list[Row]] = {}
@@ -93,9 +97,7 @@ def prepare(
                 lent[source.name] = kept
         for name, rows in _made(task, prose, lent):
             workshop.put(f"{name}.train", rows, cleaner.training)
-    counts = {name: asdict(counts) for name, counts in workshop.counts.items()}
-    meta = {"format": FORMAT, "tokenizer": tokenizer_digest(tokenizer), "sources": counts}
-    (out_dir / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
+    _write_meta(out_dir, tokenizer_digest(tokenizer), workshop.counts)
     return workshop.counts
 
 
@@ -127,6 +129,13 @@ def is_prepared(directory: Path, tokenizer: Tokenizer) -> bool:
 def read_meta(prepared_dir: Path) -> dict[str, Any]:
     meta: dict[str, Any] = json.loads((prepared_dir / "meta.json").read_text(encoding="utf-8"))
     return meta
+
+
+def _write_meta(directory: Path, tokenizer: str, counts: dict[str, SourceCounts]) -> None:
+    sources = {name: asdict(of_source) for name, of_source in counts.items()}
+    directory.mkdir(parents=True, exist_ok=True)
+    meta = {"format": FORMAT, "tokenizer": tokenizer, "sources": sources}
+    (directory / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 
 def tokenizer_digest(tokenizer: Tokenizer) -> str:

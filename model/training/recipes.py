@@ -57,7 +57,7 @@ def bundled() -> Recipe:
 
 def bundled_further() -> Recipe:
     """A second run for the weights of `bundled`: more labels, noise, a gentler rate. Needs --start-from."""
-    mixture, noise = further_mixture(), Noise(texts=0.15, stories=0.1)
+    mixture, noise = further_mixture(), Noise((("analyze/*", 0.08), ("generate/tinystories-en", 0.15)))
     return replace(
         bundled(),
         stable=Phase(mixture, LossWeights(prompt=0.2, label=16.0), noise),

@@ -49,7 +49,8 @@ class Trainer:
     again. ValueError where it is neither, or another network.
 
     `workers` micro-batches run at the same time on one thread each; on a GPU it is 1. The result depends on the number
-    of workers only through rounding, and not at all on which of them is faster.
+    of workers only through rounding, and not at all on which of them is faster. (An expert threshold follows the last
+    micro-batch of the first worker, so with it the number of workers does matter.)
     """
 
     def __init__(
@@ -75,7 +76,9 @@ class Trainer:
         self.replicas = [Replica(network) for network in (self.network, *twins)]
         self.pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(max(threads // count, 1),))
         self.step, self.tokens, self.seconds = 0, 0, 0.0
-        self.load = [torch.zeros(router.num_experts) for router in self.replicas[0].routers]  # of the last step
+        self.load = [
+            torch.zeros(router.num_experts, device=device) for router in self.replicas[0].routers
+        ]  # of the last step
         run_dir.mkdir(parents=True, exist_ok=True)
         self.inherited_tokens = 0  # of the runs this one started from
         self.cold_step = 0  # where the moments were new

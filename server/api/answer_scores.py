@@ -11,6 +11,7 @@ from server.generation import GenerationResult, RunningGeneration
 from server.prompt import Prompt
 from server.service import GenerationService
 
+AT_ONCE = 32  # generations: one request does not fill the queue
 SCORING = SamplingParams(max_tokens=0, prompt_logprobs=True)
 
 
@@ -53,10 +54,14 @@ class AnswerScores:
         ]
 
     async def _scores(self, name: str, prompts: Sequence[Prompt]) -> list[AnswerScore]:
-        with admission(self._service, f"{self._request_id}-{name}", prompts, SCORING) as generations:
-            self.done += generations
-            results = await asyncio.gather(*(generation.result() for generation in generations))
-        return [_score(result, prompt) for result, prompt in zip(results, prompts, strict=True)]
+        scores: list[AnswerScore] = []
+        for start in range(0, len(prompts), AT_ONCE):
+            some = prompts[start : start + AT_ONCE]
+            with admission(self._service, f"{self._request_id}-{name}-{start}", some, SCORING) as generations:
+                self.done += generations
+                results = await asyncio.gather(*(generation.result() for generation in generations))
+            scores += [_score(result, prompt) for result, prompt in zip(results, some, strict=True)]
+        return scores
 
     def _answered(self, question: Question, answer: str) -> Prompt:
         """The prompt with an answer. Scoring starts at the last boundary: there the answers begin to differ."""

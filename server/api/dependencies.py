@@ -1,7 +1,7 @@
 """What endpoints get from the application, and how a request owns its generations."""
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Generic, TypeVar
@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 
 from server.api.usage import UsageInfo, usage_of
 from server.engine.types import SamplingParams
+from server.errors import InvalidRequestError
 from server.generation import GenerationResult, RunningGeneration
 from server.prompt import Prompt
 from server.segments import SegmentedPrompt
@@ -60,7 +61,7 @@ class Admitted(Generic[Body]):
 def admission(
     service: GenerationService,
     request_id: str,
-    prompts: Iterable[Prompt | SegmentedPrompt],
+    prompts: Sequence[Prompt | SegmentedPrompt],
     sampling: SamplingParams,
     stop: tuple[str, ...] = (),
     n: int = 1,
@@ -68,8 +69,14 @@ def admission(
     """Start `n` generations per prompt, all or none; what still runs when the block is left is aborted.
 
     Used inside a dependency with `yield`: its end runs when the answer is sent and when the client has gone.
-    Of several choices each has its own seed: the given one, then the next ones.
+    Of several choices each has its own seed: the given one, then the next ones. InvalidRequestError for more
+    generations than the server ever holds: trying again would not help.
     """
+    if len(prompts) * n > service.engine.capacity:
+        raise InvalidRequestError(
+            f"This takes {len(prompts) * n} generations at once, and this server holds {service.engine.capacity}: "
+            "send several smaller requests."
+        )
     generations: list[RunningGeneration] = []
     try:
         for prompt in prompts:

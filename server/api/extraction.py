@@ -6,6 +6,7 @@ from model.sentences import split_sentences
 from server.api.answer_scores import AnswerScores, Question
 from server.api.shortening import MAX_PIECES, pieces_to_read
 from server.generation import RunningGeneration
+from server.off_loop import off_loop
 from server.service import GenerationService
 
 MAX_CANDIDATES = MAX_PIECES
@@ -37,7 +38,7 @@ class Extraction:
 
     async def of(self, text: str) -> str:
         """The best sentence, or two for a long summary, in their order. A text of no more is its own summary."""
-        if sentences_in(text) <= SENTENCES[self._length]:
+        if await off_loop(sentences_in, text) <= SENTENCES[self._length]:
             return text.strip()
         candidates = await self._candidates(text)
         best = sorted(candidates, key=lambda candidate: -candidate.score)[: SENTENCES[self._length]]
@@ -46,7 +47,7 @@ class Extraction:
 
     async def _candidates(self, text: str) -> list[Candidate]:
         """Of a text that is read in pieces, the first sentences of each."""
-        questions = [await self._question(piece) for piece in pieces_to_read(self._service, text)]
+        questions = [await self._question(piece) for piece in await pieces_to_read(self._service, text)]
         each = MAX_CANDIDATES // len(questions)
         questions = [Question(question.prompt, question.answers[:each]) for question in questions]
         scores = await self._scores.of(questions)

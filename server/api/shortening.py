@@ -2,12 +2,14 @@
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 
 from server.api.dependencies import admission
 from server.document_pieces import pieces_of
 from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
 from server.generation import RunningGeneration
+from server.off_loop import off_loop
 from server.service import GenerationService
 
 MAX_PIECES = 64
@@ -15,10 +17,12 @@ MAX_ROUNDS = 4
 PIECE_LENGTH, PIECE_TOKENS = "medium", 80  # of the summaries of pieces
 
 
-def pieces_to_read(service: GenerationService, text: str) -> list[str]:
+async def pieces_to_read(service: GenerationService, text: str) -> list[str]:
     """A document in pieces that the model can read, perhaps one. Raises InvalidRequestError for far too long ones."""
     longest = service.prompts.longest_document
-    pieces = [text] if longest is None else pieces_of(text, longest, service.tokenizer)
+    if longest is None:
+        return [text]
+    pieces = await off_loop(partial(pieces_of, longest=longest, tokenizer=service.tokenizer), text)
     if len(pieces) > MAX_PIECES:
         raise InvalidRequestError(
             f"The text is too long to summarize: it makes {len(pieces)} pieces of {longest} tokens, "
@@ -39,7 +43,7 @@ class Shortening:
     async def of(self, text: str) -> str:
         """The text itself where it is short enough. Raises InvalidRequestError where it is far too long."""
         for _ in range(MAX_ROUNDS):
-            pieces = pieces_to_read(self._service, text)
+            pieces = await pieces_to_read(self._service, text)
             if len(pieces) == 1:
                 break
             text = await self._summaries(pieces)

@@ -17,6 +17,7 @@ from server.api.tasks import GREEDY, TaskFields, task_events
 from server.api.translate import Language
 from server.api.usage import UsageInfo
 from server.engine.types import FinishReason
+from server.off_loop import off_loop
 from server.service import GenerationService
 from server.sse import EventStream
 
@@ -33,7 +34,8 @@ class SummarizeRequest(TaskFields):
     method: Literal["auto", "generate", "extract"] = Field(
         "auto",
         description="generate: in the model's own words. extract: the sentences of the text that the model takes for "
-        "its summary most likely. auto: what the model was measured to be better at.",
+        "its summary most likely; nothing is sampled then, and max_tokens, stop and the like do not matter. auto: what "
+        "the model was measured to be better at.",
     )
 
 
@@ -68,8 +70,8 @@ async def admit(
 ) -> AsyncIterator[Work]:
     """Find language and method; choose sentences, or submit a prompt and abort what still runs in the end."""
     service.check_model(body.model)
-    language = detect_language(body.text) if body.language == "auto" else body.language
-    method = _method(service, body) if body.method == "auto" else body.method
+    language = await off_loop(detect_language, body.text) if body.language == "auto" else body.language
+    method = await _method(service, body) if body.method == "auto" else body.method
     warnings = service.quality.warnings("summarize")
     details = {"language": language, "length": body.length, "method": method, "warnings": warnings}
     sampling = body.sampling_params(
@@ -122,6 +124,6 @@ async def summarize(request: Request, service: Service, work: Annotated[Work, De
     )
 
 
-def _method(service: GenerationService, body: SummarizeRequest) -> str:
-    joins = body.length == "long" and sentences_in(body.text) <= SENTENCES["long"]
+async def _method(service: GenerationService, body: SummarizeRequest) -> str:
+    joins = body.length == "long" and await off_loop(sentences_in, body.text) <= SENTENCES["long"]
     return "extract" if service.prompts.summaries_from_sentences and not joins else "generate"

@@ -17,7 +17,8 @@ from server.api.usage import UsageInfo
 from server.engine.types import FinishReason
 from server.engine.validation import MAX_BEAM_WIDTH, without_meaning_in_a_search
 from server.errors import InvalidRequestError
-from server.segments import Segment, SegmentedPrompt
+from server.off_loop import off_loop
+from server.segments import AHEAD, Segment, SegmentedPrompt
 from server.service import GenerationService
 from server.sse import Event, EventStream
 
@@ -68,11 +69,11 @@ async def admit(body: TranslateRequest, service: Service, request_id: RequestId)
     sampling = body.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, defaults=GREEDY)
     if body.beam_width is not None or not without_meaning_in_a_search(sampling):
         sampling = replace(sampling, beam_width=body.beam_width or service.prompts.translation_beams)
-    sources = [_source_language(body, index) for index in range(len(body.text))]
+    sources = [await _source_language(body, index) for index in range(len(body.text))]
     for source in sources:
         _check_pair(service, body, source)
     prompts = [
-        await _segmented(service, text, source, body.target_lang)
+        replace(await _segmented(service, text, source, body.target_lang), ahead=max(1, AHEAD // len(body.text)))
         for text, source in zip(body.text, sources, strict=True)
     ]
     with admission(service, request_id, prompts, sampling, body.stop_strings) as generations:
@@ -84,7 +85,8 @@ async def translate(request: Request, service: Service, work: Annotated[Work, De
     """Translate between English, Chinese, German and French, keeping lines and paragraphs.
 
     A model that was trained on single sentences, as the bundled one was, is given a text sentence by sentence, and
-    searches for the best translation of each among several (`beam_width`); it then streams whole sentences.
+    searches for the best translation of each among several (`beam_width`); it then streams whole sentences. There
+    `max_tokens` is that of a sentence, and a `stop` string ends the text at the sentence it comes in.
 
     With `stream`: events `{"object": "translation.chunk", "id", "index", "delta"}`, where `index` counts the texts,
     then one `{"object": "translation.done", "id", "model", "translations": [{"source_lang", "detected",
@@ -113,8 +115,8 @@ def _warnings(service: GenerationService, work: Work) -> list[str]:
     return [warning for pair in pairs for warning in service.quality.warnings("translate", pair)]
 
 
-def _source_language(body: TranslateRequest, index: int) -> str:
-    source = detect_language(body.text[index]) if body.source_lang == "auto" else body.source_lang
+async def _source_language(body: TranslateRequest, index: int) -> str:
+    source = await off_loop(detect_language, body.text[index]) if body.source_lang == "auto" else body.source_lang
     if source == body.target_lang:
         found = "was found to be" if body.source_lang == "auto" else "is said to be"
         raise InvalidRequestError(
@@ -143,7 +145,7 @@ async def _segmented(service: GenerationService, text: str, source: str, target:
         return SegmentedPrompt(
             (Segment("", await service.chat_prompt(service.prompts.translate(text, source, target))),)
         )
-    split = split_sentences(text)
+    split = await off_loop(split_sentences, text)
     if len(split.sentences) > MAX_SENTENCES:
         raise InvalidRequestError(
             f"A text of {len(split.sentences)} sentences is too long; at most {MAX_SENTENCES} are taken at once.",

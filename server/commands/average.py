@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from server.commands.failing import failing_in_one_line
+
 
 def average(
     out: Annotated[Path, typer.Argument(help="Directory for the new model.")],
@@ -20,8 +22,5 @@ def average(
     """
     from model.training.average import average as average_models
 
-    try:
+    with failing_in_one_line():
         typer.echo(f"model in {average_models(models, out)}")
-    except (OSError, ValueError) as error:
-        typer.secho(str(error), fg=typer.colors.RED, err=True)
-        raise typer.Exit(2) from None

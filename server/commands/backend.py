@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import typer
+from server.commands.failing import failing_in_one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from server.settings import Settings
 
 SECONDS_BETWEEN_LINES = 10.0
-CANNOT_BE_SERVED = 2
 
 logger = logging.getLogger(__name__)
 
@@ -28,16 +27,6 @@ def load_backend(settings: "Settings") -> "Callable[[], Backend]":
         from server.bootstrap import prepare_backend
 
         return prepare_backend(settings, progress)
-
-
-@contextmanager
-def failing_in_one_line() -> Iterator[None]:
-    """Turn what is wrong with a model into one line on stderr and an exit code."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        typer.secho(" ".join(str(error).split()), fg=typer.colors.RED, err=True)
-        raise typer.Exit(CANNOT_BE_SERVED) from None
 
 
 @contextmanager

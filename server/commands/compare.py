@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from server.commands.failing import failing_in_one_line
+
 app = typer.Typer(help="Compare routing algorithms by training each of them.", no_args_is_help=True)
 
 
@@ -39,19 +41,17 @@ def run(
 
     bundled = Path(model.__file__).parent / "bundled"
     try:
-        study = Study(parse_tokens(tokens), seeds, size, tuple(variant or VARIANTS))
-        run_study(
-            study,
-            directory,
-            data_dir=data,
-            tokenizer_dir=tokenizer or bundled,
-            device=device,
-            workers=workers,
-            say=typer.echo,
-        )
-    except ValueError as error:
-        typer.secho(str(error), fg=typer.colors.RED, err=True)
-        raise typer.Exit(2) from None
+        with failing_in_one_line():
+            study = Study(parse_tokens(tokens), seeds, size, tuple(variant or VARIANTS))
+            run_study(
+                study,
+                directory,
+                data_dir=data,
+                tokenizer_dir=tokenizer or bundled,
+                device=device,
+                workers=workers,
+                say=typer.echo,
+            )
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
         raise typer.Exit(130) from None
@@ -70,10 +70,7 @@ def table(
     """Make the table and the pictures again from the logs and results of the runs that are finished."""
     from model.comparison.document import publish
 
-    try:
+    with failing_in_one_line():
         written = publish(directory, out=out, into=into)
-    except ValueError as error:
-        typer.secho(str(error), fg=typer.colors.RED, err=True)
-        raise typer.Exit(2) from None
     typer.echo(written[0].read_text(encoding="utf-8"))
     typer.echo(f"wrote {', '.join(map(str, written))}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from server.commands.failing import failing_in_one_line
+
 if TYPE_CHECKING:
     from model.evaluation.experts import ExpertsRow
     from model.evaluation.report import EvaluationReport
@@ -41,31 +43,35 @@ def evaluate(
 
     Any server with OpenAI's API can be scored: routelm evaluate http://127.0.0.1:8000 --data DIR
     """
+    from model.evaluation.bundled import bundled_card
+    from model.evaluation.endpoints import ServerError
+
     settings = {"quantize": quantize, "experts_per_token": experts_per_token}
-    try:
+    with failing_in_one_line(ImportError, ServerError):
         report = _report(model, data, task, samples, settings)
+        if out is not None:
+            _save(report, out)  # what else is asked for may fail
         if compare_experts:
             rows = tuple(_experts_row(model, data, samples, settings, number) for number in compare_experts)
             report = replace(report, experts=rows)
         if quantize is not None:
             typer.echo(_cost_of_precision(model, data, samples, settings))
-    except (ImportError, RuntimeError, ValueError) as error:
-        typer.secho(str(error), fg=typer.colors.RED, err=True)
-        raise typer.Exit(2) from None
-    if out is None:
-        typer.echo(report.to_markdown())
-        return
+        if out is None:
+            typer.echo(report.to_markdown())
+            return
+        _save(report, out)
+        if card_of is not None:
+            (out / "MODEL_CARD.md").write_text(bundled_card(card_of, report, samples), encoding="utf-8")
+    typer.echo(f"wrote {', '.join(path.name for path in sorted(out.iterdir()))} to {out}")
+
+
+def _save(report: "EvaluationReport", out: Path) -> None:
     from model.evaluation.verdicts import quality_of
 
     out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_text(report.to_json(), encoding="utf-8")
     (out / "evaluation.md").write_text(report.to_markdown(), encoding="utf-8")
     quality_of(report).save(out)
-    if card_of is not None:
-        from model.evaluation.bundled import bundled_card
-
-        (out / "MODEL_CARD.md").write_text(bundled_card(card_of, report, samples), encoding="utf-8")
-    typer.echo(f"wrote {', '.join(path.name for path in sorted(out.iterdir()))} to {out}")
 
 
 def _report(
@@ -77,14 +83,16 @@ def _report(
     from model.evaluation.run import FAIRNESS, evaluate
     from model.evaluation.url_model import UrlModel
     from server.commands.client import server_or_model
+    from server.commands.options import read_settings
 
     given = {name: value for name, value in settings.items() if value is not None}
+    key = read_settings().api_key
     url = model if model.startswith(("http://", "https://")) else ""
     if url and given:
         raise ValueError(f"{', '.join(given)}: settings of a model that is loaded here, not of a server elsewhere")
     with (
         server_or_model(url, None if url else model, **given) as address,
-        UrlModel(address) as served,
+        UrlModel(address, api_key=None if key is None else key.get_secret_value()) as served,
         RichProgress() as progress,
     ):
         return evaluate(served, data, tasks or (*TASKS, FAIRNESS), samples, progress)

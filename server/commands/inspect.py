@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.backend import failing_in_one_line
+from server.commands.failing import failing_in_one_line
 
 if TYPE_CHECKING:
     from server.inspection import Inspection

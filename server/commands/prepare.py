@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from server.commands.failing import failing_in_one_line
+
 
 def prepare(
     data: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Directory of JSON Lines files.")],
@@ -17,4 +19,5 @@ def prepare(
     """
     from model.training.pipeline import ensure_prepared
 
-    ensure_prepared(data, tokenizer, out, say=typer.echo)
+    with failing_in_one_line():
+        ensure_prepared(data, tokenizer, out, say=typer.echo)

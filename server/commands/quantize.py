@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from server.commands.backend import failing_in_one_line
+from server.commands.failing import failing_in_one_line
 
 DTYPES = ("bfloat16", "float32")
 

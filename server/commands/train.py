@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from server.commands.failing import failing_in_one_line
+
 
 def train(
     out: Annotated[Path, typer.Argument(help="Directory of the run; an interrupted run in it goes on.")],
@@ -15,7 +17,12 @@ def train(
         ),
     ] = "tiny",
     data: Annotated[
-        Path | None, typer.Option(help="Directory of JSON Lines files, see docs/training.md. (default: made-up text)")
+        Path | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Directory of JSON Lines files, see docs/training.md. (default: made-up text)",
+        ),
     ] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="Directory with a tokenizer.json. (default: trained on the data)")
@@ -43,7 +50,7 @@ def train(
     from model.training.pipeline import recipe_named
     from model.training.pipeline import train as train_model
 
-    try:
+    with failing_in_one_line():
         chosen = recipe_named(recipe, tokens)
         model = train_model(
             chosen,
@@ -55,7 +62,4 @@ def train(
             start_from=start_from,
             say=typer.echo,
         )
-    except ValueError as error:
-        typer.secho(str(error), fg=typer.colors.RED, err=True)
-        raise typer.Exit(2) from None
     typer.echo(f"model in {model}, log in {out}/log.jsonl, curve in {out}/loss.png")

@@ -47,7 +47,6 @@ class AsyncEngine:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._max_unfinished = engine.config.max_num_seqs + engine.config.max_queue
         self._loop = asyncio.get_running_loop()
         self._streams: dict[str, OutputStream] = {}
         self._rate = CompletionRate()
@@ -61,6 +60,10 @@ class AsyncEngine:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
+    @property
+    def capacity(self) -> int:
+        return self._engine.config.max_num_seqs + self._engine.config.max_queue
+
     def submit(self, request: EngineRequest) -> OutputStream:
         """Accept a request. Raises QueueFullError, EngineClosedError, or ValueError for one that cannot be served."""
         if self._closing:
@@ -69,7 +72,7 @@ class AsyncEngine:
         if request.request_id in self._streams:
             raise ValueError(f"request id {request.request_id!r} is in use: give each request an id of its own")
         now = time.monotonic()
-        if len(self._streams) >= self._max_unfinished:
+        if len(self._streams) >= self.capacity:
             raise QueueFullError(self._rate.expected_wait(now))
         self._rate.started(now)
         stream = self._streams[request.request_id] = OutputStream()

@@ -21,6 +21,11 @@ class EngineClosedError(Exception):
 class EngineClient(Protocol):
     """What the text layer needs of an engine. All methods are called on the event loop's thread."""
 
+    @property
+    def capacity(self) -> int:
+        """How many requests may run and wait at once."""
+        ...
+
     def submit(self, request: EngineRequest) -> AsyncIterator[TokenOutput]:
         """Accept `request` and return its outputs; the last one has a finish reason.
 

@@ -43,7 +43,10 @@ def test_final_stage_runs_as_a_numbered_user_who_is_not_root() -> None:
 
 def test_final_stage_installs_nothing() -> None:
     runtime = stages(DOCKERFILE.read_text())["runtime"]
-    assert [run.arguments for run in runtime.all("RUN")] == [("routelm", "version")]
+    [run] = runtime.all("RUN")
+    assert run.arguments[:2] == ("python", "-c")
+    assert "import server.bootstrap" in run.arguments[2]
+    exec(run.arguments[2])  # what the build relies on holds here, where kernels are built
     assert "g++" in str(stages(DOCKERFILE.read_text())["builder"].all("RUN"))
 
 

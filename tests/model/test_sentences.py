@@ -28,6 +28,9 @@ def texts(text: str) -> list[str]:
         ("Title\n\nFirst line.\nSecond line.", ["Title", "First line.", "Second line."]),
         ("- milk\n- two eggs\n1. go\n2) stop", ["milk", "two eggs", "go", "stop"]),
         ("Wait... what?", ["Wait...", "what?"]),
+        ("- ", ["-"]),
+        ("1. \n* x", ["1.", "x"]),
+        ("Am " + "1" * 40 + ". Ende", ["Am " + "1" * 40 + ".", "Ende"]),
         ("", []),
         (" \n ", []),
     ],
@@ -55,3 +58,12 @@ def test_lines_and_list_marks_stay() -> None:
 def test_chinese_sentences_get_spaces_in_other_languages() -> None:
     split = split_sentences("我很好。你呢？")
     assert join_sentences(split, ["I am fine.", "And you?"], spaced=True) == "I am fine. And you?"
+
+
+@pytest.mark.parametrize(
+    "text", ["." * 300_000 + "x", "a. " * 100_000, ". " * 100_000, "x" * 300_000 + ".", ".)" * 100_000]
+)
+def test_a_long_line_is_read_once(text: str) -> None:
+    """What looks at the rest of the line at each mark takes minutes for these."""
+    split = split_sentences(text)
+    assert "".join(sentence.before + sentence.text for sentence in split.sentences) + split.after == text

@@ -37,6 +37,7 @@ class FakeEngine:
     eos: tuple[int, ...] = (2, 0)
     step_seconds: float = 0.0
     capacity: int = 1000
+    occupied: int = 0  # places that others have
     retry_after: float = 2.3
     cached_tokens: int = 0
     fail_after: int | None = None
@@ -52,7 +53,7 @@ class FakeEngine:
     def submit(self, request: EngineRequest) -> AsyncIterator[TokenOutput]:
         if self._closed:
             raise EngineClosedError
-        if len(self._running) >= self.capacity:
+        if len(self._running) + self.occupied >= self.capacity:
             raise QueueFullError(self.retry_after)
         assert request.request_id not in self._running
         self.submitted.append(request)

@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from server.segments import AHEAD
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import sys
@@ -37,6 +39,7 @@ class Process:
         self.url = f"http://127.0.0.1:{port}"
         self.process = subprocess.Popen(command, cwd=ROOT)
         self.body = ""
+        self._request: tuple[str, dict[str, object]] = ("", {})
         self._reader = threading.Thread(target=self._read)
         self._started = threading.Event()
 
@@ -50,7 +53,8 @@ class Process:
                 time.sleep(0.05)
         raise AssertionError("the server did not start")
 
-    def start_stream(self) -> None:
+    def start_stream(self, path: str = "/v1/generate", **body: object) -> None:
+        self._request = path, {"prompt": "hi", "max_tokens": 100} if path == "/v1/generate" else body
         self._reader.start()
         assert self._started.wait(60)
 
@@ -63,10 +67,12 @@ class Process:
 
     def _read(self) -> None:
         """In a thread; ends with the stream, or when the server breaks it off."""
-        body = {"prompt": "hi", "stream": True, "max_tokens": 100}
+        path, body = self._request
         with (
             suppress(httpx.TransportError),
-            httpx.stream("POST", f"{self.url}/v1/generate", json=body, timeout=60, trust_env=False) as response,
+            httpx.stream(
+                "POST", self.url + path, json={**body, "stream": True}, timeout=60, trust_env=False
+            ) as response,
         ):
             for text in response.iter_text():
                 self.body += text
@@ -103,6 +109,18 @@ def test_a_running_stream_is_finished_and_new_requests_are_refused() -> None:
         assert server.process.wait(30) == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{server.url}/health/live", trust_env=False)
+
+
+def test_a_long_text_is_translated_to_its_end() -> None:
+    """Its later sentences reach the engine after the drain has begun."""
+    with running(grace=60, step_seconds=0.02) as server:
+        sentences = 2 * AHEAD + 3
+        server.start_stream("/v1/translate", text="It rains. " * sentences, source_lang="en", target_lang="de")
+        server.stop()
+        body = server.end_of_stream()
+        assert body.count('"delta":"x"') == 40 * sentences
+        assert "translation.done" in body
+        assert server.process.wait(30) == 0
 
 
 def test_what_outlasts_the_grace_period_ends_with_an_error_event() -> None:

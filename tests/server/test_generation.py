@@ -16,8 +16,9 @@ from server.errors import (
     UnavailableError,
 )
 from server.generation import Generation, TextDelta, Usage, interleave
+from server.off_loop import LONG_TEXT
 from server.prompt import Prompt
-from server.service import LONG_TEXT, GenerationService
+from server.service import GenerationService
 from tests.server.applications import MAX_MODEL_LEN, MODEL, Server, make_server
 
 EOS = 2

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from server.engine.types import EngineRequest, FinishReason, SamplingParams
-from server.errors import OverloadedError
+from server.errors import OverloadedError, PromptTooLongError
 from server.generation import RunningGeneration, TextDelta
 from server.prompt import Prompt
 from server.segments import AHEAD, Segment, SegmentedPrompt
-from tests.server.applications import Server, make_server
+from tests.server.applications import MAX_MODEL_LEN, Server, make_server
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -62,8 +62,10 @@ def test_one_cut_part_makes_the_whole_end_with_length(server: Server) -> None:
 def test_only_so_many_parts_are_submitted_ahead(server: Server) -> None:
     async def work() -> tuple[int, str]:
         generation = start(server, numbered(server, AHEAD + 9))
+        deltas = generation.deltas()
+        text = (await anext(aiter(deltas))).text
         submitted = len(server.engine.submitted)
-        return submitted, (await generation.result()).text
+        return submitted, text + "".join([delta.text async for delta in deltas])
 
     submitted, text = run(work())
     assert submitted == AHEAD
@@ -75,10 +77,11 @@ def test_a_full_queue_delays_later_parts_but_refuses_the_first() -> None:
     server.engine.capacity = 2
 
     async def work() -> str:
-        first = start(server, numbered(server, 6))
+        deltas = start(server, numbered(server, 6)).deltas()
+        text = (await anext(aiter(deltas))).text
         with pytest.raises(OverloadedError):
             start(server, numbered(server, 2))
-        return (await first.result()).text
+        return text + "".join([delta.text async for delta in deltas])
 
     assert run(work()).count("part") == 6
 
@@ -97,3 +100,21 @@ def test_abort_ends_every_part(server: Server) -> None:
 
     run(work())
     assert sorted(server.engine.aborted) == ["r-0", "r-1", "r-2", "r-3"]
+
+
+def test_a_stop_string_ends_the_whole_text(server: Server) -> None:
+    async def work() -> tuple[str, FinishReason]:
+        generation = server.service.start("r", numbered(server, 6), SamplingParams(max_tokens=100), ("rt 2",))
+        result = await generation.result()
+        return result.text, result.finish_reason
+
+    assert run(work()) == ("part 0. part 1. pa", FinishReason.STOP)
+    assert {"r-3", "r-4", "r-5"} <= set(server.engine.aborted)
+
+
+def test_a_part_that_is_too_long_is_told_before_any_work(server: Server) -> None:
+    prompt = numbered(server, 3)
+    long = Segment(" ", Prompt(tuple(server.tokenizer.encode("x" * (MAX_MODEL_LEN + 1)))))
+    with pytest.raises(PromptTooLongError):
+        start(server, SegmentedPrompt((*prompt.segments, long)))
+    assert server.engine.submitted == []

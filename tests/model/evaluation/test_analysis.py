@@ -54,12 +54,6 @@ def test_calibration_of_the_certain_and_right_is_perfect() -> None:
     assert calibration_error(wrong).value == pytest.approx(1, abs=1e-6)
 
 
-def test_intervals_hold_the_score() -> None:
-    for score in (accuracy(BY_HAND), macro_f1(BY_HAND), calibration_error(BY_HAND)):
-        interval = score.interval()
-        assert interval.low <= score.value <= interval.high
-
-
 def test_bag_of_words_learns_which_words_tell() -> None:
     texts = [f"{word} film {n}" for n in range(10) for word in ("good", "bad")]
     labels = ["positive", "negative"] * 10

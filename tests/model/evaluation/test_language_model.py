@@ -9,8 +9,7 @@ from model.evaluation.byte_ngrams import ByteNgrams
 from model.evaluation.data import EvaluationSource, load_sources
 from model.evaluation.language_model import (
     bits_per_byte,
-    evaluate_answers,
-    evaluate_texts,
+    evaluate_likelihood,
     perplexity,
     scoring_request,
 )
@@ -38,7 +37,7 @@ def test_a_document_is_asked_whole_and_a_conversation_for_its_last_answer() -> N
 
 
 def test_one_nat_a_byte_is_that_many_bits(data_dir: Path) -> None:
-    outcome = evaluate_texts(FakeModel(), load_sources(data_dir, ["generate"]), SilentProgress())
+    outcome = evaluate_likelihood(FakeModel(), load_sources(data_dir, ["generate"]), SilentProgress())
     found = by_source(outcome.scores)
     assert found["generate/stories-en", "bits per byte"].value == pytest.approx(1 / math.log(2))
     assert found["generate/stories-en", "perplexity"].value == pytest.approx(math.e)
@@ -49,7 +48,7 @@ def test_languages_are_pooled_over_sources(data_dir: Path) -> None:
         found = one_nat_a_byte(request)
         return Likelihood(found.log_likelihood * (2 if "hare" in str(request) else 1), found.tokens, found.bytes)
 
-    outcome = evaluate_texts(FakeModel(likelihood=uneven), load_sources(data_dir, ["generate"]), SilentProgress())
+    outcome = evaluate_likelihood(FakeModel(likelihood=uneven), load_sources(data_dir, ["generate"]), SilentProgress())
     found = by_source(outcome.scores)
     parts = [found[name, "bits per byte"] for name in ("generate/stories-en", "generate/tales-en")]
     pooled = found["generate/all", "bits per byte"]
@@ -60,7 +59,7 @@ def test_languages_are_pooled_over_sources(data_dir: Path) -> None:
 
 def test_baseline_is_the_ngram_of_the_training_rows(data_dir: Path) -> None:
     sources = load_sources(data_dir, ["generate/stories-en"])
-    found = by_source(evaluate_texts(FakeModel(), sources, SilentProgress()).scores)
+    found = by_source(evaluate_likelihood(FakeModel(), sources, SilentProgress()).scores)
     ngrams = ByteNgrams(row["text"].strip().encode() for row in sources[0].training_rows(100))
     texts = [row["text"].strip().encode() for row in sources[0].rows]
     bits, size = sum(ngrams.bits(text) for text in texts), sum(map(len, texts))
@@ -72,12 +71,12 @@ def test_baseline_is_the_ngram_of_the_training_rows(data_dir: Path) -> None:
 
 
 def test_no_training_rows_no_baseline(data_dir: Path) -> None:
-    outcome = evaluate_texts(FakeModel(), load_sources(data_dir, ["generate/tales-en"]), SilentProgress())
+    outcome = evaluate_likelihood(FakeModel(), load_sources(data_dir, ["generate/tales-en"]), SilentProgress())
     assert all(score.baselines == () for score in outcome.scores)
 
 
 def test_answers_are_scored_after_what_was_said(data_dir: Path) -> None:
-    outcome = evaluate_answers(FakeModel(), load_sources(data_dir, ["chat"]), SilentProgress())
+    outcome = evaluate_likelihood(FakeModel(), load_sources(data_dir, ["chat"]), SilentProgress())
     assert {score.metric for score in outcome.scores} == {"bits per byte", "perplexity"}
     assert all(len(score.baselines) == 1 for score in outcome.scores)
 
@@ -88,7 +87,7 @@ def test_ngram_is_scored_on_the_same_bytes_as_the_model(data_dir: Path) -> None:
         return Likelihood(found.log_likelihood + 1, found.tokens - 1, found.bytes - 1)
 
     [source] = load_sources(data_dir, ["generate/stories-en"])
-    scores = evaluate_texts(FakeModel(likelihood=without_first_byte), [source], SilentProgress()).scores
+    scores = evaluate_likelihood(FakeModel(likelihood=without_first_byte), [source], SilentProgress()).scores
     ngrams = ByteNgrams(row["text"].strip().encode() for row in source.training_rows(100))
     texts = [row["text"].strip().encode() for row in source.rows]
     bits = sum(ngrams.bits(text[1:], text[:1]) for text in texts)
@@ -127,5 +126,5 @@ def test_ngram_needs_text() -> None:
 
 def test_source_language_decides_the_part() -> None:
     rows = (document("从前有一只小狐狸，它住在森林里。"), document("今天天气很好，我们去公园。"))
-    outcome = evaluate_texts(FakeModel(), [EvaluationSource("generate/x", rows)], SilentProgress())
+    outcome = evaluate_likelihood(FakeModel(), [EvaluationSource("generate/x", rows)], SilentProgress())
     assert {score.part for score in outcome.scores} == {"zh"}

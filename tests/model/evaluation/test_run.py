@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from model.evaluation.endpoints import ServerError
 from model.evaluation.progress import Advance, RichProgress
 from model.evaluation.report import EvaluationReport
-from model.evaluation.requests import Likelihood, NotSupportedError, ScoringRequest
+from model.evaluation.requests import GenerationRequest, Likelihood, NotSupportedError, ScoringRequest
 from model.evaluation.run import evaluate
 from tests.model.evaluation.fakes import CountingProgress, FakeModel
 
@@ -16,6 +17,16 @@ from tests.model.evaluation.fakes import CountingProgress, FakeModel
 class ChatOnlyModel(FakeModel):
     def score(self, requests: Sequence[ScoringRequest], advance: Advance) -> list[Likelihood]:
         raise NotSupportedError("no likelihoods here")
+
+
+class FailingModel(FakeModel):
+    def score(self, requests: Sequence[ScoringRequest], advance: Advance) -> list[Likelihood]:
+        raise ServerError("/v1/completions answered 500", 500)
+
+
+class DeadModel(FailingModel):
+    def generate(self, requests: Sequence[GenerationRequest], advance: Advance) -> list[str]:
+        raise ServerError("/v1/completions failed")
 
 
 def test_every_task_is_scored(data_dir: Path) -> None:
@@ -31,11 +42,6 @@ def test_every_task_is_scored(data_dir: Path) -> None:
     assert {example.task for example in report.examples} == {"translate", "summarize", "analyze", "chat", "generate"}
     assert (report.model, report.split, report.skipped) == ("fake", "valid", ())
     assert all(score.samples > 0 for score in report.scores)
-
-
-def test_every_interval_holds_its_score(data_dir: Path) -> None:
-    for score in evaluate(FakeModel(), data_dir).scores:
-        assert score.interval is None or score.interval.low <= score.value <= score.interval.high
 
 
 def test_the_same_evaluation_gives_the_same_scores(data_dir: Path) -> None:
@@ -83,6 +89,16 @@ def test_what_a_model_cannot_do_is_said_and_the_rest_is_scored(data_dir: Path) -
         "distinct-2",
         "repetition-4",
     }
+
+
+def test_what_a_server_fails_at_is_said_and_the_rest_is_kept(data_dir: Path) -> None:
+    report = evaluate(FailingModel(), data_dir, ["translate", "generate"])
+    assert [(skipped.what, skipped.reason) for skipped in report.skipped] == [
+        ("generate: likelihood of texts", "/v1/completions answered 500"),
+    ]
+    assert {score.task for score in report.scores} == {"translate", "generate"}
+    with pytest.raises(ServerError, match=r"nothing could be scored\. generate: likelihood of texts: /v1/completions"):
+        evaluate(DeadModel(), data_dir, ["generate"])
 
 
 def test_copying_model_is_told_that_it_does_not_beat_copying(data_dir: Path) -> None:

@@ -146,7 +146,7 @@ def test_targets_are_the_next_tokens_and_weights_the_answers(prepared_dir: Path)
             if source.startswith("analyze/"):
                 assert float(counted[counted != 0.25].sum()) == pytest.approx(6)  # a label and the end of the message
             else:
-                assert set(counted.tolist()) <= {1.0, 0.25}
+                assert set(counted.tolist()) <= {1.0, 0.25, 0.0}  # nobody has to guess whose turn it is
             if source == "analyze/reviews-en":
                 assert answer in {"positive<|im_end|>", "negative<|im_end|>"}
             if source.startswith("generate/"):
@@ -157,17 +157,19 @@ def test_targets_are_the_next_tokens_and_weights_the_answers(prepared_dir: Path)
     assert seen == {"translate", "summarize", "analyze", "chat", "generate"}
 
 
-def test_noise_is_for_labelled_texts_and_little_stories(prepared_dir: Path) -> None:
-    batches = BatchStream(
-        prepared_dir, stable_mixture(), seed=1, batch_tokens=1024, noise=Noise(texts=0.2, stories=0.1)
-    )
+def test_noise_is_for_what_is_asked_and_for_plain_text_of_the_named_sources(prepared_dir: Path) -> None:
+    noise = Noise((("analyze/*", 0.2), ("generate/tinystories-en", 0.1), ("*", 0.0)))
+    batches = BatchStream(prepared_dir, stable_mixture(), seed=1, batch_tokens=1024, noise=noise)
     for batch in islice(batches, 40):
         for row, source in enumerate(batch.sources):
             of_row = {round(chance, 3) for chance in batch.noise_BL[row, : batch.lengths_B[row]].tolist()}
-            expected = {"analyze/reviews-en": {0.0, 0.2}, "generate/tinystories-en": {0.1}}.get(source, {0.0})
+            expected = {"analyze/reviews-en": {0.0, 0.2}, "generate/tinystories-en": {0.0, 0.1}}.get(source, {0.0})
             assert of_row == expected
-            header = batch.token_ids_BL[row].tolist().index(MESSAGE_END) if source.startswith("analyze") else 0
-            assert not batch.noise_BL[row, :header].any()  # the labels to choose from can be read
+            if source.startswith("analyze"):  # the labels to choose from can be read, and whose turn it is
+                ids = batch.token_ids_BL[row][batch.noise_BL[row] > 0].tolist()
+                text = TOKENIZER.decode(batch.token_ids_BL[row].tolist(), False)
+                user = text.partition("<|im_start|>user\n")[2].partition("<|im_start|>")[0].removesuffix("\n")
+                assert TOKENIZER.decode(ids, False) == user
 
 
 def test_a_batch_that_cannot_hold_one_example_is_refused(prepared_dir: Path) -> None:

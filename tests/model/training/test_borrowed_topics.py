@@ -10,9 +10,13 @@ def news(text: str, label: str) -> dict[str, object]:
 
 
 def test_labels_are_renamed_and_others_left_out() -> None:
-    lent = {NEWS: [news("Sleep well.", "wellness"), news("A vote.", "politics"), news("Oil.", "business")]}
+    lent = {NEWS: [news("Sleep Well. It helps.", "wellness"), news("A vote", "politics"), news("Oil", "business")]}
     rows = list(borrowed_topics(lent))
-    assert [(row["text"], row["label"]) for row in rows] == [("Sleep well", "health"), ("Oil", "business")]
+    assert [(row["text"], row["label"]) for row in rows] == [
+        ("Sleep Well. It helps.", "health"),
+        ("Sleep Well", "health"),
+        ("Oil", "business"),
+    ]
     assert all(row["label_set"] == LABELS for row in rows)
 
 

@@ -70,11 +70,13 @@ def test_training_ids_are_the_served_prompt_and_the_answer(
     assert answer(example) == expected + "<|im_end|>"
 
 
-def test_the_header_is_the_system_message_alone() -> None:
+def test_the_header_is_the_system_message_and_whose_turn_it_is() -> None:
     (example,) = encode(ANALYSIS)
     header = SERVED.decode(example.token_ids[example.kinds == HEADER].tolist(), skip_special=False)
-    assert header == "<|im_start|>system\n<|task:analyze|>positive, negative<|im_end|>\n"
-    assert example.kinds.tolist() == sorted(example.kinds.tolist(), key=[HEADER, PROMPT, ANSWER].index)
+    system = "<|im_start|>system\n<|task:analyze|>positive, negative<|im_end|>\n"
+    assert header == f"{system}<|im_start|>user\n\n<|im_start|>assistant\n"
+    prompt = SERVED.decode(example.token_ids[example.kinds == PROMPT].tolist(), skip_special=False)
+    assert prompt == "很好！<|im_end|>"
 
 
 def test_a_dialogue_is_the_rendered_conversation_and_every_answer_counts() -> None:
@@ -95,7 +97,7 @@ def test_any_text_is_trained_as_it_is_served(question: str, reply: str) -> None:
 def test_a_document_is_as_served_and_counts_whole() -> None:
     (example,) = encode({"task": "generate", "text": " Once upon a time. "})
     assert example.token_ids.tolist() == [*SERVED.encode_document("Once upon a time."), 0]
-    assert example.kinds.tolist() == [PROMPT] + [ANSWER] * (len(example.token_ids) - 1)
+    assert example.kinds.tolist() == [HEADER] + [ANSWER] * (len(example.token_ids) - 1)
 
 
 def test_a_long_document_is_cut_into_even_pieces() -> None:

@@ -26,10 +26,17 @@ def test_texts_in_another_language_or_of_one_sentence_give_none() -> None:
 
 def test_documents_and_summaries_have_the_sizes_they_should() -> None:
     text = " ".join(f"The {word} king number {word} saw the gate of the castle." for word in "abcdefghijklmnop")
-    for row in gap_sentences([f"{text} {n}" for n in range(40)], "en"):
+    rows = list(gap_sentences([f"{text} {n}" for n in range(40)], "en"))
+    assert rows
+    for row in rows:
         assert SENTENCES[0] <= row["document"].count(".") <= SENTENCES[1]
         assert SUMMARY_SIZES["en"][0] <= len(row["summary"].split()) <= SUMMARY_SIZES["en"][1]
 
 
 def test_parts_of_quotations_are_no_summary() -> None:
     assert list(gap_sentences(['"The king is here. "The king is gone," said the king.'], "en")) == []
+
+
+def test_marks_without_words_are_no_sentences() -> None:
+    for n in range(20):
+        assert list(gap_sentences([f"太好了！！！！！！{n}！！！"], "zh")) == []

@@ -56,3 +56,8 @@ def test_some_texts_are_in_lower_case_and_the_others_stay() -> None:
     lowered = [before.lower() == after for before, after in zip(texts, offered, strict=True)]
     assert sum(lowered) / 2000 == pytest.approx(LOWER_CASE, abs=0.03)
     assert all(low or before == after for before, after, low in zip(texts, offered, lowered, strict=True))
+
+
+def test_a_set_of_one_label_stays_as_it_is() -> None:
+    rows = [{"task": "analyze", "text": f"text {n}", "label": "home", "label_set": ["home"]} for n in range(100)]
+    assert all(row["label_set"] == ["home"] for row in for_training(rows))

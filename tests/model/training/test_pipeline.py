@@ -9,9 +9,11 @@ import pytest
 from model.generate import generate
 from model.loading import load_network
 from model.tokenizer import Tokenizer
-from model.training.pipeline import recipe_named, train
+from model.training.pipeline import ensure_prepared, recipe_named, train
+from model.training.prepare import source_names
 from model.training.recipes import RECIPES
 from model.training.sample_data import write_sample_data
+from tests.model.training.conftest import BUNDLED
 
 
 def test_a_tiny_run_from_nothing_and_again(tmp_path: Path) -> None:
@@ -38,3 +40,22 @@ def test_sample_data_is_in_the_format_and_repeatable(tmp_path: Path) -> None:
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=", ".join(RECIPES)):
         recipe_named("huge", None)
+
+
+def test_files_that_are_not_prepared_data_are_never_deleted(tmp_path: Path) -> None:
+    rows = tmp_path / "generate" / "mine.train.jsonl"
+    rows.parent.mkdir()
+    rows.write_text('{"task": "generate", "text": "Mine."}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="holds other files than prepared data: name a new directory"):
+        ensure_prepared(tmp_path, BUNDLED, tmp_path, lambda line: None)
+    assert rows.exists()
+
+
+def test_a_preparation_that_was_killed_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_sample_data(tmp_path / "sample")
+    with monkeypatch.context() as patched:
+        patched.setattr("model.training.prepare._write", lambda directory, examples: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ensure_prepared(data, BUNDLED, tmp_path / "out", lambda line: None)
+    ensure_prepared(data, BUNDLED, tmp_path / "out", lambda line: None)
+    assert source_names(tmp_path / "out", "train")

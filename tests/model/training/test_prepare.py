@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import tokenizers
 
+from model.evaluation.data_sources import known_sources
 from model.training.examples import ANSWER
 from model.training.prepare import (
+    BORROWED_TOPICS,
     FORMAT,
+    GAP_SENTENCES,
     PERSONA,
     SourceCounts,
     is_prepared,
@@ -166,3 +169,16 @@ def test_all_texts_of_a_row_are_found() -> None:
     assert list(row_texts(translation("Hi.", "嗨。"))) == [("Hi.", "en"), ("嗨。", "zh")]
     assert list(row_texts({"task": "summarize", "document": "d", "summary": "s"})) == [("d", None), ("s", None)]
     assert list(row_texts({"task": "generate", "text": "t"})) == [("t", None)]
+
+
+def test_a_directory_without_training_files_is_refused(tmp_path: Path, tokenizer: tokenizers.Tokenizer) -> None:
+    with pytest.raises(ValueError, match=r"no <task>/<source>\.train\.jsonl in "):
+        prepare(tmp_path, tokenizer, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_made_sources_have_a_licence(tmp_path: Path, tokenizer: tokenizers.Tokenizer) -> None:
+    rows = [{"task": "generate", "text": "The old king lived alone."}]
+    counts = prepare_rows(tmp_path, tokenizer, generate__a__train=rows)
+    made = {name.removesuffix(".train") for name in counts} - {"generate/a"}
+    assert {source.name for source in known_sources(made)} == made == {PERSONA, *GAP_SENTENCES, BORROWED_TOPICS}

@@ -81,7 +81,7 @@ def test_a_killed_and_resumed_run_gives_the_same_weights(
 
 def test_a_resumed_run_thins_and_disturbs_the_same_prompt_tokens(prepared_dir: Path, tmp_path: Path) -> None:
     labels = Mixture((MixturePart("labels", 1.0, ("analyze/*",)),))
-    asks = Phase(labels, LossWeights(prompt=0.3), Noise(texts=0.2))
+    asks = Phase(labels, LossWeights(prompt=0.3), Noise((("analyze/*", 0.2),)))
     whole, first = (Trainer(replace(recipe(), stable=asks), prepared_dir, tmp_path / name) for name in ("whole", "cut"))
     for trainer in (whole, first):
         trainer.train_step()

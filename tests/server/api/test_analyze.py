@@ -76,3 +76,10 @@ def test_what_cannot_be_is_refused(client: TestClient, server: Server, fields: d
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
     assert server.engine.submitted == []
+
+
+def test_the_most_scores_fit_a_small_server(client: TestClient, server: Server) -> None:
+    server.engine.capacity = 40
+    answer = analyze(client, text=["one", "two", "three", "four"], labels=[f"label {n}" for n in range(32)])
+    assert len(answer["results"]) == 4
+    assert len(server.engine.submitted) == 128

@@ -139,8 +139,15 @@ def test_what_cannot_be_is_refused(client: TestClient, server: Server) -> None:
 
 
 def test_all_prompts_are_started_or_none(client: TestClient, server: Server) -> None:
-    server.engine.capacity = 2
+    server.engine.occupied = server.engine.capacity - 2
     server.engine.step_seconds = 0.01
     response = client.post("/v1/completions", json={"prompt": ["a", "b", "c"]})
     assert response.status_code == 429
     assert len(server.engine.aborted) == 2
+
+
+def test_more_than_the_server_ever_holds_is_no_matter_of_waiting(client: TestClient, server: Server) -> None:
+    server.engine.capacity = 3
+    response = client.post("/v1/completions", json={"prompt": ["a", "b", "c", "d"], "max_tokens": 1})
+    assert response.status_code == 400
+    assert "4 generations at once, and this server holds 3" in response.json()["error"]["message"]

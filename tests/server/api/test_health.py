@@ -1,5 +1,6 @@
 """GET /health/live and /health/ready."""
 
+import pytest
 from starlette.testclient import TestClient
 
 from tests.server.applications import Server
@@ -27,9 +28,11 @@ def test_a_draining_server_is_alive_but_not_ready(client: TestClient) -> None:
 
 
 def test_new_work_is_refused_while_draining(client: TestClient, server: Server) -> None:
-    server.engine._closed = True
+    client.app.state.drain.begun = True  # type: ignore[attr-defined]
     response = client.post("/v1/generate", json={"prompt": "a", "stream": True})
     assert response.status_code == 503
+    assert server.engine.submitted == []
+    assert 'routelm:requests_rejected_total{reason="draining"} 1.0' in client.get("/metrics").text
     assert response.headers["retry-after"] == "1"
     assert response.json()["error"]["type"] == "service_unavailable"
 
@@ -37,4 +40,4 @@ def test_new_work_is_refused_while_draining(client: TestClient, server: Server) 
 def test_the_end_of_the_application_closes_the_engine_once(server: Server) -> None:
     with TestClient(server.app()):
         assert server.engine.closed_with == []
-    assert server.engine.closed_with == [server.settings.drain_grace]
+    assert server.engine.closed_with == [pytest.approx(server.settings.drain_grace, abs=1)]

@@ -15,7 +15,7 @@ def test_requests_are_counted(client: TestClient, server: Server) -> None:
     client.post("/v1/generate", json={"prompt": "x"})
     client.post("/v1/generate", json={"prompt": "x", "max_tokens": 2, "stream": True})
     client.post("/v1/generate", json={"prompt": "x" * 1000})
-    server.engine.capacity = 0
+    server.engine.occupied = server.engine.capacity
     assert client.post("/v1/generate", json={"prompt": "x"}).status_code == 429
     found = series(client)
     label = f'model_name="{MODEL}"'

@@ -95,7 +95,7 @@ def test_errors_become_the_clients_exceptions(openai_client: openai.OpenAI, serv
     with pytest.raises(openai.BadRequestError) as bad:
         openai_client.chat.completions.create(model=MODEL, messages=messages, temperature=3)  # type: ignore[arg-type]
     assert bad.value.param == "temperature"
-    server.engine.capacity = 0
+    server.engine.occupied = server.engine.capacity
     with pytest.raises(openai.RateLimitError) as full:
         openai_client.chat.completions.create(model=MODEL, messages=messages)  # type: ignore[arg-type]
     assert full.value.response.headers["retry-after"] == "3"
@@ -114,11 +114,11 @@ def test_an_error_inside_a_stream_is_raised(openai_client: openai.OpenAI, server
 def test_the_client_comes_back_after_retry_after(url: str, server: Server) -> None:
     server.answer_with("ab")
     server.engine.retry_after = 0.1
-    refusals = iter([0, 1000])
+    occupied = iter([server.engine.capacity])
     submit = server.engine.submit
 
     def full_once(request: object) -> object:
-        server.engine.capacity = next(refusals, 1000)
+        server.engine.occupied = next(occupied, 0)
         return submit(request)  # type: ignore[arg-type]
 
     server.engine.submit = full_once  # type: ignore[method-assign,assignment]

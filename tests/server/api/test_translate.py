@@ -127,3 +127,14 @@ def test_what_cannot_be_is_refused(client: TestClient, server: Server, fields: d
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
     assert server.engine.submitted == []
+
+
+@pytest.mark.parametrize("text", ["- ", "1. ", "* \n"])
+def test_a_lone_list_mark_is_a_text_too(client: TestClient, text: str) -> None:
+    assert translate(client, text=text, source_lang="en", target_lang="de")["translations"][0]["text"].strip()
+
+
+def test_many_long_texts_fit_an_idle_server_and_leave_room(client: TestClient, server: Server) -> None:
+    server.engine.capacity = 80
+    answer = translate(client, text=["It rains. " * 40] * 32, source_lang="en", target_lang="de")
+    assert [each["text"].count("It rains.") for each in answer["translations"]] == [40] * 32
