@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field, model_validator
 
+from server.api.chunks import Chunks
 from server.api.dependencies import Admitted, RequestId, Service, admission
 from server.api.disconnect import until_disconnect
 from server.api.messages import Messages, template_messages
@@ -115,25 +116,17 @@ async def chat_completions(request: Request, service: Service, chat: Annotated[C
 
 async def _chunks(chat: Chat, created: int, model: str) -> Events:
     n = len(chat.generations)
-    options = chat.body.stream_options
-    include_usage = options is not None and bool(options.include_usage)
-
-    def chunk(choices: list[Event], usage: UsageInfo | None = None) -> Event:
-        head = {"id": chat.id, "object": "chat.completion.chunk", "created": created, "model": model}
-        if not include_usage:
-            return {**head, "choices": choices}
-        return {**head, "choices": choices, "usage": None if usage is None else usage.model_dump()}
-
+    chunks = Chunks(chat.id, "chat.completion.chunk", created, model, chat.body.stream_options)
     for index in range(n):
-        yield chunk([_chunk_choice(index, {"role": "assistant", "content": ""})])
+        yield chunks.of(_chunk_choice(index, {"role": "assistant", "content": ""}))
     async with aclosing(interleave(chat.generations)) as deltas:
         async for index, delta in deltas:
             if delta.text or delta.logprobs:
-                yield chunk([_chunk_choice(index, {"content": delta.text}, delta.logprobs)])
+                yield chunks.of(_chunk_choice(index, {"content": delta.text}, delta.logprobs))
             if delta.finish_reason is not None:
-                yield chunk([_chunk_choice(index, {}, finish_reason=delta.finish_reason)])
-    if include_usage:
-        yield chunk([], usage_of(chat.generations, n))
+                yield chunks.of(_chunk_choice(index, {}, finish_reason=delta.finish_reason))
+    if chunks.with_usage:
+        yield chunks.last(chat.generations, n)
 
 
 def _chunk_choice(

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
+from server.api.chunks import Chunks
 from server.api.completion_logprobs import CompletionLogprobs, LogprobColumns
 from server.api.dependencies import Admitted, RequestId, Service, admission
 from server.api.disconnect import until_disconnect
@@ -19,7 +20,7 @@ from server.api.usage import UsageInfo, usage_of
 from server.errors import InvalidRequestError
 from server.generation import GenerationResult, interleave
 from server.service import GenerationService
-from server.sse import Event, Events, EventStream
+from server.sse import Events, EventStream
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -102,16 +103,10 @@ async def completions(request: Request, service: Service, work: Annotated[Contin
 
 
 async def _chunks(work: Continuation, created: int, service: GenerationService) -> Events:
-    n, options = work.body.n or 1, work.body.stream_options
-    include_usage = options is not None and bool(options.include_usage)
+    n = work.body.n or 1
+    chunks = Chunks(work.id, "text_completion", created, service.model_id, work.body.stream_options)
     columns = [LogprobColumns(service.tokenizer) for _ in work.generations]
     echoed = [not work.body.echo for _ in work.generations]
-
-    def chunk(choices: list[Event], usage: UsageInfo | None = None) -> Event:
-        head = {"id": work.id, "object": "text_completion", "created": created, "model": service.model_id}
-        if not include_usage:
-            return {**head, "choices": choices}
-        return {**head, "choices": choices, "usage": None if usage is None else usage.model_dump()}
 
     async with aclosing(interleave(work.generations)) as deltas:
         async for index, delta in deltas:
@@ -124,9 +119,9 @@ async def _chunks(work: Continuation, created: int, service: GenerationService) 
                     entries = columns[index].prompt(prompt, delta.prompt_logprobs) + entries
             logprobs = columns[index].columns(entries).model_dump() if entries else None
             reason = delta.finish_reason
-            yield chunk([{"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}])
-    if include_usage:
-        yield chunk([], usage_of(work.generations, n))
+            yield chunks.of({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason})
+    if chunks.with_usage:
+        yield chunks.last(work.generations, n)
 
 
 def _choice(index: int, result: GenerationResult, work: Continuation, service: GenerationService) -> CompletionChoice:
