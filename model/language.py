@@ -7,6 +7,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+DECIDING = 4096
 _HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 _LETTER_RUN = re.compile(r"[^\W\d_]+")
 _STOP_WORDS = {
@@ -37,7 +38,11 @@ _LETTER_WEIGHT = 1.5  # a German or French letter tells more than a word such as
 
 
 def detect_language(text: str) -> str:
-    """Return "en", "zh", "de" or "fr"; "en" where nothing tells. The same text always gives the same answer."""
+    """Return "en", "zh", "de" or "fr"; "en" where nothing tells. The same text always gives the same answer.
+
+    The first DECIDING characters tell; each takes about three microseconds.
+    """
+    text = text[:DECIDING]
     words = [word.lower() for word in _LETTER_RUN.findall(text)]
     han = len(_HAN.findall(text))
     if han > 0 and han >= sum(len(_HAN.sub("", word)) for word in words) / 4:

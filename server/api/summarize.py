@@ -70,7 +70,7 @@ async def admit(
 ) -> AsyncIterator[Work]:
     """Find language and method; choose sentences, or submit a prompt and abort what still runs in the end."""
     service.check_model(body.model)
-    language = await off_loop(detect_language, body.text) if body.language == "auto" else body.language
+    language = detect_language(body.text) if body.language == "auto" else body.language
     method = await _method(service, body) if body.method == "auto" else body.method
     warnings = service.quality.warnings("summarize")
     details = {"language": language, "length": body.length, "method": method, "warnings": warnings}

@@ -69,7 +69,7 @@ async def admit(body: TranslateRequest, service: Service, request_id: RequestId)
     sampling = body.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, defaults=GREEDY)
     if body.beam_width is not None or not without_meaning_in_a_search(sampling):
         sampling = replace(sampling, beam_width=body.beam_width or service.prompts.translation_beams)
-    sources = [await _source_language(body, index) for index in range(len(body.text))]
+    sources = [_source_language(body, index) for index in range(len(body.text))]
     for source in sources:
         _check_pair(service, body, source)
     prompts = [
@@ -115,8 +115,8 @@ def _warnings(service: GenerationService, work: Work) -> list[str]:
     return [warning for pair in pairs for warning in service.quality.warnings("translate", pair)]
 
 
-async def _source_language(body: TranslateRequest, index: int) -> str:
-    source = await off_loop(detect_language, body.text[index]) if body.source_lang == "auto" else body.source_lang
+def _source_language(body: TranslateRequest, index: int) -> str:
+    source = detect_language(body.text[index]) if body.source_lang == "auto" else body.source_lang
     if source == body.target_lang:
         found = "was found to be" if body.source_lang == "auto" else "is said to be"
         raise InvalidRequestError(

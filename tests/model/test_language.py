@@ -2,7 +2,7 @@
 
 import pytest
 
-from model.language import detect_language
+from model.language import DECIDING, detect_language
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,8 @@ from model.language import detect_language
 )
 def test_language_of_a_sentence(text: str, language: str) -> None:
     assert detect_language(text) == language
+
+
+def test_the_beginning_of_a_long_text_decides() -> None:
+    german = "Das ist nicht gut und ich bin nicht da. " * (DECIDING // 30)
+    assert detect_language(german + "The end of this is in English and of no matter. " * 10 * DECIDING) == "de"
