@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-HOST ?= 127.0.0.1
-PORT ?= 8000
 MODEL ?=
 TORCH ?= torch==2.13.0
+
+# HOST=... and PORT=... count on make's command line alone; ROUTELM_HOST and ROUTELM_PORT as for `routelm serve`
+given = $(if $(findstring command,$(origin $(1))),$($(1)))
+option = $(if $(call given,$(1)),--$(if $(filter HOST,$(1)),host,port) $($(1)))
 
 .DEFAULT_GOAL := help
 .PHONY: help install serve chat test check format kernels clean
@@ -37,11 +39,11 @@ $(VENV)/.kernels: $(wildcard model/kernels/*.cpp model/kernels/*.inc) model/kern
 
 install: $(VENV)/.installed $(VENV)/.kernels ## set up what serving needs
 
-serve: install ## serve the bundled model on HOST:PORT (or MODEL=directory)
-	exec $(BIN)/routelm serve --host $(HOST) --port $(PORT) $(if $(MODEL),--model $(MODEL))
+serve: install ## serve the bundled model (or MODEL=directory; HOST=, PORT=)
+	exec $(BIN)/routelm serve $(foreach name,HOST PORT,$(call option,$(name))) $(if $(MODEL),--model $(MODEL))
 
 chat: install ## talk to a running server in the terminal
-	exec $(BIN)/routelm chat --url http://$(HOST):$(PORT)
+	exec $(BIN)/routelm chat $(if $(call given,PORT),--url http://$(or $(call given,HOST),127.0.0.1):$(PORT))
 
 test: $(VENV)/.dev $(VENV)/.kernels ## run the whole test suite
 	$(BIN)/python -m pytest

@@ -1,6 +1,7 @@
 """What every result file says beside its figures: machine, versions, commit, command. Also medians."""
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -42,7 +43,7 @@ def write(name: str, figures: Any) -> Path:
 def percentile(values: list[float], share: float) -> float:
     """The smallest value that at least `share` of the values do not exceed."""
     ordered = sorted(values)
-    return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
+    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
 
 
 def _kernels() -> list[str]:

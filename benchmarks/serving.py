@@ -127,7 +127,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--output-tokens", type=int, default=64)
     parser.add_argument("--shared-prefix", type=int, default=0)
-    parser.add_argument("--vocabulary", type=int, default=8192)
+    parser.add_argument("--vocabulary", type=int, default=7680, help="ids are drawn from so many")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rate", type=float, help="requests a second: open loop instead of closed")
     parser.add_argument("--requests", type=int, help="default: four per stream")
@@ -150,6 +150,8 @@ def main() -> None:
             results = {f"{c} streams": asyncio.run(closed_loop(load, c, counts[c])) for c in given.concurrency}
         for key, timings in results.items():
             figures.setdefault(key, []).append(summary(timings))
+            if not figures[key][-1]["answered"]:
+                raise SystemExit(f"{key}: no request was answered")
             print(f"run {run + 1}, {key}: {json.dumps(figures[key][-1])}")
     print(record.write(given.name, figures))
 

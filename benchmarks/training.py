@@ -79,9 +79,9 @@ def weighed(weights_T: Tensor, generator: torch.Generator) -> Tensor:
     return weights_T
 
 
-def coarse_stream(trainer: Trainer, phase: Phase) -> BatchStream:
+def coarse_stream(trainer: Trainer, phase: Phase, seed: int) -> BatchStream:
     lengths = (32, 48, 64, 80, 96, 128, 160, 208, 272, 352, 448, 512)
-    return BatchStream(trainer.prepared_dir, phase.mixture, seed=1, weights=phase.weights, bucket_lengths=lengths)
+    return BatchStream(trainer.prepared_dir, phase.mixture, seed=seed, weights=phase.weights, bucket_lengths=lengths)
 
 
 def main() -> None:

@@ -62,4 +62,5 @@ def train(
             start_from=start_from,
             say=typer.echo,
         )
-    typer.echo(f"model in {model}, log in {out}/log.jsonl, curve in {out}/loss.png")
+    plot = out / "loss.png"
+    typer.echo(f"model in {model}, log in {out}/log.jsonl" + (f", curve in {plot}" if plot.exists() else ""))

@@ -1,0 +1,14 @@
+"""What the training benchmark puts in place of the trainer's parts fits there."""
+
+import inspect
+
+from benchmarks.training import coarse_stream, fused_attention, weighed
+from model import batch
+from model.training import losses
+from model.training.trainer import Trainer
+
+
+def test_variants_are_called_as_what_they_replace() -> None:
+    replaced = {coarse_stream: Trainer._stream, fused_attention: batch._attention_by_products, weighed: losses.thinned}
+    for variant, original in replaced.items():
+        assert len(inspect.signature(variant).parameters) == len(inspect.signature(original).parameters)
