@@ -104,7 +104,10 @@ def shards(directory: Path) -> list[Path]:
 
 
 def _indexed_shards(directory: Path, index: dict[str, Any]) -> list[Path]:
-    names = sorted(set(index["weight_map"].values()))
+    shard_of = index.get("weight_map")
+    if not isinstance(shard_of, dict):
+        raise CheckpointError(f"{INDEX_NAME} has no weight_map, which says which file holds which tensor")
+    names = sorted({str(name) for name in shard_of.values()})
     for name in names:
         if Path(name).name != name:
             raise CheckpointError(f"{INDEX_NAME} names {name!r}, which lies outside of {directory}")
@@ -199,15 +202,6 @@ def _check_header(name: str, header: TensorHeader, expected: Tensor) -> None:
 def read_parameter(reader: CheckpointReader, rule: Rule, dtype: torch.dtype) -> Tensor:
     """Read what a rule names and join it, in that type."""
     return rule.merge.join(reader.get(name).to(dtype) for name in rule.sources).contiguous()
-
-
-def load_weights(network: nn.Module, rules: Collection[Rule], directory: Path) -> None:
-    """Fill every parameter and buffer of `network` that a rule names; raises CheckpointError on anything amiss."""
-    reader, parameters = open_checkpoint(directory), named_tensors(network)
-    check_headers(reader, rules, parameters)
-    for rule in rules:
-        parameter = parameters[rule.target]
-        parameter.data.copy_(read_parameter(reader, rule, parameter.dtype))
 
 
 def named_tensors(network: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,7 @@
-"""The network as a tree of frozen configs: a variant is a different sub-config, never a flag on the whole model."""
+"""The network as a tree of frozen configs: a variant is a different sub-config, never a flag on the whole model.
+
+A config that no network can have raises ValueError: kernels take the shapes as they are.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,6 +55,10 @@ class RotaryConfig:
     theta: float = 10_000.0
     scaling: RotaryScaling | None = None
 
+    def __post_init__(self) -> None:
+        if self.dim < 2 or self.dim % 2:
+            raise ValueError(f"rotary positions on {self.dim} coordinates of a head: an even number is needed")
+
 
 @dataclass(frozen=True, slots=True)
 class AttentionConfig:
@@ -69,6 +76,11 @@ class AttentionConfig:
     scale: float | None = None  # of the scores; None: head_dim ** -0.5
     input_bias: bool = False
     output_bias: bool = False
+
+    def __post_init__(self) -> None:
+        _check_shared(self.num_heads, "query heads", self.num_kv_heads, "heads of keys and values")
+        if self.rotary is not None and self.rotary.dim > self.head_dim:
+            raise ValueError(f"rotary positions on {self.rotary.dim} coordinates of heads that have {self.head_dim}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +108,9 @@ class DeltaNetConfig:
     conv_width: int = 4
     norm_eps: float = 1e-6
 
+    def __post_init__(self) -> None:
+        _check_shared(self.num_value_heads, "value heads", self.num_key_heads, "key heads")
+
     @property
     def conv_channels(self) -> int:
         """Channels that pass the short convolution: queries, keys and values."""
@@ -115,6 +130,9 @@ class Mamba2Config:
     projection_bias: bool = False
     time_step_limit: tuple[float, float] = (0.0, float("inf"))
     norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _check_shared(self.num_heads, "heads", self.num_groups, "groups")
 
     @property
     def width(self) -> int:
@@ -304,6 +322,12 @@ class ModelConfig:
         for index, layer in enumerate(self.layers):
             if isinstance(layer.feed_forward, RoutedConfig):
                 yield index, layer.feed_forward
+
+
+def _check_shared(many: int, name: str, few: int, of_few: str) -> None:
+    """Every one of the few serves equally many."""
+    if few < 1 or many < 1 or many % few:
+        raise ValueError(f"{many} {name} cannot share {few} {of_few}: the one must be a multiple of the other")
 
 
 def hybrid_config(

@@ -27,7 +27,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tens
     out = torch.empty(x.shape, dtype=x.dtype)
     together = x[0].numel() // width if x.dim() > 1 and len(x) else 1
     stride = x.stride(0) if x.dim() > 1 else width
-    call("rms_norm", x.dtype, x, weight, float(offset), eps, out, x.numel() // width, width, together, stride)
+    call("rms_norm", x.dtype, x, weight, float(offset), float(eps), out, x.numel() // width, width, together, stride)
     return out
 
 
@@ -40,7 +40,7 @@ def add_norm(
     x, y = x.contiguous(), y.contiguous()
     out, normed = torch.empty_like(x), torch.empty_like(x)
     sizes = (x.numel() // width, width)
-    call("add_norm", x.dtype, x, y, float(scale), weight, float(offset), eps, out, normed, *sizes)
+    call("add_norm", x.dtype, x, y, float(scale), weight, float(offset), float(eps), out, normed, *sizes)
     return out, normed
 
 
@@ -50,7 +50,7 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tenso
         return reference.gated_rms_norm(x, gate, weight, eps)
     x, gate = x.contiguous(), gate.contiguous()
     out = torch.empty_like(x)
-    call("gated_rms_norm", x.dtype, x, gate, weight, eps, out, x.numel() // width, width)
+    call("gated_rms_norm", x.dtype, x, gate, weight, float(eps), out, x.numel() // width, width)
     return out
 
 
@@ -198,7 +198,8 @@ def gated_delta(
     x_TP, out_TN = x_TP.contiguous(), x_TP.new_empty(len(x_TP), heads * value_width)
     key_heads = (channels - heads * value_width) // (2 * key_width)
     sizes = (len(rows_S), taps, key_heads, heads, key_width, value_width)
-    call("delta_net", x_TP.dtype, x_TP, *small, weights.eps, conv_RJC, state_RHKV, rows_S, starts_S1, out_TN, *sizes)
+    eps = float(weights.eps)
+    call("delta_net", x_TP.dtype, x_TP, *small, eps, conv_RJC, state_RHKV, rows_S, starts_S1, out_TN, *sizes)
     return out_TN
 
 

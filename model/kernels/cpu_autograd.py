@@ -39,7 +39,7 @@ class _RMSNorm(Function):
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
     if not fits(x, x.shape[-1]):
         return reference.rms_norm(x, weight, eps, offset)
-    return _RMSNorm.apply(x, weight, eps, float(offset))
+    return _RMSNorm.apply(x, weight, float(eps), float(offset))
 
 
 class _GatedRMSNorm(Function):
@@ -61,7 +61,7 @@ class _GatedRMSNorm(Function):
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
     if not fits(x, x.shape[-1]):
         return reference.gated_rms_norm(x, gate, weight, eps)
-    return _GatedRMSNorm.apply(x, gate, weight, eps)
+    return _GatedRMSNorm.apply(x, gate, weight, float(eps))
 
 
 class _SiluMul(Function):

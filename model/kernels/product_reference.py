@@ -53,7 +53,10 @@ class Feed:
     down_bias_EO: Tensor | None = None
 
     def __call__(self, expert: int, x_TD: Tensor, clamp: tuple[float, float] | None) -> Tensor:
-        """One expert's float32 outputs; what lies between the two products has x's type."""
+        """One expert's float32 outputs; what lies between the two products is rounded to x's type.
+
+        A compiled library without products of bfloat16 keeps it in float32.
+        """
         bias = None if self.gate_up_bias_EO is None else self.gate_up_bias_EO[expert]
         gate, up = functional.linear(x_TD.float(), self.gate_up_EOI[expert], bias).chunk(2, dim=-1)
         inner_TF = activate(gate, up, clamp).to(x_TD.dtype).float()

@@ -37,6 +37,8 @@ def scheme_name(hf_config: Mapping[str, Any]) -> str | None:
     Raises CheckpointError if a later version of this program wrote it.
     """
     found = hf_config.get("quantization_config") or {}
+    if not isinstance(found, dict):
+        raise CheckpointError(f"quantization_config is {found!r}: an object is expected")
     if found.get("quant_method") != METHOD:
         return None
     if found.get("version") != VERSION:
@@ -44,6 +46,8 @@ def scheme_name(hf_config: Mapping[str, Any]) -> str | None:
             f"quantization_config says version {found.get('version')!r}, this program reads {VERSION}: "
             "write the checkpoint anew with `routelm quantize`"
         )
+    if not isinstance(found.get("scheme"), str):
+        raise CheckpointError("quantization_config names no scheme: write the checkpoint anew with `routelm quantize`")
     return str(found["scheme"])
 
 

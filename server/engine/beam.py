@@ -76,7 +76,7 @@ class BeamGroup:
         return (*parent.tokens[parent.prompt_len :], token), False
 
     def _finish(self, last: Continuation) -> None:
-        if last.parent.num_output_tokens + 1 < self.request.sampling.min_tokens:
+        if last.parent.num_output_tokens < self.request.sampling.min_tokens:
             return
         tokens = (*last.parent.tokens[last.parent.prompt_len :], last.token)
         self._finished.append((last.score / ((5 + len(tokens)) / 6) ** LENGTH_EXPONENT, tokens))

@@ -8,6 +8,7 @@ Shapes: S sequences, V vocabulary.
 """
 
 import logging
+import math
 from dataclasses import replace
 
 from torch import Tensor
@@ -33,7 +34,7 @@ class DecodeSteps:
     def __init__(self, network: CausalLM, table_width: int, *, most_bytes: int = MOST_BYTES) -> None:
         self._network, self._table_width, self._most_bytes = network, table_width, most_bytes
         self._recorded: dict[int, _RecordedStep] = {}  # by number of sequences, the one used last at the end
-        self._can_record = True
+        self._most_sequences = math.inf  # of which a recording is small enough to keep; none can be kept: 0
         self._last = 0
 
     def run(self, batch: ForwardBatch) -> Scored:
@@ -43,7 +44,7 @@ class DecodeSteps:
         if count in self._recorded:
             step = self._recorded[count] = self._recorded.pop(count)
             return step.repeat(batch)
-        if count != last or not self._can_record:
+        if count != last or count > self._most_sequences:
             return _computed(self._network, batch)
         return self._record(count, batch)
 
@@ -53,13 +54,15 @@ class DecodeSteps:
 
     def _record(self, count: int, batch: ForwardBatch) -> Scored:
         step = _RecordedStep(self._network, batch, self._table_width)
-        if step.recording.is_whole:
+        if not step.recording.is_whole:
+            self._most_sequences = 0
+            logger.info("decode steps are not recorded: PyTorch computes %s", ", ".join(sorted(step.recording.foreign)))
+        elif step.recording.nbytes > self._most_bytes:
+            self._most_sequences = count - 1
+        else:
             self._recorded[count] = step
             self._forget_oldest()
-        else:
-            self._can_record = False
-            logger.info("decode steps are not recorded: PyTorch computes %s", ", ".join(sorted(step.recording.foreign)))
-        return step.scored
+        return step.scored()
 
     def _forget_oldest(self) -> None:
         while sum(step.recording.nbytes for step in self._recorded.values()) > self._most_bytes:
@@ -75,13 +78,17 @@ class _RecordedStep:
         self._batch = replace(batch, **own, block_table_SB=table_SB, tables={})
         self._write(batch)
         with recorded() as self.recording:
-            self.scored = _computed(network, self._batch)
+            self._scored = _computed(network, self._batch)
 
     def repeat(self, batch: ForwardBatch) -> Scored:
-        """The same step over other inputs. Routings are copies: the engine counts them some steps later."""
+        """The same step over other inputs."""
         self._write(batch)
         self.recording.repeat()
-        scores_SV, routings = self.scored
+        return self.scored()
+
+    def scored(self) -> Scored:
+        """What the step gave last. Routings are copies: the engine counts them some steps later."""
+        scores_SV, routings = self._scored
         return scores_SV, tuple(routing and _copy(routing) for routing in routings)
 
     def _write(self, batch: ForwardBatch) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 
@@ -38,6 +38,7 @@ class Engine:
                 f"max_model_len is {config.max_model_len}, but this network knows {network.config.max_positions} "
                 "positions: lower max_model_len"
             )
+        _check_ends(config.eos_token_ids, network.config.vocab_size)
         self.config = config
         self.layout = resolve(config, network.cache_specs(), network.dtype)
         self.scheduler = Scheduler(config, self.layout, clock=clock)
@@ -124,3 +125,12 @@ class Engine:
         if result.not_finite:
             sampled = SampledTokens(sampled.token_ids, sampled.logprobs, sampled.failed | result.not_finite)
         return self.scheduler.update(batch, sampled, result.prompt_logprobs)
+
+
+def _check_ends(eos_token_ids: Collection[int], vocab_size: int) -> None:
+    for token_id in eos_token_ids:
+        if not 0 <= token_id < vocab_size:
+            raise ValueError(
+                f"{token_id} is to end answers, but the vocabulary has {vocab_size} tokens: mend eos_token_id in "
+                "generation_config.json"
+            )

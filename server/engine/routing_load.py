@@ -15,6 +15,7 @@ from model.layers.router import Routing
 from server.engine.types import LayerLoad
 
 STEPS_KEPT = 32
+TOKENS_KEPT = 2048  # a step may be a whole prompt, of many layers with many experts
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class RoutingLoad:
 
     def __init__(self, num_experts: Mapping[int, int]) -> None:
         self._kept: list[tuple[Routing | None, ...]] = []
+        self._tokens_kept = 0
         self._counts = {
             layer: _LayerCounts(torch.zeros(experts, dtype=torch.int64)) for layer, experts in num_experts.items()
         }
@@ -46,7 +48,8 @@ class RoutingLoad:
     def observe(self, routings: tuple[Routing | None, ...]) -> None:
         """Take note of one step."""
         self._kept.append(routings)
-        if len(self._kept) >= STEPS_KEPT:
+        self._tokens_kept += max((len(routing.experts_TK) for routing in routings if routing is not None), default=0)
+        if len(self._kept) >= STEPS_KEPT or self._tokens_kept >= TOKENS_KEPT:
             self.flush()
 
     @torch.inference_mode()
@@ -59,6 +62,7 @@ class RoutingLoad:
             if routings:
                 self._count(layer, routings)
         self._kept.clear()
+        self._tokens_kept = 0
         self.loads = self._loads()
 
     def _loads(self) -> tuple[LayerLoad, ...]:

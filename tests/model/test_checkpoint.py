@@ -12,13 +12,13 @@ from model.checkpoint import (
     CheckpointError,
     check_headers,
     choose_layout,
-    load_weights,
     open_checkpoint,
     read_config,
     save_weights,
 )
 from model.readers import CountingReader, FiniteReader, OnceReader
 from model.rules import Concat, Rule, Same
+from tests.model.plain_loading import load_weights
 
 RULES = [
     Rule("weight", ("q", "k"), Concat((4, 2))),

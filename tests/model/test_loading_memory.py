@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 import torch
 import model
-from model.checkpoint import load_weights, read_config
+from model.checkpoint import read_config
 from model.families import qwen3_next
 from model.loading import load_network
 from model.network import CausalLM, cast_matrices

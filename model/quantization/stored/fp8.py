@@ -40,6 +40,6 @@ def codec(settings: Settings) -> Fp8:
     require(settings, "fmt", settings.get("fmt") or "e4m3", ("e4m3",))
     require(settings, "activation_scheme", settings.get("activation_scheme") or "dynamic", ("dynamic",))
     block = settings.get("weight_block_size", [128, 128])
-    if not isinstance(block, list) or len(block) != 2:
-        raise CheckpointError(f"weight_block_size is {block!r} in quantization_config: two numbers are expected")
+    if not isinstance(block, list) or len(block) != 2 or not all(isinstance(n, int) and n > 0 for n in block):
+        raise CheckpointError(f"weight_block_size is {block!r} in quantization_config: two sizes are expected")
     return Fp8((block[0], block[1]))

@@ -130,6 +130,7 @@ def test_mxfp4_equals_transformers() -> None:
         (GPTQ | {"checkpoint_format": "marlin"}, "checkpoint_format is 'marlin' .* gptq, gptq_v2"),
         (FP8 | {"activation_scheme": "static"}, "activation_scheme is 'static'"),
         (FP8 | {"weight_block_size": None}, "weight_block_size is None"),
+        (FP8 | {"weight_block_size": [0, 128]}, r"weight_block_size is \[0, 128\]"),
     ],
 )
 def test_what_is_not_known_is_refused(settings: dict[str, Any], message: str) -> None:

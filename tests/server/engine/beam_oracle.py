@@ -9,9 +9,15 @@ Likeliest = Callable[
 
 
 def beam_search(
-    likeliest: Likeliest, prompt: Tokens[int], max_tokens: int, *, width: int, ends: Collection[int]
+    likeliest: Likeliest,
+    prompt: Tokens[int],
+    max_tokens: int,
+    *,
+    width: int,
+    ends: Collection[int],
+    min_tokens: int = 0,
 ) -> tuple[int, ...]:
-    """The best answer; with its end, if it has one."""
+    """The best answer; with its end, if it has one, after at least `min_tokens` other tokens."""
     beams: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     finished: list[tuple[float, tuple[int, ...]]] = []
     for _ in range(max_tokens):
@@ -25,7 +31,8 @@ def beam_search(
             if len(beams) == width:
                 break
             if tokens[-1] in ends:
-                finished.append((score / ((5 + len(tokens)) / 6), tokens))
+                if len(tokens) > min_tokens:
+                    finished.append((score / ((5 + len(tokens)) / 6), tokens))
             else:
                 beams.append((score, tokens))
         if len(finished) >= width:

@@ -31,8 +31,8 @@ EOS = frozenset({5})
 BLOCK, MAX_LEN = 4, 24
 
 
-def ask(name: str, prompt: Tokens[int], max_tokens: int, width: int) -> EngineRequest:
-    return request(name, prompt, max_tokens, beam_width=width)
+def ask(name: str, prompt: Tokens[int], max_tokens: int, width: int, min_tokens: int = 0) -> EngineRequest:
+    return request(name, prompt, max_tokens, beam_width=width, min_tokens=min_tokens)
 
 
 def simulate(asked: list[EngineRequest], layout: CacheLayout) -> dict[str, tuple[int, ...]]:
@@ -78,6 +78,18 @@ def test_any_mix_in_any_memory(
         else:
             expected = beam_search(likeliest, prompt, sampling.max_tokens, width=sampling.beam_width, ends=EOS)
         assert found[each.request_id] == expected
+
+
+@pytest.mark.parametrize("least", [0, 1, 2, 4])
+def test_an_answer_ends_after_the_least_tokens(least: int) -> None:
+    layout = CacheLayout(BLOCK, 40, 9, 4, True, True)
+    asked = [ask(f"r{i}", [i, i + 1], 8, 2 + i % 3, least) for i in range(12)]
+    found = simulate(asked, layout)
+    for each in asked:
+        width = each.sampling.beam_width
+        answer = beam_search(likeliest, each.prompt_token_ids, 8, width=width, ends=EOS, min_tokens=least)
+        assert found[each.request_id] == answer
+        assert len(answer) > least
 
 
 def streams() -> list[EngineRequest]:

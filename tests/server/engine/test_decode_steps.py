@@ -7,6 +7,7 @@ from model.batch import ForwardBatch
 from model.cache import CacheStorage
 from model.config import SigmoidBiasConfig
 from model.kernels import native
+from model.layers.router import Routing
 from model.network import CausalLM
 from server.engine.decode_steps import DecodeSteps
 from tests.server.engine.tiny import VOCAB, tiny_config, tiny_network
@@ -25,6 +26,7 @@ class Decoder:
             network.cache_specs(), num_blocks=4 * WIDTH, block_size=BLOCK, num_rows=4, dtype=network.dtype
         )
         self.lengths = [0] * 4
+        self.routings: tuple[Routing | None, ...] = ()
 
     def step(self, slots: list[int], seed: int) -> torch.Tensor:
         positions = torch.tensor([self.lengths[slot] for slot in slots])
@@ -36,7 +38,7 @@ class Decoder:
         for slot in slots:
             self.lengths[slot] += 1
         with torch.inference_mode():
-            scores, _ = self.steps.run(ForwardBatch(tokens, positions, starts, table, rows, self.cache))
+            scores, self.routings = self.steps.run(ForwardBatch(tokens, positions, starts, table, rows, self.cache))
         return scores.clone()
 
     @property
@@ -55,7 +57,7 @@ def network() -> CausalLM:
 def test_recorded_steps_have_the_bits_of_computed_ones(network: CausalLM) -> None:
     """Past the ends of blocks, too, where tables grow."""
     recording, computing = Decoder(network), Decoder(network)
-    computing.steps._can_record = False
+    computing.steps._most_sequences = 0
     for seed, slots in enumerate(PLAN):
         assert torch.equal(recording.step(slots, seed), computing.step(slots, seed))
     assert sorted(recording.recorded) == [1, 2, 3]
@@ -89,11 +91,34 @@ def test_the_oldest_recordings_make_room(network: CausalLM) -> None:
     assert decoder.recorded == [1, 3]
 
 
+def test_what_is_too_large_is_not_recorded_again_and_again(network: CausalLM) -> None:
+    one = Decoder(network)
+    one.step([0], 0), one.step([0], 1)
+    decoder, other = Decoder(network, most_bytes=one.steps._recorded[1].recording.nbytes), Decoder(network)
+    other.steps._most_sequences = 0
+    for seed, slots in enumerate([[0], [0], [0, 1], [0, 1], [0, 1], [0, 1, 2], [0, 1, 2]]):
+        assert torch.equal(decoder.step(slots, seed), other.step(slots, seed))
+    assert decoder.steps._most_sequences == 1
+    assert decoder.recorded == [1]
+
+
+def test_routings_are_not_written_over_by_later_steps(network: CausalLM) -> None:
+    decoder, other = Decoder(network), Decoder(network)
+    other.steps._most_sequences = 0
+    seen = []
+    for seed in range(6):
+        decoder.step([0, 1], seed), other.step([0, 1], seed)
+        seen.append((decoder.routings, other.routings))
+    for found, expected in seen:
+        assert all(torch.equal(a.experts_TK, b.experts_TK) for a, b in zip(found, expected, strict=True) if a and b)
+    assert len({tuple(r.experts_TK.flatten().tolist()) for routings, _ in seen for r in routings if r}) > 6
+
+
 def test_a_network_that_computes_in_pytorch_is_not_recorded() -> None:
     network = tiny_network(tiny_config(router=SigmoidBiasConfig(top_k=2)))
     decoder, other = Decoder(network), Decoder(network)
-    other.steps._can_record = False
+    other.steps._most_sequences = 0
     for seed in range(4):
         assert torch.equal(decoder.step([0, 1], seed), other.step([0, 1], seed))
     assert decoder.recorded == []
-    assert not decoder.steps._can_record
+    assert decoder.steps._most_sequences == 0

@@ -7,7 +7,7 @@ import torch
 
 from model.layers.router import Routing
 from server.engine.engine import Engine
-from server.engine.routing_load import STEPS_KEPT, RoutingLoad
+from server.engine.routing_load import STEPS_KEPT, TOKENS_KEPT, RoutingLoad
 from tests.server.engine.tiny import engine_config, request, run, tiny_network
 
 
@@ -57,3 +57,9 @@ def test_counts_are_there_before_anything_is_routed() -> None:
     assert [load.tokens_per_expert for load in engine.stats().layers] == [(0, 0, 0, 0)] * 4
     run(engine, [request("a", [5, 6, 7])])
     assert all(sum(load.tokens_per_expert) > 0 for load in engine.stats().layers)
+
+
+def test_long_steps_are_counted_at_once() -> None:
+    load = RoutingLoad({0: 4})
+    load.observe((routing([[0, 1]] * TOKENS_KEPT, [[0.5, 0.5]] * TOKENS_KEPT, [[0.0] * 4] * TOKENS_KEPT),))
+    assert load.loads[0].tokens_per_expert == (TOKENS_KEPT, TOKENS_KEPT, 0, 0)
