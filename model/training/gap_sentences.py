@@ -6,9 +6,9 @@ can do for a summary.
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+from model.centrality import centrality, units
 from model.language import detect_language
 from model.training.rows import Row
 
@@ -22,7 +22,6 @@ _END = {
     "en": re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"'”’]))\s+(?=[\"'“‘]?[A-Z])"),
     "zh": re.compile(r"(?<=[。！？])(?=[^”’」])"),
 }
-_WORD = re.compile(r"\w+")
 
 
 def gap_sentences(texts: Iterable[str], language: str) -> Iterator[Row]:
@@ -39,13 +38,13 @@ def gap_sentences(texts: Iterable[str], language: str) -> Iterator[Row]:
 def _pieces(text: str, language: str) -> list[list[str]]:
     """Neighbouring sentences, as many as a draw from the text itself says, from its beginning on."""
     parts = _END[language].split(" ".join(text[:2000].split()))
-    sentences = [part.strip() for part in parts if _units(part, language)]
+    sentences = [part.strip() for part in parts if units(part, language)]
     draw = hashlib.blake2b(text.encode(), digest_size=PIECES_OF_A_TEXT[language]).digest()
     pieces, start, (least, most) = [], 0, SENTENCES
     for byte in draw:
         piece = sentences[start : start + least + byte % (most - least + 1)]
         start += len(piece)
-        while sum(len(_units(sentence, language)) for sentence in piece) > MAX_SIZE:
+        while sum(len(units(sentence, language)) for sentence in piece) > MAX_SIZE:
             piece = piece[:-1]
         if len(piece) >= least:
             pieces.append(piece)
@@ -54,13 +53,10 @@ def _pieces(text: str, language: str) -> list[list[str]]:
 
 def _central(sentences: Sequence[str], language: str) -> str | None:
     """The sentence with the highest ROUGE-1 against the others, None where none is fit to be a summary."""
-    counts = [Counter(_units(sentence, language)) for sentence in sentences]
-    total = Counter(word for own in counts for word in own.elements())
     least, most = SUMMARY_SIZES[language]
     best, found = LEAST_OVERLAP, None
-    for sentence, own in zip(sentences, counts, strict=True):
-        overlap = 2 * sum(min(number, total[word] - number) for word, number in own.items()) / total.total()
-        if overlap >= best and least <= own.total() <= most and _is_whole(sentence):
+    for sentence, overlap in zip(sentences, centrality(sentences, language), strict=True):
+        if overlap >= best and least <= len(units(sentence, language)) <= most and _is_whole(sentence):
             best, found = overlap, sentence
     return found
 
@@ -68,7 +64,3 @@ def _central(sentences: Sequence[str], language: str) -> str | None:
 def _is_whole(sentence: str) -> bool:
     """Ends as a sentence does and holds no part of a quotation."""
     return sentence[-1] in ".!?。！？" and not re.search(r"[\"“”‘「」]|^'|[\[\]_*]", sentence)
-
-
-def _units(sentence: str, language: str) -> list[str]:
-    return _WORD.findall(sentence.lower()) if language == "en" else [c for c in sentence if c.isalnum()]

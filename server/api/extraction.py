@@ -1,7 +1,8 @@
-"""Summaries made of the text's own sentences: those that the model takes for its summary most likely."""
+"""Summaries made of the text's own sentences: likely ones for the model, in which much of the others is said."""
 
 from dataclasses import dataclass
 
+from model.centrality import centrality
 from model.sentences import split_sentences
 from server.api.answer_scores import AnswerScores, Question
 from server.api.shortening import MAX_PIECES, pieces_to_read
@@ -11,9 +12,10 @@ from server.service import GenerationService
 
 MAX_CANDIDATES = MAX_PIECES
 SENTENCES = {"short": 1, "medium": 1, "long": 2}
-# Nats per token that a sentence must be likelier by than the first one, and than each one before it: texts begin with
-# what matters. Chosen on training texts, see docs/training.md.
-NOT_FIRST, LATER = 0.3, 0.05
+# Nats per token: by how much a sentence must be better than the first, where the words of titles stand, and what it is
+# worth to share all words with the others. Chosen on training texts, see docs/training.md.
+NOT_FIRST = {"short": 1.5, "medium": 0.2, "long": 0.2}
+CENTRAL = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,10 @@ class Extraction:
         questions = [Question(question.prompt, question.answers[:each]) for question in questions]
         scores = await self._scores.of(questions)
         found = [pair for q, row in zip(questions, scores, strict=True) for pair in zip(q.answers, row, strict=True)]
+        central = centrality([answer for answer, _ in found], self._language)
         return [
-            Candidate(answer, place, score.mean - NOT_FIRST * (place > 0) - LATER * place)
-            for place, (answer, score) in enumerate(found)
+            Candidate(answer, place, score.mean - NOT_FIRST[self._length] * (place > 0) + CENTRAL * shared)
+            for place, ((answer, score), shared) in enumerate(zip(found, central, strict=True))
         ]
 
     async def _question(self, piece: str) -> Question:
