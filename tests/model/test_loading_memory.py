@@ -13,6 +13,7 @@ from model.config import hybrid_config
 from model.families import qwen3_next
 from model.network import CausalLM, cast_matrices
 
+ROOT = Path(__file__).parents[2]
 LARGE = hybrid_config(
     hidden_size=512, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=64, num_experts=32, expert_width=512,
     shared_width=512, vocab_size=4096,
@@ -27,6 +28,7 @@ from model.families import qwen3_next
 from model.loading import load_network
 from model.network import CausalLM, cast_matrices
 from model.packing import pack_matrices
+from tests.model.plain_loading import load_weights
 
 def load_whole_then_pack(directory):
     config = qwen3_next.config_from_hf(read_config(directory))
@@ -61,7 +63,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def peak(checkpoint: Path, way: str) -> float:
     """Megabytes at the peak, of those of the weights."""
     command = [sys.executable, "-c", MEASURE, str(checkpoint), way]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return float(output) / ((checkpoint / "model.safetensors").stat().st_size / 2**20)
 
 
