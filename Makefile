@@ -43,7 +43,7 @@ serve: install ## serve the bundled model (or MODEL=directory; HOST=, PORT=)
 	exec $(BIN)/routelm serve $(foreach name,HOST PORT,$(call option,$(name))) $(if $(MODEL),--model $(MODEL))
 
 chat: install ## talk to a running server in the terminal
-	exec $(BIN)/routelm chat $(if $(call given,PORT),--url http://$(or $(call given,HOST),127.0.0.1):$(PORT))
+	exec $(BIN)/routelm chat $(if $(call given,HOST)$(call given,PORT),--url http://$(or $(call given,HOST),127.0.0.1):$(or $(call given,PORT),8000))
 
 test: $(VENV)/.dev $(VENV)/.kernels ## run the whole test suite
 	$(BIN)/python -m pytest

@@ -76,9 +76,8 @@ class Trainer:
         self.replicas = [Replica(network) for network in (self.network, *twins)]
         self.pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(max(threads // count, 1),))
         self.step, self.tokens, self.seconds = 0, 0, 0.0
-        self.load = [
-            torch.zeros(router.num_experts, device=device) for router in self.replicas[0].routers
-        ]  # of the last step
+        routers = self.replicas[0].routers
+        self.load = [torch.zeros(router.num_experts, device=device) for router in routers]  # of the last step
         run_dir.mkdir(parents=True, exist_ok=True)
         self.inherited_tokens = 0  # of the runs this one started from
         self.cold_step = 0  # where the moments were new
