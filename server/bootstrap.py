@@ -13,7 +13,6 @@ import torch
 import model
 from model.cache import bytes_per_block, bytes_per_row
 from model.chat_template import ChatTemplate
-from model.generation_defaults import GenerationDefaults
 from model.hub import find_checkpoint, is_hub_id
 from model.loading import default_dtype, default_scheme, describe, load_network
 from model.network import CausalLM
@@ -27,6 +26,7 @@ from server.app import Backend
 from server.engine.async_engine import AsyncEngine
 from server.engine.config import EngineConfig, available_memory, default_cache_bytes
 from server.engine.engine import Engine
+from server.generation_defaults import GenerationDefaults
 from server.metrics import Metrics
 from server.service import GenerationService
 from server.settings import Settings

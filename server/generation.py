@@ -73,6 +73,23 @@ class RunningGeneration(Protocol):
     async def result(self) -> GenerationResult: ...
 
 
+@dataclass(frozen=True, slots=True)
+class FinishedGeneration:
+    """A text that is there already, read like one that is still being written. It counts no tokens of its own."""
+
+    text: str
+    usage: Usage = Usage(0, 0, 0)
+
+    def abort(self) -> None:
+        """Nothing runs."""
+
+    async def deltas(self) -> AsyncIterator[TextDelta]:
+        yield TextDelta(self.text, finish_reason=FinishReason.STOP)
+
+    async def result(self) -> GenerationResult:
+        return fold([delta async for delta in self.deltas()], self.usage)
+
+
 class GenerationObserver(Protocol):
     """Who wants to know how generations go: the metrics."""
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from model.chat_template import ChatTemplate
-from model.generation_defaults import GenerationDefaults
 from model.prompts import Message, TaskPrompts
 from model.quality import Quality
 from model.tokenizer import Tokenizer
@@ -20,6 +19,7 @@ from server.errors import (
     UnavailableError,
 )
 from server.generation import Generation, GenerationObserver
+from server.generation_defaults import GenerationDefaults
 from server.off_loop import LONG_TEXT, off_loop
 from server.prompt import Prompt
 from server.segments import SegmentedGeneration, SegmentedPrompt

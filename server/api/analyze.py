@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from server.api.answer_scores import AnswerScores, Question
 from server.api.dependencies import Admitted, RequestId, Service
 from server.api.disconnect import until_disconnect
+from server.api.earlier_work import EarlierWork
 from server.api.request_model import ModelName, NonBlankText, OneAsList, RequestModel
 from server.api.usage import UsageInfo
 from server.errors import InvalidRequestError
@@ -64,9 +65,10 @@ async def admit(request: Request, body: AnalyzeRequest, service: Service, reques
             f"{len(body.text)} texts times {len(body.labels)} labels is more than {MAX_SCORES}.", param="text"
         )
     prompts = [await service.chat_prompt(service.prompts.analyze(text, body.labels)) for text in body.text]
-    weighed = AnswerScores(service, request_id)
-    scores = await until_disconnect(request, weighed.of([Question(prompt, body.labels) for prompt in prompts]))
-    yield Admitted(f"analysis-{request_id}", body, [], extra=scores, earlier=weighed.done)
+    earlier = EarlierWork(service, request_id)
+    questions = [Question(prompt, body.labels) for prompt in prompts]
+    scores = await until_disconnect(request, AnswerScores(earlier).of(questions))
+    yield Admitted(f"analysis-{request_id}", body, [], extra=scores, earlier=earlier.done)
 
 
 @router.post("/analyze", response_model=AnalyzeResponse, summary="Choose a label for a text")

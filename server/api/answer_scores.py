@@ -1,17 +1,14 @@
 """How likely the model is to give answers that are known already: labels of a text, sentences as its summary."""
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.api.dependencies import admission
+from server.api.earlier_work import EarlierWork
 from server.engine.types import SamplingParams
-from server.generation import GenerationResult, RunningGeneration
+from server.generation import GenerationResult
 from server.prompt import Prompt
-from server.service import GenerationService
 
-AT_ONCE = 32  # generations: one request does not fill the queue
 SCORING = SamplingParams(max_tokens=0, prompt_logprobs=True)
 
 
@@ -37,35 +34,28 @@ class AnswerScore:
 
 
 class AnswerScores:
-    """Asks the engine; `done` are the generations that took, which count as usage."""
+    """Asks the engine, before the answer to the request that wants to know."""
 
-    def __init__(self, service: GenerationService, request_id: str) -> None:
-        self.done: list[RunningGeneration] = []
-        self._service, self._request_id = service, request_id
+    def __init__(self, earlier: EarlierWork) -> None:
+        self._earlier = earlier
 
     async def of(self, questions: Sequence[Question]) -> list[list[AnswerScore]]:
         """The scores of every question's answers. The first answers go ahead: the others find their prompts cached."""
         first = [self._answered(question, question.answers[0]) for question in questions]
         others = [self._answered(question, answer) for question in questions for answer in question.answers[1:]]
-        first_scores, rest = await self._scores("first", first), iter(await self._scores("other", others))
+        first_scores, rest = await self._scores(first), iter(await self._scores(others))
         return [
             [score, *(next(rest) for _ in question.answers[1:])]
             for score, question in zip(first_scores, questions, strict=True)
         ]
 
-    async def _scores(self, name: str, prompts: Sequence[Prompt]) -> list[AnswerScore]:
-        scores: list[AnswerScore] = []
-        for start in range(0, len(prompts), AT_ONCE):
-            some = prompts[start : start + AT_ONCE]
-            with admission(self._service, f"{self._request_id}-{name}-{start}", some, SCORING) as generations:
-                self.done += generations
-                results = await asyncio.gather(*(generation.result() for generation in generations))
-            scores += [_score(result, prompt) for result, prompt in zip(results, some, strict=True)]
-        return scores
+    async def _scores(self, prompts: Sequence[Prompt]) -> list[AnswerScore]:
+        results = await self._earlier.results(prompts, SCORING)
+        return [_score(result, prompt) for result, prompt in zip(results, prompts, strict=True)]
 
     def _answered(self, question: Question, answer: str) -> Prompt:
         """The prompt with an answer. Scoring starts at the last boundary: there the answers begin to differ."""
-        prompt, tokenizer = question.prompt, self._service.tokenizer
+        prompt, tokenizer = question.prompt, self._earlier.service.tokenizer
         shared = len(prompt.token_ids)
         token_ids = (*prompt.token_ids, *tokenizer.encode(answer), *tokenizer.eos_token_ids[:1])
         return Prompt(token_ids, (*(boundary for boundary in prompt.boundaries if boundary < shared), shared))

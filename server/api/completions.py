@@ -18,9 +18,11 @@ from server.api.request_model import ModelName
 from server.api.sampling import MAX_CHOICES, MAX_LOGPROBS, MAX_TOKENS, SamplingFields
 from server.api.usage import UsageInfo, usage_of
 from server.errors import InvalidRequestError
-from server.generation import GenerationResult, interleave
+from server.generation import GenerationResult, TextDelta, interleave
+from server.prompt import Prompt
 from server.service import GenerationService
 from server.sse import Events, EventStream
+from server.token_text import TextLogprobs
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -113,11 +115,9 @@ async def _chunks(work: Continuation, created: int, service: GenerationService) 
             text, entries = delta.text, list(delta.logprobs)
             if not echoed[index]:
                 echoed[index] = True
-                prompt = work.prompts[index // n]
-                text = service.prompt_text(prompt) + text
-                if work.body.logprobs is not None:
-                    entries = columns[index].prompt(prompt, delta.prompt_logprobs) + entries
-            logprobs = columns[index].columns(entries).model_dump() if entries else None
+                text, entries = _echoed(service, columns[index], work.prompts[index // n], delta)
+            wanted = entries and work.body.logprobs is not None
+            logprobs = columns[index].columns(entries).model_dump() if wanted else None
             reason = delta.finish_reason
             yield chunks.of({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason})
     if chunks.with_usage:
@@ -128,12 +128,18 @@ def _choice(index: int, result: GenerationResult, work: Continuation, service: G
     text, entries = result.text, list(result.logprobs)
     columns = LogprobColumns(service.tokenizer)
     if work.body.echo:
-        prompt = work.prompts[index // (work.body.n or 1)]
-        text = service.prompt_text(prompt) + text
-        entries = columns.prompt(prompt, result.prompt_logprobs) + entries
+        text, entries = _echoed(service, columns, work.prompts[index // (work.body.n or 1)], result)
     return CompletionChoice(
         index=index,
         text=text,
         logprobs=columns.columns(entries) if work.body.logprobs is not None else None,
         finish_reason=result.finish_reason,
     )
+
+
+def _echoed(
+    service: GenerationService, columns: LogprobColumns, prompt: Prompt, first: TextDelta | GenerationResult
+) -> tuple[str, list[TextLogprobs]]:
+    """A prompt and what follows it first, or all that does."""
+    entries = columns.prompt(prompt, first.prompt_logprobs)
+    return service.prompt_text(prompt) + first.text, [*entries, *first.logprobs]

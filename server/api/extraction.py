@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from model.centrality import centrality
 from model.sentences import split_sentences
 from server.api.answer_scores import AnswerScores, Question
+from server.api.earlier_work import EarlierWork
 from server.api.shortening import MAX_PIECES, pieces_to_read
-from server.generation import RunningGeneration
 from server.off_loop import off_loop
-from server.service import GenerationService
 
 MAX_CANDIDATES = MAX_PIECES
 SENTENCES = {"short": 1, "medium": 1, "long": 2}
@@ -28,15 +27,11 @@ class Candidate:
 
 
 class Extraction:
-    """Chooses sentences; `done` are the generations that took."""
+    """Chooses sentences, before the answer to the request that wants them."""
 
-    def __init__(self, service: GenerationService, request_id: str, language: str, length: str) -> None:
-        self._service, self._language, self._length = service, language, length
-        self._scores = AnswerScores(service, request_id)
-
-    @property
-    def done(self) -> list[RunningGeneration]:
-        return self._scores.done
+    def __init__(self, earlier: EarlierWork, language: str, length: str) -> None:
+        self._service, self._language, self._length = earlier.service, language, length
+        self._scores = AnswerScores(earlier)
 
     async def of(self, text: str) -> str:
         """The best sentence, or two for a long summary, in their order. A text of no more is its own summary."""

@@ -1,13 +1,14 @@
 """The sampling fields that all text endpoints share."""
 
-from typing import Annotated, TypeVar
+from dataclasses import fields, replace
+from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from model.generation_defaults import GenerationDefaults
 from server.api.request_model import OneAsList, RequestModel
 from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
+from server.generation_defaults import GenerationDefaults
 from server.service import GenerationService
 
 MAX_CHOICES = 8
@@ -17,7 +18,6 @@ MAX_TOKENS = 1_000_000
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, le=10_000_000)]
 TokenIdText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,8}$")]
-Number = TypeVar("Number", int, float)
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
@@ -59,23 +59,16 @@ class SamplingFields(RequestModel):
         """
         if self.max_tokens is not None:
             max_tokens = self.max_tokens
-        if (self.min_tokens or 0) > max_tokens:
-            raise InvalidRequestError(
-                f"min_tokens ({self.min_tokens}) is larger than max_tokens ({max_tokens}).", param="min_tokens"
-            )
         logit_bias = {int(token_id): bias for token_id, bias in (self.logit_bias or {}).items()}
         stop_token_ids = self.stop_token_ids or []
+        self._check_min_tokens(max_tokens)
         service.check_token_ids(list(logit_bias), "logit_bias")
         service.check_token_ids(stop_token_ids, "stop_token_ids")
-        return SamplingParams(
-            max_tokens=max_tokens,
-            temperature=_given(self.temperature, defaults.temperature),
-            top_k=max(0, _given(self.top_k, defaults.top_k)),
-            top_p=_given(self.top_p, defaults.top_p),
-            min_p=_given(self.min_p, defaults.min_p),
-            repetition_penalty=_given(self.repetition_penalty, defaults.repetition_penalty),
+        given = {field.name: value for field in fields(defaults) if (value := getattr(self, field.name)) is not None}
+        return replace(
+            replace(defaults, **given).sampling(max_tokens),
             presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=_given(self.frequency_penalty, frequency_penalty),
+            frequency_penalty=frequency_penalty if self.frequency_penalty is None else self.frequency_penalty,
             logit_bias=logit_bias,
             stop_token_ids=frozenset(stop_token_ids),
             min_tokens=self.min_tokens or 0,
@@ -85,6 +78,8 @@ class SamplingFields(RequestModel):
             prompt_logprobs=prompt_logprobs,
         )
 
-
-def _given(value: Number | None, otherwise: Number) -> Number:
-    return otherwise if value is None else value
+    def _check_min_tokens(self, max_tokens: int) -> None:
+        if (self.min_tokens or 0) > max_tokens:
+            raise InvalidRequestError(
+                f"min_tokens ({self.min_tokens}) is larger than max_tokens ({max_tokens}).", param="min_tokens"
+            )

@@ -1,14 +1,12 @@
 """Documents that are longer than the model can read at once."""
 
-import asyncio
 from dataclasses import replace
 from functools import partial
 
-from server.api.dependencies import admission
+from server.api.earlier_work import EarlierWork
 from server.document_pieces import pieces_of
 from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
-from server.generation import RunningGeneration
 from server.off_loop import off_loop
 from server.service import GenerationService
 
@@ -35,25 +33,22 @@ async def pieces_to_read(service: GenerationService, text: str) -> list[str]:
 class Shortening:
     """Puts summaries of its pieces in place of a document until it is as short as those the model learnt from."""
 
-    def __init__(self, service: GenerationService, request_id: str, language: str, sampling: SamplingParams) -> None:
-        self.done: list[RunningGeneration] = []
-        self._service, self._request_id, self._language = service, request_id, language
+    def __init__(self, earlier: EarlierWork, language: str, sampling: SamplingParams) -> None:
+        self._earlier, self._language = earlier, language
         self._sampling = replace(sampling, max_tokens=PIECE_TOKENS)
 
     async def of(self, text: str) -> str:
         """The text itself where it is short enough. Raises InvalidRequestError where it is far too long."""
         for _ in range(MAX_ROUNDS):
-            pieces = await pieces_to_read(self._service, text)
+            pieces = await pieces_to_read(self._earlier.service, text)
             if len(pieces) == 1:
                 break
             text = await self._summaries(pieces)
         return text
 
     async def _summaries(self, pieces: list[str]) -> str:
-        service = self._service
+        service = self._earlier.service
         messages = [service.prompts.summarize(piece, self._language, PIECE_LENGTH) for piece in pieces]
         prompts = [await service.chat_prompt(each) for each in messages]
-        with admission(service, f"{self._request_id}-{len(self.done)}", prompts, self._sampling) as generations:
-            results = await asyncio.gather(*(generation.result() for generation in generations))
-        self.done += generations
+        results = await self._earlier.results(prompts, self._sampling)
         return "\n".join(result.text for result in results)

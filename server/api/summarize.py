@@ -1,7 +1,6 @@
 """POST /v1/summarize: a text in fewer words."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -10,13 +9,14 @@ from pydantic import BaseModel, Field
 from model.language import detect_language
 from server.api.dependencies import Admitted, RequestId, Service, admission
 from server.api.disconnect import until_disconnect
+from server.api.earlier_work import EarlierWork
 from server.api.extraction import SENTENCES, Extraction, sentences_in
 from server.api.request_model import NonBlankText
 from server.api.shortening import Shortening
 from server.api.tasks import GREEDY, TaskFields, task_events
 from server.api.translate import Language
 from server.api.usage import UsageInfo
-from server.engine.types import FinishReason
+from server.generation import FinishedGeneration
 from server.off_loop import off_loop
 from server.service import GenerationService
 from server.sse import EventStream
@@ -54,14 +54,6 @@ class SummarizeResponse(BaseModel):
     warnings: list[str] = []
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What the answer says beside the summary; `extracted` is the summary where no words need to be generated."""
-
-    details: dict[str, Any]
-    extracted: str | None = None
-
-
 Work = Admitted[SummarizeRequest]
 
 
@@ -80,17 +72,16 @@ async def admit(
         defaults=GREEDY,
         frequency_penalty=FREQUENCY_PENALTY,
     )
-    work_id = f"sum-{request_id}"
+    work_id, earlier = f"sum-{request_id}", EarlierWork(service, request_id)
     if method == "extract":
-        extraction = Extraction(service, request_id, language, body.length)
-        extracted = await until_disconnect(request, extraction.of(body.text))
-        yield Admitted(work_id, body, [], extra=Plan(details, extracted), earlier=extraction.done)
+        extracted = await until_disconnect(request, Extraction(earlier, language, body.length).of(body.text))
+        yield Admitted(work_id, body, [FinishedGeneration(extracted)], extra=details, earlier=earlier.done)
         return
-    shortened = Shortening(service, request_id, language, sampling)
-    text = await until_disconnect(request, shortened.of(body.text))
+    text = await until_disconnect(request, Shortening(earlier, language, sampling).of(body.text))
     prompt = await service.chat_prompt(service.prompts.summarize(text, language, body.length))
+    await until_disconnect(request, earlier.room())
     with admission(service, request_id, [prompt], sampling, body.stop_strings) as generations:
-        yield Admitted(work_id, body, generations, extra=Plan(details), earlier=shortened.done)
+        yield Admitted(work_id, body, generations, extra=details, earlier=earlier.done)
 
 
 @router.post("/summarize", response_model=SummarizeResponse, summary="Summarize text")
@@ -106,21 +97,16 @@ async def summarize(request: Request, service: Service, work: Annotated[Work, De
     "summary.done", "id", "model", "language", "length", "method", "warnings", "finish_reason", "usage"}`, then
     `[DONE]`.
     """
-    plan: Plan = work.extra
     if work.body.stream:
-        first = () if plan.extracted is None else (plan.extracted,)
-        return EventStream(task_events("summary", work, service.model_id, lambda _: plan.details, first))
-    summary, finish_reason = plan.extracted or "", FinishReason.STOP
-    if plan.extracted is None:
-        [result] = await until_disconnect(request, work.results())
-        summary, finish_reason = result.text, result.finish_reason
+        return EventStream(task_events("summary", work, service.model_id, lambda _: work.extra))
+    [result] = await until_disconnect(request, work.results())
     return SummarizeResponse(
         id=work.id,
         model=service.model_id,
-        summary=summary,
-        finish_reason=finish_reason,
+        summary=result.text,
+        finish_reason=result.finish_reason,
         usage=work.usage,
-        **plan.details,
+        **work.extra,
     )
 
 

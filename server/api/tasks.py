@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from model.generation_defaults import GenerationDefaults
 from server.api.dependencies import Admitted
 from server.api.request_model import ModelName
 from server.api.sampling import SamplingFields
 from server.engine.types import FinishReason
 from server.generation import interleave
+from server.generation_defaults import GenerationDefaults
 from server.sse import Event, Events
 
 GREEDY = GenerationDefaults(temperature=0.0)  # a task has one best answer, unless the client asks for more
@@ -30,14 +30,8 @@ async def task_events(
     work: Admitted[Any],
     model: str,
     details: Callable[[Sequence[FinishReason]], Event],
-    first: Sequence[str] = (),
 ) -> Events:
-    """`<name>.chunk` events with an index and a delta, then one `<name>.done` with details and the usage.
-
-    `first` is text that is there before anything is generated.
-    """
-    for text in first:
-        yield {"object": f"{name}.chunk", "id": work.id, "index": 0, "delta": text}
+    """`<name>.chunk` events with an index and a delta, then one `<name>.done` with details and the usage."""
     reasons = [FinishReason.STOP] * len(work.generations)
     async with aclosing(interleave(work.generations)) as deltas:
         async for index, delta in deltas:

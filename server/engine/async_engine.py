@@ -64,6 +64,10 @@ class AsyncEngine:
     def capacity(self) -> int:
         return self._engine.config.max_num_seqs + self._engine.config.max_queue
 
+    @property
+    def room(self) -> int:
+        return self.capacity - len(self._streams)
+
     def submit(self, request: EngineRequest) -> OutputStream:
         """Accept a request. Raises QueueFullError, EngineClosedError, or ValueError for one that cannot be served."""
         if self._closing:
@@ -72,7 +76,7 @@ class AsyncEngine:
         if request.request_id in self._streams:
             raise ValueError(f"request id {request.request_id!r} is in use: give each request an id of its own")
         now = time.monotonic()
-        if len(self._streams) >= self.capacity:
+        if self.room < 1:
             raise QueueFullError(self._rate.expected_wait(now))
         self._rate.started(now)
         stream = self._streams[request.request_id] = OutputStream()

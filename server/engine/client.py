@@ -26,6 +26,11 @@ class EngineClient(Protocol):
         """How many requests may run and wait at once."""
         ...
 
+    @property
+    def room(self) -> int:
+        """How many more requests it would take at this moment."""
+        ...
+
     def submit(self, request: EngineRequest) -> AsyncIterator[TokenOutput]:
         """Accept `request` and return its outputs; the last one has a finish reason.
 

@@ -53,7 +53,7 @@ class FakeEngine:
     def submit(self, request: EngineRequest) -> AsyncIterator[TokenOutput]:
         if self._closed:
             raise EngineClosedError
-        if len(self._running) + self.occupied >= self.capacity:
+        if self.room < 1:
             raise QueueFullError(self.retry_after)
         assert request.request_id not in self._running
         self.submitted.append(request)
@@ -99,6 +99,10 @@ class FakeEngine:
             stopped.set()
         while self._running:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
+
+    @property
+    def room(self) -> int:
+        return self.capacity - self.occupied - len(self._running)
 
     @property
     def running(self) -> int:

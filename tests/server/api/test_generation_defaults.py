@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from model.generation_defaults import GenerationDefaults
 from server.engine.types import SamplingParams
+from server.generation_defaults import GenerationDefaults
 from tests.server.applications import Server, client_of, make_server
 
 DEFAULTS = GenerationDefaults(temperature=0.6, top_p=0.9, top_k=20, min_p=0.1, repetition_penalty=1.1)

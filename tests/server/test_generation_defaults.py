@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from model.generation_defaults import GenerationDefaults
+from server.generation_defaults import GenerationDefaults
 
 
 def load(directory: Path, content: dict[str, object]) -> GenerationDefaults:
@@ -36,8 +36,10 @@ def test_without_the_file_the_model_s_own_distribution_is_sampled(tmp_path: Path
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"temperature": -1}, "temperature is -1 in generation_config.json"),
+        ({"temperature": -1}, "generation_config.json: temperature is -1"),
         ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"top_p": 0}, "top_p is 0"),
+        ({"top_p": True}, "top_p is True: give a number"),
         ({"top_k": "many"}, "top_k is 'many'"),
         ({"repetition_penalty": float("nan")}, "repetition_penalty is nan"),
     ],
