@@ -62,10 +62,10 @@ class BeamSearch:
             group.offer(sequence, sampled.logprobs[row])
         return []
 
-    def advance(self, now: float) -> list[TokenOutput]:
+    def advance(self) -> list[TokenOutput]:
         """Let the groups go on of which all beams have offered; the answers of those that are done."""
         complete = [group for group in self._groups.values() if group.is_complete]
-        return [output for group in complete if (output := self._advance(group, now)) is not None]
+        return [output for group in complete if (output := self._advance(group)) is not None]
 
     def abort(self, request_id: str) -> TokenOutput:
         """End a request with all of its beams."""
@@ -80,12 +80,10 @@ class BeamSearch:
         self._groups.clear()
         self._group_of.clear()
 
-    def _advance(self, group: BeamGroup, now: float) -> TokenOutput | None:
+    def _advance(self, group: BeamGroup) -> TokenOutput | None:
         """Let the best continuations go on; the group's answer when none does, or none may."""
         chosen = group.choose()
         some = next(iter(group.scores))
-        if some.first_token is None:
-            some.first_token = now
         length = len(some.tokens) + 1
         may_go_on = length - some.prompt_len < some.sampling.max_tokens and length < self._config.max_model_len
         if chosen and may_go_on:
@@ -135,7 +133,10 @@ class BeamSearch:
         for sequence in group.scores:
             self._drop(sequence)
         del self._groups[group.request.request_id]
-        output = some.terminal(reason, self._clock(), token_ids=token_ids, error=error)
+        now = self._clock()
+        if token_ids:
+            some.first_token = now  # the first is not known before the last
+        output = some.terminal(reason, now, token_ids=token_ids, error=error)
         return replace(output, request_id=group.request.request_id)
 
     def _drop(self, sequence: Sequence) -> None:

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
 import torch
 
@@ -12,7 +13,14 @@ from server.engine.runner import ModelRunner
 from server.engine.sampler import Sampler
 from server.engine.scheduler import Scheduler
 from server.engine.step import SampledTokens, ScheduledBatch
-from server.engine.types import EngineRequest, EngineStats, TokenOutput
+from server.engine.types import (
+    EngineRequest,
+    EngineStats,
+    FinishReason,
+    RequestTimes,
+    TokenLogprobs,
+    TokenOutput,
+)
 from server.engine.validation import check_request
 
 logger = logging.getLogger(__name__)
@@ -49,6 +57,7 @@ class Engine:
         self._steps = 0
         self._step_failures = 0
         self._failures_in_a_row = 0
+        self._open: dict[str, float] = {}  # arrivals of the requests that have not had their last output
 
     @property
     def has_unfinished(self) -> bool:
@@ -61,28 +70,33 @@ class Engine:
     def submit(self, request: EngineRequest) -> None:
         """Accept a request. Raises ValueError for what cannot be served, and for an id that is in use."""
         self.check(request)
-        if request.request_id in self.scheduler:
+        if request.request_id in self._open:
             raise ValueError(f"request id {request.request_id!r} is in use: give each request an id of its own")
+        self._open[request.request_id] = request.arrival_time or self._clock()
         self.scheduler.add(request)
 
     def abort(self, request_id: str) -> list[TokenOutput]:
         """End a request now; its last output, or nothing if it is unknown or finished."""
-        return self.scheduler.abort(request_id)
+        return self._told(self.scheduler.abort(request_id))
 
     def step(self) -> list[TokenOutput]:
-        """Compute the next tokens. A failure ends the sequences of its batch with an error, and no others."""
+        """Compute the next tokens. A failure ends the sequences of its batch with an error, and no others.
+
+        A mistake of the scheduler's own is raised: nothing is certain then, and `fail_all` is what is left.
+        """
         batch = self.scheduler.schedule()
         if batch.is_empty:
             return []
         self._steps += 1
         sizes, started = batch.sizes, self._clock()
         try:
-            outputs = self._compute(batch)
+            sampled, prompt_logprobs = self._compute(batch)
         except Exception:
             logger.exception("step %d failed; it held %d sequences", self._steps, len(batch.sequences))
             self._step_failures += 1
             self._failures_in_a_row += 1
-            return self.scheduler.fail(batch.sequences, STEP_FAILED)
+            return self._told(self.scheduler.fail(batch.sequences, STEP_FAILED))
+        outputs = self._told(self.scheduler.update(batch, sampled, prompt_logprobs))
         self._failures_in_a_row = 0
         if self.scheduler.pace is not None:
             self.scheduler.pace.observe(self._clock() - started, **sizes)
@@ -94,14 +108,28 @@ class Engine:
         """End everything with an error and go on with empty memory: for failures outside the network."""
         self._step_failures += 1
         self._failures_in_a_row += 1
-        return self.scheduler.fail_all(STEP_FAILED)
+        now = self._clock()
+        outputs = [
+            TokenOutput(
+                request_id,
+                (),
+                finish_reason=FinishReason.ERROR,
+                error=STEP_FAILED,
+                times=RequestTimes(arrival, finished=now),
+            )
+            for request_id, arrival in self._open.items()
+        ]
+        self._open.clear()
+        self.scheduler.clear()
+        return outputs
 
     def stats(self) -> EngineStats:
         """The counters between two steps. Expert loads lag some steps behind while the engine is busy."""
         scheduler, counts = self.scheduler, self.scheduler.counts
+        running = scheduler.running_requests
         return EngineStats(
-            running=len(scheduler.running),
-            waiting=len(scheduler.waiting),
+            running=running,
+            waiting=len(self._open) - running,
             kv_blocks_used=scheduler.memory.blocks.num_used,
             kv_blocks_total=self.layout.num_blocks,
             state_slots_used=self.layout.num_slots - scheduler.memory.states.num_free_slots,
@@ -119,12 +147,20 @@ class Engine:
             layers=self.runner.load.loads,
         )
 
-    def _compute(self, batch: ScheduledBatch) -> list[TokenOutput]:
+    def _compute(self, batch: ScheduledBatch) -> tuple[SampledTokens, Mapping[str, list[TokenLogprobs]]]:
         result = self.runner.execute(batch)
         sampled = self.sampler.sample(result.logits_RV, batch.sampling)
-        if result.not_finite:
-            sampled = SampledTokens(sampled.token_ids, sampled.logprobs, sampled.failed | result.not_finite)
-        return self.scheduler.update(batch, sampled, result.prompt_logprobs)
+        if failed := sampled.failed | result.not_finite:
+            logger.warning("step %d: the scores of %d sequences are not finite numbers", self._steps, len(failed))
+            sampled = replace(sampled, failed=failed)
+        return sampled, result.prompt_logprobs
+
+    def _told(self, outputs: list[TokenOutput]) -> list[TokenOutput]:
+        """The outputs, once it is noted whose last ones they are."""
+        for output in outputs:
+            if output.finish_reason is not None:
+                del self._open[output.request_id]
+        return outputs
 
 
 def _check_ends(eos_token_ids: Collection[int], vocab_size: int) -> None:

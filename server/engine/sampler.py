@@ -83,8 +83,9 @@ class Sampler:
             counts_V = torch.bincount(output, minlength=len(scores_V)).float()
             scores_V -= sampling.frequency_penalty * counts_V
             scores_V -= sampling.presence_penalty * (counts_V > 0)
-        for token, bias in sampling.logit_bias.items():
-            scores_V[token] += bias
+        if sampling.logit_bias:
+            biases = torch.tensor(list(sampling.logit_bias.values()), dtype=scores_V.dtype, device=scores_V.device)
+            scores_V[token_ids_tensor(sampling.logit_bias, scores_V)] += biases
         if sequence.num_output_tokens < sampling.min_tokens:
             scores_V[token_ids_tensor(self._eos | sampling.stop_token_ids, scores_V)] = float("-inf")
 

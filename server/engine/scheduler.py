@@ -6,7 +6,6 @@ prompts, cut where a state is to be remembered. How a prompt is cut never change
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from random import Random
 
 from server.engine.beam_search import BeamSearch
@@ -41,6 +40,11 @@ class Scheduler:
     def has_unfinished(self) -> bool:
         return bool(self.queues.by_id)
 
+    @property
+    def running_requests(self) -> int:
+        """How many requests have a sequence that runs; of a search, several may."""
+        return len({self.beams.request_of(sequence) for sequence in self.running})
+
     def add(self, request: EngineRequest) -> None:
         """Put a request into the waiting queue. It must have been checked, and its id must be new."""
         assert request.request_id not in self, "request ids are unique"
@@ -73,17 +77,10 @@ class Scheduler:
         self.memory.prefixes.forget()
         return outputs
 
-    def fail_all(self, error: str) -> list[TokenOutput]:
-        """End every sequence that has not had its last output, whatever state it is in, with empty memory after."""
-        now = self._clock()
-        some_of = {self.beams.request_of(sequence): sequence for sequence in self.queues.by_id.values()}
-        outputs = [
-            replace(sequence.terminal(FinishReason.ERROR, now, error=error), request_id=request_id)
-            for request_id, sequence in some_of.items()
-        ]
+    def clear(self) -> None:
+        """Forget every sequence, whatever state it is in, with empty memory after."""
         self.beams.clear()
         self.queues.clear()
-        return outputs
 
     def schedule(self) -> ScheduledBatch:
         """The next step; empty only when nothing is left to do."""
@@ -144,7 +141,7 @@ class Scheduler:
                 if output.finish_reason is not None:
                     finished.append(sequence)
         self._finish(finished, sampled.failed)
-        return outputs + self.beams.advance(now)
+        return outputs + self.beams.advance()
 
     # The steps of schedule()
 

@@ -93,7 +93,7 @@ class Sequence:
         child.tokens = [*self.tokens, token]
         child.root, child.num_cached_tokens = self.root, self.num_cached_tokens
         child.digests = list(self.digests)
-        child.scheduled, child.first_token = self.scheduled, self.first_token
+        child.scheduled = self.scheduled
         return child
 
     def terminal(

@@ -247,3 +247,95 @@ async def test_a_kept_request_is_counted(network: CausalLM) -> None:
     assert kept.token_ids
     assert await objects_left(before + 1) == 0
     await client.close(1)
+
+
+async def test_every_request_ends_once_when_finishing_goes_wrong(network: CausalLM) -> None:
+    """The step's own bookkeeping fails after one request has left it: that one has its end too."""
+    client = start(network)
+    scheduler = client._engine.scheduler
+    advance, calls = scheduler.beams.advance, iter(range(1000))
+
+    def broken() -> Any:
+        if next(calls) == 2:
+            raise KeyError("a mistake of ours")
+        return advance()
+
+    scheduler.beams.advance = broken  # type: ignore[method-assign]
+    streams = [client.submit(request(name, [5, 6], tokens)) for name, tokens in (("ends", 3), ("goes on", 9))]
+    results = await asyncio.wait_for(asyncio.gather(*(read(stream) for stream in streams)), 20)
+    assert {result.finish_reason for result in results} == {FinishReason.ERROR}
+    after = await read(client.submit(request("after", [5, 6], 3)))
+    assert after.token_ids == oracle(network, request("after", [5, 6], 3))
+    await client.close(1)
+
+
+async def test_a_mistake_in_an_abort_does_not_end_the_thread(network: CausalLM) -> None:
+    client = start(network)
+
+    def broken(request_id: str) -> Any:
+        raise KeyError("a mistake of ours")
+
+    client._engine.scheduler.abort = broken  # type: ignore[method-assign]
+    stream = client.submit(request("a", [5, 6], 200))
+    client.abort("a")
+    assert (await asyncio.wait_for(read(stream), 20)).finish_reason is FinishReason.ERROR
+    assert (await read(client.submit(request("b", [5, 6], 2)))).finish_reason is FinishReason.LENGTH
+    assert client.stats().healthy
+    await client.close(1)
+
+
+async def test_a_dead_thread_is_told_and_ends_what_waits(network: CausalLM) -> None:
+    client = start(network)
+
+    def broken() -> Any:
+        raise KeyError("a mistake of ours")
+
+    client._engine.stats = broken  # type: ignore[method-assign]
+    assert (await asyncio.wait_for(read(client.submit(request("a", [5, 6], 2))), 20)).finish_reason
+    await asyncio.to_thread(client._thread.join, 20)
+    await asyncio.sleep(0)
+    assert not client.stats().healthy
+    with pytest.raises(EngineClosedError):
+        client.submit(request("b", [5]))
+    await asyncio.wait_for(client.close(1), 20)
+
+
+async def test_a_step_that_never_ends_is_unhealthy_and_does_not_keep_the_server(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.engine.async_engine.HANGING_AFTER", 0.05)
+    monkeypatch.setattr("server.engine.async_engine.END_SECONDS", 0.05)
+    client = start(gate.network)
+    await asyncio.sleep(0.1)
+    assert client.stats().healthy, "it rests"
+    stream = client.submit(request("a", [5, 6], 2))
+    assert client.stats().healthy
+    await asyncio.to_thread(gate.entered.wait, 20)
+    await asyncio.sleep(0.1)
+    assert not client.stats().healthy
+    await asyncio.wait_for(client.close(0.05), 20)
+    assert (await read(stream)).finish_reason is FinishReason.ERROR
+    gate.open.set()  # what comes now, nobody waits for
+    await asyncio.to_thread(client._thread.join, 20)
+    await asyncio.sleep(0)
+
+
+async def test_a_search_counts_as_one_running_request(gate: Gate) -> None:
+    client = start(gate.network, max_num_seqs=4)
+    gate.open.set()
+    seen = []
+    stats = client._engine.stats
+
+    def watched() -> Any:
+        seen.append(stats())
+        return seen[-1]
+
+    client._engine.stats = watched  # type: ignore[method-assign]
+    streams = [client.submit(request(f"r{i}", [5, 6, 7 + i], 5, beam_width=4)) for i in range(3)]
+    results = [await read(stream) for stream in streams]
+    assert max(each.running for each in seen) <= 3
+    assert any(each.waiting for each in seen if each.state_slots_used == 4), "they wait for the beams of the first"
+    for result in results:
+        assert result.times is not None
+        assert result.times.first_token == result.times.finished
+    await client.close(1)

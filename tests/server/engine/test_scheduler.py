@@ -265,15 +265,15 @@ def test_times_are_told_at_the_end() -> None:
     assert times.arrival < times.scheduled < times.first_token < times.finished
 
 
-def test_fail_all_recovers_from_any_state() -> None:
+def test_clear_recovers_from_any_state() -> None:
     simulation = Simulation(layout_of())
     for name in ("a", "b"):
         simulation.scheduler.add(request(name, [0, 1, 2], 4, ignore_eos=True))
     simulation.step()
     broken: Sequence = simulation.scheduler.running[0]
     broken.block_table = [3, 3, 3]
-    outputs = simulation.scheduler.fail_all("broken")
-    assert sorted(output.request_id for output in outputs) == ["a", "b"]
+    simulation.scheduler.clear()
+    assert not simulation.scheduler.has_unfinished
     simulation.check()
     simulation.scheduler.add(request("c", [0, 1, 2], 4, ignore_eos=True))
     assert collect(simulation.drain())["c"].token_ids == simulated_decode([0, 1, 2], 4)
