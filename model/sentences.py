@@ -12,7 +12,7 @@ _LINE = re.compile(r"[^\n]+")
 _LIST_MARK = re.compile(r"\s*(?:(?:[-*•]|\d{1,3}[.)])\s+(?=\S))?")
 _LAST_WORD = re.compile(r"\S+\Z")
 _NEAR = 32  # characters on either side of a full stop that are looked at
-_FIRST_LETTER = re.compile(r"\w")
+_WORD = re.compile(r"\w")
 # Words whose full stop does not end a sentence. Single letters (initials, "z. B.") are treated alike.
 _ABBREVIATIONS = frozenset(
     (
@@ -58,27 +58,35 @@ class SentenceSplit:
 
 
 def split_sentences(text: str) -> SentenceSplit:
-    """Cut a text at the ends of sentences and of lines, by English, German, French and Chinese punctuation."""
+    """Cut a text at the ends of sentences and of lines, by English, German, French and Chinese punctuation.
+
+    A sentence has a letter or a digit; a text without any is one sentence.
+    """
     sentences: list[Sentence] = []
     done = 0
-    for start, end in _spans(text):
+    spans = list(_spans(text))
+    if not spans and text.strip():
+        spans = [_stripped(text)]
+    for start, end in spans:
         sentences.append(Sentence(text[done:start], text[start:end]))
         done = end
     return SentenceSplit(tuple(sentences), text[done:])
 
 
-def join_sentences(split: SentenceSplit, translated: Sequence[str], *, spaced: bool) -> str:
-    """The same text with other sentences. `spaced`: sentences of one line stand a space apart, as not in Chinese."""
-    gaps = [gap_before(split.sentences, index, spaced=spaced) for index in range(len(split.sentences))]
-    return "".join(gap + text for gap, text in zip(gaps, translated, strict=True)) + split.after
-
-
 def gap_before(sentences: Sequence[Sentence], index: int, *, spaced: bool) -> str:
-    """What to write before a sentence: line breaks and list marks as they were, else a space or nothing."""
+    """What to write before a sentence: line breaks and list marks as they were, else a space or nothing.
+
+    `spaced`: sentences of one line stand a space apart, as not in Chinese.
+    """
     before = sentences[index].before
     if index == 0 or before.strip(" ") != "":
         return before
     return " " if spaced else ""
+
+
+def _stripped(text: str) -> tuple[int, int]:
+    start = len(text) - len(text.lstrip())
+    return start, start + len(text.strip())
 
 
 def _spans(text: str) -> Iterator[tuple[int, int]]:
@@ -92,9 +100,10 @@ def _spans(text: str) -> Iterator[tuple[int, int]]:
         ]
         for end in (*(end for end in ends if end > start), line.end()):
             piece = text[start:end]
-            if stripped := piece.strip():
-                first = start + len(piece) - len(piece.lstrip())
-                yield first, first + len(stripped)
+            stripped = piece.strip()
+            if _WORD.search(stripped):  # a rule of dashes or stars belongs to what stands between sentences
+                first, last = _stripped(piece)
+                yield start + first, start + last
             start = end
 
 
@@ -104,7 +113,7 @@ def _is_abbreviation(line: str, end: re.Match[str]) -> bool:
         return False
     word = _LAST_WORD.search(line[max(end.start() - _NEAR, 0) : end.start()])
     name = word.group().lower().lstrip("(\"'„“«") if word else ""
-    following = _FIRST_LETTER.search(line, end.end(), end.end() + _NEAR)
+    following = _WORD.search(line, end.end(), end.end() + _NEAR)
     goes_on = following is not None and following.group().islower()
     is_initial = len(name) == 1 and name.isalpha() and name != "i"
     return name in _ABBREVIATIONS or is_initial or goes_on

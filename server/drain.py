@@ -14,8 +14,9 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 import uvicorn
+from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import UnavailableError
 
@@ -63,21 +64,29 @@ class Drain:
 
 
 class DrainGate:
-    """Middleware: lets every POST finish that came before the drain began, and answers 503 to later ones."""
+    """Middleware: lets every POST finish that came before the drain began, and answers 503 to later ones.
+
+    Answers close their connections from then on: a client that keeps one open would come back to this server with it.
+    """
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:
         self._app, self._drain = app, drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def closing(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._drain.begun:
+                MutableHeaders(scope=message)["Connection"] = "close"
+            await send(message)
+
         if scope["type"] != "http" or scope["method"] != "POST":
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, closing)
         elif self._drain.begun:
             scope["app"].state.metrics.rejected("draining")
             error = UnavailableError("The server is stopping and takes no new requests.", retry_after=1)
-            await JSONResponse(error.body(), error.status, error.headers())(scope, receive, send)
+            await JSONResponse(error.body(), error.status, error.headers())(scope, receive, closing)
         else:
             with self._drain.answering():
-                await self._app(scope, receive, send)
+                await self._app(scope, receive, closing)
 
 
 class DrainingServer(uvicorn.Server):

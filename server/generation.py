@@ -68,6 +68,8 @@ class RunningGeneration(Protocol):
 
     def abort(self) -> None: ...
 
+    def withdraw(self) -> None: ...
+
     def deltas(self) -> AsyncIterator[TextDelta]: ...
 
     async def result(self) -> GenerationResult: ...
@@ -81,6 +83,9 @@ class FinishedGeneration:
     usage: Usage = Usage(0, 0, 0)
 
     def abort(self) -> None:
+        """Nothing runs."""
+
+    def withdraw(self) -> None:
         """Nothing runs."""
 
     async def deltas(self) -> AsyncIterator[TextDelta]:
@@ -143,11 +148,16 @@ class Generation:
         return self._matcher.matched is not None
 
     def abort(self) -> None:
-        """Free the engine's memory of this generation; nothing to do when it has ended."""
+        """The client has left: free the engine's memory of this generation. Nothing to do when it has ended."""
+        if not self._finished:
+            self.withdraw()
+            self._observer.aborted()
+
+    def withdraw(self) -> None:
+        """Free the memory without counting a client that left: the server itself does not want it any more."""
         if not self._finished:
             self._finished = True
             self._engine.abort(self._request.request_id)
-            self._observer.aborted()
 
     async def deltas(self) -> AsyncIterator[TextDelta]:
         """Yield the text as it grows. Raises EngineFailedError or UnavailableError when the engine gives up."""

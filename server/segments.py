@@ -60,10 +60,14 @@ class SegmentedGeneration:
         for generation in self._started:
             generation.abort()
 
+    def withdraw(self) -> None:
+        for generation in self._started:
+            generation.withdraw()
+
     async def deltas(self) -> AsyncIterator[TextDelta]:
         """Yield the text as it grows, part after part; `length` at the end where any part was cut off.
 
-        A stop string ends the whole text: parts that run ahead are aborted.
+        A stop string ends the whole text: parts that run ahead are withdrawn.
         """
         reason = FinishReason.STOP
         for index, segment in enumerate(self._prompt.segments):
@@ -76,7 +80,7 @@ class SegmentedGeneration:
                     reason = FinishReason.LENGTH
                 yield replace(delta, finish_reason=None)
             if self._started[index].stopped:
-                self.abort()
+                self.withdraw()
                 yield TextDelta("", finish_reason=reason)
                 return
         yield TextDelta(self._prompt.after, finish_reason=reason)

@@ -72,8 +72,10 @@ class GenerationService:
     async def chat_prompt(self, messages: Sequence[Message]) -> Prompt:
         """Render a conversation, ready for the assistant's next turn.
 
-        Take the messages of a task from `prompts`; those of a client through `prompts.chat`.
+        Take the messages of a task from `prompts`; those of a client through `prompts.chat`. Others get their turn
+        first: a request may need a thousand prompts.
         """
+        await asyncio.sleep(0)
         if sum(len(str(message["content"])) for message in messages) > LONG_TEXT:
             return await asyncio.to_thread(self._render, messages)
         return self._render(messages)

@@ -24,6 +24,10 @@ def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _stripped(value: Any) -> Any:
+    return value.strip() if isinstance(value, str) else value
+
+
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
 Words = Annotated[list[str], BeforeValidator(_split), NoDecode]
 
@@ -36,8 +40,9 @@ class Settings(BaseSettings):
     # HTTP
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    api_key: SecretStr | None = Field(
-        default=None, min_length=1, description="Bearer key that every request must carry."
+    api_key: Annotated[SecretStr, BeforeValidator(_stripped), Field(min_length=1)] | None = Field(
+        default=None,
+        description="Bearer key that every request must carry; spaces and line ends around it are left out.",
     )
     metrics_public: bool = Field(default=False, description="Serve /metrics without the API key.")
     cors_origins: Words = Field(

@@ -1,7 +1,7 @@
 """POST /v1/completions: continue plain text or token ids, with echo and log-probabilities for evaluation harnesses."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
@@ -17,6 +17,7 @@ from server.api.prompts import PromptField, read_prompts
 from server.api.request_model import ModelName
 from server.api.sampling import MAX_CHOICES, MAX_LOGPROBS, MAX_TOKENS, SamplingFields
 from server.api.usage import UsageInfo, usage_of
+from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
 from server.generation import GenerationResult, TextDelta, interleave
 from server.prompt import Prompt
@@ -28,6 +29,7 @@ router = APIRouter(tags=["OpenAI"])
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's default
 MAX_GENERATIONS = 128  # prompts times choices
+MAX_LOGPROBS_IN_ALL = 2**19  # of an answer: it is held in memory until it is whole, some 250 bytes each
 
 
 class CompletionRequest(SamplingFields, OpenAIFields, CompletionOnlyFields):
@@ -84,8 +86,25 @@ async def admit(body: CompletionRequest, service: Service, request_id: RequestId
         logprobs=body.logprobs,
         prompt_logprobs=body.scores_prompt,
     )
+    _check_logprobs(service, prompts, n, sampling)
     with admission(service, request_id, prompts, sampling, body.stop_strings, n) as generations:
         yield Admitted(f"cmpl-{request_id}", body, generations, prompts)
+
+
+def _check_logprobs(service: GenerationService, prompts: Sequence[Prompt], n: int, sampling: SamplingParams) -> None:
+    """Each field is bounded; this bounds their product."""
+    tokens = 0
+    if sampling.logprobs is not None:
+        tokens += len(prompts) * min(sampling.max_tokens, service.max_model_len)
+    if sampling.prompt_logprobs:
+        tokens += sum(len(prompt.token_ids) for prompt in prompts)
+    asked = n * tokens * (1 + (sampling.logprobs or 0))
+    if asked > MAX_LOGPROBS_IN_ALL:
+        raise InvalidRequestError(
+            f"This may be {asked:,} log-probabilities, and one answer has at most {MAX_LOGPROBS_IN_ALL:,}: send fewer "
+            "prompts at once, or ask for fewer choices, tokens or alternatives.",
+            param="logprobs",
+        )
 
 
 @router.post("/v1/completions", response_model=Completion, summary="Continue plain text")

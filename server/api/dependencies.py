@@ -84,6 +84,11 @@ def admission(
                 seed = None if sampling.seed is None else (sampling.seed + choice) % 2**63
                 engine_id = f"{request_id}-{len(generations)}"
                 generations.append(service.start(engine_id, prompt, replace(sampling, seed=seed), stop))
+    except BaseException:
+        for generation in generations:
+            generation.withdraw()
+        raise
+    try:
         yield generations
     finally:
         for generation in generations:

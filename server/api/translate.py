@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
 from model.language import detect_language
-from model.sentences import gap_before, split_sentences
+from model.sentences import Sentence, SentenceSplit, gap_before, split_sentences
 from server.api.dependencies import Admitted, RequestId, Service, admission
 from server.api.disconnect import until_disconnect
 from server.api.request_model import NonBlankText, OneAsList
@@ -25,7 +25,7 @@ from server.sse import Event, EventStream
 router = APIRouter(prefix="/v1", tags=["Tasks"])
 
 MAX_TEXTS = 32
-MAX_SENTENCES = 1024
+MAX_SENTENCES = 4096  # of all texts together
 DEFAULT_MAX_TOKENS = 512
 
 Language = Literal["en", "zh", "de", "fr"]
@@ -72,9 +72,11 @@ async def admit(body: TranslateRequest, service: Service, request_id: RequestId)
     sources = [_source_language(body, index) for index in range(len(body.text))]
     for source in sources:
         _check_pair(service, body, source)
+    splits = await _splits(service, body.text)
+    ahead = max(1, AHEAD // len(splits))
     prompts = [
-        replace(await _segmented(service, text, source, body.target_lang), ahead=max(1, AHEAD // len(body.text)))
-        for text, source in zip(body.text, sources, strict=True)
+        await _segmented(service, split, source, body.target_lang, ahead)
+        for split, source in zip(splits, sources, strict=True)
     ]
     with admission(service, request_id, prompts, sampling, body.stop_strings) as generations:
         yield Admitted(f"trans-{request_id}", body, generations, extra=sources)
@@ -139,23 +141,27 @@ def _check_pair(service: GenerationService, body: TranslateRequest, source: str)
     )
 
 
-async def _segmented(service: GenerationService, text: str, source: str, target: str) -> SegmentedPrompt:
-    """The prompts of a text's parts: its sentences, or the whole for a model that can read it at once."""
+async def _splits(service: GenerationService, texts: Sequence[str]) -> list[SentenceSplit]:
+    """Each text in the parts that are translated one by one: its sentences, or all of it for a model that can."""
     if not service.prompts.sentence_by_sentence:
-        return SegmentedPrompt(
-            (Segment("", await service.chat_prompt(service.prompts.translate(text, source, target))),)
-        )
-    split = await off_loop(split_sentences, text)
-    if len(split.sentences) > MAX_SENTENCES:
+        return [SentenceSplit((Sentence("", text),), "") for text in texts]
+    splits = [await off_loop(split_sentences, text) for text in texts]
+    total = sum(len(split.sentences) for split in splits)
+    if total > MAX_SENTENCES:
         raise InvalidRequestError(
-            f"A text of {len(split.sentences)} sentences is too long; at most {MAX_SENTENCES} are taken at once.",
-            param="text",
+            f"{total} sentences are too many; at most {MAX_SENTENCES} are taken at once.", param="text"
         )
+    return splits
+
+
+async def _segmented(
+    service: GenerationService, split: SentenceSplit, source: str, target: str, ahead: int
+) -> SegmentedPrompt:
     segments = []
     for index, sentence in enumerate(split.sentences):
         prompt = await service.chat_prompt(service.prompts.translate(sentence.text, source, target))
         segments.append(Segment(gap_before(split.sentences, index, spaced=target != "zh"), prompt))
-    return SegmentedPrompt(tuple(segments), split.after)
+    return SegmentedPrompt(tuple(segments), split.after, ahead)
 
 
 def _details(work: Work, reasons: Sequence[FinishReason]) -> Event:

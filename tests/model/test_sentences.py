@@ -4,11 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.sentences import join_sentences, split_sentences
+from model.sentences import SentenceSplit, gap_before, split_sentences
 
 PIECES = st.lists(
     st.sampled_from(["Hi. ", "你好。", "A", " ", "\n", "\n\n", "- ", "1. ", "Dr. ", "ok?", '!" ', "z. B. ", "…", "\t"])
 )
+
+
+def join_sentences(split: SentenceSplit, translated: list[str], *, spaced: bool) -> str:
+    """The same text with other sentences."""
+    gaps = [gap_before(split.sentences, index, spaced=spaced) for index in range(len(split.sentences))]
+    return "".join(gap + text for gap, text in zip(gaps, translated, strict=True)) + split.after
 
 
 def texts(text: str) -> list[str]:
@@ -30,6 +36,8 @@ def texts(text: str) -> list[str]:
         ("Wait... what?", ["Wait...", "what?"]),
         ("- ", ["-"]),
         ("1. \n* x", ["1.", "x"]),
+        ("One.\n\n* * *\n\n---\nTwo. … Three.", ["One.", "Two.", "Three."]),
+        (" ?! ", ["?!"]),
         ("Am " + "1" * 40 + ". Ende", ["Am " + "1" * 40 + ".", "Ende"]),
         ("", []),
         (" \n ", []),

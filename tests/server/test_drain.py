@@ -93,7 +93,9 @@ def running(grace: float, step_seconds: float = 0.05) -> Iterator[Process]:
 def test_a_running_stream_is_finished_and_new_requests_are_refused() -> None:
     with running(grace=60, step_seconds=0.1) as server:
         server.start_stream()
-        assert httpx.get(f"{server.url}/health/ready", trust_env=False).status_code == 200
+        before = httpx.get(f"{server.url}/health/ready", trust_env=False)
+        assert before.status_code == 200
+        assert "connection" not in before.headers
         server.stop()
         time.sleep(0.3)
         ready = httpx.get(f"{server.url}/health/ready", trust_env=False)
@@ -101,6 +103,8 @@ def test_a_running_stream_is_finished_and_new_requests_are_refused() -> None:
         assert httpx.get(f"{server.url}/health/live", trust_env=False).status_code == 200
         refused = httpx.post(f"{server.url}/v1/generate", json={"prompt": "hi"}, trust_env=False)
         assert refused.status_code == 503
+        assert refused.headers["connection"] == "close"
+        assert ready.headers["connection"] == "close"
         assert int(refused.headers["retry-after"]) >= 1
         body = server.end_of_stream()
         assert body.count("generation.chunk") == 40

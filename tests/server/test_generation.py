@@ -287,6 +287,25 @@ def test_prompts_of_text_and_of_messages(server: Server) -> None:
     run(work())
 
 
+def test_others_get_their_turn_while_a_request_renders_many_prompts(server: Server) -> None:
+    async def work() -> int:
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        for _ in range(100):
+            await server.service.chat_prompt([{"role": "user", "content": "hi"}])
+        task.cancel()
+        return turns
+
+    assert run(work()) >= 100
+
+
 def test_a_model_without_a_chat_template_says_what_works(server: Server) -> None:
     server.service._chat_template = None
     with pytest.raises(InvalidRequestError, match="/v1/completions"):

@@ -46,12 +46,22 @@ def test_the_defaults_are_safe() -> None:
     assert defaults.max_queue < 10_000
 
 
+@pytest.mark.parametrize("written", ["sesame\n", " sesame ", "sesame"])
+def test_spaces_and_line_ends_are_no_part_of_the_key(monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    """A secret that was made of a file ends with a line end, and a client's header cannot carry one."""
+    monkeypatch.setenv("ROUTELM_API_KEY", written)
+    key = Settings().api_key
+    assert key is not None
+    assert key.get_secret_value() == "sesame"
+
+
 def test_the_key_is_not_shown() -> None:
     assert "hunter2" not in repr(settings(api_key="hunter2"))
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("port", 70000), ("max_num_seqs", 0), ("dtype", "int3"), ("drain_grace", -1), ("api_key", "")]
+    ("name", "value"),
+    [("port", 70000), ("max_num_seqs", 0), ("dtype", "int3"), ("drain_grace", -1), ("api_key", ""), ("api_key", " ")],
 )
 def test_values_out_of_range_are_refused(name: str, value: object) -> None:
     with pytest.raises(ValidationError, match=name):

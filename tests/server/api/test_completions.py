@@ -151,3 +151,32 @@ def test_more_than_the_server_ever_holds_is_no_matter_of_waiting(client: TestCli
     response = client.post("/v1/completions", json={"prompt": ["a", "b", "c", "d"], "max_tokens": 1})
     assert response.status_code == 400
     assert "4 generations at once, and this server holds 3" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": [[40] * 300] * 64, "n": 2, "echo": True, "max_tokens": 0, "logprobs": 20},
+        {"prompt": ["abc"] * 64, "n": 2, "max_tokens": 400, "logprobs": 20},
+    ],
+    ids=["scored", "written"],
+)
+def test_more_log_probabilities_than_memory_holds_are_refused(
+    client: TestClient, server: Server, fields: dict[str, Any]
+) -> None:
+    """Each field is in its bounds, but not their product."""
+    response = client.post("/v1/completions", json=fields)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "logprobs"
+    assert server.engine.submitted == []
+    fewer = fields | {"logprobs": 1, "max_tokens": 0, "echo": True}
+    assert client.post("/v1/completions", json=fewer).status_code == 200
+
+
+def test_a_refused_request_counts_no_client_that_left(client: TestClient, server: Server) -> None:
+    server.engine.occupied = server.engine.capacity - 3
+    assert client.post("/v1/completions", json={"prompt": "abc", "n": 6}).status_code == 429
+    assert len(server.engine.aborted) == 3
+    counted = server.metrics.registry.get_sample_value
+    assert counted("routelm:requests_aborted_total") == 0
+    assert counted("routelm:requests_rejected_total", {"reason": "queue_full"}) == 1

@@ -19,6 +19,14 @@ def prompt_text(server: Server, index: int = 0) -> str:
     return server.tokenizer.decode(server.engine.submitted[index].prompt_token_ids, skip_special=False)
 
 
+def test_too_many_sentences_in_all_are_refused(client: TestClient, server: Server) -> None:
+    response = client.post("/v1/translate", json={"text": ["It is. " * 2048] * 3, "target_lang": "de"})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "text"
+    assert "6144 sentences are too many; at most 4096" in response.json()["error"]["message"]
+    assert server.engine.submitted == []
+
+
 def test_one_text(client: TestClient, server: Server) -> None:
     server.answer_with("你好")
     answer = translate(client, text="hello", source_lang="en", target_lang="zh")
