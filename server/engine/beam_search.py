@@ -11,7 +11,7 @@ from server.engine.beam import BeamGroup, Continuation
 from server.engine.config import EngineConfig
 from server.engine.queues import Queues
 from server.engine.sequence import Sequence, SequenceStatus
-from server.engine.step import NOT_FINITE, SampledTokens, SchedulerCounts
+from server.engine.step import NOT_FINITE, SchedulerCounts, StepOutput
 from server.engine.types import EngineRequest, FinishReason, TokenOutput
 
 
@@ -52,14 +52,14 @@ class BeamSearch:
         group.scores[sequence] = 0.0
         self._group_of[sequence] = group
 
-    def offer(self, sequence: Sequence, row: int | None, sampled: SampledTokens) -> list[TokenOutput]:
+    def offer(self, sequence: Sequence, row: int | None, computed: StepOutput) -> list[TokenOutput]:
         """Enter a beam's next tokens, if the step sampled any; the request's end where they are not finite."""
         group = self._group_of[sequence]
-        if sequence.request_id in sampled.failed:
+        if sequence.request_id in computed.failed:
             return [self._end(group, FinishReason.ERROR, NOT_FINITE)]
         if row is not None:
             sequence.is_held = True
-            group.offer(sequence, sampled.logprobs[row])
+            group.offer(sequence, computed.logprobs[row])
         return []
 
     def advance(self) -> list[TokenOutput]:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import torch
@@ -12,13 +12,12 @@ from server.engine.config import EngineConfig, resolve
 from server.engine.runner import ModelRunner
 from server.engine.sampler import Sampler
 from server.engine.scheduler import Scheduler
-from server.engine.step import SampledTokens, ScheduledBatch
+from server.engine.step import ScheduledBatch, StepOutput
 from server.engine.types import (
     EngineRequest,
     EngineStats,
     FinishReason,
     RequestTimes,
-    TokenLogprobs,
     TokenOutput,
 )
 from server.engine.validation import check_request
@@ -88,18 +87,19 @@ class Engine:
         if batch.is_empty:
             return []
         self._steps += 1
-        sizes, started = batch.sizes, self._clock()
+        decodes, prefill_tokens = batch.num_decodes, batch.num_prefill_tokens
+        started = self._clock()
         try:
-            sampled, prompt_logprobs = self._compute(batch)
+            output = self._compute(batch)
         except Exception:
             logger.exception("step %d failed; it held %d sequences", self._steps, len(batch.sequences))
             self._step_failures += 1
             self._failures_in_a_row += 1
             return self._told(self.scheduler.fail(batch.sequences, STEP_FAILED))
-        outputs = self._told(self.scheduler.update(batch, sampled, prompt_logprobs))
+        outputs = self._told(self.scheduler.update(batch, output))
         self._failures_in_a_row = 0
         if self.scheduler.pace is not None:
-            self.scheduler.pace.observe(self._clock() - started, **sizes)
+            self.scheduler.pace.observe(self._clock() - started, decodes=decodes, prefill_tokens=prefill_tokens)
         if not self.has_unfinished:
             self.runner.load.flush()
         return outputs
@@ -147,13 +147,12 @@ class Engine:
             layers=self.runner.load.loads,
         )
 
-    def _compute(self, batch: ScheduledBatch) -> tuple[SampledTokens, Mapping[str, list[TokenLogprobs]]]:
+    def _compute(self, batch: ScheduledBatch) -> StepOutput:
         result = self.runner.execute(batch)
-        sampled = self.sampler.sample(result.logits_RV, batch.sampling)
-        if failed := sampled.failed | result.not_finite:
+        output = self.sampler.sample(result.logits_RV, batch.sampling)
+        if failed := output.failed | result.not_finite:
             logger.warning("step %d: the scores of %d sequences are not finite numbers", self._steps, len(failed))
-            sampled = replace(sampled, failed=failed)
-        return sampled, result.prompt_logprobs
+        return replace(output, failed=failed, prompt_logprobs=result.prompt_logprobs)
 
     def _told(self, outputs: list[TokenOutput]) -> list[TokenOutput]:
         """The outputs, once it is noted whose last ones they are."""

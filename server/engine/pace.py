@@ -1,6 +1,6 @@
-"""How fast a long prompt may be read while others wait for their next token.
+"""How fast a long prompt may be computed while others wait for their next token.
 
-A step that reads a piece of a prompt takes longer than one that only writes, and every running stream waits for it.
+A step that computes a piece of a prompt takes longer than one that only decodes, and every running stream waits for it.
 From the times of earlier steps follows how long a piece may be so that it stays below a multiple of a plain step.
 """
 
@@ -24,17 +24,17 @@ class Pace:
     step_seconds: float | None = None
     token_seconds: float | None = None
 
-    def observe(self, seconds: float, *, writing: int, prompt_tokens: int) -> None:
-        """Enter a step that wrote for `writing` sequences and read `prompt_tokens`."""
-        if not prompt_tokens:
+    def observe(self, seconds: float, *, decodes: int, prefill_tokens: int) -> None:
+        """Enter a step of so many sequences that decoded and tokens of prompts."""
+        if not prefill_tokens:
             self.step_seconds = _mean(self.step_seconds, seconds)
-        elif not writing:
-            self.token_seconds = _mean(self.token_seconds, seconds / prompt_tokens)
+        elif not decodes:
+            self.token_seconds = _mean(self.token_seconds, seconds / prefill_tokens)
         elif self.step_seconds is not None:
-            self.token_seconds = _mean(self.token_seconds, max(seconds - self.step_seconds, 0.0) / prompt_tokens)
+            self.token_seconds = _mean(self.token_seconds, max(seconds - self.step_seconds, 0.0) / prefill_tokens)
 
     def piece(self) -> int:
-        """Tokens of long prompts that a step may read while others write."""
+        """Tokens of long prompts that a step may compute while others decode."""
         if self.step_seconds is None or self.token_seconds is None:
             return FIRST
         room = (self.stretch - 1) * self.step_seconds

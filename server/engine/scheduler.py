@@ -5,7 +5,7 @@ prompts, cut where a state is to be remembered. How a prompt is cut never change
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from random import Random
 
 from server.engine.beam_search import BeamSearch
@@ -13,8 +13,8 @@ from server.engine.config import CacheLayout, EngineConfig
 from server.engine.pace import Pace, PromptRoom
 from server.engine.queues import Queues
 from server.engine.sequence import Sequence, SequenceStatus
-from server.engine.step import NOT_FINITE, SampledTokens, ScheduledBatch, SchedulerCounts
-from server.engine.types import EngineRequest, FinishReason, TokenLogprobs, TokenOutput
+from server.engine.step import NOT_FINITE, ScheduledBatch, SchedulerCounts, StepOutput
+from server.engine.types import EngineRequest, FinishReason, TokenOutput
 
 
 class Scheduler:
@@ -94,7 +94,7 @@ class Scheduler:
     def _schedule(self) -> list[Sequence]:
         preemptions = self.counts.preemptions
         batch = self._schedule_decode()
-        room = self._room_for_prompts(writing=len(batch))
+        room = self._room_for_prompts(decodes=len(batch))
         for sequence in self.running:
             if not sequence.is_decoding and room.for_prompt(sequence):
                 self._schedule_prefill(sequence, room)
@@ -107,16 +107,11 @@ class Scheduler:
             batch.append(sequence)
         return batch
 
-    def _room_for_prompts(self, writing: int) -> PromptRoom:
-        tokens = self.config.max_num_batched_tokens - writing
-        return PromptRoom(tokens, self.pace.piece() if self.pace and writing else tokens, self.config.long_prompt)
+    def _room_for_prompts(self, decodes: int) -> PromptRoom:
+        tokens = self.config.max_num_batched_tokens - decodes
+        return PromptRoom(tokens, self.pace.piece() if self.pace and decodes else tokens, self.config.long_prompt)
 
-    def update(
-        self,
-        batch: ScheduledBatch,
-        sampled: SampledTokens,
-        prompt_logprobs: Mapping[str, list[TokenLogprobs]] | None = None,
-    ) -> list[TokenOutput]:
+    def update(self, batch: ScheduledBatch, computed: StepOutput) -> list[TokenOutput]:
         """Enter what the step computed: append tokens, remember prefixes, finish and free."""
         now = self._clock()
         outputs: list[TokenOutput] = []
@@ -128,19 +123,12 @@ class Scheduler:
             self.memory.advance(sequence)
             row = rows.get(sequence.request_id)
             if self.beams.has(sequence):
-                outputs += self.beams.offer(sequence, row, sampled)
-                continue
-            if sequence.request_id in sampled.failed:
-                output: TokenOutput | None = sequence.terminal(FinishReason.ERROR, now, error=NOT_FINITE)
-            else:
-                if prompt_logprobs and sequence.request_id in prompt_logprobs:
-                    sequence.prompt_logprobs.extend(prompt_logprobs[sequence.request_id])
-                output = self._output(sequence, row, sampled, now)
-            if output is not None:
+                outputs += self.beams.offer(sequence, row, computed)
+            elif (output := self._output(sequence, row, computed, now)) is not None:
                 outputs.append(output)
                 if output.finish_reason is not None:
                     finished.append(sequence)
-        self._finish(finished, sampled.failed)
+        self._finish(finished, computed.failed)
         return outputs + self.beams.advance()
 
     # The steps of schedule()
@@ -204,8 +192,11 @@ class Scheduler:
 
     # The steps of update()
 
-    def _output(self, sequence: Sequence, row: int | None, sampled: SampledTokens, now: float) -> TokenOutput | None:
+    def _output(self, sequence: Sequence, row: int | None, computed: StepOutput, now: float) -> TokenOutput | None:
         """What the client gets of this step, if anything."""
+        if sequence.request_id in computed.failed:
+            return sequence.terminal(FinishReason.ERROR, now, error=NOT_FINITE)
+        sequence.prompt_logprobs.extend(computed.prompt_logprobs.get(sequence.request_id, ()))
         if not sequence.is_decoding:
             return None
         prompt_logprobs = tuple(sequence.prompt_logprobs)
@@ -213,8 +204,8 @@ class Scheduler:
         sequence.scores_prompt = False
         if row is None:  # max_tokens is 0
             return sequence.terminal(FinishReason.LENGTH, now, prompt_logprobs=prompt_logprobs)
-        token = sampled.token_ids[row]
-        logprobs = (sampled.logprobs[row],) if row in sampled.logprobs else ()
+        token = computed.token_ids[row]
+        logprobs = (computed.logprobs[row],) if row in computed.logprobs else ()
         sequence.tokens.append(token)
         self.counts.generation_tokens += 1
         if sequence.first_token is None:

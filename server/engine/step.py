@@ -23,15 +23,18 @@ class ScheduledBatch:
         return not self.sequences
 
     @property
-    def sizes(self) -> dict[str, int]:
-        """How many sequences write in this step, and how many tokens of prompts it reads."""
-        writing = sum(sequence.is_decoding for sequence in self.sequences)
-        tokens = sum(sequence.num_scheduled_tokens for sequence in self.sequences)
-        return {"writing": writing, "prompt_tokens": tokens - writing}
+    def num_decodes(self) -> int:
+        """How many sequences generate. Of a step that has not been entered yet, as is the other number."""
+        return sum(sequence.is_decoding for sequence in self.sequences)
+
+    @property
+    def num_prefill_tokens(self) -> int:
+        """How many tokens of prompts it computes."""
+        return sum(sequence.num_scheduled_tokens for sequence in self.sequences if not sequence.is_decoding)
 
 
 @dataclass(frozen=True, slots=True)
-class SampledTokens:
+class StepOutput:
     """The tokens of a step, in the order of `ScheduledBatch.sampling`; log-probabilities only where asked for.
 
     `failed` are the ids of requests whose logits were not finite numbers.
@@ -40,6 +43,7 @@ class SampledTokens:
     token_ids: list[int]
     logprobs: Mapping[int, TokenLogprobs] = field(default_factory=dict)  # by index in `token_ids`
     failed: frozenset[str] = frozenset()
+    prompt_logprobs: Mapping[str, list[TokenLogprobs]] = field(default_factory=dict)  # by request id
 
 
 @dataclass(slots=True)

@@ -13,19 +13,19 @@ STEP, TOKEN = 0.1, 0.01  # seconds of the made-up machine
 def test_a_piece_is_what_fits_into_the_stretched_step() -> None:
     pace = Pace(stretch=2.5)
     assert pace.piece() == FIRST
-    pace.observe(STEP, writing=8, prompt_tokens=0)
-    pace.observe(STEP + 20 * TOKEN, writing=8, prompt_tokens=20)
+    pace.observe(STEP, decodes=8, prefill_tokens=0)
+    pace.observe(STEP + 20 * TOKEN, decodes=8, prefill_tokens=20)
     assert pace.piece() == SMALLEST  # fifteen would fit
     for _ in range(40):
-        pace.observe(STEP / 10 + TOKEN, writing=0, prompt_tokens=2)
-        pace.observe(4 * STEP, writing=8, prompt_tokens=0)
+        pace.observe(STEP / 10 + TOKEN, decodes=0, prefill_tokens=2)
+        pace.observe(4 * STEP, decodes=8, prefill_tokens=0)
     assert pace.piece() == pytest.approx(1.5 * 4 * STEP / TOKEN, abs=2)
 
 
 def test_a_slow_machine_still_reads_something() -> None:
     pace = Pace(stretch=2.0)
-    pace.observe(0.001, writing=1, prompt_tokens=0)
-    pace.observe(9.0, writing=1, prompt_tokens=10)
+    pace.observe(0.001, decodes=1, prefill_tokens=0)
+    pace.observe(9.0, decodes=1, prefill_tokens=10)
     assert pace.piece() == SMALLEST
 
 
@@ -38,7 +38,7 @@ class Machine:
         return self.now
 
 
-def steps_while_reading(monkeypatch: pytest.MonkeyPatch, **changes: object) -> list[float]:
+def steps_beside_a_prompt(monkeypatch: pytest.MonkeyPatch, **changes: object) -> list[float]:
     """Seconds of each step from the arrival of a prompt of 200 tokens until it was read; three streams write."""
     machine = Machine()
     config = engine_config(max_model_len=256, snapshot_interval=1024, long_prompt=50, **changes)
@@ -46,8 +46,7 @@ def steps_while_reading(monkeypatch: pytest.MonkeyPatch, **changes: object) -> l
     compute = engine._compute
 
     def timed(batch):  # type: ignore[no-untyped-def]
-        sizes = batch.sizes
-        machine.now += STEP * (sizes["writing"] > 0) + TOKEN * sizes["prompt_tokens"]
+        machine.now += STEP * (batch.num_decodes > 0) + TOKEN * batch.num_prefill_tokens
         return compute(batch)
 
     monkeypatch.setattr(engine, "_compute", timed)
@@ -65,11 +64,11 @@ def steps_while_reading(monkeypatch: pytest.MonkeyPatch, **changes: object) -> l
 
 
 def test_streams_wait_no_longer_than_the_stretch(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = steps_while_reading(monkeypatch, max_stretch=3.0)
+    seconds = steps_beside_a_prompt(monkeypatch, max_stretch=3.0)
     later = seconds[2:]  # the first pieces are a guess
     assert max(later) <= 3 * STEP + 1e-6
     assert len(seconds) > 8
-    assert len(steps_while_reading(monkeypatch, max_stretch=None)) == 1  # negative control: one long step
+    assert len(steps_beside_a_prompt(monkeypatch, max_stretch=None)) == 1  # negative control: one long step
 
 
 def test_a_stretch_of_one_is_refused() -> None:

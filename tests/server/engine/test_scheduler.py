@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from server.engine.config import CacheLayout, EngineConfig
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sequence
-from server.engine.step import SampledTokens
+from server.engine.step import StepOutput
 from server.engine.types import EngineRequest, FinishReason, TokenOutput
 from tests.server.engine.simulated import SimulatedRunner, simulated_decode
 from tests.server.engine.tiny import collect, request
@@ -244,7 +244,7 @@ def test_scores_that_are_no_numbers_fail_their_own_request_only() -> None:
         simulation.scheduler.add(request(name, [0, 1, 2], 3))
     batch = simulation.scheduler.schedule()
     sampled = simulation.runner.step(simulation.scheduler, batch)
-    failed = SampledTokens(sampled.token_ids, failed=frozenset({"bad"}))
+    failed = StepOutput(sampled.token_ids, failed=frozenset({"bad"}))
     outputs = simulation.scheduler.update(batch, failed) + simulation.drain()
     results = collect(outputs)
     assert results["bad"].finish_reason is FinishReason.ERROR
