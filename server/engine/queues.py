@@ -8,7 +8,7 @@ from server.engine.sequence import Sequence, SequenceStatus
 
 
 class Queues:
-    """Waiting and running sequences, both in order of (priority, arrival). A held beam may be in neither."""
+    """Waiting and running sequences, both in order of arrival. A held beam may be in neither."""
 
     def __init__(self, config: EngineConfig, layout: CacheLayout) -> None:
         self.memory = SequenceMemory(config, layout)

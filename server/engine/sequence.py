@@ -59,9 +59,9 @@ class Sequence:
         return self.request.sampling
 
     @property
-    def key(self) -> tuple[int, int, int]:
-        """Who goes first: the lower one."""
-        return self.request.priority, self.root, self.number
+    def key(self) -> tuple[int, int]:
+        """Who goes first: the lower one, which is who came first; the beams of a request stand together."""
+        return self.root, self.number
 
     @property
     def num_output_tokens(self) -> int:

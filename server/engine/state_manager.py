@@ -29,7 +29,6 @@ class StateManager:
     """Free slots, and snapshots in the order of their last use."""
 
     def __init__(self, num_slots: int, num_snapshots: int) -> None:
-        self.num_slots = num_slots
         self.num_snapshots = num_snapshots
         self._free_slots = list(range(num_slots - 1, -1, -1))
         self._free_snapshots = list(range(num_snapshots - 1, -1, -1))

@@ -12,8 +12,10 @@ from model.config import (
     ExpertThresholdConfig,
     HashConfig,
     ModelConfig,
+    ReluConfig,
     SigmoidBiasConfig,
     SoftmaxTopKConfig,
+    TopPConfig,
 )
 from model.generate import sequence_logprobs
 from model.network import CausalLM
@@ -103,6 +105,8 @@ ROUTERS = (
     SigmoidBiasConfig(2),
     HashConfig(2),
     ExpertThresholdConfig(2),
+    ReluConfig(2),
+    TopPConfig(2),
 )
 
 
@@ -113,7 +117,7 @@ ROUTERS = (
         tiny_config(attention_every=1, num_layers=2),  # no recurrence: no snapshots
         tiny_config(attention_every=9, num_layers=2),  # no attention: no blocks
     ],
-    ids=["softmax", "softmax1", "sigmoid", "hash", "threshold", "attention", "recurrence"],
+    ids=["softmax", "softmax1", "sigmoid", "hash", "threshold", "relu", "top-p", "attention", "recurrence"],
 )
 def test_every_layer_kind_equals_the_naive_decoder(config: ModelConfig) -> None:
     network = tiny_network(config)
@@ -163,6 +167,21 @@ def test_memory_of_others_is_never_seen(network: CausalLM) -> None:
     fresh = run(Engine(network, engine_config()), [asked])
     assert run(engine, [asked]) | {"a": fresh["a"]} == fresh
     assert run(engine, [asked])["a"].logprobs == fresh["a"].logprobs
+
+
+def test_memory_of_others_is_never_seen_through_the_prefix_cache(network: CausalLM) -> None:
+    """The same canary in the rows and blocks of snapshots: what is found was remembered, and nothing else."""
+    engine = Engine(network, engine_config(max_num_seqs=2, snapshot_interval=8))
+    cache = engine.runner._cache
+    for tensor in [*cache._keys.values(), *cache._values.values(), *cache._state_tensors()]:
+        tensor.fill_(float("nan"))
+    prompt = random_prompt(np.random.default_rng(0), 37)
+    fresh = Engine(network, engine_config(prefix_caching=False))
+    for length in (21, 37, 30, 37):
+        asked = request("a", prompt[:length], 8, logprobs=2)
+        expected, found = run(fresh, [asked])["a"], run(engine, [asked])["a"]
+        assert (found.token_ids, found.logprobs) == (expected.token_ids, expected.logprobs)
+    assert engine.stats().prefix_cache_hits > 0
 
 
 def test_the_canary_sings(network: CausalLM) -> None:

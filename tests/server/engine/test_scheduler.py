@@ -80,10 +80,10 @@ prompts = st.lists(st.integers(0, 1), min_size=1, max_size=16)  # few tokens: ma
 
 
 @st.composite
-def requests(draw: st.DrawFn) -> tuple[list[int], int, tuple[int, ...], int]:
+def requests(draw: st.DrawFn) -> tuple[list[int], int, tuple[int, ...]]:
     prompt = draw(prompts)
     boundaries = draw(st.sets(st.integers(1, len(prompt)), max_size=2))
-    return prompt, draw(st.integers(0, MAX_LEN - len(prompt))), tuple(sorted(boundaries)), draw(st.integers(0, 2))
+    return prompt, draw(st.integers(0, MAX_LEN - len(prompt))), tuple(sorted(boundaries))
 
 
 @settings(max_examples=150)
@@ -98,8 +98,8 @@ def test_random_arrivals_aborts_and_preemptions(data: st.DataObject) -> None:
     )
     outputs: list[TokenOutput] = []
     accepted: dict[str, EngineRequest] = {}
-    for number, (prompt, max_tokens, boundaries, priority) in enumerate(data.draw(st.lists(requests(), max_size=12))):
-        new = request(f"r{number}", prompt, max_tokens, boundaries=boundaries, priority=priority)
+    for number, (prompt, max_tokens, boundaries) in enumerate(data.draw(st.lists(requests(), max_size=12))):
+        new = request(f"r{number}", prompt, max_tokens, boundaries=boundaries)
         accepted[new.request_id] = new
         simulation.scheduler.add(new)
         for _ in range(data.draw(st.integers(0, 4))):
@@ -149,12 +149,12 @@ def test_out_of_blocks_the_latest_is_preempted_and_no_token_comes_twice() -> Non
     assert {result.token_ids for result in collect(outputs).values()} == {simulated_decode([0, 1, 0], 16)}
 
 
-def test_priority_goes_first_then_arrival() -> None:
+def test_who_came_first_goes_first() -> None:
     simulation = Simulation(layout_of(slots=1), eos_token_ids=frozenset())
-    for name, priority in (("late", 5), ("a", 1), ("b", 1), ("urgent", 0)):
-        simulation.scheduler.add(request(name, [1, 0], 2, priority=priority))
+    for name in ("z", "a", "b"):
+        simulation.scheduler.add(request(name, [1, 0], 2))
     ends = [output.request_id for output in simulation.drain() if output.finish_reason is not None]
-    assert ends == ["urgent", "a", "b", "late"]
+    assert ends == ["z", "a", "b"]
 
 
 def prefilled(simulation: Simulation, asked: EngineRequest) -> int:

@@ -56,8 +56,8 @@ def bytes_for(network: CausalLM, config: EngineConfig, *, blocks: int) -> int:
 
 
 def request(request_id: str, prompt: Iterable[int], max_tokens: int = 8, **changes: Any) -> EngineRequest:
-    """Greedy unless told otherwise; `boundaries` and `priority` go to the request, the rest is sampling."""
-    outer = {name: changes.pop(name) for name in ("boundaries", "priority", "arrival_time") if name in changes}
+    """Greedy unless told otherwise; `boundaries` go to the request, the rest is sampling."""
+    outer = {name: changes.pop(name) for name in ("boundaries", "arrival_time") if name in changes}
     sampling = SamplingParams(max_tokens, **({"temperature": 0.0} | changes))
     return EngineRequest(request_id, tuple(prompt), sampling, **outer)
 

@@ -1,0 +1,124 @@
+"""Random requests at the edges of what is allowed, on a real engine: each has one end, and nothing is left behind."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from model.chat_template import ChatTemplate
+from model.prompts import prompts_for
+from model.training.chat_form import CHAT_TEMPLATE
+from server.app import Backend, create_app
+from server.engine.async_engine import AsyncEngine
+from server.engine.engine import Engine
+from server.engine.types import EngineStats
+from server.metrics import Metrics
+from server.service import GenerationService
+from server.settings import Settings
+from tests.server.applications import MODEL, byte_tokenizer, events_of
+from tests.server.engine.tiny import MAX_LEN, engine_config, tiny_config, tiny_network
+
+TOKENIZER = byte_tokenizer()
+VOCAB = 288  # the tokenizer's, rounded up
+TEXTS = st.text(st.sampled_from("ab é你\n<|im_end|>. "), max_size=40)
+SAMPLING: dict[str, st.SearchStrategy[Any]] = {
+    "max_tokens": st.sampled_from([1, 2, 7, 10**6]),
+    "temperature": st.sampled_from([0, 1e-6, 1, 2]),
+    "top_p": st.sampled_from([1e-9, 0.5, 1]),
+    "top_k": st.sampled_from([-1, 0, 1, 10**7]),
+    "min_p": st.sampled_from([0, 1e-9, 1]),
+    "repetition_penalty": st.sampled_from([0.01, 1, 10]),
+    "presence_penalty": st.sampled_from([-2, 2]),
+    "frequency_penalty": st.sampled_from([-2, 2]),
+    "logit_bias": st.dictionaries(st.sampled_from(["0", "2", "40", "260"]), st.sampled_from([-100, 100]), max_size=4),
+    "stop": st.lists(st.sampled_from(["a", "\n", "你"]), max_size=3),
+    "stop_token_ids": st.lists(st.sampled_from([0, 40, 260]), max_size=3),
+    "min_tokens": st.sampled_from([0, 1, 300]),
+    "ignore_eos": st.booleans(),
+    "seed": st.sampled_from([0, -(2**63), 2**63 - 1]),
+    "stream": st.booleans(),
+}
+COMPLETION = {
+    "n": st.integers(1, 3),
+    "echo": st.booleans(),
+    "logprobs": st.sampled_from([0, 20]),
+    "max_tokens": st.integers(0, 3),
+}
+OWN: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "/v1/completions": {"prompt": TEXTS | st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=MAX_LEN + 1)},
+    "/v1/generate": {"prompt": TEXTS},
+    "/v1/translate": {"text": TEXTS, "target_lang": st.sampled_from(["en", "zh"]), "beam_width": st.integers(1, 4)},
+    "/v1/summarize": {"text": TEXTS},
+    "/v1/chat/completions": {"messages": st.builds(lambda text: [{"role": "user", "content": text}], TEXTS)},
+}
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    network = tiny_network(tiny_config(vocab_size=VOCAB))
+
+    def open_backend() -> Backend:
+        config = engine_config(max_num_seqs=4, max_queue=200, eos_token_ids=frozenset(TOKENIZER.eos_token_ids))
+        engine = AsyncEngine(Engine(network, config))
+        metrics = Metrics(MODEL, engine.stats)
+        service = GenerationService(
+            engine,
+            TOKENIZER,
+            ChatTemplate(CHAT_TEMPLATE),
+            prompts_for(TOKENIZER.special_tokens),
+            model_id=MODEL,
+            max_model_len=MAX_LEN,
+            observer=metrics,
+        )
+        return Backend(service, metrics)
+
+    with TestClient(create_app(Settings(), open_backend), raise_server_exceptions=False) as made:
+        yield made
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    path = draw(st.sampled_from(sorted(OWN)))
+    more = SAMPLING | (COMPLETION if path == "/v1/completions" else {})
+    chosen = draw(st.sets(st.sampled_from(sorted(more)), max_size=5))
+    body = {name: draw(strategy) for name, strategy in OWN[path].items()}
+    return path, body | {name: draw(more[name]) for name in sorted(chosen)}
+
+
+def stats_of(client: TestClient) -> EngineStats:
+    stats: EngineStats = client.app.state.service.engine.stats()  # type: ignore[attr-defined]
+    return stats
+
+
+def left_over(client: TestClient) -> int:
+    """Requests that are still there after a while: what a stop string ended is gone a step later."""
+    for _ in range(200):
+        stats = stats_of(client)
+        if stats.running + stats.waiting + stats.kv_blocks_used + stats.state_slots_used == 0:
+            return 0
+        time.sleep(0.01)
+    return stats.running + stats.waiting
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@given(requests())
+def test_every_request_has_one_end_and_leaves_nothing(client: TestClient, asked: tuple[str, dict[str, Any]]) -> None:
+    path, body = asked
+    response = client.post(path, json=body)
+    assert response.status_code in (200, 400), (path, body, response.text)
+    if response.status_code == 200 and body.get("stream"):
+        assert all("error" not in event for event in events_of(response.text)), (path, body)
+    elif response.status_code == 200:
+        assert response.json()["usage"]["completion_tokens"] >= 0
+    assert left_over(client) == 0, (path, body)
+    assert stats_of(client).step_failures == 0
+    assert client.get("/health/ready").status_code == 200
+
+
+def test_the_requests_are_not_all_refused(client: TestClient) -> None:
+    """Negative control: what is asked above is answered by the engine."""
+    assert stats_of(client).generation_tokens > 100
