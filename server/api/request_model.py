@@ -1,6 +1,6 @@
 """What every request body shares: strict types, no unknown fields, and fields that others have and we do not."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -17,6 +17,7 @@ def _not_blank(text: str) -> str:
 
 
 NonBlankText = Annotated[Text, AfterValidator(_not_blank)]
+Language = Literal["en", "zh", "de", "fr"]
 ModelName = Annotated[str, Field(max_length=256, description="Optional: this server has one model.")]
 Ignored = Annotated[Any, Field(description="Accepted and ignored: it changes nothing here.")]
 

@@ -11,10 +11,9 @@ from server.api.dependencies import Admitted, RequestId, Service, admission
 from server.api.disconnect import until_disconnect
 from server.api.earlier_work import EarlierWork
 from server.api.extraction import SENTENCES, Extraction, sentences_in
-from server.api.request_model import NonBlankText
+from server.api.request_model import Language, NonBlankText
 from server.api.shortening import Shortening
 from server.api.tasks import GREEDY, TaskFields, task_events
-from server.api.translate import Language
 from server.api.usage import UsageInfo
 from server.generation import FinishedGeneration
 from server.off_loop import off_loop

@@ -11,7 +11,7 @@ from model.language import detect_language
 from model.sentences import Sentence, SentenceSplit, gap_before, split_sentences
 from server.api.dependencies import Admitted, RequestId, Service, admission
 from server.api.disconnect import until_disconnect
-from server.api.request_model import NonBlankText, OneAsList
+from server.api.request_model import Language, NonBlankText, OneAsList
 from server.api.tasks import GREEDY, TaskFields, task_events
 from server.api.usage import UsageInfo
 from server.engine.types import FinishReason
@@ -27,8 +27,6 @@ router = APIRouter(prefix="/v1", tags=["Tasks"])
 MAX_TEXTS = 32
 MAX_SENTENCES = 4096  # of all texts together
 DEFAULT_MAX_TOKENS = 512
-
-Language = Literal["en", "zh", "de", "fr"]
 
 
 class TranslateRequest(TaskFields):

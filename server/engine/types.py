@@ -52,7 +52,8 @@ class EngineRequest:
     """One prompt to continue. `boundaries` are prompt positions worth remembering for prefix reuse, ascending.
 
     A boundary p means: the first p tokens are likely to be shared with other requests (the end of a system prompt,
-    the end of a turn). `arrival_time` is time.monotonic() seconds. `max_tokens == 0` with `prompt_logprobs` scores a prompt and generates nothing.
+    the end of a turn). `arrival_time` is time.monotonic() seconds. `max_tokens == 0` with `prompt_logprobs` scores a
+    prompt and generates nothing.
     """
 
     request_id: str
