@@ -155,12 +155,13 @@ class _Workshop:
     def put(self, name: str, rows: list[Row], clean: Callable[[Sequence[Row]], tuple[list[Row], Dropped]]) -> list[Row]:
         """Write what `clean` keeps of the rows; return that."""
         kept, dropped = clean(rows)
-        examples = list(self._encode(kept, varied=name.endswith(".train")))
+        drafts = list(self._encode(kept, varied=name.endswith(".train")))
+        found = [example for example in drafts if example is not None]
         self.counts[name] = SourceCounts(
             rows=len(rows),
             dropped=dropped,
-            too_long=examples.count(None),
-            examples=len(found := [example for example in examples if example is not None]),
+            too_long=len(drafts) - len(found),
+            examples=len(found),
             tokens=sum(len(example.token_ids) for example in found),
             target_tokens=sum(int((example.kinds == ANSWER).sum()) for example in found),
         )
