@@ -10,7 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from model.training.prepare import SourceCounts, is_prepared, prepare, source_names
 from model.training.recipes import RECIPES, Recipe
-from model.training.rows import find_sources
+from model.training.rows import find_all_sources
 from model.training.run import run
 from model.training.sample_data import write_sample_data
 from model.training.train_tokenizer import sample_texts, save_tokenizer, train_tokenizer
@@ -57,8 +57,9 @@ def recipe_named(name: str, tokens: int | None) -> Recipe:
 
 
 def ensure_tokenizer(data_dir: Path, directory: Path, vocab_size: int, say: Say) -> Path:
-    """Train a tokenizer on the data unless `directory` has one."""
+    """Train a tokenizer on the data unless `directory` has one. ValueError where there is no data."""
     if not (directory / "tokenizer.json").exists():
+        find_all_sources(data_dir)  # of no texts a tokenizer could be made, and would then stay
         say(f"training a tokenizer of {vocab_size} tokens")
         save_tokenizer(train_tokenizer(sample_texts(data_dir), vocab_size), directory)
     return directory
@@ -67,16 +68,17 @@ def ensure_tokenizer(data_dir: Path, directory: Path, vocab_size: int, say: Say)
 def ensure_prepared(data_dir: Path, tokenizer_dir: Path, directory: Path, say: Say) -> Path:
     """Encode the data unless `directory` holds it, encoded with the same tokenizer.
 
-    ValueError where `directory` holds something else: what is prepared anew is deleted first.
+    What is prepared anew is deleted first. ValueError, with nothing deleted, where `directory` holds something else or
+    there is no data.
     """
     tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
     if is_prepared(directory, tokenizer):
         return directory
+    files = find_all_sources(data_dir)
     if directory.exists():
         if any(directory.iterdir()) and not (directory / "meta.json").exists():
             raise ValueError(f"{directory} holds other files than prepared data: name a new directory")
         shutil.rmtree(directory)
-    files = [source for split in ("valid", "train") for source in find_sources(data_dir, split)]
     sizes = {f"{source.name}.{source.split}": source.path.stat().st_size for source in files}
     with Progress(
         TextColumn("encoding"),

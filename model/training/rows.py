@@ -33,6 +33,14 @@ def find_sources(data_dir: Path, split: str) -> list[SourceFile]:
     return sources
 
 
+def find_all_sources(data_dir: Path) -> list[SourceFile]:
+    """Return the files of both splits, validation first. ValueError where there is no file of the format."""
+    sources = [source for split in ("valid", "train") for source in find_sources(data_dir, split)]
+    if not sources:
+        raise ValueError(f"no <task>/<source>.train.jsonl in {data_dir}: see docs/training.md for the format")
+    return sources
+
+
 def read_rows(path: Path) -> Iterator[Row]:
     """Yield the objects of a JSON Lines file, gzip-compressed where its name ends in .gz."""
     with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
