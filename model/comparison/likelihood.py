@@ -17,6 +17,7 @@ from model.evaluation.data import EvaluationSource
 from model.network import CausalLM
 from model.training.examples import ANSWER, Example, ExampleEncoder, conversations
 from model.training.prepare import load_source, source_names
+from model.training.rows import task_of
 
 LOGIT_ROWS = 1024  # held at a time
 
@@ -80,7 +81,7 @@ def by_task(of_source: Mapping[str, float]) -> dict[str, float]:
     """The mean over the sources of each task: sources weigh the same, whatever their size."""
     tasks: dict[str, list[float]] = {}
     for name, value in of_source.items():
-        tasks.setdefault(name.split("/")[0], []).append(value)
+        tasks.setdefault(task_of(name), []).append(value)
     return {task: sum(values) / len(values) for task, values in tasks.items()}
 
 

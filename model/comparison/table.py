@@ -9,6 +9,7 @@ from model.comparison.result import LOG_NAME, RunLog, RunResult, TrainingFacts, 
 from model.comparison.study import RESULT_NAME, read_study
 from model.comparison.variants import VARIANTS
 from model.evaluation.tables import table
+from model.training.rows import task_of
 
 TASKS = ("translate", "summarize", "analyze", "chat", "generate")
 HALF = "0.5"  # of the training, where the saturation is looked at
@@ -54,7 +55,7 @@ def bits_per_byte(run: FinishedRun) -> float:
 
 
 def task_bits(run: FinishedRun, task: str) -> float | None:
-    values = [bits for name, bits in run.result.bits_per_byte.items() if name.startswith(f"{task}/")]
+    values = [bits for name, bits in run.result.bits_per_byte.items() if task_of(name) == task]
     return mean(values) if values else None
 
 

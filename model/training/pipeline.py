@@ -10,7 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from model.training.prepare import SourceCounts, is_prepared, prepare, source_names
 from model.training.recipes import RECIPES, Recipe
-from model.training.rows import find_all_sources
+from model.training.rows import find_all_sources, task_of
 from model.training.run import run
 from model.training.sample_data import write_sample_data
 from model.training.train_tokenizer import sample_texts, save_tokenizer, train_tokenizer
@@ -117,5 +117,5 @@ def validation_sources(prepared: Path) -> list[str]:
     """The validation sources to watch while training: two of each task, the last by name."""
     by_task: dict[str, list[str]] = {}
     for name in source_names(prepared, "valid"):
-        by_task.setdefault(name.split("/")[0], []).append(name)
+        by_task.setdefault(task_of(name), []).append(name)
     return [name for names in by_task.values() for name in names[-2:]]

@@ -20,7 +20,12 @@ class SourceFile:
 
     @property
     def task(self) -> str:
-        return self.name.split("/")[0]
+        return task_of(self.name)
+
+
+def task_of(source: str) -> str:
+    """The task of a source by the source's name: "translate" of "translate/tatoeba-en-zh"."""
+    return source.partition("/")[0]
 
 
 def find_sources(data_dir: Path, split: str) -> list[SourceFile]:
