@@ -6,6 +6,7 @@ Shapes: T tokens, R rows whose logits are computed, V vocabulary.
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import tokenizers
 import torch
@@ -82,7 +83,7 @@ def by_task(of_source: Mapping[str, float]) -> dict[str, float]:
     tasks: dict[str, list[float]] = {}
     for name, value in of_source.items():
         tasks.setdefault(task_of(name), []).append(value)
-    return {task: sum(values) / len(values) for task, values in tasks.items()}
+    return {task: fmean(values) for task, values in tasks.items()}
 
 
 def _row_sums(network: CausalLM, token_ids_BL: Tensor, targets_BL: Tensor, counted_BL: Tensor) -> list[float]:

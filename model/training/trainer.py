@@ -3,11 +3,9 @@
 Shapes: B rows, L positions, E experts.
 """
 
-import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +17,11 @@ from model.network import CausalLM, cast_matrices
 from model.training import losses
 from model.training.batches import BatchStream, TrainingBatch, valid_batches
 from model.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
-from model.training.log import LOG_NAME, read_log
+from model.training.log import LogLine, RunLog
 from model.training.micro_batch import MicroReport, MicroStep, batch_loss
 from model.training.optimizer import Optimizer
 from model.training.recipes import Phase, Recipe
 from model.training.replica import Replica, mean_gradients, share_weights
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """One optimizer step, as it stands in the log."""
-
-    step: int
-    tokens: int  # seen so far, padding left out
-    loss: float  # nats per counted token
-    balance: float  # balance loss, 1 is even
-    max_violation: float  # mean over layers
-    gradient_norm: float
-    learning_rate: float  # share of the peak
-    tokens_per_second: float
 
 
 class Trainer:
@@ -125,12 +109,12 @@ class Trainer:
         progress = max(0.0, (self.tokens - decay_start) / (self.recipe.tokens - decay_start))
         return float(warm * (1 - min(progress, 1.0) ** 0.5))
 
-    def steps(self) -> Iterator[StepReport]:
-        """Train until the recipe's tokens are seen; one report per step."""
+    def steps(self) -> Iterator[LogLine]:
+        """Train until the recipe's tokens are seen; a line of the log per step."""
         while not self.finished:
             yield self.train_step()
 
-    def train_step(self) -> StepReport:
+    def train_step(self) -> LogLine:
         """Forward and backward of all micro-batches, then one update."""
         start, rate, count = time.monotonic(), self.learning_rate(), self.recipe.micro_batches
         stream = self.streams[self.phase]
@@ -147,7 +131,7 @@ class Trainer:
             router.after_step(load_E, tokens)
         seconds = time.monotonic() - start
         self.step, self.tokens, self.seconds = self.step + 1, self.tokens + tokens, self.seconds + seconds
-        return StepReport(
+        return LogLine(
             step=self.step,
             tokens=self.tokens,
             loss=sum(report.loss for report in reports) / count,
@@ -203,17 +187,16 @@ class Trainer:
         else:
             raise ValueError(f"{ancestor} has no checkpoint to start from: give the directory of a run or of a model")
         self.inherited_tokens = self.tokens
-        if (ancestor / LOG_NAME).exists():
-            shutil.copyfile(ancestor / LOG_NAME, self.run_dir / LOG_NAME)
+        RunLog(self.run_dir).write(RunLog(ancestor).lines())
 
     def _take_over(self, model_dir: Path) -> None:
         """The weights of a finished model, and what its log says of how it came about."""
         finished = load_network(model_dir, torch.float32, pack=False)
         self.optimizer.load_masters(dict(finished.named_parameters()))
         self.network.load_state_dict(dict(finished.named_buffers()), strict=False)
-        lines = read_log(model_dir / LOG_NAME)
+        lines = RunLog(model_dir).lines()
         if lines:
-            self.step, self.tokens, self.cold_step = lines[-1]["step"], lines[-1]["tokens"], lines[-1]["step"]
+            self.step, self.tokens, self.cold_step = lines[-1].step, lines[-1].tokens, lines[-1].step
 
     def _restore_weights(self, checkpoint: Checkpoint) -> None:
         tensors, state = checkpoint.tensors, checkpoint.state

@@ -1,7 +1,7 @@
 """Training: it learns, it resumes exactly, what it writes loads again."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from model.generate import generate, sequence_logprobs
 from model.loading import load_network
 from model.tokenizer import Tokenizer
 from model.training.batches import LossWeights, Noise
-from model.training.log import LOG_NAME
+from model.training.log import LOG_NAME, RunLog
 from model.training.mixture import Mixture, MixturePart
 from model.training.optimizer import OptimizerConfig, orthogonalize
 from model.training.prepare import prepare
@@ -139,10 +139,8 @@ def test_orthogonalize_flattens_singular_values() -> None:
 
 def test_a_run_starts_from_the_weights_moments_and_log_of_another(prepared: Path, tmp_path: Path) -> None:
     ancestor = Trainer(recipe(), prepared, tmp_path / "ancestor")
-    log = (tmp_path / "ancestor" / LOG_NAME).open("w")
     for _ in range(3):
-        log.write(json.dumps(asdict(ancestor.train_step())) + "\n")
-    log.close()
+        RunLog(tmp_path / "ancestor").append(ancestor.train_step())
     ancestor.save()
     run_dir = tmp_path / "heir"
     heir = Trainer(recipe(), prepared, run_dir, start_from=tmp_path / "ancestor")
@@ -153,8 +151,7 @@ def test_a_run_starts_from_the_weights_moments_and_log_of_another(prepared: Path
     assert heir.streams["stable"].tokens_drawn != ancestor.streams["stable"].tokens_drawn
 
     directory = run(heir, tokenizer_dir=BUNDLED, validate_on=[])
-    steps = [json.loads(line)["step"] for line in (run_dir / LOG_NAME).read_text().splitlines()]
-    assert steps == list(range(1, heir.step + 1))
+    assert [line.step for line in RunLog(run_dir).lines()] == list(range(1, heir.step + 1))
     assert read_training_facts(run_dir).tokens == heir.tokens >= 6000
     assert directory.is_dir()
     resumed = Trainer(recipe(), prepared, run_dir, start_from=tmp_path / "ancestor")
