@@ -200,9 +200,9 @@ class Trainer:
 
     def _restore_weights(self, checkpoint: Checkpoint) -> None:
         tensors, state = checkpoint.tensors, checkpoint.state
-        self.optimizer.load_state_tensors(tensors, state["step"])
+        self.cold_step = state.get("cold_step", 0)
+        self.optimizer.load_state_tensors(tensors, state["step"] - self.cold_step)
         buffers = {key.removeprefix("buffer/"): tensor for key, tensor in tensors.items() if key.startswith("buffer/")}
         self.network.load_state_dict(buffers, strict=False)
         self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
         self.load = [tensors[f"load/{layer}"] for layer in range(len(self.load))]
-        self.cold_step = state.get("cold_step", 0)

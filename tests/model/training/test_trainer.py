@@ -185,6 +185,9 @@ def test_a_run_goes_on_from_a_finished_model(prepared: Path, tmp_path: Path) -> 
     resumed = Trainer(recipe(tokens=12000), prepared, tmp_path / "heir")
     assert resumed.learning_rate() == heir.learning_rate()
     assert resumed.cold_step == first.step
+    for trainer in (heir, resumed):
+        trainer.train_step()
+    assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(heir).items())
 
 
 def test_an_heir_that_is_killed_and_resumed_gives_the_same_weights(prepared: Path, tmp_path: Path) -> None:
