@@ -81,7 +81,7 @@ def do_run(
     directory = run.directory(study_dir)
     trainer = Trainer(recipe, materials.prepared, directory, device=device, workers=workers)
     _train(trainer, materials.probe, tell)
-    tell(trainer.tokens, "measuring")
+    tell(trainer.state.tokens, "measuring")
     result = _measure(study, run, trainer, materials)
     write_result(result, directory)
     return result
@@ -90,8 +90,8 @@ def do_run(
 def _train(trainer: Trainer, probe: Probe, tell: Tell) -> None:
     """To the end of the recipe. Stopped at any moment, it loses at most the time since its last checkpoint."""
     log = RunLog(trainer.run_dir)
-    log.forget_after(trainer.step)
-    before, saved_at = trainer.tokens, time.monotonic()
+    log.forget_after(trainer.state.step)
+    before, saved_at = trainer.state.tokens, time.monotonic()
     for line in trainer.steps():
         for share in MILESTONES:
             if trainer.load and before < share * trainer.recipe.tokens <= line.tokens:
@@ -113,7 +113,7 @@ def _measure(study: Study, run: SubRun, trainer: Trainer, materials: Materials) 
     kept = {share: path for share in MILESTONES if (path := _choices_path(trainer.run_dir, share)).exists()}
     return RunResult(
         run=run,
-        tokens=trainer.tokens,
+        tokens=trainer.state.tokens,
         bits_per_byte=bits_per_byte_by_source(network, materials.prepared, materials.tokenizer, study.rows_per_source),
         accuracy={source.name: label_accuracy(network, source, encoder) for source in materials.labelled},
         majority={source.name: majority_share(source) for source in materials.labelled},

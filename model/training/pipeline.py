@@ -42,9 +42,10 @@ def train(
         tokenizer_dir = ensure_tokenizer(data_dir, run_dir / "tokenizer", recipe.model.vocab_size, say)
     prepared = ensure_prepared(data_dir, tokenizer_dir, run_dir / "data", say)
     trainer = Trainer(recipe, prepared, run_dir, device=device, workers=workers, start_from=start_from)
-    if trainer.step:
-        inherited = f", {trainer.inherited_tokens:,} of them by earlier runs" if trainer.inherited_tokens else ""
-        say(f"going on at step {trainer.step}, {trainer.tokens:,} tokens{inherited}")
+    state = trainer.state
+    if state.step:
+        inherited = f", {state.inherited_tokens:,} of them by earlier runs" if state.inherited_tokens else ""
+        say(f"going on at step {state.step}, {state.tokens:,} tokens{inherited}")
     return run(trainer, tokenizer_dir=tokenizer_dir, validate_on=validation_sources(prepared))
 
 

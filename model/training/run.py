@@ -26,10 +26,10 @@ def run(
     Stopping it at any moment loses at most the time since the last checkpoint.
     """
     log = RunLog(trainer.run_dir)
-    log.forget_after(trainer.step)
+    log.forget_after(trainer.state.step)
     saved_at = time.monotonic()
     with token_progress(speed_estimate_seconds=300) as progress:
-        task = progress.add_task("training", total=trainer.recipe.tokens, completed=trainer.tokens, status="")
+        task = progress.add_task("training", total=trainer.recipe.tokens, completed=trainer.state.tokens, status="")
         rates: deque[float] = deque(maxlen=20)
         for line in trainer.steps():
             if line.step % validate_every == 0 or trainer.finished:

@@ -122,7 +122,7 @@ def test_training_leads_the_number_of_experts(
 ) -> None:
     """The trainer tells routers how many tokens a step had, and adds what they ask to the loss."""
     trainer = Trainer(recipe_of(study, SubRun(variant, 1), 7680), materials.prepared, tmp_path, workers=1)
-    [router, *_] = trainer.replicas[0].routers
+    [router, *_] = trainer.workers.routers
     router.get_buffer(buffer).fill_(start)
     report = trainer.train_step()
     assert float(router.get_buffer(buffer)) != pytest.approx(start)
