@@ -6,7 +6,6 @@
                             /result.json    written last: a run that has one is finished
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from model.comparison.study import Study, SubRun
 from model.comparison.variants import model_of, variant_named
 from model.evaluation.data import EvaluationSource, load_sources
 from model.training.batches import LossWeights
+from model.training.checkpoints import SaveClock
 from model.training.examples import ExampleEncoder
 from model.training.log import LogLine, RunLog
 from model.training.mixture import decay_mixture, stable_mixture
@@ -89,9 +89,9 @@ def do_run(
 
 def _train(trainer: Trainer, probe: Probe, tell: Tell) -> None:
     """To the end of the recipe. Stopped at any moment, it loses at most the time since its last checkpoint."""
-    log = RunLog(trainer.run_dir)
+    log, clock = RunLog(trainer.run_dir), SaveClock(CHECKPOINT_SECONDS)
     log.forget_after(trainer.state.step)
-    before, saved_at = trainer.state.tokens, time.monotonic()
+    before = trainer.state.tokens
     for line in trainer.steps():
         for share in MILESTONES:
             if trainer.load and before < share * trainer.recipe.tokens <= line.tokens:
@@ -99,9 +99,8 @@ def _train(trainer: Trainer, probe: Probe, tell: Tell) -> None:
         log.append(_log_line(line, trainer.load, line.tokens - before))
         tell(line.tokens, f"loss {line.loss:.3f}")
         before = line.tokens
-        if trainer.finished or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+        if trainer.finished or clock.is_due():
             trainer.save()
-            saved_at = time.monotonic()
 
 
 def _measure(study: Study, run: SubRun, trainer: Trainer, materials: Materials) -> RunResult:

@@ -1,11 +1,13 @@
 """A training run as a person sees it: a progress line, a log, validation, a plot, checkpoints, the finished model."""
 
-import time
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+from rich.progress import Progress
+
+from model.training.checkpoints import SaveClock
 from model.training.export import export
 from model.training.log import LogLine, RunLog, thinned
 from model.training.plot import plot_losses
@@ -25,28 +27,38 @@ def run(
 
     Stopping it at any moment loses at most the time since the last checkpoint.
     """
-    log = RunLog(trainer.run_dir)
+    log, clock = RunLog(trainer.run_dir), SaveClock(60 * checkpoint_minutes)
     log.forget_after(trainer.state.step)
-    saved_at = time.monotonic()
-    with token_progress(speed_estimate_seconds=300) as progress:
-        task = progress.add_task("training", total=trainer.recipe.tokens, completed=trainer.state.tokens, status="")
-        rates: deque[float] = deque(maxlen=20)
+    with token_progress(speed_estimate_seconds=300) as bars:
+        status = _Status(bars, trainer)
         for line in trainer.steps():
             if line.step % validate_every == 0 or trainer.finished:
                 line = replace(line, valid=trainer.validate(validate_on))
             log.append(line)
-            rates.append(line.tokens_per_second)
-            progress.update(task, completed=line.tokens, status=_status(line, fmean(rates)))
-            if time.monotonic() - saved_at > 60 * checkpoint_minutes:
-                trainer.save()
-                plot_losses(log.lines(), trainer.run_dir / "loss.png")
-                saved_at = time.monotonic()
-    trainer.save()
-    plot_losses(log.lines(), trainer.run_dir / "loss.png")
+            status.show(line)
+            if clock.is_due():
+                _save(trainer, log)
+    _save(trainer, log)
     model = export(trainer.network, tokenizer_dir, trainer.run_dir / "model")
     RunLog(model).write(thinned(log.lines()))
     return model
 
 
-def _status(line: LogLine, tokens_per_second: float) -> str:
-    return f"loss {line.loss:.3f}  {tokens_per_second:,.0f} tokens/s  MaxVio {line.max_violation:.2f}"
+def _save(trainer: Trainer, log: RunLog) -> None:
+    trainer.save()
+    plot_losses(log.lines(), trainer.run_dir / "loss.png")
+
+
+class _Status:
+    """A bar with the last step's loss and the rate of the last twenty."""
+
+    def __init__(self, bars: Progress, trainer: Trainer) -> None:
+        self._bars = bars
+        self._bar = bars.add_task("training", total=trainer.recipe.tokens, completed=trainer.state.tokens, status="")
+        self._rates: deque[float] = deque(maxlen=20)
+
+    def show(self, line: LogLine) -> None:
+        self._rates.append(line.tokens_per_second)
+        rate = f"{fmean(self._rates):,.0f} tokens/s"
+        status = f"loss {line.loss:.3f}  {rate}  MaxVio {line.max_violation:.2f}"
+        self._bars.update(self._bar, completed=line.tokens, status=status)
