@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import tokenizers
@@ -129,7 +130,7 @@ def agreement(path: Path, gates_of_layers: Sequence[Tensor]) -> float:
         now_TE = gates_TE > 0
         both = int((earlier_TE[:, : now_TE.shape[1]] & now_TE).sum())
         shares.append(2 * both / max(int(earlier_TE.sum()) + int(now_TE.sum()), 1))
-    return sum(shares) / len(shares)
+    return fmean(shares)
 
 
 def _dense(routing: Routing) -> Tensor:

@@ -3,11 +3,11 @@
 import shutil
 from pathlib import Path
 
-from model.comparison.files import replace_text
 from model.comparison.plots import write_plots
-from model.comparison.result import LOG_NAME
 from model.comparison.study import RESULT_NAME, STUDY_NAME
 from model.comparison.table import read_runs, study_table
+from model.files import replace_text
+from model.training.log import LOG_NAME
 
 TABLE_NAME = "table.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"

@@ -6,6 +6,7 @@ Shapes: T tokens, R rows whose logits are computed, V vocabulary.
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
 import tokenizers
 import torch
@@ -17,6 +18,7 @@ from model.evaluation.data import EvaluationSource
 from model.network import CausalLM
 from model.training.examples import ANSWER, Example, ExampleEncoder, conversations
 from model.training.prepare import load_source, source_names
+from model.training.rows import task_of
 
 LOGIT_ROWS = 1024  # held at a time
 
@@ -80,8 +82,8 @@ def by_task(of_source: Mapping[str, float]) -> dict[str, float]:
     """The mean over the sources of each task: sources weigh the same, whatever their size."""
     tasks: dict[str, list[float]] = {}
     for name, value in of_source.items():
-        tasks.setdefault(name.split("/")[0], []).append(value)
-    return {task: sum(values) / len(values) for task, values in tasks.items()}
+        tasks.setdefault(task_of(name), []).append(value)
+    return {task: fmean(values) for task, values in tasks.items()}
 
 
 def _row_sums(network: CausalLM, token_ids_BL: Tensor, targets_BL: Tensor, counted_BL: Tensor) -> list[float]:

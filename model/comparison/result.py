@@ -1,16 +1,15 @@
 """What one run of a study found, as a file: everything that the table and the pictures are made of, with the log."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
-from model.comparison.files import replace_text
 from model.comparison.study import RESULT_NAME, SubRun
-
-LOG_NAME = "log.jsonl"
+from model.files import replace_text
+from model.training.log import LogLine
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,41 +56,6 @@ def read_result(run_dir: Path) -> RunResult:
 
 
 @dataclass(frozen=True, slots=True)
-class LogLine:
-    """One step of training."""
-
-    step: int
-    tokens: int  # seen so far
-    loss: float  # nats per counted token
-    mean_k: float  # experts a token, mean over layers
-    max_violation: float
-    tokens_per_second: float
-
-
-class RunLog:
-    """The log of a run on disk, a line a step."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def forget_after(self, step: int) -> None:
-        """Drop what a resumed run will do again, and a line that was cut off."""
-        lines = [line for line in self.lines() if line.step <= step]
-        replace_text(self.path, "".join(map(_in_json, lines)))
-
-    def append(self, line: LogLine) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_in_json(line))
-
-    def lines(self) -> Iterator[LogLine]:
-        """All whole lines."""
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        for line in text.splitlines(keepends=True):
-            if line.endswith("\n"):
-                yield LogLine(**json.loads(line))
-
-
-@dataclass(frozen=True, slots=True)
 class TrainingFacts:
     """What the log says of a whole run."""
 
@@ -99,27 +63,22 @@ class TrainingFacts:
     tokens_per_second: float  # median over the steps
 
 
-def training_facts(lines: Iterable[LogLine]) -> TrainingFacts:
+def training_facts(lines: Sequence[LogLine]) -> TrainingFacts:
     """ValueError where there is no line."""
-    found = list(lines)
-    if not found:
+    if not lines:
         raise ValueError("the log is empty")
-    mean_k = sum(line.mean_k for line in found) / len(found)
-    return TrainingFacts(mean_k, median(line.tokens_per_second for line in found))
+    mean_k = fmean(line.mean_k or 0.0 for line in lines)
+    return TrainingFacts(mean_k, median(line.tokens_per_second for line in lines))
 
 
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _in_json(line: LogLine) -> str:
-    return json.dumps(_rounded(asdict(line))) + "\n"
+def six_digits(value: float) -> float:
+    """What is kept of a number: more digits say nothing and fill the repository."""
+    return float(f"{value:.6g}")
 
 
 def _rounded(value: Any) -> Any:
-    """Floats to six significant digits: more says nothing and fills the repository."""
     if isinstance(value, float):
-        return float(f"{value:.6g}")
+        return six_digits(value)
     if isinstance(value, dict):
         return {key: _rounded(part) for key, part in value.items()}
     return [_rounded(part) for part in value] if isinstance(value, list | tuple) else value

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 
 import tokenizers
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 
 from model.comparison.likelihood import by_task
-from model.comparison.result import mean
 from model.comparison.study import RESULT_NAME, Study, open_study
 from model.comparison.sub_run import Materials, Tell, do_run, load_materials
 from model.training.pipeline import ensure_prepared
+from model.training.progress import token_progress
 from model.training.sample_data import write_sample_data
 
 Say = Callable[[str], None]
@@ -36,7 +37,7 @@ def run_study(
     tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
     prepared = ensure_prepared(data_dir, tokenizer_dir, directory / "data", say)
     materials = load_materials(study, data_dir, prepared, tokenizer)
-    with _progress() as bars:
+    with token_progress(speed_estimate_seconds=1800) as bars:
         _run_all(study, directory, materials, bars, device=device, workers=workers, say=say)
 
 
@@ -59,7 +60,7 @@ def _run_all(
         name = f"run {number + 1} of {len(runs)}, {run.variant}, seed {run.seed}"
         tell = _teller(bars, bar, name, number * study.tokens)
         result = do_run(study, run, directory, materials, device=device, workers=workers, tell=tell)
-        say(f"{name}: {mean(list(by_task(result.bits_per_byte).values())):.4f} bits per byte")
+        say(f"{name}: {fmean(by_task(result.bits_per_byte).values()):.4f} bits per byte")
 
 
 def _teller(bars: Progress, bar: TaskID, name: str, tokens_before: int) -> Tell:
@@ -67,17 +68,3 @@ def _teller(bars: Progress, bar: TaskID, name: str, tokens_before: int) -> Tell:
         bars.update(bar, completed=tokens_before + tokens, status=f"{name}: {status}")
 
     return tell
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
-        TextColumn("{task.fields[status]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        refresh_per_second=1,
-        speed_estimate_period=1800,
-    )

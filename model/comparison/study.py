@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from model.comparison.files import replace_text
 from model.comparison.variants import SIZES, VARIANTS, Size, variant_named
+from model.files import replace_text
 
 STUDY_NAME = "study.json"
 RESULT_NAME = "result.json"

@@ -6,27 +6,30 @@
                             /result.json    written last: a run that has one is finished
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import tokenizers
 import torch
+from torch import Tensor
 
 from model.comparison import cost
 from model.comparison.choices import Probe, agreement, gates, layer_measures, make_probe, save_choices
 from model.comparison.likelihood import bits_per_byte_by_source, label_accuracy, majority_share
-from model.comparison.result import LOG_NAME, LogLine, RunLog, RunResult, mean, write_result
+from model.comparison.result import RunResult, six_digits, write_result
 from model.comparison.study import Study, SubRun
 from model.comparison.variants import model_of, variant_named
 from model.evaluation.data import EvaluationSource, load_sources
 from model.training.batches import LossWeights
+from model.training.checkpoints import SaveClock
 from model.training.examples import ExampleEncoder
+from model.training.log import LogLine, RunLog
 from model.training.mixture import decay_mixture, stable_mixture
 from model.training.recipes import Phase, Recipe
 from model.training.rows import find_sources
-from model.training.trainer import StepReport, Trainer
+from model.training.trainer import Trainer
 
 CHECKPOINT_SECONDS = 60.0
 MILESTONES = (0.25, 0.5, 0.75)  # of the tokens, at which the choices are kept
@@ -78,7 +81,7 @@ def do_run(
     directory = run.directory(study_dir)
     trainer = Trainer(recipe, materials.prepared, directory, device=device, workers=workers)
     _train(trainer, materials.probe, tell)
-    tell(trainer.tokens, "measuring")
+    tell(trainer.state.tokens, "measuring")
     result = _measure(study, run, trainer, materials)
     write_result(result, directory)
     return result
@@ -86,19 +89,18 @@ def do_run(
 
 def _train(trainer: Trainer, probe: Probe, tell: Tell) -> None:
     """To the end of the recipe. Stopped at any moment, it loses at most the time since its last checkpoint."""
-    log = RunLog(trainer.run_dir / LOG_NAME)
-    log.forget_after(trainer.step)
-    before, saved_at = trainer.tokens, time.monotonic()
-    for report in trainer.steps():
+    log, clock = RunLog(trainer.run_dir), SaveClock(CHECKPOINT_SECONDS)
+    log.forget_after(trainer.state.step)
+    before = trainer.state.tokens
+    for line in trainer.steps():
         for share in MILESTONES:
-            if trainer.load and before < share * trainer.recipe.tokens <= report.tokens:
+            if trainer.load and before < share * trainer.recipe.tokens <= line.tokens:
                 save_choices(_choices_path(trainer.run_dir, share), gates(trainer.network, probe))
-        log.append(_log_line(report, trainer, report.tokens - before))
-        tell(report.tokens, f"loss {report.loss:.3f}")
-        before = report.tokens
-        if trainer.finished or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+        log.append(_log_line(line, trainer.load, line.tokens - before))
+        tell(line.tokens, f"loss {line.loss:.3f}")
+        before = line.tokens
+        if trainer.finished or clock.is_due():
             trainer.save()
-            saved_at = time.monotonic()
 
 
 def _measure(study: Study, run: SubRun, trainer: Trainer, materials: Materials) -> RunResult:
@@ -110,7 +112,7 @@ def _measure(study: Study, run: SubRun, trainer: Trainer, materials: Materials) 
     kept = {share: path for share in MILESTONES if (path := _choices_path(trainer.run_dir, share)).exists()}
     return RunResult(
         run=run,
-        tokens=trainer.tokens,
+        tokens=trainer.state.tokens,
         bits_per_byte=bits_per_byte_by_source(network, materials.prepared, materials.tokenizer, study.rows_per_source),
         accuracy={source.name: label_accuracy(network, source, encoder) for source in materials.labelled},
         majority={source.name: majority_share(source) for source in materials.labelled},
@@ -124,15 +126,16 @@ def _measure(study: Study, run: SubRun, trainer: Trainer, materials: Materials) 
     )
 
 
-def _log_line(report: StepReport, trainer: Trainer, tokens: int) -> LogLine:
-    pairs = [float(load_E.sum()) for load_E in trainer.load]
+def _log_line(line: LogLine, load: Sequence[Tensor], tokens: int) -> LogLine:
+    """What a study keeps of a step of so many `tokens`, with the number of experts that its load shows."""
+    pairs = [float(load_E.sum()) for load_E in load]
     return LogLine(
-        step=report.step,
-        tokens=report.tokens,
-        loss=report.loss,
-        mean_k=mean(pairs) / tokens if pairs else 0.0,
-        max_violation=report.max_violation,
-        tokens_per_second=report.tokens_per_second,
+        step=line.step,
+        tokens=line.tokens,
+        loss=six_digits(line.loss),
+        mean_k=six_digits(fmean(pairs) / tokens) if pairs else 0.0,
+        max_violation=six_digits(line.max_violation),
+        tokens_per_second=six_digits(line.tokens_per_second),
     )
 
 

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
-from model.comparison.result import LOG_NAME, RunLog, RunResult, TrainingFacts, mean, read_result, training_facts
+from model.comparison.result import RunResult, TrainingFacts, read_result, training_facts
 from model.comparison.study import RESULT_NAME, read_study
 from model.comparison.variants import VARIANTS
 from model.evaluation.tables import table
+from model.training.log import RunLog
+from model.training.rows import task_of
 
 TASKS = ("translate", "summarize", "analyze", "chat", "generate")
 HALF = "0.5"  # of the training, where the saturation is looked at
@@ -31,7 +34,7 @@ class Figure:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Figure":
-        return cls(mean(values), (max(values) - min(values)) / 2)
+        return cls(fmean(values), (max(values) - min(values)) / 2)
 
     def show(self, digits: int) -> str:
         spread = f" ± {self.half_range:,.{digits}f}" if self.half_range >= 0.5 * 10**-digits else ""
@@ -50,12 +53,12 @@ class Measure:
 
 def bits_per_byte(run: FinishedRun) -> float:
     """Mean over the tasks, of the mean over each task's sources."""
-    return mean([value for task in TASKS if (value := task_bits(run, task)) is not None])
+    return fmean([value for task in TASKS if (value := task_bits(run, task)) is not None])
 
 
 def task_bits(run: FinishedRun, task: str) -> float | None:
-    values = [bits for name, bits in run.result.bits_per_byte.items() if name.startswith(f"{task}/")]
-    return mean(values) if values else None
+    values = [bits for name, bits in run.result.bits_per_byte.items() if task_of(name) == task]
+    return fmean(values) if values else None
 
 
 def read_runs(directory: Path) -> dict[str, list[FinishedRun]]:
@@ -64,7 +67,7 @@ def read_runs(directory: Path) -> dict[str, list[FinishedRun]]:
     found: dict[str, list[FinishedRun]] = {}
     for path in sorted(directory.glob(f"*/{RESULT_NAME}")):
         result = read_result(path.parent)
-        facts = training_facts(RunLog(path.parent / LOG_NAME).lines())
+        facts = training_facts(RunLog(path.parent).lines())
         found.setdefault(result.run.variant, []).append(FinishedRun(result, facts))
     if not found:
         raise ValueError(f"no run of {directory} is finished: go on with `routelm compare run {directory}`")
@@ -88,7 +91,7 @@ def study_table(directory: Path) -> str:
 
 def _measures(runs: dict[str, list[FinishedRun]]) -> list[Measure]:
     majority = next(iter(runs.values()))[0].result.majority
-    chance = f" (most frequent label: {mean(list(majority.values())):.1f})" if majority else ""
+    chance = f" (most frequent label: {fmean(list(majority.values())):.1f})" if majority else ""
     return [
         Measure("bits per byte, mean over tasks", bits_per_byte, 4, "lower"),
         *(Measure(f"bits per byte, {task}", _task_measure(task), 4, "lower") for task in TASKS),
@@ -140,7 +143,7 @@ def _task_measure(task: str) -> Callable[[FinishedRun], float | None]:
 
 def _over_layers(value: Callable[..., float]) -> Callable[[FinishedRun], float | None]:
     """The mean over routed layers."""
-    return lambda run: mean([value(layer) for layer in run.result.layers]) if run.result.layers else None
+    return lambda run: fmean([value(layer) for layer in run.result.layers]) if run.result.layers else None
 
 
 def _dead_share(run: FinishedRun) -> float | None:
@@ -149,7 +152,7 @@ def _dead_share(run: FinishedRun) -> float | None:
 
 
 def _mean_of(values: dict[str, float]) -> float | None:
-    return mean(list(values.values())) if values else None
+    return fmean(list(values.values())) if values else None
 
 
 def _number(count: int, name: str) -> str:

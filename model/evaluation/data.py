@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from model.language import detect_language
-from model.training.rows import Row, SourceFile, find_sources, read_rows, row_texts
+from model.training.rows import Row, SourceFile, find_sources, read_rows, row_texts, task_of
 
 TASKS = ("translate", "summarize", "analyze", "chat", "generate")
 ROWS_TO_TELL_LANGUAGE = 50
@@ -23,7 +23,7 @@ class EvaluationSource:
 
     @property
     def task(self) -> str:
-        return self.name.split("/")[0]
+        return task_of(self.name)
 
     def training_rows(self, limit: int) -> Iterator[Row]:
         """Yield the first `limit` training rows: none where the file is not at hand."""

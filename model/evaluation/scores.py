@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from model.evaluation.bootstrap import CorpusScore, Interval
+from model.training.rows import task_of
 
 Better = Literal["higher", "lower", "neither"]
 
@@ -35,7 +36,7 @@ class Score:
 
     @property
     def task(self) -> str:
-        return self.source.split("/")[0]
+        return task_of(self.source)
 
     def beats(self, baseline: Baseline) -> bool:
         """Whether the whole interval lies on the better side of the baseline."""
@@ -64,7 +65,7 @@ class Example:
 
     @property
     def task(self) -> str:
-        return self.source.split("/")[0]
+        return task_of(self.source)
 
 
 @dataclass(frozen=True, slots=True)

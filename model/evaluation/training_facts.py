@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean
 
-from model.training.log import LOG_NAME, read_log
+from model.training.log import LOG_NAME, LogLine, RunLog
 
 CURVE_POINTS = 12
 LAST_STEPS = 50  # averaged for the final training loss
@@ -36,47 +36,43 @@ class TrainingFacts:
 
 def read_training_facts(run_dir: Path) -> TrainingFacts:
     """Read `log.jsonl` of a run directory. ValueError where there is none, or nothing in it."""
-    path = run_dir / LOG_NAME
-    if not path.is_file():
+    log = RunLog(run_dir)
+    if not log.path.is_file():
         raise ValueError(f"{run_dir} has no {LOG_NAME}: give the directory of a training run")
-    lines = read_log(path)
+    lines = log.lines()
     if not lines:
-        raise ValueError(f"{path} is empty: the run has not done a step yet")
+        raise ValueError(f"{log.path} is empty: the run has not done a step yet")
     seconds = _seconds(lines)
-    checked = [line for line in lines if "valid" in line]
+    checked = [line.valid for line in lines if line.valid is not None]
     return TrainingFacts(
-        steps=lines[-1]["step"],
-        tokens=lines[-1]["tokens"],
+        steps=lines[-1].step,
+        tokens=lines[-1].tokens,
         hours=seconds / 3600,
-        tokens_per_second=lines[-1]["tokens"] / seconds,
-        final_loss=_mean([line["loss"] for line in lines[-LAST_STEPS:]]),
-        final_max_violation=_mean([line["max_violation"] for line in lines[-LAST_STEPS:]]),
-        validation=checked[-1]["valid"] if checked else {},
+        tokens_per_second=lines[-1].tokens / seconds,
+        final_loss=fmean(line.loss for line in lines[-LAST_STEPS:]),
+        final_max_violation=fmean(line.max_violation for line in lines[-LAST_STEPS:]),
+        validation=checked[-1] if checked else {},
         curve=_curve(lines),
     )
 
 
-def _seconds(lines: Sequence[Mapping[str, Any]]) -> float:
+def _seconds(lines: Sequence[LogLine]) -> float:
     before, seconds = 0, 0.0
     for line in lines:
-        seconds += (line["tokens"] - before) / line["tokens_per_second"]
-        before = line["tokens"]
+        seconds += (line.tokens - before) / line.tokens_per_second
+        before = line.tokens
     return seconds
 
 
-def _curve(lines: Sequence[Mapping[str, Any]]) -> tuple[CurvePoint, ...]:
+def _curve(lines: Sequence[LogLine]) -> tuple[CurvePoint, ...]:
     """The run cut into pieces of even numbers of tokens, each with its mean loss and its last validation."""
-    pieces: dict[int, list[Mapping[str, Any]]] = {}
+    pieces: dict[int, list[LogLine]] = {}
     for line in lines:
-        pieces.setdefault((line["tokens"] - 1) * CURVE_POINTS // lines[-1]["tokens"], []).append(line)
+        pieces.setdefault((line.tokens - 1) * CURVE_POINTS // lines[-1].tokens, []).append(line)
     return tuple(_point(piece) for piece in pieces.values())
 
 
-def _point(lines: Sequence[Mapping[str, Any]]) -> CurvePoint:
-    checked = [line["valid"] for line in lines if line.get("valid")]
-    valid = _mean(list(checked[-1].values())) if checked else None
-    return CurvePoint(lines[-1]["tokens"], _mean([line["loss"] for line in lines]), valid)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _point(lines: Sequence[LogLine]) -> CurvePoint:
+    checked = [line.valid for line in lines if line.valid]
+    valid = fmean(checked[-1].values()) if checked else None
+    return CurvePoint(lines[-1].tokens, fmean(line.loss for line in lines), valid)

@@ -16,6 +16,7 @@ from torch import Tensor
 from model.training.examples import ANSWER, PROMPT
 from model.training.mixture import Mixture, value_of
 from model.training.prepare import PreparedSource, load_source, source_names
+from model.training.rows import task_of
 
 # These thirty leave 6 % padding, twelve of them left 13 %.
 BUCKET_LENGTHS = (24, *range(32, 128, 8), *range(128, 256, 16), *range(256, 513, 32))
@@ -194,7 +195,7 @@ def _bucket_of(size: int, bucket_lengths: Sequence[int] | dict[int, Any]) -> int
 
 def _token_weights(kinds_L: NDArray[np.uint8], source: str, weights: LossWeights) -> NDArray[np.float32]:
     answer = 1.0
-    if source.startswith("analyze/"):
+    if task_of(source) == "analyze":
         answer = max(1.0, weights.label / max(int((kinds_L == ANSWER).sum()), 1))
     of_kind = np.zeros(3, np.float32)
     of_kind[[PROMPT, ANSWER]] = weights.prompt, answer

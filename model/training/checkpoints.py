@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from safetensors.torch import load_file, save_file
@@ -22,6 +23,20 @@ class Checkpoint:
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
+
+
+class SaveClock:
+    """Says when to save: once in so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._last = seconds, monotonic()
+
+    def is_due(self) -> bool:
+        """Whether it is time; if so, the next time is counted from now."""
+        if monotonic() - self._last <= self._seconds:
+            return False
+        self._last = monotonic()
+        return True
 
 
 def write_checkpoint(run_dir: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from model.training.prepare import SourceCounts, is_prepared, prepare, source_names
 from model.training.recipes import RECIPES, Recipe
-from model.training.rows import find_sources
+from model.training.rows import find_all_sources, task_of
 from model.training.run import run
 from model.training.sample_data import write_sample_data
 from model.training.train_tokenizer import sample_texts, save_tokenizer, train_tokenizer
@@ -42,9 +42,10 @@ def train(
         tokenizer_dir = ensure_tokenizer(data_dir, run_dir / "tokenizer", recipe.model.vocab_size, say)
     prepared = ensure_prepared(data_dir, tokenizer_dir, run_dir / "data", say)
     trainer = Trainer(recipe, prepared, run_dir, device=device, workers=workers, start_from=start_from)
-    if trainer.step:
-        inherited = f", {trainer.inherited_tokens:,} of them by earlier runs" if trainer.inherited_tokens else ""
-        say(f"going on at step {trainer.step}, {trainer.tokens:,} tokens{inherited}")
+    state = trainer.state
+    if state.step:
+        inherited = f", {state.inherited_tokens:,} of them by earlier runs" if state.inherited_tokens else ""
+        say(f"going on at step {state.step}, {state.tokens:,} tokens{inherited}")
     return run(trainer, tokenizer_dir=tokenizer_dir, validate_on=validation_sources(prepared))
 
 
@@ -57,8 +58,9 @@ def recipe_named(name: str, tokens: int | None) -> Recipe:
 
 
 def ensure_tokenizer(data_dir: Path, directory: Path, vocab_size: int, say: Say) -> Path:
-    """Train a tokenizer on the data unless `directory` has one."""
+    """Train a tokenizer on the data unless `directory` has one. ValueError where there is no data."""
     if not (directory / "tokenizer.json").exists():
+        find_all_sources(data_dir)  # of no texts a tokenizer could be made, and would then stay
         say(f"training a tokenizer of {vocab_size} tokens")
         save_tokenizer(train_tokenizer(sample_texts(data_dir), vocab_size), directory)
     return directory
@@ -67,16 +69,17 @@ def ensure_tokenizer(data_dir: Path, directory: Path, vocab_size: int, say: Say)
 def ensure_prepared(data_dir: Path, tokenizer_dir: Path, directory: Path, say: Say) -> Path:
     """Encode the data unless `directory` holds it, encoded with the same tokenizer.
 
-    ValueError where `directory` holds something else: what is prepared anew is deleted first.
+    What is prepared anew is deleted first. ValueError, with nothing deleted, where `directory` holds something else or
+    there is no data.
     """
     tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
     if is_prepared(directory, tokenizer):
         return directory
+    files = find_all_sources(data_dir)
     if directory.exists():
         if any(directory.iterdir()) and not (directory / "meta.json").exists():
             raise ValueError(f"{directory} holds other files than prepared data: name a new directory")
         shutil.rmtree(directory)
-    files = [source for split in ("valid", "train") for source in find_sources(data_dir, split)]
     sizes = {f"{source.name}.{source.split}": source.path.stat().st_size for source in files}
     with Progress(
         TextColumn("encoding"),
@@ -115,5 +118,5 @@ def validation_sources(prepared: Path) -> list[str]:
     """The validation sources to watch while training: two of each task, the last by name."""
     by_task: dict[str, list[str]] = {}
     for name in source_names(prepared, "valid"):
-        by_task.setdefault(name.split("/")[0], []).append(name)
+        by_task.setdefault(task_of(name), []).append(name)
     return [name for names in by_task.values() for name in names[-2:]]

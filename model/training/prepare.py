@@ -25,7 +25,7 @@ from model.training.examples import ANSWER, Example, ExampleEncoder, conversatio
 from model.training.gap_sentences import gap_sentences
 from model.training.label_sets import for_training
 from model.training.persona import persona_rows
-from model.training.rows import Row, SourceFile, find_sources, read_rows
+from model.training.rows import Row, SourceFile, find_all_sources, read_rows
 
 FORMAT = 5  # of the directory and of what is put into it
 ROWS_AT_ONCE = 4096
@@ -80,17 +80,16 @@ def prepare(
     PERSONA, GAP_SENTENCES and BORROWED_TOPICS, the latter two from the training rows that were kept. ValueError where
     there is no file of the format.
     """
-    if not any(find_sources(data_dir, split) for split in ("train", "valid")):
-        raise ValueError(f"no <task>/<source>.train.jsonl in {data_dir}: see docs/training.md for the format")
+    files = find_all_sources(data_dir)
     _write_meta(out_dir, tokenizer="", counts={})  # whose directory this is; prepared it is not yet
     workshop = _Workshop(ExampleEncoder(tokenizer), out_dir, told)
     prose: list[str] = []
     lent: dict[str, list[Row]] = {}
     for task in _TASKS:
         cleaner = Cleaner()
-        for source in _files(data_dir, task, "valid"):
+        for source in _of(files, task, "valid"):
             workshop.put(f"{source.name}.valid", list(read_rows(source.path)), cleaner.validation)
-        for source in _files(data_dir, task, "train"):
+        for source in _of(files, task, "train"):
             kept = workshop.put(f"{source.name}.train", list(read_rows(source.path)), cleaner.training)
             prose += _prose(source.name, kept)
             if source.name in LENDERS:
@@ -155,12 +154,13 @@ class _Workshop:
     def put(self, name: str, rows: list[Row], clean: Callable[[Sequence[Row]], tuple[list[Row], Dropped]]) -> list[Row]:
         """Write what `clean` keeps of the rows; return that."""
         kept, dropped = clean(rows)
-        examples = list(self._encode(kept, varied=name.endswith(".train")))
+        drafts = list(self._encode(kept, varied=name.endswith(".train")))
+        found = [example for example in drafts if example is not None]
         self.counts[name] = SourceCounts(
             rows=len(rows),
             dropped=dropped,
-            too_long=examples.count(None),
-            examples=len(found := [example for example in examples if example is not None]),
+            too_long=len(drafts) - len(found),
+            examples=len(found),
             tokens=sum(len(example.token_ids) for example in found),
             target_tokens=sum(int((example.kinds == ANSWER).sum()) for example in found),
         )
@@ -177,8 +177,8 @@ class _Workshop:
                 yield from encoded or (None,)
 
 
-def _files(data_dir: Path, task: str, split: str) -> list[SourceFile]:
-    return [source for source in find_sources(data_dir, split) if source.task == task]
+def _of(files: Sequence[SourceFile], task: str, split: str) -> list[SourceFile]:
+    return [source for source in files if (source.task, source.split) == (task, split)]
 
 
 def _prose(name: str, rows: list[Row]) -> list[str]:

@@ -4,12 +4,17 @@ On a CPU with few cores this beats splitting every small matrix product over all
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from model.layers.feed_forward import Routed
+from model.layers.router import Router
 from model.network import CausalLM
+
+R = TypeVar("R")
 
 
 class Replica:
@@ -55,11 +60,39 @@ def _share_buffers(ours: nn.Module, theirs: nn.Module) -> None:
         setattr(ours, name, buffer)
 
 
-def mean_gradients(replicas: list[Replica], micro_batches: int) -> dict[str, Tensor]:
-    """The sum over replicas, always in their order, divided by the number of micro-batches."""
-    first, *others = replicas
-    total = first.gradients
-    for other in others:
-        for name, gradient in other.gradients.items():
-            total[name] += gradient
-    return {name: gradient.div_(micro_batches) for name, gradient in total.items()}
+class Workers:
+    """Replicas of a network that do micro-batches side by side; they share the threads evenly."""
+
+    def __init__(self, network: CausalLM, count: int) -> None:
+        twins = [share_weights(network) for _ in range(count - 1)]
+        self.replicas = [Replica(network), *map(Replica, twins)]
+        threads = max(torch.get_num_threads() // count, 1)
+        self._pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(threads,))
+
+    @property
+    def routers(self) -> list[Router]:
+        """Those of the network itself."""
+        return self.replicas[0].routers
+
+    def run(self, work: Callable[[Replica, int], R], count: int) -> list[R]:
+        """Do works 0 to `count` - 1, dealt out in turn; the results of the first replica come first.
+
+        Who does what never depends on who is faster: sums stay the same.
+        """
+
+        def share(first: int) -> list[R]:
+            return [work(self.replicas[first], number) for number in range(first, count, len(self.replicas))]
+
+        return [result for results in self._pool.map(share, range(len(self.replicas))) for result in results]
+
+    def mean_gradients(self, micro_batches: int) -> dict[str, Tensor]:
+        """The sum over replicas, always in their order, divided by the number of micro-batches."""
+        first, *others = self.replicas
+        for other in others:
+            for name, gradient in other.gradients.items():
+                first.gradients[name] += gradient
+        return {name: gradient.div_(micro_batches) for name, gradient in first.gradients.items()}
+
+    def forget_gradients(self) -> None:
+        for replica in self.replicas:
+            replica.zero()

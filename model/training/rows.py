@@ -20,7 +20,12 @@ class SourceFile:
 
     @property
     def task(self) -> str:
-        return self.name.split("/")[0]
+        return task_of(self.name)
+
+
+def task_of(source: str) -> str:
+    """The task of a source by the source's name: "translate" of "translate/tatoeba-en-zh"."""
+    return source.partition("/")[0]
 
 
 def find_sources(data_dir: Path, split: str) -> list[SourceFile]:
@@ -30,6 +35,14 @@ def find_sources(data_dir: Path, split: str) -> list[SourceFile]:
         name = path.name.split(f".{split}.jsonl")[0]
         if not name.endswith("-nc"):
             sources.append(SourceFile(f"{path.parent.name}/{name}", split, path))
+    return sources
+
+
+def find_all_sources(data_dir: Path) -> list[SourceFile]:
+    """Return the files of both splits, validation first. ValueError where there is no file of the format."""
+    sources = [source for split in ("valid", "train") for source in find_sources(data_dir, split)]
+    if not sources:
+        raise ValueError(f"no <task>/<source>.train.jsonl in {data_dir}: see docs/training.md for the format")
     return sources
 
 

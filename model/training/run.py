@@ -1,17 +1,18 @@
 """A training run as a person sees it: a progress line, a log, validation, a plot, checkpoints, the finished model."""
 
-import json
-import time
 from collections import deque
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
+from model.training.checkpoints import SaveClock
 from model.training.export import export
-from model.training.log import LOG_NAME, forget_after, thin_out
+from model.training.log import LogLine, RunLog, thinned
 from model.training.plot import plot_losses
-from model.training.trainer import StepReport, Trainer
+from model.training.progress import token_progress
+from model.training.trainer import Trainer
 
 
 def run(
@@ -26,44 +27,38 @@ def run(
 
     Stopping it at any moment loses at most the time since the last checkpoint.
     """
-    log_path = trainer.run_dir / LOG_NAME
-    forget_after(log_path, trainer.step)
-    saved_at = time.monotonic()
-    with _progress() as progress, log_path.open("a", encoding="utf-8") as log:
-        task = progress.add_task("training", total=trainer.recipe.tokens, completed=trainer.tokens, status="")
-        rates: deque[float] = deque(maxlen=20)
-        for report in trainer.steps():
-            line = asdict(report)
-            if report.step % validate_every == 0 or trainer.finished:
-                line["valid"] = trainer.validate(validate_on)
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-            rates.append(report.tokens_per_second)
-            progress.update(task, completed=report.tokens, status=_status(report, sum(rates) / len(rates)))
-            if time.monotonic() - saved_at > 60 * checkpoint_minutes:
-                trainer.save()
-                plot_losses(log_path, trainer.run_dir / "loss.png")
-                saved_at = time.monotonic()
-    trainer.save()
-    plot_losses(log_path, trainer.run_dir / "loss.png")
+    log, clock = RunLog(trainer.run_dir), SaveClock(60 * checkpoint_minutes)
+    log.forget_after(trainer.state.step)
+    with token_progress(speed_estimate_seconds=300) as bars:
+        status = _Status(bars, trainer)
+        for line in trainer.steps():
+            if line.step % validate_every == 0 or trainer.finished:
+                line = replace(line, valid=trainer.validate(validate_on))
+            log.append(line)
+            status.show(line)
+            if clock.is_due():
+                _save(trainer, log)
+    _save(trainer, log)
     model = export(trainer.network, tokenizer_dir, trainer.run_dir / "model")
-    thin_out(log_path, model / LOG_NAME)
+    RunLog(model).write(thinned(log.lines()))
     return model
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:,.0f}/{task.total:,.0f} tokens"),
-        TextColumn("{task.fields[status]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        refresh_per_second=1,
-        speed_estimate_period=300,
-    )
+def _save(trainer: Trainer, log: RunLog) -> None:
+    trainer.save()
+    plot_losses(log.lines(), trainer.run_dir / "loss.png")
 
 
-def _status(report: StepReport, tokens_per_second: float) -> str:
-    return f"loss {report.loss:.3f}  {tokens_per_second:,.0f} tokens/s  MaxVio {report.max_violation:.2f}"
+class _Status:
+    """A bar with the last step's loss and the rate of the last twenty."""
+
+    def __init__(self, bars: Progress, trainer: Trainer) -> None:
+        self._bars = bars
+        self._bar = bars.add_task("training", total=trainer.recipe.tokens, completed=trainer.state.tokens, status="")
+        self._rates: deque[float] = deque(maxlen=20)
+
+    def show(self, line: LogLine) -> None:
+        self._rates.append(line.tokens_per_second)
+        rate = f"{fmean(self._rates):,.0f} tokens/s"
+        status = f"loss {line.loss:.3f}  {rate}  MaxVio {line.max_violation:.2f}"
+        self._bars.update(self._bar, completed=line.tokens, status=status)

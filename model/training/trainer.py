@@ -3,13 +3,11 @@
 Shapes: B rows, L positions, E experts.
 """
 
-import shutil
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,25 +17,12 @@ from model.network import CausalLM, cast_matrices
 from model.training import losses
 from model.training.batches import BatchStream, TrainingBatch, valid_batches
 from model.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
-from model.training.log import LOG_NAME, read_log
+from model.training.log import LogLine, RunLog
 from model.training.micro_batch import MicroReport, MicroStep, batch_loss
 from model.training.optimizer import Optimizer
 from model.training.recipes import Phase, Recipe
-from model.training.replica import Replica, mean_gradients, share_weights
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    """One optimizer step, as it stands in the log."""
-
-    step: int
-    tokens: int  # seen so far, padding left out
-    loss: float  # nats per counted token
-    balance: float  # balance loss, 1 is even
-    max_violation: float  # mean over layers
-    gradient_norm: float
-    learning_rate: float  # share of the peak
-    tokens_per_second: float
+from model.training.replica import Replica, Workers
+from model.training.run_state import RunState, learning_rate, phase_of
 
 
 class Trainer:
@@ -53,6 +38,9 @@ class Trainer:
     micro-batch of the first worker, so with it the number of workers does matter.)
     """
 
+    state: RunState
+    streams: dict[str, BatchStream]  # by phase
+
     def __init__(
         self,
         recipe: Recipe,
@@ -67,38 +55,39 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.network = CausalLM(recipe.model).to(device)
         self.network.tie_head()
-        self._micro_step = MicroStep(recipe, device)
         self.optimizer = Optimizer(self.network, recipe.optimizer)  # masters are taken before the cast
         cast_matrices(self.network, getattr(torch, recipe.dtype))
-        threads = torch.get_num_threads()
-        count = min(workers or threads, recipe.micro_batches) if device == "cpu" else 1
-        twins = [share_weights(self.network) for _ in range(count - 1)]
-        self.replicas = [Replica(network) for network in (self.network, *twins)]
-        self.pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(max(threads // count, 1),))
-        self.step, self.tokens, self.seconds = 0, 0, 0.0
-        routers = self.replicas[0].routers
+        count = min(workers or torch.get_num_threads(), recipe.micro_batches) if device == "cpu" else 1
+        self.workers = Workers(self.network, count)
+        routers = self.workers.routers
         self.load = [torch.zeros(router.num_experts, device=device) for router in routers]  # of the last step
+        self._micro_step = MicroStep(recipe, device)
         run_dir.mkdir(parents=True, exist_ok=True)
-        self.inherited_tokens = 0  # of the runs this one started from
-        self.cold_step = 0  # where the moments were new
         checkpoint = read_checkpoint(run_dir, device)
-        if checkpoint is not None:
-            self._restore_weights(checkpoint)
-            self.inherited_tokens = checkpoint.state.get("inherited_tokens", 0)
-        elif start_from is not None:
-            self._inherit(start_from)
-        self.streams = self._streams(checkpoint.state["streams"] if checkpoint is not None else {})
-        if checkpoint is None and start_from is not None:
+        if checkpoint is None:
+            self._start(start_from)
+        else:
+            self._resume(checkpoint)
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
+        """Go on exactly where the checkpoint was taken."""
+        self.state = self._restore(checkpoint)
+        self.streams = self._streams()
+        for name, state in checkpoint.state["streams"].items():
+            self.streams[name].load_state_dict(state)
+
+    def _start(self, ancestor: Path | None) -> None:
+        """Begin. What was inherited is saved at once: from then on the run needs no ancestor."""
+        self.state = RunState() if ancestor is None else self._inherit(ancestor)
+        self.streams = self._streams()
+        if ancestor is not None:
             self.save()
 
-    def _streams(self, states: dict[str, dict[str, Any]]) -> dict[str, BatchStream]:
-        """The data of both phases, where `states` were taken. Each phase and each heir reads in an order of its own."""
+    def _streams(self) -> dict[str, BatchStream]:
+        """The data of both phases from its beginning. Each phase and each heir reads in an order of its own."""
+        seed = self.recipe.seed + self.state.inherited_tokens
         phases = {"stable": self.recipe.stable, "decay": self.recipe.decay}
-        seed = self.recipe.seed + self.inherited_tokens
-        streams = {name: self._stream(phase, seed + n) for n, (name, phase) in enumerate(phases.items())}
-        for name, state in states.items():
-            streams[name].load_state_dict(state)
-        return streams
+        return {name: self._stream(phase, seed + n) for n, (name, phase) in enumerate(phases.items())}
 
     def _stream(self, phase: Phase, seed: int) -> BatchStream:
         return BatchStream(
@@ -112,60 +101,49 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        return self.tokens >= self.recipe.tokens
+        return self.state.tokens >= self.recipe.tokens
 
-    @property
-    def phase(self) -> str:
-        return "decay" if self.tokens >= self.recipe.tokens * (1 - self.recipe.decay_share) else "stable"
-
-    def learning_rate(self) -> float:
-        """Share of the peak rates: warm-up, plateau, then 1 - sqrt down to zero at the last token."""
-        decay_start = self.recipe.tokens * (1 - self.recipe.decay_share)
-        warm = min(1.0, (self.step - self.cold_step + 1) / self.recipe.warmup_steps)
-        progress = max(0.0, (self.tokens - decay_start) / (self.recipe.tokens - decay_start))
-        return float(warm * (1 - min(progress, 1.0) ** 0.5))
-
-    def steps(self) -> Iterator[StepReport]:
-        """Train until the recipe's tokens are seen; one report per step."""
+    def steps(self) -> Iterator[LogLine]:
+        """Train until the recipe's tokens are seen; a line of the log per step."""
         while not self.finished:
             yield self.train_step()
 
-    def train_step(self) -> StepReport:
+    def train_step(self) -> LogLine:
         """Forward and backward of all micro-batches, then one update."""
-        start, rate, count = time.monotonic(), self.learning_rate(), self.recipe.micro_batches
-        stream = self.streams[self.phase]
+        start, rate, count = time.monotonic(), learning_rate(self.recipe, self.state), self.recipe.micro_batches
+        stream = self.streams[phase_of(self.recipe, self.state)]
         batches = [next(stream) for _ in range(count)]
-        shares = list(enumerate(self.replicas))
-        jobs = [self.pool.submit(self._work, replica, batches, range(n, count, len(shares))) for n, replica in shares]
-        reports = [report for job in jobs for report in job.result()]
-        norm = self.optimizer.step(mean_gradients(self.replicas, count), rate)
-        for replica in self.replicas:
-            replica.zero()
-        self.load = [torch.stack(loads).sum(0) for loads in zip(*(report.load for report in reports), strict=True)]
+        reports = self.workers.run(partial(self._micro_batch, batches), count)
+        norm = self.optimizer.step(self.workers.mean_gradients(count), rate)
+        self.workers.forget_gradients()
         tokens = sum(report.tokens for report in reports)
-        for router, load_E in zip(self.replicas[0].routers, self.load, strict=True):
-            router.after_step(load_E, tokens)
-        seconds = time.monotonic() - start
-        self.step, self.tokens, self.seconds = self.step + 1, self.tokens + tokens, self.seconds + seconds
-        return StepReport(
-            step=self.step,
-            tokens=self.tokens,
+        self._tell_routers(reports, tokens)
+        self.state = self.state.after_step(tokens)
+        return LogLine(
+            step=self.state.step,
+            tokens=self.state.tokens,
             loss=sum(report.loss for report in reports) / count,
             balance=sum(report.balance for report in reports) / count,
             max_violation=sum(map(losses.max_violation, self.load)) / max(len(self.load), 1),
             gradient_norm=norm,
             learning_rate=rate,
-            tokens_per_second=tokens / seconds,
+            tokens_per_second=tokens / (time.monotonic() - start),
         )
 
-    def _work(self, replica: Replica, batches: list[TrainingBatch], mine: range) -> list[MicroReport]:
-        return [self._micro_step.run(replica, batches[n], f"{self.step}/{n}", self.load) for n in mine]
+    def _micro_batch(self, batches: list[TrainingBatch], replica: Replica, number: int) -> MicroReport:
+        return self._micro_step.run(replica, batches[number], f"{self.state.step}/{number}", self.load)
+
+    def _tell_routers(self, reports: list[MicroReport], tokens: int) -> None:
+        """What each expert got in this step, in which there were so many tokens."""
+        self.load = [torch.stack(loads).sum(0) for loads in zip(*(report.load for report in reports), strict=True)]
+        for router, load_E in zip(self.workers.routers, self.load, strict=True):
+            router.after_step(load_E, tokens)
 
     @torch.no_grad()
     def validate(self, sources: list[str], max_examples: int = 64) -> dict[str, float]:
         """Nats per answer token on the first examples of each validation source, with the configured k."""
         configs = [la.feed_forward for la in self.recipe.model.layers if isinstance(la.feed_forward, RoutedConfig)]
-        for router, config in zip(self.replicas[0].routers, configs, strict=True):
+        for router, config in zip(self.workers.routers, configs, strict=True):
             router.k = getattr(config.router, "top_k", router.k)
         result = {}
         for source in sources:
@@ -184,42 +162,36 @@ class Trainer:
         buffers = {f"buffer/{name}": buffer.clone() for name, buffer in router_buffers.items()}
         loads = {f"load/{layer}": load_E for layer, load_E in enumerate(self.load)}
         state = {
-            "step": self.step,
-            "tokens": self.tokens,
-            "inherited_tokens": self.inherited_tokens,
-            "cold_step": self.cold_step,
-            "seconds": self.seconds,
+            **asdict(self.state),
             "streams": {name: stream.state_dict() for name, stream in self.streams.items()},
         }
         write_checkpoint(self.run_dir, self.optimizer.state_tensors() | buffers | loads, state)
 
-    def _inherit(self, ancestor: Path) -> None:
-        """Begin with another run's weights and log."""
+    def _inherit(self, ancestor: Path) -> RunState:
+        """Take over the weights and the log of another run, or of a finished model; returns how far they are."""
         checkpoint = read_checkpoint(ancestor, self.device)
         if checkpoint is not None:
-            self._restore_weights(checkpoint)
+            state = self._restore(checkpoint)
         elif (ancestor / "config.json").is_file():
-            self._take_over(ancestor)
+            state = self._take_over(ancestor)
         else:
             raise ValueError(f"{ancestor} has no checkpoint to start from: give the directory of a run or of a model")
-        self.inherited_tokens = self.tokens
-        if (ancestor / LOG_NAME).exists():
-            shutil.copyfile(ancestor / LOG_NAME, self.run_dir / LOG_NAME)
+        RunLog(self.run_dir).write(RunLog(ancestor).lines())
+        return replace(state, inherited_tokens=state.tokens)
 
-    def _take_over(self, model_dir: Path) -> None:
-        """The weights of a finished model, and what its log says of how it came about."""
+    def _restore(self, checkpoint: Checkpoint) -> RunState:
+        """Take over weights, moments and what routers know; returns how far they are."""
+        tensors, state = checkpoint.tensors, RunState.saved_in(checkpoint.state)
+        self.optimizer.load_state_tensors(tensors, state.warm_steps)
+        buffers = {key.removeprefix("buffer/"): tensor for key, tensor in tensors.items() if key.startswith("buffer/")}
+        self.network.load_state_dict(buffers, strict=False)
+        self.load = [tensors[f"load/{layer}"] for layer in range(len(self.load))]
+        return state
+
+    def _take_over(self, model_dir: Path) -> RunState:
+        """Take over the weights of a finished model; returns how far they are, by the model's log."""
         finished = load_network(model_dir, torch.float32, pack=False)
         self.optimizer.load_masters(dict(finished.named_parameters()))
         self.network.load_state_dict(dict(finished.named_buffers()), strict=False)
-        lines = read_log(model_dir / LOG_NAME)
-        if lines:
-            self.step, self.tokens, self.cold_step = lines[-1]["step"], lines[-1]["tokens"], lines[-1]["step"]
-
-    def _restore_weights(self, checkpoint: Checkpoint) -> None:
-        tensors, state = checkpoint.tensors, checkpoint.state
-        self.optimizer.load_state_tensors(tensors, state["step"])
-        buffers = {key.removeprefix("buffer/"): tensor for key, tensor in tensors.items() if key.startswith("buffer/")}
-        self.network.load_state_dict(buffers, strict=False)
-        self.step, self.tokens, self.seconds = state["step"], state["tokens"], state["seconds"]
-        self.load = [tensors[f"load/{layer}"] for layer in range(len(self.load))]
-        self.cold_step = state.get("cold_step", 0)
+        lines = RunLog(model_dir).lines()
+        return RunState(lines[-1].step, lines[-1].tokens, cold_step=lines[-1].step) if lines else RunState()

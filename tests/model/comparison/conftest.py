@@ -6,9 +6,10 @@ import pytest
 import tokenizers
 
 import model
-from model.comparison.result import LayerMeasures, LogLine, RunLog, RunResult, write_result
+from model.comparison.result import LayerMeasures, RunResult, write_result
 from model.comparison.study import Study, SubRun, open_study
 from model.comparison.variants import SIZES, Size
+from model.training.log import LogLine, RunLog
 from model.training.prepare import prepare
 from model.training.sample_data import write_sample_data
 
@@ -86,6 +87,13 @@ def study_dir(tmp_path: Path) -> Path:
             run_dir.mkdir()
             write_result(result, run_dir)
             for step in (1, 2, 3):
-                line = LogLine(step, 400 * step, 9.0 - step, 2.0 if result.layers else 0.0, 0.5, 100.0 * step)
-                RunLog(run_dir / "log.jsonl").append(line)
+                line = LogLine(
+                    step=step,
+                    tokens=400 * step,
+                    loss=9.0 - step,
+                    mean_k=2.0 if result.layers else 0.0,
+                    max_violation=0.5,
+                    tokens_per_second=100.0 * step,
+                )
+                RunLog(run_dir).append(line)
     return directory

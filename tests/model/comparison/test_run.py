@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from model.comparison.result import RunLog, read_result
+from model.comparison.result import read_result
 from model.comparison.run import run_study
 from model.comparison.study import Study, SubRun
 from model.comparison.sub_run import Materials, do_run, load_materials, recipe_of
 from model.comparison.table import study_table
 from model.comparison.variants import Size
+from model.training.log import RunLog
 from model.training.trainer import Trainer
 from tests.model.comparison.conftest import BUNDLED
 
@@ -36,7 +37,7 @@ def materials(study: Study, data_dir: Path, prepared: Path, tokenizer: tokenizer
 
 def logged(study_dir: Path, run: SubRun) -> list[dict[str, float]]:
     """The log without what depends on the machine's speed."""
-    lines = [asdict(line) for line in RunLog(run.directory(study_dir) / "log.jsonl").lines()]
+    lines = [asdict(line) for line in RunLog(run.directory(study_dir)).lines()]
     return [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in lines]
 
 
@@ -121,7 +122,7 @@ def test_training_leads_the_number_of_experts(
 ) -> None:
     """The trainer tells routers how many tokens a step had, and adds what they ask to the loss."""
     trainer = Trainer(recipe_of(study, SubRun(variant, 1), 7680), materials.prepared, tmp_path, workers=1)
-    [router, *_] = trainer.replicas[0].routers
+    [router, *_] = trainer.workers.routers
     router.get_buffer(buffer).fill_(start)
     report = trainer.train_step()
     assert float(router.get_buffer(buffer)) != pytest.approx(start)

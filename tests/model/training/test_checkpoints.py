@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.training.checkpoints import read_checkpoint, write_checkpoint
+from model.training.checkpoints import SaveClock, read_checkpoint, write_checkpoint
 
 
 class KilledError(Exception):
@@ -86,3 +86,13 @@ def test_reading_changes_nothing(tmp_path: Path) -> None:
     assert read(tmp_path) == 2
     assert (tmp_path / "checkpoint.tmp").is_dir()
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_saves_are_due_once_in_so_many_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("model.training.checkpoints.monotonic", lambda: now)
+    clock = SaveClock(10.0)
+    due = []
+    for now in (100.0, 109.0, 111.0, 112.0, 120.0, 122.0):  # noqa: B007
+        due.append(clock.is_due())
+    assert due == [False, False, True, False, False, True]

@@ -1,35 +1,58 @@
-"""The log of a run, cut back and thinned out."""
+"""The log of a run: read as it was written, cut back and thinned out."""
 
-import json
 from pathlib import Path
 
-from model.training.log import forget_after, read_log, thin_out
+import pytest
+
+from model.training.log import LogLine, RunLog, thinned
+from tests.model.training.conftest import BUNDLED
+
+STORED = [BUNDLED, *sorted((Path(__file__).parents[3] / "benchmarks" / "results" / "routing").glob("*-seed1"))]
 
 
-def written(path: Path, steps: int) -> Path:
-    lines = [
-        {"step": n, "tokens": 10 * n} | ({"valid": {"a": 1.0}} if n % 100 == 7 else {}) for n in range(1, steps + 1)
-    ]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return path
+def line(step: int, tokens_per_second: float = 50.0) -> LogLine:
+    valid = {"a": 1.0} if step % 100 == 7 else None
+    return LogLine(
+        step=step, tokens=10 * step, loss=5.0, max_violation=0.5, tokens_per_second=tokens_per_second, valid=valid
+    )
 
 
-def test_a_thin_log_keeps_its_end_and_its_validations(tmp_path: Path) -> None:
-    path = written(tmp_path / "log.jsonl", 1003)
-    thin_out(path, tmp_path / "thin.jsonl", keep=50)
-    lines = read_log(tmp_path / "thin.jsonl")
-    steps = [line["step"] for line in lines]
+@pytest.mark.parametrize("directory", STORED, ids=lambda directory: directory.name)
+def test_logs_that_are_kept_are_written_as_they_were_read(directory: Path, tmp_path: Path) -> None:
+    """The format on disk: runs of another kind have other figures, and those of long ago had fewer."""
+    stored = RunLog(directory)
+    assert len(stored.lines()) > 100
+    RunLog(tmp_path).write(stored.lines())
+    assert RunLog(tmp_path).path.read_bytes() == stored.path.read_bytes()
+
+
+def test_a_thin_log_keeps_its_end_and_its_validations() -> None:
+    steps = [line.step for line in thinned([line(n) for n in range(1, 1004)], keep=50)]
     assert steps == sorted(steps)
     assert steps[-1] == 1003
     assert {7, 107, 907} < set(steps)
-    assert 50 <= len(lines) <= 65
-    thin_out(written(tmp_path / "short.jsonl", 20), tmp_path / "same.jsonl", keep=50)
-    assert len(read_log(tmp_path / "same.jsonl")) == 20
+    assert 50 <= len(steps) <= 65
+    short = [line(n) for n in range(1, 21)]
+    assert thinned(short, keep=50) == short
 
 
 def test_steps_that_will_be_done_again_are_forgotten(tmp_path: Path) -> None:
-    path = written(tmp_path / "log.jsonl", 9)
-    forget_after(path, 6)
-    assert [line["step"] for line in read_log(path)] == [1, 2, 3, 4, 5, 6]
-    forget_after(tmp_path / "none.jsonl", 6)
-    assert read_log(tmp_path / "none.jsonl") == []
+    log = RunLog(tmp_path)
+    log.forget_after(0)
+    assert log.lines() == []
+    for step in (1, 2, 3):
+        log.append(line(step))
+    log.forget_after(2)
+    log.append(line(3, 70.0))
+    assert log.lines() == [line(1), line(2), line(3, 70.0)]
+
+
+def test_a_line_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    log.append(line(1))
+    text = log.path.read_text()
+    log.path.write_text(text + text[:20])
+    assert log.lines() == [line(1)]
+    log.forget_after(1)
+    log.append(line(2))
+    assert log.lines() == [line(1), line(2)]

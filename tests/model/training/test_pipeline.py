@@ -51,6 +51,19 @@ def test_files_that_are_not_prepared_data_are_never_deleted(tmp_path: Path) -> N
     assert rows.exists()
 
 
+def test_without_data_nothing_is_deleted_or_made(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    meta = tmp_path / "run" / "data" / "meta.json"
+    meta.parent.mkdir(parents=True)
+    meta.write_text('{"format": 0, "tokenizer": "", "sources": {}}', encoding="utf-8")
+    for tokenizer_dir in (BUNDLED, None):
+        with pytest.raises(ValueError, match=r"no <task>/<source>\.train\.jsonl in "):
+            train(
+                recipe_named("tiny", None), tmp_path / "run", data_dir=tmp_path / "empty", tokenizer_dir=tokenizer_dir
+            )
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [meta]
+
+
 def test_a_preparation_that_was_killed_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_sample_data(tmp_path / "sample")
     with monkeypatch.context() as patched:

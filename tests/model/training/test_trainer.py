@@ -1,7 +1,7 @@
 """Training: it learns, it resumes exactly, what it writes loads again."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,13 @@ from model.generate import generate, sequence_logprobs
 from model.loading import load_network
 from model.tokenizer import Tokenizer
 from model.training.batches import LossWeights, Noise
-from model.training.log import LOG_NAME
+from model.training.log import LOG_NAME, RunLog
 from model.training.mixture import Mixture, MixturePart
 from model.training.optimizer import OptimizerConfig, orthogonalize
 from model.training.prepare import prepare
 from model.training.recipes import Phase, Recipe
 from model.training.run import run
+from model.training.run_state import RunState, learning_rate, phase_of
 from model.training.trainer import Trainer
 
 BUNDLED = Path(__file__).parents[3] / "model" / "bundled"
@@ -71,12 +72,12 @@ def test_a_killed_and_resumed_run_gives_the_same_weights(
     first.save()
     first.train_step()  # lost: it was not saved
     second = Trainer(recipe(router), prepared, tmp_path / "cut")
-    assert second.step == 3
+    assert second.state.step == 3
     for _ in range(3):
         second.train_step()
     expected, actual = weights(whole), weights(second)
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
-    assert second.tokens == whole.tokens
+    assert second.state == whole.state
 
 
 def test_a_resumed_run_thins_and_disturbs_the_same_prompt_tokens(prepared_dir: Path, tmp_path: Path) -> None:
@@ -114,17 +115,14 @@ def test_a_run_overfits_logs_exports_and_speaks(prepared: Path, tmp_path: Path) 
     assert len(generate(network, [0, *told[:4]], 8)) == 8
 
 
-def test_the_learning_rate_rises_stays_and_falls(prepared: Path, tmp_path: Path) -> None:
-    trainer = Trainer(recipe(tokens=1000), prepared, tmp_path)
-    assert trainer.learning_rate() == pytest.approx(1 / 3)
-    trainer.step, trainer.tokens = 10, 500
-    assert trainer.learning_rate() == 1.0
-    assert trainer.phase == "stable"
-    trainer.tokens = 850
-    assert 0.2 < trainer.learning_rate() < 0.4
-    assert trainer.phase == "decay"
-    trainer.tokens = 1000
-    assert trainer.learning_rate() == 0.0
+def test_the_learning_rate_rises_stays_and_falls() -> None:
+    whole = recipe(tokens=1000)
+    assert learning_rate(whole, RunState()) == pytest.approx(1 / 3)
+    assert learning_rate(whole, RunState(step=10, tokens=500)) == 1.0
+    assert phase_of(whole, RunState(step=10, tokens=500)) == "stable"
+    assert 0.2 < learning_rate(whole, RunState(step=10, tokens=850)) < 0.4
+    assert phase_of(whole, RunState(step=10, tokens=850)) == "decay"
+    assert learning_rate(whole, RunState(step=10, tokens=1000)) == 0.0
 
 
 def test_orthogonalize_flattens_singular_values() -> None:
@@ -139,26 +137,23 @@ def test_orthogonalize_flattens_singular_values() -> None:
 
 def test_a_run_starts_from_the_weights_moments_and_log_of_another(prepared: Path, tmp_path: Path) -> None:
     ancestor = Trainer(recipe(), prepared, tmp_path / "ancestor")
-    log = (tmp_path / "ancestor" / LOG_NAME).open("w")
     for _ in range(3):
-        log.write(json.dumps(asdict(ancestor.train_step())) + "\n")
-    log.close()
+        RunLog(tmp_path / "ancestor").append(ancestor.train_step())
     ancestor.save()
     run_dir = tmp_path / "heir"
     heir = Trainer(recipe(), prepared, run_dir, start_from=tmp_path / "ancestor")
-    assert (heir.step, heir.tokens, heir.inherited_tokens) == (3, ancestor.tokens, ancestor.tokens)
+    assert heir.state == RunState(step=3, tokens=ancestor.state.tokens, inherited_tokens=ancestor.state.tokens)
     moments = heir.optimizer.state_tensors()
     assert all(torch.equal(tensor, moments[name]) for name, tensor in ancestor.optimizer.state_tensors().items())
     assert all(torch.equal(tensor, weights(heir)[name]) for name, tensor in weights(ancestor).items())
     assert heir.streams["stable"].tokens_drawn != ancestor.streams["stable"].tokens_drawn
 
     directory = run(heir, tokenizer_dir=BUNDLED, validate_on=[])
-    steps = [json.loads(line)["step"] for line in (run_dir / LOG_NAME).read_text().splitlines()]
-    assert steps == list(range(1, heir.step + 1))
-    assert read_training_facts(run_dir).tokens == heir.tokens >= 6000
+    assert [line.step for line in RunLog(run_dir).lines()] == list(range(1, heir.state.step + 1))
+    assert read_training_facts(run_dir).tokens == heir.state.tokens >= 6000
     assert directory.is_dir()
     resumed = Trainer(recipe(), prepared, run_dir, start_from=tmp_path / "ancestor")
-    assert (resumed.step, resumed.inherited_tokens) == (heir.step, ancestor.tokens)
+    assert resumed.state == heir.state
 
 
 def test_phases_and_heirs_read_the_data_in_orders_of_their_own(prepared: Path, tmp_path: Path) -> None:
@@ -177,7 +172,8 @@ def test_a_run_goes_on_from_a_finished_model(prepared: Path, tmp_path: Path) -> 
     first = Trainer(recipe(), prepared, tmp_path / "first")
     model = run(first, tokenizer_dir=BUNDLED, validate_on=[])
     heir = Trainer(recipe(tokens=12000), prepared, tmp_path / "heir", start_from=model)
-    assert (heir.step, heir.tokens, heir.inherited_tokens) == (first.step, first.tokens, first.tokens)
+    step, tokens = first.state.step, first.state.tokens
+    assert heir.state == RunState(step, tokens, inherited_tokens=tokens, cold_step=step)
     shipped = load_network(model, torch.float32, pack=False)
     masters = heir.optimizer.masters
     assert all(torch.equal(masters[name], p) for name, p in shipped.named_parameters() if name in masters)
@@ -186,8 +182,10 @@ def test_a_run_goes_on_from_a_finished_model(prepared: Path, tmp_path: Path) -> 
     assert rates == [pytest.approx(share) for share in (1 / 3, 2 / 3, 1)]  # it warms up again
     heir.save()
     resumed = Trainer(recipe(tokens=12000), prepared, tmp_path / "heir")
-    assert resumed.learning_rate() == heir.learning_rate()
-    assert resumed.cold_step == first.step
+    assert resumed.state == heir.state
+    for trainer in (heir, resumed):
+        trainer.train_step()
+    assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(heir).items())
 
 
 def test_an_heir_that_is_killed_and_resumed_gives_the_same_weights(prepared: Path, tmp_path: Path) -> None:
