@@ -6,7 +6,7 @@ The attention may go without positions. Where there are no experts, every layer 
 from dataclasses import replace
 from typing import Any
 
-from model.checkpoint import CheckpointError, Rule, Same
+from model.checkpoint import Rule, Same
 from model.config import (
     AttentionConfig,
     DenseConfig,
@@ -32,10 +32,7 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
         "mamba": mamba, "linear_attention": mamba, "attention": attention, "full_attention": attention,
     }  # fmt: skip
     kinds = hf.get("layer_types") or hf.get("layers_block_type") or ["mamba"] * hf["num_hidden_layers"]
-    for kind in kinds:
-        if kind not in mixers:
-            raise CheckpointError(f"layer_types names {kind!r}: known are {', '.join(mixers)}")
-    return granite.decoder(hf, [LayerConfig(mixers[kind], feed_forward) for kind in kinds])
+    return granite.decoder(hf, [LayerConfig(mixer, feed_forward) for mixer in standard.of_kinds(kinds, mixers)])
 
 
 def _mamba(hf: HfConfig) -> Mamba2Config:

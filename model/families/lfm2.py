@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from model.checkpoint import CheckpointError, Rule, Same
+from model.checkpoint import Rule, Same
 from model.config import (
     AttentionConfig,
     DenseConfig,
@@ -41,11 +41,8 @@ def decoder(hf: HfConfig, feed_forwards: Sequence[DenseConfig | RoutedConfig]) -
         "full_attention": replace(attention, qk_norm=norm),
         "conv": ShortConvConfig(hf.get("conv_L_cache", 3), hf.get("conv_bias", False)),
     }
-    kinds = _layer_types(hf)
-    for kind in kinds:
-        if kind not in mixers:
-            raise CheckpointError(f"layer_types names {kind!r}: known are {', '.join(mixers)}")
-    layers = [LayerConfig(mixers[kind], feed) for kind, feed in zip(kinds, feed_forwards, strict=True)]
+    of_layers = standard.of_kinds(_layer_types(hf), mixers)
+    layers = [LayerConfig(mixer, feed) for mixer, feed in zip(of_layers, feed_forwards, strict=True)]
     tied = hf.get("tie_embedding", hf.get("tie_word_embeddings", True))
     return replace(standard.decoder(hf, layers), norm=norm, tied_head=tied)
 

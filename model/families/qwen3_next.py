@@ -14,6 +14,7 @@ from model.config import (
     DeltaNetConfig,
     DenseConfig,
     LayerConfig,
+    MixerConfig,
     ModelConfig,
     NormConfig,
     RoutedConfig,
@@ -49,11 +50,11 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
     routed = RoutedConfig(router, hf["num_experts"], hf["moe_intermediate_size"], shared)
     dense = DenseConfig(hf["intermediate_size"])
 
-    def layer(index: int, kind: str) -> LayerConfig:
-        mixer = attention if kind == "full_attention" else delta_net
-        return LayerConfig(mixer, routed if standard.is_routed(hf, index) else dense)
-
-    layers = tuple(layer(index, kind) for index, kind in enumerate(_layer_types(hf)))
+    mixers: dict[str, MixerConfig] = {"full_attention": attention, "linear_attention": delta_net}
+    layers = tuple(
+        LayerConfig(mixer, routed if standard.is_routed(hf, index) else dense)
+        for index, mixer in enumerate(standard.of_kinds(_layer_types(hf), mixers))
+    )
     return ModelConfig(
         hf["vocab_size"],
         hf["hidden_size"],

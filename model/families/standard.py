@@ -6,7 +6,7 @@ parameter and tensor names.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from model.checkpoint import CheckpointError, Concat, Rule, Stack
 from model.config import (
@@ -24,6 +24,7 @@ from model.config import (
 )
 
 HfConfig = Mapping[str, Any]
+T = TypeVar("T")
 
 
 def require(hf: HfConfig, **supported: Any) -> None:
@@ -73,11 +74,15 @@ def layer_windows(hf: HfConfig, slides: Callable[[int], bool]) -> list[int | Non
         "sliding_attention" if window and slides(index) else "full_attention"
         for index in range(hf["num_hidden_layers"])
     ]
-    windows = {"full_attention": None} | ({"sliding_attention": window} if window else {})
+    return of_kinds(kinds, {"full_attention": None} | ({"sliding_attention": window} if window else {}))
+
+
+def of_kinds(kinds: Sequence[str], known: Mapping[str, T]) -> list[T]:
+    """What `known` has for the kind of each layer. CheckpointError for one that it has not."""
     for kind in kinds:
-        if kind not in windows:
-            raise CheckpointError(f"layer_types names {kind!r}: with this config.json only {list(windows)} can be")
-    return [windows[kind] for kind in kinds]
+        if kind not in known:
+            raise CheckpointError(f"layer_types names {kind!r}: with this config.json only {', '.join(known)} can be")
+    return [known[kind] for kind in kinds]
 
 
 def is_routed(hf: HfConfig, index: int) -> bool:
