@@ -8,7 +8,7 @@ and in `rope_parameters`, renormalized gates, an expert mixture in every layer, 
 from collections.abc import Mapping
 from typing import Any
 
-from model.checkpoint import PerHead, Rule, Same
+from model.checkpoint import PerHead, Rule
 from model.config import (
     AttentionConfig,
     DeltaNetConfig,
@@ -128,22 +128,11 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def rules(config: ModelConfig) -> list[Rule]:
-    found = standard.frame_rules(config)
-    for index, layer in enumerate(config.layers):
-        ours, theirs = f"blocks.{index}", f"model.layers.{index}"
-        found += standard.block_norm_rules(ours, theirs)
-        if isinstance(layer.mixer, AttentionConfig):
-            found += _attention(f"{ours}.mixer", f"{theirs}.self_attn", layer.mixer)
-        elif isinstance(layer.mixer, DeltaNetConfig):
-            found += _delta_net(f"{ours}.mixer", f"{theirs}.linear_attn", layer.mixer)
-        if isinstance(layer.feed_forward, RoutedConfig):
-            found += standard.mixture_rules(f"{ours}.feed_forward", theirs, layer.feed_forward, config.hidden_size)
-        else:
-            found += standard.dense_rules(f"{ours}.feed_forward", f"{theirs}.mlp", layer.feed_forward.width)
-    return found
+    return standard.decoder_rules(config, {AttentionConfig: _attention_rules, DeltaNetConfig: _delta_net_rules})
 
 
-def _attention(ours: str, theirs: str, config: AttentionConfig) -> list[Rule]:
+def _attention_rules(ours: str, theirs: str, config: AttentionConfig, hidden_size: int) -> list[Rule]:
+    theirs += ".self_attn"
     heads, kv_heads, width = config.num_heads, config.num_kv_heads, config.head_dim
     return [
         Rule(
@@ -157,15 +146,15 @@ def _attention(ours: str, theirs: str, config: AttentionConfig) -> list[Rule]:
     ]
 
 
-def _delta_net(ours: str, theirs: str, config: DeltaNetConfig) -> list[Rule]:
+def _delta_net_rules(ours: str, theirs: str, config: DeltaNetConfig, hidden_size: int) -> list[Rule]:
+    theirs += ".linear_attn"
     per_key_head = config.num_value_heads // config.num_key_heads
     values = per_key_head * config.value_dim
     heads = config.num_key_heads
     layout = PerHead(((heads, (config.key_dim, config.key_dim, values, values)), (heads, (per_key_head, per_key_head))))
-    channels, taps = config.conv_channels, config.conv_width
     return [
         Rule(f"{ours}.in_proj.weight", (f"{theirs}.in_proj_qkvz.weight", f"{theirs}.in_proj_ba.weight"), layout),
-        Rule(f"{ours}.conv_weight", (f"{theirs}.conv1d.weight",), Same((channels, 1, taps), (channels, taps))),
+        *standard.conv_rules(ours, f"{theirs}.conv1d", config.conv_channels, config.conv_width),
         Rule(f"{ours}.A_log", (f"{theirs}.A_log",)),
         Rule(f"{ours}.dt_bias", (f"{theirs}.dt_bias",)),
         Rule(f"{ours}.norm.weight", (f"{theirs}.norm.weight",)),
