@@ -5,7 +5,6 @@ a periodic layer pattern written twice (`layer_types` and `full_attention_interv
 and in `rope_parameters`, renormalized gates, an expert mixture in every layer, an explicit `lm_head.weight`.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from model.checkpoint import PerHead, Rule
@@ -22,35 +21,15 @@ from model.config import (
     SoftmaxTopKConfig,
 )
 from model.families import standard
+from model.families.standard import HfConfig
+
+_KINDS: dict[type, str] = {AttentionConfig: "full_attention", DeltaNetConfig: "linear_attention"}
 
 
-def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
+def config_from_hf(hf: HfConfig) -> ModelConfig:
     standard.require(hf, hidden_act="silu")
-    norm = NormConfig(hf.get("rms_norm_eps", 1e-6), offset=1.0)
-    attention = AttentionConfig(
-        hf["num_attention_heads"],
-        hf["num_key_value_heads"],
-        hf["head_dim"],
-        standard.rotary(hf, hf["head_dim"], partial=0.25),
-        qk_norm=norm,
-        output_gate=True,
-        input_bias=hf.get("attention_bias", False),
-        output_bias=hf.get("attention_bias", False),
-    )
-    delta_net = DeltaNetConfig(
-        hf["linear_num_key_heads"],
-        hf["linear_num_value_heads"],
-        hf["linear_key_head_dim"],
-        hf["linear_value_head_dim"],
-        hf.get("linear_conv_kernel_dim", 4),
-        hf.get("rms_norm_eps", 1e-6),
-    )
-    router = SoftmaxTopKConfig(hf["num_experts_per_tok"], renormalize=hf.get("norm_topk_prob", True))
-    shared = SharedConfig(hf["shared_expert_intermediate_size"], gated=True)
-    routed = RoutedConfig(router, hf["num_experts"], hf["moe_intermediate_size"], shared)
-    dense = DenseConfig(hf["intermediate_size"])
-
-    mixers: dict[str, MixerConfig] = {"full_attention": attention, "linear_attention": delta_net}
+    mixers: dict[str, MixerConfig] = {"full_attention": _attention(hf), "linear_attention": _delta_net(hf)}
+    routed, dense = _routed(hf), DenseConfig(hf["intermediate_size"])
     layers = tuple(
         LayerConfig(mixer, routed if standard.is_routed(hf, index) else dense)
         for index, mixer in enumerate(standard.of_kinds(_layer_types(hf), mixers))
@@ -60,12 +39,46 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
         hf["hidden_size"],
         layers,
         hf["max_position_embeddings"],
-        norm,
+        _norm(hf),
         tied_head=hf.get("tie_word_embeddings", False),
     )
 
 
-def _layer_types(hf: Mapping[str, Any]) -> list[str]:
+def _norm(hf: HfConfig) -> NormConfig:
+    return NormConfig(hf.get("rms_norm_eps", 1e-6), offset=1.0)
+
+
+def _attention(hf: HfConfig) -> AttentionConfig:
+    return AttentionConfig(
+        hf["num_attention_heads"],
+        hf["num_key_value_heads"],
+        hf["head_dim"],
+        standard.rotary(hf, hf["head_dim"], partial=0.25),
+        qk_norm=_norm(hf),
+        output_gate=True,
+        input_bias=hf.get("attention_bias", False),
+        output_bias=hf.get("attention_bias", False),
+    )
+
+
+def _delta_net(hf: HfConfig) -> DeltaNetConfig:
+    return DeltaNetConfig(
+        hf["linear_num_key_heads"],
+        hf["linear_num_value_heads"],
+        hf["linear_key_head_dim"],
+        hf["linear_value_head_dim"],
+        hf.get("linear_conv_kernel_dim", 4),
+        hf.get("rms_norm_eps", 1e-6),
+    )
+
+
+def _routed(hf: HfConfig) -> RoutedConfig:
+    router = SoftmaxTopKConfig(hf["num_experts_per_tok"], renormalize=hf.get("norm_topk_prob", True))
+    shared = SharedConfig(hf["shared_expert_intermediate_size"], gated=True)
+    return RoutedConfig(router, hf["num_experts"], hf["moe_intermediate_size"], shared)
+
+
+def _layer_types(hf: HfConfig) -> list[str]:
     if hf.get("layer_types"):
         return list(hf["layer_types"])
     interval = hf.get("full_attention_interval", 4)
@@ -76,47 +89,18 @@ def _layer_types(hf: Mapping[str, Any]) -> list[str]:
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    attention = next(la.mixer for la in config.layers if isinstance(la.mixer, AttentionConfig))
-    delta_net = next(la.mixer for la in config.layers if isinstance(la.mixer, DeltaNetConfig))
-    routed = [la.feed_forward for la in config.layers if isinstance(la.feed_forward, RoutedConfig)]
-    if len(routed) != len(config.layers) or not isinstance(routed[0].router, SoftmaxTopKConfig):
-        raise ValueError("qwen3_next stores softmax top-k routers in every layer and nothing else")
-    rotary, shared = attention.rotary, routed[0].shared
-    if rotary is None or rotary.scaling or shared is None:
-        raise ValueError("qwen3_next wants plain rotary positions and a shared expert")
-    kinds = ["full_attention" if isinstance(la.mixer, AttentionConfig) else "linear_attention" for la in config.layers]
-    rope = {
-        "rope_type": "default",
-        "rope_theta": rotary.theta,
-        "partial_rotary_factor": rotary.dim / attention.head_dim,
-    }
+    """The config.json of a network as this family has it. ValueError for one that it cannot describe."""
+    routed = _routed_keys(config)
     return {
         "architectures": ["Qwen3NextForCausalLM"],
         "model_type": "qwen3_next",
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
-        "intermediate_size": routed[0].expert_width,
-        "num_hidden_layers": len(config.layers),
-        "layer_types": kinds,
-        "full_attention_interval": kinds.index("full_attention") + 1,
-        "num_attention_heads": attention.num_heads,
-        "num_key_value_heads": attention.num_kv_heads,
-        "head_dim": attention.head_dim,
-        "rope_parameters": rope,
-        "rope_theta": rotary.theta,
-        "partial_rotary_factor": rope["partial_rotary_factor"],
-        "linear_num_key_heads": delta_net.num_key_heads,
-        "linear_num_value_heads": delta_net.num_value_heads,
-        "linear_key_head_dim": delta_net.key_dim,
-        "linear_value_head_dim": delta_net.value_dim,
-        "linear_conv_kernel_dim": delta_net.conv_width,
-        "num_experts": routed[0].num_experts,
-        "num_experts_per_tok": routed[0].router.top_k,
-        "norm_topk_prob": routed[0].router.renormalize,
-        "moe_intermediate_size": routed[0].expert_width,
-        "shared_expert_intermediate_size": shared.width,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": [],
+        "intermediate_size": routed["moe_intermediate_size"],  # of dense layers, of which there are none
+        **_layer_keys(config),
+        **_attention_keys(config),
+        **_delta_net_keys(config),
+        **routed,
         "hidden_act": "silu",
         "rms_norm_eps": config.norm.eps,
         "max_position_embeddings": config.max_positions,
@@ -124,6 +108,59 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
         "attention_bias": False,
         "attention_dropout": 0.0,
         "use_cache": True,
+    }
+
+
+def _layer_keys(config: ModelConfig) -> dict[str, Any]:
+    kinds = [_KINDS[type(layer.mixer)] for layer in config.layers]
+    return {
+        "num_hidden_layers": len(kinds),
+        "layer_types": kinds,
+        "full_attention_interval": kinds.index("full_attention") + 1,
+    }
+
+
+def _attention_keys(config: ModelConfig) -> dict[str, Any]:
+    attention = next(layer.mixer for layer in config.layers if isinstance(layer.mixer, AttentionConfig))
+    rotary = attention.rotary
+    if rotary is None or rotary.scaling:
+        raise ValueError("qwen3_next wants plain rotary positions")
+    rope = {"rope_theta": rotary.theta, "partial_rotary_factor": rotary.dim / attention.head_dim}
+    return {
+        "num_attention_heads": attention.num_heads,
+        "num_key_value_heads": attention.num_kv_heads,
+        "head_dim": attention.head_dim,
+        "rope_parameters": {"rope_type": "default", **rope},
+        **rope,
+    }
+
+
+def _delta_net_keys(config: ModelConfig) -> dict[str, Any]:
+    delta_net = next(layer.mixer for layer in config.layers if isinstance(layer.mixer, DeltaNetConfig))
+    return {
+        "linear_num_key_heads": delta_net.num_key_heads,
+        "linear_num_value_heads": delta_net.num_value_heads,
+        "linear_key_head_dim": delta_net.key_dim,
+        "linear_value_head_dim": delta_net.value_dim,
+        "linear_conv_kernel_dim": delta_net.conv_width,
+    }
+
+
+def _routed_keys(config: ModelConfig) -> dict[str, Any]:
+    routed = [feed_forward for _, feed_forward in config.routed_layers()]
+    if len(routed) != len(config.layers):
+        raise ValueError("qwen3_next wants experts in every layer")
+    router, shared = routed[0].router, routed[0].shared
+    if not isinstance(router, SoftmaxTopKConfig) or shared is None:
+        raise ValueError("qwen3_next wants softmax top-k routers and a shared expert")
+    return {
+        "num_experts": routed[0].num_experts,
+        "num_experts_per_tok": router.top_k,
+        "norm_topk_prob": router.renormalize,
+        "moe_intermediate_size": routed[0].expert_width,
+        "shared_expert_intermediate_size": shared.width,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
     }
 
 

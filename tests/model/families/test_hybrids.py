@@ -1,14 +1,24 @@
 """What configs of the families with convolutions and state spaces say beyond the common keys."""
 
 import json
+from dataclasses import replace
 from math import inf
 from typing import Any
 
 import pytest
 
 from model.checkpoint import CheckpointError
-from model.config import AttentionConfig, DenseConfig, Mamba2Config, ModelConfig
-from model.families import family_of
+from model.config import (
+    AttentionConfig,
+    DenseConfig,
+    HashConfig,
+    Mamba2Config,
+    ModelConfig,
+    RoutedConfig,
+    SoftmaxTopKConfig,
+    hybrid_config,
+)
+from model.families import family_of, qwen3_next
 from tests.model.families.checkpoints import TINY
 
 
@@ -61,3 +71,20 @@ def test_a_selection_bias_is_asked_for_where_there_is_one(case: str, stored: boo
 )
 def test_the_width_of_a_feed_forward_is_found(changes: dict[str, Any], width: int) -> None:
     assert config_of("lfm2", **changes).layers[0].feed_forward == DenseConfig(width)
+
+
+@pytest.mark.parametrize(
+    ("feed_forward", "message"),
+    [
+        (DenseConfig(16), "experts in every layer"),
+        (RoutedConfig(SoftmaxTopKConfig(1), 4, 16), "a shared expert"),
+        (replace(hybrid_config().layers[0].feed_forward, router=HashConfig(1)), "softmax top-k routers"),
+    ],
+    ids=["dense", "no shared expert", "another router"],
+)
+def test_what_qwen3_next_cannot_describe_is_not_written(feed_forward: DenseConfig | RoutedConfig, message: str) -> None:
+    config = hybrid_config()
+    assert qwen3_next.config_from_hf(qwen3_next.config_to_hf(config)) == config  # negative control
+    layers = tuple(replace(layer, feed_forward=feed_forward) for layer in config.layers)
+    with pytest.raises(ValueError, match=message):
+        qwen3_next.config_to_hf(replace(config, layers=layers))
