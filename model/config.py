@@ -5,6 +5,7 @@ A config that no network can have raises ValueError: kernels take the shapes as 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ class RotaryConfig:
 class AttentionConfig:
     """Grouped-query attention. `window`: how many tokens a token sees, itself included (None: all before it)."""
 
+    title: ClassVar[str] = "attention"
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -87,6 +89,7 @@ class AttentionConfig:
 class LatentAttentionConfig:
     """Multi-head latent attention: keys and values of all heads from one small, remembered vector per token."""
 
+    title: ClassVar[str] = "latent attention"
     num_heads: int
     query_rank: int | None  # None: queries straight from the hidden state
     kv_rank: int
@@ -101,6 +104,7 @@ class LatentAttentionConfig:
 class DeltaNetConfig:
     """Gated DeltaNet: a matrix state per value head, written by the delta rule, forgotten by a learned decay."""
 
+    title: ClassVar[str] = "gated delta net"
     num_key_heads: int
     num_value_heads: int
     key_dim: int
@@ -121,6 +125,7 @@ class DeltaNetConfig:
 class Mamba2Config:
     """Mamba-2: a matrix state per head, a scalar decay per head and token; `num_groups` share keys and queries."""
 
+    title: ClassVar[str] = "Mamba-2"
     num_heads: int
     head_dim: int
     num_groups: int
@@ -148,10 +153,12 @@ class Mamba2Config:
 class ShortConvConfig:
     """A gated short convolution: out = c * conv(b * x), with b, c and x from the hidden state."""
 
+    title: ClassVar[str] = "short convolution"
     conv_width: int
     bias: bool = False
 
 
+# each says by its title what it is to a person
 MixerConfig = AttentionConfig | LatentAttentionConfig | DeltaNetConfig | Mamba2Config | ShortConvConfig
 
 

@@ -4,6 +4,7 @@ Shapes: T tokens, D hidden width, V vocabulary, R rows whose logits are wanted.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from model.cache import CacheSpec
 from model.config import LayerConfig, ModelConfig
 from model.layers.delta_net import DeltaNet
 from model.layers.feed_forward import Routed, build_feed_forward
-from model.layers.linear import GroupedLinear, Linear, PanelEmbedding
+from model.layers.linear import GroupedLinear, Linear, PanelEmbedding, RouterLinear
 from model.layers.mixer import build_mixer
 from model.layers.norm import RMSNorm
 from model.layers.router import Routing
@@ -70,7 +71,7 @@ class CausalLM(nn.Module):
                     nn.init.zeros_(module.bias)
                 if name.endswith(("out_proj", "down")):
                     nn.init.zeros_(module.weight)
-                if name.endswith("feed_forward.gate"):
+                if isinstance(module, RouterLinear):
                     nn.init.normal_(module.weight, std=0.02)
             elif isinstance(module, DeltaNet):
                 nn.init.uniform_(module.conv_weight, -0.5, 0.5)
@@ -132,8 +133,14 @@ class CausalLM(nn.Module):
 
 def cast_matrices(network: CausalLM, dtype: torch.dtype) -> CausalLM:
     """Give matrices and embeddings that type; norms, decays, convolutions and routers stay in float32."""
-    for name, module in network.named_modules():
-        if isinstance(module, Linear | GroupedLinear | nn.Embedding) and not name.endswith("feed_forward.gate"):
-            for parameter in module.parameters(recurse=False):
-                parameter.data = parameter.data.to(dtype)
+    for _, module in matrices(network):
+        for parameter in module.parameters(recurse=False):
+            parameter.data = parameter.data.to(dtype)
     return network
+
+
+def matrices(network: CausalLM) -> Iterator[tuple[str, nn.Module]]:
+    """By name, the modules whose numbers may be narrow: all products and embeddings but the routers'."""
+    for name, module in network.named_modules():
+        if isinstance(module, Linear | GroupedLinear | nn.Embedding) and not isinstance(module, RouterLinear):
+            yield name, module

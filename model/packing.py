@@ -3,7 +3,7 @@
 import torch
 
 from model.kernels import product
-from model.layers.linear import GroupedLinear, Linear, PanelEmbedding, PanelLinear, can_pack
+from model.layers.linear import GroupedLinear, Linear, PanelEmbedding, PanelLinear, RouterLinear, can_pack
 from model.network import CausalLM
 from model.quantization import Scheme, plain_scheme
 
@@ -25,7 +25,7 @@ def pack_module(network: CausalLM, name: str, scheme: Scheme | None) -> None:
         return
     if not (product.can_pack(module.weight.shape[-1]) or can_pack(module.weight.dtype)):
         return
-    own = scheme_of(name, scheme)
+    own = scheme_of(network, name, scheme)
     make = own.linear if isinstance(module, Linear) else own.grouped
     network.set_submodule(name, make(module.weight, module.bias))
 
@@ -40,8 +40,8 @@ def pack_tied_head(network: CausalLM, scheme: Scheme | None) -> None:
         network.set_submodule("embedding", PanelEmbedding(head.panels, dtype))
 
 
-def scheme_of(name: str, scheme: Scheme) -> Scheme:
+def scheme_of(network: CausalLM, name: str, scheme: Scheme) -> Scheme:
     """How the matrix of that name is kept: the head in its own way, routers in float32 always."""
     if name == "head":
         return scheme.head
-    return plain_scheme(torch.float32) if name.endswith("feed_forward.gate") else scheme
+    return plain_scheme(torch.float32) if isinstance(network.get_submodule(name), RouterLinear) else scheme

@@ -46,12 +46,12 @@ def weight_bytes(network: CausalLM, scheme: Scheme) -> int:
     An embedding that is tied to the head takes none where the head keeps its numbers; codes serve the head alone.
     """
     parameters, packed_bits = _parameters(network), 0.0
-    if network.config.tied_head and scheme_of("head", scheme).keeps_numbers:
+    if network.config.tied_head and scheme.head.keeps_numbers:
         del parameters["embedding.weight"]
     for name, module in network.named_modules():
         if isinstance(module, Linear | GroupedLinear):
             weight = parameters.pop(f"{name}.weight")
-            packed_bits += weight.numel() * scheme_of(name, scheme).bits_per_weight
+            packed_bits += weight.numel() * scheme_of(network, name, scheme).bits_per_weight
     return int(packed_bits / 8) + sum(parameter.nbytes for parameter in parameters.values())
 
 

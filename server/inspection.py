@@ -8,15 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.checkpoint import SafetensorsReader, shards
-from model.config import (
-    AttentionConfig,
-    DeltaNetConfig,
-    LatentAttentionConfig,
-    LayerConfig,
-    Mamba2Config,
-    RoutedConfig,
-    ShortConvConfig,
-)
+from model.config import AttentionConfig, LayerConfig, RoutedConfig
 from model.hub import is_hub_id
 from model.layers.feed_forward import Routed
 from model.loading import Description, default_dtype, default_scheme, describe, open_layout
@@ -25,12 +17,6 @@ from model.sizing import NetworkSize, network_size, weight_bytes
 from server.bootstrap import find_model
 from server.engine.config import EngineConfig, available_memory, default_cache_bytes
 
-MIXERS = {
-    LatentAttentionConfig: "latent attention",
-    DeltaNetConfig: "gated delta net",
-    Mamba2Config: "Mamba-2",
-    ShortConvConfig: "short convolution",
-}
 BESIDE_WEIGHTS = 2**29  # bytes for Python, libraries and what one step computes
 COMFORTABLE = 8  # sequences at once: a wider scheme that has room for so many is preferred to a narrower one
 
@@ -156,9 +142,9 @@ def _cache_bytes(size: NetworkSize, sequences: int, length: int) -> int:
 
 
 def _mixer_name(layer: LayerConfig) -> str:
-    if isinstance(layer.mixer, AttentionConfig):
-        return "attention" if layer.mixer.window is None else f"attention over {layer.mixer.window} tokens"
-    return MIXERS[type(layer.mixer)]
+    mixer = layer.mixer
+    window = mixer.window if isinstance(mixer, AttentionConfig) else None
+    return mixer.title if window is None else f"{mixer.title} over {window} tokens"
 
 
 def _feed_forward_name(layer: LayerConfig) -> str:

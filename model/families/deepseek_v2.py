@@ -82,21 +82,11 @@ def _stretch(hf: HfConfig) -> float:
 
 
 def rules(config: ModelConfig) -> list[Rule]:
-    found = standard.frame_rules(config)
-    for index, layer in enumerate(config.layers):
-        ours, theirs = f"blocks.{index}", f"model.layers.{index}"
-        assert isinstance(layer.mixer, LatentAttentionConfig)
-        found += standard.block_norm_rules(ours, theirs)
-        found += _attention_rules(f"{ours}.mixer", f"{theirs}.self_attn", layer.mixer)
-        ours, theirs = f"{ours}.feed_forward", f"{theirs}.mlp"
-        if isinstance(layer.feed_forward, DenseConfig):
-            found += standard.dense_rules(ours, theirs, layer.feed_forward.width)
-        else:
-            found += _routed_rules(ours, theirs, layer.feed_forward, config.hidden_size)
-    return found
+    return standard.decoder_rules(config, {LatentAttentionConfig: _attention_rules, RoutedConfig: _routed_rules})
 
 
-def _attention_rules(ours: str, theirs: str, config: LatentAttentionConfig) -> list[Rule]:
+def _attention_rules(ours: str, theirs: str, config: LatentAttentionConfig, hidden_size: int) -> list[Rule]:
+    theirs += ".self_attn"
     plain, width, values = config.plain_dim, config.rotary.dim, config.value_dim
     queries, latent = PairedHeads(config.num_heads, plain, width), PairedHeads(1, config.kv_rank, width)
     kv_a, kv_b = f"{theirs}.kv_a_proj_with_mqa.weight", (f"{theirs}.kv_b_proj.weight",)
@@ -119,6 +109,7 @@ def _attention_rules(ours: str, theirs: str, config: LatentAttentionConfig) -> l
 
 
 def _routed_rules(ours: str, theirs: str, config: RoutedConfig, hidden_size: int) -> list[Rule]:
+    theirs += ".mlp"
     experts, width, shared = config.num_experts, config.expert_width, config.shared
     return [
         Rule(f"{ours}.gate.weight", (f"{theirs}.gate.weight",)),

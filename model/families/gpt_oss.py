@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from model.checkpoint import Chain, Interleaved, Rule, Transpose
-from model.config import ClampedGate, LayerConfig, ModelConfig, RoutedConfig, TopKSoftmaxConfig
+from model.config import AttentionConfig, ClampedGate, LayerConfig, ModelConfig, RoutedConfig, TopKSoftmaxConfig
 from model.families import standard
 from model.families.standard import HfConfig
 
@@ -40,11 +40,12 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
 
 
 def rules(config: ModelConfig) -> list[Rule]:
-    sinks = [
-        Rule(f"blocks.{index}.mixer.sinks_H", (f"model.layers.{index}.self_attn.sinks",))
-        for index in range(len(config.layers))
-    ]
-    return [*standard.decoder_rules(config, _mixture), *sinks]
+    return standard.decoder_rules(config, {AttentionConfig: _attention, RoutedConfig: _mixture})
+
+
+def _attention(ours: str, theirs: str, config: AttentionConfig, hidden_size: int) -> list[Rule]:
+    sinks = Rule(f"{ours}.sinks_H", (f"{theirs}.self_attn.sinks",))
+    return [*standard.attention_rules(ours, theirs, config, hidden_size), sinks]
 
 
 def _mixture(ours: str, theirs: str, config: RoutedConfig, hidden_size: int) -> list[Rule]:

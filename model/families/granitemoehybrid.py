@@ -6,9 +6,8 @@ The attention may go without positions. Where there are no experts, every layer 
 from dataclasses import replace
 from typing import Any
 
-from model.checkpoint import CheckpointError, Rule, Same
+from model.checkpoint import Rule
 from model.config import (
-    AttentionConfig,
     DenseConfig,
     LayerConfig,
     Mamba2Config,
@@ -32,10 +31,7 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
         "mamba": mamba, "linear_attention": mamba, "attention": attention, "full_attention": attention,
     }  # fmt: skip
     kinds = hf.get("layer_types") or hf.get("layers_block_type") or ["mamba"] * hf["num_hidden_layers"]
-    for kind in kinds:
-        if kind not in mixers:
-            raise CheckpointError(f"layer_types names {kind!r}: known are {', '.join(mixers)}")
-    return granite.decoder(hf, [LayerConfig(mixers[kind], feed_forward) for kind in kinds])
+    return granite.decoder(hf, [LayerConfig(mixer, feed_forward) for mixer in standard.of_kinds(kinds, mixers)])
 
 
 def _mamba(hf: HfConfig) -> Mamba2Config:
@@ -68,22 +64,22 @@ def _feed_forward(hf: HfConfig) -> DenseConfig | RoutedConfig:
 
 
 def rules(config: ModelConfig) -> list[Rule]:
-    found = standard.frame_rules(config)
-    for index, layer in enumerate(config.layers):
-        ours, theirs = f"blocks.{index}", f"model.layers.{index}"
-        found += standard.block_norm_rules(ours, theirs)
-        if isinstance(layer.mixer, AttentionConfig):
-            found += standard.attention_rules(f"{ours}.mixer", f"{theirs}.self_attn", layer.mixer)
-        elif isinstance(layer.mixer, Mamba2Config):
-            found += _mamba_rules(f"{ours}.mixer", f"{theirs}.mamba", layer.mixer)
-        ours = f"{ours}.feed_forward"
-        if isinstance(layer.feed_forward, RoutedConfig):
-            found.append(Rule(f"{ours}.gate.weight", (f"{theirs}.block_sparse_moe.router.layer.weight",)))
-            found += _fused(f"{ours}.experts", f"{theirs}.block_sparse_moe")
-            found += _fused(f"{ours}.shared", f"{theirs}.shared_mlp")
-        else:
-            found += _fused(ours, f"{theirs}.shared_mlp")
-    return found
+    return standard.decoder_rules(
+        config, {Mamba2Config: _mamba_rules, RoutedConfig: _routed_rules, DenseConfig: _dense_rules}
+    )
+
+
+def _routed_rules(ours: str, theirs: str, config: RoutedConfig, hidden_size: int) -> list[Rule]:
+    experts = f"{theirs}.block_sparse_moe"
+    return [
+        Rule(f"{ours}.gate.weight", (f"{experts}.router.layer.weight",)),
+        *_fused(f"{ours}.experts", experts),
+        *_fused(f"{ours}.shared", f"{theirs}.shared_mlp"),
+    ]
+
+
+def _dense_rules(ours: str, theirs: str, config: DenseConfig, hidden_size: int) -> list[Rule]:
+    return _fused(ours, f"{theirs}.shared_mlp")
 
 
 def _fused(ours: str, theirs: str) -> list[Rule]:
@@ -94,13 +90,12 @@ def _fused(ours: str, theirs: str) -> list[Rule]:
     ]
 
 
-def _mamba_rules(ours: str, theirs: str, config: Mamba2Config) -> list[Rule]:
-    channels, taps = config.conv_channels, config.conv_width
+def _mamba_rules(ours: str, theirs: str, config: Mamba2Config, hidden_size: int) -> list[Rule]:
+    theirs += ".mamba"
     names = ["in_proj.weight", "out_proj.weight", "A_log", "D", "dt_bias", "norm.weight"]
     if config.projection_bias:
         names += ["in_proj.bias", "out_proj.bias"]
-    found = [Rule(f"{ours}.{name}", (f"{theirs}.{name}",)) for name in names]
-    if config.conv_bias:
-        found.append(Rule(f"{ours}.conv_bias", (f"{theirs}.conv1d.bias",)))
-    merge = Same((channels, 1, taps), (channels, taps))
-    return [*found, Rule(f"{ours}.conv_weight", (f"{theirs}.conv1d.weight",), merge)]
+    return [
+        *(Rule(f"{ours}.{name}", (f"{theirs}.{name}",)) for name in names),
+        *standard.conv_rules(ours, f"{theirs}.conv1d", config.conv_channels, config.conv_width, bias=config.conv_bias),
+    ]

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
-from model.checkpoint import CheckpointError, Rule, Same
+from model.checkpoint import Rule
 from model.config import (
     AttentionConfig,
     DenseConfig,
@@ -15,7 +16,7 @@ from model.config import (
     ShortConvConfig,
 )
 from model.families import standard
-from model.families.standard import HfConfig, MixtureRules
+from model.families.standard import HfConfig, PartRules
 
 FEED_FORWARD_NAMES = ("w1", "w3", "w2")  # gate, up, down
 
@@ -41,11 +42,8 @@ def decoder(hf: HfConfig, feed_forwards: Sequence[DenseConfig | RoutedConfig]) -
         "full_attention": replace(attention, qk_norm=norm),
         "conv": ShortConvConfig(hf.get("conv_L_cache", 3), hf.get("conv_bias", False)),
     }
-    kinds = _layer_types(hf)
-    for kind in kinds:
-        if kind not in mixers:
-            raise CheckpointError(f"layer_types names {kind!r}: known are {', '.join(mixers)}")
-    layers = [LayerConfig(mixers[kind], feed) for kind, feed in zip(kinds, feed_forwards, strict=True)]
+    of_layers = standard.of_kinds(_layer_types(hf), mixers)
+    layers = [LayerConfig(mixer, feed) for mixer, feed in zip(of_layers, feed_forwards, strict=True)]
     tied = hf.get("tie_embedding", hf.get("tie_word_embeddings", True))
     return replace(standard.decoder(hf, layers), norm=norm, tied_head=tied)
 
@@ -58,35 +56,28 @@ def _layer_types(hf: HfConfig) -> list[str]:
     return ["full_attention" if attention is None or index in attention else "conv" for index in indices]
 
 
-def rules(config: ModelConfig, mixture: MixtureRules | None = None) -> list[Rule]:
-    """`mixture` has the rules of a routed layer, as for `standard.decoder_rules`."""
-    found = standard.frame_rules(config, final_norm="model.embedding_norm.weight")
-    for index, layer in enumerate(config.layers):
-        ours, theirs = f"blocks.{index}", f"model.layers.{index}"
-        found += standard.block_norm_rules(ours, theirs, ("operator_norm", "ffn_norm"))
-        if isinstance(layer.mixer, AttentionConfig):
-            names = ("q_layernorm", "k_layernorm")
-            found += standard.attention_rules(
-                f"{ours}.mixer", f"{theirs}.self_attn", layer.mixer, out="out_proj", norms=names
-            )
-        elif isinstance(layer.mixer, ShortConvConfig):
-            found += _short_conv_rules(f"{ours}.mixer", f"{theirs}.conv", layer.mixer, config.hidden_size)
-        ours = f"{ours}.feed_forward"
-        if isinstance(layer.feed_forward, DenseConfig):
-            theirs = f"{theirs}.feed_forward"
-            found += standard.dense_rules(ours, theirs, layer.feed_forward.width, FEED_FORWARD_NAMES)
-        else:
-            assert mixture is not None, "a family with experts says how they are stored"
-            found += mixture(ours, theirs, layer.feed_forward, config.hidden_size)
-    return found
+def rules(config: ModelConfig, routed: PartRules | None = None) -> list[Rule]:
+    """`routed` has the rules of a routed layer, where there are some."""
+    own: dict[type, PartRules] = {
+        AttentionConfig: partial(standard.attention_rules, out="out_proj", norms=("q_layernorm", "k_layernorm")),
+        ShortConvConfig: _short_conv_rules,
+        DenseConfig: _dense_rules,
+    }
+    if routed is not None:
+        own[RoutedConfig] = routed
+    return standard.decoder_rules(config, own, norms=("operator_norm", "ffn_norm"), final_norm="embedding_norm")
 
 
-def _short_conv_rules(ours: str, theirs: str, config: ShortConvConfig, channels: int) -> list[Rule]:
+def _dense_rules(ours: str, theirs: str, config: DenseConfig, hidden_size: int) -> list[Rule]:
+    return standard.dense_rules(ours, f"{theirs}.feed_forward", config.width, FEED_FORWARD_NAMES)
+
+
+def _short_conv_rules(ours: str, theirs: str, config: ShortConvConfig, hidden_size: int) -> list[Rule]:
+    theirs += ".conv"
     names = ["in_proj.weight", "out_proj.weight"]
     if config.bias:
         names += ["in_proj.bias", "out_proj.bias"]
-    found = [Rule(f"{ours}.{name}", (f"{theirs}.{name}",)) for name in names]
-    if config.bias:
-        found.append(Rule(f"{ours}.conv_bias", (f"{theirs}.conv.bias",)))
-    merge = Same((channels, 1, config.conv_width), (channels, config.conv_width))
-    return [*found, Rule(f"{ours}.conv_weight", (f"{theirs}.conv.weight",), merge)]
+    return [
+        *(Rule(f"{ours}.{name}", (f"{theirs}.{name}",)) for name in names),
+        *standard.conv_rules(ours, f"{theirs}.conv", hidden_size, config.conv_width, bias=config.bias),
+    ]

@@ -19,7 +19,7 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
 
 
 def rules(config: ModelConfig) -> list[Rule]:
-    return standard.decoder_rules(config, _mixture)
+    return standard.decoder_rules(config, {RoutedConfig: _mixture})
 
 
 def _mixture(ours: str, theirs: str, config: RoutedConfig, hidden_size: int) -> list[Rule]:

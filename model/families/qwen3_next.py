@@ -5,15 +5,16 @@ a periodic layer pattern written twice (`layer_types` and `full_attention_interv
 and in `rope_parameters`, renormalized gates, an expert mixture in every layer, an explicit `lm_head.weight`.
 """
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from model.checkpoint import PerHead, Rule, Same
+from model.checkpoint import PerHead, Rule
 from model.config import (
     AttentionConfig,
     DeltaNetConfig,
     DenseConfig,
     LayerConfig,
+    MixerConfig,
     ModelConfig,
     NormConfig,
     RoutedConfig,
@@ -21,22 +22,41 @@ from model.config import (
     SoftmaxTopKConfig,
 )
 from model.families import standard
+from model.families.standard import HfConfig
+
+_KINDS: dict[type, str] = {AttentionConfig: "full_attention", DeltaNetConfig: "linear_attention"}
 
 
-def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
+def config_from_hf(hf: HfConfig) -> ModelConfig:
     standard.require(hf, hidden_act="silu")
-    norm = NormConfig(hf.get("rms_norm_eps", 1e-6), offset=1.0)
-    attention = AttentionConfig(
+    mixers: dict[str, MixerConfig] = {"full_attention": _attention(hf), "linear_attention": _delta_net(hf)}
+    routed, dense = _routed(hf), DenseConfig(hf["intermediate_size"])
+    layers = [
+        LayerConfig(mixer, routed if standard.is_routed(hf, index) else dense)
+        for index, mixer in enumerate(standard.of_kinds(_layer_types(hf), mixers))
+    ]
+    return replace(standard.decoder(hf, layers), norm=_norm(hf))
+
+
+def _norm(hf: HfConfig) -> NormConfig:
+    return NormConfig(hf.get("rms_norm_eps", 1e-6), offset=1.0)
+
+
+def _attention(hf: HfConfig) -> AttentionConfig:
+    return AttentionConfig(
         hf["num_attention_heads"],
         hf["num_key_value_heads"],
         hf["head_dim"],
         standard.rotary(hf, hf["head_dim"], partial=0.25),
-        qk_norm=norm,
+        qk_norm=_norm(hf),
         output_gate=True,
         input_bias=hf.get("attention_bias", False),
         output_bias=hf.get("attention_bias", False),
     )
-    delta_net = DeltaNetConfig(
+
+
+def _delta_net(hf: HfConfig) -> DeltaNetConfig:
+    return DeltaNetConfig(
         hf["linear_num_key_heads"],
         hf["linear_num_value_heads"],
         hf["linear_key_head_dim"],
@@ -44,27 +64,15 @@ def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
         hf.get("linear_conv_kernel_dim", 4),
         hf.get("rms_norm_eps", 1e-6),
     )
+
+
+def _routed(hf: HfConfig) -> RoutedConfig:
     router = SoftmaxTopKConfig(hf["num_experts_per_tok"], renormalize=hf.get("norm_topk_prob", True))
     shared = SharedConfig(hf["shared_expert_intermediate_size"], gated=True)
-    routed = RoutedConfig(router, hf["num_experts"], hf["moe_intermediate_size"], shared)
-    dense = DenseConfig(hf["intermediate_size"])
-
-    def layer(index: int, kind: str) -> LayerConfig:
-        mixer = attention if kind == "full_attention" else delta_net
-        return LayerConfig(mixer, routed if standard.is_routed(hf, index) else dense)
-
-    layers = tuple(layer(index, kind) for index, kind in enumerate(_layer_types(hf)))
-    return ModelConfig(
-        hf["vocab_size"],
-        hf["hidden_size"],
-        layers,
-        hf["max_position_embeddings"],
-        norm,
-        tied_head=hf.get("tie_word_embeddings", False),
-    )
+    return RoutedConfig(router, hf["num_experts"], hf["moe_intermediate_size"], shared)
 
 
-def _layer_types(hf: Mapping[str, Any]) -> list[str]:
+def _layer_types(hf: HfConfig) -> list[str]:
     if hf.get("layer_types"):
         return list(hf["layer_types"])
     interval = hf.get("full_attention_interval", 4)
@@ -75,47 +83,18 @@ def _layer_types(hf: Mapping[str, Any]) -> list[str]:
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    attention = next(la.mixer for la in config.layers if isinstance(la.mixer, AttentionConfig))
-    delta_net = next(la.mixer for la in config.layers if isinstance(la.mixer, DeltaNetConfig))
-    routed = [la.feed_forward for la in config.layers if isinstance(la.feed_forward, RoutedConfig)]
-    if len(routed) != len(config.layers) or not isinstance(routed[0].router, SoftmaxTopKConfig):
-        raise ValueError("qwen3_next stores softmax top-k routers in every layer and nothing else")
-    rotary, shared = attention.rotary, routed[0].shared
-    if rotary is None or rotary.scaling or shared is None:
-        raise ValueError("qwen3_next wants plain rotary positions and a shared expert")
-    kinds = ["full_attention" if isinstance(la.mixer, AttentionConfig) else "linear_attention" for la in config.layers]
-    rope = {
-        "rope_type": "default",
-        "rope_theta": rotary.theta,
-        "partial_rotary_factor": rotary.dim / attention.head_dim,
-    }
+    """The config.json of a network as this family has it. ValueError for one that it cannot describe."""
+    routed = _routed_keys(config)
     return {
         "architectures": ["Qwen3NextForCausalLM"],
         "model_type": "qwen3_next",
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
-        "intermediate_size": routed[0].expert_width,
-        "num_hidden_layers": len(config.layers),
-        "layer_types": kinds,
-        "full_attention_interval": kinds.index("full_attention") + 1,
-        "num_attention_heads": attention.num_heads,
-        "num_key_value_heads": attention.num_kv_heads,
-        "head_dim": attention.head_dim,
-        "rope_parameters": rope,
-        "rope_theta": rotary.theta,
-        "partial_rotary_factor": rope["partial_rotary_factor"],
-        "linear_num_key_heads": delta_net.num_key_heads,
-        "linear_num_value_heads": delta_net.num_value_heads,
-        "linear_key_head_dim": delta_net.key_dim,
-        "linear_value_head_dim": delta_net.value_dim,
-        "linear_conv_kernel_dim": delta_net.conv_width,
-        "num_experts": routed[0].num_experts,
-        "num_experts_per_tok": routed[0].router.top_k,
-        "norm_topk_prob": routed[0].router.renormalize,
-        "moe_intermediate_size": routed[0].expert_width,
-        "shared_expert_intermediate_size": shared.width,
-        "decoder_sparse_step": 1,
-        "mlp_only_layers": [],
+        "intermediate_size": routed["moe_intermediate_size"],  # of dense layers, of which there are none
+        **_layer_keys(config),
+        **_attention_keys(config),
+        **_delta_net_keys(config),
+        **routed,
         "hidden_act": "silu",
         "rms_norm_eps": config.norm.eps,
         "max_position_embeddings": config.max_positions,
@@ -126,23 +105,65 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+def _layer_keys(config: ModelConfig) -> dict[str, Any]:
+    kinds = [_KINDS[type(layer.mixer)] for layer in config.layers]
+    return {
+        "num_hidden_layers": len(kinds),
+        "layer_types": kinds,
+        "full_attention_interval": kinds.index("full_attention") + 1,
+    }
+
+
+def _attention_keys(config: ModelConfig) -> dict[str, Any]:
+    attention = next(layer.mixer for layer in config.layers if isinstance(layer.mixer, AttentionConfig))
+    rotary = attention.rotary
+    if rotary is None or rotary.scaling:
+        raise ValueError("qwen3_next wants plain rotary positions")
+    rope = {"rope_theta": rotary.theta, "partial_rotary_factor": rotary.dim / attention.head_dim}
+    return {
+        "num_attention_heads": attention.num_heads,
+        "num_key_value_heads": attention.num_kv_heads,
+        "head_dim": attention.head_dim,
+        "rope_parameters": {"rope_type": "default", **rope},
+        **rope,
+    }
+
+
+def _delta_net_keys(config: ModelConfig) -> dict[str, Any]:
+    delta_net = next(layer.mixer for layer in config.layers if isinstance(layer.mixer, DeltaNetConfig))
+    return {
+        "linear_num_key_heads": delta_net.num_key_heads,
+        "linear_num_value_heads": delta_net.num_value_heads,
+        "linear_key_head_dim": delta_net.key_dim,
+        "linear_value_head_dim": delta_net.value_dim,
+        "linear_conv_kernel_dim": delta_net.conv_width,
+    }
+
+
+def _routed_keys(config: ModelConfig) -> dict[str, Any]:
+    routed = [feed_forward for _, feed_forward in config.routed_layers()]
+    if len(routed) != len(config.layers):
+        raise ValueError("qwen3_next wants experts in every layer")
+    router, shared = routed[0].router, routed[0].shared
+    if not isinstance(router, SoftmaxTopKConfig) or shared is None:
+        raise ValueError("qwen3_next wants softmax top-k routers and a shared expert")
+    return {
+        "num_experts": routed[0].num_experts,
+        "num_experts_per_tok": router.top_k,
+        "norm_topk_prob": router.renormalize,
+        "moe_intermediate_size": routed[0].expert_width,
+        "shared_expert_intermediate_size": shared.width,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    }
+
+
 def rules(config: ModelConfig) -> list[Rule]:
-    found = standard.frame_rules(config)
-    for index, layer in enumerate(config.layers):
-        ours, theirs = f"blocks.{index}", f"model.layers.{index}"
-        found += standard.block_norm_rules(ours, theirs)
-        if isinstance(layer.mixer, AttentionConfig):
-            found += _attention(f"{ours}.mixer", f"{theirs}.self_attn", layer.mixer)
-        elif isinstance(layer.mixer, DeltaNetConfig):
-            found += _delta_net(f"{ours}.mixer", f"{theirs}.linear_attn", layer.mixer)
-        if isinstance(layer.feed_forward, RoutedConfig):
-            found += standard.mixture_rules(f"{ours}.feed_forward", theirs, layer.feed_forward, config.hidden_size)
-        else:
-            found += standard.dense_rules(f"{ours}.feed_forward", f"{theirs}.mlp", layer.feed_forward.width)
-    return found
+    return standard.decoder_rules(config, {AttentionConfig: _attention_rules, DeltaNetConfig: _delta_net_rules})
 
 
-def _attention(ours: str, theirs: str, config: AttentionConfig) -> list[Rule]:
+def _attention_rules(ours: str, theirs: str, config: AttentionConfig, hidden_size: int) -> list[Rule]:
+    theirs += ".self_attn"
     heads, kv_heads, width = config.num_heads, config.num_kv_heads, config.head_dim
     return [
         Rule(
@@ -156,15 +177,15 @@ def _attention(ours: str, theirs: str, config: AttentionConfig) -> list[Rule]:
     ]
 
 
-def _delta_net(ours: str, theirs: str, config: DeltaNetConfig) -> list[Rule]:
+def _delta_net_rules(ours: str, theirs: str, config: DeltaNetConfig, hidden_size: int) -> list[Rule]:
+    theirs += ".linear_attn"
     per_key_head = config.num_value_heads // config.num_key_heads
     values = per_key_head * config.value_dim
     heads = config.num_key_heads
     layout = PerHead(((heads, (config.key_dim, config.key_dim, values, values)), (heads, (per_key_head, per_key_head))))
-    channels, taps = config.conv_channels, config.conv_width
     return [
         Rule(f"{ours}.in_proj.weight", (f"{theirs}.in_proj_qkvz.weight", f"{theirs}.in_proj_ba.weight"), layout),
-        Rule(f"{ours}.conv_weight", (f"{theirs}.conv1d.weight",), Same((channels, 1, taps), (channels, taps))),
+        *standard.conv_rules(ours, f"{theirs}.conv1d", config.conv_channels, config.conv_width),
         Rule(f"{ours}.A_log", (f"{theirs}.A_log",)),
         Rule(f"{ours}.dt_bias", (f"{theirs}.dt_bias",)),
         Rule(f"{ours}.norm.weight", (f"{theirs}.norm.weight",)),

@@ -6,9 +6,9 @@ parameter and tensor names.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from model.checkpoint import CheckpointError, Concat, Rule, Stack
+from model.checkpoint import CheckpointError, Concat, Rule, Same, Stack
 from model.config import (
     AttentionConfig,
     DenseConfig,
@@ -24,6 +24,8 @@ from model.config import (
 )
 
 HfConfig = Mapping[str, Any]
+PartRules = Callable[[str, str, Any, int], list[Rule]]  # our part's prefix, their layer's, its config, hidden width
+T = TypeVar("T")
 
 
 def require(hf: HfConfig, **supported: Any) -> None:
@@ -73,11 +75,15 @@ def layer_windows(hf: HfConfig, slides: Callable[[int], bool]) -> list[int | Non
         "sliding_attention" if window and slides(index) else "full_attention"
         for index in range(hf["num_hidden_layers"])
     ]
-    windows = {"full_attention": None} | ({"sliding_attention": window} if window else {})
+    return of_kinds(kinds, {"full_attention": None} | ({"sliding_attention": window} if window else {}))
+
+
+def of_kinds(kinds: Sequence[str], known: Mapping[str, T]) -> list[T]:
+    """What `known` has for the kind of each layer. CheckpointError for one that it has not."""
     for kind in kinds:
-        if kind not in windows:
-            raise CheckpointError(f"layer_types names {kind!r}: with this config.json only {list(windows)} can be")
-    return [windows[kind] for kind in kinds]
+        if kind not in known:
+            raise CheckpointError(f"layer_types names {kind!r}: with this config.json only {', '.join(known)} can be")
+    return [known[kind] for kind in kinds]
 
 
 def is_routed(hf: HfConfig, index: int) -> bool:
@@ -140,37 +146,18 @@ def yarn_mscale(factor: float, weight: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
-def frame_rules(config: ModelConfig, *, final_norm: str = "model.norm.weight") -> list[Rule]:
-    """Embedding, last norm and head; a tied head has no tensor of its own."""
-    head = [] if config.tied_head else [Rule("head.weight", ("lm_head.weight",))]
-    return [
-        Rule("embedding.weight", ("model.embed_tokens.weight",)),
-        Rule("norm.weight", (final_norm,)),
-        *head,
-    ]
-
-
-def block_norm_rules(
-    ours: str, theirs: str, names: tuple[str, str] = ("input_layernorm", "post_attention_layernorm")
-) -> list[Rule]:
-    """The norms before the mixer and before the feed-forward."""
-    before_mixer, before_feed_forward = names
-    return [
-        Rule(f"{ours}.mixer_norm.weight", (f"{theirs}.{before_mixer}.weight",)),
-        Rule(f"{ours}.feed_forward_norm.weight", (f"{theirs}.{before_feed_forward}.weight",)),
-    ]
-
-
 def attention_rules(
     ours: str,
     theirs: str,
     config: AttentionConfig,
+    hidden_size: int,
     *,
     out: str = "o_proj",
     norms: tuple[str, str] = ("q_norm", "k_norm"),
 ) -> list[Rule]:
     """Queries, keys and values from three tensors (and biases), the output product, the query and key norms."""
     assert not config.output_gate, "a gated attention stores its gates in its own way"
+    theirs += ".self_attn"
     kv_width = config.num_kv_heads * config.head_dim
     merge = Concat((config.num_heads * config.head_dim, kv_width, kv_width))
     kinds = ("weight", "bias") if config.input_bias else ("weight",)
@@ -186,6 +173,12 @@ def attention_rules(
             for norm, name in zip(("q_norm", "k_norm"), norms, strict=True)
         ]
     return found
+
+
+def conv_rules(ours: str, theirs: str, channels: int, taps: int, *, bias: bool = False) -> list[Rule]:
+    """A convolution of each channel on its own, which is stored with an axis for its one input channel."""
+    found = [Rule(f"{ours}.conv_weight", (f"{theirs}.weight",), Same((channels, 1, taps), (channels, taps)))]
+    return [*found, Rule(f"{ours}.conv_bias", (f"{theirs}.bias",))] if bias else found
 
 
 def dense_rules(
@@ -233,19 +226,46 @@ def mixture_rules(ours: str, theirs: str, config: RoutedConfig, hidden_size: int
     ]
 
 
-MixtureRules = Callable[[str, str, RoutedConfig, int], list[Rule]]  # our prefix, their layer's, config, hidden width
+def _mlp_rules(ours: str, theirs: str, config: DenseConfig, hidden_size: int) -> list[Rule]:
+    return dense_rules(ours, f"{theirs}.mlp", config.width)
 
 
-def decoder_rules(config: ModelConfig, mixture: MixtureRules = mixture_rules) -> list[Rule]:
-    """A whole checkpoint with Llama's names; `mixture` says where the experts are (by default as Qwen's are)."""
-    found = frame_rules(config)
+_PARTS: dict[type, PartRules] = {
+    AttentionConfig: attention_rules,
+    DenseConfig: _mlp_rules,
+    RoutedConfig: mixture_rules,
+}
+
+
+def decoder_rules(
+    config: ModelConfig,
+    parts: dict[type, PartRules] | None = None,
+    *,
+    norms: tuple[str, str] = ("input_layernorm", "post_attention_layernorm"),
+    final_norm: str = "norm",
+) -> list[Rule]:
+    """A whole checkpoint with Llama's names, experts with Qwen's.
+
+    `parts`: by the type of their config, the rules of mixers and feed-forwards that are stored otherwise. `norms` are
+    those before the mixer and before the feed-forward.
+    """
+    rules_of = _PARTS | (parts or {})
+    found = _frame_rules(config, final_norm)
     for index, layer in enumerate(config.layers):
         ours, theirs = f"blocks.{index}", f"model.layers.{index}"
-        assert isinstance(layer.mixer, AttentionConfig), "another mixer has tensors of its own"
-        found += block_norm_rules(ours, theirs)
-        found += attention_rules(f"{ours}.mixer", f"{theirs}.self_attn", layer.mixer)
-        if isinstance(layer.feed_forward, DenseConfig):
-            found += dense_rules(f"{ours}.feed_forward", f"{theirs}.mlp", layer.feed_forward.width)
-        else:
-            found += mixture(f"{ours}.feed_forward", theirs, layer.feed_forward, config.hidden_size)
+        found += [
+            Rule(f"{ours}.mixer_norm.weight", (f"{theirs}.{norms[0]}.weight",)),
+            Rule(f"{ours}.feed_forward_norm.weight", (f"{theirs}.{norms[1]}.weight",)),
+            *rules_of[type(layer.mixer)](f"{ours}.mixer", theirs, layer.mixer, config.hidden_size),
+            *rules_of[type(layer.feed_forward)](f"{ours}.feed_forward", theirs, layer.feed_forward, config.hidden_size),
+        ]
     return found
+
+
+def _frame_rules(config: ModelConfig, final_norm: str) -> list[Rule]:
+    """Embedding, last norm and head; a tied head has no tensor of its own."""
+    found = [
+        Rule("embedding.weight", ("model.embed_tokens.weight",)),
+        Rule("norm.weight", (f"model.{final_norm}.weight",)),
+    ]
+    return found if config.tied_head else [*found, Rule("head.weight", ("lm_head.weight",))]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from model import kernels
 from model.config import ClampedGate, DenseConfig, GateConfig, RoutedConfig
 from model.kernels import native, product
-from model.layers.linear import GroupedLinear, Linear, feed_of
+from model.layers.linear import GroupedLinear, Linear, RouterLinear, feed_of
 from model.layers.router import Routing, build_router
 
 BLOCK = 32  # rows
@@ -81,8 +81,8 @@ class Routed(nn.Module):
         self.router = build_router(config.router, config.num_experts)
         self.clamp = (config.gate.alpha, config.gate.limit) if isinstance(config.gate, ClampedGate) else None
         self.shared_is_gated = config.shared is not None and config.shared.gated
-        # Row e scores expert e; a last row may gate the shared expert. In float32 always: near ties must not flip.
-        self.gate = Linear(hidden_size, config.num_experts + self.shared_is_gated, config.bias)
+        # row e scores expert e; a last row may gate the shared expert
+        self.gate = RouterLinear(hidden_size, config.num_experts + self.shared_is_gated, config.bias)
         self.experts = Experts(config, hidden_size)
         self.shared = Dense(hidden_size, config.shared.width) if config.shared else None
 

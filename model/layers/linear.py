@@ -32,6 +32,14 @@ class Linear(nn.Module):
         return product_TO.float()
 
 
+class RouterLinear(Linear):
+    """The scores by which tokens choose their experts: a few rows that decide where everything else is computed.
+
+    Two scores nearly tie often, and a rounding would send the token elsewhere: whatever the network's type and scheme,
+    these weights stay in float32. They start small, so that no expert is preferred, and learn at a rate of their own.
+    """
+
+
 class GroupedLinear(nn.Module):
     """One matrix (and bias) per expert; rows come sorted by expert, `counts_E` of them for each."""
 

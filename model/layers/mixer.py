@@ -1,8 +1,9 @@
 """Token mixers by their config: what lets a token see the ones before it."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.batch import TokenBatch
 from model.cache import CacheSpec
@@ -31,7 +32,7 @@ class Mixer(Protocol):
     def __call__(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> Tensor: ...
 
 
-MIXERS: dict[type, Any] = {
+MIXERS: dict[type, Callable[[Any, int], Mixer]] = {
     AttentionConfig: Attention,
     LatentAttentionConfig: LatentAttention,
     DeltaNetConfig: DeltaNet,
@@ -40,7 +41,6 @@ MIXERS: dict[type, Any] = {
 }
 
 
-def build_mixer(config: MixerConfig, hidden_size: int) -> nn.Module:
+def build_mixer(config: MixerConfig, hidden_size: int) -> Mixer:
     """The module for a config; a new mixer is a file in model/layers and a line in MIXERS."""
-    mixer: nn.Module = MIXERS[type(config)](config, hidden_size)
-    return mixer
+    return MIXERS[type(config)](config, hidden_size)

@@ -48,7 +48,7 @@ class Router(nn.Module):
 
     `forward` decides. In training, `regularize` adds to the loss of every micro-batch, and `after_step` lets an
     algorithm follow the load of a whole step. `k` is the number of choices, or the mean number that training leads to;
-    it may change between steps.
+    it may change between steps, `configured_k` stays.
     """
 
     k: int
@@ -59,7 +59,7 @@ class Router(nn.Module):
         if not 1 <= k <= num_experts:
             raise ValueError(f"a token can go to 1..{num_experts} experts, not {k}: change top_k or num_experts")
         self.num_experts = num_experts
-        self.k = k
+        self.k = self.configured_k = k
 
     def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
         raise NotImplementedError

@@ -61,15 +61,15 @@ def _stored(
         owner, _, leaf = rule.target.rpartition(".")
         tensor = read_parameter(reader, rule, parameters[rule.target].dtype)
         if leaf == "weight" and isinstance(network.get_submodule(owner), Linear | GroupedLinear):
-            yield from _matrix(owner, tensor, scheme)
+            yield from _matrix(owner, tensor, scheme_of(network, owner, scheme))
             continue
         if tied and rule.target == "embedding.weight":
-            yield from _matrix("head", tensor, scheme)
+            yield from _matrix("head", tensor, scheme.head)
         yield rule.target, tensor
 
 
 def _matrix(name: str, weight: Tensor, scheme: Scheme) -> Iterator[tuple[str, Tensor]]:
-    for leaf, tensor in saved.stored_codes(scheme_of(name, scheme).quantize(weight)).items():
+    for leaf, tensor in saved.stored_codes(scheme.quantize(weight)).items():
         yield f"{name}.{leaf}", tensor
 
 

@@ -8,7 +8,7 @@ import torch
 
 from model.checkpoint import save_weights
 from model.families import qwen3_next
-from model.network import CausalLM
+from model.network import CausalLM, matrices
 
 EOS_TOKEN_IDS = [2, 0]  # <|im_end|>, <|endoftext|>
 
@@ -20,10 +20,8 @@ def export(network: CausalLM, tokenizer_dir: Path, directory: Path) -> Path:
     (directory / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", encoding="utf-8")
     generation = {"eos_token_id": EOS_TOKEN_IDS, "pad_token_id": 0}
     (directory / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
-    rules = qwen3_next.rules(network.config)
-    wide = {name: torch.bfloat16 for name, p in network.named_parameters(remove_duplicate=False) if p.dim() >= 2}
-    keep = {name for name in wide if name.endswith(("conv_weight", "feed_forward.gate.weight"))}
-    save_weights(network, rules, directory, {name: dtype for name, dtype in wide.items() if name not in keep})
+    narrow = {f"{name}.weight": torch.bfloat16 for name, _ in matrices(network)}
+    save_weights(network, qwen3_next.rules(network.config), directory, narrow)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if (tokenizer_dir / name) != directory / name:
             shutil.copyfile(tokenizer_dir / name, directory / name)

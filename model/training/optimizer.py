@@ -5,11 +5,12 @@ steps; a stack of expert matrices is handled matrix by matrix.
 """
 
 from dataclasses import dataclass
+from types import UnionType
 
 import torch
 from torch import Tensor
 
-from model.layers.linear import GroupedLinear, Linear
+from model.layers.linear import GroupedLinear, Linear, RouterLinear
 from model.network import CausalLM
 
 
@@ -46,12 +47,8 @@ class Optimizer:
         self.config = config
         self.parameters = dict(network.named_parameters())
         self.masters = {name: p.detach().float().clone() for name, p in self.parameters.items()}
-        matrices = {
-            id(module.weight)
-            for name, module in network.blocks.named_modules()
-            if isinstance(module, Linear | GroupedLinear) and not name.endswith("feed_forward.gate")
-        }
-        self.muon = {name for name, p in self.parameters.items() if id(p) in matrices}
+        self.routers = _weights_of(network, RouterLinear)
+        self.muon = _weights_of(network, Linear | GroupedLinear) - self.routers
         self.first = {name: torch.zeros_like(master) for name, master in self.masters.items()}
         self.second = {name: torch.zeros_like(master) for name, master in self.masters.items() if name not in self.muon}
         self.steps = 0
@@ -88,7 +85,7 @@ class Optimizer:
     def _adam_rate(self, name: str) -> float:
         if name.startswith(("embedding", "head")):
             return self.config.embedding_lr
-        return self.config.router_lr if name.endswith("feed_forward.gate.weight") else self.config.scalar_lr
+        return self.config.router_lr if name in self.routers else self.config.scalar_lr
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Everything a resumed run needs, by name."""
@@ -110,3 +107,8 @@ class Optimizer:
         for name, parameter in self.parameters.items():
             parameter.data.copy_(self.masters[name])
         self.steps = steps
+
+
+def _weights_of(network: CausalLM, kind: type | UnionType) -> set[str]:
+    """The names of the weights of all modules of that kind in the blocks."""
+    return {f"blocks.{name}.weight" for name, module in network.blocks.named_modules() if isinstance(module, kind)}

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from model.config import RoutedConfig
 from model.loading import load_network
 from model.network import CausalLM, cast_matrices
 from model.training import losses
@@ -142,9 +141,8 @@ class Trainer:
     @torch.no_grad()
     def validate(self, sources: list[str], max_examples: int = 64) -> dict[str, float]:
         """Nats per answer token on the first examples of each validation source, with the configured k."""
-        configs = [la.feed_forward for la in self.recipe.model.layers if isinstance(la.feed_forward, RoutedConfig)]
-        for router, config in zip(self.workers.routers, configs, strict=True):
-            router.k = getattr(config.router, "top_k", router.k)
+        for router in self.workers.routers:
+            router.k = router.configured_k
         result = {}
         for source in sources:
             total = count = 0.0

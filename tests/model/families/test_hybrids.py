@@ -1,14 +1,24 @@
 """What configs of the families with convolutions and state spaces say beyond the common keys."""
 
 import json
+from dataclasses import replace
 from math import inf
 from typing import Any
 
 import pytest
 
 from model.checkpoint import CheckpointError
-from model.config import AttentionConfig, DenseConfig, Mamba2Config, ModelConfig
-from model.families import family_of
+from model.config import (
+    AttentionConfig,
+    DenseConfig,
+    HashConfig,
+    Mamba2Config,
+    ModelConfig,
+    RoutedConfig,
+    SoftmaxTopKConfig,
+    hybrid_config,
+)
+from model.families import family_of, qwen3_next
 from tests.model.families.checkpoints import TINY
 
 
@@ -23,10 +33,10 @@ def sources(case: str) -> set[str]:
     return {name for rule in family.rules(family.config_from_hf(hf)) for name in rule.sources}
 
 
-@pytest.mark.parametrize("case", ["granitemoehybrid", "lfm2", "lfm2_moe"])
+@pytest.mark.parametrize("case", ["granitemoehybrid", "lfm2", "lfm2_moe", "qwen3_next", "qwen3_5_moe_text"])
 def test_a_layer_of_an_unknown_type_is_refused(case: str) -> None:
     layers = len(config_of(case).layers)
-    with pytest.raises(CheckpointError, match=r"layer_types names 'sliding_attention': known are .*full_attention"):
+    with pytest.raises(CheckpointError, match=r"layer_types names 'sliding_attention': .* only .*full_attention"):
         config_of(case, layer_types=["sliding_attention"] * layers)
 
 
@@ -61,3 +71,20 @@ def test_a_selection_bias_is_asked_for_where_there_is_one(case: str, stored: boo
 )
 def test_the_width_of_a_feed_forward_is_found(changes: dict[str, Any], width: int) -> None:
     assert config_of("lfm2", **changes).layers[0].feed_forward == DenseConfig(width)
+
+
+@pytest.mark.parametrize(
+    ("feed_forward", "message"),
+    [
+        (DenseConfig(16), "experts in every layer"),
+        (RoutedConfig(SoftmaxTopKConfig(1), 4, 16), "a shared expert"),
+        (replace(hybrid_config().layers[0].feed_forward, router=HashConfig(1)), "softmax top-k routers"),
+    ],
+    ids=["dense", "no shared expert", "another router"],
+)
+def test_what_qwen3_next_cannot_describe_is_not_written(feed_forward: DenseConfig | RoutedConfig, message: str) -> None:
+    config = hybrid_config()
+    assert qwen3_next.config_from_hf(qwen3_next.config_to_hf(config)) == config  # negative control
+    layers = tuple(replace(layer, feed_forward=feed_forward) for layer in config.layers)
+    with pytest.raises(ValueError, match=message):
+        qwen3_next.config_to_hf(replace(config, layers=layers))

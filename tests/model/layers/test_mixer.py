@@ -53,6 +53,7 @@ def plain_mixer(config: MixerConfig) -> nn.Module:
     """A mixer in which every parameter has a say."""
     torch.manual_seed(0)
     mixer = build_mixer(config, HIDDEN)
+    assert isinstance(mixer, nn.Module)
     for parameter in mixer.parameters():
         parameter.data.copy_(torch.randn_like(parameter) * 0.3)
     return mixer
@@ -94,6 +95,10 @@ def whole(mixer: nn.Module, x_SLD: Tensor) -> Tensor:
 
 def test_every_mixer_is_tested_here() -> None:
     assert {type(config) for config in CASES.values()} == set(MIXERS)
+
+
+def test_every_mixer_has_a_title_of_its_own() -> None:
+    assert len({config.title for config in CASES.values()}) == len(MIXERS)
 
 
 @torch.inference_mode()
