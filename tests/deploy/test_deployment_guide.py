@@ -48,3 +48,10 @@ def test_metrics_that_are_named_exist() -> None:
     named = {name for code in re.findall(r"`((?:vllm|routelm):\w+)`", GUIDE) for name in metric_names(code)}
     assert len(named) > 10
     assert named <= server_series()
+
+
+def test_the_key_is_there_before_the_pods_that_read_it() -> None:
+    commands = re.findall(r"^kubectl .+$", GUIDE, re.M)
+    first = {verb: next(n for n, line in enumerate(commands) if verb in line) for verb in ("create secret", "apply -k")}
+    assert first["create secret"] < first["apply -k"]
+    assert "kubectl rollout restart deployment/routelm" in commands
