@@ -60,7 +60,9 @@ def test_rules_do_what_their_tests_say(path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("alerts.yml", "ratio5m > 0.05", "ratio5m > 0.5"),
+        ("alerts.yml", "rejected:ratio5m > 0.05", "rejected:ratio5m > 0.5"),
+        ("alerts.yml", "failed:ratio5m > 0.05", "failed:ratio5m > 0.01"),
+        ("recording.yml", 'finished_reason="error"', 'finished_reason="abort"'),
         ("alerts.yml", "> 0.95", "> 0.9"),
         ("alerts.yml", "for: 15m", "for: 1m"),
         ("alerts.yml", "docs/deployment.md#routelmdown", "docs/deployment.md"),
