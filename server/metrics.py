@@ -3,7 +3,7 @@
 Latencies and request sizes are observed as generations end; everything else is read from EngineStats at scrape time.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,6 +16,7 @@ from server.generation import Usage
 from server.version import package_version
 
 MAX_EXPERT_SERIES = 2048  # per metric; above that only the figures per layer are shown
+IDLE_LOAD = 0.1  # of the mean load; docs/routing.md calls an expert below it dead
 
 # A small model answers a token in a millisecond, a large one in seconds: fine at the low end, coarse at the high one.
 INTER_TOKEN_BUCKETS = (
@@ -169,16 +170,27 @@ def _routing(stats: EngineStats) -> Iterator[Metric]:
     imbalance = GaugeMetricFamily(
         "routelm:moe_load_imbalance", "MaxVio: (max load - mean load) / mean load.", labels=["layer"]
     )
+    idle = GaugeMetricFamily(
+        "routelm:moe_idle_experts_ratio",
+        "Share of a layer's experts that got less than a tenth of the mean load since the start, 0 to 1.",
+        labels=["layer"],
+    )
     show_experts = sum(len(layer.tokens_per_expert) for layer in stats.layers) <= MAX_EXPERT_SERIES
     for layer in stats.layers:
         name = str(layer.layer)
         entropy.add_metric([name], layer.entropy)
         imbalance.add_metric([name], layer.imbalance)
+        idle.add_metric([name], _idle_share(layer.tokens_per_expert))
         total = max(1, sum(layer.tokens_per_expert))
         for expert, count in enumerate(layer.tokens_per_expert if show_experts else ()):
             tokens.add_metric([name, str(expert)], count)
             share.add_metric([name, str(expert)], count / total)
-    yield from (tokens, share, entropy, imbalance)
+    yield from (tokens, share, entropy, imbalance, idle)
+
+
+def _idle_share(tokens_per_expert: Sequence[int]) -> float:
+    least = IDLE_LOAD * sum(tokens_per_expert) / len(tokens_per_expert)
+    return sum(count < least for count in tokens_per_expert) / len(tokens_per_expert)
 
 
 def _gauge(name: str, text: str, value: float, labels: Mapping[str, str] | None = None) -> Metric:

@@ -112,6 +112,20 @@ def test_refusals_and_aborts_are_counted() -> None:
     assert value(metrics, "vllm:request_success_total", model_name="m", finished_reason="abort") == 1
 
 
+@pytest.mark.parametrize(
+    ("tokens", "idle"),
+    [
+        ((500, 500, 0, 0, 0, 0, 0, 0), 0.75),  # top-2 of 8, collapsed
+        ((900, 74, 26, 20), 0.25),  # the mean is 255: 26 is more than a tenth of it
+        ((100, 100, 100, 10), 0.0),
+        ((0, 0, 0, 0), 0.0),  # nothing was routed yet
+    ],
+)
+def test_experts_that_get_next_to_nothing_are_idle(tokens: tuple[int, ...], idle: float) -> None:
+    metrics = Metrics("m", lambda: replace(STATS, layers=(LayerLoad(3, tokens, 1.0, 0.0),)))
+    assert value(metrics, "routelm:moe_idle_experts_ratio", layer="3") == idle
+
+
 @pytest.mark.parametrize(("layers", "shown"), [(4, True), (5, False)])
 def test_the_number_of_expert_series_is_bounded(layers: int, shown: bool) -> None:
     experts = MAX_EXPERT_SERIES // 4
@@ -120,6 +134,7 @@ def test_the_number_of_expert_series_is_bounded(layers: int, shown: bool) -> Non
     assert names.count("routelm:moe_expert_tokens_total") == (MAX_EXPERT_SERIES if shown else 0)
     assert names.count("routelm:moe_expert_share") == (MAX_EXPERT_SERIES if shown else 0)
     assert names.count("routelm:moe_routing_entropy") == layers
+    assert names.count("routelm:moe_idle_experts_ratio") == layers
 
 
 def test_two_applications_share_nothing() -> None:
