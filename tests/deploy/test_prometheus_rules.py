@@ -69,6 +69,7 @@ def test_rules_do_what_their_tests_say(path: Path) -> None:
         ("alerts.yml", ">= 0.5", ">= 0.05"),
         ("alerts.yml", "> 100000", "> 1000"),
         ("alerts.yml", "docs/deployment.md#routelmdown", "docs/deployment.md"),
+        ("alerts.yml", 'sum by (job) (up{job="routelm"}) == 0', 'min by (job) (up{job="routelm"}) == 0'),
         ("alerts.yml", "vllm:num_requests_waiting", "vllm:requests_waiting"),
         ("recording.yml", "or sum by (job, instance) (0 * up", "or sum by (job, instance) (up"),
         ("recording.yml", '{job="routelm"}[5m]', "[5m]"),
@@ -92,6 +93,13 @@ def test_every_alert_speaks_to_people(name: str) -> None:
     assert set(rule["annotations"]) == {"summary", "description", "runbook"}
     assert rule["labels"]["severity"] in {"critical", "warning"}
     assert rule["annotations"]["runbook"] == f"docs/deployment.md#{name.lower()}"
+
+
+def test_a_pod_that_loads_for_as_long_as_it_may_is_no_alert() -> None:
+    (container,) = yaml_document(DEPLOY / "k8s/base/deployment.yaml")["spec"]["template"]["spec"]["containers"]
+    probe = container["startupProbe"]
+    minutes = int(ALERTS["RouteLMInstanceDown"]["for"].removesuffix("m"))
+    assert 60 * minutes > probe["periodSeconds"] * probe["failureThreshold"]
 
 
 def test_promql_of_the_dashboard_is_valid(tmp_path: Path) -> None:
