@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from .files import DEPLOY, program, yaml_document
 from .promql import dashboard_expressions, metric_names, rules, without_variables
@@ -113,6 +114,35 @@ def test_promql_of_the_dashboard_is_valid(tmp_path: Path) -> None:
     done = promtool("check", "rules", file)
     assert done.returncode == 0, done.stderr
     assert f"{len(expressions)} rules found" in done.stdout
+
+
+# Of one layer, by the tokens a minute of its two experts on server a and on server b.
+BUSY_AND_IDLE = ((90, 30), (0, 0))
+OPPOSITE = ((60, 0), (0, 60))
+
+
+@pytest.mark.parametrize(("tokens", "imbalance"), [(BUSY_AND_IDLE, 0.5), (OPPOSITE, 0.0)], ids=["idle", "opposite"])
+def test_the_imbalance_of_a_layer_is_that_of_all_servers_together(
+    tmp_path: Path, tokens: tuple[tuple[int, int], ...], imbalance: float
+) -> None:
+    (expression,) = [e.text for e in dashboard_expressions() if e.place == "Load imbalance by layer"]
+    series = [
+        {
+            "series": f'routelm:moe_expert_tokens_total{{instance="{instance}", layer="0", expert="{expert}"}}',
+            "values": f"0+{count}x20",
+        }
+        for instance, counts in zip("ab", tokens, strict=True)
+        for expert, count in enumerate(counts)
+    ]
+    test = {
+        "expr": f"round({without_variables(expression)}, 0.0001)",
+        "eval_time": "15m",
+        "exp_samples": [{"labels": '{layer="0"}', "value": imbalance}],
+    }
+    file = tmp_path / "test.yml"
+    file.write_text(yaml.safe_dump({"tests": [{"interval": "1m", "input_series": series, "promql_expr_test": [test]}]}))
+    done = promtool("test", "rules", file)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_metric_names_of_an_expression() -> None:
