@@ -150,13 +150,13 @@ def _shared(stats: EngineStats, labels: dict[str, str]) -> Iterator[Metric]:
 
 
 def _memory(stats: EngineStats) -> Iterator[Metric]:
-    for name, text, used, total in (
+    for name, text, used, capacity in (
         ("kv_blocks", "KV blocks", stats.kv_blocks_used, stats.kv_blocks_total),
         ("state_slots", "Recurrent-state slots", stats.state_slots_used, stats.state_slots_total),
         ("state_snapshots", "Snapshots of recurrent state", stats.snapshots_used, stats.snapshots_total),
     ):
         yield _gauge(f"routelm:{name}_used", f"{text} in use.", used)
-        yield _gauge(f"routelm:{name}_total", f"{text} there are.", total)
+        yield _gauge(f"routelm:{name}_capacity", f"{text} there are.", capacity)
 
 
 def _routing(stats: EngineStats) -> Iterator[Metric]:

@@ -63,11 +63,11 @@ def test_our_own_series() -> None:
     metrics = Metrics("m", lambda: STATS)
     expected = {
         "routelm:state_slots_used": 2,
-        "routelm:state_slots_total": 64,
+        "routelm:state_slots_capacity": 64,
         "routelm:state_snapshots_used": 5,
-        "routelm:state_snapshots_total": 10,
+        "routelm:state_snapshots_capacity": 10,
         "routelm:kv_blocks_used": 25,
-        "routelm:kv_blocks_total": 100,
+        "routelm:kv_blocks_capacity": 100,
         "routelm:engine_steps_total": 77,
         "routelm:engine_step_failures_total": 2,
         "routelm:requests_aborted_total": 0,
