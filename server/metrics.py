@@ -1,6 +1,8 @@
 """Prometheus metrics: vLLM's names for what every engine has, `routelm:` for routing and recurrent state.
 
-Latencies and request sizes are observed as generations end; everything else is read from EngineStats at scrape time.
+A generation is one prompt that is continued; an HTTP request may take many, a long translation one a sentence. What
+vLLM calls requests are generations here. Latencies and sizes are observed as generations end; HTTP requests are counted
+by the middleware; everything else is read from EngineStats at scrape time.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,33 +47,53 @@ class Metrics:
             return family.labels(model_name)
 
         self._first_token = histogram(
-            "vllm:time_to_first_token_seconds", "From arrival to the first token.", FIRST_TOKEN_BUCKETS
+            "vllm:time_to_first_token_seconds",
+            "From the arrival of a generation to its first token.",
+            FIRST_TOKEN_BUCKETS,
         )
         self._inter_token = histogram(
-            "vllm:inter_token_latency_seconds", "Between two tokens of one request.", INTER_TOKEN_BUCKETS
+            "vllm:inter_token_latency_seconds", "Between two tokens of one generation.", INTER_TOKEN_BUCKETS
         )
         self._request = histogram(
-            "vllm:e2e_request_latency_seconds", "From arrival to the last token.", REQUEST_BUCKETS
+            "vllm:e2e_request_latency_seconds", "From the arrival of a generation to its last token.", REQUEST_BUCKETS
         )
-        self._queue = histogram("vllm:request_queue_time_seconds", "Time in the waiting queue.", QUEUE_BUCKETS)
-        self._prompt_tokens = histogram("vllm:request_prompt_tokens", "Prompt tokens of a request.", TOKEN_BUCKETS)
+        self._queue = histogram(
+            "vllm:request_queue_time_seconds", "Time of a generation in the waiting queue.", QUEUE_BUCKETS
+        )
+        self._prompt_tokens = histogram("vllm:request_prompt_tokens", "Prompt tokens of a generation.", TOKEN_BUCKETS)
         self._generation_tokens = histogram(
-            "vllm:request_generation_tokens", "Generated tokens of a request.", TOKEN_BUCKETS
+            "vllm:request_generation_tokens", "Generated tokens of a generation.", TOKEN_BUCKETS
         )
         success = Counter(
             "vllm:request_success",
-            "Requests that ended, by reason.",
+            "Generations that ended, by reason; an HTTP request may take many.",
             ["model_name", "finished_reason"],
             registry=self.registry,
         )
         self._success = {reason: success.labels(model_name, reason.value) for reason in FinishReason}
+        self._http_requests = Counter(
+            "routelm:http_requests",
+            "POST requests answered, by HTTP status; each counts once, however many generations it takes.",
+            ["code"],
+            registry=self.registry,
+        )
+        for status in (200, 429, 500, 503):  # what alerts divide: a scraper must see the first increase
+            self._http_requests.labels(str(status))
         rejected = Counter(
-            "routelm:requests_rejected", "Requests refused before acceptance.", ["reason"], registry=self.registry
+            "routelm:requests_rejected",
+            "HTTP requests refused before acceptance, by reason.",
+            ["reason"],
+            registry=self.registry,
         )
         self._rejected = {reason: rejected.labels(reason) for reason in ("queue_full", "draining", "prompt_too_long")}
         self._aborted = Counter(
-            "routelm:requests_aborted", "Requests whose client left before the end.", registry=self.registry
+            "routelm:requests_aborted",
+            "Generations whose client left before the end; an HTTP request may take many.",
+            registry=self.registry,
         )
+
+    def answered(self, status: int) -> None:
+        self._http_requests.labels(str(status)).inc()
 
     def rejected(self, reason: str) -> None:
         self._rejected[reason].inc()
@@ -136,14 +158,14 @@ class EngineCollector(Collector):
 
 def _shared(stats: EngineStats, labels: dict[str, str]) -> Iterator[Metric]:
     usage = stats.kv_blocks_used / stats.kv_blocks_total if stats.kv_blocks_total else 0.0
-    yield _gauge("vllm:num_requests_running", "Requests in the batch.", stats.running, labels)
-    yield _gauge("vllm:num_requests_waiting", "Requests in the waiting queue.", stats.waiting, labels)
+    yield _gauge("vllm:num_requests_running", "Generations in the batch.", stats.running, labels)
+    yield _gauge("vllm:num_requests_waiting", "Generations in the waiting queue.", stats.waiting, labels)
     yield _gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1.", usage, labels)
     for name, text, value in (
         ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", stats.prefix_cache_queries),
         ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", stats.prefix_cache_hits),
-        ("num_preemptions", "Requests put back to recompute.", stats.preemptions),
-        ("prompt_tokens", "Prompt tokens of requests.", stats.prompt_tokens),
+        ("num_preemptions", "Times that a generation was put back to recompute.", stats.preemptions),
+        ("prompt_tokens", "Prompt tokens of generations.", stats.prompt_tokens),
         ("generation_tokens", "Generated tokens.", stats.generation_tokens),
     ):
         yield _counter(f"vllm:{name}", text, value, labels)
