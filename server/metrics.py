@@ -187,7 +187,9 @@ def _routing(stats: EngineStats) -> Iterator[Metric]:
         "routelm:moe_expert_share", "Share of a layer's tokens that an expert got, 0 to 1.", labels=["layer", "expert"]
     )
     entropy = GaugeMetricFamily(
-        "routelm:moe_routing_entropy", "Mean entropy of the router per token, in nats.", labels=["layer"]
+        "routelm:moe_routing_entropy",
+        "Mean entropy, in nats, of a softmax over a token's raw router scores since the start, for every router.",
+        labels=["layer"],
     )
     imbalance = GaugeMetricFamily(
         "routelm:moe_load_imbalance", "MaxVio: (max load - mean load) / mean load.", labels=["layer"]
