@@ -92,9 +92,9 @@ def test_every_alert_is_seen_to_fire_and_to_be_quiet(name: str) -> None:
 @pytest.mark.parametrize("name", ALERTS)
 def test_every_alert_speaks_to_people(name: str) -> None:
     rule = ALERTS[name]
-    assert set(rule["annotations"]) == {"summary", "description", "runbook"}
+    assert set(rule["annotations"]) == {"summary", "description", "runbook_path"}
     assert rule["labels"]["severity"] in {"critical", "warning"}
-    assert rule["annotations"]["runbook"] == f"docs/deployment.md#{name.lower()}"
+    assert rule["annotations"]["runbook_path"] == f"docs/deployment.md#{name.lower()}"
 
 
 def test_a_pod_that_loads_for_as_long_as_it_may_is_no_alert() -> None:
