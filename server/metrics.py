@@ -1,9 +1,11 @@
 """Prometheus metrics: vLLM's names for what every engine has, `routelm:` for routing and recurrent state.
 
-Latencies and request sizes are observed as generations end; everything else is read from EngineStats at scrape time.
+A generation is one prompt that is continued; an HTTP request may take many, a long translation one a sentence. What
+vLLM calls requests are generations here. Latencies and sizes are observed as generations end; HTTP requests are counted
+by the middleware; everything else is read from EngineStats at scrape time.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,6 +18,7 @@ from server.generation import Usage
 from server.version import package_version
 
 MAX_EXPERT_SERIES = 2048  # per metric; above that only the figures per layer are shown
+IDLE_LOAD = 0.1  # of the mean load; docs/routing.md calls an expert below it dead
 
 # A small model answers a token in a millisecond, a large one in seconds: fine at the low end, coarse at the high one.
 INTER_TOKEN_BUCKETS = (
@@ -44,33 +47,53 @@ class Metrics:
             return family.labels(model_name)
 
         self._first_token = histogram(
-            "vllm:time_to_first_token_seconds", "From arrival to the first token.", FIRST_TOKEN_BUCKETS
+            "vllm:time_to_first_token_seconds",
+            "From the arrival of a generation to its first token.",
+            FIRST_TOKEN_BUCKETS,
         )
         self._inter_token = histogram(
-            "vllm:inter_token_latency_seconds", "Between two tokens of one request.", INTER_TOKEN_BUCKETS
+            "vllm:inter_token_latency_seconds", "Between two tokens of one generation.", INTER_TOKEN_BUCKETS
         )
         self._request = histogram(
-            "vllm:e2e_request_latency_seconds", "From arrival to the last token.", REQUEST_BUCKETS
+            "vllm:e2e_request_latency_seconds", "From the arrival of a generation to its last token.", REQUEST_BUCKETS
         )
-        self._queue = histogram("vllm:request_queue_time_seconds", "Time in the waiting queue.", QUEUE_BUCKETS)
-        self._prompt_tokens = histogram("vllm:request_prompt_tokens", "Prompt tokens of a request.", TOKEN_BUCKETS)
+        self._queue = histogram(
+            "vllm:request_queue_time_seconds", "Time of a generation in the waiting queue.", QUEUE_BUCKETS
+        )
+        self._prompt_tokens = histogram("vllm:request_prompt_tokens", "Prompt tokens of a generation.", TOKEN_BUCKETS)
         self._generation_tokens = histogram(
-            "vllm:request_generation_tokens", "Generated tokens of a request.", TOKEN_BUCKETS
+            "vllm:request_generation_tokens", "Generated tokens of a generation.", TOKEN_BUCKETS
         )
         success = Counter(
             "vllm:request_success",
-            "Requests that ended, by reason.",
+            "Generations that ended, by reason; an HTTP request may take many.",
             ["model_name", "finished_reason"],
             registry=self.registry,
         )
         self._success = {reason: success.labels(model_name, reason.value) for reason in FinishReason}
+        self._http_requests = Counter(
+            "routelm:http_requests",
+            "POST requests answered, by HTTP status; each counts once, however many generations it takes.",
+            ["code"],
+            registry=self.registry,
+        )
+        for status in (200, 429, 500, 503):  # what alerts divide: a scraper must see the first increase
+            self._http_requests.labels(str(status))
         rejected = Counter(
-            "routelm:requests_rejected", "Requests refused before acceptance.", ["reason"], registry=self.registry
+            "routelm:requests_rejected",
+            "HTTP requests refused before acceptance, by reason.",
+            ["reason"],
+            registry=self.registry,
         )
         self._rejected = {reason: rejected.labels(reason) for reason in ("queue_full", "draining", "prompt_too_long")}
         self._aborted = Counter(
-            "routelm:requests_aborted", "Requests whose client left before the end.", registry=self.registry
+            "routelm:requests_aborted",
+            "Generations whose client left before the end; an HTTP request may take many.",
+            registry=self.registry,
         )
+
+    def answered(self, status: int) -> None:
+        self._http_requests.labels(str(status)).inc()
 
     def rejected(self, reason: str) -> None:
         self._rejected[reason].inc()
@@ -135,27 +158,27 @@ class EngineCollector(Collector):
 
 def _shared(stats: EngineStats, labels: dict[str, str]) -> Iterator[Metric]:
     usage = stats.kv_blocks_used / stats.kv_blocks_total if stats.kv_blocks_total else 0.0
-    yield _gauge("vllm:num_requests_running", "Requests in the batch.", stats.running, labels)
-    yield _gauge("vllm:num_requests_waiting", "Requests in the waiting queue.", stats.waiting, labels)
+    yield _gauge("vllm:num_requests_running", "Generations in the batch.", stats.running, labels)
+    yield _gauge("vllm:num_requests_waiting", "Generations in the waiting queue.", stats.waiting, labels)
     yield _gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1.", usage, labels)
     for name, text, value in (
         ("prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", stats.prefix_cache_queries),
         ("prefix_cache_hits", "Prompt tokens found in the prefix cache.", stats.prefix_cache_hits),
-        ("num_preemptions", "Requests put back to recompute.", stats.preemptions),
-        ("prompt_tokens", "Prompt tokens of requests.", stats.prompt_tokens),
+        ("num_preemptions", "Times that a generation was put back to recompute.", stats.preemptions),
+        ("prompt_tokens", "Prompt tokens of generations.", stats.prompt_tokens),
         ("generation_tokens", "Generated tokens.", stats.generation_tokens),
     ):
         yield _counter(f"vllm:{name}", text, value, labels)
 
 
 def _memory(stats: EngineStats) -> Iterator[Metric]:
-    for name, text, used, total in (
+    for name, text, used, capacity in (
         ("kv_blocks", "KV blocks", stats.kv_blocks_used, stats.kv_blocks_total),
         ("state_slots", "Recurrent-state slots", stats.state_slots_used, stats.state_slots_total),
         ("state_snapshots", "Snapshots of recurrent state", stats.snapshots_used, stats.snapshots_total),
     ):
         yield _gauge(f"routelm:{name}_used", f"{text} in use.", used)
-        yield _gauge(f"routelm:{name}_total", f"{text} there are.", total)
+        yield _gauge(f"routelm:{name}_capacity", f"{text} there are.", capacity)
 
 
 def _routing(stats: EngineStats) -> Iterator[Metric]:
@@ -164,21 +187,34 @@ def _routing(stats: EngineStats) -> Iterator[Metric]:
         "routelm:moe_expert_share", "Share of a layer's tokens that an expert got, 0 to 1.", labels=["layer", "expert"]
     )
     entropy = GaugeMetricFamily(
-        "routelm:moe_routing_entropy", "Mean entropy of the router per token, in nats.", labels=["layer"]
+        "routelm:moe_routing_entropy",
+        "Mean entropy, in nats, of a softmax over a token's raw router scores since the start, for every router.",
+        labels=["layer"],
     )
     imbalance = GaugeMetricFamily(
         "routelm:moe_load_imbalance", "MaxVio: (max load - mean load) / mean load.", labels=["layer"]
+    )
+    idle = GaugeMetricFamily(
+        "routelm:moe_idle_experts_ratio",
+        "Share of a layer's experts that got less than a tenth of the mean load since the start, 0 to 1.",
+        labels=["layer"],
     )
     show_experts = sum(len(layer.tokens_per_expert) for layer in stats.layers) <= MAX_EXPERT_SERIES
     for layer in stats.layers:
         name = str(layer.layer)
         entropy.add_metric([name], layer.entropy)
         imbalance.add_metric([name], layer.imbalance)
+        idle.add_metric([name], _idle_share(layer.tokens_per_expert))
         total = max(1, sum(layer.tokens_per_expert))
         for expert, count in enumerate(layer.tokens_per_expert if show_experts else ()):
             tokens.add_metric([name, str(expert)], count)
             share.add_metric([name, str(expert)], count / total)
-    yield from (tokens, share, entropy, imbalance)
+    yield from (tokens, share, entropy, imbalance, idle)
+
+
+def _idle_share(tokens_per_expert: Sequence[int]) -> float:
+    least = IDLE_LOAD * sum(tokens_per_expert) / len(tokens_per_expert)
+    return sum(count < least for count in tokens_per_expert) / len(tokens_per_expert)
 
 
 def _gauge(name: str, text: str, value: float, labels: Mapping[str, str] | None = None) -> Metric:

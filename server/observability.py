@@ -1,4 +1,4 @@
-"""Logging: where log lines go, and the id and optional log line of each HTTP request."""
+"""Where log lines go, and what is done for each HTTP request: an id, a count, a log line if wanted."""
 
 import logging
 import time
@@ -19,6 +19,8 @@ def configure_logging(level: str) -> None:
 
 class RequestLog:
     """Gives each request an id, tells it in X-Request-Id, and logs method, path, status and time if asked to.
+
+    POSTs are counted by the status of their answer: the requests that ask for work, unlike probes and scrapes.
 
     The id is always made here: the engine tells requests apart by it, so a client must not choose it.
     """
@@ -42,7 +44,12 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except Exception:
+            status = status or 500  # the outermost layer answers for what nobody caught
+            raise
         finally:
+            if scope["method"] == "POST" and status:  # 0: cut off before there was an answer
+                scope["app"].state.metrics.answered(status)
             if self._log_requests:
                 milliseconds = (time.monotonic() - started) * 1000
                 logger.info("%s %s %d %.1f ms %s", scope["method"], scope["path"], status, milliseconds, request_id)

@@ -1,5 +1,8 @@
 """Who the router sends tokens to, layer by layer, since the start.
 
+Entropy is that of a softmax over the raw scores, for every kind of router: of the probabilities it chooses by if it is
+a softmax router, else a figure to compare with the same model's alone. (docs/routing.md takes the gates instead.)
+
 Counting every step would cost as much as a small layer; so routings are kept for some steps and counted together.
 
 Shapes: T tokens, E experts.
@@ -21,7 +24,7 @@ TOKENS_KEPT = 2048  # a step may be a whole prompt, of many layers with many exp
 @dataclass(slots=True)
 class _LayerCounts:
     pairs_E: Tensor  # (token, expert) pairs dispatched
-    entropy: float = 0.0  # sum over tokens, nats
+    entropy: float = 0.0  # of a softmax over the scores, sum over tokens, nats
     num_tokens: int = 0
 
     def load(self, layer: int) -> LayerLoad:

@@ -3,16 +3,17 @@
 import re
 
 import pytest
+import yaml
 
 from .exposed import server_series
-from .files import ROOT
+from .files import DEPLOY, ROOT, yaml_document
 from .promql import metric_names, panels, rules
 
 GUIDE = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
 ANCHORS = {
     re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", GUIDE, re.M)
 }
-RUNBOOKS = [rule["annotations"]["runbook"] for rule in rules() if "alert" in rule]
+RUNBOOKS = [rule["annotations"]["runbook_path"] for rule in rules() if "alert" in rule]
 
 
 @pytest.mark.parametrize("runbook", RUNBOOKS)
@@ -48,3 +49,20 @@ def test_metrics_that_are_named_exist() -> None:
     named = {name for code in re.findall(r"`((?:vllm|routelm):\w+)`", GUIDE) for name in metric_names(code)}
     assert len(named) > 10
     assert named <= server_series()
+
+
+def test_the_key_is_there_before_the_pods_that_read_it() -> None:
+    commands = re.findall(r"^kubectl .+$", GUIDE, re.M)
+    first = {verb: next(n for n, line in enumerate(commands) if verb in line) for verb in ("create secret", "apply -k")}
+    assert first["create secret"] < first["apply -k"]
+    assert "kubectl rollout restart deployment/routelm" in commands
+
+
+def test_the_guide_tells_how_to_add_what_compose_lacks() -> None:
+    services = yaml_document(ROOT / "docker-compose.yml")["services"]
+    configuration = yaml_document(DEPLOY / "prometheus/prometheus.yml")
+    assert "alertmanager" not in services, "the guide says that there is none"
+    assert "alerting" not in configuration
+    [block] = [text for text in re.findall(r"^```yaml\n(.+?)^```", GUIDE, re.M | re.S) if "alerting:" in text]
+    [target] = yaml.safe_load(block)["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"]
+    assert target == "alertmanager:9093"

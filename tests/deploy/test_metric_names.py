@@ -38,6 +38,11 @@ def test_the_server_names_its_series() -> None:
     assert {"routelm:moe_expert_tokens_total", "vllm:request_success_total"} <= server_series()
 
 
+@pytest.mark.parametrize("family", families())
+def test_counters_and_nothing_else_end_in_total(family: str) -> None:
+    assert family.endswith("_total") == (families()[family] == "counter")
+
+
 @pytest.mark.parametrize("accept", [PROMETHEUS_2, PROMETHEUS_3], ids=["2.42", "3.5"])
 def test_every_prometheus_gets_the_same_names(accept: str) -> None:
     """In OpenMetrics, prometheus_client turns the colons of names into underscores unless UTF-8 is asked for."""

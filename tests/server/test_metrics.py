@@ -63,11 +63,11 @@ def test_our_own_series() -> None:
     metrics = Metrics("m", lambda: STATS)
     expected = {
         "routelm:state_slots_used": 2,
-        "routelm:state_slots_total": 64,
+        "routelm:state_slots_capacity": 64,
         "routelm:state_snapshots_used": 5,
-        "routelm:state_snapshots_total": 10,
+        "routelm:state_snapshots_capacity": 10,
         "routelm:kv_blocks_used": 25,
-        "routelm:kv_blocks_total": 100,
+        "routelm:kv_blocks_capacity": 100,
         "routelm:engine_steps_total": 77,
         "routelm:engine_step_failures_total": 2,
         "routelm:requests_aborted_total": 0,
@@ -112,6 +112,20 @@ def test_refusals_and_aborts_are_counted() -> None:
     assert value(metrics, "vllm:request_success_total", model_name="m", finished_reason="abort") == 1
 
 
+@pytest.mark.parametrize(
+    ("tokens", "idle"),
+    [
+        ((500, 500, 0, 0, 0, 0, 0, 0), 0.75),  # top-2 of 8, collapsed
+        ((900, 74, 26, 20), 0.25),  # the mean is 255: 26 is more than a tenth of it
+        ((100, 100, 100, 10), 0.0),
+        ((0, 0, 0, 0), 0.0),  # nothing was routed yet
+    ],
+)
+def test_experts_that_get_next_to_nothing_are_idle(tokens: tuple[int, ...], idle: float) -> None:
+    metrics = Metrics("m", lambda: replace(STATS, layers=(LayerLoad(3, tokens, 1.0, 0.0),)))
+    assert value(metrics, "routelm:moe_idle_experts_ratio", layer="3") == idle
+
+
 @pytest.mark.parametrize(("layers", "shown"), [(4, True), (5, False)])
 def test_the_number_of_expert_series_is_bounded(layers: int, shown: bool) -> None:
     experts = MAX_EXPERT_SERIES // 4
@@ -120,6 +134,7 @@ def test_the_number_of_expert_series_is_bounded(layers: int, shown: bool) -> Non
     assert names.count("routelm:moe_expert_tokens_total") == (MAX_EXPERT_SERIES if shown else 0)
     assert names.count("routelm:moe_expert_share") == (MAX_EXPERT_SERIES if shown else 0)
     assert names.count("routelm:moe_routing_entropy") == layers
+    assert names.count("routelm:moe_idle_experts_ratio") == layers
 
 
 def test_two_applications_share_nothing() -> None:
