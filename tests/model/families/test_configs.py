@@ -130,3 +130,11 @@ def test_what_a_case_asks_for_matters(case: str, field: str, value: object, tmp_
     ids_BL = torch.randint(0, config.vocab_size, (1, 45), generator=torch.Generator().manual_seed(1))
     logits = network.logits(network(RectangularBatch(ids_BL))[0])
     assert (logits - pair.logits(ids_BL)[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("case", ["llama", "mixtral", "olmoe", "qwen3_moe", "qwen3_next"])
+def test_yarn_makes_sequences_longer_in_every_family(case: str) -> None:
+    hf = whole_config(case)
+    rope = hf["rope_parameters"] | {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048}
+    found = family_of(hf).config_from_hf(hf | {"rope_parameters": rope, "max_position_embeddings": 2048})
+    assert found.max_positions == 8192
