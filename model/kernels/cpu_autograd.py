@@ -12,12 +12,6 @@ from torch.autograd import Function
 
 from model.kernels import cpu, reference
 from model.kernels.native import STATE_WIDTHS, call, fits
-from model.kernels.reference import clamped_mul, combine, mamba_scan_train, sigmoid_mul, time_steps
-
-__all__ = [
-    "clamped_mul", "combine", "delta_rule_train", "gated_rms_norm", "mamba_scan_train", "rms_norm",
-    "short_conv_train", "sigmoid_mul", "silu_mul", "softmax_gradient", "time_steps",
-]  # fmt: skip
 
 
 class _RMSNorm(Function):
@@ -40,6 +34,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tens
     if not fits(x, x.shape[-1]):
         return reference.rms_norm(x, weight, eps, offset)
     return _RMSNorm.apply(x, weight, float(eps), float(offset))
+
+
+def add_norm(
+    x: Tensor, y: Tensor, scale: float, weight: Tensor, eps: float, offset: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    out = reference.add_scaled(x, y, scale)
+    return out, rms_norm(out, weight, eps, offset)
 
 
 class _GatedRMSNorm(Function):

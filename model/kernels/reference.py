@@ -225,14 +225,13 @@ def gated_delta(
     return gated_rms_norm(out_THV, z.unflatten(-1, out_THV.shape[1:]), weights.norm_V, weights.eps).flatten(1)
 
 
-def delta_rule_train(
-    q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_BLH: Tensor, beta_BLH: Tensor, chunk: int = 32
-) -> Tensor:
+def delta_rule_train(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_BLH: Tensor, beta_BLH: Tensor) -> Tensor:
     """The same rule over whole rows from a zero state, as matrix products over chunks: differentiable. Returns o_BLHV.
 
     Within a chunk (G: running sum of log decays) the writes u solve (I + A) u = beta (v - decayed S^T k) with A
     strictly lower triangular; its inverse is (I - A)(I + A^2)(I + A^4)... because A is nilpotent.
     """
+    chunk = 32
     q = _chunks(normalize(q_BLHK) * q_BLHK.shape[-1] ** -0.5, chunk)
     k, v = _chunks(normalize(k_BLHK), chunk), _chunks(v_BLHV, chunk)
     G = _chunks(log_decay_BLH, chunk).cumsum(-1)
