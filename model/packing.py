@@ -3,7 +3,8 @@
 import torch
 
 from model.kernels import product
-from model.layers.linear import GroupedLinear, Linear, PanelEmbedding, PanelLinear, can_pack
+from model.layers.frozen_linear import PanelEmbedding, PanelLinear, has_onednn_product
+from model.layers.linear import GroupedLinear, Linear
 from model.network import CausalLM
 from model.quantization import Scheme, plain_scheme
 
@@ -23,7 +24,7 @@ def pack_module(network: CausalLM, name: str, scheme: Scheme | None) -> None:
     module = network.get_submodule(name)
     if scheme is None or not isinstance(module, Linear | GroupedLinear):
         return
-    if not (product.can_pack(module.weight.shape[-1]) or can_pack(module.weight.dtype)):
+    if not (product.can_make_panels(module.weight.shape[-1]) or has_onednn_product(module.weight.dtype)):
         return
     own = scheme_of(name, scheme)
     make = own.linear if isinstance(module, Linear) else own.grouped

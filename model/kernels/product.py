@@ -75,8 +75,8 @@ def available() -> bool:
     return os.environ.get("ROUTELM_REFERENCE_KERNELS") != "1" and native.available("product")
 
 
-def can_pack(inputs: int) -> bool:
-    """Whether weights of that many inputs can be packed here."""
+def can_make_panels(inputs: int) -> bool:
+    """Whether weights of that many inputs can be packed for the compiled products here."""
     return available() and inputs % GROUP == 0
 
 
@@ -91,7 +91,7 @@ class Panels:
         self.kind = KINDS[codes_EOI.dtype]
         self.experts, self.outputs, width = codes_EOI.shape
         self.inputs = width * 2 if self.kind is Kind.INT4 else width
-        if not can_pack(self.inputs):
+        if not can_make_panels(self.inputs):
             raise ValueError(f"weights of {self.inputs} inputs cannot be packed: it takes a multiple of {GROUP}")
         self.data = _pack(codes_EOI, self.kind, self.inputs)
         self.scales = None if scales is None else _panel_scales(scales)

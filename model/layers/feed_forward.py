@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from model import kernels
 from model.config import ClampedGate, DenseConfig, GateConfig, RoutedConfig
 from model.kernels import native, product
-from model.layers.linear import GroupedLinear, Linear, feed_of
+from model.layers.frozen_linear import feed_of
+from model.layers.linear import GroupedLinear, Linear
 from model.layers.router import Routing, build_router
 
 BLOCK = 32  # rows

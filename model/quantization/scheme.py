@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.kernels import product, product_reference
 from model.kernels.product import Panels
-from model.layers.linear import PackedGroupedLinear, PackedLinear, PanelGroupedLinear, PanelLinear
+from model.layers.frozen_linear import OneDNNGroupedLinear, OneDNNLinear, PanelGroupedLinear, PanelLinear
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,16 +37,16 @@ class Codes:
 
 def frozen_linear(codes: Codes, bias_O: Tensor | None, dtype: torch.dtype) -> nn.Module:
     """The layer that multiplies them; where the compiled products cannot, in `dtype` and oneDNN's layout."""
-    if product.can_pack(codes.inputs):
+    if product.can_make_panels(codes.inputs):
         return PanelLinear(_panels(codes, bias_O, stacked=False))
-    return PackedLinear(codes.numbers().to(dtype), bias_O)
+    return OneDNNLinear(codes.numbers().to(dtype), bias_O)
 
 
 def frozen_grouped(codes: Codes, bias_EO: Tensor | None, dtype: torch.dtype) -> nn.Module:
     """The same for one matrix per expert."""
-    if product.can_pack(codes.inputs):
+    if product.can_make_panels(codes.inputs):
         return PanelGroupedLinear(_panels(codes, bias_EO, stacked=True))
-    return PackedGroupedLinear(codes.numbers().to(dtype), bias_EO)
+    return OneDNNGroupedLinear(codes.numbers().to(dtype), bias_EO)
 
 
 def _panels(codes: Codes, bias: Tensor | None, *, stacked: bool) -> Panels:

@@ -8,21 +8,20 @@ from torch import nn
 
 from model.kernels import product
 from model.kernels.product import Panels
-from model.layers.linear import (
-    GroupedLinear,
-    Linear,
-    PackedGroupedLinear,
-    PackedLinear,
+from model.layers.frozen_linear import (
+    OneDNNGroupedLinear,
+    OneDNNLinear,
     PanelGroupedLinear,
     PanelLinear,
-    can_pack,
     feed_of,
+    has_onednn_product,
 )
+from model.layers.linear import GroupedLinear, Linear
 
 COUNTS = torch.tensor([3, 0, 5])
 M = TypeVar("M", bound=nn.Module)
 needs_panels = pytest.mark.skipif(not product.available(), reason="the products are not compiled")
-needs_onednn = pytest.mark.skipif(not can_pack(torch.float32), reason="there is no oneDNN")
+needs_onednn = pytest.mark.skipif(not has_onednn_product(torch.float32), reason="there is no oneDNN")
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +38,7 @@ def filled(layer: M) -> M:
 def frozen(layer: Linear | GroupedLinear, form: str) -> nn.Module:
     """The layer in another form."""
     if form == "oneDNN":
-        packed = PackedLinear if isinstance(layer, Linear) else PackedGroupedLinear
+        packed = OneDNNLinear if isinstance(layer, Linear) else OneDNNGroupedLinear
         return packed(layer.weight, layer.bias)
     if isinstance(layer, GroupedLinear):
         return PanelGroupedLinear(Panels(layer.weight, None, layer.bias))

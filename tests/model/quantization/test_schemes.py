@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from model.kernels import product
-from model.layers.linear import PackedGroupedLinear, PackedLinear, PanelGroupedLinear, PanelLinear
+from model.layers.frozen_linear import OneDNNGroupedLinear, OneDNNLinear, PanelGroupedLinear, PanelLinear
 from model.quantization import SCHEMES, Codes, Scheme, int4, plain_scheme
 
 # Relative error (of norms) for Gaussian weights. 8 bits: a row's largest weight of about 3.5 sigma in 127 steps, each
@@ -119,7 +119,7 @@ def test_inputs_that_do_not_divide_into_groups_take_eight_bits() -> None:
     weight = torch.randn(8, 48)
     assert int4.quantize(weight).values.dtype == torch.int8
     layer = SCHEMES["int4"].linear(weight)
-    assert isinstance(layer, PackedLinear)
+    assert isinstance(layer, OneDNNLinear)
     x = torch.randn(3, 48)
     assert error(layer(x), x @ weight.T) < BOUNDS["int8"]
 
@@ -129,8 +129,8 @@ def test_inputs_that_do_not_divide_into_groups_take_eight_bits() -> None:
 def test_without_a_compiler_the_same_numbers_are_multiplied(scheme: Scheme, dtype: torch.dtype) -> None:
     weight, x = torch.randn(24, 64).to(dtype), torch.randn(5, 64).to(dtype)
     linear, grouped = scheme.linear(weight), scheme.grouped(weight[None])
-    assert isinstance(linear, PackedLinear)
-    assert isinstance(grouped, PackedGroupedLinear)
+    assert isinstance(linear, OneDNNLinear)
+    assert isinstance(grouped, OneDNNGroupedLinear)
     expected = x.float() @ scheme.quantize(weight).numbers().T
     assert error(linear(x), expected) < 0.005
     assert torch.equal(grouped(x, torch.tensor([5])), linear(x))
