@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.kernels import reference
-from model.kernels.native import STATE_WIDTHS, SUFFIXES, call, fits
+from model.kernels.native import SUFFIXES, call, fits, fits_convolution, fits_delta_rule, fits_scan
 from model.kernels.reference import GatedDelta, Paging
 
 EVERYTHING = 2**62  # the window of a token that sees all before it
@@ -173,7 +173,7 @@ def short_conv(
     silu: bool,
 ) -> Tensor:
     channels, taps = weight_CJ.shape
-    if not fits(x_TC, channels) or not 2 <= taps <= 8:
+    if not fits_convolution(x_TC, channels, taps):
         return reference.short_conv(x_TC, weight_CJ, bias_C, state_RJC, rows_S, starts_S1, silu)
     x_TC, weight_JC = x_TC.contiguous(), weight_CJ.t().float().contiguous()
     bias_C = bias_C.float().contiguous() if bias_C is not None else None
@@ -192,7 +192,7 @@ def gated_delta(
     starts_S1: Tensor,
 ) -> Tensor:
     (channels, taps), (heads, key_width, value_width) = weights.conv_CJ.shape, state_RHKV.shape[1:]
-    if not (fits(x_TP, key_width) and value_width in STATE_WIDTHS and key_width <= 256 and taps >= 2):
+    if not fits_delta_rule(x_TP, key_width, value_width) or taps < 2:
         return reference.gated_delta(x_TP, weights, conv_RJC, state_RHKV, rows_S, starts_S1)
     small = (weights.conv_CJ, weights.A_log_H, weights.dt_bias_H, weights.norm_V)
     x_TP, out_TN = x_TP.contiguous(), x_TP.new_empty(len(x_TP), heads * value_width)
@@ -223,7 +223,7 @@ def mamba_scan(
     starts_S1: Tensor,
 ) -> Tensor:
     (_, heads, width), (groups, state_width) = x_THP.shape, B_TGN.shape[1:]
-    if not fits(x_THP, width, state_width) or max(width, state_width) > 256:
+    if not fits_scan(x_THP, width, state_width):
         return reference.mamba_scan(x_THP, dt_TH, A_H, B_TGN, C_TGN, state_RHPN, rows_S, starts_S1)
     x_THP, B_TGN, C_TGN = x_THP.contiguous(), B_TGN.contiguous(), C_TGN.contiguous()
     dt_TH, A_H = dt_TH.float().contiguous(), A_H.float().contiguous()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from model.kernels import cpu, reference
-from model.kernels.native import STATE_WIDTHS, call, fits
+from model.kernels.native import call, fits, fits_convolution, fits_delta_rule
 
 
 class _RMSNorm(Function):
@@ -105,7 +105,7 @@ class _ShortConv(Function):
 
 
 def short_conv_train(x_BLC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None, silu: bool) -> Tensor:
-    if not fits(x_BLC, x_BLC.shape[-1]) or not 2 <= weight_CJ.shape[1] <= 8:
+    if not fits_convolution(x_BLC, *weight_CJ.shape):
         return reference.short_conv_train(x_BLC, weight_CJ, bias_C, silu)
     return _ShortConv.apply(x_BLC, weight_CJ, bias_C, silu)
 
@@ -137,8 +137,7 @@ class _DeltaRule(Function):
 
 
 def delta_rule_train(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_BLH: Tensor, beta_BLH: Tensor) -> Tensor:
-    key_width, value_width = q_BLHK.shape[-1], v_BLHV.shape[-1]
-    if not (fits(v_BLHV, key_width) and value_width in STATE_WIDTHS and key_width <= 256):
+    if not fits_delta_rule(v_BLHV, q_BLHK.shape[-1], v_BLHV.shape[-1]):
         return reference.delta_rule_train(q_BLHK, k_BLHK, v_BLHV, log_decay_BLH, beta_BLH)
     return _DeltaRule.apply(q_BLHK, k_BLHK, v_BLHV, log_decay_BLH, beta_BLH)
 
