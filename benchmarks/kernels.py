@@ -19,8 +19,8 @@ from torch import Tensor
 
 from benchmarks import record
 from model.kernels import combine, product, product_reference, silu_mul
-from model.kernels.product import Feed, Panels
-from model.kernels.product_reference import Feed as PlainFeed
+from model.kernels.product import FeedForwardWeights, Panels
+from model.kernels.product_reference import FeedForwardWeights as PlainWeights
 from model.layers.frozen_linear import onednn_pack, onednn_product
 
 ROWS = (1, 2, 4, 8, 16, 32, 128, 512)
@@ -180,11 +180,11 @@ class ExpertsCase:
         s = self.shape
         if kind == DEFINITION:
             gate_up = torch.randn(s.num_experts, 2 * s.width, s.hidden)
-            return partial(_plain_experts, PlainFeed(gate_up, torch.randn(s.num_experts, s.hidden, s.width)))
+            return partial(_plain_experts, PlainWeights(gate_up, torch.randn(s.num_experts, s.hidden, s.width)))
         if kind == ONEDNN:
             return OneDNNExperts(s)
         packed = random_panels(kind, s.num_experts, 2 * s.width, s.hidden)
-        return partial(_experts, Feed(packed, random_panels(kind, s.num_experts, s.hidden, s.width)))
+        return partial(_experts, FeedForwardWeights(packed, random_panels(kind, s.num_experts, s.hidden, s.width)))
 
     def weights_read(self, rows: int) -> float:
         """The mean over the choices that are measured."""
@@ -210,12 +210,12 @@ def _with_next(call: Callable[..., Tensor], choices: Iterator[Tensor], x_TD: Ten
     return call(x_TD, next(choices), weights_TK)
 
 
-def _experts(feed: Feed, x_TD: Tensor, experts_TK: Tensor, weights_TK: Tensor) -> Tensor:
-    return product.experts(x_TD, experts_TK, weights_TK, feed)
+def _experts(weights: FeedForwardWeights, x_TD: Tensor, experts_TK: Tensor, weights_TK: Tensor) -> Tensor:
+    return product.experts(x_TD, experts_TK, weights_TK, weights)
 
 
-def _plain_experts(feed: PlainFeed, x_TD: Tensor, experts_TK: Tensor, weights_TK: Tensor) -> Tensor:
-    return product_reference.experts(x_TD, experts_TK, weights_TK, feed)
+def _plain_experts(weights: PlainWeights, x_TD: Tensor, experts_TK: Tensor, weights_TK: Tensor) -> Tensor:
+    return product_reference.experts(x_TD, experts_TK, weights_TK, weights)
 
 
 class OneDNNExperts:

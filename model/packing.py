@@ -32,12 +32,12 @@ def pack_module(network: CausalLM, name: str, scheme: Scheme | None) -> None:
 
 
 def pack_tied_head(network: CausalLM, scheme: Scheme | None) -> None:
-    """Pack the matrix that is head and embedding; where its numbers are kept as they are, both then read one copy."""
+    """Pack the matrix that is head and embedding; where it is not quantized, both then read one copy."""
     dtype = network.dtype
     network.tie_head()
     pack_module(network, "head", scheme)
     head = network.get_submodule("head")
-    if isinstance(head, PanelLinear) and head.panels.has_numbers:
+    if isinstance(head, PanelLinear) and not head.panels.is_quantized:
         network.set_submodule("embedding", PanelEmbedding(head.panels, dtype))
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.kernels import product
-from model.kernels.product import Feed, Panels
+from model.kernels.product import FeedForwardWeights, Panels
 
 
 class PanelLinear(nn.Module):
@@ -54,11 +54,11 @@ class PanelGroupedLinear(nn.Module):
         return product.grouped_product(x_SI, counts_E, self.panels)
 
 
-def feed_of(gate_up: nn.Module, down: nn.Module) -> Feed | None:
+def feed_forward_weights(gate_up: nn.Module, down: nn.Module) -> FeedForwardWeights | None:
     """Both products of a feed-forward, or of all experts, for the call that computes it whole; None if it cannot."""
     if not isinstance(gate_up, PanelLinear | PanelGroupedLinear) or not isinstance(down, type(gate_up)):
         return None
-    return Feed(gate_up.panels, down.panels) if down.panels.outputs % product.PANEL == 0 else None
+    return FeedForwardWeights(gate_up.panels, down.panels) if down.panels.outputs % product.PANEL == 0 else None
 
 
 class OneDNNLinear(nn.Module):

@@ -13,7 +13,7 @@ from model.layers.frozen_linear import (
     OneDNNLinear,
     PanelGroupedLinear,
     PanelLinear,
-    feed_of,
+    feed_forward_weights,
     has_onednn_product,
 )
 from model.layers.linear import GroupedLinear, Linear
@@ -88,7 +88,7 @@ def test_float16_rows_are_multiplied_in_float32() -> None:
     assert torch.equal(frozen(grouped, "panels")(x, COUNTS), frozen(grouped, "panels")(x.float(), COUNTS).half())
 
 
-def feed_layers(form: str, width: int, hidden: int) -> tuple[nn.Module, nn.Module]:
+def feed_forward_layers(form: str, width: int, hidden: int) -> tuple[nn.Module, nn.Module]:
     return tuple(frozen(filled(layer), form) for layer in (Linear(64, 2 * width), Linear(width, hidden)))  # type: ignore
 
 
@@ -97,17 +97,17 @@ def feed_layers(form: str, width: int, hidden: int) -> tuple[nn.Module, nn.Modul
     ("form", "hidden", "whole"), [("panels", 64, True), ("panels", 40, False), ("oneDNN", 64, False)]
 )
 def test_a_feed_forward_is_computed_whole_where_it_can_be(form: str, hidden: int, whole: bool) -> None:
-    gate_up, down = feed_layers(form, 32, hidden)
-    feed = feed_of(gate_up, down)
-    assert (feed is not None) == whole
-    if feed:
+    gate_up, down = feed_forward_layers(form, 32, hidden)
+    weights = feed_forward_weights(gate_up, down)
+    assert (weights is not None) == whole
+    if weights:
         x = torch.randn(5, 64)
         gate, up = gate_up(x).chunk(2, -1)
-        torch.testing.assert_close(product.feed_forward(x, feed), down(nn.functional.silu(gate) * up))
+        torch.testing.assert_close(product.feed_forward(x, weights), down(nn.functional.silu(gate) * up))
 
 
 @needs_panels
 def test_layers_of_two_kinds_are_not_computed_whole() -> None:
-    gate_up, _ = feed_layers("panels", 32, 64)
-    assert feed_of(gate_up, frozen(filled(GroupedLinear(3, 32, 64)), "panels")) is None
-    assert feed_of(gate_up, filled(Linear(32, 64))) is None
+    gate_up, _ = feed_forward_layers("panels", 32, 64)
+    assert feed_forward_weights(gate_up, frozen(filled(GroupedLinear(3, 32, 64)), "panels")) is None
+    assert feed_forward_weights(gate_up, filled(Linear(32, 64))) is None
