@@ -25,7 +25,7 @@ from benchmarks import record
 from benchmarks.kernels import Roofline, measure_roofline
 from model.evaluation.tables import table
 from model.kernels import product
-from model.kernels.product import Feed, Panels
+from model.kernels.product import FeedForwardWeights, Panels
 from model.kernels.recording import Recording
 from model.loading import load_network
 from model.quantization import SCHEMES
@@ -50,17 +50,22 @@ class Work:
         self.bytes_read += weights.nbytes
         self.operations += 2 * len(x) * weights.inputs * weights.outputs
 
-    def count_experts(self, x: Tensor, experts_TK: Tensor | None, feeds: tuple[Feed | None, Feed | None]) -> None:
+    def count_experts(
+        self,
+        x: Tensor,
+        experts_TK: Tensor | None,
+        routed: FeedForwardWeights | None,
+        shared: FeedForwardWeights | None,
+    ) -> None:
         """Each touched expert's weights once; the shared one's, too."""
-        routed, shared = feeds
         if routed is not None and experts_TK is not None:
             share = len(experts_TK.unique()) / routed.gate_up.experts
-            self._count_feed(routed, share, experts_TK.numel())
+            self._count_feed_forward(routed, share, experts_TK.numel())
         if shared is not None:
-            self._count_feed(shared, 1.0, len(x))
+            self._count_feed_forward(shared, 1.0, len(x))
 
-    def _count_feed(self, feed: Feed, share: float, rows: int) -> None:
-        for panels in (feed.gate_up, feed.down):
+    def _count_feed_forward(self, weights: FeedForwardWeights, share: float, rows: int) -> None:
+        for panels in (weights.gate_up, weights.down):
             self.bytes_read += panels.nbytes * share
             self.operations += 2 * rows * panels.inputs * panels.outputs
 
@@ -74,9 +79,9 @@ def counted() -> Iterator[Work]:
         work.count_product(x, weights)
         return product_before(x, counts_E, weights, **named)
 
-    def counting_experts(x: Tensor, tensors: tuple[Tensor | None, ...], feeds: Any, *rest: Any) -> Tensor:
-        work.count_experts(x, tensors[0], feeds)
-        return experts_before(x, tensors, feeds, *rest)
+    def counting_experts(x: Tensor, tensors: tuple[Tensor | None, ...], feed_forwards: Any, *rest: Any) -> Tensor:
+        work.count_experts(x, tensors[0], *feed_forwards)
+        return experts_before(x, tensors, feed_forwards, *rest)
 
     with patch.object(product, "_product", counting_product), patch.object(product, "_experts", counting_experts):
         yield work

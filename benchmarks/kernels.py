@@ -19,9 +19,9 @@ from torch import Tensor
 
 from benchmarks import record
 from model.kernels import combine, product, product_reference, silu_mul
-from model.kernels.product import Feed, Panels
-from model.kernels.product_reference import Feed as PlainFeed
-from model.layers.linear import pack, packed_product
+from model.kernels.product import FeedForwardWeights, Panels
+from model.kernels.product_reference import FeedForwardWeights as PlainWeights
+from model.layers.frozen_linear import onednn_pack, onednn_product
 
 ROWS = (1, 2, 4, 8, 16, 32, 128, 512)
 COLD_BYTES = 96 << 20
@@ -93,7 +93,7 @@ def measure_roofline() -> Roofline:
     words, row = torch.ones(64 << 20), torch.randn(1, 4096).bfloat16()
     panels = Panels(torch.ones(1, words.nbytes // 8192, 4096, dtype=torch.bfloat16))
     square = torch.randn(2048, 2048).bfloat16()
-    products = partial(_product, pack(square), square), partial(_panel_product, Panels(square[None]), square)
+    products = partial(_product, onednn_pack(square), square), partial(_panel_product, Panels(square[None]), square)
     read = min(seconds_of(call, 0.05) for call in (words.sum, partial(_panel_product, panels, row)) for _ in range(5))
     multiply = min(seconds_of(call, 0.1) for call in products for _ in range(5))
     return Roofline(words.nbytes / read, 2 * 2048**3 / multiply)
@@ -127,7 +127,7 @@ class MatrixCase:
         if kind == DEFINITION:
             return partial(_definition, torch.randn(self.shape.outputs, self.shape.inputs))
         if kind == ONEDNN:
-            return partial(_product, pack(torch.randn(self.shape.outputs, self.shape.inputs).bfloat16()))
+            return partial(_product, onednn_pack(torch.randn(self.shape.outputs, self.shape.inputs).bfloat16()))
         return partial(_panel_product, random_panels(kind, 1, self.shape.outputs, self.shape.inputs))
 
     def weights_read(self, rows: int) -> float:
@@ -151,7 +151,7 @@ class Cold:
 
 
 def _product(packed: Tensor, x_TI: Tensor) -> Tensor:
-    return packed_product(x_TI, packed)
+    return onednn_product(x_TI, packed)
 
 
 def _panel_product(panels: Panels, x_TI: Tensor) -> Tensor:
@@ -180,11 +180,11 @@ class ExpertsCase:
         s = self.shape
         if kind == DEFINITION:
             gate_up = torch.randn(s.num_experts, 2 * s.width, s.hidden)
-            return partial(_plain_experts, PlainFeed(gate_up, torch.randn(s.num_experts, s.hidden, s.width)))
+            return partial(_plain_experts, PlainWeights(gate_up, torch.randn(s.num_experts, s.hidden, s.width)))
         if kind == ONEDNN:
             return OneDNNExperts(s)
         packed = random_panels(kind, s.num_experts, 2 * s.width, s.hidden)
-        return partial(_experts, Feed(packed, random_panels(kind, s.num_experts, s.hidden, s.width)))
+        return partial(_experts, FeedForwardWeights(packed, random_panels(kind, s.num_experts, s.hidden, s.width)))
 
     def weights_read(self, rows: int) -> float:
         """The mean over the choices that are measured."""
@@ -210,12 +210,12 @@ def _with_next(call: Callable[..., Tensor], choices: Iterator[Tensor], x_TD: Ten
     return call(x_TD, next(choices), weights_TK)
 
 
-def _experts(feed: Feed, x_TD: Tensor, experts_TK: Tensor, weights_TK: Tensor) -> Tensor:
-    return product.experts(x_TD, experts_TK, weights_TK, feed)
+def _experts(weights: FeedForwardWeights, x_TD: Tensor, experts_TK: Tensor, weights_TK: Tensor) -> Tensor:
+    return product.experts(x_TD, experts_TK, weights_TK, weights)
 
 
-def _plain_experts(feed: PlainFeed, x_TD: Tensor, experts_TK: Tensor, weights_TK: Tensor) -> Tensor:
-    return product_reference.experts(x_TD, experts_TK, weights_TK, feed)
+def _plain_experts(weights: PlainWeights, x_TD: Tensor, experts_TK: Tensor, weights_TK: Tensor) -> Tensor:
+    return product_reference.experts(x_TD, experts_TK, weights_TK, weights)
 
 
 class OneDNNExperts:
@@ -223,7 +223,7 @@ class OneDNNExperts:
 
     def __init__(self, shape: Experts) -> None:
         def packs(outputs: int, inputs: int) -> list[Tensor]:
-            return [pack(torch.randn(outputs, inputs).bfloat16()) for _ in range(shape.num_experts)]
+            return [onednn_pack(torch.randn(outputs, inputs).bfloat16()) for _ in range(shape.num_experts)]
 
         self.gate_up, self.down = packs(2 * shape.width, shape.hidden), packs(shape.hidden, shape.width)
 
@@ -232,7 +232,7 @@ class OneDNNExperts:
         counts = torch.bincount(experts_S, minlength=len(self.down)).tolist()
         x_SD = x_TD.index_select(0, order_S // experts_TK.shape[1])
         pieces = zip(torch.split(x_SD, counts), self.gate_up, self.down, strict=True)
-        outs = [packed_product(silu_mul(packed_product(x, gate_up)), down) for x, gate_up, down in pieces if len(x)]
+        outs = [onednn_product(silu_mul(onednn_product(x, gate_up)), down) for x, gate_up, down in pieces if len(x)]
         y_SD = torch.cat(outs)
         y_TKD = y_SD.new_empty(y_SD.shape).index_copy(0, order_S, y_SD).view(*experts_TK.shape, -1)
         return combine(y_TKD, weights_TK, None, None)

@@ -22,7 +22,7 @@ from benchmarks import record
 from benchmarks.kernels import Roofline, measure_roofline, seconds_of
 from model.evaluation.tables import table
 from model.kernels import cpu, reference
-from model.kernels.reference import GatedDelta
+from model.kernels.reference import GatedDelta, Paging
 
 WIDTH, INNER, VOCABULARY, EXPERTS, TOP_K = 1024, 512, 49155, 32, 8
 HEADS, GROUPS, HEAD, CONTEXT, BLOCK = 16, 8, 64, 512, 16
@@ -68,14 +68,15 @@ def _attention(tokens: int) -> Iterator[Case]:
     positions, starts = torch.full((tokens,), CONTEXT - 1), torch.arange(tokens + 1, dtype=torch.int32)
     blocks = CONTEXT // BLOCK
     table_SB = torch.randperm(tokens * blocks).to(torch.int32).view(tokens, blocks)
+    paging = Paging(positions, starts, table_SB)
     keys, values = (_random(tokens * blocks, BLOCK, GROUPS, HEAD) for _ in range(2))
     tables = torch.rand(tokens, HEAD), torch.rand(tokens, HEAD)
     yield Case("rotary_tables", (positions, torch.rand(HEAD // 2), 1.0))
     yield Case("rotate", (_random(tokens, HEADS, HEAD), *tables))
     new = _random(tokens, GROUPS, HEAD), _random(tokens, GROUPS, HEAD)
-    yield Case("store_kv", (*new, keys, values, positions, starts, table_SB), 4 * new[0].nbytes)
-    where = (keys, values, positions, starts, table_SB)
-    yield Case("paged_attention", (_random(tokens, HEADS, HEAD), *where, 0.125, None, None), 2 * keys.nbytes)
+    yield Case("store_kv", (*new, keys, values, paging), 4 * new[0].nbytes)
+    attention = (_random(tokens, HEADS, HEAD), keys, values, paging, 0.125, None, None)
+    yield Case("paged_attention", attention, 2 * keys.nbytes)
 
 
 def _recurrences(tokens: int) -> Iterator[Case]:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from model import kernels
 from model.cache import CacheStorage
 from model.config import RotaryConfig
-from model.kernels.reference import GatedDelta
+from model.kernels.reference import GatedDelta, Paging
 from model.layers.rotary import Rotary
 
 RotaryTables = dict[RotaryConfig, tuple[Tensor, Tensor]]
@@ -116,9 +116,9 @@ class ForwardBatch:
         sinks_H: Tensor | None = None,
     ) -> Tensor:
         keys, values = self.cache.keys_NPGD(layer), self.cache.values_NPGV(layer)
-        places = (self.positions_T, self.query_starts_S1, self.block_table_SB)
-        kernels.store_kv(k_TGK, v_TGV if self.cache.stores_values(layer) else None, keys, values, *places)
-        return kernels.paged_attention(q_THK, keys, values, *places, scale, window, sinks_H)
+        paging = Paging(self.positions_T, self.query_starts_S1, self.block_table_SB)
+        kernels.store_kv(k_TGK, v_TGV if self.cache.stores_values(layer) else None, keys, values, paging)
+        return kernels.paged_attention(q_THK, keys, values, paging, scale, window, sinks_H)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

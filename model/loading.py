@@ -25,7 +25,7 @@ from model.checkpoint import (
     read_parameter,
 )
 from model.families import Family, family_of
-from model.layers.linear import can_pack
+from model.layers.frozen_linear import has_onednn_product
 from model.network import CausalLM, cast_matrices
 from model.packing import pack_module, pack_tied_head
 from model.quantization import SCHEMES, Scheme, plain_scheme, saved
@@ -100,7 +100,7 @@ def open_layout(directory: Path, model: Description) -> tuple[CheckpointReader, 
 
 def default_dtype() -> torch.dtype:
     """bfloat16 if this machine's matrix products take it, else float32."""
-    return torch.bfloat16 if can_pack(torch.bfloat16) else torch.float32
+    return torch.bfloat16 if has_onednn_product(torch.bfloat16) else torch.float32
 
 
 def default_scheme(hf_config: Mapping[str, Any], dtype: torch.dtype) -> Scheme:

@@ -15,7 +15,8 @@ from model.cache import CacheSpec
 from model.config import LayerConfig, ModelConfig
 from model.layers.delta_net import DeltaNet
 from model.layers.feed_forward import Routed, build_feed_forward
-from model.layers.linear import GroupedLinear, Linear, PanelEmbedding, RouterLinear
+from model.layers.frozen_linear import PanelEmbedding
+from model.layers.linear import GroupedLinear, Linear, RouterLinear
 from model.layers.mixer import build_mixer
 from model.layers.norm import RMSNorm
 from model.layers.router import Routing

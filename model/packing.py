@@ -3,7 +3,8 @@
 import torch
 
 from model.kernels import product
-from model.layers.linear import GroupedLinear, Linear, PanelEmbedding, PanelLinear, RouterLinear, can_pack
+from model.layers.frozen_linear import PanelEmbedding, PanelLinear, has_onednn_product
+from model.layers.linear import GroupedLinear, Linear, RouterLinear
 from model.network import CausalLM
 from model.quantization import Scheme, plain_scheme
 
@@ -23,7 +24,7 @@ def pack_module(network: CausalLM, name: str, scheme: Scheme | None) -> None:
     module = network.get_submodule(name)
     if scheme is None or not isinstance(module, Linear | GroupedLinear):
         return
-    if not (product.can_pack(module.weight.shape[-1]) or can_pack(module.weight.dtype)):
+    if not (product.can_make_panels(module.weight.shape[-1]) or has_onednn_product(module.weight.dtype)):
         return
     own = scheme_of(network, name, scheme)
     make = own.linear if isinstance(module, Linear) else own.grouped
@@ -31,12 +32,12 @@ def pack_module(network: CausalLM, name: str, scheme: Scheme | None) -> None:
 
 
 def pack_tied_head(network: CausalLM, scheme: Scheme | None) -> None:
-    """Pack the matrix that is head and embedding; where its numbers are kept as they are, both then read one copy."""
+    """Pack the matrix that is head and embedding; where it is not quantized, both then read one copy."""
     dtype = network.dtype
     network.tie_head()
     pack_module(network, "head", scheme)
     head = network.get_submodule("head")
-    if isinstance(head, PanelLinear) and head.panels.has_numbers:
+    if isinstance(head, PanelLinear) and not head.panels.is_quantized:
         network.set_submodule("embedding", PanelEmbedding(head.panels, dtype))
 
 

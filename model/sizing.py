@@ -43,10 +43,10 @@ def network_size(network: CausalLM) -> NetworkSize:
 def weight_bytes(network: CausalLM, scheme: Scheme) -> int:
     """Bytes of all weights when matrices are kept as `scheme` says.
 
-    An embedding that is tied to the head takes none where the head keeps its numbers; codes serve the head alone.
+    An embedding that is tied to the head takes none where the head is not quantized; codes serve the head alone.
     """
     parameters, packed_bits = _parameters(network), 0.0
-    if network.config.tied_head and scheme.head.keeps_numbers:
+    if network.config.tied_head and not scheme.head.is_quantized:
         del parameters["embedding.weight"]
     for name, module in network.named_modules():
         if isinstance(module, Linear | GroupedLinear):

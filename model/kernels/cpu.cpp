@@ -76,14 +76,15 @@ void silu_mul(const T* x, T* out, int64_t rows, int64_t width, int threads) {
 // out = gate * sigmoid(alpha * gate) * (up + 1) of x = [gate | up], with gate <= limit and |up| <= limit
 template <class T>
 void clamped_mul(const T* x, T* out, int64_t rows, int64_t width, float alpha, float limit, int threads) {
-    f32x16 most = splat(limit), least = splat(-limit);
 #pragma omp parallel for num_threads(threads) if (rows * width > 16384)
-    for (int64_t r = 0; r < rows; ++r)
+    for (int64_t r = 0; r < rows; ++r) {
+        f32x16 most = splat(limit), least = splat(-limit);
         for (int64_t i = 0; i < width; i += W) {
             f32x16 gate = load(x + 2 * r * width + i), up = load(x + (2 * r + 1) * width + i);
-            gate = smaller(gate, most), up = larger(smaller(up, most), least);
+            gate = smaller(most, gate), up = larger(least, smaller(most, up));
             store(out + r * width + i, gate * sigmoid(alpha * gate) * (up + 1.0f));
         }
+    }
 }
 
 // out = x * sigmoid(gate); a row of the gate begins `stride` numbers after the one before

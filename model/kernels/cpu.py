@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from model.kernels import reference
-from model.kernels.native import STATE_WIDTHS, SUFFIXES, call, fits
-from model.kernels.reference import GatedDelta
+from model.kernels.native import SUFFIXES, call, fits, fits_convolution, fits_delta_rule, fits_scan
+from model.kernels.reference import GatedDelta, Paging
 
 EVERYTHING = 2**62  # the window of a token that sees all before it
 
@@ -173,7 +173,7 @@ def short_conv(
     silu: bool,
 ) -> Tensor:
     channels, taps = weight_CJ.shape
-    if not fits(x_TC, channels) or not 2 <= taps <= 8:
+    if not fits_convolution(x_TC, channels, taps):
         return reference.short_conv(x_TC, weight_CJ, bias_C, state_RJC, rows_S, starts_S1, silu)
     x_TC, weight_JC = x_TC.contiguous(), weight_CJ.t().float().contiguous()
     bias_C = bias_C.float().contiguous() if bias_C is not None else None
@@ -192,7 +192,7 @@ def gated_delta(
     starts_S1: Tensor,
 ) -> Tensor:
     (channels, taps), (heads, key_width, value_width) = weights.conv_CJ.shape, state_RHKV.shape[1:]
-    if not (fits(x_TP, key_width) and value_width in STATE_WIDTHS and key_width <= 256 and taps >= 2):
+    if not fits_delta_rule(x_TP, key_width, value_width) or taps < 2:
         return reference.gated_delta(x_TP, weights, conv_RJC, state_RHKV, rows_S, starts_S1)
     small = (weights.conv_CJ, weights.A_log_H, weights.dt_bias_H, weights.norm_V)
     x_TP, out_TN = x_TP.contiguous(), x_TP.new_empty(len(x_TP), heads * value_width)
@@ -223,7 +223,7 @@ def mamba_scan(
     starts_S1: Tensor,
 ) -> Tensor:
     (_, heads, width), (groups, state_width) = x_THP.shape, B_TGN.shape[1:]
-    if not fits(x_THP, width, state_width) or max(width, state_width) > 256:
+    if not fits_scan(x_THP, width, state_width):
         return reference.mamba_scan(x_THP, dt_TH, A_H, B_TGN, C_TGN, state_RHPN, rows_S, starts_S1)
     x_THP, B_TGN, C_TGN = x_THP.contiguous(), B_TGN.contiguous(), C_TGN.contiguous()
     dt_TH, A_H = dt_TH.float().contiguous(), A_H.float().contiguous()
@@ -238,41 +238,35 @@ def store_kv(
     v_TGD: Tensor | None,
     keys_NPGD: Tensor,
     values_NPGD: Tensor,
-    positions_T: Tensor,
-    starts_S1: Tensor,
-    block_table_SB: Tensor,
+    paging: Paging,
 ) -> None:
     written = (keys_NPGD,) if v_TGD is None else (keys_NPGD, values_NPGD)
     if k_TGD.dtype not in SUFFIXES or not all(cache.is_contiguous() for cache in written):
-        return reference.store_kv(k_TGD, v_TGD, keys_NPGD, values_NPGD, positions_T, starts_S1, block_table_SB)
+        return reference.store_kv(k_TGD, v_TGD, keys_NPGD, values_NPGD, paging)
     k_TGD, *v = [x if _rows_lie_together(x) else x.contiguous() for x in (k_TGD, v_TGD) if x is not None]
     v_TGD = v[0] if v else None
     rows = (keys_NPGD.stride(1), values_NPGD.stride(1))
     strides = (k_TGD.stride(0), v_TGD.stride(0) if v_TGD is not None else 0)
-    sizes = (*block_table_SB.shape, keys_NPGD.shape[1], *rows, *strides)
-    arguments = (k_TGD, v_TGD, keys_NPGD, values_NPGD, positions_T, starts_S1, block_table_SB)
-    return call("store_kv", k_TGD.dtype, *arguments, *sizes)
+    sizes = (*paging.block_table_SB.shape, keys_NPGD.shape[1], *rows, *strides)
+    return call("store_kv", k_TGD.dtype, k_TGD, v_TGD, keys_NPGD, values_NPGD, *paging, *sizes)
 
 
 def paged_attention(
     q_THD: Tensor,
     keys_NPGD: Tensor,
     values_NPGV: Tensor,
-    positions_T: Tensor,
-    starts_S1: Tensor,
-    block_table_SB: Tensor,
+    paging: Paging,
     scale: float,
     window: int | None,
     sinks_H: Tensor | None,
 ) -> Tensor:
     (tokens, heads, key_width), value_width = q_THD.shape, values_NPGV.shape[-1]
-    tables = (positions_T, starts_S1, block_table_SB)
     if not fits(q_THD, key_width, value_width):
-        return reference.paged_attention(q_THD, keys_NPGD, values_NPGV, *tables, scale, window, sinks_H)
+        return reference.paged_attention(q_THD, keys_NPGD, values_NPGV, paging, scale, window, sinks_H)
     q_THD, sinks_H = q_THD.contiguous(), sinks_H.float().contiguous() if sinks_H is not None else None
     out = q_THD.new_empty(tokens, heads, value_width)
-    shape = (*block_table_SB.shape, keys_NPGD.shape[1], heads, keys_NPGD.shape[2], key_width, value_width)
+    shape = (*paging.block_table_SB.shape, keys_NPGD.shape[1], heads, keys_NPGD.shape[2], key_width, value_width)
     strides = (*keys_NPGD.stride()[:3], *values_NPGV.stride()[:3])
-    arguments = (q_THD, keys_NPGD, values_NPGV, *tables, sinks_H, out, *shape, *strides, float(scale))
+    arguments = (q_THD, keys_NPGD, values_NPGV, *paging, sinks_H, out, *shape, *strides, float(scale))
     call("paged_attention", q_THD.dtype, *arguments, EVERYTHING if window is None else window)
     return out

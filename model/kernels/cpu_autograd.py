@@ -11,13 +11,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from model.kernels import cpu, reference
-from model.kernels.native import STATE_WIDTHS, call, fits
-from model.kernels.reference import clamped_mul, combine, mamba_scan_train, sigmoid_mul, time_steps
-
-__all__ = [
-    "clamped_mul", "combine", "delta_rule_train", "gated_rms_norm", "mamba_scan_train", "rms_norm",
-    "short_conv_train", "sigmoid_mul", "silu_mul", "softmax_gradient", "time_steps",
-]  # fmt: skip
+from model.kernels.native import call, fits, fits_convolution, fits_delta_rule
 
 
 class _RMSNorm(Function):
@@ -40,6 +34,13 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tens
     if not fits(x, x.shape[-1]):
         return reference.rms_norm(x, weight, eps, offset)
     return _RMSNorm.apply(x, weight, float(eps), float(offset))
+
+
+def add_norm(
+    x: Tensor, y: Tensor, scale: float, weight: Tensor, eps: float, offset: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    out = reference.add_scaled(x, y, scale)
+    return out, rms_norm(out, weight, eps, offset)
 
 
 class _GatedRMSNorm(Function):
@@ -104,7 +105,7 @@ class _ShortConv(Function):
 
 
 def short_conv_train(x_BLC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None, silu: bool) -> Tensor:
-    if not fits(x_BLC, x_BLC.shape[-1]) or not 2 <= weight_CJ.shape[1] <= 8:
+    if not fits_convolution(x_BLC, *weight_CJ.shape):
         return reference.short_conv_train(x_BLC, weight_CJ, bias_C, silu)
     return _ShortConv.apply(x_BLC, weight_CJ, bias_C, silu)
 
@@ -136,8 +137,7 @@ class _DeltaRule(Function):
 
 
 def delta_rule_train(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_BLH: Tensor, beta_BLH: Tensor) -> Tensor:
-    key_width, value_width = q_BLHK.shape[-1], v_BLHV.shape[-1]
-    if not (fits(v_BLHV, key_width) and value_width in STATE_WIDTHS and key_width <= 256):
+    if not fits_delta_rule(v_BLHV, q_BLHK.shape[-1], v_BLHV.shape[-1]):
         return reference.delta_rule_train(q_BLHK, k_BLHK, v_BLHV, log_decay_BLH, beta_BLH)
     return _DeltaRule.apply(q_BLHK, k_BLHK, v_BLHV, log_decay_BLH, beta_BLH)
 

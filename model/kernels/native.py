@@ -12,7 +12,9 @@ from model.kernels.library import load_library
 from model.kernels.recording import RECORDING
 
 LANES = 16
-STATE_WIDTHS = (16, 32, 64, 128)
+TAPS = range(2, 9)  # of a convolution
+VALUE_WIDTHS = (16, 32, 64, 128)  # of the delta rule
+ROOM = 256  # the widest head that a recurrence has room for on its stack
 SUFFIXES = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
@@ -24,6 +26,21 @@ def available(source: str = "cpu") -> bool:
 def fits(x: Tensor, *widths: int) -> bool:
     """Whether the compiled code takes that element type and those widths."""
     return x.dtype in SUFFIXES and all(width % LANES == 0 for width in widths)
+
+
+def fits_convolution(x: Tensor, channels: int, taps: int) -> bool:
+    """Whether there is compiled code for a short convolution of that shape."""
+    return fits(x, channels) and taps in TAPS
+
+
+def fits_delta_rule(x: Tensor, key_width: int, value_width: int) -> bool:
+    """Whether there is compiled code for the delta rule on heads of that shape."""
+    return fits(x, key_width) and key_width <= ROOM and value_width in VALUE_WIDTHS
+
+
+def fits_scan(x: Tensor, width: int, state_width: int) -> bool:
+    """Whether there is compiled code for Mamba-2's recurrence on heads of that shape."""
+    return fits(x, width, state_width) and max(width, state_width) <= ROOM
 
 
 def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | None) -> None:

@@ -75,8 +75,8 @@ def available() -> bool:
     return os.environ.get("ROUTELM_REFERENCE_KERNELS") != "1" and native.available("product")
 
 
-def can_pack(inputs: int) -> bool:
-    """Whether weights of that many inputs can be packed here."""
+def can_make_panels(inputs: int) -> bool:
+    """Whether weights of that many inputs can be packed for the compiled products here."""
     return available() and inputs % GROUP == 0
 
 
@@ -91,7 +91,7 @@ class Panels:
         self.kind = KINDS[codes_EOI.dtype]
         self.experts, self.outputs, width = codes_EOI.shape
         self.inputs = width * 2 if self.kind is Kind.INT4 else width
-        if not can_pack(self.inputs):
+        if not can_make_panels(self.inputs):
             raise ValueError(f"weights of {self.inputs} inputs cannot be packed: it takes a multiple of {GROUP}")
         self.data = _pack(codes_EOI, self.kind, self.inputs)
         self.scales = None if scales is None else _panel_scales(scales)
@@ -101,13 +101,13 @@ class Panels:
         self.address = ctypes.addressof(self._matrix)
 
     @property
-    def has_numbers(self) -> bool:
-        """Whether it holds weights and not codes."""
-        return self.kind in (Kind.F32, Kind.BF16)
+    def is_quantized(self) -> bool:
+        """Whether it holds codes and not weights."""
+        return self.kind in (Kind.INT8, Kind.INT4)
 
     def rows(self, outputs_T: Tensor) -> Tensor:
-        """The weights of those outputs (int64) of the one matrix, if it `has_numbers`: [T, I]."""
-        assert self.has_numbers
+        """The weights of those outputs (int64) of the one matrix, unless it `is_quantized`: [T, I]."""
+        assert not self.is_quantized
         dtype = torch.float32 if self.kind is Kind.F32 else torch.bfloat16
         outputs_T, found_TI = outputs_T.contiguous(), torch.empty(len(outputs_T), self.inputs, dtype=dtype)
         unpack = native.function("product", "unpack_rows", *[ctypes.c_int64] * 5)
@@ -180,8 +180,8 @@ def _product(x: Tensor, counts_E: Tensor | None, weights: Panels, *, rounded: bo
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Feed:
-    """A gated feed-forward, or one per expert: gate and up as one matrix (gate first), and down."""
+class FeedForwardWeights:
+    """Of a gated feed-forward, or of one per expert: gate and up as one matrix (gate first), and down."""
 
     gate_up: Panels
     down: Panels
@@ -191,8 +191,8 @@ def experts(
     x_TD: Tensor,
     experts_TK: Tensor,
     weights_TK: Tensor,
-    routed: Feed,
-    shared: Feed | None = None,
+    routed: FeedForwardWeights,
+    shared: FeedForwardWeights | None = None,
     shared_gate_T: Tensor | None = None,
     clamp: tuple[float, float] | None = None,
 ) -> Tensor:
@@ -207,15 +207,15 @@ def experts(
     return _experts(x_TD, tensors, (routed, shared), choices, clamp)
 
 
-def feed_forward(x_TD: Tensor, feed: Feed, clamp: tuple[float, float] | None = None) -> Tensor:
+def feed_forward(x_TD: Tensor, weights: FeedForwardWeights, clamp: tuple[float, float] | None = None) -> Tensor:
     """One gated feed-forward for all tokens in one call: [T, D]."""
-    return _experts(x_TD, (None, None, None), (None, feed), (0, 0), clamp)
+    return _experts(x_TD, (None, None, None), (None, weights), (0, 0), clamp)
 
 
 def _experts(
     x_TD: Tensor,
     tensors: tuple[Tensor | None, ...],
-    feeds: tuple[Feed | None, Feed | None],
+    feed_forwards: tuple[FeedForwardWeights | None, FeedForwardWeights | None],
     choices: tuple[int, int],
     clamp: tuple[float, float] | None,
 ) -> Tensor:
@@ -225,13 +225,13 @@ def _experts(
         return out_TD
     gate = None if tensors[2] is None else tensors[2].float()
     pointers = [None if t is None else t.data_ptr() for t in tensors[:2]]
-    for feed in feeds:
-        pointers += [None, None] if feed is None else [feed.gate_up.address, feed.down.address]
+    for weights in feed_forwards:
+        pointers += [None, None] if weights is None else [weights.gate_up.address, weights.down.address]
     pointers += [None, 0] if gate is None else [gate.data_ptr(), gate.stride(0)]
     choice = _Choice(*pointers, len(x_TD), *choices, x_TD.shape[1], clamp is not None, *(clamp or (0.0, 0.0)))
     call = _functions("experts", 4)[x_TD.dtype]
     addresses = (x_TD.data_ptr(), ctypes.addressof(choice), out_TD.data_ptr())
-    native.run(call, *addresses, torch.get_num_threads(), keep=(x_TD, choice, *tensors, gate, *feeds, out_TD))
+    native.run(call, *addresses, torch.get_num_threads(), keep=(x_TD, choice, *tensors, gate, *feed_forwards, out_TD))
     return out_TD
 
 

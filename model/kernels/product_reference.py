@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def numbers(codes: Tensor, scales: Tensor | None = None) -> Tensor:
+def dequantized(codes: Tensor, scales: Tensor | None = None) -> Tensor:
     """The float32 weights [..., O, I] that codes and scales stand for; see `product.Panels` for their form."""
     if scales is None:
         return codes.float()
@@ -44,7 +44,7 @@ def activate(gate: Tensor, up: Tensor, clamp: tuple[float, float] | None) -> Ten
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Feed:
+class FeedForwardWeights:
     """Float32 weights of E gated feed-forwards."""
 
     gate_up_EOI: Tensor
@@ -68,8 +68,8 @@ def experts(
     x_TD: Tensor,
     experts_TK: Tensor,
     weights_TK: Tensor,
-    routed: Feed,
-    shared: Feed | None = None,
+    routed: FeedForwardWeights,
+    shared: FeedForwardWeights | None = None,
     shared_gate_T: Tensor | None = None,
     clamp: tuple[float, float] | None = None,
 ) -> Tensor:

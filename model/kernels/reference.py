@@ -9,6 +9,7 @@ G groups, N state width.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -225,14 +226,13 @@ def gated_delta(
     return gated_rms_norm(out_THV, z.unflatten(-1, out_THV.shape[1:]), weights.norm_V, weights.eps).flatten(1)
 
 
-def delta_rule_train(
-    q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_BLH: Tensor, beta_BLH: Tensor, chunk: int = 32
-) -> Tensor:
+def delta_rule_train(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_BLH: Tensor, beta_BLH: Tensor) -> Tensor:
     """The same rule over whole rows from a zero state, as matrix products over chunks: differentiable. Returns o_BLHV.
 
     Within a chunk (G: running sum of log decays) the writes u solve (I + A) u = beta (v - decayed S^T k) with A
     strictly lower triangular; its inverse is (I - A)(I + A^2)(I + A^4)... because A is nilpotent.
     """
+    chunk = 32
     q = _chunks(normalize(q_BLHK) * q_BLHK.shape[-1] ** -0.5, chunk)
     k, v = _chunks(normalize(k_BLHK), chunk), _chunks(v_BLHV, chunk)
     G = _chunks(log_decay_BLH, chunk).cumsum(-1)
@@ -332,16 +332,27 @@ def softmax_gradient(logits_RV: Tensor, targets_R: Tensor, weights_R: Tensor) ->
     return losses_R, (gradient_RV * weights_R[:, None]).to(logits_RV.dtype)
 
 
+class Paging(NamedTuple):
+    """Where the tokens of a step lie in the paged cache.
+
+    The tokens of sequence s are starts_S1[s] .. starts_S1[s + 1]; token t is at `positions_T[t]` of its sequence, whose
+    position p is kept in block p // P of `block_table_SB[s]`.
+    """
+
+    positions_T: Tensor
+    starts_S1: Tensor
+    block_table_SB: Tensor
+
+
 def store_kv(
     k_TGD: Tensor,
     v_TGD: Tensor | None,
     keys_NPGD: Tensor,
     values_NPGD: Tensor,
-    positions_T: Tensor,
-    starts_S1: Tensor,
-    block_table_SB: Tensor,
+    paging: Paging,
 ) -> None:
     """Write every token's key and value to its place in the paged cache. Without a value, the key alone."""
+    positions_T, starts_S1, block_table_SB = paging
     block_size = keys_NPGD.shape[1]
     counts = (starts_S1[1:] - starts_S1[:-1]).long()
     owner_T = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
@@ -355,9 +366,7 @@ def paged_attention(
     q_THD: Tensor,
     keys_NPGD: Tensor,
     values_NPGV: Tensor,
-    positions_T: Tensor,
-    starts_S1: Tensor,
-    block_table_SB: Tensor,
+    paging: Paging,
     scale: float,
     window: int | None,
     sinks_H: Tensor | None,
@@ -367,6 +376,7 @@ def paged_attention(
     A token sees the last `window` positions, its own included; None: all. Values may be narrower than keys and may be a
     view of them (latent attention). A sink is a score that takes its share of the softmax and adds nothing.
     """
+    positions_T, starts_S1, block_table_SB = paging
     groups, block_size = q_THD.shape[1] // keys_NPGD.shape[2], keys_NPGD.shape[1]
     out_THV = q_THD.new_empty(*q_THD.shape[:2], values_NPGV.shape[-1])
     for sequence, start, end in _spans(torch.arange(len(block_table_SB)), starts_S1):

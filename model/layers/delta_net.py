@@ -3,8 +3,6 @@
 Shapes: T tokens, D hidden width, C convolved channels, Q key heads, H value heads, K key width, V value width.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +10,7 @@ from model.batch import TokenBatch
 from model.cache import CacheSpec, StateSpec
 from model.config import DeltaNetConfig
 from model.kernels.reference import GatedDelta
+from model.layers.decay import reset_decays
 from model.layers.linear import Linear
 from model.layers.norm import GatedRMSNorm
 
@@ -31,13 +30,7 @@ class DeltaNet(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(heads))
         self.norm = GatedRMSNorm(config.value_dim, config.norm_eps)
         if not self.A_log.is_meta:
-            self.reset_gates()
-
-    def reset_gates(self) -> None:
-        """Decay rates spread over short and long memories: A in (0, 16], time steps log-uniform in [0.001, 0.1]."""
-        nn.init.uniform_(self.A_log, 1e-3, 16.0).data.log_()
-        dt = torch.empty_like(self.dt_bias).uniform_(math.log(1e-3), math.log(1e-1)).exp()
-        self.dt_bias.data.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) = dt
+            reset_decays(self.A_log, self.dt_bias, lowest=1e-3)
 
     def cache_spec(self) -> CacheSpec:
         config = self.config

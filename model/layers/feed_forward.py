@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from model import kernels
 from model.config import ClampedGate, DenseConfig, GateConfig, RoutedConfig
 from model.kernels import native, product
-from model.layers.linear import GroupedLinear, Linear, RouterLinear, feed_of
+from model.layers.frozen_linear import feed_forward_weights
+from model.layers.linear import GroupedLinear, Linear, RouterLinear
 from model.layers.router import Routing, build_router
 
 BLOCK = 32  # rows
@@ -27,9 +28,9 @@ class Dense(nn.Module):
         self.down = Linear(width, hidden_size)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        feed = feed_of(self.gate_up, self.down)
-        if feed is not None and x_TD.dtype in native.SUFFIXES:
-            return product.feed_forward(x_TD, feed)
+        weights = feed_forward_weights(self.gate_up, self.down)
+        if weights is not None and x_TD.dtype in native.SUFFIXES:
+            return product.feed_forward(x_TD, weights)
         out: Tensor = self.down(kernels.silu_mul(self.gate_up(x_TD)))
         return out
 
@@ -93,12 +94,12 @@ class Routed(nn.Module):
 
     def _in_one_call(self, x_TD: Tensor, routing: Routing, shared_gate_T: Tensor | None) -> Tensor | None:
         """All experts in one compiled call, where they are packed for it."""
-        feed = feed_of(self.experts.gate_up, self.experts.down)
-        shared = feed_of(self.shared.gate_up, self.shared.down) if self.shared is not None else None
-        if feed is None or (shared is None) != (self.shared is None) or x_TD.dtype not in native.SUFFIXES:
+        routed = feed_forward_weights(self.experts.gate_up, self.experts.down)
+        shared = feed_forward_weights(self.shared.gate_up, self.shared.down) if self.shared is not None else None
+        if routed is None or (shared is None) != (self.shared is None) or x_TD.dtype not in native.SUFFIXES:
             return None
         choices = (routing.experts_TK, routing.weights_TK)
-        return product.experts(x_TD, *choices, feed, shared, shared_gate_T, self.clamp)
+        return product.experts(x_TD, *choices, routed, shared, shared_gate_T, self.clamp)
 
     def _by_steps(self, x_TD: Tensor, routing: Routing, shared_gate_T: Tensor | None) -> Tensor:
         y_TKD = self.experts(x_TD, routing)

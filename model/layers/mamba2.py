@@ -3,8 +3,6 @@
 Shapes: T tokens, D hidden width, C convolved channels, H heads, P head width, G groups, N state width, W = H * P.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +10,7 @@ from model import kernels
 from model.batch import TokenBatch
 from model.cache import CacheSpec, StateSpec
 from model.config import Mamba2Config
+from model.layers.decay import reset_decays
 from model.layers.linear import Linear
 
 
@@ -32,13 +31,7 @@ class Mamba2(nn.Module):
         self.D = nn.Parameter(torch.ones(config.num_heads))
         self.norm = GroupedGateNorm(config.width, config.num_groups, config.norm_eps)
         if not self.A_log.is_meta:
-            self.reset_decays()
-
-    def reset_decays(self) -> None:
-        """Decays spread over short and long memories: A in [1, 16], time steps log-uniform in [0.001, 0.1]."""
-        nn.init.uniform_(self.A_log, 1.0, 16.0).data.log_()
-        dt = torch.empty_like(self.dt_bias).uniform_(math.log(1e-3), math.log(1e-1)).exp()
-        self.dt_bias.data.copy_(dt + torch.log(-torch.expm1(-dt)))  # softplus(dt_bias) = dt
+            reset_decays(self.A_log, self.dt_bias, lowest=1.0)
 
     def cache_spec(self) -> CacheSpec:
         config = self.config

@@ -16,9 +16,11 @@ def keep(weight: Tensor) -> Codes:
     float32 rows times bfloat16 weights, with the same sums as for float32 weights.
     """
     weight = weight.contiguous()
-    if weight.dtype == torch.float32 and product.can_pack(weight.shape[-1]) and _is_bfloat16(weight):
+    if not product.can_make_panels(weight.shape[-1]):
+        return Codes(weight)
+    if weight.dtype == torch.float32 and _is_bfloat16(weight):
         return Codes(weight.bfloat16())
-    return Codes(weight.float() if weight.dtype == torch.float16 and product.can_pack(weight.shape[-1]) else weight)
+    return Codes(weight.float() if weight.dtype == torch.float16 else weight)
 
 
 def _is_bfloat16(weight: Tensor) -> bool:

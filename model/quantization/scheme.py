@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from model.kernels import product, product_reference
 from model.kernels.product import Panels
-from model.layers.linear import PackedGroupedLinear, PackedLinear, PanelGroupedLinear, PanelLinear
+from model.layers.frozen_linear import OneDNNGroupedLinear, OneDNNLinear, PanelGroupedLinear, PanelLinear
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,23 +30,23 @@ class Codes:
     def inputs(self) -> int:
         return self.values.shape[-1] * (2 if self.values.dtype == torch.uint8 else 1)
 
-    def numbers(self) -> Tensor:
+    def dequantized(self) -> Tensor:
         """The float32 weights that they stand for."""
-        return product_reference.numbers(self.values, self.scales)
+        return product_reference.dequantized(self.values, self.scales)
 
 
 def frozen_linear(codes: Codes, bias_O: Tensor | None, dtype: torch.dtype) -> nn.Module:
     """The layer that multiplies them; where the compiled products cannot, in `dtype` and oneDNN's layout."""
-    if product.can_pack(codes.inputs):
+    if product.can_make_panels(codes.inputs):
         return PanelLinear(_panels(codes, bias_O, stacked=False))
-    return PackedLinear(codes.numbers().to(dtype), bias_O)
+    return OneDNNLinear(codes.dequantized().to(dtype), bias_O)
 
 
 def frozen_grouped(codes: Codes, bias_EO: Tensor | None, dtype: torch.dtype) -> nn.Module:
     """The same for one matrix per expert."""
-    if product.can_pack(codes.inputs):
+    if product.can_make_panels(codes.inputs):
         return PanelGroupedLinear(_panels(codes, bias_EO, stacked=True))
-    return PackedGroupedLinear(codes.numbers().to(dtype), bias_EO)
+    return OneDNNGroupedLinear(codes.dequantized().to(dtype), bias_EO)
 
 
 def _panels(codes: Codes, bias: Tensor | None, *, stacked: bool) -> Panels:
@@ -69,9 +69,9 @@ class Scheme:
         return self.head_scheme or self
 
     @property
-    def keeps_numbers(self) -> bool:
-        """Whether weights stay what they are, instead of becoming codes."""
-        return self.bits_per_weight >= 16
+    def is_quantized(self) -> bool:
+        """Whether weights become codes, instead of staying what they are."""
+        return self.bits_per_weight < 16
 
     def linear(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> nn.Module:
         """A frozen layer: forward(x_TI) -> y_TO."""

@@ -6,7 +6,7 @@ import torch
 from benchmarks.breakdown import PARTS, STEPS, Work, decode_steps
 from benchmarks.kernels import random_panels
 from model.kernels import product
-from model.kernels.product import Feed
+from model.kernels.product import FeedForwardWeights
 from model.loading import load_network
 from server.bootstrap import BUNDLED
 from server.engine.config import EngineConfig
@@ -27,7 +27,7 @@ def test_a_step_has_parts_and_work() -> None:
 
 
 def test_each_touched_expert_is_read_once() -> None:
-    work, feed = Work(), Feed(random_panels("bf16", 4, 64, 32), random_panels("bf16", 4, 32, 32))
-    work.count_experts(torch.zeros(2, 32), torch.tensor([[0, 1], [1, 0]]), (feed, None))
+    work, weights = Work(), FeedForwardWeights(random_panels("bf16", 4, 64, 32), random_panels("bf16", 4, 32, 32))
+    work.count_experts(torch.zeros(2, 32), torch.tensor([[0, 1], [1, 0]]), weights, None)
     assert work.bytes_read == 2 * 2 * (64 * 32 + 32 * 32)
     assert work.operations == 2 * 4 * (64 * 32 + 32 * 32)

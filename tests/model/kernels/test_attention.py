@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.kernels import cpu, native, reference
+from model.kernels.reference import Paging
 from tests.model.kernels.random_inputs import DTYPES, close, normal, starts_of
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no compiled kernels: run python -m model.kernels.build")
@@ -41,9 +42,7 @@ class Step:
     q_THD: Tensor
     keys_NPGD: Tensor
     values_NPGV: Tensor
-    positions_T: Tensor
-    starts_S1: Tensor
-    block_table_SB: Tensor
+    paging: Paging
     scale: float = 0.2
     window: int | None = None
     sinks_H: Tensor | None = None
@@ -54,16 +53,10 @@ class Step:
 
     def only(self, sequence: int, first: int, last: int) -> "Step":
         """Some tokens of one sequence as a step of their own, on the same cache."""
-        span = slice(int(self.starts_S1[sequence]) + first, int(self.starts_S1[sequence]) + last)
-        table = self.block_table_SB[sequence : sequence + 1].clone()
-        positions = self.positions_T[span]
-        return replace(
-            self,
-            q_THD=self.q_THD[span],
-            positions_T=positions,
-            starts_S1=starts_of([last - first]),
-            block_table_SB=table,
-        )
+        positions_T, starts_S1, block_table_SB = self.paging
+        span = slice(int(starts_S1[sequence]) + first, int(starts_S1[sequence]) + last)
+        table = block_table_SB[sequence : sequence + 1].clone()
+        return replace(self, q_THD=self.q_THD[span], paging=Paging(positions_T[span], starts_of([last - first]), table))
 
 
 def make_step(shape: Shape, past: list[int], new: list[int], dtype: torch.dtype) -> Step:
@@ -76,9 +69,10 @@ def make_step(shape: Shape, past: list[int], new: list[int], dtype: torch.dtype)
     k = normal(sum(ends), shape.groups, shape.width, dtype=dtype)
     v = None if shape.latent else normal(sum(ends), shape.groups, shape.width, dtype=dtype)
     written = torch.cat([torch.arange(end) for end in ends])
-    cpu.store_kv(k, v, keys, values, written, starts_of(ends), table)
+    cpu.store_kv(k, v, keys, values, Paging(written, starts_of(ends), table))
     positions = torch.cat([torch.arange(p, p + n) for p, n in zip(past, new, strict=True)])
-    return Step(normal(sum(new), shape.heads, shape.width, dtype=dtype), keys, values, positions, starts_of(new), table)
+    q = normal(sum(new), shape.heads, shape.width, dtype=dtype)
+    return Step(q, keys, values, Paging(positions, starts_of(new), table))
 
 
 def variants(step: Step) -> Iterator[Step]:
@@ -136,7 +130,7 @@ def test_the_comparison_can_fail() -> None:
 
 
 def place(step: Step, sequence: int, position: int) -> tuple[int, int]:
-    return int(step.block_table_SB[sequence, position // BLOCK]), position % BLOCK
+    return int(step.paging.block_table_SB[sequence, position // BLOCK]), position % BLOCK
 
 
 @pytest.mark.parametrize("window", [1, 5, 64, 65])
@@ -161,7 +155,7 @@ def test_a_sink_takes_its_share_and_adds_nothing() -> None:
     plain = step.run()
     assert torch.equal(replace(step, sinks_H=torch.full((2,), -1e4)).run(), plain)
     scores = torch.einsum(
-        "thd,pd->htp", step.q_THD * step.scale, step.keys_NPGD[step.block_table_SB[0].long()].flatten(0, 2)[:81]
+        "thd,pd->htp", step.q_THD * step.scale, step.keys_NPGD[step.paging.block_table_SB[0].long()].flatten(0, 2)[:81]
     )
     total = torch.logsumexp(scores[:, 0], dim=-1)  # a sink of this score takes half
     close(replace(step, sinks_H=total).run(), plain / 2, torch.float32)
@@ -173,7 +167,7 @@ def test_storing_keys_alone_leaves_values_alone(module: object) -> None:
     keys, values = torch.zeros(4, BLOCK, 2, 32), torch.ones(4, BLOCK, 2, 32)
     table, starts = torch.tensor([[2, 1], [3, 0]], dtype=torch.int32), starts_of([3, 1])
     k, v = normal(4, 2, 32), normal(4, 2, 32)
-    where = (keys, values, torch.tensor([15, 16, 17, 0]), starts, table)
+    where = (keys, values, Paging(torch.tensor([15, 16, 17, 0]), starts, table))
     module.store_kv(k, None, *where)  # type: ignore[attr-defined]
     assert torch.equal(keys[[2, 1, 1, 3], [15, 0, 1, 0]], k)
     assert keys.count_nonzero() == k.numel()
@@ -189,5 +183,6 @@ def test_widths_that_are_not_compiled_go_to_the_definition() -> None:
 
 def test_a_step_without_tokens() -> None:
     step = make_step(Shape(4, 2, 32), [5], [1], torch.float32)
-    empty = replace(step, q_THD=step.q_THD[:0], positions_T=step.positions_T[:0], starts_S1=starts_of([0]))
+    paging = step.paging._replace(positions_T=step.paging.positions_T[:0], starts_S1=starts_of([0]))
+    empty = replace(step, q_THD=step.q_THD[:0], paging=paging)
     assert empty.run().shape == (0, 4, 32)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from model import kernels
 from model.kernels import cpu, cpu_autograd, native, reference
 from tests.model.kernels.random_inputs import DTYPES, close, normal
 
@@ -126,6 +127,19 @@ def test_clamped_mul_bounds_what_it_gates() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_no_number_is_not_bounded_into_one(dtype: torch.dtype) -> None:
+    """In the same places as by the definition, so that whoever looks for NaN finds it."""
+    x, gate = normal(3, 32, dtype=dtype), normal(3, 32, dtype=dtype)
+    x[0, 3] = gate[1, 17] = torch.nan
+    halves = torch.cat([x, gate], dim=-1)
+    calls = {"sigmoid_mul": (x, gate), "silu_mul": (halves,), "clamped_mul": (halves, 1.702, 7.0)}
+    for name, arguments in calls.items():
+        found, expected = (getattr(module, name)(*arguments).isnan() for module in (cpu, reference))
+        assert torch.equal(found, expected), name
+        assert found.sum() == 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_time_steps_equal_their_definition(dtype: torch.dtype) -> None:
     dt, bias = normal(9, 3, dtype=dtype) * 15, normal(3)
     for limits in ((0.0, float("inf")), (0.5, 2.0)):
@@ -175,7 +189,7 @@ def test_gradients_equal_those_of_the_definition(name: str) -> None:
     make, call = TRAINED[name]
     name = name.partition(",")[0]
     inputs = make()
-    fast, plain = getattr(cpu_autograd, name), getattr(reference, name)
+    fast, plain = getattr(kernels, name), getattr(reference, name)
     out = plain(*call(*inputs))
     close(fast(*call(*inputs)), out, torch.float32)
     weights = torch.randn_like(out)

@@ -10,9 +10,9 @@ from torch import Tensor
 from model.kernels import native, product, product_reference
 from model.kernels.build import targets
 from model.kernels.library import library_path
-from model.kernels.product import Feed, Panels
-from model.kernels.product_reference import Feed as PlainFeed
-from model.kernels.product_reference import numbers
+from model.kernels.product import FeedForwardWeights, Panels
+from model.kernels.product_reference import FeedForwardWeights as PlainWeights
+from model.kernels.product_reference import dequantized
 
 BOUNDS = {torch.bfloat16: 3e-3, torch.float32: 1e-6}  # relative error of a product: the rounding of its type
 KINDS = [torch.float32, torch.bfloat16, torch.int8, torch.uint8]
@@ -67,7 +67,7 @@ def test_product_is_its_definition(dtype: torch.dtype, kind: torch.dtype, output
     bias, x = torch.randn(1, outputs), torch.randn(19, inputs).to(dtype)
     found = product.product(x, Panels(codes, scales, bias))
     assert found.dtype == dtype
-    assert error(found, product_reference.product(x, numbers(codes, scales)[0], bias[0])) < BOUNDS[dtype]
+    assert error(found, product_reference.product(x, dequantized(codes, scales)[0], bias[0])) < BOUNDS[dtype]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,7 +79,7 @@ def test_sums_are_the_product_before_it_is_rounded(kind: torch.dtype) -> None:
     assert torch.equal(found.bfloat16(), product.product(x, panels))
     assert not torch.equal(found, product.product(x, panels).float())
     assert torch.equal(product.sums(x.float(), panels), product.product(x.float(), panels))
-    assert error(found, product_reference.product(x.float(), numbers(codes, scales)[0])) < 1e-6
+    assert error(found, product_reference.product(x.float(), dequantized(codes, scales)[0])) < 1e-6
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
@@ -96,7 +96,7 @@ def test_grouped_product_is_its_definition(dtype: torch.dtype, kind: torch.dtype
     bias, counts = torch.randn(5, 48), torch.tensor([3, 0, 17, 1, 9])
     x = torch.randn(30, 64).to(dtype)
     found = product.grouped_product(x, counts, Panels(codes, scales, bias))
-    assert error(found, product_reference.grouped_product(x, counts, numbers(codes, scales), bias)) < BOUNDS[dtype]
+    assert error(found, product_reference.grouped_product(x, counts, dequantized(codes, scales), bias)) < BOUNDS[dtype]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -108,7 +108,7 @@ def test_every_code_means_its_number(kind: torch.dtype) -> None:
     if kind == torch.uint8:
         codes[0] = torch.arange(128).to(torch.uint8)[None] + torch.arange(70).to(torch.uint8)[:, None] * 2
     panels = Panels(codes, None if scales is None else torch.ones_like(scales))
-    expected = numbers(codes, None if scales is None else torch.ones_like(scales))[0].T
+    expected = dequantized(codes, None if scales is None else torch.ones_like(scales))[0].T
     for dtype in BOUNDS:
         assert torch.equal(product.product(torch.eye(256).to(dtype), panels), expected.to(dtype))
 
@@ -175,19 +175,21 @@ class Layer:
     """Six experts of width 64 and a shared one of width 32 over 96 coordinates, packed and plain, and 50 tokens."""
 
     def __init__(self, kind: torch.dtype, dtype: torch.dtype, bias: bool = False) -> None:
-        self.routed, self.plain_routed = self._feed(kind, 6, 96, 64, bias)
-        self.shared, self.plain_shared = self._feed(kind, 1, 96, 32, False)
+        self.routed, self.plain_routed = self._weights(kind, 6, 96, 64, bias)
+        self.shared, self.plain_shared = self._weights(kind, 1, 96, 32, False)
         self.x_TD = torch.randn(50, 96).to(dtype)
         self.experts_TK = torch.rand(50, 6).topk(2).indices
         self.weights_TK = torch.rand(50, 2)
         self.weights_TK[3, 1] = self.weights_TK[7, 0] = self.weights_TK[7, 1] = 0
         self.gate_T = torch.randn(50)
 
-    def _feed(self, kind: torch.dtype, experts: int, hidden: int, width: int, bias: bool) -> tuple[Feed, PlainFeed]:
+    def _weights(
+        self, kind: torch.dtype, experts: int, hidden: int, width: int, bias: bool
+    ) -> tuple[FeedForwardWeights, PlainWeights]:
         gate_up, down = random_codes(kind, experts, 2 * width, hidden), random_codes(kind, experts, hidden, width)
         biases = (torch.randn(experts, 2 * width), torch.randn(experts, hidden)) if bias else (None, None)
-        feed = Feed(Panels(*gate_up, biases[0]), Panels(*down, biases[1]))
-        return feed, PlainFeed(numbers(*gate_up), numbers(*down), *biases)
+        weights = FeedForwardWeights(Panels(*gate_up, biases[0]), Panels(*down, biases[1]))
+        return weights, PlainWeights(dequantized(*gate_up), dequantized(*down), *biases)
 
     def choices(self, part: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
         return self.x_TD[part], self.experts_TK[part], self.weights_TK[part]
@@ -242,13 +244,13 @@ def test_a_choice_of_weight_zero_is_not_computed() -> None:
 
 def test_experts_are_the_same_with_any_number_of_threads() -> None:
     gate_up, down = torch.randn(4, 512, 256).bfloat16(), torch.randn(4, 256, 256).bfloat16()
-    feed, x = Feed(Panels(gate_up), Panels(down)), torch.randn(30, 256).bfloat16()
+    weights, x = FeedForwardWeights(Panels(gate_up), Panels(down)), torch.randn(30, 256).bfloat16()
     choices = torch.rand(30, 4).topk(2).indices, torch.rand(30, 2)
     threads, found = torch.get_num_threads(), []
     try:
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            found.append(product.experts(x, *choices, feed))
+            found.append(product.experts(x, *choices, weights))
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(y, found[0]) for y in found)

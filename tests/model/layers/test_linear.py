@@ -8,21 +8,20 @@ from torch import nn
 
 from model.kernels import product
 from model.kernels.product import Panels
-from model.layers.linear import (
-    GroupedLinear,
-    Linear,
-    PackedGroupedLinear,
-    PackedLinear,
+from model.layers.frozen_linear import (
+    OneDNNGroupedLinear,
+    OneDNNLinear,
     PanelGroupedLinear,
     PanelLinear,
-    can_pack,
-    feed_of,
+    feed_forward_weights,
+    has_onednn_product,
 )
+from model.layers.linear import GroupedLinear, Linear
 
 COUNTS = torch.tensor([3, 0, 5])
 M = TypeVar("M", bound=nn.Module)
 needs_panels = pytest.mark.skipif(not product.available(), reason="the products are not compiled")
-needs_onednn = pytest.mark.skipif(not can_pack(torch.float32), reason="there is no oneDNN")
+needs_onednn = pytest.mark.skipif(not has_onednn_product(torch.float32), reason="there is no oneDNN")
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +38,7 @@ def filled(layer: M) -> M:
 def frozen(layer: Linear | GroupedLinear, form: str) -> nn.Module:
     """The layer in another form."""
     if form == "oneDNN":
-        packed = PackedLinear if isinstance(layer, Linear) else PackedGroupedLinear
+        packed = OneDNNLinear if isinstance(layer, Linear) else OneDNNGroupedLinear
         return packed(layer.weight, layer.bias)
     if isinstance(layer, GroupedLinear):
         return PanelGroupedLinear(Panels(layer.weight, None, layer.bias))
@@ -89,7 +88,7 @@ def test_float16_rows_are_multiplied_in_float32() -> None:
     assert torch.equal(frozen(grouped, "panels")(x, COUNTS), frozen(grouped, "panels")(x.float(), COUNTS).half())
 
 
-def feed_layers(form: str, width: int, hidden: int) -> tuple[nn.Module, nn.Module]:
+def feed_forward_layers(form: str, width: int, hidden: int) -> tuple[nn.Module, nn.Module]:
     return tuple(frozen(filled(layer), form) for layer in (Linear(64, 2 * width), Linear(width, hidden)))  # type: ignore
 
 
@@ -98,17 +97,17 @@ def feed_layers(form: str, width: int, hidden: int) -> tuple[nn.Module, nn.Modul
     ("form", "hidden", "whole"), [("panels", 64, True), ("panels", 40, False), ("oneDNN", 64, False)]
 )
 def test_a_feed_forward_is_computed_whole_where_it_can_be(form: str, hidden: int, whole: bool) -> None:
-    gate_up, down = feed_layers(form, 32, hidden)
-    feed = feed_of(gate_up, down)
-    assert (feed is not None) == whole
-    if feed:
+    gate_up, down = feed_forward_layers(form, 32, hidden)
+    weights = feed_forward_weights(gate_up, down)
+    assert (weights is not None) == whole
+    if weights:
         x = torch.randn(5, 64)
         gate, up = gate_up(x).chunk(2, -1)
-        torch.testing.assert_close(product.feed_forward(x, feed), down(nn.functional.silu(gate) * up))
+        torch.testing.assert_close(product.feed_forward(x, weights), down(nn.functional.silu(gate) * up))
 
 
 @needs_panels
 def test_layers_of_two_kinds_are_not_computed_whole() -> None:
-    gate_up, _ = feed_layers("panels", 32, 64)
-    assert feed_of(gate_up, frozen(filled(GroupedLinear(3, 32, 64)), "panels")) is None
-    assert feed_of(gate_up, filled(Linear(32, 64))) is None
+    gate_up, _ = feed_forward_layers("panels", 32, 64)
+    assert feed_forward_weights(gate_up, frozen(filled(GroupedLinear(3, 32, 64)), "panels")) is None
+    assert feed_forward_weights(gate_up, filled(Linear(32, 64))) is None

@@ -18,7 +18,8 @@ from model.config import (
     RotaryConfig,
     ShortConvConfig,
 )
-from model.layers.linear import GroupedLinear, Linear, PackedGroupedLinear, PackedLinear
+from model.layers.frozen_linear import OneDNNGroupedLinear, OneDNNLinear
+from model.layers.linear import GroupedLinear, Linear
 from model.layers.mixer import MIXERS, build_mixer
 from tests.model.batches import BLOCK, batch_of
 
@@ -64,7 +65,7 @@ def served_mixer(config: MixerConfig, dtype: torch.dtype) -> nn.Module:
     mixer = plain_mixer(config)
     for name, module in list(mixer.named_modules()):
         if isinstance(module, Linear | GroupedLinear):
-            packed = PackedLinear if isinstance(module, Linear) else PackedGroupedLinear
+            packed = OneDNNLinear if isinstance(module, Linear) else OneDNNGroupedLinear
             mixer.set_submodule(name, packed(module.weight.to(dtype), module.bias))
     return mixer.requires_grad_(False).eval()
 

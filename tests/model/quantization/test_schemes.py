@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from model.kernels import product
-from model.layers.linear import PackedGroupedLinear, PackedLinear, PanelGroupedLinear, PanelLinear
+from model.layers.frozen_linear import OneDNNGroupedLinear, OneDNNLinear, PanelGroupedLinear, PanelLinear
 from model.quantization import SCHEMES, Codes, Scheme, int4, plain_scheme
 
 # Relative error (of norms) for Gaussian weights. 8 bits: a row's largest weight of about 3.5 sigma in 127 steps, each
@@ -37,12 +37,12 @@ def error(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_weights_are_within_the_bound(scheme: Scheme, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     weight = torch.randn(shape).to(dtype)
-    assert BOUNDS[scheme.name] / 2 < error(scheme.quantize(weight).numbers(), weight) < BOUNDS[scheme.name]
+    assert BOUNDS[scheme.name] / 2 < error(scheme.quantize(weight).dequantized(), weight) < BOUNDS[scheme.name]
 
 
 def test_the_bound_of_eight_bits_is_not_met_by_four() -> None:
     weight = torch.randn(48, 512)
-    assert error(SCHEMES["int4"].quantize(weight).numbers(), weight) > BOUNDS["int8"]
+    assert error(SCHEMES["int4"].quantize(weight).dequantized(), weight) > BOUNDS["int8"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -68,16 +68,16 @@ def test_products_of_experts_are_within_the_bound(scheme: Scheme, dtype: torch.d
 def test_numbers_that_codes_can_say_are_kept_exactly() -> None:
     numbers = torch.randint(-127, 128, (5, 64)).float()
     numbers[:, 0] = 127
-    assert torch.equal(SCHEMES["int8"].quantize(numbers * 0.5).numbers(), numbers * 0.5)
+    assert torch.equal(SCHEMES["int8"].quantize(numbers * 0.5).dequantized(), numbers * 0.5)
     numbers = torch.randint(-8, 8, (5, 64)).float()
     numbers[:, ::32] = -8
-    assert torch.equal(SCHEMES["int4"].quantize(numbers * 0.25).numbers(), numbers * 0.25)
+    assert torch.equal(SCHEMES["int4"].quantize(numbers * 0.25).dequantized(), numbers * 0.25)
 
 
 def test_rows_and_groups_of_zeros_stay_zero(scheme: Scheme) -> None:
     weight = torch.randn(4, 64)
     weight[1], weight[2, :32] = 0, 0
-    numbers = scheme.quantize(weight).numbers()
+    numbers = scheme.quantize(weight).dequantized()
     assert not numbers[1].any()
     assert scheme.name == "int8" or not numbers[2, :32].any()
     assert numbers.isfinite().all()
@@ -87,7 +87,7 @@ def test_a_large_weight_disturbs_its_own_group_alone() -> None:
     weight = torch.randn(2, 96)
     spoiled = weight.clone()
     spoiled[0, 40] = 1e4
-    before, after = (SCHEMES["int4"].quantize(w).numbers() for w in (weight, spoiled))
+    before, after = (SCHEMES["int4"].quantize(w).dequantized() for w in (weight, spoiled))
     assert torch.equal(before[1], after[1])
     assert torch.equal(before[0, :32], after[0, :32])
     assert not torch.equal(before[0, 32:64], after[0, 32:64])
@@ -119,7 +119,7 @@ def test_inputs_that_do_not_divide_into_groups_take_eight_bits() -> None:
     weight = torch.randn(8, 48)
     assert int4.quantize(weight).values.dtype == torch.int8
     layer = SCHEMES["int4"].linear(weight)
-    assert isinstance(layer, PackedLinear)
+    assert isinstance(layer, OneDNNLinear)
     x = torch.randn(3, 48)
     assert error(layer(x), x @ weight.T) < BOUNDS["int8"]
 
@@ -129,9 +129,9 @@ def test_inputs_that_do_not_divide_into_groups_take_eight_bits() -> None:
 def test_without_a_compiler_the_same_numbers_are_multiplied(scheme: Scheme, dtype: torch.dtype) -> None:
     weight, x = torch.randn(24, 64).to(dtype), torch.randn(5, 64).to(dtype)
     linear, grouped = scheme.linear(weight), scheme.grouped(weight[None])
-    assert isinstance(linear, PackedLinear)
-    assert isinstance(grouped, PackedGroupedLinear)
-    expected = x.float() @ scheme.quantize(weight).numbers().T
+    assert isinstance(linear, OneDNNLinear)
+    assert isinstance(grouped, OneDNNGroupedLinear)
+    expected = x.float() @ scheme.quantize(weight).dequantized().T
     assert error(linear(x), expected) < 0.005
     assert torch.equal(grouped(x, torch.tensor([5])), linear(x))
 
@@ -141,7 +141,7 @@ def test_plain_weights_are_kept(dtype: torch.dtype) -> None:
     plain, weight, x = plain_scheme(dtype), torch.randn(24, 64).to(dtype), torch.randn(5, 64).to(dtype)
     assert plain.name == str(dtype).removeprefix("torch.")
     assert plain.bits_per_weight == 8 * dtype.itemsize
-    assert torch.equal(plain.quantize(weight).numbers(), weight.float())
+    assert torch.equal(plain.quantize(weight).dequantized(), weight.float())
     assert error(plain.linear(weight)(x), x.float() @ weight.float().T) < 0.003
 
 
