@@ -10,7 +10,7 @@ router = APIRouter(prefix="/health", tags=["Health"])
 
 
 class Health(BaseModel):
-    """`alive` or `ready`; `draining` (SIGTERM came), `unhealthy` (several engine steps failed in a row)."""
+    """`alive` or `ready`; `draining` (SIGTERM came), `unhealthy` (engine steps keep failing, or do not end)."""
 
     status: str
 
