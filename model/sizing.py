@@ -55,6 +55,11 @@ def weight_bytes(network: CausalLM, scheme: Scheme) -> int:
     return int(packed_bits / 8) + sum(parameter.nbytes for parameter in parameters.values())
 
 
+def gib(size: int) -> str:
+    """Bytes to be read by a person."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
 def _parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     """By name; what is shared, by each of its names."""
     return dict(network.named_parameters(remove_duplicate=False))

@@ -13,6 +13,7 @@ import torch
 import model
 from model.cache import bytes_per_block, bytes_per_row
 from model.chat_template import ChatTemplate
+from model.checkpoint import read_config
 from model.generation_defaults import GenerationDefaults
 from model.hub import find_checkpoint, is_hub_id
 from model.loading import default_dtype, default_scheme, describe, load_network
@@ -30,6 +31,7 @@ from server.engine.engine import Engine
 from server.metrics import Metrics
 from server.service import GenerationService
 from server.settings import Settings
+from server.start_line import start_line
 
 BUNDLED = Path(model.__file__).parent / "bundled"
 SMALL_MODEL_BYTES = 64 * 2**20
@@ -54,6 +56,8 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     engine = Engine(network, config, device=_device(settings))
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
     model_id = settings.served_model_name or _model_id(settings.model, directory)
+    kept_as = _kept_as(settings, directory, network.dtype)
+    logger.info(start_line(settings, model_id, config, kept_as, _device(settings)))
 
     def open_backend() -> Backend:
         client = AsyncEngine(engine)
@@ -152,6 +156,12 @@ def _scheme(settings: Settings, dtype: torch.dtype) -> Scheme | None:
     if settings.quantize == "none":
         return plain_scheme(dtype)
     return None if settings.quantize == "auto" else SCHEMES[settings.quantize]
+
+
+def _kept_as(settings: Settings, directory: Path, dtype: torch.dtype) -> str:
+    """The type of the weights, or the scheme that quantizes them."""
+    scheme = _scheme(settings, dtype) if _device(settings) == "cpu" else plain_scheme(dtype)
+    return (scheme or default_scheme(read_config(directory), dtype)).name
 
 
 def _check_memory(needed: int) -> None:

@@ -21,7 +21,7 @@ from model.hub import is_hub_id
 from model.layers.feed_forward import Routed
 from model.loading import Description, default_dtype, default_scheme, describe, open_layout
 from model.quantization import SCHEMES, Scheme, plain_scheme, saved
-from model.sizing import NetworkSize, network_size, weight_bytes
+from model.sizing import NetworkSize, gib, network_size, weight_bytes
 from server.bootstrap import find_model
 from server.engine.config import EngineConfig, available_memory, default_cache_bytes
 
@@ -100,11 +100,6 @@ def best_of(fits: Sequence[Fit]) -> Fit | None:
     comfortable = next((fit for fit in fits if fit.sequences >= COMFORTABLE), None)
     most = max(fits, key=lambda fit: fit.sequences)
     return comfortable or (most if most.sequences else None)
-
-
-def gib(size: int) -> str:
-    """Bytes to be read by a person."""
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def _sentence(fit: Fit, size: NetworkSize, memory: int, length: int) -> str:

@@ -11,7 +11,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from model.kernels import cpu, cpu_autograd, native, reference
+from model.kernels import cpu, cpu_autograd, library, native, product, reference
 from model.kernels.reference import GatedDelta
 
 _FORCED = os.environ.get("ROUTELM_REFERENCE_KERNELS") == "1"
@@ -20,6 +20,11 @@ _FORCED = os.environ.get("ROUTELM_REFERENCE_KERNELS") == "1"
 def compiled() -> bool:
     """Whether the compiled CPU kernels are in use."""
     return not _FORCED and native.available()
+
+
+def instruction_set() -> str | None:
+    """What the compiled kernels in use were built for: that of the matrix products. None: the definitions compute."""
+    return library.instruction_set("product") if compiled() and product.available() else None
 
 
 def _pick(x: Tensor) -> ModuleType:

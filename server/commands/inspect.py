@@ -49,7 +49,7 @@ def _print(found: "Inspection") -> None:
 def _facts(found: "Inspection") -> object:
     from rich.table import Table
 
-    from server.inspection import gib
+    from model.sizing import gib
 
     size = found.size
     experts = f"{found.experts}, {found.experts_per_token} for each token" if found.experts else "none"
@@ -74,7 +74,7 @@ def _fits(found: "Inspection") -> object:
     from rich import box
     from rich.table import Table
 
-    from server.inspection import gib
+    from model.sizing import gib
 
     table = Table(box=box.SIMPLE)
     table.add_column("weights as")

@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 from model.checkpoint import CheckpointError
 from model.quantization import SCHEMES
 from model.quantization.writer import quantize_checkpoint
+from model.sizing import gib
 from server import inspection
 from server.bootstrap import BUNDLED, prepare_backend
 from server.cli import app
-from server.inspection import Fit, best_of, gib, inspect_model
+from server.inspection import Fit, best_of, inspect_model
 from server.settings import Settings
 
 GIB = 2**30
