@@ -180,9 +180,15 @@ def _model_id(name: str, directory: Path) -> str:
 
 
 def _device(settings: Settings) -> str:
-    if settings.device != "auto":
-        return settings.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    has_gpu = torch.cuda.is_available()
+    if settings.device == "cuda" and not has_gpu:
+        raise ValueError(
+            "device is cuda, but PyTorch finds no GPU here: choose --device cpu, or install a PyTorch that is "
+            "built for CUDA and the GPU's driver"
+        )
+    if settings.device == "auto":
+        return "cuda" if has_gpu else "cpu"
+    return settings.device
 
 
 def _chat_template(directory: Path) -> ChatTemplate | None:
