@@ -1,5 +1,7 @@
 """GET /health/live and /health/ready: is the process alive, and should it get requests now?"""
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
@@ -15,7 +17,10 @@ class Health(BaseModel):
     status: str
 
 
-@router.get("/live", summary="Liveness")
+NOT_WELL: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Not well, or on its way out."}}
+
+
+@router.get("/live", summary="Liveness", responses=NOT_WELL)
 async def live(response: Response, service: Service) -> Health:
     """200 as long as the process answers and its engine works. Failing it means: restart.
 
@@ -26,7 +31,7 @@ async def live(response: Response, service: Service) -> Health:
     return Health(status="alive" if healthy else "unhealthy")
 
 
-@router.get("/ready", summary="Readiness")
+@router.get("/ready", summary="Readiness", responses=NOT_WELL)
 @router.get("", summary="Readiness", include_in_schema=False)
 async def ready(request: Request, response: Response, service: Service) -> Health:
     """200 when the server takes requests; 503 while it drains or when the engine keeps failing."""
