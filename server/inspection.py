@@ -46,11 +46,15 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Everything `routelm inspect` tells. Sizes in bytes, lengths in tokens; `stored` is empty for a hub id."""
+    """Everything `routelm inspect` tells. Sizes in bytes, lengths in tokens; `stored` is empty for a hub id.
+
+    `router` is the class of model/layers/router.py.
+    """
 
     model: str
     family: str
     layers: dict[str, int]
+    router: str | None
     experts: int
     experts_per_token: int
     max_model_len: int
@@ -82,6 +86,7 @@ def inspect_model(model: str, revision: str | None, length: int) -> Inspection:
         model=model,
         family=str(described.hf_config["model_type"]),
         layers=dict(Counter([*map(_mixer_name, config.layers), *map(_feed_forward_name, config.layers)])),
+        router=", ".join(dict.fromkeys(type(layer.router).__name__ for layer in routed)) or None,
         experts=max((layer.experts.num_experts for layer in routed), default=0),
         experts_per_token=max((layer.router.k for layer in routed), default=0),
         max_model_len=config.max_positions,
