@@ -15,14 +15,16 @@ option = $(if $(call given,$(1)),--$(if $(filter HOST,$(1)),host,port) $($(1)))
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
 
-$(BIN)/python:
+# a file of ours tells that it is whole: where pip is missing (Debian: python3-venv), a python is there all the same
+$(VENV)/.made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "RouteLM needs Python 3.11 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	@touch $@
 
 # torch first and pinned: so that a CPU build is taken where one is offered, instead of gigabytes of CUDA packages
-$(VENV)/.torch: | $(BIN)/python
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
+$(VENV)/.torch: | $(VENV)/.made
+	$(BIN)/python -m pip install "$(TORCH)"
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/.torch

@@ -15,7 +15,8 @@ NAMED = 3  # sources in a warning
 class Measured:
     """A task's main score on one source, beside the best of the trivial ways to do the same.
 
-    `part` is the direction of a translation, else a language. `better`: by more than the score's 95 % interval.
+    `part` is the direction of a translation, else a language. `better`: all of the score's 95 % interval, `low` to
+    `high` where it is known, is better than the baseline.
     """
 
     task: str
@@ -26,9 +27,14 @@ class Measured:
     baseline: str
     baseline_value: float
     better: bool
+    low: float | None = None
+    high: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.source} ({self.metric} {self.value:.4g}, {self.baseline} {self.baseline_value:.4g})"
+        known = self.low is not None and self.high is not None
+        interval = f", 95 % interval {self.low:.4g} to {self.high:.4g}" if known else ""
+        figures = f"{self.metric} {self.value:.4g}{interval}, {self.baseline} {self.baseline_value:.4g}"
+        return f"{self.part} of {self.source} ({figures})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,9 @@ class Quality:
 def _warning(task: str, part: str | None, entries: Sequence[Measured], weak: Sequence[Measured]) -> str:
     what = task if part is None else f"{task} {part}"
     share = f"{len(weak)} of {len(entries)} kinds of text" if len(entries) > 1 else "the text it was tested on"
-    named = ", ".join(map(str, weak[:NAMED])) + (", ..." if len(weak) > NAMED else "")
+    named = ", ".join(map(str, weak[:NAMED])) + (f", and {len(weak) - NAMED} more" if len(weak) > NAMED else "")
     verdict = "not good at" if len(weak) == len(entries) else "only in part good at"
-    return f"This model is {verdict} {what}: on {share} it was not clearly better than a trivial baseline: {named}."
+    return (
+        f"This model is {verdict} {what}: on {share} it was no better than a trivial baseline, or by no more than "
+        f"chance explains: {named}."
+    )

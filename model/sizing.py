@@ -17,10 +17,12 @@ class NetworkSize:
     """Numbers of weights, and bytes of what a sequence is remembered by.
 
     `active_parameters` take part in the computation of one token: all but those of the experts it is not routed to.
+    `embedding_parameters` are counted in both; a head that is tied to the embedding is the same weights.
     """
 
     parameters: int
     active_parameters: int
+    embedding_parameters: int
     kv_bytes_per_token: int
     state_bytes_per_sequence: int
 
@@ -37,7 +39,8 @@ def network_size(network: CausalLM) -> NetworkSize:
     total = sum(parameter.numel() for parameter in parameters.values())
     idle = sum(_idle_parameters(module) for module in network.modules() if isinstance(module, Routed))
     specs = network.cache_specs()
-    return NetworkSize(total, total - idle, bytes_per_block(specs, 1, network.dtype), bytes_per_row(specs))
+    embedding = parameters["embedding.weight"].numel()
+    return NetworkSize(total, total - idle, embedding, bytes_per_block(specs, 1, network.dtype), bytes_per_row(specs))
 
 
 def weight_bytes(network: CausalLM, scheme: Scheme) -> int:
@@ -53,6 +56,11 @@ def weight_bytes(network: CausalLM, scheme: Scheme) -> int:
             weight = parameters.pop(f"{name}.weight")
             packed_bits += weight.numel() * scheme_of(network, name, scheme).bits_per_weight
     return int(packed_bits / 8) + sum(parameter.nbytes for parameter in parameters.values())
+
+
+def gib(size: int) -> str:
+    """Bytes to be read by a person."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def _parameters(network: nn.Module) -> dict[str, nn.Parameter]:

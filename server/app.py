@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from server.api import ROUTERS
+from server.api.declared_errors import declared
 from server.api.error_answers import add_error_answers
 from server.auth import HEALTH_PATHS, ApiKeyAuth
 from server.body_limit import BodyLimit
@@ -59,7 +60,7 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
     )
     app.state.drain = drain
     for router in ROUTERS:
-        app.include_router(router)
+        app.include_router(router, **declared(router))
     add_error_answers(app)
     return app
 

@@ -13,6 +13,7 @@ import torch
 import model
 from model.cache import bytes_per_block, bytes_per_row
 from model.chat_template import ChatTemplate
+from model.checkpoint import read_config
 from model.hub import find_checkpoint, is_hub_id
 from model.loading import default_dtype, default_scheme, describe, load_network
 from model.network import CausalLM
@@ -30,6 +31,7 @@ from server.generation_defaults import GenerationDefaults
 from server.metrics import Metrics
 from server.service import GenerationService
 from server.settings import Settings
+from server.start_line import start_line
 
 BUNDLED = Path(model.__file__).parent / "bundled"
 SMALL_MODEL_BYTES = 64 * 2**20
@@ -54,6 +56,8 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     engine = Engine(network, config, device=_device(settings))
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
     model_id = settings.served_model_name or _model_id(settings.model, directory)
+    kept_as = _kept_as(settings, directory, network.dtype)
+    logger.info(start_line(settings, model_id, config, kept_as, _device(settings)))
 
     def open_backend() -> Backend:
         client = AsyncEngine(engine)
@@ -154,6 +158,12 @@ def _scheme(settings: Settings, dtype: torch.dtype) -> Scheme | None:
     return None if settings.quantize == "auto" else SCHEMES[settings.quantize]
 
 
+def _kept_as(settings: Settings, directory: Path, dtype: torch.dtype) -> str:
+    """The type of the weights, or the scheme that quantizes them."""
+    scheme = _scheme(settings, dtype) if _device(settings) == "cpu" else plain_scheme(dtype)
+    return (scheme or default_scheme(read_config(directory), dtype)).name
+
+
 def _check_memory(needed: int) -> None:
     free = available_memory()
     if needed > free:
@@ -170,9 +180,15 @@ def _model_id(name: str, directory: Path) -> str:
 
 
 def _device(settings: Settings) -> str:
-    if settings.device != "auto":
-        return settings.device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    has_gpu = torch.cuda.is_available()
+    if settings.device == "cuda" and not has_gpu:
+        raise ValueError(
+            "device is cuda, but PyTorch finds no GPU here: choose --device cpu, or install a PyTorch that is "
+            "built for CUDA and the GPU's driver"
+        )
+    if settings.device == "auto":
+        return "cuda" if has_gpu else "cpu"
+    return settings.device
 
 
 def _chat_template(directory: Path) -> ChatTemplate | None:

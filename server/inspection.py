@@ -13,7 +13,7 @@ from model.hub import is_hub_id
 from model.layers.feed_forward import Routed
 from model.loading import Description, default_dtype, default_scheme, describe, open_layout
 from model.quantization import SCHEMES, Scheme, plain_scheme, saved
-from model.sizing import NetworkSize, network_size, weight_bytes
+from model.sizing import NetworkSize, gib, network_size, weight_bytes
 from server.bootstrap import find_model
 from server.engine.config import EngineConfig, available_memory, default_cache_bytes
 
@@ -32,11 +32,15 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Everything `routelm inspect` tells. Sizes in bytes, lengths in tokens; `stored` is empty for a hub id."""
+    """Everything `routelm inspect` tells. Sizes in bytes, lengths in tokens; `stored` is empty for a hub id.
+
+    `router` is the class of model/layers/router.py.
+    """
 
     model: str
     family: str
     layers: dict[str, int]
+    router: str | None
     experts: int
     experts_per_token: int
     max_model_len: int
@@ -68,6 +72,7 @@ def inspect_model(model: str, revision: str | None, length: int) -> Inspection:
         model=model,
         family=str(described.hf_config["model_type"]),
         layers=dict(Counter([*map(_mixer_name, config.layers), *map(_feed_forward_name, config.layers)])),
+        router=", ".join(dict.fromkeys(type(layer.router).__name__ for layer in routed)) or None,
         experts=max((layer.experts.num_experts for layer in routed), default=0),
         experts_per_token=max((layer.router.k for layer in routed), default=0),
         max_model_len=config.max_positions,
@@ -86,11 +91,6 @@ def best_of(fits: Sequence[Fit]) -> Fit | None:
     comfortable = next((fit for fit in fits if fit.sequences >= COMFORTABLE), None)
     most = max(fits, key=lambda fit: fit.sequences)
     return comfortable or (most if most.sequences else None)
-
-
-def gib(size: int) -> str:
-    """Bytes to be read by a person."""
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def _sentence(fit: Fit, size: NetworkSize, memory: int, length: int) -> str:

@@ -1,5 +1,7 @@
 """uvicorn around the application: in the foreground until a signal comes, or in the background of a command."""
 
+import asyncio
+import errno
 import socket
 import sys
 import threading
@@ -19,6 +21,23 @@ LAST_SECONDS = 5  # after the drain, for clients that do not read their answers
 
 # The engine's thread and the event loop take turns several times a step; Python's own 5 ms would be a step's length.
 SWITCH_SECONDS = 0.0002
+
+
+def check_address(host: str, port: int) -> None:
+    """Listen there for a moment. ValueError, with what to do, if that cannot be: told before a model is loaded."""
+    try:
+        asyncio.run(_listen(host, port))
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise ValueError(f"port {port} is in use: choose another with --port") from None
+        raise ValueError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
+
+
+async def _listen(host: str, port: int) -> None:
+    """As uvicorn will."""
+    server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port)
+    server.close()
+    await server.wait_closed()
 
 
 def run(settings: Settings, open_backend: Callable[[], Backend]) -> None:

@@ -27,7 +27,9 @@ def main_scores(report: EvaluationReport) -> list[Score]:
 def _measured(score: Score) -> Measured:
     sign = 1 if score.better == "higher" else -1
     best = max(score.baselines, key=lambda baseline: sign * baseline.value)
-    numbers = {"value": round(score.value, score.digits), "baseline_value": round(best.value, score.digits)}
+    numbers = {"value": score.value, "baseline_value": best.value}
+    if score.interval is not None:
+        numbers |= {"low": score.interval.low, "high": score.interval.high}
     return Measured(
         task=score.task,
         source=score.source.partition("/")[2],
@@ -35,5 +37,5 @@ def _measured(score: Score) -> Measured:
         metric=score.metric,
         baseline=best.name,
         better=score.beats(best),
-        **numbers,
+        **{name: round(number, score.digits) for name, number in numbers.items()},
     )

@@ -13,7 +13,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from model.kernels import cpu, cpu_autograd, native, reference
+from model.kernels import cpu, cpu_autograd, library, native, product, reference
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,6 +25,11 @@ _FORCED = os.environ.get("ROUTELM_REFERENCE_KERNELS") == "1"
 def compiled() -> bool:
     """Whether the compiled CPU kernels are in use."""
     return not _FORCED and native.available()
+
+
+def instruction_set() -> str | None:
+    """What the compiled kernels in use were built for: that of the matrix products. None: the definitions compute."""
+    return library.instruction_set("product") if compiled() and product.available() else None
 
 
 def _kernel(definition: Kernel[P, R], serving: Kernel[P, R], training: Kernel[P, R] | None = None) -> Kernel[P, R]:

@@ -44,6 +44,12 @@ def load_library(source: str) -> ctypes.CDLL | None:
     return None
 
 
+def instruction_set(source: str) -> str | None:
+    """The one that the library in use was built for, such as avx512; None where there is no library."""
+    library = load_library(source)
+    return None if library is None else Path(library._name).stem.removeprefix(f"{source}_")
+
+
 def is_current(library: ctypes.CDLL) -> bool:
     """Whether it was built of the sources that are there now."""
     if not hasattr(library, "built_of"):

@@ -1,4 +1,6 @@
-"""GET /health/live and /health/ready: is the process alive, and should it get requests now?"""
+"""GET (or HEAD) /health/live and /health/ready: is the process alive, and should it get requests now?"""
+
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
@@ -15,7 +17,11 @@ class Health(BaseModel):
     status: str
 
 
-@router.get("/live", summary="Liveness")
+NOT_WELL: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Not well, or on its way out."}}
+
+
+@router.head("/live", include_in_schema=False)
+@router.get("/live", summary="Liveness", responses=NOT_WELL)
 async def live(response: Response, service: Service) -> Health:
     """200 as long as the process answers and its engine works. Failing it means: restart.
 
@@ -26,8 +32,10 @@ async def live(response: Response, service: Service) -> Health:
     return Health(status="alive" if healthy else "unhealthy")
 
 
-@router.get("/ready", summary="Readiness")
-@router.get("", summary="Readiness", include_in_schema=False)
+@router.head("/ready", include_in_schema=False)
+@router.get("/ready", summary="Readiness", responses=NOT_WELL)
+@router.head("", include_in_schema=False)
+@router.get("", include_in_schema=False)
 async def ready(request: Request, response: Response, service: Service) -> Health:
     """200 when the server takes requests; 503 while it drains or when the engine keeps failing."""
     drain: Drain = request.app.state.drain

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from model.prompts import Message
 from server.api.request_model import Ignored, Refused, RequestModel, Text, only
@@ -15,6 +16,8 @@ class TextPart(RequestModel):
 
 
 def _as_parts(content: Any) -> Any:
+    if not isinstance(content, str | list):
+        raise PydanticCustomError("string_or_parts", "a string, or a list of text parts, is expected")
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 

@@ -7,6 +7,7 @@ from server.metrics import Metrics
 router = APIRouter(tags=["Health"])
 
 
+@router.head("/metrics", include_in_schema=False)
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     """Series with vLLM's names, and `routelm:` ones for routing, recurrent state and overload."""

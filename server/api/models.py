@@ -5,6 +5,7 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from server.api.declared_errors import errors
 from server.api.dependencies import Service
 from server.service import GenerationService
 
@@ -39,7 +40,7 @@ async def list_models(service: Service) -> ModelList:
     return ModelList(data=[_card(service)])
 
 
-@router.get("/models/{model_id:path}", summary="Describe a model")
+@router.get("/models/{model_id:path}", summary="Describe a model", responses=errors(404))
 async def get_model(model_id: str, service: Service) -> ModelCard:
     """The same for one model; 404 for a model that is not served."""
     service.check_model(model_id)

@@ -42,6 +42,8 @@ Refused = Annotated[Any, only(), Field(description="Not supported: null only.")]
 
 
 def _as_list(value: Any) -> Any:
+    if not isinstance(value, str | list):
+        raise PydanticCustomError("string_or_list", "a string, or a list of strings, is expected")
     return [value] if isinstance(value, str) else value
 
 

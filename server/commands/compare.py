@@ -74,3 +74,5 @@ def table(
         written = publish(directory, out=out, into=into)
     typer.echo(written[0].read_text(encoding="utf-8"))
     typer.echo(f"wrote {', '.join(map(str, written))}")
+    if not any(path.suffix == ".png" for path in written):
+        typer.echo('no pictures: they need matplotlib, which comes with pip install "routelm[train]"', err=True)

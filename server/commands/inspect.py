@@ -49,17 +49,19 @@ def _print(found: "Inspection") -> None:
 def _facts(found: "Inspection") -> object:
     from rich.table import Table
 
-    from server.inspection import gib
+    from model.sizing import gib
 
     size = found.size
-    experts = f"{found.experts}, {found.experts_per_token} for each token" if found.experts else "none"
+    routed = f"{found.router}, {found.experts_per_token} of {found.experts} experts for each token"
+    embed = f"of which {size.embedding_parameters:,} embed"
     stored = ", ".join(f"{gib(stored)} as {kind}" for kind, stored in found.stored.items())
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in (
         ("family", found.family),
         ("layers", ", ".join(f"{count} × {kind}" for kind, count in found.layers.items())),
-        ("experts", experts),
-        ("parameters", f"{size.parameters:,}, of which {size.active_parameters:,} work on a token"),
+        ("router", routed if found.router else "none"),
+        ("parameters", f"{size.parameters:,}, {embed}"),
+        ("work on a token", f"{size.active_parameters:,}, {embed}"),
         ("longest sequence", f"{found.max_model_len:,} tokens"),
         ("KV cache", f"{size.kv_bytes_per_token:,} bytes a token"),
         ("state", f"{size.state_bytes_per_sequence:,} bytes a sequence"),
@@ -74,7 +76,7 @@ def _fits(found: "Inspection") -> object:
     from rich import box
     from rich.table import Table
 
-    from server.inspection import gib
+    from model.sizing import gib
 
     table = Table(box=box.SIMPLE)
     table.add_column("weights as")

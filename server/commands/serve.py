@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from server.commands.backend import load_backend
+from server.commands.failing import failing_in_one_line
 from server.commands.options import read_settings
 
 
@@ -53,7 +54,9 @@ def serve(
     settings = read_settings(**locals())
 
     from server.observability import configure_logging
-    from server.serving import run
+    from server.serving import check_address, run
 
     configure_logging(settings.log_level)
+    with failing_in_one_line():
+        check_address(settings.host, settings.port)
     run(settings, load_backend(settings))

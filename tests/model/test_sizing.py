@@ -51,6 +51,12 @@ def test_a_tied_head_counts_once() -> None:
     assert network_size(free).parameters - network_size(tied).parameters == 64 * 32
 
 
+def test_the_embedding_is_told_apart() -> None:
+    """A parameter that is looked up, not multiplied: what people call the size of a model often leaves it out."""
+    size = network_size(without_data(hybrid_config(**SHAPE)))
+    assert size.embedding_parameters == 64 * 32
+
+
 def test_plain_bytes_are_those_of_the_parameters() -> None:
     network = cast_matrices(CausalLM(hybrid_config(**SHAPE)), torch.bfloat16)
     expected = sum(parameter.nbytes for parameter in network.parameters())

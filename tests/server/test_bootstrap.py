@@ -100,7 +100,7 @@ def test_what_is_broken_ends_in_one_line(checkpoint: Path, monkeypatch: pytest.M
     break_it, message = BROKEN[kind]
     break_it(checkpoint)
     monkeypatch.setattr("server.observability.configure_logging", lambda level: None)  # it is for whole processes
-    result = CliRunner().invoke(app, ["serve", "--model", str(checkpoint), "--check-weights"])
+    result = CliRunner().invoke(app, ["serve", "--model", str(checkpoint), "--check-weights", "--port", "0"])
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert message in result.stderr
@@ -154,7 +154,19 @@ def test_weights_that_do_not_fit_are_refused_at_once(monkeypatch: pytest.MonkeyP
         prepare_backend(settings(quantize="none"))
 
 
-def test_quantized_weights_are_for_cpus() -> None:
+def test_a_gpu_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.observability.configure_logging", lambda level: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = CliRunner().invoke(app, ["serve", "--device", "cuda", "--port", "0"])
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "device is cuda, but PyTorch finds no GPU here: choose --device cpu, or install a PyTorch that is built "
+        "for CUDA and the GPU's driver\n"
+    )
+
+
+def test_quantized_weights_are_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(ValueError, match=r"quantize is int8, .*: the device is cuda"):
         prepare_backend(settings(quantize="int8", device="cuda"))
 

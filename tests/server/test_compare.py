@@ -65,3 +65,15 @@ def test_a_table_of_nothing_is_refused(tmp_path: Path) -> None:
     open_study(Study(1000), tmp_path)
     assert read_study(tmp_path).tokens == 1000
     assert "is finished" in CliRunner().invoke(app, ["table", str(tmp_path)]).output
+
+
+@pytest.mark.parametrize("pictures", [["experts.png"], []])
+def test_missing_pictures_are_told(pictures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They need an extra, and are not what a study fails for."""
+    (tmp_path / "table.md").write_text("| a table |\n")
+    written = [tmp_path / name for name in ("table.md", *pictures)]
+    monkeypatch.setattr("model.comparison.document.publish", lambda directory, **_: written)
+    result = CliRunner().invoke(app, ["table", str(tmp_path)])
+    assert result.exit_code == 0
+    said = 'no pictures: they need matplotlib, which comes with pip install "routelm[train]"'
+    assert (said in result.stderr) == (not pictures)

@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 from model.checkpoint import CheckpointError
 from model.quantization import SCHEMES
 from model.quantization.writer import quantize_checkpoint
+from model.sizing import gib
 from server import inspection
 from server.bootstrap import BUNDLED, prepare_backend
 from server.cli import app
-from server.inspection import Fit, best_of, gib, inspect_model
+from server.inspection import Fit, best_of, inspect_model
 from server.settings import Settings
 
 GIB = 2**30
@@ -30,7 +31,7 @@ def with_memory(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
 
 def test_the_bundled_model() -> None:
     found = inspect_model("bundled", None, length=1000)
-    assert (found.family, found.experts, found.experts_per_token) == ("qwen3_next", 16, 2)
+    assert (found.family, found.router, found.experts, found.experts_per_token) == ("qwen3_next", "SoftmaxTopK", 16, 2)
     assert list(found.layers.items()) == [
         ("gated delta net", 6), ("attention", 2), ("routed experts with a shared one", 8),
     ]  # fmt: skip
@@ -118,6 +119,9 @@ def test_a_checkpoint_that_could_not_be_loaded_is_refused(tmp_path: Path) -> Non
 def test_the_command_prints_a_table_or_json(runner: CliRunner) -> None:
     table = runner.invoke(app, ["inspect", "bundled", "--length", "100"])
     assert table.exit_code == 0
+    assert "SoftmaxTopK, 2 of 16 experts for each token" in table.output
+    assert "19,862,448, of which 1,966,080 embed" in table.output
+    assert "8,852,400, of which 1,966,080 embed" in table.output
     assert all(
         word in table.output for word in ("qwen3_next", "gated delta net", "int4", "100 tokens", "routelm serve")
     )

@@ -1,5 +1,7 @@
 """Which scores become a verdict on a task."""
 
+from dataclasses import replace
+
 from model.evaluation.bootstrap import Interval
 from model.evaluation.report import EvaluationReport
 from model.evaluation.scores import Baseline, Better, Score
@@ -29,3 +31,10 @@ def test_main_scores_are_held_against_the_best_baseline() -> None:
         ("c", "copy", True),
         ("d", "copy", False),
     ]
+    assert [(entry.low, entry.high) for entry in found] == [(19.0, 23.0), (17.0, 21.0), (10.0, 14.0), (14.0, 18.0)]
+
+
+def test_a_score_without_an_interval_is_told_without_one() -> None:
+    plain = replace(score("summarize/a", "ROUGE-1", 21.0), interval=None)
+    (found,) = quality_of(EvaluationReport("m", "valid", 1.0, (plain,))).measured
+    assert (found.low, found.high, found.better) == (None, None, True)

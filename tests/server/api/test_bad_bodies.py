@@ -180,6 +180,18 @@ def test_wrong_conversations_are_refused(open_client: TestClient, fields: dict[s
     check_refusal(open_client.post("/v1/chat/completions", content=json.dumps(fields), headers=JSON), param)
 
 
+@pytest.mark.parametrize("value", [None, 5, {"text": "hi"}])
+def test_what_may_be_a_string_says_so(open_client: TestClient, value: Any) -> None:
+    """And not that a list is expected, which few clients send."""
+    content = open_client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": value}]})
+    check_refusal(content, "messages.0.content")
+    expected = "messages.0.content: a string, or a list of text parts, is expected."
+    assert content.json()["error"]["message"] == expected
+    text = open_client.post("/v1/translate", json=BODIES["/v1/translate"] | {"text": value})
+    check_refusal(text, "text")
+    assert text.json()["error"]["message"] == "text: a string, or a list of strings, is expected."
+
+
 def test_paths_and_methods_that_are_not_there(open_client: TestClient) -> None:
     response = open_client.get("/v2/nothing")
     assert response.status_code == 404

@@ -1,5 +1,6 @@
 """GET /health/live and /health/ready."""
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -11,6 +12,15 @@ def test_a_healthy_server_is_alive_and_ready(client: TestClient) -> None:
     for path in ("/health/ready", "/health"):
         response = client.get(path)
         assert (response.status_code, response.json()) == (200, {"status": "ready"})
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready", "/metrics"])
+def test_head_tells_the_same_without_a_body(url: str, server: Server, path: str) -> None:
+    """Uptime monitors and `wget --spider` ask so."""
+    assert httpx.head(url + path, trust_env=False).status_code == 200
+    server.engine.healthy = False
+    answer = httpx.head(url + path, trust_env=False)
+    assert (answer.status_code, answer.content) == (200 if path == "/metrics" else 503, b"")
 
 
 def test_an_engine_that_keeps_failing_wants_a_restart(client: TestClient, server: Server) -> None:
