@@ -16,12 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import model
 from model.checkpoint import named_tensors
+from model.hub import BUNDLED
 from model.loading import describe
 from model.quantization.writer import write_shards
 
-BUNDLED = Path(model.__file__).parent / "bundled"
 STD = 0.02
 
 SHAPES: dict[str, dict[str, Any]] = {

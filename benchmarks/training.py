@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from benchmarks import record
 from model import batch
+from model.hub import BUNDLED
 from model.kernels import cpu_autograd, reference
 from model.layers import feed_forward
 from model.training import losses
@@ -27,8 +28,6 @@ from model.training.prepare import prepare
 from model.training.recipes import Phase, bundled
 from model.training.sample_data import write_sample_data
 from model.training.trainer import Trainer
-
-BUNDLED = Path("model/bundled")
 
 
 def delta_rule_ms(function: Callable[..., torch.Tensor], *, rows: int = 16, length: int = 256, heads: int = 4) -> float:

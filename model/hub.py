@@ -1,4 +1,4 @@
-"""Where a model lies: a directory, or the id of a Hugging Face repository, which is fetched into the hub's cache.
+"""Where a model lies: the bundled one, a directory, or a Hugging Face repository, fetched into the hub's cache.
 
 The cache, tokens and offline mode (HF_HUB_OFFLINE=1) are those of huggingface_hub, an optional dependency. Nothing is
 fetched that could run code: weights as safetensors, settings as JSON, templates and texts.
@@ -7,6 +7,7 @@ fetched that could run code: weights as safetensors, settings as JSON, templates
 import re
 from pathlib import Path
 
+BUNDLED = Path(__file__).parent / "bundled"
 SETTINGS = ("*.json", "*.jinja", "*.txt")
 WEIGHTS = ("*.safetensors",)
 NOT_FETCHED = ("*/*", "consolidated*")  # other formats beside the model, and a second copy of the weights
@@ -22,8 +23,12 @@ def find_checkpoint(model: str, revision: str | None = None, *, weights: bool = 
     """The directory of a checkpoint, fetched if it must be (without its weights if these are not needed).
 
     Raises ValueError, with what to do, where there is no such model, no way to fetch it, or a `revision` (a branch, tag
-    or commit of a repository) is asked of a directory.
+    or commit of a repository) is asked of anything else.
     """
+    if model == "bundled" and revision is not None:
+        raise ValueError(f"revision is {revision}: the bundled model has none; revisions are those of a hub id")
+    if model == "bundled":
+        return BUNDLED
     if is_hub_id(model):
         return _fetch(model, revision, [*SETTINGS, *WEIGHTS] if weights else [*SETTINGS])
     if not Path(model).is_dir():

@@ -10,11 +10,10 @@ from typing import TypeVar
 
 import torch
 
-import model
 from model.cache import bytes_per_block, bytes_per_row
 from model.chat_template import ChatTemplate
 from model.checkpoint import read_config
-from model.hub import find_checkpoint, is_hub_id
+from model.hub import BUNDLED, find_checkpoint, is_hub_id
 from model.loading import default_dtype, default_scheme, describe, load_network
 from model.network import CausalLM
 from model.prompts import prompts_for
@@ -25,7 +24,8 @@ from model.sizing import weight_bytes
 from model.tokenizer import Tokenizer
 from server.app import Backend
 from server.engine.async_engine import AsyncEngine
-from server.engine.config import EngineConfig, available_memory, default_cache_bytes
+from server.engine.available_memory import available_memory
+from server.engine.config import EngineConfig, default_cache_bytes
 from server.engine.engine import Engine
 from server.generation_defaults import GenerationDefaults
 from server.metrics import Metrics
@@ -33,7 +33,6 @@ from server.service import GenerationService
 from server.settings import Settings
 from server.start_line import start_line
 
-BUNDLED = Path(model.__file__).parent / "bundled"
 SMALL_MODEL_BYTES = 64 * 2**20
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
@@ -47,7 +46,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
 
     Raises ValueError, with what to do, for a checkpoint that cannot be served.
     """
-    directory = find_model(settings.model, settings.revision)
+    directory = find_checkpoint(settings.model, settings.revision)
     network, tokenizer = _in_passing(lambda: _load(settings, directory, progress))
     if settings.experts_per_token is not None:
         network.route_to(settings.experts_per_token)
@@ -86,13 +85,6 @@ def _in_passing(work: Callable[[], Loaded]) -> Loaded:
     """
     with ThreadPoolExecutor(1, thread_name_prefix="load") as executor:
         return executor.submit(work).result()
-
-
-def find_model(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
-    """The directory of `bundled`, of a hub id, or the directory that is named. ValueError where there is none."""
-    if name == "bundled" and revision is not None:
-        raise ValueError(f"revision is {revision}: the bundled model has none; revisions are those of a hub id")
-    return BUNDLED if name == "bundled" else find_checkpoint(name, revision, weights=weights)
 
 
 def engine_config(settings: Settings, network: CausalLM, tokenizer: Tokenizer) -> EngineConfig:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from model.checkpoint import SafetensorsReader, shards
 from model.config import AttentionConfig, LayerConfig, RoutedConfig
-from model.hub import is_hub_id
+from model.hub import find_checkpoint, is_hub_id
 from model.layers.feed_forward import Routed
 from model.loading import Description, default_dtype, default_scheme, describe, open_layout
 from model.quantization import SCHEMES, Scheme, plain_scheme, saved
 from model.sizing import NetworkSize, gib, network_size, weight_bytes
-from server.bootstrap import find_model
-from server.engine.config import EngineConfig, available_memory, default_cache_bytes
+from server.engine.available_memory import available_memory
+from server.engine.config import EngineConfig, default_cache_bytes
 
 BESIDE_WEIGHTS = 2**29  # bytes for Python, libraries and what one step computes
 COMFORTABLE = 8  # sequences at once: a wider scheme that has room for so many is preferred to a narrower one
@@ -55,7 +55,7 @@ class Inspection:
 
 def inspect_model(model: str, revision: str | None, length: int) -> Inspection:
     """Read config.json and the headers of the weight files. ValueError for a checkpoint that could not be loaded."""
-    directory = find_model(model, revision, weights=False)
+    directory = find_checkpoint(model, revision, weights=False)
     described = describe(directory, default_dtype())
     network, config = described.network, described.network.config
     size, memory = network_size(network), available_memory()

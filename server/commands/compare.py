@@ -34,12 +34,11 @@ def run(
 
     A look at it, in minutes:  routelm compare run runs/look --tokens 50k --seeds 1
     """
-    import model
     from model.comparison.run import run_study
     from model.comparison.study import Study, parse_tokens
     from model.comparison.variants import VARIANTS
+    from model.hub import BUNDLED
 
-    bundled = Path(model.__file__).parent / "bundled"
     try:
         with failing_in_one_line():
             study = Study(parse_tokens(tokens), seeds, size, tuple(variant or VARIANTS))
@@ -47,7 +46,7 @@ def run(
                 study,
                 directory,
                 data_dir=data,
-                tokenizer_dir=tokenizer or bundled,
+                tokenizer_dir=tokenizer or BUNDLED,
                 device=device,
                 workers=workers,
                 say=typer.echo,

@@ -11,13 +11,16 @@ from server.commands.failing import failing_in_one_line
 def prepare(
     data: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Directory of JSON Lines files.")],
     out: Annotated[Path, typer.Argument(help="Directory to write the arrays to.")],
-    tokenizer: Annotated[Path, typer.Option(help="Directory with a tokenizer.json.")] = Path("model/bundled"),
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Directory with a tokenizer.json. (default: the bundled model's)")
+    ] = None,
 ) -> None:
     """Encode texts for training, once: duplicates and rows that also stand in the validation files are dropped.
 
     `routelm train` does this by itself; run it to look at the counts, or to encode on one machine and train on another.
     """
+    from model.hub import BUNDLED
     from model.training.pipeline import ensure_prepared
 
     with failing_in_one_line():
-        ensure_prepared(data, tokenizer, out, say=typer.echo)
+        ensure_prepared(data, tokenizer or BUNDLED, out, say=typer.echo)

@@ -127,3 +127,9 @@ def test_offline_what_is_not_cached_is_refused_in_one_line(offline: Find) -> Non
     for arguments in (("org/other",), ("org/name", "v2")):
         last = offline(*arguments).stderr.strip().splitlines()[-1]
         assert last.startswith(f"ValueError: there is no directory {arguments[0]}, and the hub did not give")
+
+
+def test_the_bundled_model_has_no_revisions() -> None:
+    with pytest.raises(ValueError, match="the bundled model has none"):
+        find_checkpoint("bundled", "v2")
+    assert (find_checkpoint("bundled") / "config.json").is_file()

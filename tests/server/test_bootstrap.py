@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from model.generate import generate
+from model.hub import BUNDLED
 from model.loading import load_network
 from model.network import CausalLM
 from model.tokenizer import Tokenizer
 from server import bootstrap
-from server.bootstrap import BUNDLED, engine_config, find_model, prepare_backend
+from server.bootstrap import engine_config, prepare_backend
 from server.cli import app
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
@@ -262,8 +263,3 @@ def test_loading_leaves_no_threads_behind() -> None:
 def test_what_goes_wrong_while_loading_is_told() -> None:
     with pytest.raises(ZeroDivisionError):
         bootstrap._in_passing(lambda: 1 // 0)
-
-
-def test_the_bundled_model_has_no_revisions() -> None:
-    with pytest.raises(ValueError, match="the bundled model has none"):
-        find_model("bundled", "v2")

@@ -8,11 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from model.checkpoint import CheckpointError
+from model.hub import BUNDLED
 from model.quantization import SCHEMES
 from model.quantization.writer import quantize_checkpoint
 from model.sizing import gib
 from server import inspection
-from server.bootstrap import BUNDLED, prepare_backend
+from server.bootstrap import prepare_backend
 from server.cli import app
 from server.inspection import Fit, best_of, inspect_model
 from server.settings import Settings

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.cache import CacheSpec, CacheStorage, KVSpec, StateSpec, bytes_per_block, bytes_per_row
-from server.engine.config import CacheLayout, EngineConfig, available_memory, default_cache_bytes, resolve
+from server.engine.available_memory import available_memory
+from server.engine.config import CacheLayout, EngineConfig, default_cache_bytes, resolve
 
 KV, STATE = KVSpec(num_kv_heads=2, head_dim=8), StateSpec((("conv", (3, 5)), ("delta", (4, 4))))
 KINDS: dict[str, list[CacheSpec]] = {"hybrid": [STATE, KV, STATE], "attention": [KV], "recurrence": [STATE]}
