@@ -14,11 +14,10 @@ from model.cache import bytes_per_block, bytes_per_row
 from model.chat_template import ChatTemplate
 from model.checkpoint import read_config
 from model.hub import BUNDLED, find_checkpoint, is_hub_id
-from model.loading import default_dtype, default_scheme, describe, load_network
+from model.loading import describe, load_network
 from model.network import CausalLM
 from model.prompts import prompts_for
 from model.quality import Quality
-from model.quantization import SCHEMES, Scheme, plain_scheme
 from model.readers import Progress
 from model.sizing import weight_bytes
 from model.tokenizer import Tokenizer
@@ -29,12 +28,12 @@ from server.engine.config import EngineConfig, default_cache_bytes
 from server.engine.engine import Engine
 from server.generation_defaults import GenerationDefaults
 from server.metrics import Metrics
+from server.placement import Placement
 from server.service import GenerationService
 from server.settings import Settings
 from server.start_line import start_line
 
 SMALL_MODEL_BYTES = 64 * 2**20
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
 Loaded = TypeVar("Loaded")
 
@@ -47,16 +46,17 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     Raises ValueError, with what to do, for a checkpoint that cannot be served.
     """
     directory = find_checkpoint(settings.model, settings.revision)
-    network, tokenizer = _in_passing(lambda: _load(settings, directory, progress))
+    placement = Placement.of(settings)
+    network, tokenizer = _in_passing(lambda: _load(settings, directory, placement, progress))
     if settings.experts_per_token is not None:
         network.route_to(settings.experts_per_token)
     torch.set_num_threads(settings.threads or default_threads(directory))
     config = engine_config(settings, network, tokenizer)
-    engine = Engine(network, config, device=_device(settings))
+    engine = Engine(network, config, device=placement.device)
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
     model_id = settings.served_model_name or _model_id(settings.model, directory)
-    kept_as = _kept_as(settings, directory, network.dtype)
-    logger.info(start_line(settings, model_id, config, kept_as, _device(settings)))
+    kept_as = placement.kept_as(read_config(directory)).name
+    logger.info(start_line(settings, model_id, config, kept_as, placement.device))
 
     def open_backend() -> Backend:
         client = AsyncEngine(engine)
@@ -125,35 +125,25 @@ def default_threads(directory: Path) -> int:
     return 1 if weights < SMALL_MODEL_BYTES else torch.get_num_threads()
 
 
-def _load(settings: Settings, directory: Path, progress: Progress | None) -> tuple[CausalLM, Tokenizer]:
+def _load(
+    settings: Settings, directory: Path, placement: Placement, progress: Progress | None
+) -> tuple[CausalLM, Tokenizer]:
     """The network where it computes, and its tokenizer; everything that can be wrong at a glance is said first."""
-    device, dtype = _device(settings), DTYPES.get(settings.dtype) or default_dtype()
-    scheme = _scheme(settings, dtype)
-    if scheme is not None and device != "cpu":
-        raise ValueError(f"quantize is {settings.quantize}, which is computed on a CPU only: the device is {device}")
-    described = describe(directory, dtype)
+    described = describe(directory, placement.dtype)
     tokenizer = Tokenizer.load(directory)
-    if device == "cpu":
-        _check_memory(weight_bytes(described.network, scheme or default_scheme(described.hf_config, dtype)))
+    if placement.on_cpu:
+        _check_memory(weight_bytes(described.network, placement.kept_as(described.hf_config)))
     started = time.monotonic()
     network = load_network(
-        directory, dtype, scheme=scheme, pack=device == "cpu", check=settings.check_weights, progress=progress
-    ).to(device)
+        directory,
+        placement.dtype,
+        scheme=placement.scheme,
+        pack=placement.on_cpu,
+        check=settings.check_weights,
+        progress=progress,
+    ).to(placement.device)
     logger.info("loaded %s in %.1f s", settings.model, time.monotonic() - started)
     return network, tokenizer
-
-
-def _scheme(settings: Settings, dtype: torch.dtype) -> Scheme | None:
-    """None: as the checkpoint is stored."""
-    if settings.quantize == "none":
-        return plain_scheme(dtype)
-    return None if settings.quantize == "auto" else SCHEMES[settings.quantize]
-
-
-def _kept_as(settings: Settings, directory: Path, dtype: torch.dtype) -> str:
-    """The type of the weights, or the scheme that quantizes them."""
-    scheme = _scheme(settings, dtype) if _device(settings) == "cpu" else plain_scheme(dtype)
-    return (scheme or default_scheme(read_config(directory), dtype)).name
 
 
 def _check_memory(needed: int) -> None:
@@ -169,18 +159,6 @@ def _model_id(name: str, directory: Path) -> str:
     if directory == BUNDLED:
         return "routelm"
     return name if is_hub_id(name) else directory.resolve().name
-
-
-def _device(settings: Settings) -> str:
-    has_gpu = torch.cuda.is_available()
-    if settings.device == "cuda" and not has_gpu:
-        raise ValueError(
-            "device is cuda, but PyTorch finds no GPU here: choose --device cpu, or install a PyTorch that is "
-            "built for CUDA and the GPU's driver"
-        )
-    if settings.device == "auto":
-        return "cuda" if has_gpu else "cpu"
-    return settings.device
 
 
 def _chat_template(directory: Path) -> ChatTemplate | None:
