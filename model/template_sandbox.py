@@ -8,7 +8,8 @@ looks at the sizes first.
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -35,10 +36,20 @@ class TemplateLimitError(ValueError):
 
 
 class Clock:
-    """The CPU seconds that renderings may take together."""
+    """The CPU seconds that renderings may take together. What is done between them costs the template nothing."""
 
     def __init__(self, seconds: float = MAX_SECONDS) -> None:
-        self._seconds, self._deadline = seconds, time.thread_time() + seconds
+        self._seconds = self._left = seconds
+        self._deadline = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run for the time of one rendering."""
+        self._deadline = time.thread_time() + self._left
+        try:
+            yield
+        finally:
+            self._left = self._deadline - time.thread_time()
 
     def check(self) -> None:
         if time.thread_time() > self._deadline:
@@ -58,19 +69,23 @@ class BoundedTemplate:
 
     def render(self, variables: Mapping[str, Any], clock: Clock) -> str:
         """Return the rendered text. ValueError where the template fails, refuses the variables or breaks a limit."""
-        pieces, size = [], 0
         try:
-            for piece in self._template.generate(**variables, **{_CLOCK: clock}):
-                clock.check()
-                size += len(piece)
-                _check_size(size)
-                pieces.append(piece)
+            with clock.running():
+                return self._render(variables, clock)
         except TemplateLimitError:
             raise
         except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"the chat template of the model cannot render these messages: {error}") from error
         except RecursionError as error:
             raise TemplateLimitError("the chat template of the model calls itself without end") from error
+
+    def _render(self, variables: Mapping[str, Any], clock: Clock) -> str:
+        pieces, size = [], 0
+        for piece in self._template.generate(**variables, **{_CLOCK: clock}):
+            clock.check()
+            size += len(piece)
+            _check_size(size)
+            pieces.append(piece)
         return "".join(pieces)
 
 

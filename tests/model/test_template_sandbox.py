@@ -43,6 +43,26 @@ def test_an_endless_template_is_stopped(source: str) -> None:
     assert time.thread_time() - started < 0.5
 
 
+def work(seconds: float) -> None:
+    started = time.thread_time()
+    while time.thread_time() < started + seconds:
+        pass
+
+
+def test_what_is_done_between_renderings_costs_the_template_nothing() -> None:
+    clock = Clock(0.2)
+    for _ in range(2):
+        work(0.3)
+        assert BoundedTemplate("x").render({}, clock) == "x"
+
+
+def test_renderings_with_one_clock_share_its_time() -> None:
+    clock, template = Clock(0.2), BoundedTemplate("{{ work(0.15) }}")
+    template.render({"work": work}, clock)
+    with pytest.raises(TemplateLimitError):
+        template.render({"work": work}, clock)
+
+
 def test_plain_jinja_would_go_on() -> None:
     with pytest.raises(TemplateLimitError):
         render("{% for i in range(99999) %}{% endfor %}", seconds=0.0)
