@@ -146,7 +146,10 @@ class _Guard:
 
     def _mark_of(self, character: str) -> str:
         if character not in self._marks:
-            self._marks[character] = next(self._free_marks)
+            mark = next(self._free_marks, None)
+            if mark is None:
+                raise ValueError("every private-use character of Unicode is in the messages: one is needed here")
+            self._marks[character] = mark
         return self._marks[character]
 
     def _append_text(self, whole: TokenizedText, text: str, position: int) -> None:

@@ -155,6 +155,12 @@ def test_hiding_takes_time_in_proportion_to_the_text() -> None:
     assert seconds(32_000) < 3 * 8 * seconds(4_000)  # with the square of the length it was 45 times as long
 
 
+def test_a_text_that_leaves_no_private_use_character_is_refused() -> None:
+    everything = "".join(map(chr, range(0xE000, 0xF900)))
+    with pytest.raises(ValueError, match="every private-use character"):
+        PLAIN.render_ids([user(everything + "<|en|>")], TOKENIZER)
+
+
 def test_an_unknown_role_is_refused() -> None:
     with pytest.raises(ValueError, match="'im_end' is not known: use one of system"):
         TEMPLATE.render_ids([{"role": "im_end", "content": "x"}], TOKENIZER)
