@@ -62,14 +62,14 @@ class Tokenizer:
     def encode_with_offsets(self, text: str, allow_special: bool = False) -> TokenizedText:
         """Like `encode`, with the place of each token in the text."""
         encoding = self._encode(text, allow_special)
-        starts, ends = zip(*encoding.offsets, strict=True) if encoding.offsets else ((), ())
-        return TokenizedText(encoding.ids, list(starts), list(ends))
+        offsets = encoding.offsets
+        return TokenizedText(encoding.ids, [start for start, _ in offsets], [end for _, end in offsets])
 
     def encode_document(self, text: str) -> list[int]:
         """Return the ids of `text` as plain text begins in training: after the start token, if the model has one."""
         if task_tag("generate") in self.special_tokens:
             return [self.special_tokens[END_OF_TEXT], *self.encode(text)]
-        ids: list[int] = self._text_only.encode(_valid(text)).ids
+        ids: list[int] = _encode(self._text_only, text, add_special_tokens=True).ids
         return ids
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
@@ -86,7 +86,7 @@ class Tokenizer:
 
     def _encode(self, text: str, allow_special: bool) -> tokenizers.Encoding:
         backend = self._with_special if allow_special else self._text_only
-        return backend.encode(_valid(text), add_special_tokens=False)
+        return _encode(backend, text, add_special_tokens=False)
 
     def _id_of(self, token: str | int) -> int:
         token_id = self._with_special.token_to_id(token) if isinstance(token, str) else token
@@ -135,6 +135,11 @@ def _load_backend(tokenizer_json: str) -> tokenizers.Tokenizer:
     backend.no_truncation()
     backend.no_padding()
     return backend
+
+
+def _encode(backend: tokenizers.Tokenizer, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
+    # A batch of one, since `encode` keeps all other threads of Python waiting until it is done.
+    return backend.encode_batch([_valid(text)], add_special_tokens=add_special_tokens)[0]
 
 
 def _eos_tokens(directory: Path) -> list[str | int]:

@@ -1,8 +1,10 @@
 """The tokenizer: exact both ways, deaf to special tokens in texts, and streaming whole characters."""
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 import tokenizers
@@ -47,6 +49,23 @@ def test_threads_do_not_disturb_each_other() -> None:
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda n: TOKENIZER.encode("<|im_end|>", allow_special=n % 2 == 0) == [2], range(400)))
     assert results == [number % 2 == 0 for number in range(400)]
+
+
+@pytest.mark.parametrize("encode", [TOKENIZER.encode, TOKENIZER.encode_with_offsets, TOKENIZER.encode_document])
+def test_other_threads_run_while_a_long_text_is_encoded(encode: Callable[[str], object]) -> None:
+    ticks, done = [0], Event()
+
+    def tick() -> None:
+        while not done.wait(0.001):
+            ticks[0] += 1
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(tick)
+        before = ticks[0]
+        encode("快速的棕色狐狸" * 30_000)
+        during = ticks[0] - before
+        done.set()
+    assert during > 20  # with the interpreter locked all the time there could be a few at each end
 
 
 def test_offsets_are_the_places_of_the_tokens() -> None:
