@@ -25,7 +25,7 @@ _MAX_WIDTH = 999  # of padding and indentation
 _PADDING_METHODS = frozenset({"center", "expandtabs", "ljust", "rjust", "zfill"})
 _PADDING_FILTERS = ("center", "indent", "wordwrap")
 _WIDE_PERCENT_FORMAT = re.compile(r"%[^a-zA-Z%]*(?:\d{4}|\*)")
-_WIDE_BRACE_FORMAT = re.compile(r":[^{}]*(?:\d{4}|\{)")
+_WIDE_BRACE_FORMAT = re.compile(r":[^:{}]*(?:\d{4}|\{)")
 _TOO_WIDE = f"the chat template of the model pads a text by more than {_MAX_WIDTH} characters"
 _CLOCK = "template_clock"
 _Looping = TypeVar("_Looping", nodes.For, nodes.Macro, nodes.CallBlock)
@@ -174,6 +174,8 @@ def _check_size(size: int) -> None:
 
 
 def _check_percent_format(text: str) -> None:
+    if "%(" in text.replace("%%", ""):
+        raise TemplateLimitError("the chat template of the model formats by name: use ~ instead")
     if _WIDE_PERCENT_FORMAT.search(text):
         raise TemplateLimitError(_TOO_WIDE)
 

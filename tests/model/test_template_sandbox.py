@@ -1,6 +1,7 @@
 """The template sandbox: a bad template stops soon and with a clear word, a good one renders as anywhere."""
 
 import time
+import timeit
 
 import jinja2
 import pytest
@@ -81,9 +82,12 @@ def test_plain_jinja_would_go_on() -> None:
         "{% set ns = namespace(x=9) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
         "{{ '%9999999d' % 1 }}",
         "{{ '%*d' % (9999999, 1) }}",
+        "{{ '%(a)9999999d' % {'a': 1} }}",
+        "{{ '%((a))9999999d' % {'(a)': 1} }}",
         "{{ '%9999999d' | format(1) }}",
         "{{ '{:9999999}'.format(1) }}",
         "{{ '{:{}}'.format(1, 9999999) }}",
+        "{{ '{::>9999999}'.format(1) }}",
         "{{ 'a' | center(9999999) }}",
         "{{ 'a\nb' | indent(width=9999999) }}",
         "{{ [1] | tojson(indent=9999999) }}",
@@ -94,6 +98,21 @@ def test_plain_jinja_would_go_on() -> None:
 def test_a_growing_template_is_stopped(source: str) -> None:
     with pytest.raises(TemplateLimitError):
         render(source, seconds=20.0)
+
+
+@pytest.mark.parametrize("source", ["{{ text.format() }}", "{{ text % () }}"])
+def test_a_format_is_looked_at_in_time_proportional_to_its_length(source: str) -> None:
+    template, character = BoundedTemplate(source), ":" if "format" in source else "%%"
+
+    def seconds(count: int) -> float:
+        variables = {"text": character * count}
+        return min(timeit.repeat(lambda: template.render(variables, Clock(20.0)), number=1, repeat=3))
+
+    assert seconds(16_000) < 3 * 8 * seconds(2_000)
+
+
+def test_a_percent_sign_before_a_parenthesis_is_not_a_name() -> None:
+    assert render("{{ '%d%%(about)' % 50 }}") == "50%(about)"
 
 
 @pytest.mark.parametrize(
