@@ -15,7 +15,7 @@ import model
 from model.chat_template import MAX_TURN_BOUNDARIES, ChatTemplate
 from model.prompts import Message, TaggedPrompts, TaggedText
 from model.special_tokens import SPECIAL_TOKENS
-from model.template_sandbox import TemplateLimitError
+from model.template_sizes import TemplateLimitError
 from model.tokenizer import Tokenizer
 
 BUNDLED = Path(model.__file__).parent / "bundled"
