@@ -108,6 +108,7 @@ class _Guard:
         self._tokenizer = tokenizer
         tokens = sorted(tokenizer.special_tokens, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, tokens)) or r"(?!)")
+        self._starts = re.compile("|".join(map(_start, tokens)) or r"(?!)")
         self._prefixes = {token[:size] for token in tokens for size in range(1, len(token))}
         self._suffixes = {token[size:] for token in tokens for size in range(1, len(token))}
         self._longest = max(map(len, tokens), default=0)
@@ -116,8 +117,8 @@ class _Guard:
         self._free_marks = (chr(code) for code in range(_FIRST_MARK, _LAST_MARK + 1) if chr(code) not in taken)
 
     def hide(self, text: str) -> str:
-        while match := self._special.search(text):
-            text = self._mark(text, match.start())
+        # One pass is enough, overlapping tokens included: no token has a mark in it, so marking cannot make a new one.
+        text = self._starts.sub(lambda start: self._mark_of(start[0]), text)
         start, end = len(text) - len(text.lstrip()), len(text.rstrip())
         for size in range(1, min(self._longest, end - start + 1)):
             if text[end - size : end] in self._prefixes:
@@ -141,16 +142,26 @@ class _Guard:
         return token_id in self._tokenizer.special_ids
 
     def _mark(self, text: str, position: int) -> str:
-        character = text[position]
+        return text[:position] + self._mark_of(text[position]) + text[position + 1 :]
+
+    def _mark_of(self, character: str) -> str:
         if character not in self._marks:
-            self._marks[character] = next(self._free_marks)
-        return text[:position] + self._marks[character] + text[position + 1 :]
+            mark = next(self._free_marks, None)
+            if mark is None:
+                raise ValueError("every private-use character of Unicode is in the messages: one is needed here")
+            self._marks[character] = mark
+        return self._marks[character]
 
     def _append_text(self, whole: TokenizedText, text: str, position: int) -> None:
         restored = text.translate({ord(mark): character for character, mark in self._marks.items()})
         tokens = self._tokenizer.encode_with_offsets(restored)
         starts, ends = ([position + offset for offset in offsets] for offsets in (tokens.starts, tokens.ends))
         _append(whole, tokens.ids, starts, ends)
+
+
+def _start(token: str) -> str:
+    """Return the pattern of a character with which `token` begins: what follows it is looked at and left."""
+    return f"{re.escape(token[0])}(?={re.escape(token[1:])})"
 
 
 def _append(whole: TokenizedText, ids: list[int], starts: list[int], ends: list[int]) -> None:

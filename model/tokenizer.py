@@ -1,16 +1,20 @@
 """Text to token ids and back, as the tokenizer.json of a checkpoint says."""
 
+import codecs
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import tokenizers
-from tokenizers.decoders import DecodeStream
+from tokenizers.decoders import ByteLevel
 
 from model.json_file import read_object_if_any
 from model.special_tokens import END_OF_TEXT, task_tag
+
+_LONGEST_CHARACTER = 4  # bytes, and so tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +66,14 @@ class Tokenizer:
     def encode_with_offsets(self, text: str, allow_special: bool = False) -> TokenizedText:
         """Like `encode`, with the place of each token in the text."""
         encoding = self._encode(text, allow_special)
-        starts, ends = zip(*encoding.offsets, strict=True) if encoding.offsets else ((), ())
-        return TokenizedText(encoding.ids, list(starts), list(ends))
+        offsets = encoding.offsets
+        return TokenizedText(encoding.ids, [start for start, _ in offsets], [end for _, end in offsets])
 
     def encode_document(self, text: str) -> list[int]:
         """Return the ids of `text` as plain text begins in training: after the start token, if the model has one."""
         if task_tag("generate") in self.special_tokens:
             return [self.special_tokens[END_OF_TEXT], *self.encode(text)]
-        ids: list[int] = self._text_only.encode(_valid(text)).ids
+        ids: list[int] = _encode(self._text_only, text, add_special_tokens=True).ids
         return ids
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
@@ -82,11 +86,17 @@ class Tokenizer:
 
     def stream(self, skip_special: bool = True) -> "Detokenizer":
         """Return a detokenizer for one generated sequence."""
-        return Detokenizer(self._with_special, skip_special)
+        token_bytes = self._text_bytes if skip_special else self.token_bytes
+        if isinstance(self._with_special.decoder, ByteLevel):
+            return _ByteDetokenizer(token_bytes)
+        return _WindowDetokenizer(token_bytes, partial(self.decode, skip_special=skip_special))
+
+    def _text_bytes(self, token_id: int) -> bytes:
+        return b"" if token_id in self.special_ids else self.token_bytes(token_id)
 
     def _encode(self, text: str, allow_special: bool) -> tokenizers.Encoding:
         backend = self._with_special if allow_special else self._text_only
-        return backend.encode(_valid(text), add_special_tokens=False)
+        return _encode(backend, text, add_special_tokens=False)
 
     def _id_of(self, token: str | int) -> int:
         token_id = self._with_special.token_to_id(token) if isinstance(token, str) else token
@@ -95,30 +105,64 @@ class Tokenizer:
         return token_id
 
 
-class Detokenizer:
+class Detokenizer(Protocol):
     """Turns ids into text as they come, a piece at a time, and never emits a part of a character.
 
-    The pieces joined are what `decode` gives for all ids at once.
+    The pieces joined are what `decode` gives for all ids at once. (With byte fallback, where bytes are no UTF-8, the
+    number of U+FFFD may differ: there `decode` gives up characters that came before them.)
     """
-
-    def __init__(self, backend: tokenizers.Tokenizer, skip_special: bool) -> None:
-        self._backend, self._skip_special = backend, skip_special
-        self._stream = DecodeStream(skip_special_tokens=skip_special)
-        self._ids: list[int] = []
-        self._emitted = 0  # characters
 
     def push(self, ids: Sequence[int]) -> str:
         """Take the next ids; return the text that is complete now."""
-        self._ids += ids
-        text = "".join(self._stream.step(self._backend, token_id) or "" for token_id in ids)
-        self._emitted += len(text)
-        return text
 
     def finish(self) -> str:
         """Return what was held back, with U+FFFD for characters that never became complete."""
-        text = self._backend.decode(self._ids, skip_special_tokens=self._skip_special)[self._emitted :]
-        self._emitted += len(text)
+
+
+class _ByteDetokenizer:
+    """For tokens that are nothing but bytes."""
+
+    def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
+        self._token_bytes = token_bytes
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, ids: Sequence[int]) -> str:
+        return self._decoder.decode(b"".join(map(self._token_bytes, ids)))
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class _WindowDetokenizer:
+    """For all others: the text of a token may depend on the tokens before it, such as a space in front of a word.
+
+    So new tokens are decoded together with those of the last piece. A character has four bytes at most: tokens that
+    are more and still make none never will, and come out as they are, else each would be decoded again and again.
+    """
+
+    def __init__(self, token_bytes: Callable[[int], bytes], decode: Callable[[list[int]], str]) -> None:
+        self._token_bytes, self._decode = token_bytes, decode
+        self._before: list[int] = []
+        self._pending: list[int] = []
+
+    def push(self, ids: Sequence[int]) -> str:
+        # What has no text is left out, so that it cannot come between the bytes of a character.
+        return "".join(self._step(token_id) for token_id in ids if self._token_bytes(token_id))
+
+    def finish(self) -> str:
+        text = self._pending_text()
+        self._before, self._pending = self._pending, []
         return text
+
+    def _step(self, token_id: int) -> str:
+        self._pending.append(token_id)
+        text = self._pending_text()
+        is_complete = text and not text.endswith("\ufffd")
+        return self.finish() if is_complete or len(self._pending) > _LONGEST_CHARACTER else ""
+
+    def _pending_text(self) -> str:
+        before, text = self._decode(self._before), self._decode(self._before + self._pending)
+        return text[len(before) :] if text.startswith(before) else self._decode(self._pending)
 
 
 def token_text(token: Any) -> str | None:
@@ -135,6 +179,11 @@ def _load_backend(tokenizer_json: str) -> tokenizers.Tokenizer:
     backend.no_truncation()
     backend.no_padding()
     return backend
+
+
+def _encode(backend: tokenizers.Tokenizer, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
+    # A batch of one, since `encode` keeps all other threads of Python waiting until it is done.
+    return backend.encode_batch([_valid(text)], add_special_tokens=add_special_tokens)[0]
 
 
 def _eos_tokens(directory: Path) -> list[str | int]:
@@ -165,10 +214,10 @@ def _vocabulary_bytes(backend: tokenizers.Tokenizer) -> Iterator[tuple[int, byte
     is_byte_level = '"ByteLevel"' in json.dumps(json.loads(backend.to_str())["decoder"])
     to_byte = _byte_level_alphabet()
     for token, token_id in backend.get_vocab().items():
-        if token_id in added:
-            yield token_id, token.encode()
-        elif is_byte_level:
+        if is_byte_level and to_byte.keys() >= set(token):
             yield token_id, b"".join(to_byte[character] for character in token)
+        elif is_byte_level or token_id in added:
+            yield token_id, token.encode()
         elif len(token) == 6 and token.startswith("<0x"):  # byte fallback of SentencePiece vocabularies
             yield token_id, bytes([int(token[3:5], 16)])
         else:

@@ -1,10 +1,13 @@
 """Chat templates: what clients write stays text, and the boundaries are prefixes that come again."""
 
 import json
+import time
+import timeit
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,12 +15,13 @@ import model
 from model.chat_template import MAX_TURN_BOUNDARIES, ChatTemplate
 from model.prompts import Message, TaggedPrompts, TaggedText
 from model.special_tokens import SPECIAL_TOKENS
-from model.template_sandbox import TemplateLimitError
+from model.template_sizes import TemplateLimitError
 from model.tokenizer import Tokenizer
 
 BUNDLED = Path(model.__file__).parent / "bundled"
 TOKENIZER = Tokenizer.load(BUNDLED)
 TEMPLATE = ChatTemplate.load(BUNDLED)
+PLAIN = ChatTemplate("{{ messages[0].content }}")
 HOSTILE = st.lists(
     st.sampled_from(
         [*SPECIAL_TOKENS[:10], "<|", "|>", "<", ">", "im_end", "im_end|>", "<|im_", " ", "\n", "a", "你", "\ue000"]
@@ -133,6 +137,28 @@ def test_other_texts_of_a_message_are_no_way_in_either() -> None:
     template = ChatTemplate("{% for call in messages[0].tool_calls %}{{ call.name }}{% endfor %}")
     message = {"role": "assistant", "content": None, "tool_calls": [{"name": "<|im_end|>"}]}
     assert special_ids(template.render_ids([message], TOKENIZER).token_ids) == []
+
+
+def test_tokens_that_overlap_are_all_hidden() -> None:
+    overlapping = ["<a><a>", "<a>", "<a><b>"]
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"x": 0}, unk_token="x"))
+    backend.add_special_tokens(overlapping)
+    prompt = PLAIN.render_ids([user("<a><a><a><b>" * 3)], Tokenizer(backend.to_str()))
+    assert set(prompt.token_ids) == {0}
+
+
+def test_hiding_takes_time_in_proportion_to_the_text() -> None:
+    def seconds(count: int) -> float:
+        messages = [user("<|en|>" * count)]
+        return min(timeit.repeat(lambda: PLAIN.render_ids(messages, TOKENIZER), time.thread_time, number=1, repeat=3))
+
+    assert seconds(32_000) < 3 * 8 * seconds(4_000)  # with the square of the length it was 45 times as long
+
+
+def test_a_text_that_leaves_no_private_use_character_is_refused() -> None:
+    everything = "".join(map(chr, range(0xE000, 0xF900)))
+    with pytest.raises(ValueError, match="every private-use character"):
+        PLAIN.render_ids([user(everything + "<|en|>")], TOKENIZER)
 
 
 def test_an_unknown_role_is_refused() -> None:

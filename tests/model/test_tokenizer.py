@@ -1,13 +1,17 @@
 """The tokenizer: exact both ways, deaf to special tokens in texts, and streaming whole characters."""
 
 import json
+import timeit
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import decoders
 
 import model
 from model.special_tokens import SPECIAL_TOKENS
@@ -16,7 +20,30 @@ from model.tokenizer import Tokenizer
 BUNDLED = Path(model.__file__).parent / "bundled"
 TOKENIZER = Tokenizer.load(BUNDLED)
 TOKEN_IDS = st.lists(st.integers(0, TOKENIZER.vocab_size - 1), max_size=12)
-BYTE_IDS = st.lists(st.integers(32, 32 + 255), max_size=12)
+BYTE_IDS = st.lists(st.integers(32, 32 + 255), max_size=40)
+
+
+def _byte_fallback() -> Tokenizer:
+    """A tokenizer as SentencePiece makes them: what is not in the vocabulary is written as bytes."""
+    tokens = ["<unk>", "▁", "h", "▁h", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
+    model = tokenizers.models.BPE(vocabulary, [("▁", "h")], unk_token="<unk>", byte_fallback=True)
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="always")
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(steps)
+    backend.add_special_tokens(["<s>"])
+    return Tokenizer(backend.to_str())
+
+
+BYTE_FALLBACK = _byte_fallback()
+BOTH = pytest.mark.parametrize("tokenizer", [TOKENIZER, BYTE_FALLBACK], ids=["byte level", "byte fallback"])
+
+
+def byte_ids(tokenizer: Tokenizer, data: bytes) -> list[int]:
+    """The ids that stand for one byte each."""
+    ids = {tokenizer.token_bytes(token_id): token_id for token_id in reversed(range(tokenizer.vocab_size))}
+    return [ids[bytes([byte])] for byte in data]
 
 
 @given(st.text())
@@ -47,6 +74,23 @@ def test_threads_do_not_disturb_each_other() -> None:
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda n: TOKENIZER.encode("<|im_end|>", allow_special=n % 2 == 0) == [2], range(400)))
     assert results == [number % 2 == 0 for number in range(400)]
+
+
+@pytest.mark.parametrize("encode", [TOKENIZER.encode, TOKENIZER.encode_with_offsets, TOKENIZER.encode_document])
+def test_other_threads_run_while_a_long_text_is_encoded(encode: Callable[[str], object]) -> None:
+    ticks, done = [0], Event()
+
+    def tick() -> None:
+        while not done.wait(0.001):
+            ticks[0] += 1
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(tick)
+        before = ticks[0]
+        encode("快速的棕色狐狸" * 30_000)
+        during = ticks[0] - before
+        done.set()
+    assert during > 20  # with the interpreter locked all the time there could be a few at each end
 
 
 def test_offsets_are_the_places_of_the_tokens() -> None:
@@ -99,11 +143,56 @@ def test_streaming_any_ids_gives_what_decoding_gives(ids: list[int], step: int) 
     assert "".join(pieces) + stream.finish() == TOKENIZER.decode(ids)
 
 
-def test_half_a_character_comes_out_at_the_end() -> None:
-    by_byte = {TOKENIZER.token_bytes(token_id): token_id for token_id in range(32, 288)}
-    stream = TOKENIZER.stream()
-    assert stream.push([by_byte[b"\xe4"], by_byte[b"\xbd"]]) == ""
-    assert stream.finish() == "\ufffd"
+@given(st.text("h 你é👩\n"), st.integers(1, 4))
+def test_streaming_with_byte_fallback_gives_the_text(text: str, step: int) -> None:
+    ids = BYTE_FALLBACK.encode(text)
+    stream = BYTE_FALLBACK.stream()
+    pieces = [stream.push(ids[start : start + step]) for start in range(0, len(ids), step)]
+    assert "".join(pieces) + stream.finish() == BYTE_FALLBACK.decode(ids)
+
+
+@given(st.lists(st.integers(0, 300), max_size=40))
+def test_streaming_any_ids_with_byte_fallback_does_not_break_off(ids: list[int]) -> None:
+    stream = BYTE_FALLBACK.stream()
+    text = "".join(stream.push([token_id]) for token_id in ids) + stream.finish()
+    whole = BYTE_FALLBACK.decode(ids)
+    assert "\ufffd" in whole or text == whole
+
+
+@pytest.mark.parametrize("token", ["é", "a  b", "｜é"])
+def test_an_added_token_streams_as_it_decodes(token: str) -> None:
+    backend = tokenizers.Tokenizer.from_str((BUNDLED / "tokenizer.json").read_text(encoding="utf-8"))
+    backend.add_tokens([token])
+    tokenizer = Tokenizer(backend.to_str())
+    ids = [backend.token_to_id(token), *tokenizer.encode("x")]
+    assert tokenizer.stream().push(ids) == tokenizer.decode(ids)
+
+
+@BOTH
+def test_half_a_character_comes_out_at_the_end(tokenizer: Tokenizer) -> None:
+    stream = tokenizer.stream()
+    half = byte_ids(tokenizer, b"\xe4\xbd")
+    assert stream.push(half) == ""
+    assert stream.finish() == tokenizer.decode(half)
+    assert stream.finish() == ""
+
+
+@BOTH
+def test_special_tokens_inside_a_character_do_not_break_it(tokenizer: Tokenizer) -> None:
+    first, *others = byte_ids(tokenizer, "你".encode())
+    stream = tokenizer.stream()
+    assert stream.push([first, *[min(tokenizer.special_ids)] * 20, 99_999, *others]) == "你"
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["half", "special", "unknown"])
+def test_tokens_that_make_no_character_take_time_in_proportion_to_their_number(tokenizer: Tokenizer, kind: str) -> None:
+    ids = {"half": byte_ids(tokenizer, b"\xe4"), "special": [min(tokenizer.special_ids)], "unknown": [99_999]}
+
+    def seconds(count: int) -> float:
+        return min(timeit.repeat(lambda: [*map(tokenizer.stream().push, [ids[kind]] * count)], number=1, repeat=5))
+
+    assert seconds(2_000) < 3 * 8 * seconds(250)
 
 
 def test_special_tokens_can_be_shown_or_left_out() -> None:
@@ -159,19 +248,8 @@ def test_truncation_in_the_file_is_switched_off() -> None:
 
 
 def test_vocabularies_with_byte_fallback_know_their_bytes() -> None:
-    vocabulary = {"<unk>": 0, "▁": 1, "h": 2, "▁h": 3, **{f"<0x{byte:02X}>": byte + 4 for byte in range(256)}}
-    backend = tokenizers.Tokenizer(
-        tokenizers.models.BPE(vocabulary, [("▁", "h")], unk_token="<unk>", byte_fallback=True)
-    )
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="never")
-    backend.decoder = tokenizers.decoders.Sequence(
-        [tokenizers.decoders.Replace("▁", " "), tokenizers.decoders.ByteFallback(), tokenizers.decoders.Fuse()]
-    )
-    tokenizer = Tokenizer(backend.to_str())
-    ids = tokenizer.encode("h h你")
-    assert b"".join(map(tokenizer.token_bytes, ids)) == "h h你".encode()
-    stream = tokenizer.stream()
-    assert "".join(stream.push([token_id]) for token_id in ids) == "h h你"
+    ids = BYTE_FALLBACK.encode("h h你")
+    assert b"".join(map(BYTE_FALLBACK.token_bytes, ids)) == " h h你".encode()
 
 
 def test_transformers_gives_the_same_ids() -> None:
