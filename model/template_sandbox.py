@@ -16,7 +16,7 @@ from jinja2 import Environment, Template, TemplateError, nodes, pass_context, pa
 from jinja2.filters import make_attrgetter
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace, _PassArg
+from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from model.template_sizes import (
@@ -208,7 +208,7 @@ def _bounded(make: Callable[..., Any], check: Callable[..., None] | None) -> Cal
 
     Since it is given the context, jinja does not compute it in advance while it compiles, where no clock runs.
     """
-    passed = _PASSED[getattr(make, "jinja_pass_arg", None)]
+    passed = _PASSED[getattr(getattr(make, "jinja_pass_arg", None), "name", None)]
 
     @pass_context
     def bounded(context: Context, *values: Any, **named: Any) -> Any:
@@ -220,11 +220,11 @@ def _bounded(make: Callable[..., Any], check: Callable[..., None] | None) -> Cal
     return bounded
 
 
-_PASSED: Mapping[Any, Callable[[Context], tuple[Any, ...]]] = {
+_PASSED: Mapping[str | None, Callable[[Context], tuple[Any, ...]]] = {
     None: lambda context: (),
-    _PassArg.context: lambda context: (context,),
-    _PassArg.eval_context: lambda context: (context.eval_ctx,),
-    _PassArg.environment: lambda context: (context.environment,),
+    "context": lambda context: (context,),
+    "eval_context": lambda context: (context.eval_ctx,),
+    "environment": lambda context: (context.environment,),
 }
 
 _FILTER_CHECKS: Mapping[str, Callable[..., None]] = {
