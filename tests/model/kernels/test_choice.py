@@ -12,7 +12,8 @@ PROGRAM = """
 import torch
 from model import kernels
 from model.kernels import cpu, product
-from model.layers.linear import Linear, PanelLinear
+from model.layers.frozen_linear import PanelLinear
+from model.layers.linear import Linear
 from model.quantization import plain_scheme
 
 layer = plain_scheme(torch.float32).linear(Linear(32, 32).weight)
