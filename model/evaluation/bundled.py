@@ -7,6 +7,7 @@ from model.evaluation.card import CardFacts, model_card
 from model.evaluation.data_sources import known_sources
 from model.evaluation.report import EvaluationReport
 from model.evaluation.training_facts import read_training_facts
+from model.special_tokens import LANGUAGES
 from model.training.prepare import read_meta
 
 DESCRIPTION = """
@@ -44,6 +45,26 @@ RECIPE = {
         "sources than the later ones"
     ),
 }
+INTENDED_USE = (
+    "translation of short everyday sentences between English and Chinese, German or French",
+    "one-line summaries and titles of short English texts",
+    "choosing one of a few given labels for a short English or Chinese text",
+    "small talk and short stories, for trying out and testing",
+    "studying and testing routed and recurrent networks and the servers that run them",
+)
+NOT_FOR = (
+    "facts, advice or decisions about people: the model knows little and invents the rest",
+    "medicine, law, money, safety, or any use where a wrong answer does harm",
+    "texts longer than a page, code, mathematics, or languages other than the four",
+    "publishing what it writes without a person who reads it first",
+)
+KNOWN_LIMITS = (
+    "It is tiny: it copies patterns of its training data, loses the thread after a few sentences, and repeats itself.",
+    "Rare words and names are often translated wrongly or left out.",
+    "German and French are known from translation only; chat and summaries are English, chat also Chinese.",
+    "Part of the training text is old fiction, web comments and reviews, with the prejudices of their authors.",
+)
+TAGS = ("mixture-of-experts", "routing", "gated-deltanet", "hybrid-attention", "translation", "summarization")
 HARDWARE = "2 cores of a server processor with AVX-512 and bfloat16, no GPU, shared with other work"
 COMMANDS = (
     "routelm train runs/1 --recipe bundled --tokens 47000000 --data DIR --tokenizer model/bundled",
@@ -76,6 +97,12 @@ def bundled_card(run_dir: Path, report: EvaluationReport, samples: int | None) -
         training=training,
         sources=known_sources(names),
         recipe=RECIPE,
+        intended_use=INTENDED_USE,
+        not_for=NOT_FOR,
+        known_limits=KNOWN_LIMITS,
+        languages=LANGUAGES,
+        tags=TAGS,
+        trained_experts="1, 2 or 3",
         loss_plot="loss.png",
     )
     shown = tuple(example for example in report.examples if example.source in SHOWN)

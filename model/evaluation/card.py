@@ -1,7 +1,7 @@
 """MODEL_CARD.md: what a model is, what it was trained on, and every number of its evaluation."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from model.evaluation.bootstrap import RESAMPLES
 from model.evaluation.data_sources import CHANGES, LICENCE_TEXTS, DataSource
@@ -11,29 +11,7 @@ from model.evaluation.scores import Example
 from model.evaluation.tables import table
 from model.evaluation.training_facts import CurvePoint, TrainingFacts
 
-LANGUAGES = ("en", "zh", "de", "fr")
-TAGS = ("mixture-of-experts", "routing", "gated-deltanet", "hybrid-attention", "translation", "summarization")
 SHOWN_CHARACTERS = 400  # of a text in an example
-
-INTENDED_USE = (
-    "translation of short everyday sentences between English and Chinese, German or French",
-    "one-line summaries and titles of short English texts",
-    "choosing one of a few given labels for a short English or Chinese text",
-    "small talk and short stories, for trying out and testing",
-    "studying and testing routed and recurrent networks and the servers that run them",
-)
-NOT_FOR = (
-    "facts, advice or decisions about people: the model knows little and invents the rest",
-    "medicine, law, money, safety, or any use where a wrong answer does harm",
-    "texts longer than a page, code, mathematics, or languages other than the four",
-    "publishing what it writes without a person who reads it first",
-)
-KNOWN_LIMITS = (
-    "It is tiny: it copies patterns of its training data, loses the thread after a few sentences, and repeats itself.",
-    "Rare words and names are often translated wrongly or left out.",
-    "German and French are known from translation only; chat and summaries are English, chat also Chinese.",
-    "Part of the training text is old fiction, web comments and reviews, with the prejudices of their authors.",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +27,14 @@ class CardFacts:
     commands: Sequence[str]
     training: TrainingFacts
     sources: Sequence[DataSource]
-    recipe: Mapping[str, str] = field(default_factory=dict)
+    recipe: Mapping[str, str]
+    intended_use: Sequence[str]
+    not_for: Sequence[str]
+    known_limits: Sequence[str]
+    languages: Sequence[str]
+    tags: Sequence[str]  # for hubs
+    trained_experts: str  # per token, in words: such as "1 or 2"
     examples: Sequence[Example] = ()
-    intended_use: Sequence[str] = INTENDED_USE
-    not_for: Sequence[str] = NOT_FOR
-    known_limits: Sequence[str] = KNOWN_LIMITS
-    languages: Sequence[str] = LANGUAGES
     loss_plot: str | None = None  # a file beside the card
 
 
@@ -65,7 +45,7 @@ def model_card(facts: CardFacts, report: EvaluationReport) -> str:
         "Not for": _list(facts.not_for),
         "Examples": _examples(facts.examples or _one_per_task(report.examples)),
         "Evaluation": _evaluation(report),
-        **({"By experts per token": _experts(report)} if report.experts else {}),
+        **({"By experts per token": _experts(facts, report)} if report.experts else {}),
         "Not better than a trivial baseline": _unbeaten(report),
         "Known limits": _list(facts.known_limits),
         "Known failures": _failures(report),
@@ -79,7 +59,7 @@ def model_card(facts: CardFacts, report: EvaluationReport) -> str:
 
 def _front_matter(facts: CardFacts) -> str:
     lines = ["---", "license: apache-2.0", "language:", *(f"- {language}" for language in facts.languages)]
-    return "\n".join([*lines, "pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in TAGS), "---"])
+    return "\n".join([*lines, "pipeline_tag: text-generation", "tags:", *(f"- {tag}" for tag in facts.tags), "---"])
 
 
 def _evaluation(report: EvaluationReport) -> str:
@@ -96,10 +76,10 @@ def _evaluation(report: EvaluationReport) -> str:
     return "\n\n".join(parts)
 
 
-def _experts(report: EvaluationReport) -> str:
+def _experts(facts: CardFacts, report: EvaluationReport) -> str:
     about = (
-        "It was trained with 1, 2 or 3 experts per token at random, so the number can be chosen when serving "
-        "(`--experts-per-token`). Means of the main scores over some sources, the first rows of each:"
+        f"It was trained with {facts.trained_experts} experts per token at random, so the number can be chosen when "
+        "serving (`--experts-per-token`). Means of the main scores over some sources, the first rows of each:"
     )
     return f"{about}\n\n{experts_table(report.experts)}"
 

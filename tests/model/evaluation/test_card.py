@@ -45,6 +45,12 @@ def facts(tmp_path: Path) -> CardFacts:
         training=read_training_facts(tmp_path),
         sources=known_sources(["translate/tatoeba-en-de", "generate/tinystories-en"]),
         recipe={"optimizer": "Muon and AdamW"},
+        intended_use=["copying"],
+        not_for=["thinking"],
+        known_limits=["It copies."],
+        languages=["en", "zh"],
+        tags=["mixture-of-experts"],
+        trained_experts="1 or 2",
         loss_plot="loss.png",
     )
 
@@ -69,8 +75,8 @@ def test_front_matter_is_yaml_that_hubs_know(facts: CardFacts, report: Evaluatio
     assert card.startswith("---\n")
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["license"] == "apache-2.0"
-    assert front["language"] == ["en", "zh", "de", "fr"]
-    assert "translation" in front["tags"]
+    assert front["language"] == ["en", "zh"]
+    assert front["tags"] == ["mixture-of-experts"]
     assert front["pipeline_tag"] == "text-generation"
 
 
