@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from tests.server import fake_engine
 from tests.server.applications import Server
 from tests.server.fake_engine import logprob_of
 
@@ -29,6 +30,15 @@ def test_scores_are_the_softmax_of_summed_log_likelihoods(client: TestClient, se
     assert result["scores"] == pytest.approx({label: w / sum(weights.values()) for label, w in weights.items()})
     assert result["label"] == max(weights, key=lambda label: weights[label])
     assert sum(result["scores"].values()) == pytest.approx(1)
+
+
+def test_labels_that_are_all_very_unlikely_still_have_scores(
+    client: TestClient, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their likelihoods are too small for a float."""
+    monkeypatch.setattr(fake_engine, "logprob_of", lambda token, position: -1000.0)
+    [result] = analyze(client, text="one", labels=["a", "b", "ccc"])["results"]
+    assert result["scores"] == {"a": 0.5, "b": 0.5, "ccc": 0.0}
 
 
 def test_labels_share_the_prompt_and_nothing_is_generated(client: TestClient, server: Server) -> None:

@@ -158,6 +158,20 @@ def test_several_choices_with_seeds_of_their_own(client: TestClient, server: Ser
     assert texts == {0: "ab", 1: "ab", 2: "ab"}
 
 
+def test_a_prompt_counts_once_however_many_choices_it_has(client: TestClient, server: Server) -> None:
+    server.answer_with("ab")
+    server.engine.cached_tokens = 5
+    usage = ask(client, n=3)["usage"]
+    assert usage["prompt_tokens"] == len(server.engine.submitted[0].prompt_token_ids)
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 5}
+    assert stream(client, n=3, stream_options={"include_usage": True})[-1]["usage"] == usage
+
+
+def test_the_seed_after_the_largest_is_the_smallest(client: TestClient, server: Server) -> None:
+    ask(client, n=3, seed=2**63 - 2)
+    assert [request.sampling.seed for request in server.engine.submitted] == [2**63 - 2, 2**63 - 1, 0]
+
+
 def test_logprobs(client: TestClient, server: Server) -> None:
     server.answer_with("a你")
     answer = ask(client, logprobs=True, top_logprobs=2)
@@ -173,6 +187,14 @@ def test_logprobs(client: TestClient, server: Server) -> None:
         for entry in event["choices"][0]["logprobs"]["content"]
     ]
     assert streamed == content
+
+
+def test_logprobs_without_alternatives(client: TestClient, server: Server) -> None:
+    server.answer_with("ab")
+    content = ask(client, logprobs=True)["choices"][0]["logprobs"]["content"]
+    assert [(entry["token"], entry["top_logprobs"]) for entry in content] == [("a", []), ("b", [])]
+    streamed = [event["choices"][0]["logprobs"] for event in stream(client, logprobs=True)]
+    assert [entry for each in streamed if each for entry in each["content"]] == content
 
 
 def test_fields_that_change_nothing_are_ignored(client: TestClient) -> None:

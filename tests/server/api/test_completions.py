@@ -1,10 +1,12 @@
 """POST /v1/completions, also as evaluation harnesses use it."""
 
+import math
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from tests.server import fake_engine
 from tests.server.applications import Server, events_of
 from tests.server.fake_engine import logprob_of
 
@@ -43,6 +45,7 @@ def test_the_four_forms_of_a_prompt(client: TestClient, server: Server) -> None:
 
 def test_prompts_and_choices_are_in_order(client: TestClient, server: Server) -> None:
     server.engine.answer = lambda request: request.prompt_token_ids[-1:]
+    server.engine.cached_tokens = 1
     answer = complete(client, prompt=["a", "b"], n=2)
     assert [(choice["index"], choice["text"]) for choice in answer["choices"]] == [
         (0, "a"),
@@ -51,6 +54,7 @@ def test_prompts_and_choices_are_in_order(client: TestClient, server: Server) ->
         (3, "b"),
     ]
     assert answer["usage"]["prompt_tokens"] == 4
+    assert answer["usage"]["prompt_tokens_details"] == {"cached_tokens": 2}
 
 
 def test_echo_puts_the_prompt_before_the_text(client: TestClient, server: Server) -> None:
@@ -58,6 +62,20 @@ def test_echo_puts_the_prompt_before_the_text(client: TestClient, server: Server
     assert complete(client, prompt="ab", echo=True)["choices"][0]["text"] == "abcd"
     [a, b] = server.tokenizer.encode("ab")
     assert complete(client, prompt=[a, b], echo=True)["choices"][0]["text"] == "abcd"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_every_choice_echoes_its_own_prompt(client: TestClient, server: Server, stream: bool) -> None:
+    server.answer_with("!")
+    body = {"prompt": ["a", "b"], "n": 2, "echo": True}
+    texts = [""] * 4
+    if stream:
+        for event in events_of(client.post("/v1/completions", json=body | {"stream": True}).text):
+            texts[event["choices"][0]["index"]] += event["choices"][0]["text"]
+    else:
+        for choice in complete(client, **body)["choices"]:
+            texts[choice["index"]] = choice["text"]
+    assert texts == ["a!", "a!", "b!", "b!"]
 
 
 def test_logprobs_columns(client: TestClient, server: Server) -> None:
@@ -70,6 +88,27 @@ def test_logprobs_columns(client: TestClient, server: Server) -> None:
     ):
         assert top[token] == chosen
         assert len(top) in (2, 3)
+
+
+def test_the_likeliest_token_comes_first_in_top_logprobs(client: TestClient, server: Server) -> None:
+    """A harness that asks whether the greedy choice was another token takes the first of equals."""
+    server.engine.answer = lambda _: [40, 60]
+    second, last = complete(client, prompt="ab", logprobs=2)["choices"][0]["logprobs"]["top_logprobs"]
+    text = server.tokenizer.decode
+    assert list(second) == [text([41]), text([40])], "the chosen one is the less likely of the two"
+    assert list(last)[-1] == text([60])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_impossible_token_has_a_number_that_json_knows(
+    client: TestClient, server: Server, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    monkeypatch.setattr(fake_engine, "logprob_of", lambda token, position: -math.inf)
+    server.answer_with("x")
+    response = client.post("/v1/completions", json={"prompt": "a", "logprobs": 0, "stream": stream})
+    choice = (events_of(response.text) if stream else [response.json()])[0]["choices"][0]
+    assert choice["logprobs"]["token_logprobs"] == [-9999.0]
+    assert choice["logprobs"]["top_logprobs"] == [{"x": -9999.0}]
 
 
 def test_the_requests_of_an_evaluation_harness(client: TestClient, server: Server) -> None:
@@ -101,16 +140,25 @@ def test_a_prompt_can_be_scored_without_generating(client: TestClient, server: S
     assert server.engine.submitted[0].sampling.prompt_logprobs
 
 
+def test_an_echo_alone_needs_no_token(client: TestClient, server: Server) -> None:
+    answer = complete(client, prompt="abc", echo=True, max_tokens=0)
+    [choice] = answer["choices"]
+    assert choice == {"index": 0, "text": "abc", "logprobs": None, "finish_reason": "length"}
+    assert server.engine.submitted[0].sampling.prompt_logprobs, "the engine takes max_tokens=0 to score a prompt"
+
+
 def test_only_who_asks_pays_for_prompt_scores(client: TestClient, server: Server) -> None:
     complete(client, prompt="abc", echo=True)
     complete(client, prompt="abc", logprobs=1)
     assert [request.sampling.prompt_logprobs for request in server.engine.submitted] == [False, False]
 
 
-@pytest.mark.parametrize("logprobs", [None, 1])
-def test_a_stream_is_the_whole_in_pieces(client: TestClient, server: Server, logprobs: int | None) -> None:
+@pytest.mark.parametrize("logprobs", [None, 0, 1])
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_stream_is_the_whole_in_pieces(client: TestClient, server: Server, n: int, logprobs: int | None) -> None:
     server.answer_with("cdä")
-    body: dict[str, Any] = {"prompt": ["ab", "x"], "echo": True, "logprobs": logprobs}
+    server.engine.cached_tokens = 1
+    body: dict[str, Any] = {"prompt": ["ab", "x"], "n": n, "echo": True, "logprobs": logprobs}
     whole = complete(client, **body)
     response = client.post("/v1/completions", json=body | {"stream": True, "stream_options": {"include_usage": True}})
     *events, last = events_of(response.text)
@@ -149,6 +197,13 @@ def test_all_prompts_are_started_or_none(client: TestClient, server: Server) -> 
 def test_more_than_the_server_ever_holds_is_no_matter_of_waiting(client: TestClient, server: Server) -> None:
     server.engine.capacity = 3
     response = client.post("/v1/completions", json={"prompt": ["a", "b", "c", "d"], "max_tokens": 1})
+    assert response.status_code == 400
+    assert "4 generations at once, and this server holds 3" in response.json()["error"]["message"]
+
+
+def test_choices_count_as_generations_that_the_server_must_hold(client: TestClient, server: Server) -> None:
+    server.engine.capacity = 3
+    response = client.post("/v1/completions", json={"prompt": ["a", "b"], "n": 2, "max_tokens": 1})
     assert response.status_code == 400
     assert "4 generations at once, and this server holds 3" in response.json()["error"]["message"]
 

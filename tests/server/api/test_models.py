@@ -3,6 +3,7 @@
 from starlette.testclient import TestClient
 
 from model.prompts import InstructionPrompts
+from model.quality import Measured, Quality
 from tests.server.applications import MAX_MODEL_LEN, MODEL, Server
 
 
@@ -22,6 +23,19 @@ def test_what_the_model_was_trained_for(client: TestClient, server: Server) -> N
     server.service.prompts = InstructionPrompts()
     [card] = client.get("/v1/models").json()["data"]
     assert (card["native_tasks"], card["translation_pairs"]) == ([], None)
+
+
+def test_what_the_model_is_not_good_at(client: TestClient, server: Server) -> None:
+    assert client.get("/v1/models").json()["data"][0]["warnings"] == []
+    server.service.quality = Quality(
+        (
+            Measured("summarize", "news-en", "en", "ROUGE-1", 9.8, "first sentence", 21.9, better=False),
+            Measured("analyze", "reviews", "en", "accuracy", 90.0, "commonest label", 50.0, better=True),
+        )
+    )
+    [warning] = client.get("/v1/models").json()["data"][0]["warnings"]
+    assert "not good at summarize" in warning
+    assert client.get(f"/v1/models/{MODEL}").json()["warnings"] == [warning]
 
 
 def test_other_models_are_not_found(client: TestClient) -> None:

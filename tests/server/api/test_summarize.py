@@ -47,6 +47,19 @@ def test_a_stream(client: TestClient, server: Server) -> None:
     assert done["usage"]["completion_tokens"] == 3
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_summary_that_was_cut_off_says_so(client: TestClient, server: Server, stream: bool) -> None:
+    server.answer_with("a longer one")
+    response = client.post("/v1/summarize", json={"text": "a text", "max_tokens": 3, "stream": stream, **OWN_WORDS})
+    assert (events_of(response.text)[-1] if stream else response.json())["finish_reason"] == "length"
+
+
+def test_repeating_is_made_less_likely_unless_the_client_says_otherwise(client: TestClient, server: Server) -> None:
+    for fields in ({}, {"frequency_penalty": 0.0}, {"frequency_penalty": -1.0}):
+        assert client.post("/v1/summarize", json={"text": "a text", **OWN_WORDS, **fields}).status_code == 200
+    assert [request.sampling.frequency_penalty for request in server.engine.submitted] == [0.5, 0.0, -1.0]
+
+
 def test_other_lengths_are_refused(client: TestClient) -> None:
     response = client.post("/v1/summarize", json={"text": "a", "length": "tiny"})
     assert response.status_code == 400
@@ -66,6 +79,25 @@ def test_a_long_document_is_summarized_by_pieces_and_counted(client: TestClient,
     assert all("<|en|><|medium|>" in piece for piece in pieces)
     assert "<|short|><|im_end|>\n<|im_start|>user\nbrief.\nbrief.\nbrief.<|im_end|>" in final
     assert answer["usage"]["completion_tokens"] == 4 * len("brief.!")
+
+
+def test_summaries_of_pieces_that_are_still_too_long_are_summarized_again(client: TestClient, server: Server) -> None:
+    server.service.prompts = ShortSighted()
+    server.answer_with("This is much shorter.")
+    text = "This is one sentence of it. " * 8
+    client.post("/v1/summarize", json={"text": text, "length": "short", **OWN_WORDS})
+    read = [server.tokenizer.decode(each.prompt_token_ids, skip_special=False) for each in server.engine.submitted]
+    rounds = [read.count(each) for each in dict.fromkeys(read)]
+    assert rounds == [4, 2, 1]
+    assert read[-1].count("much shorter") == 2
+
+
+def test_max_tokens_is_that_of_the_summary_not_of_the_pieces_on_the_way(client: TestClient, server: Server) -> None:
+    server.service.prompts = ShortSighted()
+    server.answer_with("brief.")
+    text = "This is one sentence of it. " * 6
+    client.post("/v1/summarize", json={"text": text, "max_tokens": 3, **OWN_WORDS})
+    assert [request.sampling.max_tokens for request in server.engine.submitted] == [80, 80, 80, 3]
 
 
 @pytest.mark.parametrize("method", [{}, OWN_WORDS], ids=["extract", "generate"])
@@ -106,6 +138,54 @@ def test_of_equals_the_first_wins_and_two_make_a_long_summary(client: TestClient
     assert len(asked) == 2
 
 
+@pytest.fixture
+def weighed(monkeypatch: pytest.MonkeyPatch) -> dict[str, AnswerScore]:
+    """Scores by answer, to be filled by the test."""
+    scores: dict[str, AnswerScore] = {}
+
+    async def of(_: AnswerScores, given: Sequence[Question]) -> list[list[AnswerScore]]:
+        return [[scores[answer] for answer in question.answers] for question in given]
+
+    monkeypatch.setattr(AnswerScores, "of", of)
+    return scores
+
+
+@pytest.mark.parametrize(("better", "summary"), [(0.1, 0), (0.3, 1)])
+def test_a_sentence_must_be_better_than_the_first_by_a_margin(
+    client: TestClient, weighed: dict[str, AnswerScore], better: float, summary: int
+) -> None:
+    sentences = ["One here.", "Two there."]
+    weighed |= {sentences[0]: AnswerScore(-4.0, 4), sentences[1]: AnswerScore(4 * (better - 1), 4)}
+    assert client.post("/v1/summarize", json={"text": " ".join(sentences)}).json()["summary"] == sentences[summary]
+
+
+def test_a_long_sentence_is_not_less_likely_for_its_length(client: TestClient, weighed: dict[str, AnswerScore]) -> None:
+    weighed |= {"One here.": AnswerScore(-8.0, 4), "Two of them stood over there.": AnswerScore(-10.0, 10)}
+    answer = client.post("/v1/summarize", json={"text": " ".join(weighed)}).json()
+    assert answer["summary"] == "Two of them stood over there."
+
+
+def test_a_sentence_that_says_what_the_others_say_is_preferred(
+    client: TestClient, weighed: dict[str, AnswerScore]
+) -> None:
+    sentences = ["Nobody knew why.", "The dam broke.", "Then the old dam broke at night."]
+    weighed |= dict.fromkeys(sentences, AnswerScore(-4.0, 4))
+    assert client.post("/v1/summarize", json={"text": " ".join(sentences)}).json()["summary"] in sentences[1:]
+
+
+@pytest.mark.parametrize(
+    ("sentences", "joined"),
+    [(["第一句。", "第二句。", "第三句。"], ""), (["One here.", "Two there.", "Six more."], " ")],
+)
+def test_two_sentences_are_joined_as_their_language_does(
+    client: TestClient, weighed: dict[str, AnswerScore], sentences: list[str], joined: str
+) -> None:
+    weighed |= dict(zip(sentences, [AnswerScore(mean * 4.0, 4) for mean in (-9, -1, -2)], strict=True))
+    text = joined.join(sentences)
+    answer = client.post("/v1/summarize", json={"text": text, "length": "long", "method": "extract"}).json()
+    assert answer["summary"] == joined.join(sentences[1:])
+
+
 def test_extraction_streams_too(client: TestClient, asked: list[Question]) -> None:
     body = {"text": "".join(["第一句。", "第二句。"]), "stream": True}
     chunk, done = events_of(client.post("/v1/summarize", json=body).text)
@@ -123,6 +203,15 @@ def test_candidates_are_scored_by_the_engine_and_counted(client: TestClient, ser
     ends = [server.tokenizer.decode(request.prompt_token_ids[request.boundaries[-1] :]) for request in requests]
     assert ends == SENTENCES
     assert answer["usage"]["prompt_tokens"] == sum(len(request.prompt_token_ids) for request in requests)
+
+
+def test_of_a_long_document_only_the_first_sentences_of_each_piece_are_weighed(
+    client: TestClient, asked: list[Question], server: Server
+) -> None:
+    server.service.prompts = ShortSighted()
+    client.post("/v1/summarize", json={"text": "It is so. " * 6 * 20})
+    assert len(asked) == 20
+    assert {len(question.answers) for question in asked} == {64 // 20}
 
 
 @pytest.mark.parametrize(

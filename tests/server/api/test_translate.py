@@ -6,6 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from model.quality import Measured, Quality
+from server.segments import AHEAD
 from tests.server.applications import MODEL, Server, events_of
 
 
@@ -70,6 +71,18 @@ def test_a_stream_ends_with_details_and_usage(client: TestClient, server: Server
     }
 
 
+@pytest.mark.parametrize("texts", [["das ist lang", "das ist gut"], ["das ist gut", "das ist lang"]])
+def test_where_any_text_was_cut_off_the_stream_says_so(client: TestClient, server: Server, texts: list[str]) -> None:
+    long = server.tokenizer.encode("lang")[0]
+    server.engine.answer = lambda request: [50] * (9 if long in request.prompt_token_ids[-20:] else 2)
+    body = {"text": texts, "source_lang": "de", "target_lang": "en", "stream": True, "max_tokens": 5}
+    done = events_of(client.post("/v1/translate", json=body).text)[-1]
+    assert [each["finish_reason"] for each in done["translations"]] == [
+        "length" if "lang" in text else "stop" for text in texts
+    ]
+    assert done["finish_reason"] == "length"
+
+
 def test_streamed_or_not_a_weak_direction_is_named(client: TestClient, server: Server) -> None:
     weak = Measured("translate", "news", "de-en", "BLEU", 3.0, "copy source", 3.5, better=False)
     server.service.quality = Quality((weak,))
@@ -77,6 +90,19 @@ def test_streamed_or_not_a_weak_direction_is_named(client: TestClient, server: S
     [warning] = client.post("/v1/translate", json=body).json()["warnings"]
     assert "not good at translate de-en" in warning
     assert events_of(client.post("/v1/translate", json=body | {"stream": True}).text)[-1]["warnings"] == [warning]
+
+
+def test_every_weak_direction_of_a_list_is_named_once(client: TestClient, server: Server) -> None:
+    server.service.quality = Quality(
+        tuple(
+            Measured("translate", "news", pair, "BLEU", 3.0, "copy source", 3.5, better=False)
+            for pair in ("de-en", "zh-en", "fr-en")
+        )
+    )
+    texts = ["das ist nicht gut", "das ist gut", "c'est très bien"]
+    german, french = translate(client, text=texts, target_lang="en")["warnings"]
+    assert "translate de-en" in german
+    assert "translate fr-en" in french
 
 
 def test_sampling_fields_and_stop_strings_are_taken(client: TestClient, server: Server) -> None:
@@ -146,3 +172,13 @@ def test_many_long_texts_fit_an_idle_server_and_leave_room(client: TestClient, s
     server.engine.capacity = 80
     answer = translate(client, text=["It rains. " * 40] * 32, source_lang="en", target_lang="de")
     assert [each["text"].count("It rains.") for each in answer["translations"]] == [40] * 32
+
+
+@pytest.mark.parametrize("texts", [1, 4, 32])
+def test_one_request_has_no_more_at_once_for_having_several_texts(
+    client: TestClient, server: Server, texts: int
+) -> None:
+    running: list[int] = []
+    server.engine.answer = lambda _: running.append(server.engine.running) or ()  # type: ignore[func-returns-value]
+    translate(client, text=["It rains. " * 40] * texts, source_lang="en", target_lang="de")
+    assert max(running) == AHEAD
