@@ -117,3 +117,15 @@ def test_freeing_twice_is_noticed() -> None:
     manager.free(blocks)
     with pytest.raises(AssertionError, match="freed twice"):
         manager.free(blocks)
+
+
+def test_shared_blocks_that_somebody_owns_take_no_room() -> None:
+    manager = BlockManager(2)
+    blocks = manager.allocate(1)
+    manager.register(blocks[0], b"digest")
+    assert manager.can_allocate(1, shared=blocks)
+    assert not manager.can_allocate(2, shared=blocks)
+
+
+def test_digests_are_long_enough_that_none_are_alike_by_chance() -> None:
+    assert len(block_digest(EMPTY_PREFIX, (1, 2, 3, 4))) >= 16

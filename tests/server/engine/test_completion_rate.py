@@ -1,5 +1,7 @@
 """What a refused client is told to wait."""
 
+import pytest
+
 from server.engine.completion_rate import LONGEST, SHORTEST, CompletionRate
 
 
@@ -43,3 +45,11 @@ def test_many_fast_completions_are_measured_over_their_own_span() -> None:
     for number in range(1000):
         rate.finished(number / 2, idle=False)
     assert rate.expected_wait(499.5) == 0.5 * 60 / 61
+
+
+def test_no_more_time_is_counted_than_the_kept_completions_took() -> None:
+    rate = CompletionRate()
+    rate.started(0.0)
+    for number in range(1000):
+        rate.finished(number * 0.11, idle=False)
+    assert rate.expected_wait(999 * 0.11) == pytest.approx(0.11 * 255 / 256)  # 256 are kept, of less than the window

@@ -4,8 +4,9 @@ import pytest
 
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
-from server.engine.pace import FIRST, SMALLEST, Pace
-from tests.server.engine.tiny import engine_config, request, tiny_network
+from server.engine.pace import FIRST, SMALLEST, Pace, PromptRoom
+from server.engine.sequence import Sequence
+from tests.server.engine.tiny import engine_config, request, run, tiny_network
 
 STEP, TOKEN = 0.1, 0.01  # seconds of the made-up machine
 
@@ -74,3 +75,26 @@ def test_streams_wait_no_longer_than_the_stretch(monkeypatch: pytest.MonkeyPatch
 def test_a_stretch_of_one_is_refused() -> None:
     with pytest.raises(ValueError, match="max_stretch is 1"):
         EngineConfig(64, max_stretch=1)
+
+
+def test_a_piece_costs_what_its_step_takes_longer_than_a_plain_one() -> None:
+    pace = Pace(stretch=3.0)
+    pace.observe(0.25, decodes=8, prefill_tokens=0)
+    pace.observe(0.5, decodes=8, prefill_tokens=16)  # a sixty-fourth of a second each
+    assert pace.piece() == 32  # in two steps' time
+
+
+def test_long_prompts_have_less_room_and_use_it_up() -> None:
+    short, long = (Sequence(request("r", [3] * length), 1, 0, 0.0) for length in (4, 5))
+    room = PromptRoom(tokens=10, long_tokens=6, long_prompt=4)
+    assert (room.for_prompt(short), room.for_prompt(long)) == (10, 6)
+    room.take(long, 4)
+    assert (room.for_prompt(short), room.for_prompt(long)) == (6, 2)
+    room.take(short, 5)
+    assert (room.for_prompt(short), room.for_prompt(long)) == (1, 1)
+
+
+def test_a_prompt_that_nobody_waits_for_is_read_at_once() -> None:
+    engine = Engine(tiny_network(), engine_config(max_stretch=2.0, long_prompt=50, snapshot_interval=1024))
+    run(engine, [request("long", [3] * 200, 1)])
+    assert engine.stats().steps == 1

@@ -63,3 +63,5 @@ def test_long_steps_are_counted_at_once() -> None:
     load = RoutingLoad({0: 4})
     load.observe((routing([[0, 1]] * TOKENS_KEPT, [[0.5, 0.5]] * TOKENS_KEPT, [[0.0] * 4] * TOKENS_KEPT),))
     assert load.loads[0].tokens_per_expert == (TOKENS_KEPT, TOKENS_KEPT, 0, 0)
+    load.observe((routing([[2, 3]], [[0.5, 0.5]], [[0.0] * 4]),))
+    assert load.loads[0].tokens_per_expert == (TOKENS_KEPT, TOKENS_KEPT, 0, 0), "a short one after it is not"

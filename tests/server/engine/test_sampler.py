@@ -129,9 +129,10 @@ def test_penalties_by_hand() -> None:
     assert logits[0, 4] == 4.0, "the model's scores are still needed for log-probabilities"
 
 
-def test_min_tokens_forbids_ends_until_it_is_reached() -> None:
+@pytest.mark.parametrize("more", [{}, {"logit_bias": {0: 0.25}}], ids=str)
+def test_min_tokens_forbids_ends_until_it_is_reached(more: dict[str, Any]) -> None:
     logits = [0.0, 1.0, 9.0, 8.0]
-    way: dict[str, Any] = {"min_tokens": 2, "stop_token_ids": frozenset({3})}
+    way: dict[str, Any] = {"min_tokens": 2, "stop_token_ids": frozenset({3})} | more
     assert [chosen(logits, sequence(*[1] * length, **way)) for length in range(3)] == [1, 1, 2]
 
 
@@ -198,3 +199,17 @@ def test_a_temperature_near_zero_is_greedy(temperature: float) -> None:
     logits = random_logits(4)
     sequences = [sequence(temperature=temperature, seed=seed) for seed in range(4)]
     assert Sampler().sample(logits, sequences).token_ids == logits.argmax(-1).tolist()
+
+
+def test_presence_penalty_alone_by_hand() -> None:
+    logits = [0.0, 0.0, 0.0, 2.0, 1.75]
+    assert chosen(logits, sequence(3, 3, presence_penalty=0.125)) == 3
+    assert chosen(logits, sequence(3, 3, presence_penalty=0.5)) == 4
+
+
+def test_noise_of_a_position_is_as_far_on_in_the_generator_as_the_high_word_says() -> None:
+    for position in (0, 1, 9):
+        generator = np.random.Philox(key=5)
+        generator.advance(position << 192)
+        expected = gumbel(np.random.Generator(generator).random(40, dtype=np.float32))
+        assert (gumbel_noise(5, position, 40) == expected).all()

@@ -1,5 +1,6 @@
 """The scheduler over a simulated memory: right tokens, fair order, nothing left, whatever comes when."""
 
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -277,3 +278,79 @@ def test_clear_recovers_from_any_state() -> None:
     simulation.check()
     simulation.scheduler.add(request("c", [0, 1, 2], 4, ignore_eos=True))
     assert collect(simulation.drain())["c"].token_ids == simulated_decode([0, 1, 2], 4)
+
+
+def test_a_scored_position_is_no_place_to_remember() -> None:
+    simulation = Simulation(layout_of(), snapshot_interval=6)  # six is a multiple, a boundary, and scored
+    prefilled(simulation, request("a", [0, 1, 2, 3, 4, 0, 1, 2], 0, prompt_logprobs=True, boundaries=(2, 6)))
+    assert simulation.scheduler.memory.states.snapshots_used == 2  # two, and five for the score of six
+
+
+def test_a_prompt_that_ends_at_a_multiple_of_the_interval_is_remembered_there() -> None:
+    simulation = Simulation(layout_of(), snapshot_interval=6)
+    assert prefilled(simulation, request("a", [0, 1, 2, 3, 4, 0], 0)) == 6
+    assert prefilled(simulation, request("b", [0, 1, 2, 3, 4, 0, 1, 2], 0)) == 2
+
+
+def test_a_snapshot_without_its_blocks_is_not_used() -> None:
+    simulation = Simulation(layout_of(blocks=6), snapshot_interval=100, max_num_batched_tokens=32)
+    first = request("a", [0, 1, 2, 3, 4, 0, 1, 2, 3], 1, boundaries=(8,))
+    assert prefilled(simulation, first) == 9
+    prefilled(simulation, request("b", [4] * 21, 1))  # all six blocks
+    assert prefilled(simulation, replace(first, request_id="again")) == 9
+
+
+def test_found_blocks_count_as_taken_while_a_request_waits_for_room() -> None:
+    simulation = Simulation(layout_of(blocks=6, state=False), eos_token_ids=frozenset(), max_num_batched_tokens=32)
+    prompt = [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0]
+    prefilled(simulation, request("before", prompt, 1))
+    simulation.scheduler.add(request("running", [4, 4], 2))
+    outputs = simulation.step()
+    simulation.scheduler.add(request("again", [*prompt, *[4] * 5], 2))  # two blocks beside the four it finds
+    outputs += simulation.step()
+    assert len(simulation.scheduler.waiting) == 1
+    results = collect(outputs + simulation.drain())
+    assert results["again"].num_cached_tokens == 16
+    assert results["again"].token_ids == simulated_decode([*prompt, *[4] * 5], 2)
+
+
+def test_found_blocks_are_not_taken_for_new_ones() -> None:
+    simulation = Simulation(layout_of(blocks=6, state=False), max_num_batched_tokens=32)
+    prompt = [0, 1, 2, 3, 4, 0, 1, 2]
+    prefilled(simulation, request("a", prompt, 1))
+    prefilled(simulation, request("b", [4] * 12, 1))  # unused for less long than the blocks of the first
+    assert prefilled(simulation, request("c", [*prompt, *[3] * 9], 1)) == 9
+
+
+def test_nothing_is_remembered_of_a_step_with_scores_that_are_no_numbers() -> None:
+    simulation = Simulation(layout_of())
+    simulation.scheduler.add(request("bad", [0, 1, 2, 3, 4, 0, 1], 3))
+    for fails in (False, True):
+        batch = simulation.scheduler.schedule()
+        computed = simulation.runner.step(simulation.scheduler, batch)
+        simulation.scheduler.update(batch, replace(computed, failed=frozenset({"bad"} if fails else ())))
+    assert not simulation.scheduler.has_unfinished
+    assert prefilled(simulation, request("b", [0, 1, 2, 3, 4, 0, 1], 1)) == 7
+
+
+def test_prompts_share_the_tokens_of_a_step() -> None:
+    simulation = Simulation(layout_of(), prefix_caching=False)
+    for name in ("a", "b", "c"):
+        simulation.scheduler.add(request(name, [0] * 12, 1))
+    batch = simulation.scheduler.schedule()
+    assert [sequence.num_scheduled_tokens for sequence in batch.sequences] == [12, 4]
+
+
+def test_a_preempted_request_is_counted_and_timed_once() -> None:
+    simulation = Simulation(layout_of(blocks=7), eos_token_ids=frozenset())
+    for name in ("first", "second", "third"):
+        simulation.scheduler.add(request(name, [0, 1, 0], 16))
+    results = collect(simulation.drain())
+    counts = simulation.scheduler.counts
+    assert counts.preemptions > 0
+    assert (counts.prompt_tokens, counts.prefix_cache_queries) == (9, 9)
+    for result in results.values():
+        assert result.times is not None
+        assert result.times.scheduled is not None
+        assert result.times.first_token is not None
+        assert result.times.scheduled < result.times.first_token

@@ -35,6 +35,7 @@ def check(prompt: list[int], max_tokens: int = 4, **changes: Any) -> None:
         ([5], {"stop_token_ids": frozenset({-1})}, "name token id -1"),
         ([5], {"min_tokens": -1}, "min_tokens is -1"),
         ([5], {"logprobs": 101}, "logprobs is 101"),
+        ([5], {"beam_width": 2, "max_tokens": 0}, "give max_tokens of 1 or more"),
     ],
 )
 def test_refused(prompt: list[int], changes: dict[str, Any], message: str) -> None:
