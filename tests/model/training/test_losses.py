@@ -1,8 +1,11 @@
-"""The loss: by chunks as whole, and thinned weights that give the same in the mean."""
+"""The loss: by chunks as whole, thinned weights that give the same in the mean, and what a router costs."""
+
+import math
 
 import pytest
 import torch
 
+from model.layers.router import Routing
 from model.training import losses
 
 TOKENS, WIDTH, VOCABULARY = 40, 16, 64
@@ -60,3 +63,46 @@ def test_noise_changes_a_share_of_the_noisy_tokens_and_no_others() -> None:
 def test_a_batch_without_noise_stays_as_it_is() -> None:
     ids_BL = torch.arange(6).view(2, 3)
     assert torch.equal(losses.noised(ids_BL, torch.zeros(2, 3), seeded(1)), ids_BL)
+
+
+# What a router costs: two experts, of three tokens the last is padding
+
+REAL_T = torch.tensor([True, True, False])
+
+
+def routed() -> Routing:
+    """Probabilities of the first expert are 0.5, 0.8 and nearly 1; a choice of weight zero is not computed."""
+    return Routing(
+        weights_TK=torch.tensor([[0.5, 0.5], [0.8, 0.0], [1.0, 1.0]]),
+        experts_TK=torch.tensor([[0, 1], [0, 1], [0, 1]]),
+        scores_TE=torch.tensor([[0.5, 0.5], [0.8, 0.2], [1.0, 1e-9]]).log(),
+    )
+
+
+def test_the_balance_loss_is_load_share_by_mean_probability_times_the_experts_without_padding() -> None:
+    share_E = torch.tensor([0.75, 0.25])
+    expected = 2 * (0.75 * (0.5 + 0.8) / 2 + 0.25 * (0.5 + 0.2) / 2)
+    assert float(losses.balance_loss(routed(), REAL_T, share_E)) == pytest.approx(expected)
+
+
+def test_the_balance_loss_is_one_when_even() -> None:
+    experts = 8
+    even = Routing(torch.ones(5, 1), torch.zeros(5, 1, dtype=torch.int64), torch.zeros(5, experts))
+    loss = losses.balance_loss(even, torch.ones(5, dtype=torch.bool), torch.full((experts,), 1 / experts))
+    assert float(loss) == pytest.approx(1)
+
+
+def test_the_z_loss_is_the_mean_squared_log_partition_without_padding() -> None:
+    scores_TE = torch.tensor([[3.0, 3.0], [0.0, 0.0], [50.0, 50.0]])
+    routing = Routing(torch.ones(3, 1), torch.zeros(3, 1, dtype=torch.int64), scores_TE)
+    expected = ((3 + math.log(2)) ** 2 + math.log(2) ** 2) / 2
+    assert float(losses.z_loss(routing, REAL_T)) == pytest.approx(expected)
+
+
+def test_the_load_counts_computed_choices_of_real_tokens() -> None:
+    assert losses.load(routed(), REAL_T).tolist() == [2, 1]
+
+
+def test_max_violation_by_hand() -> None:
+    assert losses.max_violation(torch.tensor([6, 2, 2, 2])) == pytest.approx(1.0)
+    assert losses.max_violation(torch.tensor([3, 3, 3])) == 0
