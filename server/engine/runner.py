@@ -14,8 +14,8 @@ from model.cache import CacheStorage
 from model.network import CausalLM
 from server.engine.cache.prefix_cache import CacheOp, CopyRow, ZeroRow
 from server.engine.config import CacheLayout
-from server.engine.decode_graphs import DecodeSteps
-from server.engine.routing_load import RoutingLoad
+from server.engine.decode_graphs import DecodeGraphs
+from server.engine.expert_load import ExpertLoadRecorder
 from server.engine.sampler import token_logprobs
 from server.engine.sequence import Sequence
 from server.engine.step import ScheduledBatch
@@ -25,7 +25,7 @@ SCORED_AT_ONCE = 128  # prompt positions whose logits exist at the same time
 
 
 @dataclass(frozen=True, slots=True)
-class StepResult:
+class ModelOutput:
     """Scores for the tokens to sample, and log-probabilities of prompt tokens by request id."""
 
     logits_RV: Tensor
@@ -39,7 +39,7 @@ class ModelRunner:
     def __init__(
         self, network: CausalLM, layout: CacheLayout, *, max_model_len: int, device: torch.device | str = "cpu"
     ) -> None:
-        self.load = RoutingLoad(network.num_experts)
+        self.expert_load = ExpertLoadRecorder(network.num_experts)
         self.network = network
         self._device = device
         self._cache = CacheStorage(
@@ -51,22 +51,22 @@ class ModelRunner:
             device=device,
         )
         width = -(-max_model_len // layout.block_size) if layout.has_kv else 0
-        self.decode_steps = DecodeSteps(network, width)
+        self.decode_graphs = DecodeGraphs(network, width)
         self._block_tables = torch.zeros((layout.num_slots, width), dtype=torch.int32)
         self._written = [(-1, 0, 0)] * layout.num_slots  # (sequence, its preemptions, blocks) of each block table
 
     @torch.inference_mode()
-    def execute(self, batch: ScheduledBatch) -> StepResult:
+    def execute(self, batch: ScheduledBatch) -> ModelOutput:
         """Do a step. Raises whatever the network raises; then the batch's sequences cannot go on."""
         for op in batch.cache_ops:
             self._apply(op)
         inputs = self._inputs(batch.sequences)
         if all(_decodes(sequence) for sequence in batch.sequences):
-            logits_RV, routings = self.decode_steps.run(inputs)
-            self.load.observe(routings)
-            return StepResult(logits_RV)
+            logits_RV, routings = self.decode_graphs.run(inputs)
+            self.expert_load.observe(routings)
+            return ModelOutput(logits_RV)
         hidden_TD, routings = self.network(inputs)
-        self.load.observe(routings)
+        self.expert_load.observe(routings)
         rows, end = [], 0
         for sequence in batch.sequences:
             end += sequence.num_scheduled_tokens
@@ -74,9 +74,9 @@ class ModelRunner:
                 rows.append(end - 1)
         scored, failed = self._score_prompts(batch.sequences, hidden_TD)
         if not rows:
-            return StepResult(hidden_TD.new_empty(0, self.network.config.vocab_size), scored, failed)
+            return ModelOutput(hidden_TD.new_empty(0, self.network.config.vocab_size), scored, failed)
         sampled_RD = hidden_TD if len(rows) == end else hidden_TD[rows]
-        return StepResult(self.network.logits(sampled_RD), scored, failed)
+        return ModelOutput(self.network.logits(sampled_RD), scored, failed)
 
     def _apply(self, op: CacheOp) -> None:
         if isinstance(op, ZeroRow):

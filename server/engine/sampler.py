@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model import kernels
 from server.engine.sequence import Sequence
-from server.engine.step import StepOutput
+from server.engine.step import SampledTokens
 from server.engine.types import SamplingParams, TokenLogprobs
 
 GREEDY_BELOW = 1e-5  # temperatures this small leave no chance to any but the highest score
@@ -33,10 +33,10 @@ class Sampler:
         self._eos = frozenset(eos_token_ids)
 
     @torch.inference_mode()
-    def sample(self, logits_RV: Tensor, sequences: Rows[Sequence]) -> StepOutput:
+    def sample(self, logits_RV: Tensor, sequences: Rows[Sequence]) -> SampledTokens:
         """One token per row; `logits_RV` are the model's scores in float32, one row per sequence."""
         if not sequences:
-            return StepOutput([])
+            return SampledTokens([])
         finite = torch.isfinite(logits_RV.sum(-1)).tolist()
         scores_RV = self._adjust(logits_RV, sequences)
         token_ids: list[int] = kernels.highest(scores_RV).tolist()
@@ -45,7 +45,7 @@ class Sampler:
                 token_ids[row] = draw(
                     scores_RV[row].numpy(force=True), sequence.sampling, sequence.seed, len(sequence.tokens)
                 )
-        return StepOutput(
+        return SampledTokens(
             token_ids,
             self._logprobs(logits_RV, token_ids, sequences),
             frozenset(s.request_id for s, ok in zip(sequences, finite, strict=True) if not ok),

@@ -13,8 +13,8 @@ from server.engine.config import CacheLayout, EngineConfig
 from server.engine.prefill_budget import Pace, PromptRoom
 from server.engine.queues import Queues
 from server.engine.sequence import Sequence, SequenceStatus
-from server.engine.step import NOT_FINITE, ScheduledBatch, SchedulerCounts, StepOutput
-from server.engine.types import EngineRequest, FinishReason, TokenOutput
+from server.engine.step import NOT_FINITE, SampledTokens, ScheduledBatch, SchedulerStats
+from server.engine.types import EngineOutput, EngineRequest, FinishReason
 
 
 class Scheduler:
@@ -26,9 +26,9 @@ class Scheduler:
         self.config = config
         self.layout = layout
         self.queues = Queues(config, layout)
-        self.memory, self.waiting, self.running = self.queues.memory, self.queues.waiting, self.queues.running
-        self.counts = SchedulerCounts()
-        self.beams = BeamSearch(config, self.queues, self.counts, clock)
+        self.cache, self.waiting, self.running = self.queues.cache, self.queues.waiting, self.queues.running
+        self.stats = SchedulerStats()
+        self.beams = BeamSearch(config, self.queues, self.stats, clock)
         self.pace = None if config.max_stretch is None else Pace(config.max_stretch)
         self._clock = clock
         self._seeds = Random(config.seed)
@@ -55,7 +55,7 @@ class Scheduler:
         if first is not request:
             self.beams.start(request.request_id, sequence)
 
-    def abort(self, request_id: str) -> list[TokenOutput]:
+    def abort(self, request_id: str) -> list[EngineOutput]:
         """End a request and free its memory. Nothing happens for an id that is unknown or finished."""
         if request_id in self.beams:
             return [self.beams.abort(request_id)]
@@ -65,7 +65,7 @@ class Scheduler:
         self.queues.leave(sequence)
         return [sequence.terminal(FinishReason.ABORT, self._clock())]
 
-    def fail(self, sequences: list[Sequence], error: str) -> list[TokenOutput]:
+    def fail(self, sequences: list[Sequence], error: str) -> list[EngineOutput]:
         """End sequences whose step went wrong, and trust nothing that was remembered."""
         outputs = []
         for sequence in sequences:
@@ -74,7 +74,7 @@ class Scheduler:
             elif sequence.request_id in self.queues.by_id:
                 self.queues.leave(sequence)
                 outputs.append(sequence.terminal(FinishReason.ERROR, self._clock(), error=error))
-        self.memory.prefixes.forget()
+        self.cache.prefixes.forget()
         return outputs
 
     def clear(self) -> None:
@@ -89,18 +89,18 @@ class Scheduler:
             self._preempt(self.running[-1])
             batch = self._schedule()
         sampling = [sequence for sequence in batch if sequence.samples]
-        return ScheduledBatch(batch, sampling, self.memory.prefixes.take_pending() if batch else [])
+        return ScheduledBatch(batch, sampling, self.cache.prefixes.take_pending() if batch else [])
 
     def _schedule(self) -> list[Sequence]:
-        preemptions = self.counts.preemptions
+        preemptions = self.stats.preemptions
         batch = self._schedule_decode()
         room = self._room_for_prompts(decodes=len(batch))
         for sequence in self.running:
             if not sequence.is_decoding and room.for_prompt(sequence):
                 self._schedule_prefill(sequence, room)
                 batch.append(sequence)
-        while self.waiting and room.for_prompt(self.waiting[0]) and self.counts.preemptions == preemptions:
-            if not self.memory.admit(self.waiting[0], spare=len(self.running)):  # nobody overtakes it
+        while self.waiting and room.for_prompt(self.waiting[0]) and self.stats.preemptions == preemptions:
+            if not self.cache.admit(self.waiting[0], spare=len(self.running)):  # nobody overtakes it
                 break
             sequence = self._start_next()
             self._schedule_prefill(sequence, room)
@@ -111,16 +111,16 @@ class Scheduler:
         tokens = self.config.max_num_batched_tokens - decodes
         return PromptRoom(tokens, self.pace.piece() if self.pace and decodes else tokens, self.config.long_prompt)
 
-    def update(self, batch: ScheduledBatch, computed: StepOutput) -> list[TokenOutput]:
+    def update(self, batch: ScheduledBatch, computed: SampledTokens) -> list[EngineOutput]:
         """Enter what the step computed: append tokens, remember prefixes, finish and free."""
         now = self._clock()
-        outputs: list[TokenOutput] = []
+        outputs: list[EngineOutput] = []
         finished: list[Sequence] = []
         rows = {sequence.request_id: row for row, sequence in enumerate(batch.sampling)}
         for sequence in batch.sequences:
             if sequence.status is SequenceStatus.FINISHED:
                 continue  # its group ended in this step, with another of its beams
-            self.memory.advance(sequence)
+            self.cache.advance(sequence)
             row = rows.get(sequence.request_id)
             if self.beams.has(sequence):
                 outputs += self.beams.offer(sequence, row, computed)
@@ -141,17 +141,17 @@ class Scheduler:
             index += 1
             if not sequence.is_decoding or sequence.is_held:
                 continue
-            if self.memory.needs_block(sequence):
+            if self.cache.needs_block(sequence):
                 if not self._make_room(sequence):
                     break
-                self.memory.extend(sequence)
+                self.cache.extend(sequence)
             sequence.num_scheduled_tokens = 1
             batch.append(sequence)
         return batch
 
     def _make_room(self, sequence: Sequence) -> bool:
         """Get one free block by preempting from the end of `running`; False if that hit `sequence` itself."""
-        while not self.memory.blocks.can_allocate(1):
+        while not self.cache.blocks.can_allocate(1):
             last = self.running[-1]
             self._preempt(last)
             if last is sequence:
@@ -160,7 +160,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self.queues.retire(sequence)
-        self.counts.preemptions += 1
+        self.stats.preemptions += 1
         sequence.status = SequenceStatus.WAITING
         sequence.num_preemptions += 1
         sequence.num_computed_tokens = 0
@@ -184,15 +184,15 @@ class Scheduler:
         if sequence.scheduled is None:
             sequence.scheduled = self._clock()
             sequence.num_cached_tokens = sequence.num_computed_tokens
-            self.counts.prompt_tokens += sequence.prompt_len
-            if self.memory.prefixes.enabled:
-                self.counts.prefix_cache_queries += sequence.prompt_len
-                self.counts.prefix_cache_hits += sequence.num_cached_tokens
+            self.stats.prompt_tokens += sequence.prompt_len
+            if self.cache.prefixes.enabled:
+                self.stats.prefix_cache_queries += sequence.prompt_len
+                self.stats.prefix_cache_hits += sequence.num_cached_tokens
         return sequence
 
     # The steps of update()
 
-    def _output(self, sequence: Sequence, row: int | None, computed: StepOutput, now: float) -> TokenOutput | None:
+    def _output(self, sequence: Sequence, row: int | None, computed: SampledTokens, now: float) -> EngineOutput | None:
         """What the client gets of this step, if anything."""
         if sequence.request_id in computed.failed:
             return sequence.terminal(FinishReason.ERROR, now, error=NOT_FINITE)
@@ -207,12 +207,12 @@ class Scheduler:
         token = computed.token_ids[row]
         logprobs = (computed.logprobs[row],) if row in computed.logprobs else ()
         sequence.tokens.append(token)
-        self.counts.generation_tokens += 1
+        self.stats.generation_tokens += 1
         if sequence.first_token is None:
             sequence.first_token = now
         reason = self._finish_reason(sequence, token)
         if reason is None:
-            return TokenOutput(sequence.request_id, (token,), logprobs, prompt_logprobs, sequence.num_cached_tokens)
+            return EngineOutput(sequence.request_id, (token,), logprobs, prompt_logprobs, sequence.num_cached_tokens)
         return sequence.terminal(reason, now, token_ids=(token,), logprobs=logprobs, prompt_logprobs=prompt_logprobs)
 
     def _finish_reason(self, sequence: Sequence, token: int) -> FinishReason | None:
@@ -226,7 +226,7 @@ class Scheduler:
     def _finish(self, finished: list[Sequence], failed: frozenset[str]) -> None:
         for sequence in finished:
             if sequence.request_id not in failed and sequence.num_output_tokens:
-                self.memory.prefixes.remember_state(sequence)  # the next turn of the conversation starts here
+                self.cache.prefixes.remember_state(sequence)  # the next turn of the conversation starts here
             self.queues.leave(sequence)
         if failed:
-            self.memory.prefixes.forget()
+            self.cache.prefixes.forget()

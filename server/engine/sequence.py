@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from server.engine.types import EngineRequest, FinishReason, RequestTimes, SamplingParams, TokenLogprobs, TokenOutput
+from server.engine.types import EngineOutput, EngineRequest, FinishReason, RequestTimes, SamplingParams, TokenLogprobs
 
 
 class SequenceStatus(Enum):
@@ -105,9 +105,9 @@ class Sequence:
         logprobs: tuple[TokenLogprobs, ...] = (),
         prompt_logprobs: tuple[TokenLogprobs, ...] = (),
         error: str | None = None,
-    ) -> TokenOutput:
+    ) -> EngineOutput:
         """The last output of this request."""
-        return TokenOutput(
+        return EngineOutput(
             self.request_id,
             token_ids,
             logprobs,

@@ -34,7 +34,7 @@ class ScheduledBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class StepOutput:
+class SampledTokens:
     """The tokens of a step, in the order of `ScheduledBatch.sampling`; log-probabilities only where asked for.
 
     `failed` are the ids of requests whose logits were not finite numbers.
@@ -47,7 +47,7 @@ class StepOutput:
 
 
 @dataclass(slots=True)
-class SchedulerCounts:
+class SchedulerStats:
     """What has happened since the start."""
 
     prompt_tokens: int = 0

@@ -83,7 +83,7 @@ class RequestTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenOutput:
+class EngineOutput:
     """What one step made for one request. The last output of a request, and no other, has a `finish_reason`.
 
     A terminal output may carry no token (abort, error). `num_cached_tokens` says how much of the prompt was reused.

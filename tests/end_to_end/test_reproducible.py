@@ -11,7 +11,7 @@ from model.checkpoints.hub import BUNDLED
 from model.loading.load import load_network
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
-from server.engine.types import EngineRequest, SamplingParams, TokenOutput
+from server.engine.types import EngineOutput, EngineRequest, SamplingParams
 from tests.end_to_end.conftest import RunningServer, serving
 
 pytestmark = pytest.mark.slow
@@ -80,7 +80,7 @@ def outcomes(engine: Engine, batch: list[EngineRequest]) -> dict[str, list[Any]]
     return found
 
 
-def entries(output: TokenOutput) -> list[Any]:
+def entries(output: EngineOutput) -> list[Any]:
     return [(entry.token_id, entry.logprob, entry.top) for entry in output.logprobs]
 
 

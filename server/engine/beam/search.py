@@ -11,15 +11,15 @@ from server.engine.beam.group import BeamGroup, Continuation
 from server.engine.config import EngineConfig
 from server.engine.queues import Queues
 from server.engine.sequence import Sequence, SequenceStatus
-from server.engine.step import NOT_FINITE, SchedulerCounts, StepOutput
-from server.engine.types import EngineRequest, FinishReason, TokenOutput
+from server.engine.step import NOT_FINITE, SampledTokens, SchedulerStats
+from server.engine.types import EngineOutput, EngineRequest, FinishReason
 
 
 class BeamSearch:
     """All groups of beams, whose sequences are in `queues` with those of other requests."""
 
     def __init__(
-        self, config: EngineConfig, queues: Queues, counts: SchedulerCounts, clock: Callable[[], float]
+        self, config: EngineConfig, queues: Queues, counts: SchedulerStats, clock: Callable[[], float]
     ) -> None:
         self._config, self._queues, self._counts, self._clock = config, queues, counts, clock
         self._groups: dict[str, BeamGroup] = {}  # by the id of the request
@@ -52,7 +52,7 @@ class BeamSearch:
         group.scores[sequence] = 0.0
         self._group_of[sequence] = group
 
-    def offer(self, sequence: Sequence, row: int | None, computed: StepOutput) -> list[TokenOutput]:
+    def offer(self, sequence: Sequence, row: int | None, computed: SampledTokens) -> list[EngineOutput]:
         """Enter a beam's next tokens, if the step sampled any; the request's end where they are not finite."""
         group = self._group_of[sequence]
         if sequence.request_id in computed.failed:
@@ -62,16 +62,16 @@ class BeamSearch:
             group.offer(sequence, computed.logprobs[row])
         return []
 
-    def advance(self) -> list[TokenOutput]:
+    def advance(self) -> list[EngineOutput]:
         """Let the groups go on of which all beams have offered; the answers of those that are done."""
         complete = [group for group in self._groups.values() if group.is_complete]
         return [output for group in complete if (output := self._advance(group)) is not None]
 
-    def abort(self, request_id: str) -> TokenOutput:
+    def abort(self, request_id: str) -> EngineOutput:
         """End a request with all of its beams."""
         return self._end(self._groups[request_id], FinishReason.ABORT)
 
-    def fail(self, sequence: Sequence, error: str) -> TokenOutput:
+    def fail(self, sequence: Sequence, error: str) -> EngineOutput:
         """End the request of a beam whose step went wrong."""
         return self._end(self._group_of[sequence], FinishReason.ERROR, error)
 
@@ -80,7 +80,7 @@ class BeamSearch:
         self._groups.clear()
         self._group_of.clear()
 
-    def _advance(self, group: BeamGroup) -> TokenOutput | None:
+    def _advance(self, group: BeamGroup) -> EngineOutput | None:
         """Let the best continuations go on; the group's answer when none does, or none may."""
         chosen = group.choose()
         some = next(iter(group.scores))
@@ -118,7 +118,7 @@ class BeamSearch:
         child = parent.fork(group.member_request(), self._queues.next_number(), token)
         self._group_of[child] = group
         self._queues.by_id[child.request_id] = child
-        if parent.status is SequenceStatus.RUNNING and self._queues.memory.copy(parent, child):
+        if parent.status is SequenceStatus.RUNNING and self._queues.cache.copy(parent, child):
             child.num_computed_tokens = child.prefill_end = parent.num_computed_tokens
             self._queues.run(child)
         else:
@@ -127,7 +127,7 @@ class BeamSearch:
 
     def _end(
         self, group: BeamGroup, reason: FinishReason, error: str | None = None, *, token_ids: tuple[int, ...] = ()
-    ) -> TokenOutput:
+    ) -> EngineOutput:
         """Free all beams; the one output of the request."""
         some = next(iter(group.scores))
         for sequence in group.scores:

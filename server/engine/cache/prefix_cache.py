@@ -42,13 +42,13 @@ CacheOp = ZeroRow | CopyRow | CopyBlock
 class PrefixHit:
     """The first `num_tokens` tokens are there: full blocks, and the snapshot if the model has recurrent state.
 
-    `junction` is how far keys and values alone would have reached: where this sequence and an earlier one part.
+    `divergence_point` is how far keys and values alone would have reached: where this sequence and an earlier one part.
     """
 
     num_tokens: int = 0
     blocks: tuple[int, ...] = ()
     snapshot: SnapshotKey | None = None
-    junction: int = 0
+    divergence_point: int = 0
 
 
 class PrefixCache:
@@ -69,13 +69,13 @@ class PrefixCache:
         extend_digests(sequence.digests, sequence.tokens, size)
         digests = sequence.digests[: limit // size]
         blocks = self._blocks.match(digests) if self._layout.has_kv else []
-        junction = len(blocks) * size
+        divergence_point = len(blocks) * size
         if not self._layout.has_state:
-            return PrefixHit(junction, tuple(blocks), None, junction)
+            return PrefixHit(divergence_point, tuple(blocks), None, divergence_point)
         if self._layout.has_kv:
             digests = digests[: len(blocks)]
         position, snapshot = self._states.longest(digests, sequence.tokens, limit, size)
-        return PrefixHit(position, tuple(blocks[: position // size]), snapshot, junction)
+        return PrefixHit(position, tuple(blocks[: position // size]), snapshot, divergence_point)
 
     def restore(self, sequence: Sequence, hit: PrefixHit) -> None:
         """Order the copies that put a hit into the sequence's own slot and its first own block."""

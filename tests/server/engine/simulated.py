@@ -10,7 +10,7 @@ from server.engine.cache.prefix_cache import CopyBlock, CopyRow, ZeroRow
 from server.engine.config import CacheLayout
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sequence
-from server.engine.step import ScheduledBatch, StepOutput
+from server.engine.step import SampledTokens, ScheduledBatch
 from server.engine.types import TokenLogprobs
 
 VOCAB = 6
@@ -48,7 +48,7 @@ class SimulatedRunner:
         self.cells: list[list[Prefix]] = [[UNKNOWN] * layout.block_size for _ in range(layout.total_blocks)]
         self.rows: list[Prefix] = [UNKNOWN] * layout.total_rows
 
-    def step(self, scheduler: Scheduler, batch: ScheduledBatch) -> StepOutput:
+    def step(self, scheduler: Scheduler, batch: ScheduledBatch) -> SampledTokens:
         """Do a scheduled step as the real runner would, and check every cell that is read."""
         for op in batch.cache_ops:
             self._apply(op)
@@ -60,7 +60,7 @@ class SimulatedRunner:
             for row, sequence in enumerate(batch.sampling)
             if (count := sequence.sampling.logprobs) is not None
         }
-        return StepOutput([next_token(prefix) for prefix in prefixes], logprobs)
+        return SampledTokens([next_token(prefix) for prefix in prefixes], logprobs)
 
     def _apply(self, op: ZeroRow | CopyRow | CopyBlock) -> None:
         if isinstance(op, ZeroRow):
@@ -81,7 +81,7 @@ class SimulatedRunner:
             if self.layout.has_kv:
                 block = sequence.block_table[position // size]
                 if position >= first:
-                    assert scheduler.memory.blocks._refs[block] == 1, "a shared block is written"
+                    assert scheduler.cache.blocks._refs[block] == 1, "a shared block is written"
                     self.cells[block][position % size] = prefix
                 assert self.cells[block][position % size] == prefix
             if self.layout.has_state and position >= first:

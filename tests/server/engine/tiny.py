@@ -17,7 +17,7 @@ from model.network import CausalLM, cast_matrices
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.sampler import gumbel_noise
-from server.engine.types import EngineRequest, SamplingParams, TokenOutput
+from server.engine.types import EngineOutput, EngineRequest, SamplingParams
 
 KNOWN: WeakKeyDictionary[CausalLM, dict[tuple[Any, ...], tuple[int, ...]]] = WeakKeyDictionary()  # what oracles said
 VOCAB = 128
@@ -66,24 +66,24 @@ def random_prompt(rng: np.random.Generator, length: int) -> tuple[int, ...]:
     return tuple(int(token) for token in rng.integers(3, VOCAB, length))
 
 
-def run(engine: Engine, requests: Iterable[EngineRequest]) -> dict[str, TokenOutput]:
+def run(engine: Engine, requests: Iterable[EngineRequest]) -> dict[str, EngineOutput]:
     """Serve requests to their end; per request one output with everything that came."""
     for item in requests:
         engine.submit(item)
     return drain(engine)
 
 
-def drain(engine: Engine) -> dict[str, TokenOutput]:
+def drain(engine: Engine) -> dict[str, EngineOutput]:
     """Step until nothing is left."""
-    outputs: list[TokenOutput] = []
+    outputs: list[EngineOutput] = []
     while engine.has_unfinished:
         outputs += engine.step()
     return collect(outputs)
 
 
-def collect(outputs: Iterable[TokenOutput]) -> dict[str, TokenOutput]:
+def collect(outputs: Iterable[EngineOutput]) -> dict[str, EngineOutput]:
     """Join each request's outputs into one, and see that the last of them, and no other, is terminal."""
-    joined: dict[str, TokenOutput] = {}
+    joined: dict[str, EngineOutput] = {}
     for output in outputs:
         before = joined.get(output.request_id)
         if before is not None:

@@ -47,8 +47,8 @@ def simulate(asked: list[EngineRequest], layout: CacheLayout) -> dict[str, tuple
         batch = scheduler.schedule()
         assert not batch.is_empty
         outputs += scheduler.update(batch, runner.step(scheduler, batch))
-    assert scheduler.memory.blocks.num_used == 0
-    assert scheduler.memory.states.num_free_slots == layout.num_slots
+    assert scheduler.cache.blocks.num_used == 0
+    assert scheduler.cache.states.num_free_slots == layout.num_slots
     assert not len(scheduler.beams)
     assert not any(each.request_id in scheduler.beams for each in asked)
     return {name: output.token_ids for name, output in collect(outputs).items()}
