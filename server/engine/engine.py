@@ -3,16 +3,15 @@
 import logging
 import time
 from collections.abc import Callable, Collection
-from dataclasses import replace
 
 import torch
 
 from model.network import CausalLM
 from server.engine.config import EngineConfig, plan_cache_layout
 from server.engine.runner import ModelRunner
-from server.engine.sampler import Sampler
+from server.engine.sampler import sample
 from server.engine.scheduler import Scheduler
-from server.engine.step import SampledTokens, ScheduledBatch
+from server.engine.step import ModelOutput, SampledTokens, ScheduledBatch
 from server.engine.types import (
     EngineOutput,
     EngineRequest,
@@ -50,7 +49,6 @@ class Engine:
         self.layout = plan_cache_layout(config, network.cache_specs(), network.dtype)
         self.scheduler = Scheduler(config, self.layout, clock=clock)
         self.runner = ModelRunner(network, self.layout, max_model_len=config.max_model_len, device=device)
-        self.sampler = Sampler(config.eos_token_ids)
         self._clock = clock
         self._vocab_size = network.config.vocab_size
         self._steps = 0
@@ -90,13 +88,13 @@ class Engine:
         decodes, prefill_tokens = batch.num_decodes, batch.num_prefill_tokens
         started = self._clock()
         try:
-            output = self._compute(batch)
+            computed, sampled = self._compute(batch)
         except Exception:
             logger.exception("step %d failed; it held %d sequences", self._steps, len(batch.sequences))
             self._step_failures += 1
             self._failures_in_a_row += 1
             return self._told(self.scheduler.fail(batch.sequences, STEP_FAILED))
-        outputs = self._told(self.scheduler.update(batch, output))
+        outputs = self._told(self.scheduler.update(batch, computed, sampled))
         self._failures_in_a_row = 0
         if self.scheduler.pace is not None:
             self.scheduler.pace.observe(self._clock() - started, decodes=decodes, prefill_tokens=prefill_tokens)
@@ -147,12 +145,12 @@ class Engine:
             layers=self.runner.expert_load.loads,
         )
 
-    def _compute(self, batch: ScheduledBatch) -> SampledTokens:
-        result = self.runner.execute(batch)
-        output = self.sampler.sample(result.logits_RV, batch.sampling)
-        if failed := output.failed | result.not_finite:
+    def _compute(self, batch: ScheduledBatch) -> tuple[ModelOutput, SampledTokens]:
+        computed = self.runner.execute(batch)
+        sampled = sample(computed.logits_RV, batch.sampling)
+        if failed := computed.failed | sampled.failed:
             logger.warning("step %d: the scores of %d sequences are not finite numbers", self._steps, len(failed))
-        return replace(output, failed=failed, prompt_logprobs=result.prompt_logprobs)
+        return computed, sampled
 
     def _told(self, outputs: list[EngineOutput]) -> list[EngineOutput]:
         """The outputs, once it is noted whose last ones they are."""

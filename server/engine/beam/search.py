@@ -11,8 +11,8 @@ from server.engine.beam.group import BeamGroup, Continuation
 from server.engine.config import EngineConfig
 from server.engine.queues import Queues
 from server.engine.sequence import Sequence, SequenceStatus
-from server.engine.step import NOT_FINITE, SampledTokens, SchedulerStats
-from server.engine.types import EngineOutput, EngineRequest, FinishReason
+from server.engine.step import NOT_FINITE, SchedulerStats
+from server.engine.types import EngineOutput, FinishReason, GenerateRequest, TokenLogprobs
 
 
 class BeamSearch:
@@ -41,7 +41,7 @@ class BeamSearch:
         group = self._group_of.get(sequence)
         return group.request.request_id if group else sequence.request_id
 
-    def open(self, request: EngineRequest) -> EngineRequest:
+    def open(self, request: GenerateRequest) -> GenerateRequest:
         """A new group; the request of its first beam."""
         group = self._groups[request.request_id] = BeamGroup(request, self._config.eos_token_ids)
         return group.member_request()
@@ -52,15 +52,10 @@ class BeamSearch:
         group.scores[sequence] = 0.0
         self._group_of[sequence] = group
 
-    def offer(self, sequence: Sequence, row: int | None, computed: SampledTokens) -> list[EngineOutput]:
-        """Enter a beam's next tokens, if the step sampled any; the request's end where they are not finite."""
-        group = self._group_of[sequence]
-        if sequence.request_id in computed.failed:
-            return [self._end(group, FinishReason.ERROR, NOT_FINITE)]
-        if row is not None:
-            sequence.is_held = True
-            group.offer(sequence, computed.logprobs[row])
-        return []
+    def offer(self, sequence: Sequence, candidates: TokenLogprobs) -> None:
+        """Enter the next tokens that a beam could take; it waits until all beams of its group have offered theirs."""
+        sequence.is_held = True
+        self._group_of[sequence].offer(sequence, candidates)
 
     def advance(self) -> list[EngineOutput]:
         """Let the groups go on of which all beams have offered; the answers of those that are done."""
@@ -71,8 +66,8 @@ class BeamSearch:
         """End a request with all of its beams."""
         return self._end(self._groups[request_id], FinishReason.ABORT)
 
-    def fail(self, sequence: Sequence, error: str) -> EngineOutput:
-        """End the request of a beam whose step went wrong."""
+    def fail(self, sequence: Sequence, error: str = NOT_FINITE) -> EngineOutput:
+        """End the request of a beam whose step failed."""
         return self._end(self._group_of[sequence], FinishReason.ERROR, error)
 
     def clear(self) -> None:
@@ -108,7 +103,7 @@ class BeamSearch:
                 heirs[parent] = token
                 group.scores[parent] = score
         for parent, token in heirs.items():  # only now: the copies were to end with other tokens
-            parent.tokens.append(token)
+            parent.append((token,))
             parent.is_held = False
             if parent.status is SequenceStatus.WAITING:
                 self._queues.wait(parent)

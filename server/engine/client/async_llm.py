@@ -192,7 +192,7 @@ class AsyncLLM:
             return self._inbox.pop(0) if self._inbox else None
 
     def _obey(self, command: Command) -> list[EngineOutput]:
-        if isinstance(command, EngineRequest):
-            self._engine.submit(command)
-            return []
-        return self._engine.abort(command)
+        if isinstance(command, str):
+            return self._engine.abort(command)
+        self._engine.submit(command)
+        return []

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from model.network import CausalLM
 from server.engine.engine import Engine
-from server.engine.types import EngineOutput, EngineRequest
+from server.engine.types import EngineOutput, GenerateRequest
 from tests.server.engine.tiny import bytes_for, engine_config, random_prompt, request, run, tiny_network
 
 COUNT = 32
 
 
-def streams() -> list[EngineRequest]:
+def streams() -> list[GenerateRequest]:
     """32 different requests, with every way to sample among them."""
     rng = np.random.default_rng(1)
     ways: list[dict[str, Any]] = [
@@ -24,7 +24,7 @@ def streams() -> list[EngineRequest]:
         {"temperature": 0.7, "top_p": 0.9},
         {"temperature": 1.3, "top_k": 20, "min_p": 0.01},
         {"temperature": 1.0, "repetition_penalty": 1.2, "frequency_penalty": 0.3, "presence_penalty": 0.1},
-        {"temperature": 0.9, "logit_bias": {5: 2.0}, "top_p": 0.5, "min_tokens": 4},
+        {"temperature": 0.9, "logit_bias": ((5, 2.0),), "top_p": 0.5, "min_tokens": 4},
     ]
     prompts = [random_prompt(rng, int(rng.integers(2, 60))) for _ in range(COUNT)]
     return [

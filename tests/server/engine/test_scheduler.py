@@ -11,7 +11,7 @@ from server.engine.config import CacheLayout, EngineConfig
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sequence
 from server.engine.step import SampledTokens
-from server.engine.types import EngineOutput, EngineRequest, FinishReason
+from server.engine.types import EngineOutput, FinishReason, GenerateRequest
 from tests.server.engine.simulated import SimulatedRunner, simulated_decode
 from tests.server.engine.tiny import collect, request
 
@@ -45,7 +45,7 @@ class Simulation:
         tokens = sum(sequence.num_scheduled_tokens for sequence in batch.sequences)
         assert 0 < tokens <= self.config.max_num_batched_tokens
         assert len({sequence.request_id for sequence in batch.sequences}) == len(batch.sequences)
-        outputs = self.scheduler.update(batch, self.runner.step(self.scheduler, batch))
+        outputs = self.scheduler.update(batch, *self.runner.step(self.scheduler, batch))
         self.check()
         return outputs
 
@@ -98,7 +98,7 @@ def test_random_arrivals_aborts_and_preemptions(data: st.DataObject) -> None:
         max_num_batched_tokens=data.draw(st.sampled_from([8, 16, 64])),
     )
     outputs: list[EngineOutput] = []
-    accepted: dict[str, EngineRequest] = {}
+    accepted: dict[str, GenerateRequest] = {}
     for number, (prompt, max_tokens, boundaries) in enumerate(data.draw(st.lists(requests(), max_size=12))):
         new = request(f"r{number}", prompt, max_tokens, boundaries=boundaries)
         accepted[new.request_id] = new
@@ -158,14 +158,14 @@ def test_who_came_first_goes_first() -> None:
     assert ends == ["z", "a", "b"]
 
 
-def prefilled(simulation: Simulation, asked: EngineRequest) -> int:
+def prefilled(simulation: Simulation, asked: GenerateRequest) -> int:
     """Serve one request alone and count the prompt tokens that were computed."""
     simulation.scheduler.add(asked)
     computed, outputs = 0, []
     while simulation.scheduler.has_unfinished:
         batch = simulation.scheduler.schedule()
         computed += sum(s.num_scheduled_tokens for s in batch.sequences if not s.is_decoding)
-        outputs += simulation.scheduler.update(batch, simulation.runner.step(simulation.scheduler, batch))
+        outputs += simulation.scheduler.update(batch, *simulation.runner.step(simulation.scheduler, batch))
     assert outputs[-1].num_cached_tokens == len(asked.prompt_token_ids) - computed
     return computed
 
@@ -244,9 +244,9 @@ def test_scores_that_are_no_numbers_fail_their_own_request_only() -> None:
     for name in ("good", "bad"):
         simulation.scheduler.add(request(name, [0, 1, 2], 3))
     batch = simulation.scheduler.schedule()
-    sampled = simulation.runner.step(simulation.scheduler, batch)
+    computed, sampled = simulation.runner.step(simulation.scheduler, batch)
     failed = SampledTokens(sampled.token_ids, failed=frozenset({"bad"}))
-    outputs = simulation.scheduler.update(batch, failed) + simulation.drain()
+    outputs = simulation.scheduler.update(batch, computed, failed) + simulation.drain()
     results = collect(outputs)
     assert results["bad"].finish_reason is FinishReason.ERROR
     assert results["good"].token_ids == simulated_decode([0, 1, 2], 3)
@@ -327,8 +327,8 @@ def test_nothing_is_remembered_of_a_step_with_scores_that_are_no_numbers() -> No
     simulation.scheduler.add(request("bad", [0, 1, 2, 3, 4, 0, 1], 3))
     for fails in (False, True):
         batch = simulation.scheduler.schedule()
-        computed = simulation.runner.step(simulation.scheduler, batch)
-        simulation.scheduler.update(batch, replace(computed, failed=frozenset({"bad"} if fails else ())))
+        computed, sampled = simulation.runner.step(simulation.scheduler, batch)
+        simulation.scheduler.update(batch, computed, replace(sampled, failed=frozenset({"bad"} if fails else ())))
     assert not simulation.scheduler.has_unfinished
     assert prefilled(simulation, request("b", [0, 1, 2, 3, 4, 0, 1], 1)) == 7
 

@@ -17,7 +17,7 @@ from model.network import CausalLM, cast_matrices
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.sampler import gumbel_noise
-from server.engine.types import EngineOutput, EngineRequest, SamplingParams
+from server.engine.types import EngineOutput, EngineRequest, GenerateRequest, SamplingParams
 
 KNOWN: WeakKeyDictionary[CausalLM, dict[tuple[Any, ...], tuple[int, ...]]] = WeakKeyDictionary()  # what oracles said
 VOCAB = 128
@@ -55,11 +55,11 @@ def bytes_for(network: CausalLM, config: EngineConfig, *, blocks: int) -> int:
     return slots + blocks * bytes_per_block(specs, config.block_size, network.dtype)
 
 
-def request(request_id: str, prompt: Iterable[int], max_tokens: int = 8, **changes: Any) -> EngineRequest:
-    """Greedy unless told otherwise; `boundaries` go to the request, the rest is sampling."""
-    outer = {name: changes.pop(name) for name in ("boundaries", "arrival_time") if name in changes}
+def request(request_id: str, prompt: Iterable[int], max_tokens: int = 8, **changes: Any) -> GenerateRequest:
+    """Greedy unless told otherwise; what `GenerateRequest` has no field for is sampling."""
+    outer = {name: changes.pop(name) for name in ("boundaries", "arrival_time", "cache_salt") if name in changes}
     sampling = SamplingParams(max_tokens, **({"temperature": 0.0} | changes))
-    return EngineRequest(request_id, tuple(prompt), sampling, **outer)
+    return GenerateRequest(request_id, tuple(prompt), sampling, **outer)
 
 
 def random_prompt(rng: np.random.Generator, length: int) -> tuple[int, ...]:
@@ -106,7 +106,7 @@ def assert_memory_is_free(engine: Engine) -> None:
     assert (stats.running, stats.waiting, stats.kv_blocks_used, stats.state_slots_used) == (0, 0, 0, 0)
 
 
-def oracle(network: CausalLM, asked: EngineRequest, *, eos: frozenset[int] = frozenset()) -> tuple[int, ...]:
+def oracle(network: CausalLM, asked: GenerateRequest, *, eos: frozenset[int] = frozenset()) -> tuple[int, ...]:
     """The tokens of one request, decoded naively. Knows temperature, seed and stop tokens."""
     sampling = asked.sampling
     known = KNOWN.setdefault(network, {})

@@ -16,7 +16,7 @@ from server.engine.client.async_llm import AsyncLLM, OutputStream
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
 from server.engine.engine import Engine
 from server.engine.sequence import Sequence
-from server.engine.types import EngineOutput, EngineRequest, FinishReason
+from server.engine.types import EngineOutput, FinishReason, GenerateRequest
 from tests.server.engine.tiny import collect, engine_config, oracle, random_prompt, request, tiny_network
 
 pytestmark = pytest.mark.anyio
@@ -186,7 +186,7 @@ async def test_idle_it_sleeps(network: CausalLM) -> None:
 
 def objects_of_requests() -> list[object]:
     gc.collect()
-    kinds = {Sequence, EngineRequest, EngineOutput, OutputStream}
+    kinds = {Sequence, GenerateRequest, EngineOutput, OutputStream}
     return [thing for thing in gc.get_objects() if type(thing) in kinds]
 
 
