@@ -1,7 +1,7 @@
 """The tokens of one step, and how layers look beyond a single token: an argument of the forward pass, never a global.
 
 Layers are written once, over flat tokens. Whatever joins tokens of a sequence (convolution, recurrence, attention) they
-ask of the batch: `ForwardBatch` serves ragged sequences from the cache, `RectangularBatch` trains on whole rows.
+ask of the batch: `ForwardBatch` serves ragged sequences from the cache, `PaddedBatch` trains on whole rows.
 
 Shapes: T tokens of all sequences, S sequences, B blocks a sequence, B rows and L positions in training, H heads,
 G key/value heads or groups, C channels, J convolution taps, K key width, V value width, P head width and N state width
@@ -122,7 +122,7 @@ class ForwardBatch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RectangularBatch:
+class PaddedBatch:
     """B rows of L tokens for training: differentiable, nothing cached, every row from position 0.
 
     Rows may end in padding: it comes after all real tokens, and causality keeps it from changing them.

@@ -91,9 +91,9 @@ class LatentAttentionConfig:
 
     title: ClassVar[str] = "latent attention"
     num_heads: int
-    query_rank: int | None  # None: queries straight from the hidden state
-    kv_rank: int
-    plain_dim: int  # coordinates of a key without position
+    q_lora_rank: int | None  # None: queries straight from the hidden state
+    kv_lora_rank: int
+    nope_head_dim: int  # coordinates of a key without position
     value_dim: int
     rotary: RotaryConfig  # on `rotary.dim` more coordinates, shared by all heads
     norm: NormConfig
@@ -257,45 +257,45 @@ RouterConfig = (
 
 
 @dataclass(frozen=True, slots=True)
-class SiluGate:
+class SwiGLU:
     """silu(gate) * up."""
 
 
 @dataclass(frozen=True, slots=True)
-class ClampedGate:
+class ClampedSwiGLU:
     """gate * sigmoid(alpha * gate) * (up + 1), with gate <= limit and |up| <= limit (gpt-oss)."""
 
     alpha: float = 1.702
     limit: float = 7.0
 
 
-GateConfig = SiluGate | ClampedGate
+ActivationConfig = SwiGLU | ClampedSwiGLU
 
 
 @dataclass(frozen=True, slots=True)
-class DenseConfig:
+class GatedMLPConfig:
     """A gated feed-forward that every token passes."""
 
     width: int
 
 
 @dataclass(frozen=True, slots=True)
-class SharedConfig:
-    """An expert that every token passes beside its routed ones; `gated`: times a sigmoid of the input."""
+class SharedExpertConfig:
+    """An expert that every token passes beside the routed ones; `gated`: times a sigmoid of the input."""
 
     width: int
     gated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class RoutedConfig:
+class MoEConfig:
     """A router, its experts, and a shared expert where there is one. `bias`: in the router and in the experts."""
 
     router: RouterConfig
     num_experts: int
     expert_width: int
-    shared: SharedConfig | None = None
-    gate: GateConfig = SiluGate()
+    shared: SharedExpertConfig | None = None
+    activation: ActivationConfig = SwiGLU()
     bias: bool = False
 
 
@@ -304,7 +304,7 @@ class LayerConfig:
     """One block: a token mixer, then a feed-forward."""
 
     mixer: MixerConfig
-    feed_forward: DenseConfig | RoutedConfig
+    feed_forward: GatedMLPConfig | MoEConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,15 +319,15 @@ class ModelConfig:
     layers: tuple[LayerConfig, ...]
     max_positions: int
     norm: NormConfig = NormConfig()
-    tied_head: bool = False  # the head's weights are the embedding's
+    tie_word_embeddings: bool = False  # the head's weights are the embedding's
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     logits_scale: float = 1.0
 
-    def routed_layers(self) -> Iterator[tuple[int, RoutedConfig]]:
+    def moe_layers(self) -> Iterator[tuple[int, MoEConfig]]:
         """The layers with experts, with their index in the network."""
         for index, layer in enumerate(self.layers):
-            if isinstance(layer.feed_forward, RoutedConfig):
+            if isinstance(layer.feed_forward, MoEConfig):
                 yield index, layer.feed_forward
 
 
@@ -352,14 +352,13 @@ def hybrid_config(
     vocab_size: int = 7680,
     max_positions: int = 4096,
 ) -> ModelConfig:
-    """The bundled shape: `attention_every - 1` delta-net layers, then one attention layer, all routed."""
+    """The bundled shape: `attention_every - 1` delta-net layers, then one attention layer, all with experts."""
     norm = NormConfig(offset=1.0)
     rotary = RotaryConfig(head_dim // 4)
     attention = AttentionConfig(num_heads, num_kv_heads, head_dim, rotary, qk_norm=norm, output_gate=True)
     delta_net = DeltaNetConfig(num_heads, num_heads, head_dim, head_dim)
-    routed = RoutedConfig(router, num_experts, expert_width, SharedConfig(shared_width, gated=True))
+    moe = MoEConfig(router, num_experts, expert_width, SharedExpertConfig(shared_width, gated=True))
     layers = tuple(
-        LayerConfig(attention if (index + 1) % attention_every == 0 else delta_net, routed)
-        for index in range(num_layers)
+        LayerConfig(attention if (index + 1) % attention_every == 0 else delta_net, moe) for index in range(num_layers)
     )
     return ModelConfig(vocab_size, hidden_size, layers, max_positions, norm)

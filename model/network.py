@@ -14,7 +14,7 @@ from model.batch import TokenBatch
 from model.cache import CacheSpec
 from model.config import LayerConfig, ModelConfig
 from model.layers.delta_net import DeltaNet
-from model.layers.feed_forward import Routed, build_feed_forward
+from model.layers.feed_forward import MoE, build_feed_forward
 from model.layers.frozen_linear import PanelEmbedding
 from model.layers.linear import GroupedLinear, Linear, RouterLinear
 from model.layers.mixer import build_mixer
@@ -36,7 +36,7 @@ class Block(nn.Module):
     def forward(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> tuple[Tensor, Routing | None]:
         mixed_TD = self.mixer(self.mixer_norm(x_TD), batch, layer)
         x_TD, normed_TD = self.feed_forward_norm.after_adding(x_TD, mixed_TD, self.scale)
-        if isinstance(self.feed_forward, Routed):
+        if isinstance(self.feed_forward, MoE):
             y_TD, routing = self.feed_forward(normed_TD, batch.token_ids_T)
             return self._add(x_TD, y_TD), routing
         return self._add(x_TD, self.feed_forward(normed_TD)), None
@@ -56,7 +56,7 @@ class CausalLM(nn.Module):
         self.blocks = nn.ModuleList(Block(layer, config) for layer in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.norm)
         self.head = Linear(config.hidden_size, config.vocab_size)
-        if config.tied_head:
+        if config.tie_word_embeddings:
             self.tie_head()
         if not self.embedding.weight.is_meta:
             self.reset_parameters()
@@ -87,7 +87,7 @@ class CausalLM(nn.Module):
 
         Raises ValueError where a layer has fewer, and for a network without experts.
         """
-        routed = [block.feed_forward for block in self.blocks if isinstance(block.feed_forward, Routed)]
+        routed = [block.feed_forward for block in self.blocks if isinstance(block.feed_forward, MoE)]
         fewest = min(self.num_experts.values(), default=0)
         if not 1 <= experts_per_token <= fewest:
             allowed = f"1 to {fewest}" if routed else "a model with experts"
@@ -99,7 +99,7 @@ class CausalLM(nn.Module):
     def num_experts(self) -> dict[int, int]:
         """How many experts each routed layer has, by the layer's number."""
         routed = ((layer, block.feed_forward) for layer, block in enumerate(self.blocks))
-        return {layer: feed.config.num_experts for layer, feed in routed if isinstance(feed, Routed)}
+        return {layer: feed.config.num_experts for layer, feed in routed if isinstance(feed, MoE)}
 
     @property
     def dtype(self) -> torch.dtype:

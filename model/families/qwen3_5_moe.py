@@ -1,7 +1,7 @@
 """Qwen3.5 with experts (`model_type` qwen3_5_moe): the text part; images and multi-token prediction are left out.
 
 The network is Qwen3-Next's; what differs is how it is stored. The delta net's four products are tensors of their own,
-every layer is routed, gates always sum to one. Published checkpoints stack the experts and prefix all names of the text
+every layer has experts, gates always sum to one. Published checkpoints stack the experts and prefix all names of the text
 part, transformers may do neither: `layouts` has one list of rules for each way.
 """
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model import kernels
-from model.config import ClampedGate, DenseConfig, GateConfig, RoutedConfig
+from model.config import ActivationConfig, ClampedSwiGLU, GatedMLPConfig, MoEConfig
 from model.kernels import native, product
 from model.layers.frozen_linear import feed_forward_weights
 from model.layers.linear import GroupedLinear, Linear, RouterLinear
@@ -19,7 +19,7 @@ from model.layers.router import Routing, build_router
 BLOCK = 32  # rows
 
 
-class Dense(nn.Module):
+class GatedMLP(nn.Module):
     """silu(gate) * up, then down. Gate and up are one product."""
 
     def __init__(self, hidden_size: int, width: int) -> None:
@@ -38,12 +38,12 @@ class Dense(nn.Module):
 class Experts(nn.Module):
     """E gated networks; each token passes through those it was routed to."""
 
-    def __init__(self, config: RoutedConfig, hidden_size: int) -> None:
+    def __init__(self, config: MoEConfig, hidden_size: int) -> None:
         super().__init__()
         self.num_experts = config.num_experts
         self.gate_up = GroupedLinear(config.num_experts, hidden_size, 2 * config.expert_width, config.bias)
         self.down = GroupedLinear(config.num_experts, config.expert_width, hidden_size, config.bias)
-        self.gate = build_gate(config.gate)
+        self.activation = build_activation(config.activation)
 
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """Outputs before weighting: [T, K, D]; zero where a choice has weight zero and is not computed."""
@@ -58,7 +58,7 @@ class Experts(nn.Module):
         return y.unflatten(0, routing.experts_TK.shape)
 
     def _products(self, x_SD: Tensor, counts_E: Tensor) -> Tensor:
-        y_SD: Tensor = self.down(self.gate(self.gate_up(x_SD, counts_E)), counts_E)
+        y_SD: Tensor = self.down(self.activation(self.gate_up(x_SD, counts_E)), counts_E)
         return y_SD
 
     def _in_blocks(self, x_TD: Tensor, experts_S: Tensor, tokens_S: Tensor, counts_E: Tensor) -> Tensor:
@@ -73,19 +73,21 @@ class Experts(nn.Module):
         return self._products(x_TD.index_select(0, tokens_P), blocks_E).index_select(0, places_S)
 
 
-class Routed(nn.Module):
+class MoE(nn.Module):
     """A router, its experts and, if configured, a shared expert, perhaps behind a sigmoid gate."""
 
-    def __init__(self, config: RoutedConfig, hidden_size: int) -> None:
+    def __init__(self, config: MoEConfig, hidden_size: int) -> None:
         super().__init__()
         self.config = config
         self.router = build_router(config.router, config.num_experts)
-        self.clamp = (config.gate.alpha, config.gate.limit) if isinstance(config.gate, ClampedGate) else None
+        self.clamp = (
+            (config.activation.alpha, config.activation.limit) if isinstance(config.activation, ClampedSwiGLU) else None
+        )
         self.shared_is_gated = config.shared is not None and config.shared.gated
         # row e scores expert e; a last row may gate the shared expert
         self.gate = RouterLinear(hidden_size, config.num_experts + self.shared_is_gated, config.bias)
         self.experts = Experts(config, hidden_size)
-        self.shared = Dense(hidden_size, config.shared.width) if config.shared else None
+        self.shared = GatedMLP(hidden_size, config.shared.width) if config.shared else None
 
     def forward(self, x_TD: Tensor, token_ids_T: Tensor) -> tuple[Tensor, Routing]:
         routing, shared_gate_T = self.route(x_TD, token_ids_T)
@@ -116,14 +118,14 @@ class Routed(nn.Module):
         return routing, gates[:, -1] if self.shared_is_gated else None
 
 
-def build_gate(config: GateConfig) -> Callable[[Tensor], Tensor]:
+def build_activation(config: ActivationConfig) -> Callable[[Tensor], Tensor]:
     """The activation between an expert's two products: [S, 2F] -> [S, F]."""
-    if isinstance(config, ClampedGate):
+    if isinstance(config, ClampedSwiGLU):
         return lambda x_S2F: kernels.clamped_mul(x_S2F, config.alpha, config.limit)
     return kernels.silu_mul
 
 
-def build_feed_forward(config: DenseConfig | RoutedConfig, hidden_size: int) -> Dense | Routed:
-    if isinstance(config, RoutedConfig):
-        return Routed(config, hidden_size)
-    return Dense(hidden_size, config.width)
+def build_feed_forward(config: GatedMLPConfig | MoEConfig, hidden_size: int) -> GatedMLP | MoE:
+    if isinstance(config, MoEConfig):
+        return MoE(config, hidden_size)
+    return GatedMLP(hidden_size, config.width)

@@ -31,7 +31,7 @@ class Routing:
 
     weights_TK: Tensor  # float32
     experts_TK: Tensor  # int64
-    scores_TE: Tensor  # float32, the router's logits
+    router_logits_TE: Tensor  # float32, the router's logits
 
     def dispatch(self) -> tuple[Tensor, Tensor]:
         """Experts of all computed choices, ascending, and for each its index in the flattened [T * K] choices."""
@@ -61,7 +61,7 @@ class Router(nn.Module):
         self.num_experts = num_experts
         self.k = self.configured_k = k
 
-    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
+    def forward(self, router_logits_TE: Tensor, token_ids_T: Tensor) -> Routing:
         raise NotImplementedError
 
     def regularize(self, routing: Routing, real_T: Tensor) -> Tensor:
@@ -69,7 +69,7 @@ class Router(nn.Module):
 
         Returns what to add to the loss beside a balance loss, and may note what `after_step` will need.
         """
-        return routing.scores_TE.new_zeros(())
+        return routing.router_logits_TE.new_zeros(())
 
     def after_step(self, load_E: Tensor, tokens: int) -> None:
         """Called once per optimizer step with the number of (token, expert) pairs each expert got, of `tokens` tokens.
@@ -78,9 +78,9 @@ class Router(nn.Module):
         """
 
 
-def top_k(scores_TE: Tensor, k: int) -> Tensor:
+def top_k(router_logits_TE: Tensor, k: int) -> Tensor:
     """Indices of the k highest scores, highest first; equal scores in the order of their index."""
-    return scores_TE.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    return router_logits_TE.sort(dim=-1, descending=True, stable=True).indices[:, :k]
 
 
 def within_groups(values_TE: Tensor, limit: GroupLimit | None) -> Tensor:
@@ -100,14 +100,16 @@ class SoftmaxTopK(Router):
         super().__init__(num_experts, config.top_k)
         self.config = config
 
-    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
-        weights_TK, experts_TK = self._choose(scores_TE)
-        return Routing(weights_TK if self.config.scale == 1 else weights_TK * self.config.scale, experts_TK, scores_TE)
+    def forward(self, router_logits_TE: Tensor, token_ids_T: Tensor) -> Routing:
+        weights_TK, experts_TK = self._choose(router_logits_TE)
+        return Routing(
+            weights_TK if self.config.scale == 1 else weights_TK * self.config.scale, experts_TK, router_logits_TE
+        )
 
-    def _choose(self, scores_TE: Tensor) -> tuple[Tensor, Tensor]:
+    def _choose(self, router_logits_TE: Tensor) -> tuple[Tensor, Tensor]:
         if self.config.groups is None:
-            return kernels.top_k_softmax(scores_TE, self.k, over_all=not self.config.renormalize)
-        probabilities_TE = scores_TE.softmax(-1)
+            return kernels.top_k_softmax(router_logits_TE, self.k, over_all=not self.config.renormalize)
+        probabilities_TE = router_logits_TE.softmax(-1)
         experts_TK = top_k(within_groups(probabilities_TE, self.config.groups), self.k)
         weights_TK = probabilities_TE.gather(1, experts_TK)
         if self.config.renormalize:
@@ -121,8 +123,8 @@ class TopKSoftmax(Router):
     def __init__(self, config: TopKSoftmaxConfig, num_experts: int) -> None:
         super().__init__(num_experts, config.top_k)
 
-    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
-        return Routing(*kernels.top_k_softmax(scores_TE, self.k, over_all=False), scores_TE)
+    def forward(self, router_logits_TE: Tensor, token_ids_T: Tensor) -> Routing:
+        return Routing(*kernels.top_k_softmax(router_logits_TE, self.k, over_all=False), router_logits_TE)
 
 
 def sigmoid(x: Tensor) -> Tensor:
@@ -142,13 +144,13 @@ class SigmoidBias(Router):
         self.config = config
         self.register_buffer("bias_E", torch.zeros(num_experts))
 
-    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
-        affinity_TE = sigmoid(scores_TE)
+    def forward(self, router_logits_TE: Tensor, token_ids_T: Tensor) -> Routing:
+        affinity_TE = sigmoid(router_logits_TE)
         experts_TK = top_k(within_groups(affinity_TE + self.bias_E, self.config.groups), self.k)
         weights_TK = affinity_TE.gather(1, experts_TK)
         if self.config.renormalize:
             weights_TK = weights_TK / (weights_TK.sum(-1, keepdim=True) + self.config.epsilon)
-        return Routing(weights_TK * self.config.scale, experts_TK, scores_TE)
+        return Routing(weights_TK * self.config.scale, experts_TK, router_logits_TE)
 
     def after_step(self, load_E: Tensor, tokens: int) -> None:
         load_E = load_E.float()
@@ -163,14 +165,14 @@ class Hash(Router):
     def __init__(self, config: HashConfig, num_experts: int) -> None:
         super().__init__(num_experts, config.top_k)
 
-    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
+    def forward(self, router_logits_TE: Tensor, token_ids_T: Tensor) -> Routing:
         mixed_T = (token_ids_T * 2_654_435_761) % 2**32  # multiplicative hashing: neighbours in the vocabulary part
         first_T = (mixed_T * self.num_experts) // 2**32
         stride_T = 1 + (mixed_T % max(self.num_experts - 1, 1))
         choices_K = torch.arange(self.k, device=token_ids_T.device)
         experts_TK = (first_T[:, None] + choices_K * _coprime(stride_T, self.num_experts)[:, None]) % self.num_experts
-        weights_TK = torch.full(experts_TK.shape, 1.0 / self.k, device=scores_TE.device)
-        return Routing(weights_TK, experts_TK, scores_TE)
+        weights_TK = torch.full(experts_TK.shape, 1.0 / self.k, device=router_logits_TE.device)
+        return Routing(weights_TK, experts_TK, router_logits_TE)
 
 
 def _coprime(stride_T: Tensor, modulus: int) -> Tensor:
@@ -179,11 +181,11 @@ def _coprime(stride_T: Tensor, modulus: int) -> Tensor:
     return torch.where(shared == 1, stride_T, torch.ones_like(stride_T))
 
 
-def all_positive(weights_TE: Tensor, scores_TE: Tensor) -> Routing:
+def all_positive(weights_TE: Tensor, router_logits_TE: Tensor) -> Routing:
     """Every expert of positive weight, the heaviest first; as many choices as the token with most of them needs."""
     most = max(int((weights_TE > 0).sum(-1).max()), 1)
     experts_TK = top_k(weights_TE, most)
-    return Routing(weights_TE.gather(1, experts_TK), experts_TK, scores_TE)
+    return Routing(weights_TE.gather(1, experts_TK), experts_TK, router_logits_TE)
 
 
 class ExpertThreshold(Router):
@@ -206,12 +208,12 @@ class ExpertThreshold(Router):
         self.register_buffer("quantile_E", torch.full((num_experts,), 0.5), persistent=False)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
-        affinity_TE = sigmoid(scores_TE)
-        return all_positive(affinity_TE * (affinity_TE > self.threshold_E), scores_TE)
+    def forward(self, router_logits_TE: Tensor, token_ids_T: Tensor) -> Routing:
+        affinity_TE = sigmoid(router_logits_TE)
+        return all_positive(affinity_TE * (affinity_TE > self.threshold_E), router_logits_TE)
 
     def regularize(self, routing: Routing, real_T: Tensor) -> Tensor:
-        affinity_TE = sigmoid(routing.scores_TE.detach()[real_T])
+        affinity_TE = sigmoid(routing.router_logits_TE.detach()[real_T])
         self.quantile_E = affinity_TE.quantile(1 - self.k / self.num_experts, dim=0)
         return super().regularize(routing, real_T)
 
@@ -236,11 +238,11 @@ class Relu(Router):
         self.config = config
         self.register_buffer("penalty", torch.tensor(config.penalty))
 
-    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
-        return all_positive(scores_TE.relu(), scores_TE)
+    def forward(self, router_logits_TE: Tensor, token_ids_T: Tensor) -> Routing:
+        return all_positive(router_logits_TE.relu(), router_logits_TE)
 
     def regularize(self, routing: Routing, real_T: Tensor) -> Tensor:
-        gates_TE = routing.scores_TE[real_T].relu()
+        gates_TE = routing.router_logits_TE[real_T].relu()
         load_E = (gates_TE > 0).float().mean(0) * self.num_experts / self.k  # 1 each when even and on target
         return self.penalty * (load_E * gates_TE.mean(0)).sum()
 
@@ -263,17 +265,17 @@ class TopP(Router):
         self.config = config
         self.register_buffer("threshold", torch.tensor(config.mean_k / num_experts))  # right for a router at its start
 
-    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
-        probabilities_TE = scores_TE.softmax(-1)
+    def forward(self, router_logits_TE: Tensor, token_ids_T: Tensor) -> Routing:
+        probabilities_TE = router_logits_TE.softmax(-1)
         sorted_TE = probabilities_TE.sort(dim=-1, descending=True, stable=True)
         before_TE = sorted_TE.values.cumsum(-1) - sorted_TE.values
         chosen_TE = torch.zeros_like(before_TE, dtype=torch.bool).scatter(
             1, sorted_TE.indices, before_TE < self.threshold
         )
-        return all_positive(probabilities_TE * chosen_TE, scores_TE)
+        return all_positive(probabilities_TE * chosen_TE, router_logits_TE)
 
     def regularize(self, routing: Routing, real_T: Tensor) -> Tensor:
-        logs_TE = routing.scores_TE[real_T].log_softmax(-1)
+        logs_TE = routing.router_logits_TE[real_T].log_softmax(-1)
         return -self.config.entropy_weight * (logs_TE.exp() * logs_TE).sum(-1).mean()
 
     def after_step(self, load_E: Tensor, tokens: int) -> None:

@@ -9,14 +9,14 @@ from model.network import CausalLM
 from model.quantization import Scheme, plain_scheme
 
 
-def pack_matrices(network: CausalLM, scheme: Scheme | None = None) -> CausalLM:
+def freeze_network(network: CausalLM, scheme: Scheme | None = None) -> CausalLM:
     """Pack all matrices, as they are unless there is a scheme. The network cannot be trained afterwards."""
     for name, _ in list(network.named_modules()):
-        pack_module(network, name, scheme or plain_scheme(network.dtype))
+        freeze_module(network, name, scheme or plain_scheme(network.dtype))
     return network.requires_grad_(False).eval()
 
 
-def pack_module(network: CausalLM, name: str, scheme: Scheme | None) -> None:
+def freeze_module(network: CausalLM, name: str, scheme: Scheme | None) -> None:
     """Put the packed form in the place of a matrix module; the plain weight is freed with it.
 
     A matrix that this processor has no packed product for stays as it is.
@@ -31,11 +31,11 @@ def pack_module(network: CausalLM, name: str, scheme: Scheme | None) -> None:
     network.set_submodule(name, make(module.weight, module.bias))
 
 
-def pack_tied_head(network: CausalLM, scheme: Scheme | None) -> None:
+def freeze_tied_head(network: CausalLM, scheme: Scheme | None) -> None:
     """Pack the matrix that is head and embedding; where it is not quantized, both then read one copy."""
     dtype = network.dtype
     network.tie_head()
-    pack_module(network, "head", scheme)
+    freeze_module(network, "head", scheme)
     head = network.get_submodule("head")
     if isinstance(head, PanelLinear) and not head.panels.is_quantized:
         network.set_submodule("embedding", PanelEmbedding(head.panels, dtype))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from model.batch import RectangularBatch
+from model.batch import PaddedBatch
 from model.layers.router import Router, Routing
 from model.network import CausalLM
 from model.training import losses
@@ -32,7 +32,7 @@ def batch_loss(
     network: CausalLM, batch: TrainingBatch, weights_T: Tensor, device: str
 ) -> tuple[Tensor, list[Routing | None]]:
     """The cross-entropy of a batch under these weights, in nats, and where each layer sent its tokens."""
-    hidden_TD, routings = network(RectangularBatch(batch.token_ids_BL.to(device)))
+    hidden_TD, routings = network(PaddedBatch(batch.token_ids_BL.to(device)))
     targets_T = batch.targets_BL.flatten().to(device)
     return losses.cross_entropy(hidden_TD, network.embedding.weight, targets_T, weights_T.to(device)), routings
 

@@ -12,8 +12,8 @@ import torch
 
 from model.cache import bytes_per_block, bytes_per_row
 from model.checkpoints.hub import BUNDLED, find_checkpoint, is_hub_id
-from model.checkpoints.readers import Progress
 from model.checkpoints.safetensors_files import read_config
+from model.checkpoints.tensor_readers import Progress
 from model.loading.load import describe, load_network
 from model.loading.memory_estimate import weight_bytes
 from model.loading.quality import Quality

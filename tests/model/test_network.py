@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from model.batch import RectangularBatch
-from model.config import DenseConfig, LayerConfig, ModelConfig, hybrid_config
+from model.batch import PaddedBatch
+from model.config import GatedMLPConfig, LayerConfig, ModelConfig, hybrid_config
 from model.network import CausalLM
 
 TINY = hybrid_config(
@@ -18,7 +18,7 @@ def test_the_number_of_experts_can_be_chosen() -> None:
     network = CausalLM(TINY)
     for k in (1, 3):
         network.route_to(k)
-        _, routings = network(RectangularBatch(torch.arange(8)[None]))
+        _, routings = network(PaddedBatch(torch.arange(8)[None]))
         assert [routing.experts_TK.shape[1] for routing in routings if routing is not None] == [k, k]
 
 
@@ -29,6 +29,6 @@ def test_more_experts_than_there_are_is_refused(k: int) -> None:
 
 
 def test_a_dense_network_has_no_experts_to_choose() -> None:
-    dense = tuple(LayerConfig(layer.mixer, DenseConfig(16)) for layer in TINY.layers)
+    dense = tuple(LayerConfig(layer.mixer, GatedMLPConfig(16)) for layer in TINY.layers)
     with pytest.raises(ValueError, match="a model with experts"):
         CausalLM(ModelConfig(64, 32, dense, 128)).route_to(1)

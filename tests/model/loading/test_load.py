@@ -17,7 +17,7 @@ from model.generate import generate
 from model.kernels import product
 from model.layers.linear import Linear
 from model.loading import load as loading
-from model.loading.freeze import pack_matrices
+from model.loading.freeze import freeze_network
 from model.loading.load import load_network
 from model.loading.quantize_checkpoint import quantize_checkpoint
 from model.network import CausalLM, cast_matrices
@@ -88,7 +88,7 @@ def test_weights_arrive(stored: CausalLM, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_on_the_way_or_afterwards_is_the_same(stored: CausalLM, tmp_path: Path, dtype: torch.dtype) -> None:
-    expected, loaded = pack_matrices(cast_matrices(stored, dtype)), load_network(tmp_path, dtype)
+    expected, loaded = freeze_network(cast_matrices(stored, dtype)), load_network(tmp_path, dtype)
     assert generate(loaded, PROMPT, 8) == generate(expected, PROMPT, 8)
 
 
