@@ -26,6 +26,7 @@ from model.checkpoints.safetensors_files import (
     read_parameter,
 )
 from model.checkpoints.tensor_readers import FiniteCheckReader, Progress, ProgressReader, ReadOnceReader
+from model.config import with_experts_per_token
 from model.families import Family, family_of
 from model.layers.frozen_linear import has_onednn_product
 from model.loading.freeze import freeze_module, freeze_tied_head
@@ -41,29 +42,30 @@ def load_network(
     dtype: torch.dtype | None = None,
     *,
     scheme: Scheme | None = None,
-    pack: bool = True,
+    freeze: bool = True,
     check: bool = False,
+    experts_per_token: int | None = None,
     progress: Progress | None = None,
 ) -> CausalLM:
     """Load a checkpoint of any family; raises CheckpointError naming what is wrong with it, before reading if possible.
 
     `dtype` is that of matrices and hidden states: bfloat16 where the processor multiplies it, otherwise float32.
-    `pack` freezes the matrices in the form that the CPU multiplies fastest and reproducibly: as `scheme` says, which by
-    default keeps about as many bits as the checkpoint has. `check` looks for NaN and infinite weights. `progress` is
-    called after every tensor.
+    `freeze` packs the matrices for fast and reproducible products on a CPU, quantized by `scheme`; the default scheme
+    keeps about as many bits per weight as the checkpoint has. `check` looks for NaN and infinite weights.
+    `experts_per_token` replaces the number in the config. `progress` is called after every tensor.
     """
-    if scheme is not None and not pack:
-        raise ValueError(f"{scheme.name} freezes the weights as a CPU multiplies them: it needs pack=True")
-    model = describe(directory, dtype or default_dtype())
+    if scheme is not None and not freeze:
+        raise ValueError(f"{scheme.name} freezes the weights as a CPU multiplies them: it needs freeze=True")
+    model = describe(directory, dtype or default_dtype(), experts_per_token)
     kept = ours.scheme_name(model.hf_config)
     if kept is not None:
-        _check_ours(kept, scheme, pack)
+        _check_ours(kept, scheme, freeze)
         reader = open_checkpoint(directory)
         ours.fill(model.network, _watched(reader, reader.names(), check, progress))
     else:
         reader, rules = open_layout(directory, model)
         reader = ReadOnceReader(_watched(reader, _sources(rules), check, progress), rules)
-        if pack and scheme is None:
+        if freeze and scheme is None:
             scheme = default_scheme(model.hf_config, model.network.dtype)
         _fill(model.network, reader, rules, scheme)
     return model.network.requires_grad_(False).eval()
@@ -78,11 +80,16 @@ class ModelDescription:
     network: CausalLM
 
 
-def describe(directory: Path, dtype: torch.dtype) -> ModelDescription:
-    """Read config.json and nothing else. CheckpointError where it is missing, incomplete or of no known family."""
+def describe(directory: Path, dtype: torch.dtype, experts_per_token: int | None = None) -> ModelDescription:
+    """Read config.json and nothing else. CheckpointError where it is missing, incomplete or of no known family.
+
+    `experts_per_token` replaces the config's number; ValueError where the network cannot have it.
+    """
     hf_config = read_config(directory)
     family = family_of(hf_config)
     config = family.config_from_hf(hf_config)
+    if experts_per_token is not None:
+        config = with_experts_per_token(config, experts_per_token)
     with torch.device("meta"):
         return ModelDescription(hf_config, family, cast_matrices(CausalLM(config), dtype))
 
@@ -109,8 +116,8 @@ def default_scheme(hf_config: Mapping[str, Any], dtype: torch.dtype) -> Scheme:
     return plain_scheme(dtype) if stored_as is None else SCHEMES[stored_as]
 
 
-def _check_ours(kept: str, scheme: Scheme | None, pack: bool) -> None:
-    if not pack or (scheme is not None and scheme.name != kept):
+def _check_ours(kept: str, scheme: Scheme | None, freeze: bool) -> None:
+    if not freeze or (scheme is not None and scheme.name != kept):
         wanted = scheme.name if scheme else "plain matrices"
         raise ValueError(
             f"`routelm quantize` made this checkpoint: it is served as {kept}, on a CPU, and not as {wanted}; "

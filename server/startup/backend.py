@@ -48,8 +48,6 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     directory = find_checkpoint(settings.model, settings.revision)
     placement = Placement.of(settings)
     network, tokenizer = _in_passing(lambda: _load(settings, directory, placement, progress))
-    if settings.experts_per_token is not None:
-        network.route_to(settings.experts_per_token)
     torch.set_num_threads(settings.threads or default_threads(directory))
     config = engine_config(settings, network, tokenizer)
     engine = Engine(network, config, device=placement.device)
@@ -129,7 +127,7 @@ def _load(
     settings: Settings, directory: Path, placement: Placement, progress: Progress | None
 ) -> tuple[CausalLM, Tokenizer]:
     """The network where it computes, and its tokenizer; everything that can be wrong at a glance is said first."""
-    described = describe(directory, placement.dtype)
+    described = describe(directory, placement.dtype, settings.experts_per_token)
     tokenizer = Tokenizer.load(directory)
     if placement.on_cpu:
         _check_memory(weight_bytes(described.network, placement.kept_as(described.hf_config)))
@@ -138,7 +136,8 @@ def _load(
         directory,
         placement.dtype,
         scheme=placement.scheme,
-        pack=placement.on_cpu,
+        freeze=placement.on_cpu,
+        experts_per_token=settings.experts_per_token,
         check=settings.check_weights,
         progress=progress,
     ).to(placement.device)
