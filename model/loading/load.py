@@ -28,7 +28,7 @@ from model.checkpoints.safetensors_files import (
 from model.checkpoints.tensor_readers import FiniteCheckReader, Progress, ProgressReader, ReadOnceReader
 from model.config import with_experts_per_token
 from model.families import Family, family_of
-from model.layers.frozen_linear import has_onednn_product
+from model.kernels import product
 from model.loading.freeze import freeze_module, freeze_tied_head
 from model.network import CausalLM, cast_matrices
 from model.quantization import SCHEMES, Scheme, ours, plain_scheme
@@ -49,10 +49,10 @@ def load_network(
 ) -> CausalLM:
     """Load a checkpoint of any family; raises CheckpointError naming what is wrong with it, before reading if possible.
 
-    `dtype` is that of matrices and hidden states: bfloat16 where the processor multiplies it, otherwise float32.
-    `freeze` packs the matrices for fast and reproducible products on a CPU, quantized by `scheme`; the default scheme
-    keeps about as many bits per weight as the checkpoint has. `check` looks for NaN and infinite weights.
-    `experts_per_token` replaces the number in the config. `progress` is called after every tensor.
+    `dtype` is that of matrices and hidden states, see `default_dtype`. `freeze` packs the matrices for fast and
+    reproducible products on a CPU, quantized by `scheme`; the default scheme keeps about as many bits per weight as the
+    checkpoint has. `check` looks for NaN and infinite weights. `experts_per_token` replaces the number in the config.
+    `progress` is called after every tensor.
     """
     if scheme is not None and not freeze:
         raise ValueError(f"{scheme.name} freezes the weights as a CPU multiplies them: it needs freeze=True")
@@ -106,8 +106,8 @@ def open_layout(directory: Path, model: ModelDescription) -> tuple[CheckpointRea
 
 
 def default_dtype() -> torch.dtype:
-    """bfloat16 if this machine's matrix products take it, else float32."""
-    return torch.bfloat16 if has_onednn_product(torch.bfloat16) else torch.float32
+    """bfloat16 where the matrix products are compiled, which read half the bytes then; otherwise float32."""
+    return torch.bfloat16 if product.available() else torch.float32
 
 
 def default_scheme(hf_config: Mapping[str, Any], dtype: torch.dtype) -> Scheme:

@@ -31,9 +31,7 @@ class FinalChannelDetokenizer:
         self._marks = {special_tokens[mark]: mark for mark in (START, CHANNEL, MESSAGE, END)}
         self._state = MESSAGE  # the mark that came last; text is shown after <|message|>
         self._channel = FINAL
-        last_mark = next((i for i in reversed(range(len(context))) if context[i] in self._marks), len(context))
-        last_channel = next((i for i in reversed(range(last_mark)) if self._marks.get(context[i]) == CHANNEL), last_mark)
-        self.push(context[last_channel:])
+        self.push(_last_message(context, self._marks))
 
     def push(self, ids: Sequence[int]) -> str:
         return "".join(map(self._step, ids))
@@ -59,3 +57,10 @@ class FinalChannelDetokenizer:
             self._channel = (self._channel + self._header.finish()).split(" ")[0].strip()
         self._state = mark
         return self._text.finish() if mark == END else ""
+
+
+def _last_message(ids: Sequence[int], marks: Mapping[int, str]) -> Sequence[int]:
+    """The ids from the last <|channel|> on, or from the last mark if there is none; empty without any mark."""
+    places = [place for place, token_id in enumerate(ids) if token_id in marks]
+    channels = [place for place in places if marks[ids[place]] == CHANNEL]
+    return ids[channels[-1] if channels else places[-1] :] if places else ()

@@ -125,7 +125,7 @@ def _added_token(described: Mapping[str, Any]) -> AddedToken:
 
 
 def _add(backend: tokenizers.Tokenizer, token_id: int, token: AddedToken) -> None:
-    """Add a token that tokenizer.json does not have. It gets the next free id, which has to be the one that is asked."""
+    """Add a token that tokenizer.json does not have. It gets the next free id, which has to be the expected one."""
     added = backend.get_added_tokens_decoder()
     next_id = max(max(added, default=-1) + 1, backend.get_vocab_size(with_added_tokens=False))
     found = backend.token_to_id(token.content)
