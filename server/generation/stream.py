@@ -11,7 +11,7 @@ from typing import Protocol
 
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient
-from server.engine.types import EngineRequest, FinishReason, RequestTimes, TokenOutput
+from server.engine.types import EngineOutput, EngineRequest, FinishReason, RequestTimes
 from server.errors import EngineFailedError, UnavailableError
 from server.generation.logprobs import TextLogprobs, text_logprobs
 from server.generation.stop_strings import StopStringMatcher
@@ -176,7 +176,7 @@ class Generation:
         deltas = [delta async for delta in self.deltas()]
         return fold(deltas, self.usage)
 
-    def _count(self, output: TokenOutput) -> None:
+    def _count(self, output: EngineOutput) -> None:
         now = time.monotonic()
         if output.token_ids and self._last_output is not None:
             self._observer.inter_token(now - self._last_output)
@@ -186,7 +186,7 @@ class Generation:
             self._completion_tokens += len(output.token_ids)
         self._cached_tokens = max(self._cached_tokens, output.num_cached_tokens)
 
-    def _delta(self, output: TokenOutput) -> TextDelta:
+    def _delta(self, output: EngineOutput) -> TextDelta:
         if self._matcher.matched is not None:
             return TextDelta("")
         shown = len(output.token_ids)
@@ -201,7 +201,7 @@ class Generation:
             text_logprobs(self._tokenizer, output.prompt_logprobs),
         )
 
-    def _close(self, output: TokenOutput, delta: TextDelta) -> TextDelta:
+    def _close(self, output: EngineOutput, delta: TextDelta) -> TextDelta:
         reason = output.finish_reason
         assert reason is not None
         text = delta.text

@@ -21,9 +21,8 @@ from model.network import CausalLM
 from model.text.chat_template import ChatTemplate
 from model.text.task_prompts import prompts_for
 from model.text.tokenizer import Tokenizer
-from server.engine.available_memory import available_memory
-from server.engine.client.thread import AsyncEngine
-from server.engine.config import EngineConfig, default_cache_bytes
+from server.engine.client.async_llm import AsyncLLM
+from server.engine.config import EngineConfig, available_memory, default_cache_bytes
 from server.engine.engine import Engine
 from server.generation.defaults import GenerationDefaults
 from server.generation.service import GenerationService
@@ -57,7 +56,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     logger.info(start_line(settings, model_id, config, kept_as, placement.device))
 
     def open_backend() -> Backend:
-        client = AsyncEngine(engine)
+        client = AsyncLLM(engine)
         metrics = Metrics(model_id, client.stats)
         service = GenerationService(
             client,

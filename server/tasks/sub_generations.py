@@ -36,6 +36,6 @@ class EarlierWork:
 
     async def room(self) -> int:
         """How many generations can start; 1 where none can and nothing has begun, so that it is refused at once."""
-        while self.done and self.service.engine.room < 1:  # noqa: ASYNC110
+        while self.done and self.service.engine.free_capacity < 1:  # noqa: ASYNC110
             await asyncio.sleep(RETRY_SECONDS)
-        return max(1, self.service.engine.room)
+        return max(1, self.service.engine.free_capacity)

@@ -34,7 +34,7 @@ class _LayerCounts:
         return LayerLoad(layer, tuple(counts_E.tolist()), self.entropy / max(self.num_tokens, 1), imbalance)
 
 
-class RoutingLoad:
+class ExpertLoadRecorder:
     """Sums over all steps seen. `loads` is brought up to date by `flush`, and every few steps by itself.
 
     `num_experts` of each routed layer: they begin with zeros, so that a scraper sees their first increase.
