@@ -12,6 +12,8 @@ from server.engine.engine import Engine
 from server.engine.types import EngineRequest, TokenOutput
 from tests.server.engine.tiny import bytes_for, engine_config, random_prompt, request, run, tiny_network
 
+pytestmark = pytest.mark.usefixtures("cpu_isa")
+
 COUNT = 32
 
 
@@ -50,7 +52,8 @@ def same(first: dict[str, TokenOutput], second: dict[str, TokenOutput]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def expected(network: CausalLM) -> dict[str, TokenOutput]:
+def expected(network: CausalLM, cpu_isa: str) -> dict[str, TokenOutput]:
+    """At every level of compiled kernels that runs here."""
     return alone(network)
 
 
