@@ -27,7 +27,7 @@ from model.evaluation.tables import table
 from model.kernels import product
 from model.kernels.product import FeedForwardWeights, Panels
 from model.kernels.recording import Recording
-from model.loading import load_network
+from model.loading.load import load_network
 from model.quantization import SCHEMES
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine

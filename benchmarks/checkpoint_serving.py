@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import record
 from benchmarks.servers import OURS, started
 from benchmarks.serving import Load, closed_loop, summary
-from model.checkpoint import read_config
+from model.checkpoints.safetensors_files import read_config
 
 PROMPT, OUTPUT = 128, 64
 

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.checkpoint import named_tensors
-from model.hub import BUNDLED
-from model.loading import describe
-from model.quantization.writer import write_shards
+from model.checkpoints.hub import BUNDLED
+from model.checkpoints.safetensors_files import named_tensors
+from model.loading.load import describe
+from model.loading.quantize_checkpoint import write_shards
 
 STD = 0.02
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from benchmarks import record
-from model.loading import load_network
+from model.loading.load import load_network
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.types import EngineRequest, SamplingParams

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from benchmarks import record
 from model import batch
-from model.hub import BUNDLED
+from model.checkpoints.hub import BUNDLED
 from model.kernels import cpu_autograd, reference
 from model.layers import feed_forward
 from model.training import losses

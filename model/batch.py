@@ -19,7 +19,7 @@ from model import kernels
 from model.cache import CacheStorage
 from model.config import RotaryConfig
 from model.kernels.reference import GatedDelta, Paging
-from model.layers.rotary import Rotary
+from model.rotary import Rotary
 
 RotaryTables = dict[RotaryConfig, tuple[Tensor, Tensor]]
 

@@ -14,7 +14,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from server.engine.types import EngineStats, FinishReason, RequestTimes
-from server.generation import Usage
+from server.generation.stream import Usage
 from server.version import package_version
 
 MAX_EXPERT_SERIES = 2048  # per metric; above that only the figures per layer are shown

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from model.bundled_recipe.data_sources import CHANGES, LICENCE_TEXTS, DataSource
 from model.evaluation.bootstrap import RESAMPLES
-from model.evaluation.data_sources import CHANGES, LICENCE_TEXTS, DataSource
 from model.evaluation.experts import experts_table
 from model.evaluation.report import EvaluationReport, score_tables, signature_list, unbeaten_list
 from model.evaluation.scores import Example

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 
-from model.language import detect_language
+from model.text.language_detection import detect_language
 from model.training.rows import Row, SourceFile, find_sources, read_rows, row_texts, task_of
 
 TASKS = ("translate", "summarize", "analyze", "chat", "generate")

@@ -21,7 +21,7 @@ from model.evaluation.requests import (
     TextLikelihood,
     Translate,
 )
-from model.prompts import InstructionPrompts, Message
+from model.text.task_prompts import InstructionPrompts, Message
 
 TASK_MAX_TOKENS = 512  # of an answer in chat form
 _CONTINUE = "Continue this text. Answer with the rest of it only.\n\n"

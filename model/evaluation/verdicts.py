@@ -2,7 +2,7 @@
 
 from model.evaluation.report import EvaluationReport
 from model.evaluation.scores import Score
-from model.quality import Measured, Quality
+from model.loading.quality import Measured, Quality
 
 MAIN_METRICS = {
     "translate": "BLEU",

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import CheckpointError, Rule
+from model.checkpoints.safetensors_files import CheckpointError, Rule
 from model.config import ModelConfig
 
 ConfigFromHf = Callable[[Mapping[str, Any]], ModelConfig]

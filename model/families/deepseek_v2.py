@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from model.checkpoint import CheckpointError, PairedHeads, RotaryPairs, Rule
+from model.checkpoints.safetensors_files import CheckpointError, PairedHeads, RotaryPairs, Rule
 from model.config import (
     DenseConfig,
     GroupLimit,

@@ -5,7 +5,7 @@ A group of experts is worth its two best. The layers that predict further tokens
 
 from typing import Any
 
-from model.checkpoint import Rule
+from model.checkpoints.safetensors_files import Rule
 from model.config import GroupLimit, ModelConfig, SigmoidBiasConfig
 from model.families import deepseek_v2, standard
 from model.families.standard import HfConfig

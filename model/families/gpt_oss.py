@@ -7,7 +7,7 @@ what arrives here has been decoded.
 from dataclasses import replace
 from typing import Any
 
-from model.checkpoint import Chain, Interleaved, Rule, Transpose
+from model.checkpoints.safetensors_files import Chain, Interleaved, Rule, Transpose
 from model.config import AttentionConfig, ClampedGate, LayerConfig, ModelConfig, RoutedConfig, TopKSoftmaxConfig
 from model.families import standard
 from model.families.standard import HfConfig

@@ -7,7 +7,7 @@ families have them too.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from model.checkpoint import Rule
+from model.checkpoints.safetensors_files import Rule
 from model.config import AttentionConfig, DenseConfig, LayerConfig, ModelConfig
 from model.families import standard
 from model.families.standard import HfConfig

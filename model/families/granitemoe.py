@@ -4,7 +4,7 @@ The experts of a layer are stored in two tensors. granitemoeshared.py is this fa
 shared expert.
 """
 
-from model.checkpoint import Rule
+from model.checkpoints.safetensors_files import Rule
 from model.config import LayerConfig, ModelConfig, RoutedConfig, SharedConfig, TopKSoftmaxConfig
 from model.families import granite, standard
 from model.families.standard import HfConfig

@@ -6,7 +6,7 @@ The attention may go without positions. Where there are no experts, every layer 
 from dataclasses import replace
 from typing import Any
 
-from model.checkpoint import Rule
+from model.checkpoints.safetensors_files import Rule
 from model.config import (
     DenseConfig,
     LayerConfig,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from model.checkpoint import Rule
+from model.checkpoints.safetensors_files import Rule
 from model.config import DenseConfig, ModelConfig, RoutedConfig, SigmoidBiasConfig
 from model.families import lfm2, standard
 from model.families.standard import HfConfig

@@ -1,6 +1,6 @@
 """Llama (`model_type` llama), which most others vary: grouped-query attention, a gated feed-forward, two norms."""
 
-from model.checkpoint import Rule
+from model.checkpoints.safetensors_files import Rule
 from model.config import DenseConfig, LayerConfig, ModelConfig
 from model.families import standard
 from model.families.standard import HfConfig

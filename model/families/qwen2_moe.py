@@ -5,7 +5,7 @@ Queries, keys and values have biases. Some layers may be dense; of the lower lay
 
 from dataclasses import replace
 
-from model.checkpoint import Rule
+from model.checkpoints.safetensors_files import Rule
 from model.config import DenseConfig, LayerConfig, ModelConfig, RoutedConfig, SharedConfig, SoftmaxTopKConfig
 from model.families import standard
 from model.families.standard import HfConfig

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from model.checkpoint import Concat, Rule
+from model.checkpoints.safetensors_files import Concat, Rule
 from model.config import DeltaNetConfig, ModelConfig
 from model.families import qwen3_next
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from model.checkpoint import Rule
+from model.checkpoints.safetensors_files import Rule
 from model.config import DenseConfig, LayerConfig, ModelConfig, RoutedConfig, SoftmaxTopKConfig
 from model.families import standard
 from model.families.standard import HfConfig

@@ -8,7 +8,7 @@ and in `rope_parameters`, renormalized gates, an expert mixture in every layer, 
 from dataclasses import replace
 from typing import Any
 
-from model.checkpoint import PerHead, Rule
+from model.checkpoints.safetensors_files import PerHead, Rule
 from model.config import (
     AttentionConfig,
     DeltaNetConfig,

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from model.checkpoint import CheckpointError, Concat, Rule, Same, Stack
+from model.checkpoints.safetensors_files import CheckpointError, Concat, Rule, Same, Stack
 from model.config import (
     AttentionConfig,
     DenseConfig,

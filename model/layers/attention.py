@@ -12,7 +12,7 @@ from model.cache import CacheSpec, KVSpec
 from model.config import AttentionConfig
 from model.layers.linear import Linear
 from model.layers.norm import RMSNorm
-from model.layers.rotary import Rotary
+from model.rotary import Rotary
 
 
 class Attention(nn.Module):

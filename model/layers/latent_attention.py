@@ -18,7 +18,7 @@ from model.cache import CacheSpec, LatentSpec
 from model.config import LatentAttentionConfig
 from model.layers.linear import GroupedLinear, Linear
 from model.layers.norm import RMSNorm
-from model.layers.rotary import Rotary
+from model.rotary import Rotary
 
 
 class LatentAttention(nn.Module):

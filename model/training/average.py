@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from model.loading import load_network
+from model.loading.load import load_network
 from model.training.export import export
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from model.language import detect_language
-from model.prompts import Message, TaggedPrompts, TaggedText
-from model.special_tokens import END_OF_TEXT, MESSAGE_END, MESSAGE_START
+from model.text.language_detection import detect_language
+from model.text.special_tokens import END_OF_TEXT, MESSAGE_END, MESSAGE_START
+from model.text.task_prompts import Message, TaggedPrompts, TaggedText
 from model.training.phrasings import ask_analyze, ask_summarize, ask_translate
 from model.training.rows import Row
 

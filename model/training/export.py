@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import save_weights
+from model.checkpoints.safetensors_files import save_weights
 from model.families import qwen3_next
 from model.network import CausalLM, matrices
 

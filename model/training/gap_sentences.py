@@ -8,8 +8,8 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from model.centrality import centrality, units
-from model.language import detect_language
+from model.text.centrality import centrality, units
+from model.text.language_detection import detect_language
 from model.training.rows import Row
 
 SENTENCES = (2, 8)  # of a document

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from model.training.borrowed_topics import LENDERS, borrowed_topics
+from model.bundled_recipe.persona import persona_rows
+from model.bundled_recipe.topic_augmentation import LENDERS, borrowed_topics
 from model.training.cleaning import Cleaner, Dropped
 from model.training.examples import ANSWER, Example, ExampleEncoder, conversations
 from model.training.gap_sentences import gap_sentences
 from model.training.label_sets import for_training
-from model.training.persona import persona_rows
 from model.training.rows import Row, SourceFile, find_all_sources, read_rows
 
 FORMAT = 5  # of the directory and of what is put into it

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from model.language import detect_language
-from model.special_tokens import END_OF_TEXT, MESSAGE_END, SPECIAL_TOKENS
+from model.text.language_detection import detect_language
+from model.text.special_tokens import END_OF_TEXT, MESSAGE_END, SPECIAL_TOKENS
 from model.training.chat_form import CHAT_TEMPLATE
 from model.training.rows import SourceFile, find_sources, read_rows, row_texts
 

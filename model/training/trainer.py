@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from model.loading import load_network
+from model.loading.load import load_network
 from model.network import CausalLM, cast_matrices
 from model.training import losses
 from model.training.batches import BatchStream, TrainingBatch, valid_batches

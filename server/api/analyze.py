@@ -8,13 +8,13 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticCustomError
 
-from server.api.answer_scores import AnswerScores, Question
 from server.api.dependencies import Admitted, RequestId, Service
 from server.api.disconnect import until_disconnect
-from server.api.earlier_work import EarlierWork
 from server.api.request_model import ModelName, NonBlankText, OneAsList, RequestModel
 from server.api.usage import UsageInfo
 from server.errors import InvalidRequestError
+from server.tasks.label_scoring import AnswerScores, Question
+from server.tasks.sub_generations import EarlierWork
 
 router = APIRouter(prefix="/v1", tags=["Tasks"])
 

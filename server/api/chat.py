@@ -15,11 +15,11 @@ from server.api.messages import Messages, template_messages
 from server.api.openai_fields import ChatOnlyFields, OpenAIFields, StreamOptions
 from server.api.request_model import ModelName
 from server.api.sampling import MAX_CHOICES, MAX_LOGPROBS, MAX_TOKENS, SamplingFields
+from server.api.sse import Event, Events, EventStream
 from server.api.usage import UsageInfo, usage_of
 from server.errors import InvalidRequestError
-from server.generation import GenerationResult, interleave
-from server.sse import Event, Events, EventStream
-from server.token_text import TextLogprobs
+from server.generation.logprobs import TextLogprobs
+from server.generation.stream import GenerationResult, interleave
 
 router = APIRouter(tags=["OpenAI"])
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.api.openai_fields import StreamOptions
+from server.api.sse import Event
 from server.api.usage import usage_of
-from server.generation import RunningGeneration
-from server.sse import Event
+from server.generation.stream import RunningGeneration
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from model.tokenizer import Tokenizer
-from server.prompt import Prompt
-from server.token_text import TextLogprobs, TokenText
+from model.text.tokenizer import Tokenizer
+from server.generation.logprobs import TextLogprobs, TokenText
+from server.generation.prompt import Prompt
 
 
 class CompletionLogprobs(BaseModel):

@@ -16,14 +16,14 @@ from server.api.openai_fields import CompletionOnlyFields, OpenAIFields, StreamO
 from server.api.prompts import PromptField, read_prompts
 from server.api.request_model import ModelName
 from server.api.sampling import MAX_CHOICES, MAX_LOGPROBS, MAX_TOKENS, SamplingFields
+from server.api.sse import Events, EventStream
 from server.api.usage import UsageInfo, usage_of
 from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
-from server.generation import GenerationResult, TextDelta, interleave
-from server.prompt import Prompt
-from server.service import GenerationService
-from server.sse import Events, EventStream
-from server.token_text import TextLogprobs
+from server.generation.logprobs import TextLogprobs
+from server.generation.prompt import Prompt
+from server.generation.service import GenerationService
+from server.generation.stream import GenerationResult, TextDelta, interleave
 
 router = APIRouter(tags=["OpenAI"])
 

@@ -11,10 +11,10 @@ from fastapi import Depends, Request
 from server.api.usage import UsageInfo, usage_of
 from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
-from server.generation import GenerationResult, RunningGeneration
-from server.prompt import Prompt
-from server.segments import SegmentedPrompt
-from server.service import GenerationService
+from server.generation.prompt import Prompt
+from server.generation.segments import SegmentedPrompt
+from server.generation.service import GenerationService
+from server.generation.stream import GenerationResult, RunningGeneration
 
 Body = TypeVar("Body")
 

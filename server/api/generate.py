@@ -9,9 +9,9 @@ from pydantic import BaseModel
 from server.api.dependencies import Admitted, RequestId, Service, admission
 from server.api.disconnect import until_disconnect
 from server.api.request_model import Text
+from server.api.sse import EventStream
 from server.api.tasks import GREEDY, TaskFields, task_events
 from server.api.usage import UsageInfo
-from server.sse import EventStream
 
 router = APIRouter(prefix="/v1", tags=["Tasks"])
 

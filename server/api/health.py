@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from server.api.dependencies import Service
-from server.drain import Drain
+from server.middleware.drain import Drain
 
 router = APIRouter(prefix="/health", tags=["Health"])
 

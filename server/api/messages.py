@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from model.prompts import Message
+from model.text.task_prompts import Message
 from server.api.request_model import Ignored, Refused, RequestModel, Text, only
 
 

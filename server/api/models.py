@@ -5,9 +5,9 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from server.api.declared_errors import errors
 from server.api.dependencies import Service
-from server.service import GenerationService
+from server.api.openapi_errors import errors
+from server.generation.service import GenerationService
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 

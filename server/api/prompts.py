@@ -6,8 +6,8 @@ from pydantic import Discriminator, Field, Tag
 
 from server.api.request_model import Text
 from server.api.sampling import TokenId
-from server.prompt import Prompt
-from server.service import GenerationService
+from server.generation.prompt import Prompt
+from server.generation.service import GenerationService
 
 MAX_PROMPTS = 64
 

@@ -8,8 +8,8 @@ from pydantic import Field, StringConstraints
 from server.api.request_model import OneAsList, RequestModel
 from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
-from server.generation_defaults import GenerationDefaults
-from server.service import GenerationService
+from server.generation.defaults import GenerationDefaults
+from server.generation.service import GenerationService
 
 MAX_CHOICES = 8
 MAX_LOGPROBS = 20

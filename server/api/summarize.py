@@ -6,19 +6,19 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
-from model.language import detect_language
+from model.text.language_detection import detect_language
 from server.api.dependencies import Admitted, RequestId, Service, admission
 from server.api.disconnect import until_disconnect
-from server.api.earlier_work import EarlierWork
-from server.api.extraction import SENTENCES, Extraction, sentences_in
 from server.api.request_model import Language, NonBlankText
-from server.api.shortening import Shortening
+from server.api.sse import EventStream
 from server.api.tasks import GREEDY, TaskFields, task_events
 from server.api.usage import UsageInfo
-from server.generation import FinishedGeneration
-from server.off_loop import off_loop
-from server.service import GenerationService
-from server.sse import EventStream
+from server.generation.run_in_thread import off_loop
+from server.generation.service import GenerationService
+from server.generation.stream import FinishedGeneration
+from server.tasks.extractive_summary import SENTENCES, Extraction, sentences_in
+from server.tasks.long_documents import Shortening
+from server.tasks.sub_generations import EarlierWork
 
 router = APIRouter(prefix="/v1", tags=["Tasks"])
 

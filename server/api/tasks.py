@@ -7,10 +7,10 @@ from typing import Any
 from server.api.dependencies import Admitted
 from server.api.request_model import ModelName
 from server.api.sampling import SamplingFields
+from server.api.sse import Event, Events
 from server.engine.types import FinishReason
-from server.generation import interleave
-from server.generation_defaults import GenerationDefaults
-from server.sse import Event, Events
+from server.generation.defaults import GenerationDefaults
+from server.generation.stream import interleave
 
 GREEDY = GenerationDefaults(temperature=0.0)  # a task has one best answer, unless the client asks for more
 

@@ -7,20 +7,20 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
-from model.language import detect_language
-from model.sentences import Sentence, SentenceSplit, gap_before, split_sentences
+from model.text.language_detection import detect_language
+from model.text.sentence_split import Sentence, SentenceSplit, gap_before, split_sentences
 from server.api.dependencies import Admitted, RequestId, Service, admission
 from server.api.disconnect import until_disconnect
 from server.api.request_model import Language, NonBlankText, OneAsList
+from server.api.sse import Event, EventStream
 from server.api.tasks import GREEDY, TaskFields, task_events
 from server.api.usage import UsageInfo
 from server.engine.types import FinishReason
 from server.engine.validation import MAX_BEAM_WIDTH, without_meaning_in_a_search
 from server.errors import InvalidRequestError
-from server.off_loop import off_loop
-from server.segments import AHEAD, Segment, SegmentedPrompt
-from server.service import GenerationService
-from server.sse import Event, EventStream
+from server.generation.run_in_thread import off_loop
+from server.generation.segments import AHEAD, Segment, SegmentedPrompt
+from server.generation.service import GenerationService
 
 router = APIRouter(prefix="/v1", tags=["Tasks"])
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
-from server.generation import RunningGeneration
+from server.generation.stream import RunningGeneration
 
 
 class PromptTokensDetails(BaseModel):

@@ -11,8 +11,8 @@ from server.commands.failing import failing_in_one_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from server.app import Backend
     from server.settings import Settings
+    from server.startup.app import Backend
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -24,7 +24,7 @@ def load_backend(settings: "Settings") -> "Callable[[], Backend]":
     from rich.console import Console
 
     with failing_in_one_line(), told(Console(stderr=True), settings.model) as progress:
-        from server.bootstrap import prepare_backend
+        from server.startup.backend import prepare_backend
 
         return prepare_backend(settings, progress)
 
@@ -37,7 +37,7 @@ def told(console: "Console", model: str) -> Iterator[Callable[[int, int], None]]
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    from model.hub import is_hub_id
+    from model.checkpoints.hub import is_hub_id
 
     columns = BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn()
     bar = Progress(TextColumn("loading {task.description}"), *columns, console=console, transient=True)

@@ -26,8 +26,8 @@ def server_or_model(url: str, model: str | None, **settings: Any) -> Iterator[st
     if model is None:
         yield url
         return
-    from server.observability import configure_logging
-    from server.serving import in_background
+    from server.middleware.request_log import configure_logging
+    from server.startup.uvicorn_server import in_background
 
     configure_logging("warning")
     read = read_settings(model=model, **settings)

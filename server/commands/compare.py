@@ -34,10 +34,10 @@ def run(
 
     A look at it, in minutes:  routelm compare run runs/look --tokens 50k --seeds 1
     """
-    from model.comparison.run import run_study
-    from model.comparison.study import Study, parse_tokens
-    from model.comparison.variants import VARIANTS
-    from model.hub import BUNDLED
+    from benchmarks.routing_study.run import run_study
+    from benchmarks.routing_study.study import Study, parse_tokens
+    from benchmarks.routing_study.variants import VARIANTS
+    from model.checkpoints.hub import BUNDLED
 
     try:
         with failing_in_one_line():
@@ -67,7 +67,7 @@ def table(
     into: Annotated[Path | None, typer.Option(help="Document whose marked table is replaced.")] = None,
 ) -> None:
     """Make the table and the pictures again from the logs and results of the runs that are finished."""
-    from model.comparison.document import publish
+    from benchmarks.routing_study.document import publish
 
     with failing_in_one_line():
         written = publish(directory, out=out, into=into)

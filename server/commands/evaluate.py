@@ -43,7 +43,7 @@ def evaluate(
 
     Any server with OpenAI's API can be scored: routelm evaluate http://127.0.0.1:8000 --data DIR
     """
-    from model.evaluation.bundled import bundled_card
+    from model.bundled_recipe.model_card import bundled_card
     from model.evaluation.endpoints import ServerError
 
     settings = {"quantize": quantize, "experts_per_token": experts_per_token}

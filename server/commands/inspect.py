@@ -7,7 +7,7 @@ import typer
 from server.commands.failing import failing_in_one_line
 
 if TYPE_CHECKING:
-    from server.inspection import Inspection
+    from server.startup.inspect_model import Inspection
 
 
 def inspect(
@@ -23,7 +23,7 @@ def inspect(
     Of a model on the hub only the settings are fetched:  routelm inspect org/name
     """
     with failing_in_one_line():
-        from server.inspection import inspect_model
+        from server.startup.inspect_model import inspect_model
 
         found = inspect_model(model, revision, length)
     if as_json:
@@ -49,7 +49,7 @@ def _print(found: "Inspection") -> None:
 def _facts(found: "Inspection") -> object:
     from rich.table import Table
 
-    from model.sizing import gib
+    from model.loading.memory_estimate import gib
 
     size = found.size
     routed = f"{found.router}, {found.experts_per_token} of {found.experts} experts for each token"
@@ -76,7 +76,7 @@ def _fits(found: "Inspection") -> object:
     from rich import box
     from rich.table import Table
 
-    from model.sizing import gib
+    from model.loading.memory_estimate import gib
 
     table = Table(box=box.SIMPLE)
     table.add_column("weights as")

@@ -19,7 +19,7 @@ def prepare(
 
     `routelm train` does this by itself; run it to look at the counts, or to encode on one machine and train on another.
     """
-    from model.hub import BUNDLED
+    from model.checkpoints.hub import BUNDLED
     from model.training.pipeline import ensure_prepared
 
     with failing_in_one_line():

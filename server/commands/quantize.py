@@ -27,8 +27,8 @@ def quantize(
     with failing_in_one_line():
         import torch
 
+        from model.loading.quantize_checkpoint import quantize_checkpoint
         from model.quantization import SCHEMES
-        from model.quantization.writer import quantize_checkpoint
 
         if scheme not in SCHEMES:
             raise ValueError(f"--scheme is {scheme!r}: {' or '.join(SCHEMES)} is possible")

@@ -53,8 +53,8 @@ def serve(
     """
     settings = read_settings(**locals())
 
-    from server.observability import configure_logging
-    from server.serving import check_address, run
+    from server.middleware.request_log import configure_logging
+    from server.startup.uvicorn_server import check_address, run
 
     configure_logging(settings.log_level)
     with failing_in_one_line():

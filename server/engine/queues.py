@@ -2,8 +2,8 @@
 
 from bisect import insort
 
+from server.engine.cache.sequence_cache import SequenceMemory
 from server.engine.config import CacheLayout, EngineConfig
-from server.engine.memory import SequenceMemory
 from server.engine.sequence import Sequence, SequenceStatus
 
 

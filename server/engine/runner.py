@@ -12,9 +12,9 @@ from torch import Tensor
 from model.batch import ForwardBatch
 from model.cache import CacheStorage
 from model.network import CausalLM
+from server.engine.cache.prefix_cache import CacheOp, CopyRow, ZeroRow
 from server.engine.config import CacheLayout
-from server.engine.decode_steps import DecodeSteps
-from server.engine.prefix_cache import CacheOp, CopyRow, ZeroRow
+from server.engine.decode_graphs import DecodeSteps
 from server.engine.routing_load import RoutingLoad
 from server.engine.sampler import token_logprobs
 from server.engine.sequence import Sequence

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from random import Random
 
-from server.engine.beam_search import BeamSearch
+from server.engine.beam.search import BeamSearch
 from server.engine.config import CacheLayout, EngineConfig
-from server.engine.pace import Pace, PromptRoom
+from server.engine.prefill_budget import Pace, PromptRoom
 from server.engine.queues import Queues
 from server.engine.sequence import Sequence, SequenceStatus
 from server.engine.step import NOT_FINITE, ScheduledBatch, SchedulerCounts, StepOutput

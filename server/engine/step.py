@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from server.engine.prefix_cache import CacheOp
+from server.engine.cache.prefix_cache import CacheOp
 from server.engine.sequence import Sequence
 from server.engine.types import TokenLogprobs
 

@@ -5,10 +5,10 @@ import torch
 
 from benchmarks.breakdown import PARTS, STEPS, Work, decode_steps
 from benchmarks.kernels import random_panels
-from model.hub import BUNDLED
+from model.checkpoints.hub import BUNDLED
 from model.kernels import product
 from model.kernels.product import FeedForwardWeights
-from model.loading import load_network
+from model.loading.load import load_network
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 

@@ -45,7 +45,7 @@ def test_final_stage_installs_nothing() -> None:
     runtime = stages(DOCKERFILE.read_text())["runtime"]
     [run] = runtime.all("RUN")
     assert run.arguments[:2] == ("python", "-c")
-    assert "import server.bootstrap" in run.arguments[2]
+    assert "import server.startup.backend" in run.arguments[2]
     exec(run.arguments[2])  # what the build relies on holds here, where kernels are built
     assert "g++" in str(stages(DOCKERFILE.read_text())["builder"].all("RUN"))
 

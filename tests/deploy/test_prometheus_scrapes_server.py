@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from server.bootstrap import prepare_backend
-from server.serving import in_background
 from server.settings import Settings
+from server.startup.backend import prepare_backend
+from server.startup.uvicorn_server import in_background
 
 from .files import DEPLOY, ROOT, program, yaml_document
 from .promql import Expression, dashboard_expressions, recorded_names, rules, variable_expressions, without_variables

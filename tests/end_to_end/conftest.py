@@ -9,9 +9,9 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.bootstrap import prepare_backend
-from server.serving import in_background
 from server.settings import Settings
+from server.startup.backend import prepare_backend
+from server.startup.uvicorn_server import in_background
 
 
 class RunningServer:

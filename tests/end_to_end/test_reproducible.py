@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from model.hub import BUNDLED
-from model.loading import load_network
+from model.checkpoints.hub import BUNDLED
+from model.loading.load import load_network
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.types import EngineRequest, SamplingParams, TokenOutput

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from server.engine.sequence import Sequence
-from server.generation import Generation
+from server.generation.stream import Generation
 from tests.end_to_end.conftest import RunningServer
 
 pytestmark = pytest.mark.slow
@@ -38,7 +38,7 @@ def test_chat_and_completions_through_the_official_client(server: RunningServer)
     ("text", "target"), [("I like this book.", "de"), ("I like this book.", "fr"), ("I like this book.", "zh")]
 )
 def test_translations_are_in_the_right_language(server: RunningServer, text: str, target: str) -> None:
-    from model.language import detect_language
+    from model.text.language_detection import detect_language
 
     answer = server.http.post("/v1/translate", json={"text": text, "target_lang": target}).raise_for_status().json()
     (translation,) = answer["translations"]

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from model.checkpoint import read_config
+from model.checkpoints.safetensors_files import read_config
 from model.generate import generate, sequence_hidden
-from model.loading import load_network
-from model.tokenizer import Tokenizer
+from model.loading.load import load_network
+from model.text.tokenizer import Tokenizer
 
 BUNDLED = Path(__file__).parents[2] / "model" / "bundled"
 PROMPTS = [
@@ -53,7 +53,7 @@ def test_transformers_gives_the_same_logits_and_greedy_tokens() -> None:
 
 
 def test_the_chat_template_reads_the_same_in_transformers() -> None:
-    from model.chat_template import ChatTemplate
+    from model.text.chat_template import ChatTemplate
 
     messages = [
         {"role": "user", "content": "Hello!"},

@@ -19,8 +19,8 @@ from model.config import (
     hybrid_config,
 )
 from model.generate import generate, sequence_hidden
+from model.loading.freeze import pack_matrices
 from model.network import CausalLM, cast_matrices
-from model.packing import pack_matrices
 from tests.model.batches import batch_of, cache_for, whole_batch
 
 ROUTERS: list[RouterConfig] = [
@@ -102,7 +102,7 @@ def test_later_tokens_change_nothing(network: CausalLM) -> None:
 @torch.inference_mode()
 def test_the_comparison_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: with plain float32 products instead of packed ones, the batch shows in the bits."""
-    monkeypatch.setattr("model.packing.pack_module", lambda network, name, scheme: None)
+    monkeypatch.setattr("model.loading.freeze.pack_module", lambda network, name, scheme: None)
     network = tiny_network(SoftmaxTopKConfig(2), torch.float32)
     tokens = torch.randint(0, 128, (40,)).tolist()
     assert not torch.equal(run_in_pieces(network, tokens, list(range(1, 40))), sequence_hidden(network, tokens))

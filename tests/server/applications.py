@@ -11,17 +11,17 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 from tokenizers import decoders, models, pre_tokenizers
 
-from model.chat_template import ChatTemplate
-from model.prompts import prompts_for
-from model.special_tokens import END_OF_TEXT, MESSAGE_END, SPECIAL_TOKENS
-from model.tokenizer import Tokenizer
+from model.text.chat_template import ChatTemplate
+from model.text.special_tokens import END_OF_TEXT, MESSAGE_END, SPECIAL_TOKENS
+from model.text.task_prompts import prompts_for
+from model.text.tokenizer import Tokenizer
 from model.training.chat_form import CHAT_TEMPLATE
-from server.app import Backend, create_app
 from server.engine.types import EngineRequest
+from server.generation.service import GenerationService
 from server.metrics import Metrics
-from server.service import GenerationService
-from server.serving import in_background
 from server.settings import Settings
+from server.startup.app import Backend, create_app
+from server.startup.uvicorn_server import in_background
 from tests.server.fake_engine import FakeEngine
 
 MODEL = "test-model"

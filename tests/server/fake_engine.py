@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from server.engine.client import EngineClosedError, QueueFullError
+from server.engine.client.base import EngineClosedError, QueueFullError
 from server.engine.types import (
     EngineRequest,
     EngineStats,

@@ -7,7 +7,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from server.engine.types import EngineStats, FinishReason, LayerLoad, RequestTimes
-from server.generation import Usage
+from server.generation.stream import Usage
 from server.metrics import MAX_EXPERT_SERIES, Metrics
 
 STATS = EngineStats(

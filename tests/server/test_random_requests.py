@@ -9,16 +9,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from model.chat_template import ChatTemplate
-from model.prompts import prompts_for
+from model.text.chat_template import ChatTemplate
+from model.text.task_prompts import prompts_for
 from model.training.chat_form import CHAT_TEMPLATE
-from server.app import Backend, create_app
-from server.engine.async_engine import AsyncEngine
+from server.engine.client.thread import AsyncEngine
 from server.engine.engine import Engine
 from server.engine.types import EngineStats
+from server.generation.service import GenerationService
 from server.metrics import Metrics
-from server.service import GenerationService
 from server.settings import Settings
+from server.startup.app import Backend, create_app
 from tests.server.applications import MODEL, byte_tokenizer, events_of
 from tests.server.engine.tiny import MAX_LEN, engine_config, tiny_config, tiny_network
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from model.bundled_recipe.data_sources import DATA_SOURCES, known_sources
 from model.evaluation.card import CardFacts, model_card
-from model.evaluation.data_sources import DATA_SOURCES, known_sources
 from model.evaluation.report import EvaluationReport
 from model.evaluation.run import evaluate
 from model.evaluation.scores import Baseline, Example, Score

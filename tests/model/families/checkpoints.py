@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from model.checkpoint import named_tensors, open_checkpoint, read_config
+from model.checkpoints.safetensors_files import named_tensors, open_checkpoint, read_config
 from model.families import family_of, supported
 from model.network import CausalLM
-from tests.model.plain_loading import load_weights
+from tests.model.loading.plain_loading import load_weights
 
 TINY = Path(__file__).parent / "tiny"
 CASES = sorted(path.stem for path in TINY.glob("*.json"))

@@ -10,11 +10,11 @@ import torch
 from transformers import AutoConfig
 
 from model.batch import RectangularBatch
-from model.checkpoint import CheckpointError, read_config
+from model.checkpoints.safetensors_files import CheckpointError, read_config
 from model.families import family_of
 from model.network import CausalLM
 from tests.model.families.checkpoints import CASES, TINY, write_checkpoint
-from tests.model.plain_loading import load_weights
+from tests.model.loading.plain_loading import load_weights
 
 
 def short_config(case: str) -> dict[str, Any]:

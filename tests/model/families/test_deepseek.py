@@ -7,11 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import CheckpointError, read_config
+from model.checkpoints.safetensors_files import CheckpointError, read_config
 from model.config import LatentAttentionConfig, YarnScaling
 from model.families import deepseek_v2, deepseek_v3
 from model.families.deepseek_v2 import PartOfHeads
-from model.loading import load_network
+from model.loading.load import load_network
 from tests.model.families.checkpoints import write_checkpoint
 
 

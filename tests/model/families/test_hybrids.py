@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from model.checkpoint import CheckpointError
+from model.checkpoints.safetensors_files import CheckpointError
 from model.config import (
     AttentionConfig,
     DenseConfig,

@@ -8,11 +8,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from model.batch import RectangularBatch
-from model.checkpoint import read_config, save_weights
+from model.checkpoints.safetensors_files import read_config, save_weights
 from model.families import family_of, supported
 from model.generate import generate
 from model.layers.feed_forward import Routed
-from model.loading import load_network
+from model.loading.load import load_network
 from model.network import CausalLM
 from tests.model.batches import batch_of, cache_for, whole_batch
 from tests.model.families.checkpoints import CASES, Pair, model_type

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.checkpoint import CheckpointError
-from model.loading import load_network
+from model.checkpoints.safetensors_files import CheckpointError
+from model.loading.load import load_network
 from tests.model.batches import whole_batch
 from tests.model.families.checkpoints import Pair, write_checkpoint
 

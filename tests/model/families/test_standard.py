@@ -10,10 +10,10 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from model.checkpoint import CheckpointError
+from model.checkpoints.safetensors_files import CheckpointError
 from model.config import YarnScaling
 from model.families import standard
-from model.layers.rotary import Rotary
+from model.rotary import Rotary
 
 LENGTHS = st.sampled_from([256, 2048, 4096, 8192, 32768])
 FACTORS = st.floats(1, 64)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.config import hybrid_config
-from model.loading import load_network
+from model.loading.load import load_network
 from model.network import CausalLM
 from model.training.average import average
 from model.training.export import export

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.tokenizer import Tokenizer
+from model.text.tokenizer import Tokenizer
 from model.training.batches import BUCKET_LENGTHS, BatchStream, LossWeights, Noise, TrainingBatch, valid_batches
 from model.training.mixture import Mixture, decay_mixture, stable_mixture
 from model.training.prepare import load_source

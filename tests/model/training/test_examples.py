@@ -7,9 +7,9 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.chat_template import ChatTemplate
-from model.prompts import Message, TaggedPrompts, TaggedText
-from model.tokenizer import Tokenizer
+from model.text.chat_template import ChatTemplate
+from model.text.task_prompts import Message, TaggedPrompts, TaggedText
+from model.text.tokenizer import Tokenizer
 from model.training.examples import (
     ANSWER,
     HEADER,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from model.generate import generate
-from model.loading import load_network
-from model.tokenizer import Tokenizer
+from model.loading.load import load_network
+from model.text.tokenizer import Tokenizer
 from model.training.pipeline import ensure_prepared, recipe_named, train
 from model.training.prepare import source_names
 from model.training.recipes import RECIPES

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from model.evaluation.data_sources import known_sources
+from model.bundled_recipe.data_sources import known_sources
 from model.training.examples import ANSWER
 from model.training.prepare import (
     BORROWED_TOPICS,

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from model.chat_template import ChatTemplate
-from model.special_tokens import SPECIAL_TOKENS
-from model.tokenizer import Tokenizer
+from model.text.chat_template import ChatTemplate
+from model.text.special_tokens import SPECIAL_TOKENS
+from model.text.tokenizer import Tokenizer
 from model.training.train_tokenizer import sample_texts, save_tokenizer, train_tokenizer
 from tests.model.training.conftest import BUNDLED, translation, write_rows
 

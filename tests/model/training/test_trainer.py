@@ -8,12 +8,12 @@ import pytest
 import tokenizers
 import torch
 
-from model.checkpoint import read_config
+from model.checkpoints.safetensors_files import read_config
 from model.config import ExpertThresholdConfig, RouterConfig, SigmoidBiasConfig, SoftmaxTopKConfig, hybrid_config
 from model.evaluation.training_facts import read_training_facts
 from model.generate import generate, sequence_logprobs
-from model.loading import load_network
-from model.tokenizer import Tokenizer
+from model.loading.load import load_network
+from model.text.tokenizer import Tokenizer
 from model.training.batches import LossWeights, Noise
 from model.training.log import LOG_NAME, RunLog
 from model.training.mixture import Mixture, MixturePart

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from server.engine.types import SamplingParams
-from server.generation_defaults import GenerationDefaults
+from server.generation.defaults import GenerationDefaults
 from tests.server.applications import Server, client_of, make_server
 
 DEFAULTS = GenerationDefaults(temperature=0.6, top_p=0.9, top_k=20, min_p=0.1, repetition_penalty=1.1)

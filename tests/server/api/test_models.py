@@ -2,8 +2,8 @@
 
 from starlette.testclient import TestClient
 
-from model.prompts import InstructionPrompts
-from model.quality import Measured, Quality
+from model.loading.quality import Measured, Quality
+from model.text.task_prompts import InstructionPrompts
 from tests.server.applications import MAX_MODEL_LEN, MODEL, Server
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from model.prompts import InstructionPrompts, TaggedPrompts
-from model.quality import Measured, Quality
-from server.api.answer_scores import AnswerScore, AnswerScores, Question
+from model.loading.quality import Measured, Quality
+from model.text.task_prompts import InstructionPrompts, TaggedPrompts
+from server.tasks.label_scoring import AnswerScore, AnswerScores, Question
 from tests.server.applications import MODEL, Server, events_of
 
 OWN_WORDS = {"method": "generate"}

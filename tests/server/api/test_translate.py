@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from model.quality import Measured, Quality
-from server.segments import AHEAD
+from model.loading.quality import Measured, Quality
+from server.generation.segments import AHEAD
 from tests.server.applications import MODEL, Server, events_of
 
 

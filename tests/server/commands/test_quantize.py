@@ -18,7 +18,7 @@ TINY = {
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    from model.checkpoint import save_weights
+    from model.checkpoints.safetensors_files import save_weights
     from model.families import family_of
     from model.network import CausalLM
 

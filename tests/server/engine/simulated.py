@@ -6,8 +6,8 @@ in a second.
 
 from collections.abc import Sequence as Tokens
 
+from server.engine.cache.prefix_cache import CopyBlock, CopyRow, ZeroRow
 from server.engine.config import CacheLayout
-from server.engine.prefix_cache import CopyBlock, CopyRow, ZeroRow
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sequence
 from server.engine.step import ScheduledBatch, StepOutput

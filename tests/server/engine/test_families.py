@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.loading import load_network
+from model.loading.load import load_network
 from model.network import CausalLM
 from server.engine.engine import Engine
 from server.engine.types import EngineRequest

@@ -9,8 +9,8 @@ from torch.nn import functional
 from model import kernels
 from model.config import SoftmaxTopKConfig, hybrid_config
 from model.kernels import product
+from model.loading.freeze import pack_matrices
 from model.network import CausalLM, cast_matrices
-from model.packing import pack_matrices
 from model.quantization import SCHEMES
 from server.engine.engine import Engine
 from tests.model.older_processor import OlderProcessor

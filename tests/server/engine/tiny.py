@@ -12,8 +12,8 @@ from torch import Tensor
 from model.cache import bytes_per_block, bytes_per_row
 from model.config import ModelConfig, hybrid_config
 from model.generate import generate, greedy
+from model.loading.freeze import pack_matrices
 from model.network import CausalLM, cast_matrices
-from model.packing import pack_matrices
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.sampler import gumbel_noise

@@ -1,0 +1,70 @@
+"""A whole study by one call: the runs one after another, with the time left over all of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+
+import tokenizers
+from rich.progress import Progress, TaskID
+
+from benchmarks.routing_study.likelihood import by_task
+from benchmarks.routing_study.study import RESULT_NAME, Study, open_study
+from benchmarks.routing_study.sub_run import Materials, Tell, do_run, load_materials
+from model.training.pipeline import ensure_prepared
+from model.training.progress import token_progress
+from model.training.sample_data import write_sample_data
+
+Say = Callable[[str], None]
+
+
+def run_study(
+    study: Study,
+    directory: Path,
+    *,
+    data_dir: Path | None,
+    tokenizer_dir: Path,
+    device: str = "cpu",
+    workers: int | None = None,
+    say: Say = print,
+) -> None:
+    """Do what is left of the study in `directory`; stop it at any moment and call it again.
+
+    Without `data_dir` the data is made up (see sample_data). ValueError where `directory` holds another study.
+    """
+    open_study(study, directory)
+    if data_dir is None:
+        data_dir = write_sample_data(directory / "sample")
+    tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
+    prepared = ensure_prepared(data_dir, tokenizer_dir, directory / "data", say)
+    materials = load_materials(study, data_dir, prepared, tokenizer)
+    with token_progress(speed_estimate_seconds=1800) as bars:
+        _run_all(study, directory, materials, bars, device=device, workers=workers, say=say)
+
+
+def _run_all(
+    study: Study,
+    directory: Path,
+    materials: Materials,
+    bars: Progress,
+    *,
+    device: str,
+    workers: int | None,
+    say: Say,
+) -> None:
+    """Go through the runs that have no result yet."""
+    runs = list(study.sub_runs())
+    left = [run for run in runs if not (run.directory(directory) / RESULT_NAME).exists()]
+    done = len(runs) - len(left)
+    bar = bars.add_task("study", total=len(runs) * study.tokens, completed=done * study.tokens, status="")
+    for number, run in enumerate(left, start=done):
+        name = f"run {number + 1} of {len(runs)}, {run.variant}, seed {run.seed}"
+        tell = _teller(bars, bar, name, number * study.tokens)
+        result = do_run(study, run, directory, materials, device=device, workers=workers, tell=tell)
+        say(f"{name}: {fmean(by_task(result.bits_per_byte).values()):.4f} bits per byte")
+
+
+def _teller(bars: Progress, bar: TaskID, name: str, tokens_before: int) -> Tell:
+    def tell(tokens: int, status: str) -> None:
+        bars.update(bar, completed=tokens_before + tokens, status=f"{name}: {status}")
+
+    return tell

@@ -1,0 +1,1 @@
+"""What made the bundled model: its sources, persona, augmentation and card."""

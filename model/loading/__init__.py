@@ -1,0 +1,1 @@
+"""From a checkpoint to a network that can serve: load, freeze, estimate."""

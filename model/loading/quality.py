@@ -1,0 +1,83 @@
+"""How good a model was found to be at its tasks: quality.json beside its weights, written by `routelm evaluate`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from model.files import read_object
+
+QUALITY_NAME = "quality.json"
+NAMED = 3  # sources in a warning
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A task's main score on one source, beside the best of the trivial ways to do the same.
+
+    `part` is the direction of a translation, else a language. `better`: all of the score's 95 % interval, `low` to
+    `high` where it is known, is better than the baseline.
+    """
+
+    task: str
+    source: str
+    part: str
+    metric: str
+    value: float
+    baseline: str
+    baseline_value: float
+    better: bool
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        known = self.low is not None and self.high is not None
+        interval = f", 95 % interval {self.low:.4g} to {self.high:.4g}" if known else ""
+        figures = f"{self.metric} {self.value:.4g}{interval}, {self.baseline} {self.baseline_value:.4g}"
+        return f"{self.part} of {self.source} ({figures})"
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """What was measured; empty where nothing is known."""
+
+    measured: tuple[Measured, ...] = ()
+
+    @classmethod
+    def load(cls, directory: Path) -> "Quality":
+        """Read a checkpoint's file; nothing is known where there is none. ValueError where it is damaged."""
+        path = directory / QUALITY_NAME
+        if not path.is_file():
+            return cls()
+        try:
+            return cls(tuple(Measured(**entry) for entry in read_object(path)["measured"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path} is not what routelm evaluate writes: {error!r}; delete it or write it anew"
+            ) from None
+
+    def save(self, directory: Path) -> None:
+        lines = {"measured": [asdict(entry) for entry in self.measured]}
+        text = json.dumps(lines, ensure_ascii=False, indent=1)
+        (directory / QUALITY_NAME).write_text(text + "\n", encoding="utf-8")
+
+    def warnings(self, task: str, part: str | None = None) -> list[str]:
+        """At most one: that the model is not good at a task, or a part of it, and by which figures."""
+        entries = [entry for entry in self.measured if entry.task == task and part in (None, entry.part)]
+        weak = [entry for entry in entries if not entry.better]
+        return [_warning(task, part, entries, weak)] if weak else []
+
+    def all_warnings(self) -> list[str]:
+        tasks = dict.fromkeys(entry.task for entry in self.measured)
+        return [warning for task in tasks for warning in self.warnings(task)]
+
+
+def _warning(task: str, part: str | None, entries: Sequence[Measured], weak: Sequence[Measured]) -> str:
+    what = task if part is None else f"{task} {part}"
+    share = f"{len(weak)} of {len(entries)} kinds of text" if len(entries) > 1 else "the text it was tested on"
+    named = ", ".join(map(str, weak[:NAMED])) + (f", and {len(weak) - NAMED} more" if len(weak) > NAMED else "")
+    verdict = "not good at" if len(weak) == len(entries) else "only in part good at"
+    return (
+        f"This model is {verdict} {what}: on {share} it was no better than a trivial baseline, or by no more than "
+        f"chance explains: {named}."
+    )

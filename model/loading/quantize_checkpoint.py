@@ -1,0 +1,108 @@
+"""`routelm quantize`: reads a checkpoint tensor by tensor and writes what a scheme makes of it.
+
+Only one matrix is in memory at a time, and what waits for the file it will be in.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.checkpoints.readers import CountingReader, OnceReader, Progress
+from model.checkpoints.rules import Rule
+from model.checkpoints.safetensors_files import (
+    INDEX_NAME,
+    CheckpointError,
+    CheckpointReader,
+    named_tensors,
+    read_parameter,
+)
+from model.layers.linear import GroupedLinear, Linear
+from model.loading.freeze import scheme_of
+from model.loading.load import Description, describe, open_layout
+from model.quantization import Scheme
+from model.quantization import ours as saved
+
+SHARD_BYTES = 1 << 30
+COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")  # tokenizer, templates, generation defaults
+
+
+def quantize_checkpoint(
+    source: Path,
+    target: Path,
+    scheme: Scheme,
+    dtype: torch.dtype = torch.bfloat16,
+    progress: Progress | None = None,
+) -> None:
+    """Write `target`, a checkpoint that loads without being quantized again, and gives the same tokens.
+
+    The same, that is, as `source` loaded with that scheme and `dtype`, in which everything else is stored. Raises
+    CheckpointError for a source that cannot be loaded and ValueError for a target that is not empty.
+    """
+    if target.exists() and any(target.iterdir()):
+        raise ValueError(f"{target} is not empty: name a new directory")
+    model = describe(source, dtype)
+    if saved.scheme_name(model.hf_config):
+        raise CheckpointError(f"{source} is quantized already, by this program: start from what it was made of")
+    reader, rules = open_layout(source, model)
+    if progress:
+        reader = CountingReader(reader, {name for rule in rules for name in rule.sources}, progress)
+    target.mkdir(parents=True, exist_ok=True)
+    write_shards(target, _stored(model, OnceReader(reader, rules), rules, scheme))
+    _copy_companions(source, target)
+    config = {**model.hf_config, "quantization_config": saved.settings(scheme.name)}
+    (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _stored(
+    model: Description, reader: CheckpointReader, rules: list[Rule], scheme: Scheme
+) -> Iterator[tuple[str, Tensor]]:
+    """All tensors to be stored, in the order of the rules."""
+    network, parameters = model.network, named_tensors(model.network)
+    tied = network.config.tied_head
+    for rule in rules:
+        owner, _, leaf = rule.target.rpartition(".")
+        tensor = read_parameter(reader, rule, parameters[rule.target].dtype)
+        if leaf == "weight" and isinstance(network.get_submodule(owner), Linear | GroupedLinear):
+            yield from _matrix(owner, tensor, scheme_of(network, owner, scheme))
+            continue
+        if tied and rule.target == "embedding.weight":
+            yield from _matrix("head", tensor, scheme.head)
+        yield rule.target, tensor
+
+
+def _matrix(name: str, weight: Tensor, scheme: Scheme) -> Iterator[tuple[str, Tensor]]:
+    for leaf, tensor in saved.stored_codes(scheme.quantize(weight)).items():
+        yield f"{name}.{leaf}", tensor
+
+
+def write_shards(target: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
+    """Files of about SHARD_BYTES, and the index that says which tensor is where."""
+    places: dict[str, str] = {}
+    waiting: dict[str, Tensor] = {}
+
+    def flush() -> None:
+        name = f"model-{len(set(places.values())) + 1:05}.safetensors"
+        save_file(waiting, target / name, metadata={"format": "pt"})
+        (target / name).chmod(0o644)  # the writer makes it private
+        places.update(dict.fromkeys(waiting, name))
+        waiting.clear()
+
+    for name, tensor in tensors:
+        waiting[name] = tensor.contiguous()
+        if sum(t.nbytes for t in waiting.values()) >= SHARD_BYTES:
+            flush()
+    flush()
+    index = json.dumps({"metadata": {}, "weight_map": places}, indent=2)
+    (target / INDEX_NAME).write_text(index + "\n", encoding="utf-8")
+
+
+def _copy_companions(source: Path, target: Path) -> None:
+    for pattern in COMPANIONS:
+        for path in sorted(source.glob(pattern)):
+            if path.name not in (INDEX_NAME, "config.json"):
+                shutil.copyfile(path, target / path.name)

@@ -1,0 +1,45 @@
+"""FP8 with a scale per block (DeepSeek-V3, arXiv 2412.19437, section 3.3.2; the FP8 exports of Qwen and others).
+
+`weight` in e4m3 beside `weight_scale_inv`, by which each block of (usually) 128 x 128 is multiplied. Blocks at the
+lower and right edge may be smaller. There may be dimensions before the last two.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.checkpoints.safetensors_files import CheckpointError
+from model.quantization.formats.reader import Settings, require
+
+
+@dataclass(frozen=True, slots=True)
+class Fp8:
+    block: tuple[int, int] = (128, 128)
+    suffixes: tuple[str, ...] = ("", "_scale_inv")
+    plain_suffix: str = ""
+    code_dtype: torch.dtype = torch.float8_e4m3fn
+    plain_dtype: torch.dtype = torch.float32
+    nearest_scheme: str = "int8"
+
+    def shape(self, *parts: tuple[int, ...]) -> tuple[int, ...] | None:
+        weight, scale = parts
+        if len(weight) < 2:
+            return None
+        blocks = (-(-size // step) for size, step in zip(weight[-2:], self.block, strict=True))
+        return weight if scale == (*weight[:-2], *blocks) else None
+
+    def decode(self, *parts: Tensor) -> Tensor:
+        weight, scale = parts[0].float(), parts[1].float()
+        (rows, columns), (height, width) = weight.shape[-2:], self.block
+        scale = scale.repeat_interleave(height, -2)[..., :rows, :].repeat_interleave(width, -1)[..., :columns]
+        return weight.mul_(scale)
+
+
+def codec(settings: Settings) -> Fp8:
+    require(settings, "fmt", settings.get("fmt") or "e4m3", ("e4m3",))
+    require(settings, "activation_scheme", settings.get("activation_scheme") or "dynamic", ("dynamic",))
+    block = settings.get("weight_block_size", [128, 128])
+    if not isinstance(block, list) or len(block) != 2 or not all(isinstance(n, int) and n > 0 for n in block):
+        raise CheckpointError(f"weight_block_size is {block!r} in quantization_config: two sizes are expected")
+    return Fp8((block[0], block[1]))

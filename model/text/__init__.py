@@ -1,0 +1,1 @@
+"""Text on its way into and out of token ids: tokenizer, chat template, prompts, sentences."""

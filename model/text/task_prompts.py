@@ -1,0 +1,141 @@
+"""The prompts of the tasks: with task tags for models that were trained on them, in plain English for all others.
+
+Task tags become special tokens, which is why they travel in a `TaggedText`: only what stands in its `tags` may become
+special tokens. Everything a client sent is plain `str` and stays ordinary text, whatever it looks like.
+"""
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from model.text.special_tokens import LANGUAGES, LENGTHS, TASKS, language_tag, length_tag, task_tag
+
+Message = dict[str, Any]  # {"role": ..., "content": str or TaggedText, ...}
+
+LANGUAGE_NAMES = {"en": "English", "zh": "Chinese", "de": "German", "fr": "French"}
+LENGTH_PHRASES = {
+    "short": "in at most eight words",
+    "medium": "in one short sentence",
+    "long": "in one or two sentences",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedText:
+    """Message content that starts with trusted special tokens: `tags`, then `text`, which is not trusted."""
+
+    tags: tuple[str, ...]
+    text: str = ""
+
+
+class TaskPrompts(Protocol):
+    """The messages of each task, ready for the chat template. A wrong language, length or label is a ValueError.
+
+    `native_tasks`: the tasks it was trained for, where that is known; others are asked for in plain words.
+    `translation_pairs`: the (source, target) languages the model learnt, None if that is not known;
+    `translation_beams`: how many translations of a sentence to weigh side by side, measured to be worth its time;
+    `summaries_from_sentences`: whether summaries are best made of the text's own sentences;
+    `sentence_by_sentence`: whether it learnt translation from single sentences; `longest_document`: how many tokens the
+    documents had at most from which it learnt to summarize, None if that is not known.
+    """
+
+    native_tasks: tuple[str, ...]
+    translation_pairs: frozenset[tuple[str, str]] | None
+    translation_beams: int
+    summaries_from_sentences: bool
+    sentence_by_sentence: bool
+    longest_document: int | None
+
+    def translate(self, text: str, source: str, target: str) -> list[Message]: ...
+
+    def summarize(self, text: str, language: str, length: str) -> list[Message]: ...
+
+    def analyze(self, text: str, labels: Sequence[str]) -> list[Message]: ...
+
+    def chat(self, messages: Sequence[Message]) -> list[Message]: ...
+
+
+class TaggedPrompts:
+    """For models trained with task tags: the system message is the tags and nothing that the model must interpret."""
+
+    native_tasks: tuple[str, ...] = TASKS
+    translation_pairs: frozenset[tuple[str, str]] | None = frozenset(
+        pair for other in LANGUAGES[1:] for pair in (("en", other), (other, "en"))
+    )
+    translation_beams = 4
+    summaries_from_sentences = True  # measured: what it writes itself shares fewer words with people's summaries
+    sentence_by_sentence = True
+    longest_document: int | None = 440  # training examples have 512 tokens, question and answer together
+
+    def translate(self, text: str, source: str, target: str) -> list[Message]:
+        _check("source language", source, LANGUAGES)
+        _check("target language", target, LANGUAGES)
+        return _task(text, (task_tag("translate"), language_tag(source), language_tag(target)))
+
+    def summarize(self, text: str, language: str, length: str) -> list[Message]:
+        _check("language", language, LANGUAGES)
+        _check("length", length, LENGTHS)
+        return _task(text, (task_tag("summarize"), language_tag(language), length_tag(length)))
+
+    def analyze(self, text: str, labels: Sequence[str]) -> list[Message]:
+        return _task(text, (task_tag("analyze"),), _join_labels(labels))
+
+    def chat(self, messages: Sequence[Message]) -> list[Message]:
+        """Put the chat tag before the conversation's system text, or into a system message of its own."""
+        given = messages[0]["content"] if messages and messages[0]["role"] == "system" else None
+        system = TaggedText((task_tag("chat"),), "" if given is None else given.strip())
+        return [{"role": "system", "content": system}, *messages[given is not None :]]
+
+
+class InstructionPrompts:
+    """For any other chat model: the same tasks asked for in plain English."""
+
+    native_tasks: tuple[str, ...] = ()
+    translation_pairs: frozenset[tuple[str, str]] | None = None
+    translation_beams = 1
+    summaries_from_sentences = False
+    sentence_by_sentence = False
+    longest_document: int | None = None
+
+    def translate(self, text: str, source: str, target: str) -> list[Message]:
+        _check("source language", source, LANGUAGES)
+        _check("target language", target, LANGUAGES)
+        languages = f"from {LANGUAGE_NAMES[source]} to {LANGUAGE_NAMES[target]}"
+        return _instruction(f"Translate the text {languages}. Answer with the translation only.", text)
+
+    def summarize(self, text: str, language: str, length: str) -> list[Message]:
+        _check("language", language, LANGUAGES)
+        _check("length", length, LENGTHS)
+        wish = f"{LENGTH_PHRASES[length]}, in {LANGUAGE_NAMES[language]}"
+        return _instruction(f"Summarize the text {wish}. Answer with the summary only.", text)
+
+    def analyze(self, text: str, labels: Sequence[str]) -> list[Message]:
+        choice = f"Which of these labels fits the text best: {_join_labels(labels)}?"
+        return _instruction(f"{choice} Answer with the label only.", text)
+
+    def chat(self, messages: Sequence[Message]) -> list[Message]:
+        return list(messages)
+
+
+def prompts_for(special_tokens: Container[str]) -> TaskPrompts:
+    """Return the prompts a checkpoint understands, told by the special tokens its tokenizer knows."""
+    return TaggedPrompts() if task_tag("translate") in special_tokens else InstructionPrompts()
+
+
+def _task(text: str, tags: tuple[str, ...], system_text: str = "") -> list[Message]:
+    return [{"role": "system", "content": TaggedText(tags, system_text)}, {"role": "user", "content": text}]
+
+
+def _instruction(instruction: str, text: str) -> list[Message]:
+    return [{"role": "user", "content": f"{instruction}\n\n{text}"}]
+
+
+def _join_labels(labels: Sequence[str]) -> str:
+    if not labels:
+        raise ValueError("labels is empty: give at least one label, such as ['positive', 'negative']")
+    return ", ".join(labels)
+
+
+def _check(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} {value!r} is not known: use one of {', '.join(allowed)}")

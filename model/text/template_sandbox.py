@@ -1,0 +1,262 @@
+"""Rendering of a checkpoint's jinja template that cannot run, grow or reach further than it should.
+
+The template is not ours: it may loop for ever, double a string forty times, or try to reach Python's inside. So it runs
+in jinja's immutable sandbox, every loop, macro, block and filter looks at a clock, and whatever can make something big
+looks at the sizes first: operators, filters, methods, and everything that turns values into one text.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import BuiltinMethodType, MethodType
+from typing import Any, TypeVar
+
+from jinja2 import Environment, Template, TemplateError, nodes, pass_context, pass_environment
+from jinja2.filters import make_attrgetter
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+from jinja2.visitor import NodeTransformer
+
+from model.text.template_limits import (
+    TemplateLimitError,
+    check_brace_format,
+    check_indent,
+    check_narrow,
+    check_operands,
+    check_percent_format,
+    check_replace,
+    check_size,
+    check_sum,
+    check_text,
+    checked,
+    counted,
+)
+
+MAX_SECONDS = 1.0  # of CPU time: a busy machine does not refuse a good template
+# Methods and filters that could make something big or take for ever, and are of no use to a prompt.
+_PADDING_METHODS = ("center", "expandtabs", "ljust", "rjust", "zfill")
+_UNSAFE_METHODS = {*_PADDING_METHODS, "encode", "format_map", "striptags", "to_bytes", "translate", "unescape"}
+_UNSAFE_FILTERS = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")
+_CLOCK = "template clock"  # a name with a space in it is none that a template could set
+_Timed = TypeVar("_Timed", nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)
+
+
+class Clock:
+    """The CPU seconds that renderings may take together. What is done between them costs the template nothing."""
+
+    def __init__(self, seconds: float = MAX_SECONDS) -> None:
+        self._seconds = self._left = seconds
+        self._deadline = 0.0
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run for the time of one rendering."""
+        self._deadline = time.thread_time() + self._left
+        try:
+            yield
+        finally:
+            self._left = self._deadline - time.thread_time()
+
+    def check(self) -> None:
+        if time.thread_time() > self._deadline:
+            raise TemplateLimitError(f"the chat template of the model ran longer than {self._seconds:g} s")
+
+
+class BoundedTemplate:
+    """A compiled template. ValueError where its text is not valid jinja. Safe to render from several threads."""
+
+    def __init__(self, source: str) -> None:
+        environment = _BoundedEnvironment()
+        try:
+            tree = _InsertChecks().visit(environment.parse(source))
+            self._template: Template = environment.from_string(tree)
+        except (TemplateError, RecursionError) as error:
+            raise ValueError(f"the chat template of the model is not valid: {error}") from error
+
+    def render(self, variables: Mapping[str, Any], clock: Clock) -> str:
+        """Return the rendered text. ValueError where the template fails, refuses the variables or breaks a limit."""
+        try:
+            with clock.running():
+                return self._render(variables, clock)
+        except TemplateLimitError:
+            raise
+        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"the chat template of the model cannot render these messages: {error}") from error
+        except RecursionError as error:
+            raise TemplateLimitError("the chat template of the model calls itself without end") from error
+
+    def _render(self, variables: Mapping[str, Any], clock: Clock) -> str:
+        pieces, size = [], 0
+        for piece in self._template.generate(**variables, **{_CLOCK: clock}):
+            clock.check()
+            size += len(piece)
+            check_size(size)
+            pieces.append(piece)
+        return "".join(pieces)
+
+
+class _BoundedEnvironment(ImmutableSandboxedEnvironment):
+    """Names and settings as transformers gives them to chat templates."""
+
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self) -> None:
+        loop_controls = "jinja2.ext.loopcontrols"
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loop_controls], finalize=checked)
+        for name in _UNSAFE_FILTERS:
+            del self.filters[name]
+        self.filters |= {"join": _join, "tojson": _to_json}
+        self.filters = {name: _bounded(make, _FILTER_CHECKS.get(name)) for name, make in self.filters.items()}
+        del self.globals["lipsum"]
+        self.globals |= {"namespace": _Namespace, "raise_exception": _raise_exception, "strftime_now": _strftime_now}
+
+    @staticmethod
+    def concat(values: Iterable[Any]) -> str:
+        """Join what a macro or a block has written, or what stands around a `~`."""
+        return "".join(map(str, counted(values)))
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        is_unsafe = isinstance(obj, str | int) and attr in _UNSAFE_METHODS
+        return not is_unsafe and super().is_safe_attribute(obj, attr, value)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        # Jinja asks this about every attribute that a template reads: the place to put checks before other methods too.
+        if not isinstance(value, MethodType | BuiltinMethodType) or not isinstance(value.__self__, str):
+            return None
+        bounded = _BOUNDED_METHODS.get(value.__name__)
+        return bounded and bounded(super().wrap_str_format(value) or value, value.__self__)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        check_operands(operator, left, right)
+        return super().call_binop(context, operator, left, right)
+
+    def check_clock(self, context: Context) -> None:
+        # Render variables lie in `parent`, where the template's own {% set %} cannot change them.
+        context.parent[_CLOCK].check()
+
+
+class _InsertChecks(NodeTransformer):
+    """Puts a look at the clock into every loop, macro and block, and the checked `concat` in the place of every `~`."""
+
+    def visit_For(self, node: nodes.For) -> nodes.For:
+        return self._with_clock(node)
+
+    def visit_Macro(self, node: nodes.Macro) -> nodes.Macro:
+        return self._with_clock(node)
+
+    def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.CallBlock:
+        return self._with_clock(node)
+
+    def visit_Block(self, node: nodes.Block) -> nodes.Block:
+        return self._with_clock(node)
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        self.generic_visit(node)
+        return _call("concat", nodes.List(node.nodes, lineno=node.lineno), node.lineno)
+
+    def _with_clock(self, node: _Timed) -> _Timed:
+        self.generic_visit(node)
+        check = _call("check_clock", nodes.ContextReference(lineno=node.lineno), node.lineno)
+        node.body.insert(0, nodes.ExprStmt(check, lineno=node.lineno))
+        return node
+
+
+def _call(method: str, argument: nodes.Expr, line: int) -> nodes.Call:
+    return nodes.Call(nodes.EnvironmentAttribute(method, lineno=line), [argument], [], None, None, lineno=line)
+
+
+class _Namespace(Namespace):
+    """Shows nothing of what it holds, which could be itself, or the same many times over."""
+
+    def __repr__(self) -> str:
+        return "<Namespace>"
+
+
+# Methods
+
+
+def _bounded_format(make: Callable[..., str], text: str) -> Callable[..., str]:
+    def bounded(*values: Any, **named: Any) -> str:
+        check_brace_format(text, *values, *named.values())
+        return make(*values, **named)
+
+    return bounded
+
+
+def _bounded_join(make: Callable[..., str], separator: str) -> Callable[..., str]:
+    return lambda values: make(counted(values, separator))
+
+
+def _bounded_replace(make: Callable[..., str], text: str) -> Callable[..., str]:
+    def bounded(old: str, new: str, count: int = -1) -> str:
+        check_replace(text, old, new, count)
+        return make(old, new, count)
+
+    return bounded
+
+
+_BOUNDED_METHODS = {"format": _bounded_format, "join": _bounded_join, "replace": _bounded_replace}
+
+
+# Filters
+
+
+def _bounded(make: Callable[..., Any], check: Callable[..., None] | None) -> Callable[..., Any]:
+    """Return a filter that looks at the clock and at the sizes.
+
+    Since it is given the context, jinja does not compute it in advance while it compiles, where no clock runs.
+    """
+    passed = _PASSED[getattr(getattr(make, "jinja_pass_arg", None), "name", None)]
+
+    @pass_context
+    def bounded(context: Context, *values: Any, **named: Any) -> Any:
+        context.parent[_CLOCK].check()
+        if check is not None:
+            check(*values, **named)
+        return make(*passed(context), *values, **named)
+
+    return bounded
+
+
+_PASSED: Mapping[str | None, Callable[[Context], tuple[Any, ...]]] = {
+    None: lambda context: (),
+    "context": lambda context: (context,),
+    "eval_context": lambda context: (context.eval_ctx,),
+    "environment": lambda context: (context.environment,),
+}
+
+_FILTER_CHECKS: Mapping[str, Callable[..., None]] = {
+    **dict.fromkeys(("capitalize", "e", "escape", "forceescape", "lower", "safe", "string", "title"), check_text),
+    **dict.fromkeys(("trim", "truncate", "upper", "urlencode", "wordcount"), check_text),
+    **dict.fromkeys(("batch", "center", "round", "slice", "tojson"), check_narrow),
+    "format": check_percent_format,
+    "indent": check_indent,
+    "replace": check_replace,
+    "sum": check_sum,
+}
+
+
+@pass_environment
+def _join(environment: Environment, values: Any, d: Any = "", attribute: str | int | None = None) -> str:
+    separator = str(checked(d))
+    if attribute is not None:
+        values = map(make_attrgetter(environment, attribute), values)
+    return separator.join(map(str, counted(values, separator)))
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    return "".join(counted(json.JSONEncoder(ensure_ascii=False, indent=indent).iterencode(value)))
+
+
+# Functions
+
+
+def _strftime_now(pattern: str) -> str:
+    check_narrow("", pattern)
+    return time.strftime(pattern)
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateError(message)

@@ -1,0 +1,61 @@
+"""What /openapi.json says of errors and of the API key, once for all endpoints."""
+
+from typing import Any
+
+from fastapi import APIRouter, Security
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel
+
+from server.middleware.auth import HEALTH_PATHS
+
+Responses = dict[int | str, dict[str, Any]]
+
+KEY = Security(HTTPBearer(auto_error=False, description="Where the server was started with ROUTELM_API_KEY."))
+
+
+class ErrorFields(BaseModel):
+    """`param` names the field that is wrong, `code` is for programs."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(BaseModel):
+    """Every error has OpenAI's shape."""
+
+    error: ErrorFields
+
+
+_MEANINGS: dict[int | str, str] = {
+    400: "A value cannot be used, or the prompt is too long.",
+    401: "The API key is missing or wrong.",
+    404: "There is no such model here.",
+    413: "The body is larger than the server reads.",
+    429: "The queue is full.",
+    500: "The server failed.",
+    503: "The server is stopping.",
+    "default": "Another error, in the same shape.",
+}
+_OF_POSTS = (400, 404, 413, 429, 500, 503)
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
+
+
+def errors(*statuses: int | str) -> Responses:
+    """For `responses=` of a route or a router. `default` stands for the rest, and for FastAPI's own 422."""
+    answers: Responses = {status: {"model": ErrorAnswer, "description": _MEANINGS[status]} for status in statuses}
+    for status in (429, 503):
+        if status in answers:
+            answers[status]["headers"] = _RETRY_AFTER
+    return answers
+
+
+def declared(router: APIRouter) -> dict[str, Any]:
+    """What `include_router` is told of a router: the errors that its routes share, and the key. Health has neither."""
+    routes = [route for route in router.routes if isinstance(route, APIRoute)]
+    if all(route.path in HEALTH_PATHS for route in routes):
+        return {}
+    posts = any("POST" in (route.methods or ()) for route in routes)
+    return {"responses": errors(401, *(_OF_POSTS if posts else ()), "default"), "dependencies": [KEY]}

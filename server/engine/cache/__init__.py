@@ -1,0 +1,1 @@
+"""Memory of sequences: KV blocks, recurrent states, prefix cache."""

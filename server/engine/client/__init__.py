@@ -1,0 +1,1 @@
+"""The engine as the rest of the server calls it."""

@@ -1,0 +1,1 @@
+"""The bridge between text and the engine's token ids."""

@@ -1,0 +1,56 @@
+"""What the makers of a checkpoint say it should be sampled with: its generation_config.json."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from model.files import read_object_if_any
+from server.engine.types import SamplingParams
+from server.engine.validation import check_sampling
+
+NAME = "generation_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationDefaults:
+    """Sampling for requests that do not say otherwise; as it stands here, from the model's own distribution."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0  # 0 or less: no limit
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+
+    @classmethod
+    def load(cls, directory: Path) -> "GenerationDefaults":
+        """Read generation_config.json, if there is one. ValueError for a value that no request could have either.
+
+        `do_sample: false` means a temperature of 0, whatever else is written there.
+        """
+        config = read_object_if_any(directory / NAME)
+        if config.get("do_sample") is False:
+            config["temperature"] = 0
+        given = {field.name: config[field.name] for field in fields(cls) if config.get(field.name) is not None}
+        try:
+            defaults = cls(**{name: _number(name, value) for name, value in given.items()})
+            check_sampling(defaults.sampling(max_tokens=1), vocab_size=1)
+        except ValueError as error:
+            raise ValueError(f"{NAME}: {error}") from error
+        return defaults
+
+    def sampling(self, max_tokens: int) -> SamplingParams:
+        """The engine's form."""
+        return SamplingParams(
+            max_tokens=max_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=max(0, self.top_k),
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+        )
+
+
+def _number(name: str, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} is {value!r}: give a number")
+    return value

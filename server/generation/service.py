@@ -1,0 +1,158 @@
+"""From a request to an accepted generation: prompt -> token ids -> length check -> submit. Knows nothing of HTTP."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from model.loading.quality import Quality
+from model.text.chat_template import ChatTemplate
+from model.text.task_prompts import Message, TaskPrompts
+from model.text.tokenizer import Tokenizer
+from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
+from server.engine.types import EngineRequest, SamplingParams
+from server.errors import (
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    PromptTooLongError,
+    UnavailableError,
+)
+from server.generation.defaults import GenerationDefaults
+from server.generation.prompt import Prompt
+from server.generation.run_in_thread import LONG_TEXT, off_loop
+from server.generation.segments import SegmentedGeneration, SegmentedPrompt
+from server.generation.stream import Generation, GenerationObserver
+
+NEUTRAL = GenerationDefaults()
+UNKNOWN = Quality()
+
+
+class GenerationService:
+    """Starts generations on one model. What endpoints share; knows nothing of HTTP."""
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        tokenizer: Tokenizer,
+        chat_template: ChatTemplate | None,
+        prompts: TaskPrompts,
+        *,
+        model_id: str,
+        max_model_len: int,
+        observer: GenerationObserver,
+        defaults: GenerationDefaults = NEUTRAL,
+        quality: Quality = UNKNOWN,
+    ) -> None:
+        self.engine = engine
+        self.tokenizer = tokenizer
+        self.prompts = prompts
+        self.model_id = model_id
+        self.max_model_len = max_model_len
+        self.defaults = defaults
+        self.quality = quality
+        self.created = int(time.time())
+        self._chat_template = chat_template
+        self._observer = observer
+
+    def check_model(self, name: str | None) -> None:
+        """Raise ModelNotFoundError unless `name` is the served model or left out."""
+        if name is not None and name != self.model_id:
+            raise ModelNotFoundError(name, self.model_id)
+
+    def check_token_ids(self, token_ids: Sequence[int], param: str) -> None:
+        """Raise InvalidRequestError unless every id is one of the vocabulary."""
+        size = self.tokenizer.vocab_size
+        wrong = next((token_id for token_id in token_ids if not 0 <= token_id < size), None)
+        if wrong is not None:
+            raise InvalidRequestError(
+                f"{wrong} is not a token id: this model has the ids 0 to {size - 1}.", param=param
+            )
+
+    async def chat_prompt(self, messages: Sequence[Message]) -> Prompt:
+        """Render a conversation, ready for the assistant's next turn.
+
+        Take the messages of a task from `prompts`; those of a client through `prompts.chat`. Others get their turn
+        first: a request may need a thousand prompts.
+        """
+        await asyncio.sleep(0)
+        if sum(len(str(message["content"])) for message in messages) > LONG_TEXT:
+            return await asyncio.to_thread(self._render, messages)
+        return self._render(messages)
+
+    async def text_prompt(self, text: str) -> Prompt:
+        """Plain text to continue, as in training: after the token that begins a document, if the model has one."""
+        token_ids = await off_loop(self.tokenizer.encode_document, text)
+        if not token_ids:
+            raise InvalidRequestError("The prompt is empty, and this model has no token to begin with.", param="prompt")
+        return Prompt(tuple(token_ids), first_text_token=int(token_ids[0] in self.tokenizer.special_ids))
+
+    def token_prompt(self, token_ids: Sequence[int], param: str = "prompt") -> Prompt:
+        """Token ids as given. Raises InvalidRequestError for ids outside the vocabulary."""
+        self.check_token_ids(token_ids, param)
+        return Prompt(tuple(token_ids))
+
+    def prompt_text(self, prompt: Prompt) -> str:
+        """The text of a prompt, without a begin-of-text token that was put before it."""
+        return self.tokenizer.decode(prompt.token_ids[prompt.first_text_token :])
+
+    def start(
+        self, request_id: str, prompt: Prompt | SegmentedPrompt, sampling: SamplingParams, stop: Sequence[str] = ()
+    ) -> Generation | SegmentedGeneration:
+        """Submit to the engine. `sampling.max_tokens` is cut to what the context holds.
+
+        Raises PromptTooLongError, OverloadedError (queue full) or UnavailableError (draining); after that the
+        generation ends with exactly one terminal event.
+        """
+        try:
+            if isinstance(prompt, Prompt):
+                return self._submit(request_id, prompt, sampling, stop)
+            for segment in prompt.segments:
+                self._fit(segment.prompt, sampling)  # a part that is too long is told before any work
+            return SegmentedGeneration(
+                prompt, lambda index, part: self._submit(f"{request_id}-{index}", part, sampling, stop)
+            )
+        except OverloadedError:
+            self._observer.rejected("queue_full")
+            raise
+
+    def _submit(self, request_id: str, prompt: Prompt, sampling: SamplingParams, stop: Sequence[str]) -> Generation:
+        request = EngineRequest(
+            request_id,
+            prompt.token_ids,
+            self._fit(prompt, sampling),
+            boundaries=prompt.boundaries,
+            arrival_time=time.monotonic(),
+        )
+        try:
+            return Generation(request, stop, engine=self.engine, tokenizer=self.tokenizer, observer=self._observer)
+        except QueueFullError as full:
+            raise OverloadedError(
+                "The queue is full; try again after the time in Retry-After.", retry_after=full.retry_after
+            ) from full
+        except EngineClosedError as closed:
+            self._observer.rejected("draining")
+            raise UnavailableError("The server is stopping and takes no new requests.", retry_after=1) from closed
+        except ValueError as error:
+            raise InvalidRequestError(f"The model cannot serve this: {error}.") from error
+
+    def _render(self, messages: Sequence[Message]) -> Prompt:
+        if self._chat_template is None:
+            raise InvalidRequestError("This model has no chat template; use /v1/completions.", param="messages")
+        try:
+            rendered = self._chat_template.render_ids(messages, self.tokenizer, add_generation_prompt=True)
+        except ValueError as error:
+            raise InvalidRequestError(f"The messages cannot be rendered: {error}", param="messages") from error
+        return Prompt(rendered.token_ids, rendered.boundaries)
+
+    def _fit(self, prompt: Prompt, sampling: SamplingParams) -> SamplingParams:
+        length = len(prompt.token_ids)
+        room = self.max_model_len - length
+        if room < min(1, sampling.max_tokens):
+            self._observer.rejected("prompt_too_long")
+            raise PromptTooLongError(
+                f"The prompt has {length} tokens, but this model's context holds {self.max_model_len} tokens, "
+                "prompt and answer together."
+            )
+        max_tokens = min(sampling.max_tokens, room)
+        return replace(sampling, max_tokens=max_tokens, min_tokens=min(sampling.min_tokens, max_tokens))

@@ -1,0 +1,249 @@
+"""One accepted request as text: the engine's tokens become text deltas, with stop strings and usage.
+
+Streaming and non-streaming are one generator: `Generation.deltas()`; `Generation.result()` folds it.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from model.text.tokenizer import Tokenizer
+from server.engine.client.base import EngineClient
+from server.engine.types import EngineRequest, FinishReason, RequestTimes, TokenOutput
+from server.errors import EngineFailedError, UnavailableError
+from server.generation.logprobs import TextLogprobs, text_logprobs
+from server.generation.stop_strings import StopStringMatcher
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one generation; `cached_tokens` of the prompt were reused, not computed."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """The next piece of a generation. The last one, and no other, has a `finish_reason`."""
+
+    text: str
+    logprobs: tuple[TextLogprobs, ...] = ()
+    prompt_logprobs: tuple[TextLogprobs, ...] = ()
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """A whole generation."""
+
+    text: str
+    logprobs: tuple[TextLogprobs, ...]
+    prompt_logprobs: tuple[TextLogprobs, ...]
+    finish_reason: FinishReason
+    usage: Usage
+
+
+def fold(deltas: Sequence[TextDelta], usage: Usage) -> GenerationResult:
+    """All deltas of a generation as one result."""
+    reason = deltas[-1].finish_reason
+    assert reason is not None
+    return GenerationResult(
+        text="".join(delta.text for delta in deltas),
+        logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
+        prompt_logprobs=tuple(entry for delta in deltas for entry in delta.prompt_logprobs),
+        finish_reason=reason,
+        usage=usage,
+    )
+
+
+class RunningGeneration(Protocol):
+    """What reads like a generation: one request, or several that make one text."""
+
+    @property
+    def usage(self) -> Usage: ...
+
+    def abort(self) -> None: ...
+
+    def withdraw(self) -> None: ...
+
+    def deltas(self) -> AsyncIterator[TextDelta]: ...
+
+    async def result(self) -> GenerationResult: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedGeneration:
+    """A text that is there already, read like one that is still being written. It counts no tokens of its own."""
+
+    text: str
+    usage: Usage = Usage(0, 0, 0)
+
+    def abort(self) -> None:
+        """Nothing runs."""
+
+    def withdraw(self) -> None:
+        """Nothing runs."""
+
+    async def deltas(self) -> AsyncIterator[TextDelta]:
+        yield TextDelta(self.text, finish_reason=FinishReason.STOP)
+
+    async def result(self) -> GenerationResult:
+        return fold([delta async for delta in self.deltas()], self.usage)
+
+
+class GenerationObserver(Protocol):
+    """Who wants to know how generations go: the metrics."""
+
+    def rejected(self, reason: str) -> None:
+        """A request was refused: `queue_full`, `draining` or `prompt_too_long`."""
+
+    def inter_token(self, seconds: float) -> None:
+        """The time between two outputs of one generation, as they reach the text layer."""
+
+    def finished(self, reason: FinishReason, usage: Usage, times: RequestTimes | None) -> None:
+        """A generation has ended by itself."""
+
+    def aborted(self) -> None:
+        """The client left before the end."""
+
+
+class Generation:
+    """One accepted request. Iterate `deltas()` or await `result()`, once; `abort()` when nobody wants it any more."""
+
+    def __init__(
+        self,
+        request: EngineRequest,
+        stop: Sequence[str],
+        *,
+        engine: EngineClient,
+        tokenizer: Tokenizer,
+        observer: GenerationObserver,
+    ) -> None:
+        """Submits to the engine. Raises what EngineClient.submit raises."""
+        self._request = request
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._observer = observer
+        self._matcher = StopStringMatcher(stop)
+        self._detokenizer = tokenizer.stream()
+        self._ends = frozenset(tokenizer.eos_token_ids) | request.sampling.stop_token_ids
+        self._completion_tokens = 0
+        self._cached_tokens = 0
+        self._last_output: float | None = None
+        self._finished = False
+        self._outputs = engine.submit(request)
+
+    @property
+    def usage(self) -> Usage:
+        """Counts so far."""
+        return Usage(len(self._request.prompt_token_ids), self._completion_tokens, self._cached_tokens)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string has come."""
+        return self._matcher.matched is not None
+
+    def abort(self) -> None:
+        """The client has left: free the engine's memory of this generation. Nothing to do when it has ended."""
+        if not self._finished:
+            self.withdraw()
+            self._observer.aborted()
+
+    def withdraw(self) -> None:
+        """Free the memory without counting a client that left: the server itself does not want it any more."""
+        if not self._finished:
+            self._finished = True
+            self._engine.abort(self._request.request_id)
+
+    async def deltas(self) -> AsyncIterator[TextDelta]:
+        """Yield the text as it grows. Raises EngineFailedError or UnavailableError when the engine gives up."""
+        async for output in self._outputs:
+            self._count(output)
+            delta = self._delta(output)
+            if output.finish_reason is not None:
+                yield self._close(output, delta)
+                return
+            if delta.text or delta.logprobs or delta.prompt_logprobs:
+                yield delta
+        raise EngineFailedError("The engine ended this request without a reason.")
+
+    async def result(self) -> GenerationResult:
+        """Wait for the end and return the whole. Raises as `deltas` does."""
+        deltas = [delta async for delta in self.deltas()]
+        return fold(deltas, self.usage)
+
+    def _count(self, output: TokenOutput) -> None:
+        now = time.monotonic()
+        if output.token_ids and self._last_output is not None:
+            self._observer.inter_token(now - self._last_output)
+        if output.token_ids:
+            self._last_output = now
+        if self._matcher.matched is None:
+            self._completion_tokens += len(output.token_ids)
+        self._cached_tokens = max(self._cached_tokens, output.num_cached_tokens)
+
+    def _delta(self, output: TokenOutput) -> TextDelta:
+        if self._matcher.matched is not None:
+            return TextDelta("")
+        shown = len(output.token_ids)
+        if output.finish_reason is FinishReason.STOP and shown and output.token_ids[-1] in self._ends:
+            shown -= 1  # the token that ended the text is not part of it
+        text = self._matcher.push(self._detokenizer.push(output.token_ids[:shown]))
+        if self._matcher.matched is not None and output.finish_reason is None:
+            self._engine.abort(self._request.request_id)
+        return TextDelta(
+            text,
+            text_logprobs(self._tokenizer, output.logprobs[:shown]),
+            text_logprobs(self._tokenizer, output.prompt_logprobs),
+        )
+
+    def _close(self, output: TokenOutput, delta: TextDelta) -> TextDelta:
+        reason = output.finish_reason
+        assert reason is not None
+        text = delta.text
+        if self._matcher.matched is None:
+            text += self._matcher.push(self._detokenizer.finish())
+        if self._matcher.matched is None:
+            text += self._matcher.finish()
+        else:
+            reason = FinishReason.STOP
+        self._finished = True
+        self._observer.finished(reason, self.usage, output.times)
+        if reason is FinishReason.ERROR:
+            raise EngineFailedError(output.error or "The step that held this request failed.")
+        if reason is FinishReason.ABORT:
+            raise UnavailableError("The server is stopping; this answer was cut off.", retry_after=1)
+        return replace(delta, text=text, finish_reason=reason)
+
+
+async def interleave(generations: Sequence[RunningGeneration]) -> AsyncGenerator[tuple[int, TextDelta], None]:
+    """Yield (index, delta) of several generations as they come. The first failure ends them all."""
+    if len(generations) == 1:
+        async for delta in generations[0].deltas():
+            yield 0, delta
+        return
+    arrived: asyncio.Queue[tuple[int, TextDelta | Exception]] = asyncio.Queue()
+
+    async def pump(index: int, generation: RunningGeneration) -> None:
+        try:
+            async for delta in generation.deltas():
+                arrived.put_nowait((index, delta))
+        except Exception as error:
+            arrived.put_nowait((index, error))
+
+    pumps = [asyncio.create_task(pump(index, generation)) for index, generation in enumerate(generations)]
+    running = len(pumps)
+    try:
+        while running:
+            index, item = await arrived.get()
+            if isinstance(item, Exception):
+                raise item
+            running -= item.finish_reason is not None
+            yield index, item
+    finally:
+        for task in pumps:
+            task.cancel()

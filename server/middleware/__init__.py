@@ -1,0 +1,1 @@
+"""What wraps every HTTP request: keys, body limits, logs, drain."""

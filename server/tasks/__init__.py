@@ -1,0 +1,1 @@
+"""What the task endpoints do, callable without HTTP."""

@@ -1,0 +1,72 @@
+"""What a model was found to be good at, and what a server says of it."""
+
+from pathlib import Path
+
+import pytest
+
+from model.loading.quality import QUALITY_NAME, Measured, Quality
+
+
+def measured(task: str, source: str, part: str, *, better: bool) -> Measured:
+    return Measured(task, source, part, "BLEU", 12.5, "copy source", 20.25, better)
+
+
+MIXED = Quality(
+    (
+        measured("translate", "one", "en-de", better=True),
+        measured("translate", "two", "en-de", better=False),
+        measured("translate", "one", "de-en", better=True),
+        measured("analyze", "three", "en", better=False),
+    )
+)
+
+
+def test_only_what_is_not_better_than_a_baseline_is_warned_of() -> None:
+    assert MIXED.warnings("translate", "de-en") == []
+    [warning] = MIXED.warnings("translate", "en-de")
+    assert "only in part good at translate en-de" in warning
+    assert "on 1 of 2 kinds of text" in warning
+    assert "two (BLEU 12.5, copy source 20.25)" in warning
+    assert "one" not in warning.split("explains: ")[1]
+    assert len(MIXED.all_warnings()) == 2
+    assert MIXED.warnings("chat") == []
+
+
+def test_both_directions_of_a_source_are_told_apart() -> None:
+    quality = Quality(tuple(measured("translate", "dictionary", part, better=False) for part in ("zh-en", "en-zh")))
+    [warning] = quality.warnings("translate")
+    assert "zh-en of dictionary (BLEU 12.5, copy source 20.25), en-zh of dictionary (" in warning
+    assert "zh-en of dictionary (" in quality.warnings("translate", "zh-en")[0]
+
+
+def test_a_lead_that_may_be_chance_is_told_with_its_interval() -> None:
+    lead = Measured(
+        "translate", "dictionary", "zh-en", "BLEU", 4.69, "copy source", 0.0, better=False, low=0.0, high=7.36
+    )
+    [warning] = Quality((lead,)).warnings("translate")
+    assert warning == (
+        "This model is not good at translate: on the text it was tested on it was no better than a trivial baseline, "
+        "or by no more than chance explains: zh-en of dictionary (BLEU 4.69, 95 % interval 0 to 7.36, copy source 0)."
+    )
+
+
+def test_many_sources_are_not_all_named() -> None:
+    quality = Quality(tuple(measured("analyze", f"source-{n}", "en", better=False) for n in range(5)))
+    [warning] = quality.warnings("analyze")
+    assert "not good at analyze: on 5 of 5 kinds" in warning
+    assert "source-2" in warning
+    assert "source-3" not in warning
+    assert warning.endswith(", and 2 more.")
+
+
+def test_it_is_kept_beside_the_weights(tmp_path: Path) -> None:
+    assert Quality.load(tmp_path) == Quality()
+    MIXED.save(tmp_path)
+    assert Quality.load(tmp_path) == MIXED
+
+
+@pytest.mark.parametrize("text", ["{}", '{"measured": [{"task": "chat"}]}', "[]", "no"])
+def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / QUALITY_NAME).write_text(text)
+    with pytest.raises(ValueError, match=r"quality\.json"):
+        Quality.load(tmp_path)

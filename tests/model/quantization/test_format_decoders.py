@@ -1,0 +1,163 @@
+"""Every format that quantized checkpoints come in: what is decoded is exactly what was encoded."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+from model.checkpoints.safetensors_files import CheckpointError, CheckpointReader, open_checkpoint
+from model.quantization.formats import decoded, nearest_scheme
+from model.quantization.formats.mxfp4 import Mxfp4
+from tests.model.quantization.encoded_formats import Encoded, awq, fp8, gptq, mxfp4
+
+ROWS, COLUMNS = 48, 64
+FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [32, 24]}
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 16, "version": "gemm", "zero_point": True}
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 16, "desc_act": True}
+MXFP4 = {"quant_method": "mxfp4"}
+IN_ORDER = [i // 16 for i in range(COLUMNS)]
+SHUFFLED = [IN_ORDER[i] for i in torch.randperm(COLUMNS, generator=torch.Generator().manual_seed(3)).tolist()]
+
+
+def random_weight(*shape: int) -> Tensor:
+    """Groups of very different sizes, some without negative values: their zero point is 0."""
+    weight = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    weight *= torch.linspace(-8, 8, shape[-1]).exp2()
+    weight[..., 4, :] = weight[..., 4, :].abs()
+    return weight
+
+
+def stored(directory: Path, tensors: dict[str, Tensor], settings: dict[str, Any]) -> CheckpointReader:
+    save_file(tensors, directory / "model.safetensors")
+    return decoded(open_checkpoint(directory), {"quantization_config": settings}, wanted={"a.weight"})
+
+
+def matrix(directory: Path, encoded: Encoded, settings: dict[str, Any]) -> CheckpointReader:
+    return stored(directory, {f"a.{name}": tensor for name, tensor in encoded.parts.items()}, settings)
+
+
+CASES: dict[str, tuple[Encoded, dict[str, Any], str]] = {
+    "fp8": (fp8(random_weight(ROWS, COLUMNS), (32, 24)), FP8, "int8"),
+    "awq": (awq(random_weight(ROWS, COLUMNS), 16), AWQ, "int4"),
+    "gptq": (gptq(random_weight(ROWS, COLUMNS), IN_ORDER), GPTQ | {"desc_act": False}, "int4"),
+    "gptq desc_act": (gptq(random_weight(ROWS, COLUMNS), SHUFFLED), GPTQ, "int4"),
+    "gptq_v2": (
+        gptq(random_weight(ROWS, COLUMNS), SHUFFLED, first_form=False),
+        GPTQ | {"checkpoint_format": "gptq_v2"},
+        "int4",
+    ),
+    "gptq 8 bits": (gptq(random_weight(ROWS, COLUMNS), SHUFFLED, 8), GPTQ | {"bits": 8}, "int8"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_decoded_equals_encoded(case: str, tmp_path: Path) -> None:
+    encoded, settings, scheme = CASES[case]
+    reader = matrix(tmp_path, encoded, settings)
+    assert list(reader.names()) == ["a.weight"]
+    header, plain = reader.header("a.weight"), reader.get("a.weight")
+    assert (header.shape, header.dtype) == (tuple(plain.shape), plain.dtype) == ((ROWS, COLUMNS), torch.float32)
+    assert header.stored_bytes == sum(part.nbytes for part in encoded.parts.values())
+    assert torch.equal(plain, encoded.plain)
+    assert nearest_scheme({"quantization_config": settings}) == scheme
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_encoders_of_these_tests_stay_near_the_weight(case: str) -> None:
+    """Negative control: an encoder that lost the weight could agree with a decoder that does too."""
+    encoded, _, _ = CASES[case]
+    weight = random_weight(ROWS, COLUMNS)
+    assert (encoded.plain - weight).norm() < 0.2 * weight.norm()
+    assert len(set(encoded.plain.flatten().tolist())) > 100
+
+
+def test_zero_points_of_zero_are_among_the_cases() -> None:
+    """GPTQ's first form stores them as the highest number."""
+    for case in ("awq", "gptq"):
+        encoded, _, _ = CASES[case]
+        assert (encoded.plain[4] >= 0).all()
+        assert (encoded.plain[5] < 0).any()
+
+
+def test_the_two_forms_of_gptq_differ(tmp_path: Path) -> None:
+    """Negative control: read as the other form, every weight is one step off."""
+    encoded, settings, _ = CASES["gptq_v2"]
+    reader = matrix(tmp_path, encoded, settings | {"checkpoint_format": "gptq"})
+    assert not (reader.get("a.weight") == encoded.plain).any()
+
+
+def test_fp8_of_stacked_experts(tmp_path: Path) -> None:
+    encoded = [fp8(weight, (32, 24)) for weight in random_weight(3, ROWS, COLUMNS)]
+    codes = torch.stack([e.parts["weight"].view(torch.uint8) for e in encoded]).view(torch.float8_e4m3fn)
+    scales = torch.stack([e.parts["weight_scale_inv"] for e in encoded])
+    reader = stored(tmp_path, {"experts.down_proj": codes, "experts.down_proj_scale_inv": scales}, FP8)
+    assert torch.equal(reader.get("experts.down_proj"), torch.stack([e.plain for e in encoded]))
+
+
+def test_mxfp4(tmp_path: Path) -> None:
+    encoded = mxfp4(random_weight(3, ROWS, COLUMNS))
+    bias = torch.randn(3, ROWS)
+    tensors = {f"experts.down_proj_{name}": tensor for name, tensor in encoded.parts.items()}
+    reader = stored(tmp_path, tensors | {"experts.down_proj_bias": bias}, MXFP4)
+    assert set(reader.names()) == {"experts.down_proj", "experts.down_proj_bias"}
+    plain = reader.get("experts.down_proj")
+    assert (plain.shape, plain.dtype) == ((3, COLUMNS, ROWS), torch.bfloat16)
+    assert reader.header("experts.down_proj").shape == tuple(plain.shape)
+    assert torch.equal(plain.float(), encoded.plain.mT)
+    assert torch.equal(reader.get("experts.down_proj_bias"), bias)
+    assert nearest_scheme({"quantization_config": MXFP4}) == "int4"
+
+
+def test_mxfp4_equals_transformers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    blocks = torch.randint(0, 256, (3, ROWS, 5, 16), dtype=torch.uint8, generator=generator)
+    scales = torch.randint(20, 230, (3, ROWS, 5), dtype=torch.uint8, generator=generator)
+    assert torch.equal(Mxfp4().decode(blocks, scales), convert_moe_packed_tensors(blocks, scales))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quant_method": "bitsandbytes"}, r"quant_method is 'bitsandbytes' .* known are: awq, fp8, gptq, mxfp4$"),
+        ({}, "quant_method is None"),
+        (AWQ | {"bits": 3}, "bits is 3 .* for quant_method awq are: 4"),
+        (AWQ | {"version": "gemv"}, "version is 'gemv' .* gemm"),
+        (GPTQ | {"bits": 3}, "bits is 3 .* for quant_method gptq are: 4, 8"),
+        (GPTQ | {"checkpoint_format": "marlin"}, "checkpoint_format is 'marlin' .* gptq, gptq_v2"),
+        (FP8 | {"activation_scheme": "static"}, "activation_scheme is 'static'"),
+        (FP8 | {"weight_block_size": None}, "weight_block_size is None"),
+        (FP8 | {"weight_block_size": [0, 128]}, r"weight_block_size is \[0, 128\]"),
+    ],
+)
+def test_what_is_not_known_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        nearest_scheme({"quantization_config": settings or {"bits": 4}})
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_parts_that_do_not_fit(case: str, tmp_path: Path) -> None:
+    encoded, settings, _ = CASES[case]
+    name = "weight_scale_inv" if case == "fp8" else "scales"
+    broken = Encoded(encoded.parts | {name: encoded.parts[name][:, :-1].contiguous()}, encoded.plain)
+    with pytest.raises(CheckpointError, match=rf"a\.weight is stored in parts that do not fit.*a\.{name}"):
+        matrix(tmp_path, broken, settings).header("a.weight")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_missing_part_is_named(case: str, tmp_path: Path) -> None:
+    encoded, settings, _ = CASES[case]
+    first = next(iter(encoded.parts))
+    rest = {name: part for name, part in encoded.parts.items() if name != first}
+    with pytest.raises(CheckpointError, match=rf"a\.{first} is missing"):
+        matrix(tmp_path, Encoded(rest, encoded.plain), settings)
+
+
+def test_a_group_that_is_not_there(tmp_path: Path) -> None:
+    encoded, settings, _ = CASES["gptq"]
+    broken = Encoded(encoded.parts | {"g_idx": encoded.parts["g_idx"] + 1}, encoded.plain)
+    with pytest.raises(CheckpointError, match=r"tensor a\.weight cannot be decoded"):
+        matrix(tmp_path, broken, settings).get("a.weight")

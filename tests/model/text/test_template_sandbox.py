@@ -1,0 +1,235 @@
+"""The template sandbox: a bad template stops soon and with a clear word, a good one renders as anywhere."""
+
+import time
+import timeit
+
+import jinja2
+import pytest
+
+from model.text.template_limits import MAX_CHARACTERS, TemplateLimitError
+from model.text.template_sandbox import BoundedTemplate, Clock
+
+NESTED_LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+GOOD = """
+{%- macro shout(text) %}{{ text | upper }}!{% endmacro %}
+{%- set ns = namespace(count=0) %}
+{%- for item in items recursive %}
+    {%- if item is string %}{% set ns.count = ns.count + 1 %}[{{ loop.index }}/{{ loop.length }}:{{ shout(item) }}]
+    {%- else %}({{ loop(item) }}){% endif %}
+    {%- if loop.last %}{{ "=" * ns.count ~ "%d" % ns.count }}{% endif %}
+    {%- if ns.count > 90 %}{% break %}{% endif %}
+{%- endfor %}
+{%- macro frame() %}<{{ caller() }}>{% endmacro %}
+{%- call frame() %}{{ "{:>5}".format("a") }}{{ "%3d" | format(7) }}{{ "b\nc" | indent(2) }}{% endcall %}
+{{ items }}{{ missing }}{{ "x" ~ missing ~ none ~ 1 ~ items }}{{ {"b": [1.5, true], "a": "é"} | dictsort }}
+{{ items | join(", ") }}{{ [1, "a"] | join("-") }}{{ [{"a": 1}, {"a": 2}] | join(attribute="a") }}{{ "+".join("abc") }}
+{{ "aXbX".replace("X", "yy", 1) }}{{ "aXbX" | replace("X", "") }}{{ ("<b>" | safe).replace("b", "<") }}
+{{ [1, 2, 3] | batch(2, 0) | list }}{{ [1, 2, 3] | slice(2) | list }}{{ [1, 2] | sum }}{{ 2.567 | round(1) }}
+{{ "%s and %5.1f%%" % ("a", 2) }}{{ "a" | center(9) }}{{ "a b" | truncate(4) }}
+{{ items | map("string") | map("upper") | list }}
+{% set block %}<{{ shout("a") }}>{% endset %}{{ block }}{% filter upper %}a{{ items[0] }}{% endfilter %}
+{% block part %}{{ items | length }}{% endblock %}{{ self.part() }}
+{% autoescape true %}{{ "<" ~ items[0] }}{% endautoescape %}
+"""
+
+
+def render(source: str, seconds: float = 1.0, **variables: object) -> str:
+    return BoundedTemplate(source).render(variables, Clock(seconds))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        NESTED_LOOP,
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        "{% for x in range(99999) recursive %}{% if loop.depth < 9 %}{{ loop(range(99999)) }}{% endif %}{% endfor %}",
+        "{% set template_clock = none %}" + NESTED_LOOP,
+        "{% macro f() %}{{ caller() }}{% endmacro %}{% call f() %}" + NESTED_LOOP + "{% endcall %}",
+        "{% macro nop() %}{% endmacro %}{% set template_clock = namespace(check=nop) %}"
+        "{% block a scoped %}" + NESTED_LOOP + "{% endblock %}",
+        "".join(
+            f"{{% block b{n} %}}{{{{ self.b{n + 1}() }}}}{{{{ self.b{n + 1}() }}}}{{% endblock %}}" for n in range(60)
+        )
+        + "{% block b60 %}{% endblock %}",
+        "{{ (range(99999) | list * 80) | map('string') | list | length }}",
+    ],
+)
+def test_an_endless_template_is_stopped(source: str) -> None:
+    started = time.thread_time()
+    with pytest.raises(TemplateLimitError, match=r"longer than 0\.05 s"):
+        render(source, seconds=0.05)
+    assert time.thread_time() - started < 0.5
+
+
+def work(seconds: float) -> None:
+    started = time.thread_time()
+    while time.thread_time() < started + seconds:
+        pass
+
+
+def test_what_is_done_between_renderings_costs_the_template_nothing() -> None:
+    clock = Clock(0.2)
+    for _ in range(2):
+        work(0.3)
+        assert BoundedTemplate("x").render({}, clock) == "x"
+
+
+def test_renderings_with_one_clock_share_its_time() -> None:
+    clock, template = Clock(0.2), BoundedTemplate("{{ work(0.15) }}")
+    template.render({"work": work}, clock)
+    with pytest.raises(TemplateLimitError):
+        template.render({"work": work}, clock)
+
+
+def test_plain_jinja_would_go_on() -> None:
+    with pytest.raises(TemplateLimitError):
+        render("{% for i in range(99999) %}{% endfor %}", seconds=0.0)
+    assert jinja2.Environment().from_string("{% for i in range(99999) %}{% endfor %}").render() == ""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'a' * 10**12 }}",
+        "{{ [0] * 10**10 }}",
+        "{{ 10**10 * [0] }}",
+        "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+        "{% set ns = namespace(x='ab') %}{% for i in range(99) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        "{{ 2 ** 1000000 }}",
+        "{% set ns = namespace(x=9) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+        "{{ '%9999999d' % 1 }}",
+        "{{ '%*d' % (9999999, 1) }}",
+        "{{ '%(a)9999999d' % {'a': 1} }}",
+        "{{ '%((a))9999999d' % {'(a)': 1} }}",
+        "{{ '%9999999d' | format(1) }}",
+        "{{ '{:9999999}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 9999999) }}",
+        "{{ '{::>9999999}'.format(1) }}",
+        "{{ 'a' | center(9999999) }}",
+        "{{ 'a\nb' | indent(width=9999999) }}",
+        "{{ [1] | tojson(indent=9999999) }}",
+        "{% for i in range(99999) %}{{ 'aaaaaaaaaa' * 100 }}{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ ['b' * 4000] * 4000 }}",
+        "{{ [2 ** 2000] * 20000 }}",
+        "{% set ns = namespace(x='a') %}{% for i in range(24) %}{% set ns.x = ns.x | tojson %}{% endfor %}",
+        "{% set ns = namespace(x=[0]) %}{% for i in range(30) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x }}",
+        "{% macro f() %}{% for i in range(4000) %}{{ 'b' * 4000 }}{% endfor %}{% endmacro %}{{ f() | length }}",
+        "{% set x %}{% for i in range(4000) %}{{ 'b' * 4000 }}{% endfor %}{% endset %}{{ x | length }}",
+    ],
+)
+def test_a_growing_template_is_stopped(source: str) -> None:
+    with pytest.raises(TemplateLimitError):
+        render(source, seconds=20.0)
+
+
+@pytest.mark.parametrize("source", ["{{ text.format() }}", "{{ text % () }}"])
+def test_a_format_is_looked_at_in_time_proportional_to_its_length(source: str) -> None:
+    template, character = BoundedTemplate(source), ":" if "format" in source else "%%"
+
+    def seconds(count: int) -> float:
+        variables = {"text": character * count}
+        return min(timeit.repeat(lambda: template.render(variables, Clock(20.0)), number=1, repeat=3))
+
+    assert seconds(16_000) < 3 * 8 * seconds(2_000)
+
+
+def test_a_percent_sign_before_a_parenthesis_is_not_a_name() -> None:
+    assert render("{{ '%d%%(about)' % 50 }}") == "50%(about)"
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "('a' * 4000).replace('a', 'b' * 4000)",
+        "('a' * 4000).replace('', 'b' * 4000)",
+        "('a' * 4000) | replace('a', 'b' * 4000)",
+        "['a' * 4000] | map('replace', 'a', 'b' * 4000) | list",
+        "('b' * 4000).join('a' * 4000)",
+        "''.join(['b' * 4000] * 4000)",
+        "('a' * 4000) | join('b' * 4000)",
+        "([{'x': 'b' * 4000}] * 4000) | join(attribute='x')",
+        "[1] | batch(4000, 'b' * 4000) | list",
+        "[1] | slice(4000, 'b' * 4000) | list",
+        "([[1] * 4000] * 4000) | sum(start=[])",
+        "1.5 | round(4000, 'ceil')",
+        "('a\n' * 9000) | indent(999)",
+        "'a\nb' | indent('c' * 4000)",
+        "('{0}' * 4000).format('b' * 4000)",
+        "('{0:>999}' * 9000).format(1)",
+        "('%999d' * 9000) % ((1,) * 9000)",
+        "'%s' % [['b' * 4000] * 4000]",
+        "{'a': ['b' * 4000] * 4000} | string",
+        "[{'a': ['b' * 4000] * 4000}.items()] ~ 'a'",
+        "(['b' * 4000] * 4000) | tojson",
+        "strftime_now('%c' * 4000)",
+    ],
+)
+def test_what_grows_is_refused_before_it_is_made(expression: str) -> None:
+    with pytest.raises(TemplateLimitError):
+        render(f"{{{{ ({expression}) | length }}}}", seconds=20.0)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ items.append(1) }}",
+        "{{ 'a'.ljust(10**9) }}",
+        "{{ 'a'.translate({97: 'b'}) }}",
+        "{{ 'a'.encode().ljust(10**9) }}",
+        "{{ (1).to_bytes(10**9, 'big') }}",
+        "{{ '{a}'.format_map({'a': 1}) }}",
+        "{% include 'other' %}",
+        "{{ lipsum(n=10**9) }}",
+        "{% for i in range(10**9) %}{% endfor %}",
+        "{{ items[0].missing.thing }}",
+        "{{ items + 'a' }}",
+        "{{ 1 / 0 }}",
+    ],
+)
+def test_a_failing_template_is_a_value_error(source: str) -> None:
+    with pytest.raises(ValueError, match="cannot render these messages"):
+        render(source, items=["a"])
+
+
+@pytest.mark.parametrize("source", ["{{ x", "{% for %}", "{{ 'a' | nothing }}", "{{ 'a' | urlize }}"])
+def test_an_invalid_template_is_refused_when_loaded(source: str) -> None:
+    with pytest.raises(ValueError, match="is not valid"):
+        BoundedTemplate(source)
+
+
+def test_a_good_template_renders_as_in_plain_jinja() -> None:
+    items = ["a", ["b", "c"], "d"]
+    plain = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    assert render(GOOD, items=items) == plain.from_string(GOOD).render(items=items)
+
+
+def test_filters_are_not_computed_in_advance_where_no_clock_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    computed: list[str] = []
+    monkeypatch.setitem(jinja2.filters.FILTERS, "upper", lambda text: computed.append(text) or text)
+    template = BoundedTemplate("{% if 'a' | upper %}{{ 'b' | upper }}{% endif %}")
+    assert computed == []
+    template.render({}, Clock())
+    assert computed == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'x' + text ~ 'y' }}",
+        "{{ text.replace('a', 'b') | replace('b', 'c') | trim | upper }}xy",
+        "{{ ['x', text] | join }}{{ ''.join(['y']) }}",
+        "{{ '%s%s' % ('x', text) }}y",
+        "{{ 'x{}'.format(text) }}y",
+        "{{ [{'a': text}] | map(attribute='a') | join }}xy",
+        "{% macro f() %}x{{ text }}{% endmacro %}{{ f() }}y",
+    ],
+)
+def test_long_messages_are_no_attack(source: str) -> None:
+    text = "a" * (MAX_CHARACTERS // 2)
+    assert len(render(source, text=text)) == len(text) + 2
+
+
+def test_json_keeps_letters_as_they_are() -> None:
+    assert render("{{ {'a': '你'} | tojson }}") == '{"a": "你"}'

@@ -1,0 +1,124 @@
+"""Recorded decode steps give the bits of computed ones, wherever sequences stand and however long they are."""
+
+import pytest
+import torch
+
+from model.batch import ForwardBatch
+from model.cache import CacheStorage
+from model.config import SigmoidBiasConfig
+from model.kernels import native
+from model.layers.router import Routing
+from model.network import CausalLM
+from server.engine.decode_graphs import DecodeSteps
+from tests.server.engine.tiny import VOCAB, tiny_config, tiny_network
+
+pytestmark = pytest.mark.skipif(not native.available(), reason="no compiled kernels: run python -m model.kernels.build")
+
+WIDTH, BLOCK = 4, 8
+
+
+class Decoder:
+    """Sequences that begin with nothing in the cache and get random tokens."""
+
+    def __init__(self, network: CausalLM, most_bytes: int = 1 << 20) -> None:
+        self.steps = DecodeSteps(network, WIDTH, most_bytes=most_bytes)
+        self.cache = CacheStorage(
+            network.cache_specs(), num_blocks=4 * WIDTH, block_size=BLOCK, num_rows=4, dtype=network.dtype
+        )
+        self.lengths = [0] * 4
+        self.routings: tuple[Routing | None, ...] = ()
+
+    def step(self, slots: list[int], seed: int) -> torch.Tensor:
+        positions = torch.tensor([self.lengths[slot] for slot in slots])
+        tokens = torch.randint(VOCAB, (len(slots),), generator=torch.Generator().manual_seed(seed))
+        blocks = int(positions.max()) // BLOCK + 1
+        rows = torch.tensor(slots, dtype=torch.int32)
+        table = rows[:, None] * WIDTH + torch.arange(blocks, dtype=torch.int32)
+        starts = torch.arange(len(slots) + 1, dtype=torch.int32)
+        for slot in slots:
+            self.lengths[slot] += 1
+        with torch.inference_mode():
+            scores, self.routings = self.steps.run(ForwardBatch(tokens, positions, starts, table, rows, self.cache))
+        return scores.clone()
+
+    @property
+    def recorded(self) -> list[int]:
+        return list(self.steps._recorded)
+
+
+PLAN = [[0], [0], [0], [2, 0], [0, 2], [0, 2], [1, 3], [3, 0], [0], [0, 1, 2], [0, 1, 2], [1, 2, 3], *[[0, 2]] * 20]
+
+
+@pytest.fixture(scope="module")
+def network() -> CausalLM:
+    return tiny_network()
+
+
+def test_recorded_steps_have_the_bits_of_computed_ones(network: CausalLM) -> None:
+    """Past the ends of blocks, too, where tables grow."""
+    recording, computing = Decoder(network), Decoder(network)
+    computing.steps._most_sequences = 0
+    for seed, slots in enumerate(PLAN):
+        assert torch.equal(recording.step(slots, seed), computing.step(slots, seed))
+    assert sorted(recording.recorded) == [1, 2, 3]
+    assert computing.recorded == []
+
+
+def test_the_comparison_can_fail(network: CausalLM) -> None:
+    """Negative control: a step over inputs that were not written anew gives other scores."""
+    decoder, other = Decoder(network), Decoder(network)
+    for seed in range(3):
+        decoder.step([0, 1], seed)
+        other.step([0, 1], seed)
+    decoder.steps._recorded[2]._write = lambda batch: None  # type: ignore[method-assign]
+    assert not torch.equal(decoder.step([0, 1], 3), other.step([0, 1], 3))
+
+
+def test_a_step_is_recorded_when_it_comes_twice_in_a_row(network: CausalLM) -> None:
+    decoder = Decoder(network)
+    for seed, (slots, recorded) in enumerate([([0], []), ([0, 1], []), ([0], []), ([1], [1]), ([0, 1], [1])]):
+        decoder.step(slots, seed)
+        assert decoder.recorded == recorded
+
+
+def test_the_oldest_recordings_make_room(network: CausalLM) -> None:
+    one = Decoder(network)
+    one.step([0], 0), one.step([0], 1)
+    nbytes = one.steps._recorded[1].recording.nbytes
+    decoder = Decoder(network, most_bytes=4 * nbytes)  # one and two sequences, or three
+    for seed, slots in enumerate([[0], [0], [0, 1], [0, 1], [0], [0, 1, 2], [0, 1, 2]]):
+        decoder.step(slots, seed)
+    assert decoder.recorded == [1, 3]
+
+
+def test_what_is_too_large_is_not_recorded_again_and_again(network: CausalLM) -> None:
+    one = Decoder(network)
+    one.step([0], 0), one.step([0], 1)
+    decoder, other = Decoder(network, most_bytes=one.steps._recorded[1].recording.nbytes), Decoder(network)
+    other.steps._most_sequences = 0
+    for seed, slots in enumerate([[0], [0], [0, 1], [0, 1], [0, 1], [0, 1, 2], [0, 1, 2]]):
+        assert torch.equal(decoder.step(slots, seed), other.step(slots, seed))
+    assert decoder.steps._most_sequences == 1
+    assert decoder.recorded == [1]
+
+
+def test_routings_are_not_written_over_by_later_steps(network: CausalLM) -> None:
+    decoder, other = Decoder(network), Decoder(network)
+    other.steps._most_sequences = 0
+    seen = []
+    for seed in range(6):
+        decoder.step([0, 1], seed), other.step([0, 1], seed)
+        seen.append((decoder.routings, other.routings))
+    for found, expected in seen:
+        assert all(torch.equal(a.experts_TK, b.experts_TK) for a, b in zip(found, expected, strict=True) if a and b)
+    assert len({tuple(r.experts_TK.flatten().tolist()) for routings, _ in seen for r in routings if r}) > 6
+
+
+def test_a_network_that_computes_in_pytorch_is_not_recorded() -> None:
+    network = tiny_network(tiny_config(router=SigmoidBiasConfig(top_k=2)))
+    decoder, other = Decoder(network), Decoder(network)
+    other.steps._most_sequences = 0
+    for seed in range(4):
+        assert torch.equal(decoder.step([0, 1], seed), other.step([0, 1], seed))
+    assert decoder.recorded == []
+    assert decoder.steps._most_sequences == 0

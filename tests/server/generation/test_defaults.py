@@ -1,0 +1,49 @@
+"""Sampling as the checkpoint recommends it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from server.generation.defaults import GenerationDefaults
+
+
+def load(directory: Path, content: dict[str, object]) -> GenerationDefaults:
+    (directory / "generation_config.json").write_text(json.dumps(content))
+    return GenerationDefaults.load(directory)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({}, GenerationDefaults()),
+        (
+            {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "repetition_penalty": 1.05, "min_p": 0},
+            GenerationDefaults(0.6, 0.95, 20, 0.0, 1.05),
+        ),
+        ({"temperature": None, "top_k": 50, "max_length": 20, "eos_token_id": 2}, GenerationDefaults(top_k=50)),
+        ({"do_sample": False, "temperature": 0.6}, GenerationDefaults(temperature=0.0)),
+    ],
+)
+def test_what_is_named_is_taken(tmp_path: Path, content: dict[str, object], expected: GenerationDefaults) -> None:
+    assert load(tmp_path, content) == expected
+
+
+def test_without_the_file_the_model_s_own_distribution_is_sampled(tmp_path: Path) -> None:
+    assert GenerationDefaults.load(tmp_path) == GenerationDefaults(1.0, 1.0, 0, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"temperature": -1}, "generation_config.json: temperature is -1"),
+        ({"top_p": 1.5}, "top_p is 1.5"),
+        ({"top_p": 0}, "top_p is 0"),
+        ({"top_p": True}, "top_p is True: give a number"),
+        ({"top_k": "many"}, "top_k is 'many'"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty is nan"),
+    ],
+)
+def test_what_no_request_could_have_is_refused(tmp_path: Path, content: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, content)

@@ -1,0 +1,44 @@
+"""Log lines: one per request if asked for, never with what people wrote."""
+
+import logging
+
+import pytest
+
+from server.middleware.request_log import configure_logging
+from tests.server.applications import client_of, make_server
+
+
+def lines(caplog: pytest.LogCaptureFixture, *, log_requests: bool) -> list[str]:
+    server = make_server(log_requests=log_requests)
+    server.answer_with("a secret answer")
+    caplog.set_level(logging.INFO)
+    with client_of(server) as client:
+        good = client.post("/v1/generate", json={"prompt": "a secret prompt"})
+        assert client.post("/v1/generate", json={"prompt": "a secret prompt", "stream": True}).status_code == 200
+        assert client.post("/v1/generate", json={"prompt": ["a secret prompt"]}).status_code == 400
+    assert "secret" not in caplog.text
+    found = [record.getMessage() for record in caplog.records if record.name == "server.middleware.request_log"]
+    assert not found or good.headers["x-request-id"] in found[0]
+    return found
+
+
+def test_a_line_per_request_without_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    found = lines(caplog, log_requests=True)
+    assert [line.split()[:3] for line in found] == [
+        ["POST", "/v1/generate", "200"],
+        ["POST", "/v1/generate", "200"],
+        ["POST", "/v1/generate", "400"],
+    ]
+
+
+def test_no_line_unless_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    assert lines(caplog, log_requests=False) == []
+
+
+def test_the_level_is_set_for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", logging.WARNING)
+    configure_logging("error")
+    assert root.level == logging.ERROR
+    assert len(root.handlers) == 1

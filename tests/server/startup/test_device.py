@@ -1,0 +1,35 @@
+"""Where a network computes: what is there, and what can be done there."""
+
+import pytest
+import torch
+
+from model.quantization import SCHEMES
+from server.settings import Settings
+from server.startup.device import Placement
+
+
+def placed(**given: str) -> Placement:
+    return Placement.of(Settings(**given))  # type: ignore[arg-type]
+
+
+def test_without_a_gpu_it_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert placed().device == "cpu"
+    assert placed(quantize="int4").scheme is SCHEMES["int4"]
+    with pytest.raises(ValueError, match="device is cuda, but PyTorch finds no GPU here"):
+        placed(device="cuda")
+
+
+def test_a_gpu_computes_plain_weights_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for quantize in ("auto", "none"):
+        found = placed(quantize=quantize, dtype="float16")
+        assert (found.device, found.scheme) == ("cuda", None)
+        assert found.kept_as({}).name == "float16"
+    with pytest.raises(ValueError, match="quantize is int8, which is computed on a CPU only"):
+        placed(quantize="int8")
+    assert placed(quantize="int8", device="cpu").scheme is SCHEMES["int8"]
+
+
+def test_none_means_plain_weights_on_a_cpu() -> None:
+    assert placed(device="cpu", dtype="float32", quantize="none").kept_as({}).name == "float32"

@@ -1,0 +1,62 @@
+"""Where the server listens: what is wrong with it is told in one line, before a model is loaded."""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from server.cli import app
+from server.startup import uvicorn_server as serving
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody else listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        yield other.getsockname()[1]
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the models that were loaded."""
+    seen: list[str] = []
+    monkeypatch.setattr(
+        "server.middleware.request_log.configure_logging", lambda level: None
+    )  # it is for whole processes
+    monkeypatch.setattr("server.commands.serve.load_backend", lambda settings: seen.append(settings.model))
+    monkeypatch.setattr("server.startup.uvicorn_server.run", lambda settings, backend: None)
+    return seen
+
+
+def serve(*options: str) -> Result:
+    return CliRunner().invoke(app, ["serve", *options])
+
+
+def test_a_port_in_use_is_told_before_loading(taken: int, loaded: list[str]) -> None:
+    result = serve("--port", str(taken))
+    assert (result.exit_code, result.stderr) == (2, f"port {taken} is in use: choose another with --port\n")
+    assert loaded == []
+
+
+def test_an_address_of_another_machine_is_told(loaded: list[str]) -> None:
+    result = serve("--host", "192.0.2.1", "--port", "0")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("cannot listen on 192.0.2.1, port 0: ")
+    assert result.stderr.count("\n") == 1
+    assert loaded == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
+def test_a_free_port_stays_free(host: str, loaded: list[str]) -> None:
+    assert serve("--host", host, "--port", "0").exit_code == 0
+    assert loaded == ["bundled"]
+
+
+def test_what_was_tried_can_be_listened_on() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+    serving.check_address("127.0.0.1", port)
+    with socket.create_server(("127.0.0.1", port)):
+        pass
