@@ -5,11 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from server.cli import app
-from server.settings import Settings
 from tests.server.applications import Server
 
 COMMANDS = [
@@ -49,19 +47,6 @@ def test_help_loads_nothing_heavy() -> None:
 def test_version(runner: CliRunner) -> None:
     lines = runner.invoke(app, ["version"]).output.splitlines()
     assert [line.split()[0] for line in lines] == ["routelm", "python", "torch"]
-
-
-def test_serve_has_an_option_for_every_setting_but_secrets() -> None:
-    serve = get_command(app).commands["serve"]  # type: ignore[attr-defined]
-    options = {parameter.name for parameter in serve.params} - {"help"}
-    assert options == set(Settings.model_fields) - {"api_key", "metrics_public"}
-
-
-def test_the_defaults_in_the_help_are_the_defaults() -> None:
-    serve = get_command(app).commands["serve"]  # type: ignore[attr-defined]
-    told = {parameter.name: parameter.help for parameter in serve.params}
-    for name in ("host", "port", "model", "max_num_seqs", "max_num_batched_tokens", "max_queue", "dtype", "log_level"):
-        assert told[name].endswith(f"[{Settings.model_fields[name].default}]")
 
 
 def test_a_wrong_setting_is_explained(runner: CliRunner) -> None:
