@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.commands.options import DEFAULT_URL, InProcessModel, MaxTokens, Seed, Temperature, Url
+from server.commands.common.options import DEFAULT_URL, InProcessModel, MaxTokens, Seed, Temperature, Url
 
 if TYPE_CHECKING:
     import httpx
@@ -24,10 +24,10 @@ def chat(
 
     Asks a running server, or with --model loads the checkpoint itself:  routelm chat --model bundled
     """
-    from server.commands.client import http_client, server_or_model
+    from server.commands.common.api_client import http_client, server_url
 
     options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
-    with server_or_model(url, model) as base_url, http_client(base_url) as client:
+    with server_url(url, model) as base_url, http_client(base_url) as client:
         typer.secho(HELP, dim=True)
         Conversation(client, options, system).run()
 
@@ -67,7 +67,7 @@ class Conversation:
 
     def _answer(self, line: str) -> None:
         """A turn that fails is forgotten; of one that is stopped, what was said stays."""
-        from server.commands.client import AnswerError, stream_events
+        from server.commands.common.api_client import AnswerError, stream_events
 
         head = [] if self._system is None else [{"role": "system", "content": self._system}]
         messages = [*head, *self._turns, {"role": "user", "content": line}]

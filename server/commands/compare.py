@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from server.commands.failing import failing_in_one_line
+from server.commands.common.errors import errors_in_one_line
 
 app = typer.Typer(help="Compare routing algorithms by training each of them.", no_args_is_help=True)
 
@@ -40,7 +40,7 @@ def run(
     from model.checkpoints.hub import BUNDLED
 
     try:
-        with failing_in_one_line():
+        with errors_in_one_line():
             study = Study(parse_tokens(tokens), seeds, size, tuple(variant or VARIANTS))
             run_study(
                 study,
@@ -69,7 +69,7 @@ def table(
     """Make the table and the pictures again from the logs and results of the runs that are finished."""
     from benchmarks.routing_study.document import publish
 
-    with failing_in_one_line():
+    with errors_in_one_line():
         written = publish(directory, out=out, into=into)
     typer.echo(written[0].read_text(encoding="utf-8"))
     typer.echo(f"wrote {', '.join(map(str, written))}")

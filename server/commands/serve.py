@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from server.commands.backend import load_backend
-from server.commands.failing import failing_in_one_line
-from server.commands.options import read_settings
+from server.commands.common.errors import errors_in_one_line
+from server.commands.common.load_backend import load_backend
+from server.commands.common.options import read_settings
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -30,7 +30,7 @@ def serve(**given: Any) -> None:
     from server.startup.uvicorn_server import check_address, run
 
     configure_logging(settings.log_level)
-    with failing_in_one_line():
+    with errors_in_one_line():
         check_address(settings.host, settings.port)
     run(settings, load_backend(settings))
 

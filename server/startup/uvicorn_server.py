@@ -2,25 +2,71 @@
 
 import asyncio
 import errno
+import logging
+import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 
-from server.middleware.drain import DrainingServer
+from server.middleware.drain import Drain
 from server.settings import Settings
 from server.startup.app import Backend, create_app
 
-KEEP_ALIVE_SECONDS = 75  # longer than the idle time of common proxies, so that they close connections and not we
-LAST_SECONDS = 5  # after the drain, for clients that do not read their answers
+KEEP_ALIVE_SECONDS = (
+    75  # longer than the idle timeout of common proxies, so that they close first and never hit a closed connection
+)
+LAST_SECONDS = 5  # after the drain, for clients that read slowly
 
-
-# The engine's thread and the event loop take turns several times a step; Python's own 5 ms would be a step's length.
+# The engine's thread and the event loop take turns several times a step. Python's default of 5 ms is as long as a step.
 SWITCH_SECONDS = 0.0002
+
+logger = logging.getLogger(__name__)
+
+
+class DrainingServer(uvicorn.Server):
+    """A uvicorn server that keeps answering while it drains: probes get 503, new requests an explanation.
+
+    It stops listening when the last response is complete or the grace period is over. A second signal ends it at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._draining: asyncio.Task[None] | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The signal handler. It only sets flags; `on_tick` acts on them."""
+        if self._drain.begun:
+            self.should_exit = self.force_exit = True
+        self._drain.begun = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second on the event loop. Returning True ends its main loop."""
+        if self._drain.begun and self._draining is None:
+            logger.info("draining: running requests finish, new ones are refused")
+            self._draining = asyncio.create_task(self._drain.finish())
+        drained = self._draining is not None and self._draining.done()
+        return await super().on_tick(counter) or drained
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Unlike uvicorn's, this does not raise the signal again at the end: a drained server exits with 0."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread receives signals; whoever runs the server in another thread stops it
+            return
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def check_address(host: str, port: int) -> None:

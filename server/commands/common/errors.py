@@ -9,7 +9,7 @@ CANNOT_BE_DONE = 2
 
 
 @contextmanager
-def failing_in_one_line(*others: type[Exception]) -> Iterator[None]:
+def errors_in_one_line(*others: type[Exception]) -> Iterator[None]:
     """Turn what is wrong with a model, a file, data or an argument into one line on stderr and an exit code.
 
     OSError and ValueError say such things; `others` are those that do so in what is called here.

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from server.commands.backend import load_backend
-from server.commands.options import read_settings
+from server.commands.common.load_backend import load_backend
+from server.commands.common.options import read_settings
 
 if TYPE_CHECKING:
     import httpx
@@ -21,7 +21,7 @@ class AnswerError(Exception):
 
 
 @contextmanager
-def server_or_model(url: str, model: str | None, **settings: Any) -> Iterator[str]:
+def server_url(url: str, model: str | None, **settings: Any) -> Iterator[str]:
     """The URL to ask: the given one, or that of an engine in this process, with these settings, if `model` is given."""
     if model is None:
         yield url
