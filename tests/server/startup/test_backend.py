@@ -253,15 +253,20 @@ def test_loading_leaves_no_threads_behind() -> None:
         torch.ones(1 << 22).exp()  # in parallel
         return threads()
 
+    def threads_after() -> int:
+        """How many are left; those of a pool take a moment to end."""
+        deadline = time.monotonic() + 10
+        while threads() >= during and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        return threads()
+
     count = torch.get_num_threads()
-    backend._in_short_lived_thread(work)  # the first parallel loop of a process starts threads that stay
-    before = threads()
+    during = backend._in_short_lived_thread(work)  # the first parallel loop of a process starts threads that stay
+    before = threads_after()
     assert backend._in_short_lived_thread(work) >= before + 2  # without them there would be nothing to leave behind
     torch.set_num_threads(count)
-    deadline = time.monotonic() + 10
-    while threads() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threads() <= before
+    assert threads_after() <= before
 
 
 def test_what_goes_wrong_while_loading_is_told() -> None:
