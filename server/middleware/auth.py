@@ -2,7 +2,6 @@
 
 import hmac
 
-from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -31,5 +30,7 @@ class ApiKeyAuth:
         return await JSONResponse(error.body(), error.status, error.headers())(scope, receive, send)
 
     def _has_key(self, scope: Scope) -> bool:
-        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-        return hmac.compare_digest(key.strip().encode("latin-1"), self._key) and scheme.lower() == "bearer"
+        """Compares bytes: as text, the last byte of a UTF-8 key can look like a space and would be stripped."""
+        value = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        scheme, _, key = value.partition(b" ")
+        return hmac.compare_digest(key.strip(b" \t"), self._key) and scheme.lower() == b"bearer"

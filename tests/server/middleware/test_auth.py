@@ -87,6 +87,15 @@ def test_the_key_opens(closed: TestClient, value: str) -> None:
     assert closed.get("/v1/models", headers=authorization(value)).status_code == 200
 
 
+@pytest.mark.parametrize("key", ["clé-à", "Grüße-ą…", "\u00e0", "a\u00a0b"])
+def test_keys_of_any_letters_open(key: str) -> None:
+    """Sent as UTF-8: the last bytes of these are spaces in Latin-1 (A0, 85), which must not be stripped."""
+    with client_of(make_server(api_key=key)) as client:
+        for value in (f"Bearer {key}", f"Bearer  {key} "):
+            assert client.get("/v1/models", headers=authorization(value)).status_code == 200
+        assert client.get("/v1/models", headers=authorization(f"Bearer {key[:-1]}")).status_code == 401
+
+
 def test_metrics_can_be_made_public() -> None:
     with client_of(make_server(api_key=KEY, metrics_public=True)) as client:
         assert client.get("/metrics").status_code == 200
