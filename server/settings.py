@@ -5,9 +5,10 @@ The options, their types and their help are made from the fields below (server/c
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -51,12 +52,19 @@ class Settings(BaseSettings):
     # HTTP
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    uds: Annotated[Path | None, Unset("none")] = Field(
+        default=None, description="Unix domain socket to listen on, instead of host and port."
+    )
     api_key: Annotated[SecretStr, BeforeValidator(_stripped), Field(min_length=1)] | None = Field(
         default=None, description="Bearer key that every request must carry; surrounding whitespace is removed."
     )
+    api_key_file: Annotated[Path | None, Unset("none")] = Field(default=None, description="File with the API key.")
     metrics_public: bool = Field(default=False, description="Serve /metrics without the API key.")
-    cors_origins: Annotated[Words, Unset("none")] = Field(
-        default=[], max_length=64, description="Origins of web pages that may call, comma-separated."
+    cors_origins: Words = Field(
+        default=["localhost"],
+        max_length=64,
+        description="Origins of web pages that may call, comma-separated; localhost: pages of this machine, at any "
+        "port; *: all; none.",
     )
     max_body_bytes: Size = Field(default=2 * 2**20, description="Largest request body.")
     drain_grace: float = Field(
@@ -109,3 +117,22 @@ class Settings(BaseSettings):
     log_requests: bool = Field(
         default=False, description="Log a line per request. Prompts and answers are never logged."
     )
+
+    @model_validator(mode="after")
+    def _read_api_key_file(self) -> Self:
+        if self.api_key_file is None:
+            return self
+        if self.api_key is not None:
+            raise ValueError("api_key and api_key_file are both set: choose one")
+        self.api_key = SecretStr(_key_in(self.api_key_file))
+        return self
+
+
+def _key_in(path: Path) -> str:
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"api_key_file {path} cannot be read: {error}") from None
+    if not key:
+        raise ValueError(f"api_key_file {path} is empty")
+    return key

@@ -1,6 +1,7 @@
 """`routelm serve`: the HTTP server. Its options are made from the fields of `Settings`."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ from typer.core import TyperCommand
 
 from server.commands.common.errors import errors_in_one_line
 from server.commands.common.load_backend import load_backend
+from server.commands.common.logs import configure_logging
 from server.commands.common.options import read_settings
 
 if TYPE_CHECKING:
@@ -26,13 +28,14 @@ def serve(**given: Any) -> None:
     """
     settings = read_settings(**given)
 
-    from server.middleware.request_log import configure_logging
-    from server.startup.uvicorn_server import check_address, run
+    from server.startup.listeners import bound
+    from server.startup.uvicorn_server import run
 
     configure_logging(settings.log_level)
-    with errors_in_one_line():
-        check_address(settings.host, settings.port)
-    run(settings, load_backend(settings))
+    with ExitStack() as stack:
+        with errors_in_one_line():
+            listeners = stack.enter_context(bound(settings))
+        run(settings, load_backend(settings), listeners)
 
 
 class ServeCommand(TyperCommand):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from server.commands.common.load_backend import load_backend
+from server.commands.common.logs import configure_logging
 from server.commands.common.options import read_settings
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ def server_url(url: str, model: str | None, **settings: Any) -> Iterator[str]:
     if model is None:
         yield url
         return
-    from server.middleware.request_log import configure_logging
     from server.startup.uvicorn_server import in_background
 
     configure_logging("warning")
