@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from server.commands.common.errors import CANNOT_BE_DONE, errors_in_one_line
+from server.commands.common.errors import errors_in_one_line, failure
 
 NOT_INSTALLED = "routelm compare needs the source checkout: the study (benchmarks/routing_study) is not in the package"
 
@@ -94,5 +94,4 @@ def _study_needed() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name not in ("benchmarks", "benchmarks.routing_study"):
             raise
-        typer.secho(NOT_INSTALLED, fg=typer.colors.RED, err=True)
-        raise typer.Exit(CANNOT_BE_DONE) from None
+        raise failure(NOT_INSTALLED) from None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from server.commands.common.errors import errors_in_one_line
+from server.commands.common.errors import errors_in_one_line, failure
 from server.commands.common.load_backend import load_backend
 from server.commands.common.logs import configure_logging
 from server.commands.common.options import read_settings
@@ -17,15 +17,19 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 NUMBERS: dict[Any, type] = {int: int, int | None: int, float: float}  # annotation of a setting: type of its option
-NOT_OPTIONS = {"api_key"}  # a command line can be read by every user of the machine
+KEY_ON_COMMAND_LINE = (
+    "--api-key: every user of this machine could read the key there; set ROUTELM_API_KEY or use --api-key-file"
+)
 
 
 def serve(**given: Any) -> None:
     """Serve a model over HTTP: OpenAI's API, /v1/translate, /v1/summarize, /v1/generate, /v1/analyze, /metrics.
 
-    Every option can also be set as an environment variable: ROUTELM_PORT, ROUTELM_MODEL and so on. The API key can
-    only be set as ROUTELM_API_KEY. Stop the server with Ctrl-C or SIGTERM: running requests finish first.
+    Every option can also be set as an environment variable: ROUTELM_PORT, ROUTELM_MODEL and so on. The API key is
+    set with ROUTELM_API_KEY or --api-key-file. Stop the server with Ctrl-C or SIGTERM: running requests finish first.
     """
+    if given.pop("api_key") is not None:
+        raise failure(KEY_ON_COMMAND_LINE)
     settings = read_settings(**given)
 
     from server.startup.listeners import bound
@@ -55,11 +59,10 @@ def with_setting_options(function: Callable[..., None]) -> TyperCommand:
     def command(**given: Any) -> None:
         function(**given)
 
-    fields = {name: field for name, field in Settings.model_fields.items() if name not in NOT_OPTIONS}
     command.__signature__ = Signature(  # type: ignore[attr-defined]
         [
             Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_option(name, field))
-            for name, field in fields.items()
+            for name, field in Settings.model_fields.items()
         ]
     )
     command.__doc__ = function.__doc__
@@ -72,6 +75,8 @@ def with_setting_options(function: Callable[..., None]) -> TyperCommand:
 
 def _option(name: str, field: "FieldInfo") -> Any:
     """Typer's annotation of the option for a setting. Numbers are parsed here, everything else by `Settings`."""
+    if name == "api_key":  # other servers have this option: say what to do instead
+        return Annotated[str | None, typer.Option(hidden=True)]
     if field.annotation is bool:
         return Annotated[bool | None, typer.Option(f"--{name.replace('_', '-')}", help=field.description)]
     kind: Any = str if _is_size(field) else NUMBERS.get(field.annotation, str)

@@ -80,11 +80,12 @@ def run(settings: Settings, open_backend: Callable[[], Backend], listeners: List
 
 
 @contextmanager
-def in_background(settings: Settings, open_backend: Callable[[], Backend]) -> Iterator[str]:
-    """Serve on a free port of this machine while the block runs; yields the base URL."""
+def in_background(
+    settings: Settings, open_backend: Callable[[], Backend], listener: socket.socket | None = None
+) -> Iterator[str]:
+    """Serve on a socket, by default a free port of this machine, while the block runs; yields the base URL."""
     server = _server(settings, open_backend)
-    [listener] = bind_tcp("127.0.0.1", 0)
-    with listener:
+    with listener or bind_tcp("127.0.0.1", 0)[0] as listener:
         url = url_of(listener)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="http")
         thread.start()

@@ -28,11 +28,20 @@ def call(given: dict[str, Any], *arguments: str) -> dict[str, Any]:
 
 
 def test_there_is_an_option_for_every_setting_but_the_key(command: TyperCommand) -> None:
-    assert {parameter.name for parameter in command.params} == set(Settings.model_fields) - {"api_key"}
+    shown = {parameter.name for parameter in command.params if not parameter.hidden}  # type: ignore[attr-defined]
+    assert shown == set(Settings.model_fields) - {"api_key"}
+
+
+def test_a_key_on_the_command_line_is_refused_with_a_better_way() -> None:
+    result = CliRunner().invoke(app, ["serve", "--api-key", "secret"])
+    assert result.exit_code == 2
+    assert "ROUTELM_API_KEY" in result.output
+    assert "--api-key-file" in result.output
+    assert result.output.count("\n") == 1
 
 
 def test_the_help_shows_the_defaults(command: TyperCommand) -> None:
-    text = {parameter.name: parameter.help for parameter in command.params}  # type: ignore[attr-defined]
+    text = {parameter.name: parameter.help for parameter in command.params if parameter.name != "api_key"}  # type: ignore[attr-defined]
     for name in ("host", "port", "model", "max_num_seqs", "max_num_batched_tokens", "max_queue", "dtype", "log_level"):
         assert text[name].endswith(f"[{Settings.model_fields[name].default}]")
     assert text["max_body_bytes"].endswith("[2MiB]")

@@ -10,6 +10,7 @@ import pytest
 from server.settings import Settings
 from server.startup import listeners
 from server.startup.listeners import bind_tcp, bind_unix, bound, url_of
+from tests.server.applications import listening_on, make_server
 
 
 def connects(family: socket.AddressFamily, address: object) -> bool:
@@ -97,24 +98,8 @@ def test_the_socket_of_a_dead_server_is_replaced_but_no_file(tmp_path: Path) -> 
 
 
 def test_an_application_answers_on_a_unix_socket(tmp_path: Path) -> None:
-    """With everything between: uvicorn, its loop and our protocol."""
-    import threading
-    import time
-
-    from server.startup.uvicorn_server import _server
-    from tests.server.applications import make_server
-
-    application = make_server()
     path = tmp_path / "routelm.sock"
-    with bound(Settings(uds=path)) as sockets:
-        server = _server(application.settings, application.open_backend)
-        thread = threading.Thread(target=server.run, args=(list(sockets),))
-        thread.start()
-        try:
-            while not server.started and thread.is_alive():
-                time.sleep(0.01)
-            with httpx.Client(transport=httpx.HTTPTransport(uds=os.fspath(path)), base_url="http://here") as client:
-                assert client.get("/health/live").json() == {"status": "alive"}
-        finally:
-            server.should_exit = True
-            thread.join()
+    with listening_on(make_server(), bind_unix(path)) as url:
+        assert url == f"unix:{path}"
+        with httpx.Client(transport=httpx.HTTPTransport(uds=os.fspath(path)), base_url="http://here") as client:
+            assert client.get("/health/live").json() == {"status": "alive"}
