@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.commands.failing import failing_in_one_line
+from server.commands.common.errors import errors_in_one_line
 
 if TYPE_CHECKING:
     from model.evaluation.experts import ExpertsRow
@@ -47,7 +47,7 @@ def evaluate(
     from model.evaluation.endpoints import ServerError
 
     settings = {"quantize": quantize, "experts_per_token": experts_per_token}
-    with failing_in_one_line(ImportError, ServerError):
+    with errors_in_one_line(ImportError, ServerError):
         report = _report(model, data, task, samples, settings)
         if out is not None:
             _save(report, out)  # what else is asked for may fail
@@ -82,8 +82,8 @@ def _report(
     from model.evaluation.progress import RichProgress
     from model.evaluation.run import FAIRNESS, evaluate
     from model.evaluation.url_model import UrlModel
-    from server.commands.client import server_or_model
-    from server.commands.options import read_settings
+    from server.commands.common.api_client import server_url
+    from server.commands.common.options import read_settings
 
     given = {name: value for name, value in settings.items() if value is not None}
     key = read_settings().api_key
@@ -91,7 +91,7 @@ def _report(
     if url and given:
         raise ValueError(f"{', '.join(given)}: settings of a model that is loaded here, not of a server elsewhere")
     with (
-        server_or_model(url, None if url else model, **given) as address,
+        server_url(url, None if url else model, **given) as address,
         UrlModel(address, api_key=None if key is None else key.get_secret_value()) as served,
         RichProgress() as progress,
     ):

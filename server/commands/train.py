@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from server.commands.failing import failing_in_one_line
+from server.commands.common.errors import errors_in_one_line
 
 
 def train(
@@ -50,7 +50,7 @@ def train(
     from model.training.pipeline import recipe_named
     from model.training.pipeline import train as train_model
 
-    with failing_in_one_line():
+    with errors_in_one_line():
         chosen = recipe_named(recipe, tokens)
         model = train_model(
             chosen,
