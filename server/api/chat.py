@@ -1,15 +1,15 @@
 """POST /v1/chat/completions: OpenAI's chat, streamed or whole."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field, model_validator
 
-from server.api.chunks import Chunks
-from server.api.dependencies import Admitted, RequestId, Service, admission
+from server.api.chunks import ChunkFactory
+from server.api.dependencies import RequestAdmission
 from server.api.disconnect import until_disconnect
 from server.api.messages import Messages, template_messages
 from server.api.openai_fields import ChatOnlyFields, OpenAIFields, StreamOptions
@@ -18,8 +18,8 @@ from server.api.sampling import MAX_CHOICES, MAX_LOGPROBS, MAX_TOKENS, SamplingF
 from server.api.sse import Event, Events, EventStream
 from server.api.usage import UsageInfo, usage_of
 from server.errors import InvalidRequestError
-from server.generation.logprobs import TextLogprobs
-from server.generation.stream import GenerationResult, interleave
+from server.generation.logprobs import DecodedLogprobs
+from server.generation.stream import GenerationResult, RunningGeneration, all_results, interleave
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -84,53 +84,44 @@ class ChatCompletion(BaseModel):
     usage: UsageInfo
 
 
-Chat = Admitted[ChatRequest]
-
-
-async def admit(body: ChatRequest, service: Service, request_id: RequestId) -> AsyncIterator[Chat]:
-    """Validate, render, submit; abort what still runs when the request ends."""
+@router.post("/v1/chat/completions", response_model=ChatCompletion, summary="Answer a conversation")
+async def chat_completions(request: Request, body: ChatRequest, admission: RequestAdmission) -> Any:
+    """OpenAI's chat completions. With `stream` the answer is server-sent events that end with `[DONE]`."""
+    service, answer_id, created = admission.service, f"chatcmpl-{admission.request_id}", int(time.time())
     service.check_model(body.model)
     sampling = body.sampling_params(
         service, max_tokens=service.max_model_len, defaults=service.defaults, logprobs=body.wanted_logprobs
     )
     prompt = await service.chat_prompt(service.prompts.chat(template_messages(body.messages)))
-    with admission(service, request_id, [prompt], sampling, body.stop_strings, body.n or 1) as generations:
-        yield Admitted(f"chatcmpl-{request_id}", body, generations)
-
-
-@router.post("/v1/chat/completions", response_model=ChatCompletion, summary="Answer a conversation")
-async def chat_completions(request: Request, service: Service, chat: Annotated[Chat, Depends(admit)]) -> Any:
-    """OpenAI's chat completions. With `stream` the answer is server-sent events that end with `[DONE]`."""
-    created = int(time.time())
-    if chat.body.stream:
-        return EventStream(_chunks(chat, created, service.model_id))
-    results = await until_disconnect(request, chat.results())
+    generations = admission.start([prompt], sampling, body.stop_strings, body.n or 1)
+    if body.stream:
+        chunks = ChunkFactory(answer_id, "chat.completion.chunk", created, service.model_id, body.stream_options)
+        return EventStream(_events(chunks, generations))
+    results = await until_disconnect(request, all_results(generations))
     return ChatCompletion(
-        id=chat.id,
+        id=answer_id,
         created=created,
         model=service.model_id,
-        choices=[_choice(index, result, chat.body) for index, result in enumerate(results)],
-        usage=usage_of(chat.generations, len(results)),
+        choices=[_choice(index, result, body) for index, result in enumerate(results)],
+        usage=usage_of(generations, len(results)),
     )
 
 
-async def _chunks(chat: Chat, created: int, model: str) -> Events:
-    n = len(chat.generations)
-    chunks = Chunks(chat.id, "chat.completion.chunk", created, model, chat.body.stream_options)
-    for index in range(n):
+async def _events(chunks: ChunkFactory, generations: Sequence[RunningGeneration]) -> Events:
+    for index in range(len(generations)):
         yield chunks.of(_chunk_choice(index, {"role": "assistant", "content": ""}))
-    async with aclosing(interleave(chat.generations)) as deltas:
+    async with aclosing(interleave(generations)) as deltas:
         async for index, delta in deltas:
             if delta.text or delta.logprobs:
                 yield chunks.of(_chunk_choice(index, {"content": delta.text}, delta.logprobs))
             if delta.finish_reason is not None:
                 yield chunks.of(_chunk_choice(index, {}, finish_reason=delta.finish_reason))
     if chunks.with_usage:
-        yield chunks.last(chat.generations, n)
+        yield chunks.last(generations, len(generations))
 
 
 def _chunk_choice(
-    index: int, delta: Event, logprobs: Sequence[TextLogprobs] = (), finish_reason: str | None = None
+    index: int, delta: Event, logprobs: Sequence[DecodedLogprobs] = (), finish_reason: str | None = None
 ) -> Event:
     shown = _choice_logprobs(logprobs).model_dump() if logprobs else None
     return {"index": index, "delta": delta, "logprobs": shown, "finish_reason": finish_reason}
@@ -145,11 +136,11 @@ def _choice(index: int, result: GenerationResult, body: ChatRequest) -> Choice:
     )
 
 
-def _choice_logprobs(logprobs: Sequence[TextLogprobs]) -> ChoiceLogprobs:
+def _choice_logprobs(logprobs: Sequence[DecodedLogprobs]) -> ChoiceLogprobs:
     return ChoiceLogprobs(content=[_token_logprob(entry) for entry in logprobs])
 
 
-def _token_logprob(entry: TextLogprobs) -> TokenLogprob:
+def _token_logprob(entry: DecodedLogprobs) -> TokenLogprob:
     chosen, *top = (
         {"token": token.text, "logprob": token.logprob, "bytes": list(token.data)}
         for token in (entry.chosen, *entry.top)

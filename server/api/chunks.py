@@ -10,7 +10,7 @@ from server.generation.stream import RunningGeneration
 
 
 @dataclass(frozen=True, slots=True)
-class Chunks:
+class ChunkFactory:
     """What all chunks of a stream share. Where usage is wanted, each has the field, and one without choices ends it."""
 
     id: str

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel
 
 from model.text.tokenizer import Tokenizer
-from server.generation.logprobs import TextLogprobs, TokenText
+from server.generation.logprobs import DecodedLogprobs, DecodedToken
 from server.generation.prompt import Prompt
 
 
@@ -29,14 +29,14 @@ class LogprobColumns:
         self._detokenizer = tokenizer.stream()
         self._offset = 0
 
-    def prompt(self, prompt: Prompt, entries: Sequence[TextLogprobs]) -> list[TextLogprobs]:
+    def prompt(self, prompt: Prompt, entries: Sequence[DecodedLogprobs]) -> list[DecodedLogprobs]:
         """The entries of a prompt's tokens, without a begin-of-text token that the client did not send."""
         if prompt.first_text_token > 0:
             return list(entries[prompt.first_text_token - 1 :])
         first = prompt.token_ids[0]
-        return [TextLogprobs(TokenText(first, self._tokenizer.token_bytes(first), None)), *entries]
+        return [DecodedLogprobs(DecodedToken(first, self._tokenizer.token_bytes(first), None)), *entries]
 
-    def columns(self, entries: Sequence[TextLogprobs]) -> CompletionLogprobs:
+    def columns(self, entries: Sequence[DecodedLogprobs]) -> CompletionLogprobs:
         offsets = []
         for entry in entries:
             offsets.append(self._offset)
@@ -49,7 +49,7 @@ class LogprobColumns:
         )
 
 
-def _top(entry: TextLogprobs) -> dict[str, float] | None:
+def _top(entry: DecodedLogprobs) -> dict[str, float] | None:
     if entry.chosen.logprob is None:
         return None
     top: dict[str, float] = {}

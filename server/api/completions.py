@@ -1,29 +1,28 @@
 """POST /v1/completions: continue plain text or token ids, with echo and log-probabilities for evaluation harnesses."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
-from server.api.chunks import Chunks
+from server.api.chunks import ChunkFactory
 from server.api.completion_logprobs import CompletionLogprobs, LogprobColumns
-from server.api.dependencies import Admitted, RequestId, Service, admission
+from server.api.dependencies import RequestAdmission
 from server.api.disconnect import until_disconnect
 from server.api.openai_fields import CompletionOnlyFields, OpenAIFields, StreamOptions
 from server.api.prompts import PromptField, read_prompts
 from server.api.request_model import ModelName
 from server.api.sampling import MAX_CHOICES, MAX_LOGPROBS, MAX_TOKENS, SamplingFields
-from server.api.sse import Events, EventStream
+from server.api.sse import Event, Events, EventStream
 from server.api.usage import UsageInfo, usage_of
 from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
-from server.generation.logprobs import TextLogprobs
 from server.generation.prompt import Prompt
 from server.generation.service import GenerationService
-from server.generation.stream import GenerationResult, TextDelta, interleave
+from server.generation.stream import GenerationResult, RunningGeneration, TextDelta, all_results, interleave
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -41,6 +40,10 @@ class CompletionRequest(SamplingFields, OpenAIFields, CompletionOnlyFields):
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+
+    @property
+    def num_choices(self) -> int:
+        return self.n or 1
 
     @property
     def scores_prompt(self) -> bool:
@@ -63,22 +66,17 @@ class Completion(BaseModel):
     usage: UsageInfo
 
 
-Continuation = Admitted[CompletionRequest]
-
-
-async def admit(body: CompletionRequest, service: Service, request_id: RequestId) -> AsyncIterator[Continuation]:
-    """Validate, encode, submit; abort what still runs when the request ends."""
+@router.post("/v1/completions", response_model=Completion, summary="Continue plain text")
+async def completions(request: Request, body: CompletionRequest, admission: RequestAdmission) -> Any:
+    """OpenAI's completions. `prompt` is a text, a list of texts, token ids, or a list of lists of token ids."""
+    service, answer_id, created = admission.service, f"cmpl-{admission.request_id}", int(time.time())
     service.check_model(body.model)
     if body.max_tokens == 0 and not body.echo:
         raise InvalidRequestError(
             "max_tokens is 0: nothing would be answered. Set echo to score a prompt.", param="max_tokens"
         )
     prompts = await read_prompts(service, body.prompt)
-    n = body.n or 1
-    if len(prompts) * n > MAX_GENERATIONS:
-        raise InvalidRequestError(
-            f"{len(prompts)} prompts times n={n} is more than {MAX_GENERATIONS}; send several requests.", param="prompt"
-        )
+    _check_count(prompts, body)
     sampling = body.sampling_params(
         service,
         max_tokens=DEFAULT_MAX_TOKENS,
@@ -86,9 +84,31 @@ async def admit(body: CompletionRequest, service: Service, request_id: RequestId
         logprobs=body.logprobs,
         prompt_logprobs=body.scores_prompt,
     )
-    _check_logprobs(service, prompts, n, sampling)
-    with admission(service, request_id, prompts, sampling, body.stop_strings, n) as generations:
-        yield Admitted(f"cmpl-{request_id}", body, generations, prompts)
+    _check_logprobs(service, prompts, body.num_choices, sampling)
+    generations = admission.start(prompts, sampling, body.stop_strings, body.num_choices)
+    choices = [
+        ChoiceBuilder(service, body, index, prompt)
+        for index, prompt in enumerate(prompt for prompt in prompts for _ in range(body.num_choices))
+    ]
+    if body.stream:
+        chunks = ChunkFactory(answer_id, "text_completion", created, service.model_id, body.stream_options)
+        return EventStream(_events(chunks, choices, generations, body.num_choices))
+    results = await until_disconnect(request, all_results(generations))
+    return Completion(
+        id=answer_id,
+        created=created,
+        model=service.model_id,
+        choices=[CompletionChoice(**choice.next(result)) for choice, result in zip(choices, results, strict=True)],
+        usage=usage_of(generations, body.num_choices),
+    )
+
+
+def _check_count(prompts: Sequence[Prompt], body: CompletionRequest) -> None:
+    if len(prompts) * body.num_choices > MAX_GENERATIONS:
+        raise InvalidRequestError(
+            f"{len(prompts)} prompts times n={body.num_choices} is more than {MAX_GENERATIONS}; send several requests.",
+            param="prompt",
+        )
 
 
 def _check_logprobs(service: GenerationService, prompts: Sequence[Prompt], n: int, sampling: SamplingParams) -> None:
@@ -107,58 +127,31 @@ def _check_logprobs(service: GenerationService, prompts: Sequence[Prompt], n: in
         )
 
 
-@router.post("/v1/completions", response_model=Completion, summary="Continue plain text")
-async def completions(request: Request, service: Service, work: Annotated[Continuation, Depends(admit)]) -> Any:
-    """OpenAI's completions. `prompt` is a text, a list of texts, token ids, or a list of lists of token ids."""
-    created = int(time.time())
-    if work.body.stream:
-        return EventStream(_chunks(work, created, service))
-    results = await until_disconnect(request, work.results())
-    return Completion(
-        id=work.id,
-        created=created,
-        model=service.model_id,
-        choices=[_choice(index, result, work, service) for index, result in enumerate(results)],
-        usage=usage_of(work.generations, work.body.n or 1),
-    )
+class ChoiceBuilder:
+    """Makes the choice of one generation from its pieces. With `echo`, the prompt comes before the first piece."""
+
+    def __init__(self, service: GenerationService, body: CompletionRequest, index: int, prompt: Prompt) -> None:
+        self._service, self._body, self._index, self._prompt = service, body, index, prompt
+        self._columns = LogprobColumns(service.tokenizer)
+        self._echo_pending = bool(body.echo)
+
+    def next(self, piece: TextDelta | GenerationResult) -> Event:
+        """The next piece, which may be all of it. A delta without tokens has no log-probabilities."""
+        text, entries = piece.text, list(piece.logprobs)
+        if self._echo_pending:
+            self._echo_pending = False
+            text = self._service.prompt_text(self._prompt) + text
+            entries = [*self._columns.prompt(self._prompt, piece.prompt_logprobs), *entries]
+        wanted = self._body.logprobs is not None and (entries or isinstance(piece, GenerationResult))
+        logprobs = self._columns.columns(entries) if wanted else None
+        return {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
 
 
-async def _chunks(work: Continuation, created: int, service: GenerationService) -> Events:
-    n = work.body.n or 1
-    chunks = Chunks(work.id, "text_completion", created, service.model_id, work.body.stream_options)
-    columns = [LogprobColumns(service.tokenizer) for _ in work.generations]
-    echoed = [not work.body.echo for _ in work.generations]
-
-    async with aclosing(interleave(work.generations)) as deltas:
+async def _events(
+    chunks: ChunkFactory, choices: Sequence[ChoiceBuilder], generations: Sequence[RunningGeneration], n: int
+) -> Events:
+    async with aclosing(interleave(generations)) as deltas:
         async for index, delta in deltas:
-            text, entries = delta.text, list(delta.logprobs)
-            if not echoed[index]:
-                echoed[index] = True
-                text, entries = _echoed(service, columns[index], work.prompts[index // n], delta)
-            wanted = entries and work.body.logprobs is not None
-            logprobs = columns[index].columns(entries).model_dump() if wanted else None
-            reason = delta.finish_reason
-            yield chunks.of({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason})
+            yield chunks.of(choices[index].next(delta))
     if chunks.with_usage:
-        yield chunks.last(work.generations, n)
-
-
-def _choice(index: int, result: GenerationResult, work: Continuation, service: GenerationService) -> CompletionChoice:
-    text, entries = result.text, list(result.logprobs)
-    columns = LogprobColumns(service.tokenizer)
-    if work.body.echo:
-        text, entries = _echoed(service, columns, work.prompts[index // (work.body.n or 1)], result)
-    return CompletionChoice(
-        index=index,
-        text=text,
-        logprobs=columns.columns(entries) if work.body.logprobs is not None else None,
-        finish_reason=result.finish_reason,
-    )
-
-
-def _echoed(
-    service: GenerationService, columns: LogprobColumns, prompt: Prompt, first: TextDelta | GenerationResult
-) -> tuple[str, list[TextLogprobs]]:
-    """A prompt and what follows it first, or all that does."""
-    entries = columns.prompt(prompt, first.prompt_logprobs)
-    return service.prompt_text(prompt) + first.text, [*entries, *first.logprobs]
+        yield chunks.last(generations, n)

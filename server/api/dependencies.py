@@ -1,22 +1,12 @@
-"""What endpoints get from the application, and how a request owns its generations."""
+"""What FastAPI gives to endpoints: the service, the request id, and the admission of a request."""
 
-import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Generic, TypeVar
+from collections.abc import AsyncIterator
+from typing import Annotated
 
 from fastapi import Depends, Request
 
-from server.api.usage import UsageInfo, usage_of
-from server.engine.types import SamplingParams
-from server.errors import InvalidRequestError
-from server.generation.prompt import Prompt
-from server.generation.segments import SegmentedPrompt
+from server.generation.admission import Admission
 from server.generation.service import GenerationService
-from server.generation.stream import GenerationResult, RunningGeneration
-
-Body = TypeVar("Body")
 
 
 async def get_service(request: Request) -> GenerationService:
@@ -25,7 +15,7 @@ async def get_service(request: Request) -> GenerationService:
 
 
 async def get_request_id(request: Request) -> str:
-    """The id that the X-Request-Id header of the answer tells."""
+    """The id in the X-Request-Id header of the answer."""
     request_id: str = request.scope["request_id"]
     return request_id
 
@@ -34,62 +24,14 @@ Service = Annotated[GenerationService, Depends(get_service)]
 RequestId = Annotated[str, Depends(get_request_id)]
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted(Generic[Body]):
-    """An accepted request: its body, its running generations, and what the endpoint found out on the way.
+async def get_admission(service: Service, request_id: RequestId) -> AsyncIterator[Admission]:
+    """Aborts what still runs when the answer was sent and when the client has left.
 
-    `earlier`: generations that were needed before these could start; they have ended and only count as usage.
+    Only a dependency can do so for a stream: its exit code runs at once when the client disconnects, but the `finally`
+    of a generator that was returned does not.
     """
-
-    id: str
-    body: Body
-    generations: list[RunningGeneration]
-    prompts: Sequence[Prompt] = ()
-    extra: Any = None
-    earlier: Sequence[RunningGeneration] = ()
-
-    @property
-    def usage(self) -> UsageInfo:
-        return usage_of([*self.earlier, *self.generations])
-
-    async def results(self) -> list[GenerationResult]:
-        """Wait for all of them. Raises what the first that fails raises."""
-        return await asyncio.gather(*(generation.result() for generation in self.generations))
+    with Admission(service, request_id) as admission:
+        yield admission
 
 
-@contextmanager
-def admission(
-    service: GenerationService,
-    request_id: str,
-    prompts: Sequence[Prompt | SegmentedPrompt],
-    sampling: SamplingParams,
-    stop: tuple[str, ...] = (),
-    n: int = 1,
-) -> Iterator[list[RunningGeneration]]:
-    """Start `n` generations per prompt, all or none; what still runs when the block is left is aborted.
-
-    Used inside a dependency with `yield`: its end runs when the answer is sent and when the client has gone.
-    Of several choices each has its own seed: the given one, then the next ones. InvalidRequestError for more
-    generations than the server ever holds: trying again would not help.
-    """
-    if len(prompts) * n > service.engine.capacity:
-        raise InvalidRequestError(
-            f"This takes {len(prompts) * n} generations at once, and this server holds {service.engine.capacity}: "
-            "send several smaller requests."
-        )
-    generations: list[RunningGeneration] = []
-    try:
-        for prompt in prompts:
-            for choice in range(n):
-                seed = None if sampling.seed is None else (sampling.seed + choice) % 2**63
-                engine_id = f"{request_id}-{len(generations)}"
-                generations.append(service.start(engine_id, prompt, replace(sampling, seed=seed), stop))
-    except BaseException:
-        for generation in generations:
-            generation.withdraw()
-        raise
-    try:
-        yield generations
-    finally:
-        for generation in generations:
-            generation.abort()
+RequestAdmission = Annotated[Admission, Depends(get_admission)]

@@ -20,7 +20,7 @@ from server.errors import (
 )
 from server.generation.defaults import GenerationDefaults
 from server.generation.prompt import Prompt
-from server.generation.run_in_thread import LONG_TEXT, off_loop
+from server.generation.run_in_thread import LONG_TEXT, run_in_thread
 from server.generation.segments import SegmentedGeneration, SegmentedPrompt
 from server.generation.stream import Generation, GenerationObserver
 
@@ -82,7 +82,7 @@ class GenerationService:
 
     async def text_prompt(self, text: str) -> Prompt:
         """Plain text to continue, as in training: after the token that begins a document, if the model has one."""
-        token_ids = await off_loop(self.tokenizer.encode_document, text)
+        token_ids = await run_in_thread(self.tokenizer.encode_document, text)
         if not token_ids:
             raise InvalidRequestError("The prompt is empty, and this model has no token to begin with.", param="prompt")
         return Prompt(tuple(token_ids), first_text_token=int(token_ids[0] in self.tokenizer.special_ids))
@@ -108,7 +108,7 @@ class GenerationService:
             if isinstance(prompt, Prompt):
                 return self._submit(request_id, prompt, sampling, stop)
             for segment in prompt.segments:
-                self._fit(segment.prompt, sampling)  # a part that is too long is told before any work
+                self._fit(segment.prompt, sampling)  # report a segment that is too long before any work is done
             return SegmentedGeneration(
                 prompt, lambda index, part: self._submit(f"{request_id}-{index}", part, sampling, stop)
             )

@@ -13,7 +13,7 @@ from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient
 from server.engine.types import EngineRequest, FinishReason, RequestTimes, TokenOutput
 from server.errors import EngineFailedError, UnavailableError
-from server.generation.logprobs import TextLogprobs, text_logprobs
+from server.generation.logprobs import DecodedLogprobs, decode_logprobs
 from server.generation.stop_strings import StopStringMatcher
 
 
@@ -31,8 +31,8 @@ class TextDelta:
     """The next piece of a generation. The last one, and no other, has a `finish_reason`."""
 
     text: str
-    logprobs: tuple[TextLogprobs, ...] = ()
-    prompt_logprobs: tuple[TextLogprobs, ...] = ()
+    logprobs: tuple[DecodedLogprobs, ...] = ()
+    prompt_logprobs: tuple[DecodedLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
 
 
@@ -41,8 +41,8 @@ class GenerationResult:
     """A whole generation."""
 
     text: str
-    logprobs: tuple[TextLogprobs, ...]
-    prompt_logprobs: tuple[TextLogprobs, ...]
+    logprobs: tuple[DecodedLogprobs, ...]
+    prompt_logprobs: tuple[DecodedLogprobs, ...]
     finish_reason: FinishReason
     usage: Usage
 
@@ -197,8 +197,8 @@ class Generation:
             self._engine.abort(self._request.request_id)
         return TextDelta(
             text,
-            text_logprobs(self._tokenizer, output.logprobs[:shown]),
-            text_logprobs(self._tokenizer, output.prompt_logprobs),
+            decode_logprobs(self._tokenizer, output.logprobs[:shown]),
+            decode_logprobs(self._tokenizer, output.prompt_logprobs),
         )
 
     def _close(self, output: TokenOutput, delta: TextDelta) -> TextDelta:
@@ -218,6 +218,11 @@ class Generation:
         if reason is FinishReason.ABORT:
             raise UnavailableError("The server is stopping; this answer was cut off.", retry_after=1)
         return replace(delta, text=text, finish_reason=reason)
+
+
+async def all_results(generations: Sequence[RunningGeneration]) -> list[GenerationResult]:
+    """Wait for all generations. Raises what the first that fails raises."""
+    return await asyncio.gather(*(generation.result() for generation in generations))
 
 
 async def interleave(generations: Sequence[RunningGeneration]) -> AsyncGenerator[tuple[int, TextDelta], None]:

@@ -6,7 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from model.loading.quality import Measured, Quality
-from server.generation.segments import AHEAD
+from server.generation.segments import MAX_PARALLEL_SEGMENTS
 from tests.server.applications import MODEL, Server, events_of
 
 
@@ -181,4 +181,4 @@ def test_one_request_has_no_more_at_once_for_having_several_texts(
     running: list[int] = []
     server.engine.answer = lambda _: running.append(server.engine.running) or ()  # type: ignore[func-returns-value]
     translate(client, text=["It rains. " * 40] * texts, source_lang="en", target_lang="de")
-    assert max(running) == AHEAD
+    assert max(running) == MAX_PARALLEL_SEGMENTS
