@@ -19,7 +19,7 @@ _CODES = {
 }
 
 
-def add_error_answers(app: FastAPI) -> None:
+def add_exception_handlers(app: FastAPI) -> None:
     """Register one handler per family of exceptions."""
 
     async def request_error(_: Request, error: Any) -> Response:

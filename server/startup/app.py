@@ -9,8 +9,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from server.api import ROUTERS
-from server.api.exception_handlers import add_error_answers
-from server.api.openapi_errors import declared
+from server.api.exception_handlers import add_exception_handlers
+from server.api.openapi_errors import router_options
 from server.generation.service import GenerationService
 from server.metrics import Metrics
 from server.middleware.auth import HEALTH_PATHS, ApiKeyAuth
@@ -60,8 +60,8 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
     )
     app.state.drain = drain
     for router in ROUTERS:
-        app.include_router(router, **declared(router))
-    add_error_answers(app)
+        app.include_router(router, **router_options(router))
+    add_exception_handlers(app)
     return app
 
 
