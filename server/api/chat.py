@@ -14,7 +14,14 @@ from server.api.disconnect import until_disconnect
 from server.api.messages import Messages, template_messages
 from server.api.openai_fields import ChatOnlyFields, OpenAIFields, StreamOptions
 from server.api.request_model import ModelName
-from server.api.sampling import MAX_CHOICES, MAX_LOGPROBS, MAX_TOKENS, SamplingFields
+from server.api.sampling import (
+    MAX_CHOICES,
+    MAX_LOGPROBS,
+    MAX_TOKENS,
+    SamplingFields,
+    check_total_logprobs,
+    unlimited_max_tokens,
+)
 from server.api.sse import Event, Events, EventStream
 from server.api.usage import UsageInfo, usage_of
 from server.errors import InvalidRequestError
@@ -89,11 +96,12 @@ async def chat_completions(request: Request, body: ChatRequest, admission: Reque
     """OpenAI's chat completions. With `stream` the answer is server-sent events that end with `[DONE]`."""
     service, answer_id, created = admission.service, f"chatcmpl-{admission.request_id}", int(time.time())
     service.check_model(body.model)
-    sampling = body.sampling_params(
-        service, max_tokens=service.max_model_len, defaults=service.defaults, logprobs=body.wanted_logprobs
-    )
+    n, logprobs = body.n or 1, body.wanted_logprobs
+    max_tokens = unlimited_max_tokens(service, n, logprobs)
+    sampling = body.sampling_params(service, max_tokens=max_tokens, defaults=service.defaults, logprobs=logprobs)
     prompt = await service.chat_prompt(service.prompts.chat(template_messages(body.messages)))
-    generations = admission.start([prompt], sampling, body.stop_strings, body.n or 1)
+    check_total_logprobs(service, [prompt], n, sampling)
+    generations = admission.start([prompt], sampling, body.stop_strings, n)
     if body.stream:
         chunks = ChunkFactory(answer_id, "chat.completion.chunk", created, service.model_id, body.stream_options)
         return EventStream(_events(chunks, generations))

@@ -15,10 +15,9 @@ from server.api.disconnect import until_disconnect
 from server.api.openai_fields import CompletionOnlyFields, OpenAIFields, StreamOptions
 from server.api.prompts import PromptField, read_prompts
 from server.api.request_model import ModelName
-from server.api.sampling import MAX_CHOICES, MAX_LOGPROBS, MAX_TOKENS, SamplingFields
+from server.api.sampling import MAX_CHOICES, MAX_LOGPROBS, MAX_TOKENS, SamplingFields, check_total_logprobs
 from server.api.sse import Event, Events, EventStream
 from server.api.usage import UsageInfo, usage_of
-from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
 from server.generation.prompt import Prompt
 from server.generation.service import GenerationService
@@ -28,7 +27,6 @@ router = APIRouter(tags=["OpenAI"])
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's default
 MAX_GENERATIONS = 128  # prompts times choices
-MAX_LOGPROBS_IN_ALL = 2**19  # of an answer: it is held in memory until it is whole, some 250 bytes each
 
 
 class CompletionRequest(SamplingFields, OpenAIFields, CompletionOnlyFields):
@@ -84,7 +82,7 @@ async def completions(request: Request, body: CompletionRequest, admission: Requ
         logprobs=body.logprobs,
         prompt_logprobs=body.scores_prompt,
     )
-    _check_logprobs(service, prompts, body.num_choices, sampling)
+    check_total_logprobs(service, prompts, body.num_choices, sampling)
     generations = admission.start(prompts, sampling, body.stop_strings, body.num_choices)
     choices = [
         ChoiceBuilder(service, body, index, prompt)
@@ -108,22 +106,6 @@ def _check_count(prompts: Sequence[Prompt], body: CompletionRequest) -> None:
         raise InvalidRequestError(
             f"{len(prompts)} prompts times n={body.num_choices} is more than {MAX_GENERATIONS}; send several requests.",
             param="prompt",
-        )
-
-
-def _check_logprobs(service: GenerationService, prompts: Sequence[Prompt], n: int, sampling: SamplingParams) -> None:
-    """Each field is bounded; this bounds their product."""
-    tokens = 0
-    if sampling.logprobs is not None:
-        tokens += len(prompts) * min(sampling.max_tokens, service.max_model_len)
-    if sampling.prompt_logprobs:
-        tokens += sum(len(prompt.token_ids) for prompt in prompts)
-    asked = n * tokens * (1 + (sampling.logprobs or 0))
-    if asked > MAX_LOGPROBS_IN_ALL:
-        raise InvalidRequestError(
-            f"This may be {asked:,} log-probabilities, and one answer has at most {MAX_LOGPROBS_IN_ALL:,}: send fewer "
-            "prompts at once, or ask for fewer choices, tokens or alternatives.",
-            param="logprobs",
         )
 
 

@@ -1,5 +1,6 @@
 """The sampling fields that all text endpoints share."""
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Annotated
 
@@ -9,11 +10,14 @@ from server.api.request_model import OneAsList, RequestModel
 from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
 from server.generation.defaults import GenerationDefaults
+from server.generation.prompt import Prompt
 from server.generation.service import GenerationService
 
 MAX_CHOICES = 8
 MAX_LOGPROBS = 20
 MAX_TOKENS = 1_000_000
+USABLE_TOKENS = 4096  # an answer that is cut to less is refused instead
+MAX_TOTAL_LOGPROBS = 2**19  # of one answer, which is held in memory until it is complete: about 250 bytes each
 
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0, le=10_000_000)]
@@ -83,3 +87,30 @@ class SamplingFields(RequestModel):
             raise InvalidRequestError(
                 f"min_tokens ({self.min_tokens}) is larger than max_tokens ({max_tokens}).", param="min_tokens"
             )
+
+
+def unlimited_max_tokens(service: GenerationService, n: int, logprobs: int | None) -> int:
+    """What stands for a `max_tokens` that is left out: the context, or as many tokens as log-probabilities are held."""
+    if logprobs is None:
+        return service.max_model_len
+    held = MAX_TOTAL_LOGPROBS // (n * (1 + logprobs))
+    return min(service.max_model_len, max(held, USABLE_TOKENS))
+
+
+def check_total_logprobs(
+    service: GenerationService, prompts: Sequence[Prompt], n: int, sampling: SamplingParams
+) -> None:
+    """Raise InvalidRequestError for too many log-probabilities: each field is bounded, this bounds their product."""
+    tokens = 0
+    if sampling.logprobs is not None:
+        room = (max(0, service.max_model_len - len(prompt.token_ids)) for prompt in prompts)
+        tokens += sum(min(sampling.max_tokens, free) for free in room)
+    if sampling.prompt_logprobs:
+        tokens += sum(len(prompt.token_ids) for prompt in prompts)
+    total = n * tokens * (1 + (sampling.logprobs or 0))
+    if total > MAX_TOTAL_LOGPROBS:
+        raise InvalidRequestError(
+            f"This may be {total:,} log-probabilities, and one answer has at most {MAX_TOTAL_LOGPROBS:,}: ask for "
+            "fewer tokens (max_tokens), choices, alternatives or prompts at once.",
+            param="logprobs",
+        )
