@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     cors_origins: Words = Field(
         default=[], max_length=64, description="Origins of web pages that may call, comma-separated."
     )
+    strict: bool = Field(default=False, description="Refuse unknown fields of bodies, which otherwise are ignored.")
     max_body_bytes: Size = Field(default=2 * 2**20, description="Largest request body.")
     drain_grace: float = Field(default=30.0, ge=0, le=3600, description="Seconds for running requests after SIGTERM.")
 

@@ -2,8 +2,8 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,23 @@ class RenderedPrompt:
 
     token_ids: tuple[int, ...]
     boundaries: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RenderOptions:
+    """How a conversation is rendered.
+
+    `add_generation_prompt`: the beginning of the assistant's next turn is written at the end.
+    `continue_final_message`: the last message is not ended, so that the model goes on with it.
+    `variables`: further variables of the template, such as enable_thinking.
+    """
+
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+
+DEFAULT_RENDER_OPTIONS = RenderOptions()
 
 
 class ChatTemplate:
@@ -57,34 +74,48 @@ class ChatTemplate:
             raise ValueError(f"{directory} has no chat template: use the model for plain completions instead")
         return cls(source, token_text(config.get("bos_token")), token_text(config.get("eos_token")))
 
+    def uses(self, variable: str) -> bool:
+        """Whether a variable is named in the template."""
+        return variable in self._source
+
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         """Return the text of a conversation, to be read by a person: texts and special tokens look the same in it."""
-        return self._render([_copy(message, str) for message in messages], add_generation_prompt, Clock())
+        return self._render([_copy(message, str) for message in messages], add_generation_prompt, {}, Clock())
 
     def render_ids(
-        self, messages: Sequence[Message], tokenizer: Tokenizer, add_generation_prompt: bool = True
+        self, messages: Sequence[Message], tokenizer: Tokenizer, options: RenderOptions = DEFAULT_RENDER_OPTIONS
     ) -> RenderedPrompt:
         """Return the token ids of a conversation.
 
-        ValueError where the template refuses the messages, fails, or runs over its limits.
+        ValueError if the template refuses the messages, fails, or exceeds its limits, and if the last message cannot be
+        continued.
         """
-        clock, guard = Clock(), _Guard(messages, self._source, tokenizer)
+        clock, guard = Clock(), _Guard([*messages, dict(options.variables)], self._source, tokenizer)
         guarded = [_copy(message, guard.hide) for message in messages]
-        text = self._render(guarded, add_generation_prompt, clock)
+        variables = _map_texts(dict(options.variables), guard.hide)
+        text = self._render(guarded, options.add_generation_prompt, variables, clock)
+        if options.continue_final_message:
+            text = _without_end(text, guarded)
         tokens = guard.tokenize(text)
         boundaries = set()
         for prefix in _prefixes(guarded):
-            boundary = self._boundary(prefix, text, tokens, guard, clock)
+            boundary = self._boundary(prefix, variables, text, tokens, guard, clock)
             if boundary is not None:
                 boundaries.add(boundary)
         return RenderedPrompt(tuple(tokens.ids), tuple(sorted(boundaries)))
 
     def _boundary(
-        self, prefix: list[Message], text: str, tokens: TokenizedText, guard: "_Guard", clock: Clock
+        self,
+        prefix: list[Message],
+        variables: Mapping[str, Any],
+        text: str,
+        tokens: TokenizedText,
+        guard: "_Guard",
+        clock: Clock,
     ) -> int | None:
         """Return how many tokens the messages of `prefix` are, None where they are no token prefix of the whole."""
         try:
-            start = self._render(prefix, False, clock)
+            start = self._render(prefix, False, variables, clock)
         except ValueError:
             return None  # templates may refuse a part of a conversation, such as a system message alone
         if not start or not text.startswith(start):
@@ -96,9 +127,11 @@ class ChatTemplate:
         is_certain = count == len(tokens.ids) or any(guard.is_special(token_id) for token_id in around)
         return count if is_certain or guard.tokenize(start).ids == tokens.ids[:count] else None
 
-    def _render(self, messages: list[Message], add_generation_prompt: bool, clock: Clock) -> str:
-        variables = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": None}
-        return self._template.render(self._variables | variables, clock)
+    def _render(
+        self, messages: list[Message], add_generation_prompt: bool, variables: Mapping[str, Any], clock: Clock
+    ) -> str:
+        own = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": None}
+        return self._template.render({**self._variables, **variables, **own}, clock)
 
 
 class _Guard:
@@ -180,6 +213,16 @@ def _prefixes(messages: list[Message]) -> Iterator[list[Message]]:
     yield messages[: int(has_system)]
     for end in range(max(first_turn, len(messages) + 1 - MAX_TURN_BOUNDARIES), len(messages) + 1):
         yield messages[:end]
+
+
+def _without_end(text: str, messages: list[Message]) -> str:
+    """Cut off what the template writes after the content of the last message, as transformers does."""
+    last = messages[-1]
+    content = last["content"].strip() if isinstance(last["content"], str) else ""
+    position = text.rfind(content) if content and last["role"] == "assistant" else -1
+    if position < 0:
+        raise ValueError("only a last message of the assistant, with text in it, can be continued")
+    return text[: position + len(content)]
 
 
 def _checked_role(message: Message) -> str:

@@ -69,11 +69,12 @@ class Tokenizer:
         offsets = encoding.offsets
         return TokenizedText(encoding.ids, [start for start, _ in offsets], [end for _, end in offsets])
 
-    def encode_document(self, text: str) -> list[int]:
+    def encode_document(self, text: str, allow_special: bool = False) -> list[int]:
         """Return the ids of `text` as plain text begins in training: after the start token, if the model has one."""
         if task_tag("generate") in self.special_tokens:
-            return [self.special_tokens[END_OF_TEXT], *self.encode(text)]
-        ids: list[int] = _encode(self._text_only, text, add_special_tokens=True).ids
+            return [self.special_tokens[END_OF_TEXT], *self.encode(text, allow_special)]
+        backend = self._with_special if allow_special else self._text_only
+        ids: list[int] = _encode(backend, text, add_special_tokens=True).ids
         return ids
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
@@ -84,12 +85,17 @@ class Tokenizer:
         """Return the bytes a token stands for: often not valid UTF-8 on its own. Empty outside the vocabulary."""
         return self._token_bytes[token_id] if token_id < self.vocab_size else b""
 
-    def stream(self, skip_special: bool = True) -> "Detokenizer":
-        """Return a detokenizer for one generated sequence."""
+    def stream(self, skip_special: bool = True, after: Sequence[int] = ()) -> "Detokenizer":
+        """Return a detokenizer for one generated sequence.
+
+        `after` are the tokens of the text that it continues: whether the first word has a space in front of it may
+        depend on them.
+        """
         token_bytes = self._text_bytes if skip_special else self.token_bytes
         if isinstance(self._with_special.decoder, ByteLevel):
             return _ByteDetokenizer(token_bytes)
-        return _WindowDetokenizer(token_bytes, partial(self.decode, skip_special=skip_special))
+        before = [token_id for token_id in after[-_LONGEST_CHARACTER:] if token_bytes(token_id)]
+        return _WindowDetokenizer(token_bytes, partial(self.decode, skip_special=skip_special), before)
 
     def _text_bytes(self, token_id: int) -> bytes:
         return b"" if token_id in self.special_ids else self.token_bytes(token_id)
@@ -140,9 +146,11 @@ class _WindowDetokenizer:
     are more and still make none never will, and come out as they are, else each would be decoded again and again.
     """
 
-    def __init__(self, token_bytes: Callable[[int], bytes], decode: Callable[[list[int]], str]) -> None:
+    def __init__(
+        self, token_bytes: Callable[[int], bytes], decode: Callable[[list[int]], str], before: list[int]
+    ) -> None:
         self._token_bytes, self._decode = token_bytes, decode
-        self._before: list[int] = []
+        self._before = before
         self._pending: list[int] = []
 
     def push(self, ids: Sequence[int]) -> str:

@@ -2,14 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticCustomError
 
-from server.api.dependencies import RequestAdmission
-from server.api.disconnect import until_disconnect
-from server.api.request_model import ModelName, NonBlankText, OneAsList, RequestModel
-from server.api.usage import UsageInfo, usage_of
+from server.api.dependencies import Context
+from server.api.request_model import FirstErrorOnly, ModelName, NonBlankText, OneAsList, RequestBody
+from server.api.response_model import UsageInfo, usage_of
 from server.tasks.analyze import classify
 
 router = APIRouter(prefix="/v1", tags=["Tasks"])
@@ -27,10 +26,10 @@ def _distinct(labels: list[str]) -> list[str]:
 Label = Annotated[NonBlankText, Field(max_length=128)]
 
 
-class AnalyzeRequest(RequestModel):
+class AnalyzeRequest(RequestBody):
     model: ModelName | None = None
-    text: Annotated[list[NonBlankText], Field(min_length=1, max_length=MAX_TEXTS), OneAsList]
-    labels: Annotated[list[Label], Field(min_length=2, max_length=32), AfterValidator(_distinct)]
+    text: Annotated[list[NonBlankText], FirstErrorOnly, Field(min_length=1, max_length=MAX_TEXTS), OneAsList]
+    labels: Annotated[list[Label], FirstErrorOnly, Field(min_length=2, max_length=32), AfterValidator(_distinct)]
 
 
 class Analysis(BaseModel):
@@ -50,15 +49,14 @@ class AnalyzeResponse(BaseModel):
 
 
 @router.post("/analyze", response_model=AnalyzeResponse, summary="Choose a label for a text")
-async def analyze(request: Request, body: AnalyzeRequest, admission: RequestAdmission) -> Any:
+async def analyze(body: AnalyzeRequest, context: Context) -> Any:
     """Score each label by how likely the model is to answer with it, and nothing else: no free text is generated."""
-    service = admission.service
-    service.check_model(body.model)
-    classifications = await until_disconnect(request, classify(admission, body.text, body.labels))
+    service = context.accept(body)
+    classifications = await context.until_disconnect(classify(context.admission, body.text, body.labels))
     return AnalyzeResponse(
-        id=f"analysis-{admission.request_id}",
+        id=f"analysis-{context.admission.request_id}",
         model=service.model_id,
         results=[Analysis(label=found.label, scores=found.scores) for found in classifications],
-        usage=usage_of(admission.generations),
-        warnings=service.quality.warnings("analyze"),
+        usage=usage_of(context.admission.generations),
+        warnings=[*service.quality.warnings("analyze"), *body.warnings],
     )

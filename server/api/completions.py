@@ -5,23 +5,23 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from server.api.chunks import ChunkFactory
-from server.api.completion_logprobs import CompletionLogprobs, LogprobColumns
-from server.api.dependencies import RequestAdmission
-from server.api.disconnect import until_disconnect
-from server.api.openai_fields import CompletionOnlyFields, OpenAIFields, StreamOptions
-from server.api.prompts import PromptField, read_prompts
+from server.api.chunks import ChunkFactory, StreamOptions
+from server.api.completion_logprobs import CompletionLogprobs, LogprobColumns, joined
+from server.api.dependencies import Context
+from server.api.prompt_logprobs import PromptLogprobs, prompt_logprobs, with_prompt_logprobs
+from server.api.prompts import PromptField, PromptFields, read_prompts
 from server.api.request_model import ModelName
-from server.api.sampling import MAX_CHOICES, MAX_LOGPROBS, MAX_TOKENS, SamplingFields, check_total_logprobs
-from server.api.sse import Event, Events, EventStream
-from server.api.usage import UsageInfo, usage_of
+from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of
+from server.api.sampling import Choices, LogprobsField, NumLogprobs, SamplingFields, TokenLimit, check_total_logprobs
+from server.api.sse import Event, Events
 from server.errors import InvalidRequestError
+from server.generation.logprobs import limited
 from server.generation.prompt import Prompt
 from server.generation.service import GenerationService
-from server.generation.stream import GenerationResult, RunningGeneration, TextDelta, all_results, interleave
+from server.generation.stream import GenerationResult, TextDelta, all_results, interleave
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -29,23 +29,37 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's default
 MAX_GENERATIONS = 128  # prompts times choices
 
 
-class CompletionRequest(SamplingFields, OpenAIFields, CompletionOnlyFields):
+class CompletionRequest(SamplingFields, PromptFields):
     model: ModelName | None = None
     prompt: PromptField
-    max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS, description="0 needs echo.")] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    max_tokens: Annotated[TokenLimit, Field(description="0 needs echo; -1: as many as the context holds.")] | None = (
+        None
+    )
+    n: Choices | None = None
     echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    logprobs: Annotated[LogprobsField, Field(description="How many alternatives; true stands for 1.")] | None = None
+    prompt_logprobs: Annotated[NumLogprobs, Field(description="Not in streams.")] | None = None
+    return_token_ids: bool = False
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+
+    @property
+    def ignored_fields(self) -> tuple[str, ...]:
+        options = self.stream_options.ignored_fields("stream_options") if self.stream_options else ()
+        return (*super().ignored_fields, *options)
 
     @property
     def num_choices(self) -> int:
         return self.n or 1
 
     @property
+    def num_logprobs(self) -> int | None:
+        """How many alternatives per token; None: no log-probabilities."""
+        return None if self.logprobs is None or self.logprobs is False else int(self.logprobs)
+
+    @property
     def scores_prompt(self) -> bool:
-        return bool(self.echo) and (self.logprobs is not None or self.max_tokens == 0)
+        return bool(self.echo) and (self.num_logprobs is not None or self.max_tokens == 0)
 
 
 class CompletionChoice(BaseModel):
@@ -53,6 +67,9 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: str
+    prompt_logprobs: Omittable[PromptLogprobs] = None
+    token_ids: Omittable[list[int]] = None
+    prompt_token_ids: Omittable[list[int]] = None
 
 
 class Completion(BaseModel):
@@ -62,50 +79,54 @@ class Completion(BaseModel):
     model: str
     choices: list[CompletionChoice]
     usage: UsageInfo
+    warnings: Warnings = []
 
 
 @router.post("/v1/completions", response_model=Completion, summary="Continue plain text")
-async def completions(request: Request, body: CompletionRequest, admission: RequestAdmission) -> Any:
+async def completions(body: CompletionRequest, context: Context) -> Any:
     """OpenAI's completions. `prompt` is a text, a list of texts, token ids, or a list of lists of token ids."""
-    service, answer_id, created = admission.service, f"cmpl-{admission.request_id}", int(time.time())
-    service.check_model(body.model)
-    if body.max_tokens == 0 and not body.echo:
-        raise InvalidRequestError(
-            "max_tokens is 0: nothing would be answered. Set echo to score a prompt.", param="max_tokens"
-        )
-    prompts = await read_prompts(service, body.prompt)
-    _check_count(prompts, body)
+    service, n, created = context.accept(body), body.num_choices, int(time.time())
+    _check_length(body)
+    prompts = await read_prompts(service, body.prompt, body)
+    _check_count(prompts, n)
     sampling = body.sampling_params(
         service,
         max_tokens=DEFAULT_MAX_TOKENS,
         defaults=service.defaults,
-        logprobs=body.logprobs,
+        logprobs=body.num_logprobs,
         prompt_logprobs=body.scores_prompt,
     )
-    check_total_logprobs(service, prompts, body.num_choices, sampling)
-    generations = admission.start(prompts, sampling, body.stop_strings, body.num_choices)
-    choices = [
-        ChoiceBuilder(service, body, index, prompt)
-        for index, prompt in enumerate(prompt for prompt in prompts for _ in range(body.num_choices))
-    ]
+    sampling = with_prompt_logprobs(sampling, body.prompt_logprobs, stream=bool(body.stream))
+    check_total_logprobs(service, prompts, n, sampling)
+    generations = context.admission.start(prompts, sampling, body.text_options, n)
+    choices = [ChoiceBuilder(service, body, index, prompts[index // n]) for index in range(len(generations))]
+    answer_id, model = f"cmpl-{context.admission.request_id}", body.model or service.model_id
     if body.stream:
-        chunks = ChunkFactory(answer_id, "text_completion", created, service.model_id, body.stream_options)
-        return EventStream(_events(chunks, choices, generations, body.num_choices))
-    results = await until_disconnect(request, all_results(generations))
+        extras = {"warnings": warnings} if (warnings := body.warnings) else {}
+        chunks = ChunkFactory(answer_id, "text_completion", created, model, body.stream_options, generations, n, extras)
+        return context.stream(_events(chunks, choices))
+    results = await context.until_disconnect(all_results(generations))
     return Completion(
         id=answer_id,
         created=created,
-        model=service.model_id,
-        choices=[CompletionChoice(**choice.next(result)) for choice, result in zip(choices, results, strict=True)],
-        usage=usage_of(generations, body.num_choices),
+        model=model,
+        choices=[choice.whole(result) for choice, result in zip(choices, results, strict=True)],
+        usage=usage_of(generations, n),
+        warnings=body.warnings,
     )
 
 
-def _check_count(prompts: Sequence[Prompt], body: CompletionRequest) -> None:
-    if len(prompts) * body.num_choices > MAX_GENERATIONS:
+def _check_length(body: CompletionRequest) -> None:
+    if body.max_tokens == 0 and not body.echo and body.prompt_logprobs is None:
         raise InvalidRequestError(
-            f"{len(prompts)} prompts times n={body.num_choices} is more than {MAX_GENERATIONS}; send several requests.",
-            param="prompt",
+            "max_tokens is 0: nothing would be answered. Set echo to score a prompt.", param="max_tokens"
+        )
+
+
+def _check_count(prompts: Sequence[Prompt], n: int) -> None:
+    if len(prompts) * n > MAX_GENERATIONS:
+        raise InvalidRequestError(
+            f"{len(prompts)} prompts times n={n} is more than {MAX_GENERATIONS}; send several requests.", param="prompt"
         )
 
 
@@ -114,26 +135,40 @@ class ChoiceBuilder:
 
     def __init__(self, service: GenerationService, body: CompletionRequest, index: int, prompt: Prompt) -> None:
         self._service, self._body, self._index, self._prompt = service, body, index, prompt
-        self._columns = LogprobColumns(service.tokenizer)
-        self._echo_pending = bool(body.echo)
+        self._columns = LogprobColumns(service.tokenizer, prompt, body.skip_special_tokens)
+        self._is_first = True
 
-    def next(self, piece: TextDelta | GenerationResult) -> Event:
-        """The next piece, which may be all of it. A delta without tokens has no log-probabilities."""
-        text, entries = piece.text, list(piece.logprobs)
-        if self._echo_pending:
-            self._echo_pending = False
-            text = self._service.prompt_text(self._prompt) + text
-            entries = [*self._columns.prompt(self._prompt, piece.prompt_logprobs), *entries]
-        wanted = self._body.logprobs is not None and (entries or isinstance(piece, GenerationResult))
-        logprobs = self._columns.columns(entries) if wanted else None
-        return {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
+    def whole(self, result: GenerationResult) -> CompletionChoice:
+        scored = prompt_logprobs(self._prompt, result, self._body.prompt_logprobs)
+        return CompletionChoice(**self._next(result), prompt_logprobs=scored)
+
+    def piece(self, delta: TextDelta) -> Event:
+        """A delta without tokens has no log-probabilities."""
+        event = self._next(delta)
+        return event if event["logprobs"] is None or event["logprobs"].tokens else event | {"logprobs": None}
+
+    def _next(self, piece: TextDelta | GenerationResult) -> Event:
+        first, self._is_first = self._is_first, False
+        logprobs = self._logprobs(piece, first) if self._body.num_logprobs is not None else None
+        text = self._service.prompt_text(self._prompt) + piece.text if first and self._body.echo else piece.text
+        event = {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
+        return event | self._token_ids(piece, first) if self._body.return_token_ids else event
+
+    def _logprobs(self, piece: TextDelta | GenerationResult, first: bool) -> CompletionLogprobs:
+        top = self._body.num_logprobs
+        answer = limited(piece.logprobs, top)
+        if not (first and self._body.echo):
+            return self._columns.of_answer(answer)
+        return joined(self._columns.of_prompt(limited(piece.prompt_logprobs, top)), self._columns.of_answer(answer))
+
+    def _token_ids(self, piece: TextDelta | GenerationResult, first: bool) -> Event:
+        event: Event = {"token_ids": list(piece.token_ids)}
+        return event | ({"prompt_token_ids": list(self._prompt.token_ids)} if first else {})
 
 
-async def _events(
-    chunks: ChunkFactory, choices: Sequence[ChoiceBuilder], generations: Sequence[RunningGeneration], n: int
-) -> Events:
-    async with aclosing(interleave(generations)) as deltas:
+async def _events(chunks: ChunkFactory, choices: Sequence[ChoiceBuilder]) -> Events:
+    async with aclosing(interleave(chunks.generations)) as deltas:
         async for index, delta in deltas:
-            yield chunks.of(choices[index].next(delta))
+            yield chunks.of(choices[index].piece(delta))
     if chunks.with_usage:
-        yield chunks.last(generations, n)
+        yield chunks.last()

@@ -1,12 +1,22 @@
-"""What FastAPI gives to endpoints: the service, the request id, and the admission of a request."""
+"""What FastAPI gives to endpoints: the service, and the context of one request."""
 
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 
+from server.api.compatibility import MAX_NAMED_FIELDS
+from server.api.disconnect import until_disconnect
+from server.api.request_model import RequestBody
+from server.api.sse import Events, EventStream
+from server.api.validation_errors import FieldError, in_one_answer
 from server.generation.admission import Admission
 from server.generation.service import GenerationService
+
+Result = TypeVar("Result")
+
+WARNINGS_HEADER = "X-RouteLM-Warnings"  # names the ignored fields; `warnings` in the body explains them
 
 
 async def get_service(request: Request) -> GenerationService:
@@ -14,24 +24,55 @@ async def get_service(request: Request) -> GenerationService:
     return service
 
 
-async def get_request_id(request: Request) -> str:
-    """The id in the X-Request-Id header of the answer."""
-    request_id: str = request.scope["request_id"]
-    return request_id
-
-
 Service = Annotated[GenerationService, Depends(get_service)]
-RequestId = Annotated[str, Depends(get_request_id)]
 
 
-async def get_admission(service: Service, request_id: RequestId) -> AsyncIterator[Admission]:
+@dataclass(frozen=True, slots=True)
+class RequestContext:
+    """One HTTP request at an endpoint, and the generations it starts."""
+
+    request: Request
+    response: Response
+    admission: Admission
+
+    def accept(self, body: RequestBody) -> GenerationService:
+        """Return the service, if it has the model that the body asks for. Names ignored fields in a header.
+
+        Raises ModelNotFoundError, and InvalidRequestError for unknown fields if the server is strict about them.
+        """
+        if body.unknown_fields and self.request.app.state.strict:
+            raise in_one_answer(
+                [FieldError(name, "this field is not known here", "unknown_parameter") for name in body.unknown_fields]
+            )
+        self.admission.service.check_model(getattr(body, "model", None))
+        if body.ignored_fields:
+            self.response.headers[WARNINGS_HEADER] = _header_value(body.ignored_fields[:MAX_NAMED_FIELDS])
+        return self.admission.service
+
+    async def until_disconnect(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Await `work`; cancel it and raise ClientGoneError when the client closes the connection."""
+        return await until_disconnect(self.request, work)
+
+    def stream(self, events: Events) -> EventStream:
+        """An answer that sends `events`, with the headers that were set so far."""
+        return EventStream(events, headers=dict(self.response.headers))
+
+
+async def get_context(request: Request, response: Response, service: Service) -> AsyncIterator[RequestContext]:
     """Aborts what still runs when the answer was sent and when the client has left.
 
     Only a dependency can do so for a stream: its exit code runs at once when the client disconnects, but the `finally`
     of a generator that was returned does not.
     """
-    with Admission(service, request_id) as admission:
-        yield admission
+    with Admission(service, request.scope["request_id"]) as admission:
+        yield RequestContext(request, response, admission)
 
 
-RequestAdmission = Annotated[Admission, Depends(get_admission)]
+Context = Annotated[RequestContext, Depends(get_context)]
+
+
+def _header_value(names: tuple[str, ...]) -> str:
+    """The names in ASCII, without what would end or split a header."""
+    return ", ".join(
+        "".join(c if (c.isalnum() and c.isascii()) or c in "_-." else "?" for c in name[:64]) for name in names
+    )

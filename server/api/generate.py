@@ -2,15 +2,13 @@
 
 from typing import Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import BaseModel
 
-from server.api.dependencies import RequestAdmission
-from server.api.disconnect import until_disconnect
+from server.api.dependencies import Context
 from server.api.request_model import Text
-from server.api.sse import EventStream
+from server.api.response_model import UsageInfo, Warnings, usage_of
 from server.api.tasks import GREEDY, TaskFields, task_events
-from server.api.usage import UsageInfo, usage_of
 
 router = APIRouter(prefix="/v1", tags=["Tasks"])
 
@@ -28,27 +26,36 @@ class GenerateResponse(BaseModel):
     text: str
     finish_reason: str
     usage: UsageInfo
+    warnings: Warnings = []
 
 
 @router.post("/generate", response_model=GenerateResponse, summary="Continue a text")
-async def generate(request: Request, body: GenerateRequest, admission: RequestAdmission) -> Any:
+async def generate(body: GenerateRequest, context: Context) -> Any:
     """Continue plain text, without a chat template. The likeliest text by default; raise `temperature` for variety.
 
     With `stream`: events `{"object": "generation.chunk", "id", "index": 0, "delta"}`, then one `{"object":
     "generation.done", "id", "model", "finish_reason", "usage"}`, then `[DONE]`.
     """
-    service, answer_id = admission.service, f"gen-{admission.request_id}"
-    service.check_model(body.model)
+    service, answer_id = context.accept(body), f"gen-{context.admission.request_id}"
     sampling = body.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, defaults=GREEDY)
     prompt = await service.text_prompt(body.prompt)
-    [generation] = admission.start([prompt], sampling, body.stop_strings)
+    [generation] = context.admission.start([prompt], sampling, body.text_options)
     if body.stream:
-        return EventStream(task_events("generation", answer_id, admission, [generation], lambda _: {}))
-    result = await until_disconnect(request, generation.result())
+        return context.stream(
+            task_events(
+                "generation",
+                answer_id,
+                context,
+                [generation],
+                lambda _: {"warnings": body.warnings} if body.warnings else {},
+            )
+        )
+    result = await context.until_disconnect(generation.result())
     return GenerateResponse(
         id=answer_id,
         model=service.model_id,
         text=result.text,
         finish_reason=result.finish_reason,
-        usage=usage_of(admission.generations),
+        usage=usage_of(context.admission.generations),
+        warnings=body.warnings,
     )

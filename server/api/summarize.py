@@ -2,15 +2,13 @@
 
 from typing import Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from server.api.dependencies import RequestAdmission
-from server.api.disconnect import until_disconnect
+from server.api.dependencies import Context
 from server.api.request_model import Language, NonBlankText
-from server.api.sse import EventStream
+from server.api.response_model import UsageInfo, usage_of
 from server.api.tasks import GREEDY, TaskFields, task_events
-from server.api.usage import UsageInfo, usage_of
 from server.generation.service import GenerationService
 from server.tasks.summarize import SummarizeParams, start_summary
 
@@ -43,7 +41,7 @@ class SummarizeRequest(TaskFields):
             language=None if self.language == "auto" else self.language,
             length=self.length,
             method=None if self.method == "auto" else self.method,
-            stop=self.stop_strings,
+            options=self.text_options,
         )
 
 
@@ -63,7 +61,7 @@ class SummarizeResponse(BaseModel):
 
 
 @router.post("/summarize", response_model=SummarizeResponse, summary="Summarize text")
-async def summarize(request: Request, body: SummarizeRequest, admission: RequestAdmission) -> Any:
+async def summarize(body: SummarizeRequest, context: Context) -> Any:
     """Say it shorter, in the language of the text.
 
     A model whose own summaries are worse than the text's best sentences, as the bundled one's are, chooses sentences
@@ -75,23 +73,22 @@ async def summarize(request: Request, body: SummarizeRequest, admission: Request
     "summary.done", "id", "model", "language", "length", "method", "warnings", "finish_reason", "usage"}`, then
     `[DONE]`.
     """
-    service, answer_id = admission.service, f"sum-{admission.request_id}"
-    service.check_model(body.model)
-    summary = await until_disconnect(request, start_summary(admission, body.params(service)))
+    service, answer_id = context.accept(body), f"sum-{context.admission.request_id}"
+    summary = await context.until_disconnect(start_summary(context.admission, body.params(service)))
     details: dict[str, Any] = {
         "language": summary.language,
         "length": body.length,
         "method": summary.method,
-        "warnings": service.quality.warnings("summarize"),
+        "warnings": [*service.quality.warnings("summarize"), *body.warnings],
     }
     if body.stream:
-        return EventStream(task_events("summary", answer_id, admission, [summary.generation], lambda _: details))
-    result = await until_disconnect(request, summary.generation.result())
+        return context.stream(task_events("summary", answer_id, context, [summary.generation], lambda _: details))
+    result = await context.until_disconnect(summary.generation.result())
     return SummarizeResponse(
         id=answer_id,
         model=service.model_id,
         summary=result.text,
         finish_reason=result.finish_reason,
-        usage=usage_of(admission.generations),
+        usage=usage_of(context.admission.generations),
         **details,
     )

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
+from server.api.dependencies import RequestContext
 from server.api.request_model import ModelName
+from server.api.response_model import usage_of
 from server.api.sampling import SamplingFields
 from server.api.sse import Event, Events
-from server.api.usage import usage_of
 from server.engine.types import FinishReason
-from server.generation.admission import Admission
 from server.generation.defaults import GenerationDefaults
 from server.generation.stream import RunningGeneration, interleave
 
@@ -28,7 +28,7 @@ def overall_reason(reasons: Sequence[FinishReason]) -> FinishReason:
 async def task_events(
     name: str,
     answer_id: str,
-    admission: Admission,
+    context: RequestContext,
     generations: Sequence[RunningGeneration],
     details: Callable[[Sequence[FinishReason]], Event],
 ) -> Events:
@@ -43,8 +43,8 @@ async def task_events(
     yield {
         "object": f"{name}.done",
         "id": answer_id,
-        "model": admission.service.model_id,
+        "model": context.admission.service.model_id,
         **details(reasons),
         "finish_reason": overall_reason(reasons),
-        "usage": usage_of(admission.generations).model_dump(),
+        "usage": usage_of(context.admission.generations).model_dump(),
     }

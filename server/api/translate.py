@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from server.api.dependencies import RequestAdmission
-from server.api.disconnect import until_disconnect
-from server.api.request_model import Language, NonBlankText, OneAsList
-from server.api.sse import Event, EventStream
+from server.api.dependencies import Context
+from server.api.request_model import FirstErrorOnly, Language, NonBlankText, OneAsList
+from server.api.response_model import UsageInfo, usage_of
+from server.api.sse import Event
 from server.api.tasks import GREEDY, TaskFields, task_events
-from server.api.usage import UsageInfo, usage_of
 from server.engine.types import FinishReason
 from server.engine.validation import MAX_BEAM_WIDTH
 from server.generation.service import GenerationService
@@ -25,7 +24,7 @@ DEFAULT_MAX_TOKENS = 512
 
 
 class TranslateRequest(TaskFields):
-    text: Annotated[list[NonBlankText], Field(min_length=1, max_length=MAX_TEXTS), OneAsList]
+    text: Annotated[list[NonBlankText], FirstErrorOnly, Field(min_length=1, max_length=MAX_TEXTS), OneAsList]
     source_lang: Language | Literal["auto"] = "auto"
     target_lang: Language
     force: bool = Field(False, description="Translate between languages the model was not trained on, too.")
@@ -42,7 +41,7 @@ class TranslateRequest(TaskFields):
             source_lang=None if self.source_lang == "auto" else self.source_lang,
             beam_width=self.beam_width,
             force=self.force,
-            stop=self.stop_strings,
+            options=self.text_options,
         )
 
 
@@ -65,7 +64,7 @@ class TranslateResponse(BaseModel):
 
 
 @router.post("/translate", response_model=TranslateResponse, summary="Translate text")
-async def translate(request: Request, body: TranslateRequest, admission: RequestAdmission) -> Any:
+async def translate(body: TranslateRequest, context: Context) -> Any:
     """Translate between English, Chinese, German and French, keeping lines and paragraphs.
 
     A model that was trained on single sentences, as the bundled one was, is given a text sentence by sentence, and
@@ -76,9 +75,9 @@ async def translate(request: Request, body: TranslateRequest, admission: Request
     then one `{"object": "translation.done", "id", "model", "translations": [{"source_lang", "detected",
     "finish_reason"}], "warnings", "finish_reason", "usage"}`, then `[DONE]`.
     """
-    service, answer_id = admission.service, f"trans-{admission.request_id}"
-    service.check_model(body.model)
-    translation = await start_translation(admission, body.params(service))
+    service, answer_id = context.accept(body), f"trans-{context.admission.request_id}"
+    translation = await start_translation(context.admission, body.params(service))
+    warnings = [*translation.warnings, *body.warnings]
 
     def details(reasons: Sequence[FinishReason]) -> list[Event]:
         detected = body.source_lang == "auto"
@@ -90,15 +89,15 @@ async def translate(request: Request, body: TranslateRequest, admission: Request
     if body.stream:
 
         def done(reasons: Sequence[FinishReason]) -> Event:
-            return {"translations": details(reasons), "warnings": translation.warnings}
+            return {"translations": details(reasons), "warnings": warnings}
 
-        return EventStream(task_events("translation", answer_id, admission, translation.generations, done))
-    results = await until_disconnect(request, all_results(translation.generations))
+        return context.stream(task_events("translation", answer_id, context, translation.generations, done))
+    results = await context.until_disconnect(all_results(translation.generations))
     texts = zip(results, details([result.finish_reason for result in results]), strict=True)
     return TranslateResponse(
         id=answer_id,
         model=service.model_id,
         translations=[Translation(text=result.text, **detail) for result, detail in texts],
-        usage=usage_of(admission.generations),
-        warnings=translation.warnings,
+        usage=usage_of(context.admission.generations),
+        warnings=warnings,
     )

@@ -9,8 +9,8 @@ from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
 from server.generation.prompt import Prompt
 from server.generation.segments import RETRY_SECONDS, SegmentedPrompt
-from server.generation.service import GenerationService
-from server.generation.stream import RunningGeneration
+from server.generation.service import DEFAULT_OPTIONS, GenerationService
+from server.generation.stream import RunningGeneration, TextOptions
 
 
 class Admission:
@@ -36,7 +36,7 @@ class Admission:
         self,
         prompts: Sequence[Prompt | SegmentedPrompt],
         sampling: SamplingParams,
-        stop: tuple[str, ...] = (),
+        options: TextOptions = DEFAULT_OPTIONS,
         n: int = 1,
     ) -> list[RunningGeneration]:
         """Start `n` generations per prompt. If one is refused, those that were started are withdrawn.
@@ -52,7 +52,7 @@ class Admission:
                 for choice in range(n):
                     seed = None if sampling.seed is None else (sampling.seed + choice) % 2**63
                     engine_id = f"{self.request_id}-{len(self.generations) + len(started)}"
-                    started.append(self.service.start(engine_id, prompt, replace(sampling, seed=seed), stop))
+                    started.append(self.service.start(engine_id, prompt, replace(sampling, seed=seed), options))
         except BaseException:
             for generation in started:
                 generation.withdraw()

@@ -1,7 +1,7 @@
 """Token ids and their log-probabilities as people read them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from server.engine.types import TokenLogprobs
@@ -52,3 +52,10 @@ def decode_logprobs(tokenizer: TokenBytes, logprobs: Sequence[TokenLogprobs]) ->
         DecodedLogprobs(token(entry.token_id, entry.logprob), tuple(token(*pair) for pair in entry.top))
         for entry in logprobs
     )
+
+
+def limited(logprobs: Sequence[DecodedLogprobs], top: int | None) -> Sequence[DecodedLogprobs]:
+    """At most `top` alternatives for each token; None: no entries at all."""
+    if top is None:
+        return ()
+    return [replace(entry, top=entry.top[:top]) if len(entry.top) > top else entry for entry in logprobs]

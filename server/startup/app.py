@@ -59,6 +59,7 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
         telemetry={"logs": False},  # they would carry bodies; traces and metrics stay as the environment configures
     )
     app.state.drain = drain
+    app.state.strict = settings.strict
     for router in ROUTERS:
         app.include_router(router, **router_options(router))
     add_exception_handlers(app)

@@ -6,8 +6,8 @@ from model.text.language_detection import detect_language
 from server.engine.types import SamplingParams
 from server.generation.admission import Admission
 from server.generation.run_in_thread import run_in_thread
-from server.generation.service import GenerationService
-from server.generation.stream import FinishedGeneration, RunningGeneration
+from server.generation.service import DEFAULT_OPTIONS, GenerationService
+from server.generation.stream import FinishedGeneration, RunningGeneration, TextOptions
 from server.tasks.extractive_summary import SENTENCES, count_sentences, extract_summary
 from server.tasks.long_documents import map_reduce
 
@@ -16,7 +16,7 @@ from server.tasks.long_documents import map_reduce
 class SummarizeParams:
     """`language` None: detect it. `method` None: the one that the model was measured to be better at.
 
-    `sampling` and `stop` do not matter to the method "extract", which samples nothing.
+    `sampling` and `options` do not matter to the method "extract", which samples nothing.
     """
 
     text: str
@@ -24,7 +24,7 @@ class SummarizeParams:
     language: str | None = None
     length: str = "medium"
     method: str | None = None
-    stop: tuple[str, ...] = ()
+    options: TextOptions = DEFAULT_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ async def start_summary(admission: Admission, params: SummarizeParams) -> Runnin
     text = await map_reduce(admission, params.text, language, params.sampling)
     prompt = await service.chat_prompt(service.prompts.summarize(text, language, params.length))
     await admission.free_slots()
-    [generation] = admission.start([prompt], params.sampling, params.stop)
+    [generation] = admission.start([prompt], params.sampling, params.options)
     return RunningSummary(generation, language, method)
 
 

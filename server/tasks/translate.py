@@ -11,8 +11,8 @@ from server.errors import InvalidRequestError
 from server.generation.admission import Admission
 from server.generation.run_in_thread import run_in_thread
 from server.generation.segments import MAX_PARALLEL_SEGMENTS, Segment, SegmentedPrompt
-from server.generation.service import GenerationService
-from server.generation.stream import RunningGeneration
+from server.generation.service import DEFAULT_OPTIONS, GenerationService
+from server.generation.stream import RunningGeneration, TextOptions
 
 MAX_SENTENCES = 4096  # of all texts together
 
@@ -30,7 +30,7 @@ class TranslateParams:
     source_lang: str | None = None
     beam_width: int | None = None
     force: bool = False
-    stop: tuple[str, ...] = ()
+    options: TextOptions = DEFAULT_OPTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ async def start_translation(admission: Admission, params: TranslateParams) -> Ru
         await _segmented_prompt(service, split, source, params.target_lang, parallel)
         for split, source in zip(splits, source_langs, strict=True)
     ]
-    generations = admission.start(prompts, _beam_search(service, params), params.stop)
+    generations = admission.start(prompts, _beam_search(service, params), params.options)
     return RunningTranslation(generations, source_langs, _quality_warnings(service, source_langs, params.target_lang))
 
 

@@ -153,7 +153,7 @@ def test_a_direction_that_was_not_learnt_is_refused_unless_forced(client: TestCl
         ({"text": " \n", "target_lang": "en"}, "text.0"),
         ({"text": [], "target_lang": "en"}, "text"),
         ({"text": ["a"] * 33, "target_lang": "de"}, "text"),
-        ({"text": "hello", "target_lang": "de", "n": 2}, "n"),
+        ({"text": "hello", "target_lang": "de", "grammar": "x"}, "grammar"),
     ],
 )
 def test_what_cannot_be_is_refused(client: TestClient, server: Server, fields: dict[str, Any], param: str) -> None:

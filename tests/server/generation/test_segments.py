@@ -10,7 +10,7 @@ from server.engine.types import EngineRequest, FinishReason, SamplingParams
 from server.errors import OverloadedError, PromptTooLongError
 from server.generation.prompt import Prompt
 from server.generation.segments import MAX_PARALLEL_SEGMENTS, Segment, SegmentedPrompt
-from server.generation.stream import RunningGeneration, TextDelta
+from server.generation.stream import RunningGeneration, TextDelta, TextOptions
 from tests.server.applications import MAX_MODEL_LEN, Server, make_server
 
 
@@ -104,7 +104,9 @@ def test_abort_ends_every_part(server: Server) -> None:
 
 def test_a_stop_string_ends_the_whole_text(server: Server) -> None:
     async def work() -> tuple[str, FinishReason]:
-        generation = server.service.start("r", numbered(server, 6), SamplingParams(max_tokens=100), ("rt 2",))
+        generation = server.service.start(
+            "r", numbered(server, 6), SamplingParams(max_tokens=100), TextOptions(("rt 2",))
+        )
         result = await generation.result()
         return result.text, result.finish_reason
 
