@@ -154,7 +154,7 @@ def test_weights_that_do_not_fit_are_refused_at_once(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(bootstrap, "available_memory", lambda: 30 * 2**20)
     monkeypatch.setattr(bootstrap, "load_network", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises(ValueError, match=r"weights take 0\.0 GiB.*`routelm inspect` says what fits"):
-        prepare_backend(settings(quantize="none"))
+        prepare_backend(settings(quantize="none", dtype="bfloat16"))
 
 
 def test_a_gpu_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
