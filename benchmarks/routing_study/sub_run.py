@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.routing_study import cost
 from benchmarks.routing_study.choices import Probe, agreement, gates, layer_measures, make_probe, save_choices
 from benchmarks.routing_study.likelihood import bits_per_byte_by_source, label_accuracy, majority_share
-from benchmarks.routing_study.result import RunResult, six_digits, write_result
+from benchmarks.routing_study.result import RunResult, TrainingSummary, six_digits, write_result
 from benchmarks.routing_study.study import Study, SubRun
 from benchmarks.routing_study.variants import model_of, variant_named
 from model.evaluation.data import EvaluationSource, load_sources
@@ -123,6 +123,7 @@ def _measure(study: Study, run: SubRun, trainer: Trainer, materials: Materials) 
         flops_per_token=costs.flops_per_token,
         serving_tokens_per_second=cost.decoding_rate(network),
         threads=torch.get_num_threads(),
+        training=TrainingSummary.of(RunLog(trainer.run_dir).lines()),
     )
 
 

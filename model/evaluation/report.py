@@ -10,8 +10,10 @@ from model.evaluation.bootstrap import Interval
 from model.evaluation.experts import ExpertsRow, experts_table
 from model.evaluation.scores import Baseline, Example, Score
 from model.evaluation.tables import table
+from model.files import compact_json
 
 HEADER = ("source", "part", "metric", "score", "95 % interval", "baselines", "verdict", "samples")
+ROW_WIDTH = 5000  # characters of a line of JSON: a score or an example stands on one
 VERDICTS = {True: "better", False: "**not better**"}
 
 
@@ -42,7 +44,7 @@ class EvaluationReport:
         return tuple(score for score in self.scores if score.unbeaten)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+        return compact_json(asdict(self), width=ROW_WIDTH)
 
     @classmethod
     def from_json(cls, text: str) -> "EvaluationReport":

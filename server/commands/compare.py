@@ -62,11 +62,11 @@ def table(
     directory: Annotated[Path, typer.Argument(help="Directory of the study.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Directory for table, pictures and the logs they are made of. (default: DIRECTORY)"),
+        typer.Option(help="Directory for table, pictures and the results they are made of. (default: DIRECTORY)"),
     ] = None,
     into: Annotated[Path | None, typer.Option(help="Document whose marked table is replaced.")] = None,
 ) -> None:
-    """Make the table and the pictures again from the logs and results of the runs that are finished."""
+    """Make the table and the pictures again from the results of the runs that are finished."""
     from benchmarks.routing_study.document import publish
 
     with failing_in_one_line():
