@@ -112,6 +112,42 @@ def further_mixture() -> Mixture:
     return _mixture(**shares, factors=_FURTHER_FACTORS)
 
 
+# Facts, tasks and small talk with one persona, made by construction: dialogues of two people are noisy beside them.
+# Shares of the chat tokens. New sources of doubtful labels or of hard prose count little.
+_WORLD_CHAT = {
+    "facts-en": (0.30, ("chat/facts-en",)),
+    "facts-zh": (0.12, ("chat/facts-zh",)),
+    "tasks": (0.15, ("chat/tasks-en", "chat/instructions-en")),
+    "smalltalk-en": (0.10, ("chat/smalltalk-en", "chat/personality-chitchat-en")),
+    "smalltalk-zh": (0.06, ("chat/smalltalk-zh",)),
+    "smalltalk-de-fr": (0.02, ("chat/smalltalk-de", "chat/smalltalk-fr", "chat/chatterbot")),
+    "persona": (0.07, ("chat/routelm-persona",)),
+    "definitions-en": (0.06, ("chat/definitions-en",)),
+    "dialogues-en": (0.04, ("chat/self-dialogue-en", "chat/topical-chat-en", "chat/synthetic-persona-en")),
+    "services": (0.05, ("chat/schema-guided-en", "chat/taskmaster4-en", "chat/crosswoz-zh")),
+    "knowledge-zh": (0.03, ("chat/kdconv-zh",)),
+}
+_WORLD_FACTORS = (
+    ("translate/pud-*", 0.3),
+    ("translate/xquad-*", 0.3),
+    ("translate/tatoeba2-*", 2.0),
+    ("analyze/language", 0.3),
+    ("analyze/sentence-kind-*", 0.3),
+    ("analyze/subjectivity-en", 0.5),
+    ("analyze/product-reviews-en", 0.7),
+    ("analyze/tatoeba-sentiment-*", 0.4),
+    *_FURTHER_FACTORS,
+)
+
+
+def world_mixture(chat: float) -> Mixture:
+    """The mixture that teaches everyday chat: `chat` of all tokens, and enough of the other tasks to keep them."""
+    rest = {"translate": 0.44, "plain_text": 0.04, "stories": 0.14, "summarize": 0.12, "chat": 0.0, "analyze": 0.26}
+    others = _mixture(**{name: (1 - chat) * share for name, share in rest.items()}, factors=_WORLD_FACTORS)
+    of_chat = (MixturePart(f"chat/{name}", chat * share, patterns) for name, (share, patterns) in _WORLD_CHAT.items())
+    return Mixture((*(part for part in others.parts if part.name != "chat"), *of_chat), others.factors)
+
+
 def _mixture(
     *,
     translate: float,

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 
 from model.config import ModelConfig, hybrid_config
 from model.training.batches import LossWeights, Noise
-from model.training.mixture import Mixture, decay_mixture, further_mixture, stable_mixture
-from model.training.optimizer import OptimizerConfig
+from model.training.mixture import Mixture, decay_mixture, further_mixture, stable_mixture, world_mixture
+from model.training.optimizer import OptimizerConfig, WeightDecay
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,8 @@ class Recipe:
 
     The learning rate warms up, stays, and in the last `decay_share` of the tokens falls to zero as 1 - sqrt. Each
     routed layer draws its number of experts per micro-batch from `random_k` ({k: probability}), so that k can be
-    chosen when serving; None keeps the configured number.
+    chosen when serving; None keeps the configured number. With `ema_decay` the exponential moving average of the
+    weights is what is validated and exported: it is usable at any step, before the learning rate has fallen.
     """
 
     model: ModelConfig
@@ -39,6 +40,7 @@ class Recipe:
     z_weight: float = 1e-3
     random_k: dict[int, float] | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema_decay: float | None = None
     dtype: str = "bfloat16"
     seed: int = 1
 
@@ -68,6 +70,25 @@ def bundled_further() -> Recipe:
     )
 
 
+def bundled_chat() -> Recipe:
+    """A run for the weights that ship: facts, tasks and small talk of one persona. Needs --start-from."""
+    noise = Noise((("analyze/*", 0.08), ("generate/tinystories-en", 0.15)))
+    return replace(
+        bundled(),
+        tokens=115_000_000,
+        stable=Phase(world_mixture(chat=0.55), LossWeights(prompt=0.1, label=16.0), noise),
+        decay=Phase(world_mixture(chat=0.60), LossWeights(prompt=0.05, label=16.0), noise),
+        decay_share=0.07,
+        micro_batches=2,
+        optimizer=OptimizerConfig(
+            muon_lr=0.012, embedding_lr=2e-3, router_lr=6e-4, scalar_lr=1.2e-3,
+            weight_decay=WeightDecay(0.1, cautious=True, scheduled=True),
+        ),
+        ema_decay=0.99,
+        seed=3,
+    )  # fmt: skip
+
+
 def tiny() -> Recipe:
     """A model of under a million parameters for two minutes on a laptop and a few hundred lines of text."""
     model = hybrid_config(
@@ -88,4 +109,9 @@ def tiny() -> Recipe:
     )  # fmt: skip
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"bundled": bundled, "bundled-further": bundled_further, "tiny": tiny}
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "bundled": bundled,
+    "bundled-further": bundled_further,
+    "bundled-chat": bundled_chat,
+    "tiny": tiny,
+}

@@ -37,16 +37,18 @@ def run(
             log.append(line)
             status.show(line)
             if clock.is_due():
-                _save(trainer, log)
-    _save(trainer, log)
-    model = export(trainer.network, tokenizer_dir, trainer.run_dir / "model")
-    RunLog(model).write(thinned(log.lines()))
-    return model
+                _save(trainer, log, tokenizer_dir)
+    return _save(trainer, log, tokenizer_dir)
 
 
-def _save(trainer: Trainer, log: RunLog) -> None:
+def _save(trainer: Trainer, log: RunLog, tokenizer_dir: Path) -> Path:
+    """Write the checkpoint, the plot and the model as it is now; returns the directory of the model."""
     trainer.save()
     plot_losses(log.lines(), trainer.run_dir / "loss.png")
+    with trainer.finished_weights():
+        model = export(trainer.network, tokenizer_dir, trainer.run_dir / "model")
+    RunLog(model).write(thinned(log.lines()))
+    return model
 
 
 class _Status:

@@ -5,6 +5,7 @@ Shapes: B rows, L positions, E experts.
 
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from model.network import CausalLM, cast_matrices
 from model.training import losses
 from model.training.batches import BatchStream, TrainingBatch, valid_batches
 from model.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from model.training.ema import ExponentialMovingAverage
 from model.training.log import LogLine, RunLog
 from model.training.micro_batch import MicroReport, MicroStep, batch_loss
 from model.training.optimizer import Optimizer
@@ -55,6 +57,7 @@ class Trainer:
         self.network = CausalLM(recipe.model).to(device)
         self.network.tie_head()
         self.optimizer = Optimizer(self.network, recipe.optimizer)  # masters are taken before the cast
+        self.average = None if recipe.ema_decay is None else ExponentialMovingAverage(self.optimizer, recipe.ema_decay)
         cast_matrices(self.network, getattr(torch, recipe.dtype))
         count = min(workers or torch.get_num_threads(), recipe.micro_batches) if device == "cpu" else 1
         self.workers = Workers(self.network, count)
@@ -115,6 +118,8 @@ class Trainer:
         reports = self.workers.run(partial(self._micro_batch, batches), count)
         norm = self.optimizer.step(self.workers.mean_gradients(count), rate)
         self.workers.forget_gradients()
+        if self.average is not None:
+            self.average.update()
         tokens = sum(report.tokens for report in reports)
         self._tell_routers(reports, tokens)
         self.state = self.state.after_step(tokens)
@@ -138,21 +143,26 @@ class Trainer:
         for router, load_E in zip(self.workers.routers, self.load, strict=True):
             router.after_step(load_E, tokens)
 
+    def finished_weights(self) -> AbstractContextManager[None]:
+        """Inside, the network holds the weights to validate and to export: the average, where the recipe wants one."""
+        return nullcontext() if self.average is None else self.average.in_network()
+
     @torch.no_grad()
     def validate(self, sources: list[str], max_examples: int = 64) -> dict[str, float]:
         """Nats per answer token on the first examples of each validation source, with the configured k."""
         for router in self.workers.routers:
             router.k = router.configured_k
-        result = {}
-        for source in sources:
-            total = count = 0.0
-            for batch in valid_batches(self.prepared_dir, source, max_examples=max_examples):
-                loss, _ = batch_loss(self.network, batch, batch.weights_BL.flatten(), self.device)
-                weight = float(batch.weights_BL.sum())
-                total += weight * float(loss)
-                count += weight
-            result[source] = total / max(count, 1.0)
-        return result
+        with self.finished_weights():
+            return {source: self._nats_per_token(source, max_examples) for source in sources}
+
+    def _nats_per_token(self, source: str, max_examples: int) -> float:
+        total = count = 0.0
+        for batch in valid_batches(self.prepared_dir, source, max_examples=max_examples):
+            loss, _ = batch_loss(self.network, batch, batch.weights_BL.flatten(), self.device)
+            weight = float(batch.weights_BL.sum())
+            total += weight * float(loss)
+            count += weight
+        return total / max(count, 1.0)
 
     def save(self) -> None:
         """Write a checkpoint that a new Trainer on this directory resumes from, exactly; never leaves half of one."""
@@ -163,7 +173,8 @@ class Trainer:
             **asdict(self.state),
             "streams": {name: stream.state_dict() for name, stream in self.streams.items()},
         }
-        write_checkpoint(self.run_dir, self.optimizer.state_tensors() | buffers | loads, state)
+        average = {} if self.average is None else self.average.state_tensors()
+        write_checkpoint(self.run_dir, self.optimizer.state_tensors() | average | buffers | loads, state)
 
     def _inherit(self, ancestor: Path) -> RunState:
         """Take over the weights and the log of another run, or of a finished model; returns how far they are."""
@@ -181,6 +192,8 @@ class Trainer:
         """Take over weights, moments and what routers know; returns how far they are."""
         tensors, state = checkpoint.tensors, RunState.saved_in(checkpoint.state)
         self.optimizer.load_state_tensors(tensors, state.warm_steps)
+        if self.average is not None:
+            self.average.load_state_tensors(tensors, state.warm_steps)
         buffers = {key.removeprefix("buffer/"): tensor for key, tensor in tensors.items() if key.startswith("buffer/")}
         self.network.load_state_dict(buffers, strict=False)
         self.load = [tensors[f"load/{layer}"] for layer in range(len(self.load))]
@@ -190,6 +203,8 @@ class Trainer:
         """Take over the weights of a finished model; returns how far they are, by the model's log."""
         finished = load_network(model_dir, torch.float32, pack=False)
         self.optimizer.load_masters(dict(finished.named_parameters()))
+        if self.average is not None:
+            self.average.load_state_tensors({}, 0)
         self.network.load_state_dict(dict(finished.named_buffers()), strict=False)
         lines = RunLog(model_dir).lines()
         return RunState(lines[-1].step, lines[-1].tokens, cold_step=lines[-1].step) if lines else RunState()

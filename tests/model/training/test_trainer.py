@@ -50,11 +50,15 @@ def recipe(router: RouterConfig | None = None, tokens: int = 6000) -> Recipe:
     return Recipe(
         model=model, tokens=tokens, stable=phase, decay=phase, micro_batch_tokens=512, micro_batches=2,
         warmup_steps=3, random_k={1: 0.3, 2: 0.7} if router is None else None, optimizer=OptimizerConfig(),
+        ema_decay=0.9,
     )  # fmt: skip
 
 
 def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    """The weights of the last step, and the average that would be exported."""
+    last = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+    with trainer.finished_weights():
+        return last | {f"average/{name}": tensor.clone() for name, tensor in trainer.network.state_dict().items()}
 
 
 @pytest.mark.parametrize(
