@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.routing_study.study import RESULT_NAME, SubRun
 from model.files import compact_json, replace_text
-from model.training.log import LogLine
+from model.training.loop.log import LogLine
 
 CURVE_POINTS = 100
 

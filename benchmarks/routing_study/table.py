@@ -10,7 +10,7 @@ from benchmarks.routing_study.result import RunResult, read_result
 from benchmarks.routing_study.study import RESULT_NAME, read_study
 from benchmarks.routing_study.variants import VARIANTS
 from model.evaluation.tables import table
-from model.training.rows import task_of
+from model.training.data.rows import task_of
 
 TASKS = ("translate", "summarize", "analyze", "chat", "generate")
 HALF = "0.5"  # of the training, where the saturation is looked at

@@ -49,7 +49,7 @@ def run(
                 tokenizer_dir=tokenizer or BUNDLED,
                 device=device,
                 workers=workers,
-                say=typer.echo,
+                log=typer.echo,
             )
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from the last checkpoint", err=True)

@@ -9,8 +9,8 @@ import model
 from benchmarks.routing_study.result import LayerMeasures, RunResult, TrainingSummary, write_result
 from benchmarks.routing_study.study import Study, SubRun, open_study
 from benchmarks.routing_study.variants import SIZES, Size
-from model.training.prepare import prepare
-from model.training.sample_data import write_sample_data
+from model.training.data.prepare import prepare
+from model.training.data.sample_data import write_sample_data
 
 BUNDLED = Path(model.__file__).parent / "bundled"
 

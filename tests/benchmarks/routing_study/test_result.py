@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.routing_study.result import CURVE_POINTS, TrainingSummary, read_result, write_result
-from model.training.log import LogLine
+from model.training.loop.log import LogLine
 from tests.benchmarks.routing_study.conftest import result_of
 
 
