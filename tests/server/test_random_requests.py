@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from model.text.chat_template import ChatTemplate
 from model.text.task_prompts import prompts_for
-from model.training.chat_form import CHAT_TEMPLATE
+from model.training.train_tokenizer import CHAT_TEMPLATE
 from server.engine.client.async_llm import AsyncLLM
 from server.engine.engine import Engine
 from server.engine.types import EngineStats

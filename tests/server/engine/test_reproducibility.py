@@ -12,6 +12,8 @@ from server.engine.engine import Engine
 from server.engine.types import EngineOutput, GenerateRequest
 from tests.server.engine.tiny import bytes_for, engine_config, random_prompt, request, run, tiny_network
 
+pytestmark = pytest.mark.usefixtures("cpu_isa")
+
 COUNT = 32
 
 
@@ -50,7 +52,8 @@ def same(first: dict[str, EngineOutput], second: dict[str, EngineOutput]) -> boo
 
 
 @pytest.fixture(scope="module")
-def expected(network: CausalLM) -> dict[str, EngineOutput]:
+def expected(network: CausalLM, cpu_isa: str) -> dict[str, EngineOutput]:
+    """At every level of compiled kernels that runs here."""
     return alone(network)
 
 
