@@ -113,6 +113,13 @@ class Sequence:
                 processor.advance(token_ids)
             self.logits_processors = tuple(processor for processor in self.logits_processors if processor.is_active)
 
+    def reset(self) -> None:
+        """Start again after a preemption: nothing is computed any more."""
+        self.status = SequenceStatus.WAITING
+        self.num_preemptions += 1
+        self.num_computed_tokens = 0
+        self.prompt_logprobs.clear()
+
     def fork(self, request: EngineRequest, number: int, token: int) -> "Sequence":
         """Another continuation of the same tokens, with one more, as a waiting sequence that owns no memory."""
         child = Sequence(request, number, self.seed, self.arrival)
