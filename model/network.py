@@ -15,7 +15,7 @@ from model.cache import CacheSpec
 from model.config import LayerConfig, ModelConfig
 from model.layers.delta_net import DeltaNet
 from model.layers.feed_forward import Routed, build_feed_forward
-from model.layers.frozen_linear import PanelEmbedding
+from model.layers.frozen_linear import PackedEmbedding
 from model.layers.linear import GroupedLinear, Linear, RouterLinear
 from model.layers.mixer import build_mixer
 from model.layers.norm import RMSNorm
@@ -105,7 +105,7 @@ class CausalLM(nn.Module):
     def dtype(self) -> torch.dtype:
         """The type of hidden states and matrices."""
         embedding: nn.Module = self.embedding
-        return embedding.dtype if isinstance(embedding, PanelEmbedding) else self.embedding.weight.dtype
+        return embedding.dtype if isinstance(embedding, PackedEmbedding) else self.embedding.weight.dtype
 
     def cache_specs(self) -> list[CacheSpec]:
         """What each layer must remember of a sequence."""
@@ -127,7 +127,7 @@ class CausalLM(nn.Module):
 
     def _embedded(self, token_ids_T: Tensor) -> Tensor:
         embedding: nn.Module = self.embedding
-        packed = isinstance(embedding, PanelEmbedding)
+        packed = isinstance(embedding, PackedEmbedding)
         x_TD = embedding(token_ids_T) if packed else kernels.rows_of(self.embedding.weight, token_ids_T)
         return x_TD if self.config.embedding_scale == 1 else kernels.scaled(x_TD, self.config.embedding_scale)
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from model.batch import ForwardBatch
 from model.cache import CacheStorage
 from model.config import ModelConfig
-from model.layers.frozen_linear import has_onednn_product
 from model.layers.linear import GroupedLinear, Linear
 from model.loading.freeze import pack_matrices
 from model.network import CausalLM, cast_matrices
@@ -77,7 +76,7 @@ def _for_serving(network: CausalLM) -> CausalLM:
     device = network.embedding.weight.device
     copy = cast_matrices(CausalLM(network.config).to(device), network.dtype)
     copy.load_state_dict(network.state_dict())
-    if device.type == "cpu" and has_onednn_product(network.dtype):
+    if device.type == "cpu":
         return pack_matrices(copy)
     return copy.requires_grad_(False).eval()
 

@@ -2,8 +2,7 @@
 
 import torch
 
-from model.kernels import product
-from model.layers.frozen_linear import PanelEmbedding, PanelLinear, has_onednn_product
+from model.layers.frozen_linear import PackedEmbedding, PackedLinear
 from model.layers.linear import GroupedLinear, Linear, RouterLinear
 from model.network import CausalLM
 from model.quantization import Scheme, plain_scheme
@@ -17,14 +16,9 @@ def pack_matrices(network: CausalLM, scheme: Scheme | None = None) -> CausalLM:
 
 
 def pack_module(network: CausalLM, name: str, scheme: Scheme | None) -> None:
-    """Put the packed form in the place of a matrix module; the plain weight is freed with it.
-
-    A matrix that this processor has no packed product for stays as it is.
-    """
+    """Put the packed form in the place of a matrix module; the plain weight is freed with it."""
     module = network.get_submodule(name)
     if scheme is None or not isinstance(module, Linear | GroupedLinear):
-        return
-    if not (product.can_make_panels(module.weight.shape[-1]) or has_onednn_product(module.weight.dtype)):
         return
     own = scheme_of(network, name, scheme)
     make = own.linear if isinstance(module, Linear) else own.grouped
@@ -37,8 +31,8 @@ def pack_tied_head(network: CausalLM, scheme: Scheme | None) -> None:
     network.tie_head()
     pack_module(network, "head", scheme)
     head = network.get_submodule("head")
-    if isinstance(head, PanelLinear) and not head.panels.is_quantized:
-        network.set_submodule("embedding", PanelEmbedding(head.panels, dtype))
+    if isinstance(head, PackedLinear) and not head.weights.is_quantized:
+        network.set_submodule("embedding", PackedEmbedding(head.weights, dtype))
 
 
 def scheme_of(network: CausalLM, name: str, scheme: Scheme) -> Scheme:

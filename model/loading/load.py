@@ -27,7 +27,7 @@ from model.checkpoints.safetensors_files import (
     read_parameter,
 )
 from model.families import Family, family_of
-from model.layers.frozen_linear import has_onednn_product
+from model.kernels import product
 from model.loading.freeze import pack_module, pack_tied_head
 from model.network import CausalLM, cast_matrices
 from model.quantization import SCHEMES, Scheme, plain_scheme
@@ -48,7 +48,7 @@ def load_network(
 ) -> CausalLM:
     """Load a checkpoint of any family; raises CheckpointError naming what is wrong with it, before reading if possible.
 
-    `dtype` is that of matrices and hidden states: bfloat16 where the processor multiplies it, otherwise float32.
+    `dtype` is that of matrices and hidden states, see `default_dtype`.
     `pack` freezes the matrices in the form that the CPU multiplies fastest and reproducibly: as `scheme` says, which by
     default keeps about as many bits as the checkpoint has. `check` looks for NaN and infinite weights. `progress` is
     called after every tensor.
@@ -100,8 +100,8 @@ def open_layout(directory: Path, model: Description) -> tuple[CheckpointReader, 
 
 
 def default_dtype() -> torch.dtype:
-    """bfloat16 if this machine's matrix products take it, else float32."""
-    return torch.bfloat16 if has_onednn_product(torch.bfloat16) else torch.float32
+    """bfloat16 where the matrix products are compiled, which read half the bytes then; otherwise float32."""
+    return torch.bfloat16 if product.available() else torch.float32
 
 
 def default_scheme(hf_config: Mapping[str, Any], dtype: torch.dtype) -> Scheme:

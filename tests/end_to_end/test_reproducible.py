@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from model.checkpoints.hub import BUNDLED
 from model.loading.load import load_network
@@ -85,7 +86,8 @@ def entries(output: TokenOutput) -> list[Any]:
 
 
 def build(directory: Path = BUNDLED, **settings: Any) -> Engine:
-    return Engine(load_network(directory), EngineConfig(max_model_len=256, **({"cache_bytes": ROOMY} | settings)))
+    network = load_network(directory, torch.bfloat16)  # which CROWDED counts with
+    return Engine(network, EngineConfig(max_model_len=256, **({"cache_bytes": ROOMY} | settings)))
 
 
 @pytest.fixture(scope="module")

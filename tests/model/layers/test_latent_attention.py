@@ -8,9 +8,9 @@ from model import kernels
 from model.batch import ForwardBatch, RectangularBatch
 from model.cache import CacheStorage, LatentSpec
 from model.config import LatentAttentionConfig, NormConfig, RotaryConfig
-from model.layers.frozen_linear import OneDNNGroupedLinear, OneDNNLinear
 from model.layers.latent_attention import LatentAttention
 from model.layers.linear import GroupedLinear, Linear
+from model.quantization import plain_scheme
 
 HIDDEN, LENGTH, BLOCK = 32, 23, 4
 STRAIGHT = LatentAttentionConfig(3, None, 16, 8, 24, RotaryConfig(8), NormConfig(), scale=0.3)
@@ -29,9 +29,9 @@ def packed(layer: LatentAttention, dtype: torch.dtype) -> LatentAttention:
     """As it is served."""
     for name, child in list(layer.named_children()):
         if isinstance(child, Linear):
-            setattr(layer, name, OneDNNLinear(child.weight.to(dtype)))
+            setattr(layer, name, plain_scheme(dtype).linear(child.weight.to(dtype)))
         elif isinstance(child, GroupedLinear):
-            setattr(layer, name, OneDNNGroupedLinear(child.weight.to(dtype)))
+            setattr(layer, name, plain_scheme(dtype).grouped(child.weight.to(dtype)))
     return layer
 
 

@@ -18,9 +18,9 @@ from model.config import (
     RotaryConfig,
     ShortConvConfig,
 )
-from model.layers.frozen_linear import OneDNNGroupedLinear, OneDNNLinear
 from model.layers.linear import GroupedLinear, Linear
 from model.layers.mixer import MIXERS, build_mixer
+from model.quantization import plain_scheme
 from tests.model.batches import BLOCK, batch_of
 
 HIDDEN, TOKENS = 48, 64
@@ -65,8 +65,9 @@ def served_mixer(config: MixerConfig, dtype: torch.dtype) -> nn.Module:
     mixer = plain_mixer(config)
     for name, module in list(mixer.named_modules()):
         if isinstance(module, Linear | GroupedLinear):
-            packed = OneDNNLinear if isinstance(module, Linear) else OneDNNGroupedLinear
-            mixer.set_submodule(name, packed(module.weight.to(dtype), module.bias))
+            scheme = plain_scheme(dtype)
+            freeze = scheme.linear if isinstance(module, Linear) else scheme.grouped
+            mixer.set_submodule(name, freeze(module.weight.to(dtype), module.bias))
     return mixer.requires_grad_(False).eval()
 
 

@@ -14,7 +14,6 @@ from model.checkpoints.safetensors_files import CheckpointError, save_weights
 from model.config import hybrid_config
 from model.families import family_of, qwen3_next
 from model.generate import generate
-from model.kernels import product
 from model.layers.linear import Linear
 from model.loading import load as loading
 from model.loading.freeze import pack_matrices
@@ -131,12 +130,11 @@ def test_a_tied_head_is_the_embedding(tmp_path: Path, has_copy: bool) -> None:
         torch.testing.assert_close(loaded.logits(hidden_RD), expected)
 
 
-@pytest.mark.skipif(not product.available(), reason="no compiled kernels: run python -m model.kernels.build")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_tied_matrix_is_in_memory_once(tmp_path: Path, dtype: torch.dtype) -> None:
     network = write(tmp_path, TIED)
     loaded, token_ids_T = load_network(tmp_path, dtype), torch.tensor([5, 63, 0])
-    assert loaded.embedding.panels is loaded.head.panels
+    assert loaded.embedding.weights is loaded.head.weights
     assert torch.equal(loaded.embedding(token_ids_T), network.embedding(token_ids_T).to(dtype))
     coded = load_network(tmp_path, dtype, scheme=SCHEMES["int8"])  # codes serve the head alone
     assert torch.equal(coded.embedding(token_ids_T), network.embedding(token_ids_T).to(dtype))
