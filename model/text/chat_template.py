@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -31,6 +31,23 @@ class RenderedPrompt:
     boundaries: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RenderOptions:
+    """How a conversation is rendered.
+
+    `add_generation_prompt`: write the beginning of the assistant's next turn at the end.
+    `continue_final_message`: leave the last message open, so that the model continues it.
+    `variables`: further variables of the template, such as enable_thinking.
+    """
+
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+
+DEFAULT_RENDER_OPTIONS = RenderOptions()
+
+
 class ChatTemplate:
     """The chat template of a checkpoint.
 
@@ -54,28 +71,36 @@ class ChatTemplate:
         source = _template_source(directory)
         return None if source is None else cls(source, named_tokens(directory))
 
+    def uses(self, variable: str) -> bool:
+        """Whether a variable is named in the template."""
+        return variable in self._source
+
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         """Return the text of a conversation for a person to read: texts and special tokens look the same in it."""
-        return self._render([_copy(message, _unchanged) for message in messages], add_generation_prompt, Clock())
+        return self._render([_copy(message, _unchanged) for message in messages], add_generation_prompt, {}, Clock())
 
     def render_ids(
-        self, messages: Sequence[Message], tokenizer: Tokenizer, add_generation_prompt: bool = True
+        self, messages: Sequence[Message], tokenizer: Tokenizer, options: RenderOptions = DEFAULT_RENDER_OPTIONS
     ) -> RenderedPrompt:
         """Return the token ids of a conversation.
 
-        ValueError where the template refuses the messages, fails, or exceeds its limits.
+        ValueError if the template refuses the messages, fails, or exceeds its limits, and if the last message cannot be
+        continued.
         """
-        clock, guard = Clock(), Guard(self.control_tokens(tokenizer), _texts(messages))
+        clock, guard = Clock(), Guard(self.control_tokens(tokenizer), _texts([*messages, dict(options.variables)]))
 
         def hide(text: str, role: str) -> str:
             return guard.hide(text, special_only=role == "assistant")
 
         guarded = [_copy(message, hide) for message in messages]
-        text = self._render(guarded, add_generation_prompt, clock)
+        variables = _map_texts(dict(options.variables), guard.hide)
+        text = self._render(guarded, options.add_generation_prompt, variables, clock)
+        if options.continue_final_message:
+            text = _without_end(text, guarded)
         tokens = guard.tokenize(text)
         boundaries = set()
         for prefix in _prefixes(guarded):
-            boundary = self._boundary(prefix, text, tokens, guard, clock)
+            boundary = self._boundary(prefix, variables, text, tokens, guard, clock)
             if boundary is not None:
                 boundaries.add(boundary)
         return RenderedPrompt(tuple(tokens.ids), tuple(sorted(boundaries)))
@@ -101,16 +126,22 @@ class ChatTemplate:
 
     def _rendered_ids(self, messages: list[Message], tokenizer: Tokenizer) -> list[int]:
         try:
-            return tokenizer.encode(self._render(messages, True, Clock()), allow_special=True)
+            return tokenizer.encode(self._render(messages, True, {}, Clock()), allow_special=True)
         except ValueError:
             return []  # templates may refuse some conversations
 
     def _boundary(
-        self, prefix: list[Message], text: str, tokens: TokenizedText, guard: Guard, clock: Clock
+        self,
+        prefix: list[Message],
+        variables: Mapping[str, Any],
+        text: str,
+        tokens: TokenizedText,
+        guard: Guard,
+        clock: Clock,
     ) -> int | None:
         """Return the number of tokens of the messages `prefix`, None where they are no token prefix of the whole."""
         try:
-            start = self._render(prefix, False, clock)
+            start = self._render(prefix, False, variables, clock)
         except ValueError:
             return None  # templates may refuse a part of a conversation, such as a system message alone
         if not start or not text.startswith(start):
@@ -122,9 +153,11 @@ class ChatTemplate:
         is_certain = count == len(tokens.ids) or any(guard.is_control(token_id) for token_id in around)
         return count if is_certain or guard.tokenize(start).ids == tokens.ids[:count] else None
 
-    def _render(self, messages: list[Message], add_generation_prompt: bool, clock: Clock) -> str:
-        variables = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": None}
-        return self._template.render(self._variables | variables, clock)
+    def _render(
+        self, messages: list[Message], add_generation_prompt: bool, variables: Mapping[str, Any], clock: Clock
+    ) -> str:
+        own = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": None}
+        return self._template.render({**self._variables, **variables, **own}, clock)
 
 
 class UnusableChatTemplate:
@@ -133,8 +166,11 @@ class UnusableChatTemplate:
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
+    def uses(self, variable: str) -> bool:
+        return False
+
     def render_ids(
-        self, messages: Sequence[Message], tokenizer: Tokenizer, add_generation_prompt: bool = True
+        self, messages: Sequence[Message], tokenizer: Tokenizer, options: RenderOptions = DEFAULT_RENDER_OPTIONS
     ) -> RenderedPrompt:
         raise ValueError(self._reason)
 
@@ -176,6 +212,16 @@ def _prefixes(messages: list[Message]) -> Iterator[list[Message]]:
     yield messages[: int(has_system)]
     for end in range(max(first_turn, len(messages) + 1 - MAX_TURN_BOUNDARIES), len(messages) + 1):
         yield messages[:end]
+
+
+def _without_end(text: str, messages: list[Message]) -> str:
+    """Cut off what the template writes after the content of the last message, as transformers does."""
+    last = messages[-1]
+    content = last["content"].strip() if isinstance(last["content"], str) else ""
+    position = text.rfind(content) if content and last["role"] == "assistant" else -1
+    if position < 0:
+        raise ValueError("only a last message of the assistant, with text in it, can be continued")
+    return text[: position + len(content)]
 
 
 def _checked_role(message: Message) -> str:

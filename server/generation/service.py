@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from model.loading.quality import Quality
-from model.text.chat_template import ChatTemplate
+from model.text.chat_template import ChatTemplate, UnusableChatTemplate
 from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
@@ -35,7 +35,7 @@ class GenerationService:
         self,
         engine: EngineClient,
         tokenizer: Tokenizer,
-        chat_template: ChatTemplate | None,
+        chat_template: ChatTemplate | UnusableChatTemplate | None,
         prompts: TaskPrompts,
         *,
         model_id: str,
@@ -140,7 +140,7 @@ class GenerationService:
         if self._chat_template is None:
             raise InvalidRequestError("This model has no chat template; use /v1/completions.", param="messages")
         try:
-            rendered = self._chat_template.render_ids(messages, self.tokenizer, add_generation_prompt=True)
+            rendered = self._chat_template.render_ids(messages, self.tokenizer)
         except ValueError as error:
             raise InvalidRequestError(f"The messages cannot be rendered: {error}", param="messages") from error
         return Prompt(rendered.token_ids, rendered.boundaries)

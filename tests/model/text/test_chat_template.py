@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import model
-from model.text.chat_template import MAX_TURN_BOUNDARIES, ChatTemplate, UnusableChatTemplate
+from model.text.chat_template import MAX_TURN_BOUNDARIES, ChatTemplate, RenderOptions, UnusableChatTemplate
 from model.text.special_tokens import SPECIAL_TOKENS
 from model.text.task_prompts import Message, TaggedPrompts, TaggedText
 from model.text.template_limits import TemplateLimitError
@@ -183,7 +183,10 @@ def test_boundaries_are_the_token_prefixes_of_each_turn(first: list[Message], co
     messages = [*first, user(content), assistant("two"), user("three")]
     prompt = TEMPLATE.render_ids(messages, TOKENIZER)
     prefixes = [messages[: len(first) + turns] for turns in range(4)]
-    expected = [TEMPLATE.render_ids(prefix, TOKENIZER, add_generation_prompt=False).token_ids for prefix in prefixes]
+    expected = [
+        TEMPLATE.render_ids(prefix, TOKENIZER, RenderOptions(add_generation_prompt=False)).token_ids
+        for prefix in prefixes
+    ]
     assert [prompt.token_ids[:boundary] for boundary in prompt.boundaries] == expected
 
 
@@ -197,8 +200,8 @@ def test_the_next_turn_shares_all_boundaries() -> None:
 
 def test_a_long_conversation_keeps_the_system_message_and_the_last_turns() -> None:
     messages = [user("a"), assistant("b")] * 20
-    prompt = TEMPLATE.render_ids(messages, TOKENIZER, add_generation_prompt=False)
-    system_end = TEMPLATE.render_ids([], TOKENIZER, add_generation_prompt=False).token_ids
+    prompt = TEMPLATE.render_ids(messages, TOKENIZER, RenderOptions(add_generation_prompt=False))
+    system_end = TEMPLATE.render_ids([], TOKENIZER, RenderOptions(add_generation_prompt=False)).token_ids
     assert len(prompt.boundaries) == 1 + MAX_TURN_BOUNDARIES
     assert prompt.boundaries[0] == len(system_end)
     assert prompt.boundaries[-1] == len(prompt.token_ids)
@@ -208,15 +211,17 @@ def test_a_template_that_rewrites_earlier_turns_has_only_the_true_boundaries() -
     template = ChatTemplate(
         "{% for m in messages %}<|im_start|>{{ m.content if loop.last else m.content[:1] }}<|im_end|>{% endfor %}"
     )
-    prompt = template.render_ids([user("a"), assistant("bb"), user("cc")], TOKENIZER, add_generation_prompt=False)
+    prompt = template.render_ids(
+        [user("a"), assistant("bb"), user("cc")], TOKENIZER, RenderOptions(add_generation_prompt=False)
+    )
     assert prompt.boundaries == (3, len(prompt.token_ids))
 
 
 def test_a_boundary_inside_a_token_is_left_out() -> None:
     template = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}")
     messages = [user("transla"), assistant("tion")]
-    prompt = template.render_ids(messages, TOKENIZER, add_generation_prompt=False)
-    alone = template.render_ids(messages[:1], TOKENIZER, add_generation_prompt=False).token_ids
+    prompt = template.render_ids(messages, TOKENIZER, RenderOptions(add_generation_prompt=False))
+    alone = template.render_ids(messages[:1], TOKENIZER, RenderOptions(add_generation_prompt=False)).token_ids
     assert prompt.token_ids[: len(alone)] != alone
     assert prompt.boundaries == (len(prompt.token_ids),)
 
