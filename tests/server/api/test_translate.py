@@ -6,7 +6,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from model.loading.quality import Quality, TaskScore
-from server.generation.segments import AHEAD
+from server.generation.segments import MAX_PARALLEL_SEGMENTS
 from tests.server.applications import MODEL, Server, events_of
 
 
@@ -153,7 +153,7 @@ def test_a_direction_that_was_not_learnt_is_refused_unless_forced(client: TestCl
         ({"text": " \n", "target_lang": "en"}, "text.0"),
         ({"text": [], "target_lang": "en"}, "text"),
         ({"text": ["a"] * 33, "target_lang": "de"}, "text"),
-        ({"text": "hello", "target_lang": "de", "n": 2}, "n"),
+        ({"text": "hello", "target_lang": "de", "grammar": "x"}, "grammar"),
     ],
 )
 def test_what_cannot_be_is_refused(client: TestClient, server: Server, fields: dict[str, Any], param: str) -> None:
@@ -181,4 +181,4 @@ def test_one_request_has_no_more_at_once_for_having_several_texts(
     running: list[int] = []
     server.engine.answer = lambda _: running.append(server.engine.running) or ()  # type: ignore[func-returns-value]
     translate(client, text=["It rains. " * 40] * texts, source_lang="en", target_lang="de")
-    assert max(running) == AHEAD
+    assert max(running) == MAX_PARALLEL_SEGMENTS
