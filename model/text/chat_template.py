@@ -35,8 +35,8 @@ class RenderedPrompt:
 class RenderOptions:
     """How a conversation is rendered.
 
-    `add_generation_prompt`: the beginning of the assistant's next turn is written at the end.
-    `continue_final_message`: the last message is not ended, so that the model goes on with it.
+    `add_generation_prompt`: write the beginning of the assistant's next turn at the end.
+    `continue_final_message`: leave the last message open, so that the model continues it.
     `variables`: further variables of the template, such as enable_thinking.
     """
 
@@ -84,11 +84,10 @@ class ChatTemplate:
     ) -> RenderedPrompt:
         """Return the token ids of a conversation.
 
-        ValueError where the template refuses the messages, fails, or exceeds its limits, and where the last message
-        cannot be continued.
+        ValueError if the template refuses the messages, fails, or exceeds its limits, and if the last message cannot be
+        continued.
         """
-        texts = _texts([*messages, dict(options.variables)])
-        clock, guard = Clock(), Guard(self.control_tokens(tokenizer), texts)
+        clock, guard = Clock(), Guard(self.control_tokens(tokenizer), _texts([*messages, dict(options.variables)]))
 
         def hide(text: str, role: str) -> str:
             return guard.hide(text, special_only=role == "assistant")

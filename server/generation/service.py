@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from model.loading.quality import Quality
-from model.text.chat_template import DEFAULT_RENDER_OPTIONS, ChatTemplate, RenderOptions
+from model.text.chat_template import DEFAULT_RENDER_OPTIONS, ChatTemplate, RenderOptions, UnusableChatTemplate
 from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
@@ -37,7 +37,7 @@ class GenerationService:
         self,
         engine: EngineClient,
         tokenizer: Tokenizer,
-        chat_template: ChatTemplate | None,
+        chat_template: ChatTemplate | UnusableChatTemplate | None,
         prompts: TaskPrompts,
         *,
         model_id: str,

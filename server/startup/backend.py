@@ -18,7 +18,7 @@ from model.loading.load import describe, load_network
 from model.loading.memory_estimate import gib, weight_bytes
 from model.loading.quality import Quality
 from model.network import CausalLM
-from model.text.chat_template import ChatTemplate
+from model.text.chat_template import ChatTemplate, UnusableChatTemplate
 from model.text.task_prompts import prompts_for
 from model.text.tokenizer import Tokenizer
 from server.engine.client.async_llm import AsyncLLM
@@ -160,8 +160,9 @@ def _model_id(name: str, directory: Path) -> str:
     return name if is_hub_id(name) else directory.resolve().name
 
 
-def _chat_template(directory: Path) -> ChatTemplate | None:
+def _chat_template(directory: Path) -> ChatTemplate | UnusableChatTemplate | None:
     try:
         return ChatTemplate.load(directory)
-    except ValueError:
-        return None  # completions still work; the chat endpoints answer that there is no template
+    except ValueError as error:  # plain completions still work
+        logger.warning("chat is not available: %s", error)
+        return UnusableChatTemplate(str(error))
