@@ -57,7 +57,9 @@ class Settings(BaseSettings):
     revision: str | None = Field(
         default=None, min_length=1, max_length=256, description="Branch, tag or commit of a hub id."
     )
-    served_model_name: str | None = Field(default=None, max_length=256, description="The model's name in the API.")
+    served_model_name: str | None = Field(
+        default=None, max_length=256, description="The model's name in the API; several, comma-separated."
+    )
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = Field(
         default="auto", description="Type of the weights while computing."
     )

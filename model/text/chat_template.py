@@ -74,6 +74,19 @@ class ChatTemplate:
             raise ValueError(f"{directory} has no chat template: use the model for plain completions instead")
         return cls(source, token_text(config.get("bos_token")), token_text(config.get("eos_token")))
 
+    @property
+    def source(self) -> str:
+        return self._source
+
+    @property
+    def bos_token(self) -> str:
+        """The text of the token that begins a sequence; empty if there is none."""
+        return self._variables["bos_token"]
+
+    @property
+    def eos_token(self) -> str:
+        return self._variables["eos_token"]
+
     def uses(self, variable: str) -> bool:
         """Whether a variable is named in the template."""
         return variable in self._source

@@ -54,7 +54,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     config = engine_config(settings, network, tokenizer)
     engine = Engine(network, config, device=placement.device)
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
-    model_id = settings.served_model_name or _model_id(settings.model, directory)
+    model_id, *aliases = _served_names(settings) or [_model_id(settings.model, directory)]
     kept_as = placement.kept_as(read_config(directory)).name
     logger.info(start_line(settings, model_id, config, kept_as, placement.device))
 
@@ -67,6 +67,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
             _chat_template(directory),
             prompts_for(tokenizer.special_tokens),
             model_id=model_id,
+            aliases=aliases,
             max_model_len=config.max_model_len,
             observer=metrics,
             defaults=defaults,
@@ -153,6 +154,10 @@ def _check_memory(needed: int) -> None:
             f"the weights take {needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB of memory are free: "
             "`routelm inspect` says what fits, such as --quantize int4"
         )
+
+
+def _served_names(settings: Settings) -> list[str]:
+    return [name.strip() for name in (settings.served_model_name or "").split(",") if name.strip()]
 
 
 def _model_id(name: str, directory: Path) -> str:

@@ -26,5 +26,5 @@ def test_the_schema_describes_bodies_and_answers(client: TestClient) -> None:
 
 
 def test_every_router_is_in_the_application(client: TestClient) -> None:
-    served = set(client.get("/openapi.json").json()["paths"]) | {"/docs", "/health"}
+    served = set(client.get("/openapi.json").json()["paths"]) | {"/", "/docs", "/health"}
     assert {route.path_format for router in ROUTERS for route in router.routes} == served  # type: ignore[attr-defined]
