@@ -40,6 +40,9 @@ def _only(message: str, *harmless: object) -> AfterValidator:
     return AfterValidator(check)
 
 
+_REFUSED = Field(description="Refused unless null or empty.")
+
+
 class WithExtras(RequestModel):
     """A part of a body in which fields of other servers are ignored and named in the warnings."""
 
@@ -69,14 +72,18 @@ class ChatMessage(WithExtras):
     """One turn. `content` is a string or a list of text parts; that of an assistant may be null."""
 
     role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_served_role)]
-    content: Content = Field(default=None, validate_default=True)
-    name: Any = None
-    refusal: Annotated[Any, _only("refusals are not rendered here: send the text as content")] = None
-    audio: Annotated[Any, _only("sound is not served here: send text")] = None
-    images: Annotated[Any, _only("images are not served here: send text", [])] = None
-    annotations: Any = None
-    tool_calls: Annotated[Any, _only(_NO_TOOLS, [])] = None
-    function_call: Annotated[Any, _only(_NO_TOOLS)] = None
+    content: Content = Field(
+        default=None,
+        validate_default=True,
+        description="A string or a list of text parts; may be null for an assistant.",
+    )
+    name: Annotated[Any, Field(description="Ignored.")] = None
+    refusal: Annotated[Any, _only("refusals are not rendered here: send the text as content"), _REFUSED] = None
+    audio: Annotated[Any, _only("sound is not served here: send text"), _REFUSED] = None
+    images: Annotated[Any, _only("images are not served here: send text", []), _REFUSED] = None
+    annotations: Annotated[Any, Field(description="Ignored.")] = None
+    tool_calls: Annotated[Any, _only(_NO_TOOLS, []), _REFUSED] = None
+    function_call: Annotated[Any, _only(_NO_TOOLS), _REFUSED] = None
 
 
 TemplateVariables = Annotated[

@@ -1,6 +1,7 @@
 """Nothing a client sends makes a 500: a table of bad requests, then random ones."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -192,6 +193,41 @@ def test_what_may_be_a_string_says_so(open_client: TestClient, value: Any) -> No
     text = open_client.post("/v1/translate", json=BODIES["/v1/translate"] | {"text": value})
     check_refusal(text, "text")
     assert text.json()["error"]["message"] == "text: a string, or a list of strings, is expected."
+
+
+WRONG_LISTS: dict[str, list[bytes]] = {
+    "/v1/detokenize": [b'{"tokens":[%b""]}' % (b'"",' * 262_000), b'{"tokens":[%b1.5]}' % (b"1.5," * 262_000)],
+    "/v1/completions": [
+        b'{"prompt":[%b{}]}' % (b"{}," * 262_000),
+        b'{"prompt":[[%b""]]}' % (b'"",' * 262_000),
+        b'{"prompt":[1%b]}' % (b',""' * 262_000),
+        b'{"prompt":"a","stop":[%b1]}' % (b"1," * 262_000),
+        b'{"prompt":"a","logit_bias":{%b"a":1}}' % b"".join(b'"x%d":1,' % number for number in range(60_000)),
+        b'{%b"prompt":1}' % b"".join(b'"x%d":1,' % number for number in range(60_000)),
+    ],
+    "/v1/chat/completions": [
+        b'{"messages":[%b""]}' % (b'"",' * 262_000),
+        b'{"messages":[{"role":"user","content":[%b""]}]}' % (b'"",' * 262_000),
+    ],
+    "/v1/analyze": [b'{"text":"a","labels":[%b1]}' % (b"1," * 262_000)],
+    "/v1/translate": [b'{"target_lang":"de","text":[%b1]}' % (b"1," * 262_000)],
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [(path, content) for path, contents in WRONG_LISTS.items() for content in contents],
+    ids=[f"{path}-{number}" for path, contents in WRONG_LISTS.items() for number in range(len(contents))],
+)
+def test_a_large_wrong_body_costs_milliseconds(open_client: TestClient, path: str, content: bytes) -> None:
+    """Not a second, as it does if every wrong item gets an error of its own. Processor time: others compute, too."""
+
+    def refuse() -> float:
+        begun = time.process_time()
+        check_refusal(open_client.post(path, content=content, headers=JSON))
+        return time.process_time() - begun
+
+    assert min(refuse() for _ in range(3)) < 0.25
 
 
 def test_paths_and_methods_that_are_not_there(open_client: TestClient) -> None:
