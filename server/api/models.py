@@ -13,10 +13,10 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 
 class ModelCard(BaseModel):
-    """`native_tasks`: what the model was trained for with prompts of its own; other tasks are asked for in plain words.
+    """`native_tasks`: the tasks the model was trained for with task tags; others are asked for in plain English.
 
-    `translation_pairs`: the directions it learnt, such as "en-de"; null where that is not known.
-    `warnings`: the tasks it was measured to be no good at.
+    `translation_pairs`: the directions it learnt, such as "en-de"; null if that is not known.
+    `warnings`: the tasks at which it was measured to be worse than a trivial baseline.
     """
 
     id: str

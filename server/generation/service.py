@@ -31,7 +31,7 @@ DEFAULT_OPTIONS = TextOptions()
 
 
 class GenerationService:
-    """Starts generations on one model. What endpoints share; knows nothing of HTTP."""
+    """Starts generations on one model. All endpoints use it; it knows nothing of HTTP."""
 
     def __init__(
         self,
@@ -75,10 +75,10 @@ class GenerationService:
             )
 
     async def chat_prompt(self, messages: Sequence[Message], options: RenderOptions = DEFAULT_RENDER_OPTIONS) -> Prompt:
-        """Render a conversation, ready for the assistant's next turn.
+        """Render a conversation. The messages of a task come from `prompts`, a client's through `prompts.chat`.
 
-        Take the messages of a task from `prompts`; those of a client through `prompts.chat`. Others get their turn
-        first: a request may need a thousand prompts.
+        Raises InvalidRequestError for messages that the chat template refuses. A request may need a thousand prompts,
+        so other tasks of the event loop run first.
         """
         await asyncio.sleep(0)
         if sum(len(str(message["content"])) for message in messages) > LONG_TEXT:
@@ -112,7 +112,7 @@ class GenerationService:
         return Prompt(tuple(token_ids), continues_text=True)
 
     def prompt_text(self, prompt: Prompt) -> str:
-        """The text of a prompt with its special tokens, without a begin-of-text token that was put before it."""
+        """The text of a prompt with its special tokens, but without a begin-of-text token that was put before it."""
         return self.tokenizer.decode(prompt.token_ids[prompt.first_text_token :], skip_special=False)
 
     def start(
@@ -124,8 +124,8 @@ class GenerationService:
     ) -> Generation | SegmentedGeneration:
         """Submit to the engine. `sampling.max_tokens` is cut to what the context holds.
 
-        Raises PromptTooLongError, OverloadedError (queue full) or UnavailableError (draining); after that the
-        generation ends with exactly one terminal event.
+        Raises PromptTooLongError, OverloadedError (queue full) or UnavailableError (draining). A generation that was
+        returned ends with exactly one terminal event.
         """
         try:
             if isinstance(prompt, Prompt):
