@@ -141,8 +141,6 @@ class Trainer:
     @torch.no_grad()
     def validate(self, sources: list[str], max_examples: int = 64) -> dict[str, float]:
         """Nats per answer token on the first examples of each validation source, with the configured k."""
-        for router in self.workers.routers:
-            router.k = router.configured_k
         result = {}
         for source in sources:
             total = count = 0.0
@@ -188,7 +186,7 @@ class Trainer:
 
     def _take_over(self, model_dir: Path) -> RunState:
         """Take over the weights of a finished model; returns how far they are, by the model's log."""
-        finished = load_network(model_dir, torch.float32, pack=False)
+        finished = load_network(model_dir, torch.float32, freeze=False)
         self.optimizer.load_masters(dict(finished.named_parameters()))
         self.network.load_state_dict(dict(finished.named_buffers()), strict=False)
         lines = RunLog(model_dir).lines()

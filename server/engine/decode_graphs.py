@@ -106,4 +106,4 @@ def _computed(network: CausalLM, batch: ForwardBatch) -> Scored:
 
 
 def _copy(routing: Routing) -> Routing:
-    return Routing(routing.weights_TK.clone(), routing.experts_TK.clone(), routing.scores_TE.clone())
+    return Routing(routing.weights_TK.clone(), routing.experts_TK.clone(), routing.router_logits_TE.clone())

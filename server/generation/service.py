@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from model.loading.quality import Quality
-from model.text.chat_template import DEFAULT_RENDER_OPTIONS, ChatTemplate, RenderOptions
+from model.text.chat_template import DEFAULT_RENDER_OPTIONS, ChatTemplate, RenderOptions, UnusableChatTemplate
 from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
@@ -37,7 +37,7 @@ class GenerationService:
         self,
         engine: EngineClient,
         tokenizer: Tokenizer,
-        chat_template: ChatTemplate | None,
+        chat_template: ChatTemplate | UnusableChatTemplate | None,
         prompts: TaskPrompts,
         *,
         model_id: str,
@@ -58,7 +58,7 @@ class GenerationService:
         self.created = int(time.time())
         self.chat_template = chat_template
         self._observer = observer
-        self._num_begin_tokens = int(bool(tokenizer.encode_document("")))
+        self._num_begin_tokens = len(tokenizer.encode_document(""))
 
     def check_model(self, name: str | None) -> None:
         """Raise ModelNotFoundError unless `name` is one of the served names or left out."""
@@ -103,8 +103,10 @@ class GenerationService:
 
     async def encode(self, text: str, *, parse_special: bool, add_special_tokens: bool) -> list[int]:
         """The token ids of a text, see `text_prompt`; none for an empty text of a model without such a token."""
-        encode = self.tokenizer.encode_document if add_special_tokens else self.tokenizer.encode
-        return await run_in_thread(partial(encode, allow_special=parse_special), text)
+        encode = partial(
+            self.tokenizer.encode_document, allow_special=parse_special, add_special_tokens=add_special_tokens
+        )
+        return await run_in_thread(encode, text)
 
     def token_prompt(self, token_ids: Sequence[int], param: str = "prompt") -> Prompt:
         """Token ids as given. Raises InvalidRequestError for ids outside the vocabulary."""
@@ -151,7 +153,7 @@ class GenerationService:
             return Generation(
                 request,
                 options,
-                continued=prompt.token_ids if prompt.continues_text else (),
+                continues_text=prompt.continues_text,
                 engine=self.engine,
                 tokenizer=self.tokenizer,
                 observer=self._observer,

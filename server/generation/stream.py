@@ -131,14 +131,14 @@ class Generation:
         request: EngineRequest,
         options: TextOptions,
         *,
-        continued: Sequence[int] = (),
+        continues_text: bool = False,
         engine: EngineClient,
         tokenizer: Tokenizer,
         observer: GenerationObserver,
     ) -> None:
         """Submits to the engine. Raises what EngineClient.submit raises.
 
-        `continued` are the tokens of the text that the answer goes on with.
+        `continues_text`: prompt and answer are one text, see Prompt.
         """
         self._request = request
         self._engine = engine
@@ -146,7 +146,10 @@ class Generation:
         self._observer = observer
         self._options = options
         self._matcher = StopStringMatcher(options.stop, include_stop=options.include_stop)
-        self._detokenizer = tokenizer.stream(options.skip_special_tokens, continued)
+        prompt_ids = request.prompt_token_ids
+        self._detokenizer = tokenizer.stream(
+            options.skip_special_tokens, prompt_ids if continues_text else (), prompt_ids=prompt_ids
+        )
         self._ends = frozenset(tokenizer.eos_token_ids) | request.sampling.stop_token_ids
         self._unsent_ids: tuple[int, ...] = ()  # of tokens that have made no text yet
         self._completion_tokens = 0

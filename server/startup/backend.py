@@ -12,13 +12,13 @@ import torch
 
 from model.cache import bytes_per_block, bytes_per_row
 from model.checkpoints.hub import BUNDLED, find_checkpoint, is_hub_id
-from model.checkpoints.readers import Progress
 from model.checkpoints.safetensors_files import read_config
+from model.checkpoints.tensor_readers import Progress
 from model.loading.load import describe, load_network
 from model.loading.memory_estimate import weight_bytes
 from model.loading.quality import Quality
 from model.network import CausalLM
-from model.text.chat_template import ChatTemplate
+from model.text.chat_template import ChatTemplate, UnusableChatTemplate
 from model.text.task_prompts import prompts_for
 from model.text.tokenizer import Tokenizer
 from server.engine.available_memory import available_memory
@@ -48,8 +48,6 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     directory = find_checkpoint(settings.model, settings.revision)
     placement = Placement.of(settings)
     network, tokenizer = _in_passing(lambda: _load(settings, directory, placement, progress))
-    if settings.experts_per_token is not None:
-        network.route_to(settings.experts_per_token)
     torch.set_num_threads(settings.threads or default_threads(directory))
     config = engine_config(settings, network, tokenizer)
     engine = Engine(network, config, device=placement.device)
@@ -130,7 +128,7 @@ def _load(
     settings: Settings, directory: Path, placement: Placement, progress: Progress | None
 ) -> tuple[CausalLM, Tokenizer]:
     """The network where it computes, and its tokenizer; everything that can be wrong at a glance is said first."""
-    described = describe(directory, placement.dtype)
+    described = describe(directory, placement.dtype, settings.experts_per_token)
     tokenizer = Tokenizer.load(directory)
     if placement.on_cpu:
         _check_memory(weight_bytes(described.network, placement.kept_as(described.hf_config)))
@@ -139,7 +137,8 @@ def _load(
         directory,
         placement.dtype,
         scheme=placement.scheme,
-        pack=placement.on_cpu,
+        freeze=placement.on_cpu,
+        experts_per_token=settings.experts_per_token,
         check=settings.check_weights,
         progress=progress,
     ).to(placement.device)
@@ -166,8 +165,9 @@ def _model_id(name: str, directory: Path) -> str:
     return name if is_hub_id(name) else directory.resolve().name
 
 
-def _chat_template(directory: Path) -> ChatTemplate | None:
+def _chat_template(directory: Path) -> ChatTemplate | UnusableChatTemplate | None:
     try:
         return ChatTemplate.load(directory)
-    except ValueError:
-        return None  # plain completions still work; the chat endpoints say why they do not
+    except ValueError as error:  # plain completions still work
+        logger.warning("chat is not available: %s", error)
+        return UnusableChatTemplate(str(error))

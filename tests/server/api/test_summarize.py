@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from model.loading.quality import Measured, Quality
+from model.loading.quality import Quality, TaskScore
 from model.text.task_prompts import InstructionPrompts, TaggedPrompts
 from server.generation.admission import Admission
 from server.tasks import extractive_summary
@@ -241,7 +241,7 @@ def test_other_models_use_their_own_words(client: TestClient, server: Server) ->
 
 def test_a_model_that_is_not_good_at_it_says_so(client: TestClient, server: Server) -> None:
     assert client.post("/v1/summarize", json={"text": "One. Two."}).json()["warnings"] == []
-    weak = Measured("summarize", "news-en", "en", "ROUGE-1", 9.8, "first sentence", 21.9, better=False)
+    weak = TaskScore("summarize", "news-en", "en", "ROUGE-1", 9.8, "first sentence", 21.9, better=False)
     server.service.quality = Quality((weak,))
     [warning] = client.post("/v1/summarize", json={"text": "One. Two."}).json()["warnings"]
     assert "not good at summarize" in warning

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from model.loading.quality import Measured, Quality
+from model.loading.quality import Quality, TaskScore
 from server.generation.segments import MAX_PARALLEL_SEGMENTS
 from tests.server.applications import MODEL, Server, events_of
 
@@ -84,7 +84,7 @@ def test_where_any_text_was_cut_off_the_stream_says_so(client: TestClient, serve
 
 
 def test_streamed_or_not_a_weak_direction_is_named(client: TestClient, server: Server) -> None:
-    weak = Measured("translate", "news", "de-en", "BLEU", 3.0, "copy source", 3.5, better=False)
+    weak = TaskScore("translate", "news", "de-en", "BLEU", 3.0, "copy source", 3.5, better=False)
     server.service.quality = Quality((weak,))
     body = {"text": "das ist gut", "target_lang": "en"}
     [warning] = client.post("/v1/translate", json=body).json()["warnings"]
@@ -95,7 +95,7 @@ def test_streamed_or_not_a_weak_direction_is_named(client: TestClient, server: S
 def test_every_weak_direction_of_a_list_is_named_once(client: TestClient, server: Server) -> None:
     server.service.quality = Quality(
         tuple(
-            Measured("translate", "news", pair, "BLEU", 3.0, "copy source", 3.5, better=False)
+            TaskScore("translate", "news", pair, "BLEU", 3.0, "copy source", 3.5, better=False)
             for pair in ("de-en", "zh-en", "fr-en")
         )
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 from model.cache import bytes_per_block, bytes_per_row
 from model.config import ModelConfig, hybrid_config
 from model.generate import generate, greedy
-from model.loading.freeze import pack_matrices
+from model.loading.freeze import freeze_network
 from model.network import CausalLM, cast_matrices
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
@@ -39,7 +39,7 @@ def tiny_network(config: ModelConfig | None = None, *, dtype: torch.dtype = torc
         for name, parameter in network.named_parameters():
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=1.0 if "embedding" in name else 0.2)
-    return pack_matrices(cast_matrices(network, dtype))
+    return freeze_network(cast_matrices(network, dtype))
 
 
 def engine_config(**changes: Any) -> EngineConfig:
