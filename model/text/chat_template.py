@@ -71,6 +71,19 @@ class ChatTemplate:
         source = _template_source(directory)
         return None if source is None else cls(source, named_tokens(directory))
 
+    @property
+    def source(self) -> str:
+        return self._source
+
+    @property
+    def bos_token(self) -> str:
+        """The text of the token that begins a sequence; empty if there is none."""
+        return self._variables["bos_token"]
+
+    @property
+    def eos_token(self) -> str:
+        return self._variables["eos_token"]
+
     def uses(self, variable: str) -> bool:
         """Whether a variable is named in the template."""
         return variable in self._source
@@ -165,6 +178,8 @@ class UnusableChatTemplate:
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
+
+    source = bos_token = eos_token = ""
 
     def uses(self, variable: str) -> bool:
         return False

@@ -1,4 +1,4 @@
-"""Stop working when the client has left, also when nothing is streamed."""
+"""Stop the work on an answer that is not streamed when the client leaves."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 async def until_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """Await `work`, but cancel it and raise ClientGoneError as soon as the client closes the connection."""
+    """Await `work`; cancel it and raise ClientGoneError as soon as the client closes the connection."""
     task = asyncio.create_task(work)
     watcher = asyncio.create_task(_disconnected(request))
     try:

@@ -24,9 +24,9 @@ class SummarizeRequest(TaskFields):
     length: Literal["short", "medium", "long"] = "medium"
     method: Literal["auto", "generate", "extract"] = Field(
         "auto",
-        description="generate: in the model's own words. extract: the sentences of the text that the model takes for "
-        "its summary most likely; nothing is sampled then, and max_tokens, stop and the like do not matter. auto: what "
-        "the model was measured to be better at.",
+        description="generate: in the model's own words. extract: the sentences of the text that the model finds "
+        "likeliest as its summary; nothing is sampled, so max_tokens, stop and the like have no effect. auto: the one "
+        "that the model was measured to be better at.",
     )
 
     def params(self, service: GenerationService) -> SummarizeParams:
@@ -62,12 +62,12 @@ class SummarizeResponse(BaseModel):
 
 @router.post("/summarize", response_model=SummarizeResponse, summary="Summarize text")
 async def summarize(body: SummarizeRequest, context: Context) -> Any:
-    """Say it shorter, in the language of the text.
+    """Summarize a text in its own language.
 
-    A model whose own summaries are worse than the text's best sentences, as the bundled one's are, chooses sentences
-    (`method`), unless a long summary of no more than two sentences is wanted: those it joins.
+    A model whose own summaries are worse than the text's best sentences, such as the bundled one, chooses sentences
+    (`method`), except for a long summary of a text of at most two sentences.
 
-    A document longer than the model can read at once is read in pieces.
+    A document that is longer than the model can read at once is read in chunks.
 
     With `stream`: events `{"object": "summary.chunk", "id", "index": 0, "delta"}`, then one `{"object":
     "summary.done", "id", "model", "language", "length", "method", "warnings", "finish_reason", "usage"}`, then

@@ -27,10 +27,10 @@ class TranslateRequest(TaskFields):
     text: Annotated[list[NonBlankText], FirstErrorOnly, Field(min_length=1, max_length=MAX_TEXTS), OneAsList]
     source_lang: Language | Literal["auto"] = "auto"
     target_lang: Language
-    force: bool = Field(False, description="Translate between languages the model was not trained on, too.")
+    force: bool = Field(False, description="Also translate between languages that the model was not trained on.")
     beam_width: Annotated[int, Field(ge=1, le=MAX_BEAM_WIDTH)] | None = Field(
         None,
-        description="How many translations of a sentence are weighed side by side; 1: none but the likeliest words.",
+        description="Width of the beam search for the likeliest translation of a sentence; 1: greedy decoding.",
     )
 
     def params(self, service: GenerationService) -> TranslateParams:
@@ -67,9 +67,9 @@ class TranslateResponse(BaseModel):
 async def translate(body: TranslateRequest, context: Context) -> Any:
     """Translate between English, Chinese, German and French, keeping lines and paragraphs.
 
-    A model that was trained on single sentences, as the bundled one was, is given a text sentence by sentence, and
-    searches for the best translation of each among several (`beam_width`); it then streams whole sentences. There
-    `max_tokens` is that of a sentence, and a `stop` string ends the text at the sentence it comes in.
+    A model that was trained on single sentences, such as the bundled one, translates a text sentence by sentence, with
+    a beam search for each (`beam_width`), and streams whole sentences. `max_tokens` then limits each sentence, and a
+    `stop` string ends the text in the sentence that has it.
 
     With `stream`: events `{"object": "translation.chunk", "id", "index", "delta"}`, where `index` counts the texts,
     then one `{"object": "translation.done", "id", "model", "translations": [{"source_lang", "detected",

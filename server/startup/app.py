@@ -11,6 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from server.api import ROUTERS
 from server.api.exception_handlers import add_exception_handlers
 from server.api.openapi_errors import router_options
+from server.api.path_aliases import PathAliases
 from server.generation.service import GenerationService
 from server.metrics import Metrics
 from server.middleware.auth import HEALTH_PATHS, ApiKeyAuth
@@ -77,6 +78,7 @@ def _middleware(settings: Settings, drain: Drain) -> list[Middleware]:
         layers.append(Middleware(ApiKeyAuth, settings.api_key.get_secret_value(), public))
     layers.append(Middleware(DrainGate, drain))
     layers.append(Middleware(BodyLimit, settings.max_body_bytes))
+    layers.append(Middleware(PathAliases, ROUTERS))
     return layers
 
 

@@ -1,0 +1,32 @@
+"""Other spellings of paths: a slash at the end, and the endpoints of /v1 without that prefix."""
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+PREFIX = "/v1"
+
+
+class PathAliases:
+    """Middleware that rewrites a path before it is routed. The paths of routes themselves always take precedence."""
+
+    def __init__(self, app: ASGIApp, routers: Sequence[APIRouter]) -> None:
+        paths = [route.path for router in routers for route in router.routes if isinstance(route, APIRoute)]
+        self._app = app
+        self._below_prefix = {_first_part(path[len(PREFIX) :]) for path in paths if path.startswith(f"{PREFIX}/")}
+        self._below_prefix -= {_first_part(path) for path in paths}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "path": self._canonical(scope["path"])}
+        await self._app(scope, receive, send)
+
+    def _canonical(self, path: str) -> str:
+        path = path.rstrip("/") or "/"
+        return PREFIX + path if _first_part(path) in self._below_prefix else path
+
+
+def _first_part(path: str) -> str:
+    return path.removeprefix("/").partition("/")[0]
