@@ -44,7 +44,7 @@ class Engine:
         self.scheduler = Scheduler(config, self.layout, clock=clock)
         self.runner = ModelRunner(network, self.layout, max_model_len=config.max_model_len, device=device)
         self._clock = clock
-        self._vocab_size = network.config.vocab_size
+        self._network_config = network.config
         self._steps = 0
         self._step_failures = 0
         self._failures_in_a_row = 0
@@ -56,7 +56,7 @@ class Engine:
 
     def check(self, request: EngineRequest) -> None:
         """Raises ValueError for a request that `submit` would refuse for another reason than its id."""
-        check_request(request, vocab_size=self._vocab_size, max_model_len=self.config.max_model_len)
+        check_request(request, self._network_config, max_model_len=self.config.max_model_len)
 
     def submit(self, request: EngineRequest) -> None:
         """Accept a request. Raises ValueError for a request that cannot be served, and for an id that is in use."""

@@ -63,7 +63,7 @@ class Sequence:
         self.sampling = self.request.sampling
         self.tokens = list(self.request.prompt_token_ids)
         self.prompt_len = len(self.tokens)
-        self.digests = [root_digest(self.request.cache_salt)]
+        self.digests = [root_digest(self.request.cache_salt, self.request.experts_per_token)]
         self.root = self.number
         self.needs_prompt_logprobs = self.sampling.prompt_logprobs
 
