@@ -1,4 +1,4 @@
-"""`routelm evaluate`: scores of a model, beside what trivial baselines reach."""
+"""`routelm evaluate`: scores of a model beside those of trivial baselines."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -50,7 +50,7 @@ def evaluate(
     with errors_in_one_line(ImportError, ServerError):
         report = _report(model, data, task, samples, settings)
         if out is not None:
-            _save(report, out)  # what else is asked for may fail
+            _save(report, out)  # before the steps below, which may fail
         if compare_experts:
             rows = tuple(_experts_row(model, data, samples, settings, number) for number in compare_experts)
             report = replace(report, experts=rows)
@@ -77,7 +77,7 @@ def _save(report: "EvaluationReport", out: Path) -> None:
 def _report(
     model: str, data: Path, tasks: Sequence[str] | None, samples: int | None, settings: Mapping[str, Any]
 ) -> "EvaluationReport":
-    """Scores of a server, or of a checkpoint that is served here with these settings (None: the default)."""
+    """Scores of a server, or of a checkpoint that is served in this process. A setting of None means the default."""
     from model.evaluation.data import TASKS
     from model.evaluation.progress import RichProgress
     from model.evaluation.run import FAIRNESS, evaluate
@@ -89,7 +89,7 @@ def _report(
     key = read_settings().api_key
     url = model if model.startswith(("http://", "https://")) else ""
     if url and given:
-        raise ValueError(f"{', '.join(given)}: settings of a model that is loaded here, not of a server elsewhere")
+        raise ValueError(f"{', '.join(given)}: only for a model that is loaded here, not for a running server")
     with (
         server_url(url, None if url else model, **given) as address,
         UrlModel(address, api_key=None if key is None else key.get_secret_value()) as served,
@@ -107,7 +107,7 @@ def _experts_row(model: str, data: Path, samples: int | None, settings: Mapping[
 
 
 def _cost_of_precision(model: str, data: Path, samples: int | None, settings: Mapping[str, Any]) -> str:
-    """Perplexity of the same texts with the weights as they are and quantized, as a table."""
+    """A table of the perplexity of the same texts without and with quantization."""
     from model.evaluation.precision import LIKELIHOOD_TASKS, perplexities
 
     before, after = (
