@@ -47,7 +47,7 @@ def http_client(url: str) -> Iterator["httpx.Client"]:
     import httpx
 
     key = read_settings().api_key
-    headers = {} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}".encode()}
+    headers = {} if key is None else {b"Authorization": f"Bearer {key.get_secret_value()}".encode()}
     timeout = httpx.Timeout(None, connect=SECONDS_TO_CONNECT)
     transport = None
     if url.startswith(UNIX):
