@@ -19,15 +19,16 @@ from torch.nn import functional
 
 from benchmarks import record
 from model import batch
+from model.bundled_recipe.recipes import bundled
 from model.checkpoints.hub import BUNDLED
 from model.kernels import cpu_autograd, reference
 from model.layers import feed_forward
-from model.training import losses
-from model.training.batches import BatchStream
-from model.training.prepare import prepare
-from model.training.recipes import Phase, bundled
-from model.training.sample_data import write_sample_data
-from model.training.trainer import Trainer
+from model.training.data.batches import BatchStream
+from model.training.data.prepare import prepare
+from model.training.data.sample_data import write_sample_data
+from model.training.loop import losses
+from model.training.loop.trainer import Trainer
+from model.training.recipe import Phase
 
 
 def delta_rule_ms(function: Callable[..., torch.Tensor], *, rows: int = 16, length: int = 256, heads: int = 4) -> float:
@@ -51,7 +52,7 @@ def step_rates(prepared: Path, steps: int) -> dict[str, float]:
         "2 workers": (2, nullcontext()),
         "1 worker of two threads": (1, nullcontext()),
         "2 workers, experts' rows not in blocks": (2, mock.patch.object(feed_forward, "BLOCK", 1)),
-        "2 workers, fused attention": (2, mock.patch.object(batch, "_attention_by_products", fused_attention)),
+        "2 workers, fused attention": (2, mock.patch.object(batch, "_explicit_attention", fused_attention)),
         "2 workers, twelve lengths of rows": (2, mock.patch.object(Trainer, "_stream", coarse_stream)),
         "2 workers, prompt tokens weighed, not thinned": (2, mock.patch.object(losses, "thinned", weighed)),
     }

@@ -66,6 +66,7 @@ class Settings(BaseSettings):
         description="Origins of web pages that may call, comma-separated; localhost: pages of this machine, at any "
         "port; *: all; none.",
     )
+    strict: bool = Field(default=False, description="Refuse unknown fields of bodies, which otherwise are ignored.")
     max_body_bytes: Size = Field(default=2 * 2**20, description="Largest request body.")
     drain_grace: float = Field(
         default=30.0, ge=0, le=3600, description="Seconds that running requests get to finish after SIGTERM."

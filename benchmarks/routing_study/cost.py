@@ -15,7 +15,7 @@ from model.batch import ForwardBatch
 from model.cache import CacheStorage
 from model.config import ModelConfig
 from model.layers.linear import GroupedLinear, Linear
-from model.loading.freeze import pack_matrices
+from model.loading.freeze import freeze_network
 from model.network import CausalLM, cast_matrices
 
 BLOCK_SIZE = 16
@@ -77,7 +77,7 @@ def _for_serving(network: CausalLM) -> CausalLM:
     copy = cast_matrices(CausalLM(network.config).to(device), network.dtype)
     copy.load_state_dict(network.state_dict())
     if device.type == "cpu":
-        return pack_matrices(copy)
+        return freeze_network(copy)
     return copy.requires_grad_(False).eval()
 
 

@@ -20,7 +20,7 @@ def average(
 
     Compare it with the originals before you use it:  routelm evaluate runs/mean --data DIR
     """
-    from model.training.average import average as average_models
+    from model.training.export import average as average_models
 
     with errors_in_one_line():
         typer.echo(f"model in {average_models(models, out)}")

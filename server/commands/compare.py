@@ -57,7 +57,7 @@ def run(
                 tokenizer_dir=tokenizer or BUNDLED,
                 device=device,
                 workers=workers,
-                say=typer.echo,
+                log=typer.echo,
             )
     except KeyboardInterrupt:
         typer.echo("stopped; run the same command to resume from the last checkpoint", err=True)
@@ -70,11 +70,11 @@ def table(
     directory: Annotated[Path, typer.Argument(help="Directory of the study.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Directory for table, pictures and the logs they are made of. (default: DIRECTORY)"),
+        typer.Option(help="Directory for table, pictures and the results they are made of. (default: DIRECTORY)"),
     ] = None,
     into: Annotated[Path | None, typer.Option(help="Document whose marked table is replaced.")] = None,
 ) -> None:
-    """Make the table and the plots from the logs and results of all finished runs."""
+    """Make the table and the plots from the results of all finished runs."""
     with _study_needed():
         from benchmarks.routing_study.document import publish
 

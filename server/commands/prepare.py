@@ -19,8 +19,9 @@ def prepare(
 
     `routelm train` does this itself. Run it alone to see the counts, or to encode on another machine.
     """
+    from model.bundled_recipe.extra_sources import EXTRA_SOURCES
     from model.checkpoints.hub import BUNDLED
     from model.training.pipeline import ensure_prepared
 
     with errors_in_one_line():
-        ensure_prepared(data, tokenizer or BUNDLED, out, say=typer.echo)
+        ensure_prepared(data, tokenizer or BUNDLED, out, typer.echo, EXTRA_SOURCES)

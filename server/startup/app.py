@@ -9,8 +9,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from server.api import ROUTERS
-from server.api.exception_handlers import add_error_answers
-from server.api.openapi_errors import declared
+from server.api.exception_handlers import add_exception_handlers
+from server.api.openapi_errors import router_options
 from server.generation.service import GenerationService
 from server.metrics import Metrics
 from server.middleware.auth import HEALTH_PATHS, ApiKeyAuth
@@ -62,9 +62,10 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
         telemetry={"logs": False},  # log records would contain bodies; traces and metrics follow the environment
     )
     app.state.drain = drain
+    app.state.strict = settings.strict
     for router in ROUTERS:
-        app.include_router(router, **declared(router))
-    add_error_answers(app)
+        app.include_router(router, **router_options(router))
+    add_exception_handlers(app)
     return app
 
 

@@ -12,8 +12,8 @@ import torch
 
 from model.cache import bytes_per_block, bytes_per_row
 from model.checkpoints.hub import BUNDLED, find_checkpoint, is_hub_id
-from model.checkpoints.readers import Progress
 from model.checkpoints.safetensors_files import read_config
+from model.checkpoints.tensor_readers import Progress
 from model.loading.load import describe, load_network
 from model.loading.memory_estimate import gib, weight_bytes
 from model.loading.quality import Quality
@@ -21,9 +21,8 @@ from model.network import CausalLM
 from model.text.chat_template import ChatTemplate
 from model.text.task_prompts import prompts_for
 from model.text.tokenizer import Tokenizer
-from server.engine.available_memory import available_memory
-from server.engine.client.thread import AsyncEngine
-from server.engine.config import EngineConfig, default_cache_bytes
+from server.engine.client.async_llm import AsyncLLM
+from server.engine.config import EngineConfig, available_memory, default_cache_bytes
 from server.engine.engine import Engine
 from server.generation.defaults import GenerationDefaults
 from server.generation.service import GenerationService
@@ -49,8 +48,6 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     device_config = DeviceConfig.from_settings(settings)
     torch.set_num_threads(settings.threads or default_threads(directory))
     network, tokenizer = _in_short_lived_thread(lambda: _load(settings, directory, device_config, progress))
-    if settings.experts_per_token is not None:
-        network.route_to(settings.experts_per_token)
     config = engine_config(settings, network, tokenizer)
     engine = Engine(network, config, device=device_config.device)
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
@@ -59,7 +56,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     logger.info(banner(settings, model_id, config, weight_scheme, device_config.device))
 
     def open_backend() -> Backend:
-        client = AsyncEngine(engine)
+        client = AsyncLLM(engine)
         metrics = Metrics(model_id, client.stats)
         service = GenerationService(
             client,
@@ -130,7 +127,7 @@ def _load(
     settings: Settings, directory: Path, device_config: DeviceConfig, progress: Progress | None
 ) -> tuple[CausalLM, Tokenizer]:
     """The network on its device, and its tokenizer. What can be checked without reading weights is checked first."""
-    described = describe(directory, device_config.dtype)
+    described = describe(directory, device_config.dtype, settings.experts_per_token)
     tokenizer = Tokenizer.load(directory)
     if device_config.on_cpu:
         _check_memory(weight_bytes(described.network, device_config.weight_scheme(described.hf_config)))
@@ -139,7 +136,8 @@ def _load(
         directory,
         device_config.dtype,
         scheme=device_config.scheme,
-        pack=device_config.on_cpu,
+        freeze=device_config.on_cpu,
+        experts_per_token=settings.experts_per_token,
         check=settings.check_weights,
         progress=progress,
     ).to(device_config.device)

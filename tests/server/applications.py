@@ -16,7 +16,7 @@ from model.text.chat_template import ChatTemplate
 from model.text.special_tokens import END_OF_TEXT, MESSAGE_END, SPECIAL_TOKENS
 from model.text.task_prompts import prompts_for
 from model.text.tokenizer import Tokenizer
-from model.training.chat_form import CHAT_TEMPLATE
+from model.training.train_tokenizer import CHAT_TEMPLATE
 from server.engine.types import EngineRequest
 from server.generation.service import GenerationService
 from server.metrics import Metrics

@@ -9,7 +9,7 @@ from torch.nn import functional
 from model import kernels
 from model.config import SoftmaxTopKConfig, hybrid_config
 from model.kernels import product
-from model.loading.freeze import pack_matrices
+from model.loading.freeze import freeze_network
 from model.network import CausalLM, cast_matrices
 from model.quantization import SCHEMES
 from server.engine.engine import Engine
@@ -67,7 +67,7 @@ def answers(network: CausalLM) -> dict[str, tuple[int, ...]]:
 def test_every_type_shape_and_scheme_is_served(widths: Widths, dtype: torch.dtype, scheme: str | None) -> None:
     network = plain_network(widths, dtype)
     with OlderProcessor():
-        found = answers(pack_matrices(network, None if scheme is None else SCHEMES[scheme]))
+        found = answers(freeze_network(network, None if scheme is None else SCHEMES[scheme]))
     assert {len(tokens) for tokens in found.values()} == {4}
 
 

@@ -197,7 +197,7 @@ def test_the_name_in_the_api(
 
     seen: list[str] = []
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    monkeypatch.setattr(backend, "AsyncEngine", lambda engine: SimpleNamespace(stats=None))
+    monkeypatch.setattr(backend, "AsyncLLM", lambda engine: SimpleNamespace(stats=None))
     monkeypatch.setattr(backend, "Metrics", lambda model_id, stats: seen.append(model_id))
     if "model" in given:
         given = given | {"model": given["model"].replace("<checkpoint>", str(checkpoint))}

@@ -1,0 +1,56 @@
+"""Readers around a checkpoint's reader: to check what is read, to read it once, to tell how much has been read."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from math import isfinite
+
+import torch
+from torch import Tensor
+
+from model.checkpoints.rules import Rule
+from model.checkpoints.safetensors_files import CheckpointError, CheckpointReader
+
+Progress = Callable[[int, int], None]  # bytes read so far, bytes in all
+
+
+class FiniteCheckReader:
+    """A reader that refuses weights which are not numbers, naming the tensor."""
+
+    def __init__(self, reader: CheckpointReader) -> None:
+        self.names, self.header, self._reader = reader.names, reader.header, reader
+
+    def get(self, name: str) -> Tensor:
+        tensor = self._reader.get(name)
+        if tensor.is_floating_point() and tensor.numel() and not all(map(isfinite, torch.aminmax(tensor.flatten()))):
+            raise CheckpointError(f"tensor {name} holds NaN or infinite weights: the checkpoint is damaged")
+        return tensor
+
+
+class ReadOnceReader:
+    """A reader that reads each tensor once: what several rules share is kept until the last of them has asked."""
+
+    def __init__(self, reader: CheckpointReader, rules: Iterable[Rule]) -> None:
+        self.names, self.header, self._reader = reader.names, reader.header, reader
+        self._still_wanted = Counter(name for rule in rules for name in rule.sources)
+        self._kept: dict[str, Tensor] = {}
+
+    def get(self, name: str) -> Tensor:
+        tensor = self._kept.pop(name) if name in self._kept else self._reader.get(name)
+        self._still_wanted[name] -= 1
+        if self._still_wanted[name]:
+            self._kept[name] = tensor
+        return tensor
+
+
+class ProgressReader:
+    """A reader that tells how many bytes have been read, of those of `wanted`."""
+
+    def __init__(self, reader: CheckpointReader, wanted: Collection[str], progress: Progress) -> None:
+        self.names, self.header, self._reader, self._progress = reader.names, reader.header, reader, progress
+        self._read, self._total = 0, sum(reader.header(name).stored_bytes for name in wanted)
+
+    def get(self, name: str) -> Tensor:
+        tensor = self._reader.get(name)
+        self._read += self.header(name).stored_bytes
+        self._progress(self._read, self._total)
+        return tensor

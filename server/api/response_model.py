@@ -1,0 +1,48 @@
+"""What answers share: token counts in OpenAI's shape, and fields that are left out if there is nothing to say."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, Field
+
+from server.generation.stream import RunningGeneration
+
+Value = TypeVar("Value")
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
+
+
+def _is_empty(value: list[str]) -> bool:
+    return not value
+
+
+Omittable = Annotated[Value | None, Field(exclude_if=_is_none)]
+Warnings = Annotated[list[str], Field(exclude_if=_is_empty, description="Fields of the request that were ignored.")]
+
+
+class PromptTokensDetails(BaseModel):
+    cached_tokens: int
+
+
+class UsageInfo(BaseModel):
+    """`cached_tokens` of the prompt tokens were found in the prefix cache and not computed again."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+def usage_of(generations: Sequence[RunningGeneration], n: int = 1) -> UsageInfo:
+    """Sum over generations; a prompt with `n` choices counts once, as its first choice found it."""
+    usages = [generation.usage for generation in generations]
+    prompt_tokens = sum(usage.prompt_tokens for usage in usages[::n])
+    completion_tokens = sum(usage.completion_tokens for usage in usages)
+    return UsageInfo(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(usage.cached_tokens for usage in usages[::n])),
+    )
