@@ -10,7 +10,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import cycle
 from statistics import median
 
@@ -21,7 +21,6 @@ from benchmarks import record
 from model.kernels import combine, product, product_reference, silu_mul
 from model.kernels.product import FeedForwardWeights, Panels
 from model.kernels.product_reference import FeedForwardWeights as PlainWeights
-from model.layers.frozen_linear import onednn_pack, onednn_product
 
 ROWS = (1, 2, 4, 8, 16, 32, 128, 512)
 COLD_BYTES = 96 << 20
@@ -93,7 +92,9 @@ def measure_roofline() -> Roofline:
     words, row = torch.ones(64 << 20), torch.randn(1, 4096).bfloat16()
     panels = Panels(torch.ones(1, words.nbytes // 8192, 4096, dtype=torch.bfloat16))
     square = torch.randn(2048, 2048).bfloat16()
-    products = partial(_product, onednn_pack(square), square), partial(_panel_product, Panels(square[None]), square)
+    products = [partial(_panel_product, Panels(square[None]), square)]
+    if ONEDNN in contenders():
+        products.append(partial(_product, onednn_pack(square), square))
     read = min(seconds_of(call, 0.05) for call in (words.sum, partial(_panel_product, panels, row)) for _ in range(5))
     multiply = min(seconds_of(call, 0.1) for call in products for _ in range(5))
     return Roofline(words.nbytes / read, 2 * 2048**3 / multiply)
@@ -116,7 +117,7 @@ class MatrixCase:
     def __init__(self, shape: Matrix) -> None:
         self.shape = shape
         self.operations_per_row = 2 * shape.outputs * shape.inputs
-        self.forms = {kind: Cold([self._make(kind) for _ in range(self._copies(kind))]) for kind in BYTES}
+        self.forms = {kind: Cold([self._make(kind) for _ in range(self._copies(kind))]) for kind in contenders()}
 
     def _copies(self, kind: str) -> int:
         if kind == DEFINITION:
@@ -150,6 +151,26 @@ class Cold:
         return next(self._copies)(*inputs)
 
 
+@cache
+def contenders() -> tuple[str, ...]:
+    """The forms of a matrix that this processor multiplies: oneDNN takes no bfloat16 on those without AVX-512."""
+    try:
+        onednn_pack(torch.zeros(32, 32, dtype=torch.bfloat16))
+    except RuntimeError:
+        return tuple(kind for kind in BYTES if kind != ONEDNN)
+    return tuple(BYTES)
+
+
+def onednn_pack(weight_OI: Tensor) -> Tensor:
+    """The weight in the layout that `onednn_product` wants."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous())
+
+
+def onednn_product(x_TI: Tensor, packed: Tensor) -> Tensor:
+    """x_TI times a packed weight: [T, O]."""
+    return torch.ops.mkldnn._linear_pointwise(x_TI, packed, None, "none", [], "")
+
+
 def _product(packed: Tensor, x_TI: Tensor) -> Tensor:
     return onednn_product(x_TI, packed)
 
@@ -168,7 +189,7 @@ class ExpertsCase:
     def __init__(self, shape: Experts) -> None:
         self.shape = shape
         self.operations_per_row = 2 * shape.top_k * shape.parameters
-        self.forms = {kind: Cold([self._make(kind) for _ in range(self._copies(kind))]) for kind in BYTES}
+        self.forms = {kind: Cold([self._make(kind) for _ in range(self._copies(kind))]) for kind in contenders()}
 
     def _copies(self, kind: str) -> int:
         if kind == DEFINITION:

@@ -52,7 +52,7 @@ def step_rates(prepared: Path, steps: int) -> dict[str, float]:
         "2 workers": (2, nullcontext()),
         "1 worker of two threads": (1, nullcontext()),
         "2 workers, experts' rows not in blocks": (2, mock.patch.object(feed_forward, "BLOCK", 1)),
-        "2 workers, fused attention": (2, mock.patch.object(batch, "_attention_by_products", fused_attention)),
+        "2 workers, fused attention": (2, mock.patch.object(batch, "_explicit_attention", fused_attention)),
         "2 workers, twelve lengths of rows": (2, mock.patch.object(Trainer, "_stream", coarse_stream)),
         "2 workers, prompt tokens weighed, not thinned": (2, mock.patch.object(losses, "thinned", weighed)),
     }

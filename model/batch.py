@@ -1,13 +1,15 @@
-"""The tokens of one step, and how layers look beyond a single token: an argument of the forward pass, never a global.
+"""The tokens of one step, and every operation that mixes tokens of a sequence.
 
-Layers are written once, over flat tokens. Whatever joins tokens of a sequence (convolution, recurrence, attention) they
-ask of the batch: `ForwardBatch` serves ragged sequences from the cache, `RectangularBatch` trains on whole rows.
+Layers are written once, over a flat list of tokens. For whatever combines tokens of a sequence (convolution,
+recurrence, attention) they call the batch: `ForwardBatch` serves ragged sequences on top of the cache, `PaddedBatch`
+trains on rows of equal length. A batch is an argument of the forward pass, never a global.
 
-Shapes: T tokens of all sequences, S sequences, B blocks a sequence, B rows and L positions in training, H heads,
-G key/value heads or groups, C channels, J convolution taps, K key width, V value width, P head width and N state width
-of a state-space head.
+Shapes: T tokens of all sequences, S sequences, B blocks per sequence (ForwardBatch) or rows (PaddedBatch), L positions
+of a row, H heads, G key/value heads or groups, C channels, J convolution taps, K key width, V value width, P head width
+and N state width of a state-space head.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -25,7 +27,7 @@ RotaryTables = dict[RotaryConfig, tuple[Tensor, Tensor]]
 
 
 class TokenBatch(Protocol):
-    """What a layer may ask about the tokens it is given."""
+    """What a layer may ask about its tokens. `layer` is the layer's index in the network."""
 
     @property
     def token_ids_T(self) -> Tensor: ...
@@ -33,18 +35,25 @@ class TokenBatch(Protocol):
     @property
     def positions_T(self) -> Tensor: ...
 
+    def experts_per_token(self, layer: int) -> int | Tensor | None:
+        """The number of experts that this batch asks for instead of the router's `k`.
+
+        One number for all tokens, or int64 [T] with 0 for tokens that keep the router's `k`. None: all keep it.
+        """
+        ...
+
     def rotary_tables(self, rotary: Rotary) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the tokens' positions, made once for all layers that turn alike: [T, W] each."""
+        """Cosines and sines of the tokens' positions, [T, W] each, computed once per rotary config and batch."""
         ...
 
     def short_conv(
         self, layer: int, x_TC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None = None, *, silu: bool = True
     ) -> Tensor:
-        """Causal depthwise convolution over each sequence, then (if so asked) SiLU."""
+        """Causal depthwise convolution over each sequence, followed by SiLU if `silu`."""
         ...
 
     def gated_delta(self, layer: int, x_TP: Tensor, weights: GatedDelta) -> Tensor:
-        """A Gated DeltaNet over each sequence, between its two products. Returns [T, H * V]."""
+        """A Gated DeltaNet over each sequence, without its input and output projections. Returns [T, H * V]."""
         ...
 
     def mamba_scan(self, layer: int, x_THP: Tensor, dt_TH: Tensor, A_H: Tensor, B_TGN: Tensor, C_TGN: Tensor) -> Tensor:
@@ -64,8 +73,8 @@ class TokenBatch(Protocol):
     ) -> Tensor:
         """Causal attention over each sequence. Returns o_THV.
 
-        `window`: how many tokens are seen, the token itself included; `sinks_H`: scores that join only the softmax's
-        sum.
+        `window`: how many tokens each token attends to, itself included. `sinks_H`: a logit per head that takes part
+        in the denominator of the softmax only.
         """
         ...
 
@@ -74,21 +83,25 @@ class TokenBatch(Protocol):
 class ForwardBatch:
     """One step of serving: the new tokens of S sequences, flat and unpadded, on top of what the cache holds.
 
-    Sequence s has the tokens query_starts_S1[s] .. query_starts_S1[s + 1]; token t lies at `positions_T[t]` of its
-    sequence, and everything before is in the cache: keys and values in the blocks of `block_table_SB[s]`, recurrent
-    state in row `state_rows_S[s]`, which the step advances in place. A row of zeros is the state before any token.
+    Sequence s has the tokens query_starts_S1[s] .. query_starts_S1[s + 1]. Token t is at position `positions_T[t]` of
+    its sequence; the tokens before it are in the cache, as keys and values in the blocks `block_table_SB[s]` and as
+    recurrent state in row `state_rows_S[s]`, which the step updates in place. The initial state is a row of zeros.
     """
 
     token_ids_T: Tensor  # int64
     positions_T: Tensor  # int64
     query_starts_S1: Tensor  # int32, ascending from 0 to T
-    block_table_SB: Tensor  # int32, padded with anything
+    block_table_SB: Tensor  # int32; entries after a sequence's last block are not read
     state_rows_S: Tensor  # int32
     cache: CacheStorage
+    num_experts_per_token: int | Tensor | None = None  # in every MoE layer; see `TokenBatch.experts_per_token`
     tables: RotaryTables = field(default_factory=dict)
 
+    def experts_per_token(self, layer: int) -> int | Tensor | None:
+        return self.num_experts_per_token
+
     def rotary_tables(self, rotary: Rotary) -> tuple[Tensor, Tensor]:
-        return _tables_once(self.tables, rotary, self.positions_T)
+        return _cached_tables(self.tables, rotary, self.positions_T)
 
     def short_conv(
         self, layer: int, x_TC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None = None, *, silu: bool = True
@@ -122,17 +135,21 @@ class ForwardBatch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RectangularBatch:
-    """B rows of L tokens for training: differentiable, nothing cached, every row from position 0.
+class PaddedBatch:
+    """B rows of L tokens for training: differentiable, nothing is cached, every row starts at position 0.
 
-    Rows may end in padding: it comes after all real tokens, and causality keeps it from changing them.
+    Padding must be at the end of a row: since every layer is causal, it cannot change the tokens before it.
     """
 
     token_ids_BL: Tensor
+    num_experts_per_token: Mapping[int, int] = field(default_factory=dict)  # by layer; other layers use the router's k
     tables: RotaryTables = field(default_factory=dict)
 
+    def experts_per_token(self, layer: int) -> int | Tensor | None:
+        return self.num_experts_per_token.get(layer)
+
     def rotary_tables(self, rotary: Rotary) -> tuple[Tensor, Tensor]:
-        return _tables_once(self.tables, rotary, self.positions_T)
+        return _cached_tables(self.tables, rotary, self.positions_T)
 
     @property
     def token_ids_T(self) -> Tensor:
@@ -176,7 +193,7 @@ class RectangularBatch:
     ) -> Tensor:
         q, k, v = (self._rows(x).transpose(1, 2) for x in (q_THK, k_TGK, v_TGV))
         if sinks_H is not None or not q.is_cuda:
-            out = _attention_by_products(q, k, v, self._visible(window), scale, sinks_H)
+            out = _explicit_attention(q, k, v, self._visible(window), scale, sinks_H)
         else:
             mask = None if window is None else self._visible(window)
             out = functional.scaled_dot_product_attention(
@@ -185,7 +202,7 @@ class RectangularBatch:
         return out.transpose(1, 2).reshape(*q_THK.shape[:2], v_TGV.shape[-1])
 
     def _visible(self, window: int | None) -> Tensor:
-        """Which position sees which: [L, L], true from itself back to the window's end."""
+        """The attention mask [L, L]: true where the row's position attends to the column's."""
         position = torch.arange(self.token_ids_BL.shape[1], device=self.token_ids_BL.device)
         distance = position[:, None] - position
         return (distance >= 0) & (distance < (window or len(position)))
@@ -194,23 +211,23 @@ class RectangularBatch:
         return x.reshape(*self.token_ids_BL.shape, *x.shape[1:])
 
 
-def _tables_once(tables: RotaryTables, rotary: Rotary, positions_T: Tensor) -> tuple[Tensor, Tensor]:
+def _cached_tables(tables: RotaryTables, rotary: Rotary, positions_T: Tensor) -> tuple[Tensor, Tensor]:
     found = tables.get(rotary.config)
     if found is None:
         found = tables[rotary.config] = rotary.tables(positions_T)
     return found
 
 
-def _attention_by_products(
+def _explicit_attention(
     q_BHLK: Tensor, k_BGLK: Tensor, v_BGLV: Tensor, visible_LL: Tensor, scale: float, sinks_H: Tensor | None
 ) -> Tensor:
-    """Attention with its scores written out, for the short rows of training on a CPU, and for sinks."""
-    groups = q_BHLK.shape[1] // k_BGLK.shape[1]
-    k, v = (x.repeat_interleave(groups, dim=1).flatten(0, 1) for x in (k_BGLK, v_BGLV))
+    """Attention that materializes its scores: faster for short rows on a CPU, and it supports sinks."""
+    group_size = q_BHLK.shape[1] // k_BGLK.shape[1]
+    k, v = (x.repeat_interleave(group_size, dim=1).flatten(0, 1) for x in (k_BGLK, v_BGLV))
     hidden = torch.zeros_like(visible_LL, dtype=torch.float32).masked_fill(~visible_LL, float("-inf"))
     scores = torch.bmm((q_BHLK * scale).flatten(0, 1), k.transpose(1, 2)).float() + hidden
-    if sinks_H is not None:  # one more key, of value zero, whose score is the sink
+    if sinks_H is not None:  # the sink is one more key with a value of zero
         sinks = sinks_H.float().repeat(len(q_BHLK))[:, None, None].expand(*scores.shape[:2], 1)
         scores = torch.cat([scores, sinks], dim=-1)
-    shares = scores.softmax(-1)[..., : len(visible_LL)]
-    return torch.bmm(shares.to(v.dtype), v).unflatten(0, q_BHLK.shape[:2])
+    probs = scores.softmax(-1)[..., : len(visible_LL)]
+    return torch.bmm(probs.to(v.dtype), v).unflatten(0, q_BHLK.shape[:2])

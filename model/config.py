@@ -1,16 +1,16 @@
-"""The network as a tree of frozen configs: a variant is a different sub-config, never a flag on the whole model.
+"""The network as a tree of frozen configs. A variant is a different sub-config, never a flag on the whole model.
 
-A config that no network can have raises ValueError: kernels take the shapes as they are.
+Impossible shapes raise ValueError here, because kernels do not check them.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
 class NormConfig:
-    """x / rms(x) * (offset + weight): an offset of 1 makes a weight of zero the identity."""
+    """x / rms(x) * (offset + weight). With an offset of 1, a weight of zero is the identity."""
 
     eps: float = 1e-6
     offset: float = 0.0
@@ -18,14 +18,14 @@ class NormConfig:
 
 @dataclass(frozen=True, slots=True)
 class LinearScaling:
-    """Positions divided by a factor."""
+    """Divide all positions by `factor`."""
 
     factor: float
 
 
 @dataclass(frozen=True, slots=True)
 class Llama3Scaling:
-    """Long wavelengths divided by a factor, short ones kept, a ramp between (Llama 3.1)."""
+    """Llama 3.1: divide low frequencies by `factor`, keep high ones, interpolate between."""
 
     factor: float
     low_frequency_factor: float
@@ -35,14 +35,14 @@ class Llama3Scaling:
 
 @dataclass(frozen=True, slots=True)
 class YarnScaling:
-    """YaRN (arXiv 2309.00071): a ramp over frequencies; cosines and sines times `attention_factor`."""
+    """YaRN (arXiv 2309.00071): interpolate by frequency, multiply cosines and sines by `attention_factor`."""
 
     factor: float
     original_positions: int
     attention_factor: float
     beta_fast: float = 32.0
     beta_slow: float = 1.0
-    truncate: bool = True  # round the ends of the ramp to whole dimensions
+    truncate: bool = True  # round the ends of the interpolated range to whole dimensions
 
 
 RotaryScaling = LinearScaling | Llama3Scaling | YarnScaling
@@ -50,7 +50,7 @@ RotaryScaling = LinearScaling | Llama3Scaling | YarnScaling
 
 @dataclass(frozen=True, slots=True)
 class RotaryConfig:
-    """Rotary positions on the first `dim` coordinates of each head, the rotate-half layout."""
+    """Rotary position embedding on the first `dim` coordinates of each head, in the rotate-half layout."""
 
     dim: int
     theta: float = 10_000.0
@@ -58,51 +58,51 @@ class RotaryConfig:
 
     def __post_init__(self) -> None:
         if self.dim < 2 or self.dim % 2:
-            raise ValueError(f"rotary positions on {self.dim} coordinates of a head: an even number is needed")
+            raise ValueError(f"rotary positions on {self.dim} coordinates of a head: the number must be even")
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionConfig:
-    """Grouped-query attention. `window`: how many tokens a token sees, itself included (None: all before it)."""
+    """Grouped-query attention. `window`: how many tokens each token attends to, itself included (None: all)."""
 
     title: ClassVar[str] = "attention"
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    rotary: RotaryConfig | None  # None: no positions
+    rotary: RotaryConfig | None  # None: no position embedding
     qk_norm: NormConfig | None = None
-    qk_norm_per_head: bool = True  # each head on its own, or all of them as one vector
-    output_gate: bool = False  # a sigmoid of the input times the output
+    qk_norm_per_head: bool = True  # normalize each head, or all heads as one vector
+    output_gate: bool = False  # multiply the output by a sigmoid gate of the input
     window: int | None = None
-    sinks: bool = False  # a learnt score per head that takes part in the softmax and adds nothing
-    scale: float | None = None  # of the scores; None: head_dim ** -0.5
+    sinks: bool = False  # a learned logit per head that takes part in the softmax, with a value of zero
+    scale: float | None = None  # of the attention scores; None: head_dim ** -0.5
     input_bias: bool = False
     output_bias: bool = False
 
     def __post_init__(self) -> None:
-        _check_shared(self.num_heads, "query heads", self.num_kv_heads, "heads of keys and values")
+        _check_multiple(self.num_heads, "query heads", self.num_kv_heads, "key/value heads")
         if self.rotary is not None and self.rotary.dim > self.head_dim:
             raise ValueError(f"rotary positions on {self.rotary.dim} coordinates of heads that have {self.head_dim}")
 
 
 @dataclass(frozen=True, slots=True)
 class LatentAttentionConfig:
-    """Multi-head latent attention: keys and values of all heads from one small, remembered vector per token."""
+    """Multi-head latent attention (MLA): one small cached vector per token gives the keys and values of all heads."""
 
     title: ClassVar[str] = "latent attention"
     num_heads: int
-    query_rank: int | None  # None: queries straight from the hidden state
-    kv_rank: int
-    plain_dim: int  # coordinates of a key without position
+    q_lora_rank: int | None  # None: a single query projection
+    kv_lora_rank: int
+    nope_head_dim: int  # coordinates of a query or key without position embedding
     value_dim: int
-    rotary: RotaryConfig  # on `rotary.dim` more coordinates, shared by all heads
+    rotary: RotaryConfig  # on `rotary.dim` further coordinates; the keys share these
     norm: NormConfig
     scale: float
 
 
 @dataclass(frozen=True, slots=True)
 class DeltaNetConfig:
-    """Gated DeltaNet: a matrix state per value head, written by the delta rule, forgotten by a learned decay."""
+    """Gated DeltaNet: a matrix state per value head, updated by the delta rule, with a learned decay."""
 
     title: ClassVar[str] = "gated delta net"
     num_key_heads: int
@@ -113,17 +113,17 @@ class DeltaNetConfig:
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        _check_shared(self.num_value_heads, "value heads", self.num_key_heads, "key heads")
+        _check_multiple(self.num_value_heads, "value heads", self.num_key_heads, "key heads")
 
     @property
     def conv_channels(self) -> int:
-        """Channels that pass the short convolution: queries, keys and values."""
+        """Channels of the short convolution: queries, keys and values."""
         return 2 * self.num_key_heads * self.key_dim + self.num_value_heads * self.value_dim
 
 
 @dataclass(frozen=True, slots=True)
 class Mamba2Config:
-    """Mamba-2: a matrix state per head, a scalar decay per head and token; `num_groups` share keys and queries."""
+    """Mamba-2: a matrix state per head with a scalar decay; heads of a group share B and C (keys and queries)."""
 
     title: ClassVar[str] = "Mamba-2"
     num_heads: int
@@ -137,7 +137,7 @@ class Mamba2Config:
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        _check_shared(self.num_heads, "heads", self.num_groups, "groups")
+        _check_multiple(self.num_heads, "heads", self.num_groups, "groups")
 
     @property
     def width(self) -> int:
@@ -145,7 +145,7 @@ class Mamba2Config:
 
     @property
     def conv_channels(self) -> int:
-        """Channels that pass the short convolution: values, keys and queries."""
+        """Channels of the short convolution: values, keys and queries."""
         return self.width + 2 * self.num_groups * self.state_dim
 
 
@@ -158,7 +158,7 @@ class ShortConvConfig:
     bias: bool = False
 
 
-# each says by its title what it is to a person
+# `title` is the name of the mixer in messages and in `routelm inspect`
 MixerConfig = AttentionConfig | LatentAttentionConfig | DeltaNetConfig | Mamba2Config | ShortConvConfig
 
 
@@ -166,7 +166,7 @@ MixerConfig = AttentionConfig | LatentAttentionConfig | DeltaNetConfig | Mamba2C
 class GroupLimit:
     """Choose experts only from the `top_groups` best of `num_groups` equal groups.
 
-    A group is worth the sum of its `best_of` highest scores.
+    The score of a group is the sum of its `best_of` highest expert scores.
     """
 
     num_groups: int
@@ -176,7 +176,7 @@ class GroupLimit:
 
 @dataclass(frozen=True, slots=True)
 class SoftmaxTopKConfig:
-    """Softmax over all experts, then the k likeliest. `renormalize` makes the k gates sum to `scale`."""
+    """Softmax over all experts, then the top k. `renormalize` makes their weights sum to `scale`."""
 
     top_k: int
     renormalize: bool = True
@@ -186,33 +186,33 @@ class SoftmaxTopKConfig:
 
 @dataclass(frozen=True, slots=True)
 class TopKSoftmaxConfig:
-    """The k highest scores, then a softmax over these alone."""
+    """The top k router logits, then a softmax over these alone."""
 
     top_k: int
 
 
 @dataclass(frozen=True, slots=True)
 class SigmoidBiasConfig:
-    """Sigmoid scores; a bias, moved by the load alone, takes part in the choice but not in the gate."""
+    """Top k of sigmoid scores plus a bias that balances the load and is not part of the weights."""
 
     top_k: int
     renormalize: bool = True
     scale: float = 1.0
     groups: GroupLimit | None = None
     bias_rate: float = 1e-3
-    epsilon: float = 1e-20  # added to the sum that renormalizes
+    epsilon: float = 1e-20  # added to the denominator of the renormalization
 
 
 @dataclass(frozen=True, slots=True)
 class HashConfig:
-    """Experts fixed by the token's id: nothing is learnt. The honest baseline."""
+    """Experts chosen by hashing the token id. Nothing is learned: a baseline."""
 
     top_k: int
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertThresholdConfig:
-    """Each expert takes every token above its own threshold; `mean_k` experts per token on average in training."""
+    """Each expert takes all tokens above its threshold; training aims for `mean_k` experts per token on average."""
 
     mean_k: int
     ema: float = 0.99
@@ -220,10 +220,10 @@ class ExpertThresholdConfig:
 
 @dataclass(frozen=True, slots=True)
 class ReluConfig:
-    """A positive score is a gate, of weight zero otherwise; `mean_k` experts per token on average in training.
+    """ReLU of the router logits as weights; training aims for `mean_k` experts per token on average.
 
-    What leads there is a penalty on the gates: it starts at `penalty`, is multiplied after every step by at most
-    `growth` and at least its inverse, and never falls below `least`.
+    To get there, the weights are penalized. The coefficient starts at `penalty`; after every step it is multiplied by a
+    factor between 1 / `growth` and `growth`, and it never falls below `least`.
     """
 
     mean_k: int
@@ -234,10 +234,10 @@ class ReluConfig:
 
 @dataclass(frozen=True, slots=True)
 class TopPConfig:
-    """The likeliest experts that together reach a probability; `mean_k` experts per token on average in training.
+    """The most probable experts up to a total probability p; training aims for `mean_k` experts per token on average.
 
-    After every step that probability moves by `rate` for every expert too many or too few. `entropy_weight` is what an
-    undecided router costs.
+    After every step p changes by `rate` for every expert per token too many or too few. `entropy_weight` is the
+    coefficient of the entropy loss.
     """
 
     mean_k: int
@@ -245,73 +245,66 @@ class TopPConfig:
     entropy_weight: float = 1e-4
 
 
-RouterConfig = (
-    SoftmaxTopKConfig
-    | TopKSoftmaxConfig
-    | SigmoidBiasConfig
-    | HashConfig
-    | ExpertThresholdConfig
-    | ReluConfig
-    | TopPConfig
-)
+FixedKConfig = SoftmaxTopKConfig | TopKSoftmaxConfig | SigmoidBiasConfig | HashConfig  # `top_k` experts per token
+RouterConfig = FixedKConfig | ExpertThresholdConfig | ReluConfig | TopPConfig
 
 
 @dataclass(frozen=True, slots=True)
-class SiluGate:
+class SwiGLU:
     """silu(gate) * up."""
 
 
 @dataclass(frozen=True, slots=True)
-class ClampedGate:
+class ClampedSwiGLU:
     """gate * sigmoid(alpha * gate) * (up + 1), with gate <= limit and |up| <= limit (gpt-oss)."""
 
     alpha: float = 1.702
     limit: float = 7.0
 
 
-GateConfig = SiluGate | ClampedGate
+ActivationConfig = SwiGLU | ClampedSwiGLU
 
 
 @dataclass(frozen=True, slots=True)
-class DenseConfig:
-    """A gated feed-forward that every token passes."""
+class GatedMLPConfig:
+    """A gated MLP with SiLU."""
 
     width: int
 
 
 @dataclass(frozen=True, slots=True)
-class SharedConfig:
-    """An expert that every token passes beside its routed ones; `gated`: times a sigmoid of the input."""
+class SharedExpertConfig:
+    """A shared expert, which processes every token. `gated`: multiply its output by a sigmoid gate of the input."""
 
     width: int
     gated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class RoutedConfig:
-    """A router, its experts, and a shared expert where there is one. `bias`: in the router and in the experts."""
+class MoEConfig:
+    """A mixture of experts. `bias`: the router and the experts have biases."""
 
     router: RouterConfig
     num_experts: int
     expert_width: int
-    shared: SharedConfig | None = None
-    gate: GateConfig = SiluGate()
+    shared: SharedExpertConfig | None = None
+    activation: ActivationConfig = SwiGLU()
     bias: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class LayerConfig:
-    """One block: a token mixer, then a feed-forward."""
+    """One block: a token mixer and a feed-forward."""
 
     mixer: MixerConfig
-    feed_forward: DenseConfig | RoutedConfig
+    feed_forward: GatedMLPConfig | MoEConfig
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """A whole network. `max_positions` is the longest sequence (prompt and output) in tokens.
 
-    The scales multiply the embeddings, what each half of a block adds, and the logits.
+    The scales multiply the embeddings, the output of each mixer and feed-forward, and the logits.
     """
 
     vocab_size: int
@@ -319,22 +312,59 @@ class ModelConfig:
     layers: tuple[LayerConfig, ...]
     max_positions: int
     norm: NormConfig = NormConfig()
-    tied_head: bool = False  # the head's weights are the embedding's
+    tie_word_embeddings: bool = False  # the head shares the weights of the embedding
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     logits_scale: float = 1.0
 
-    def routed_layers(self) -> Iterator[tuple[int, RoutedConfig]]:
-        """The layers with experts, with their index in the network."""
+    def moe_layers(self) -> Iterator[tuple[int, MoEConfig]]:
+        """The index and the config of every layer with experts."""
         for index, layer in enumerate(self.layers):
-            if isinstance(layer.feed_forward, RoutedConfig):
+            if isinstance(layer.feed_forward, MoEConfig):
                 yield index, layer.feed_forward
 
 
-def _check_shared(many: int, name: str, few: int, of_few: str) -> None:
-    """Every one of the few serves equally many."""
-    if few < 1 or many < 1 or many % few:
-        raise ValueError(f"{many} {name} cannot share {few} {of_few}: the one must be a multiple of the other")
+def with_experts_per_token(config: ModelConfig, k: int) -> ModelConfig:
+    """The same network with `k` experts per token in every MoE layer; its weights fit both.
+
+    Raises ValueError where a layer cannot choose that many, where the routers choose a varying number by themselves,
+    and for a network without experts.
+    """
+    check_experts_per_token(config, k)
+    return replace(config, layers=tuple(_with_top_k(layer, k) for layer in config.layers))
+
+
+def check_experts_per_token(config: ModelConfig, k: int) -> None:
+    """Raise ValueError unless every MoE layer of the network can send each token to `k` experts."""
+    layers = [moe for _, moe in config.moe_layers()]
+    for moe in layers:
+        if not isinstance(moe.router, FixedKConfig):
+            kind = type(moe.router).__name__.removesuffix("Config")
+            raise ValueError(f"experts_per_token is {k}: a {kind} router chooses the number itself; leave it out")
+    largest = min(map(_max_top_k, layers), default=0)
+    if not 1 <= k <= largest:
+        allowed = f"1 to {largest}" if layers else "a model with experts"
+        raise ValueError(f"experts_per_token is {k}: this takes {allowed}")
+
+
+def _max_top_k(moe: MoEConfig) -> int:
+    groups = getattr(moe.router, "groups", None)
+    return moe.num_experts if groups is None else moe.num_experts // groups.num_groups * groups.top_groups
+
+
+def _with_top_k(layer: LayerConfig, k: int) -> LayerConfig:
+    moe = layer.feed_forward
+    if not isinstance(moe, MoEConfig):
+        return layer
+    assert isinstance(moe.router, FixedKConfig)
+    return replace(layer, feed_forward=replace(moe, router=replace(moe.router, top_k=k)))
+
+
+def _check_multiple(number: int, name: str, divisor: int, divisor_name: str) -> None:
+    if divisor < 1 or number < 1 or number % divisor:
+        raise ValueError(
+            f"{number} {name} cannot share {divisor} {divisor_name}: the first must be a multiple of the second"
+        )
 
 
 def hybrid_config(
@@ -352,14 +382,13 @@ def hybrid_config(
     vocab_size: int = 7680,
     max_positions: int = 4096,
 ) -> ModelConfig:
-    """The bundled shape: `attention_every - 1` delta-net layers, then one attention layer, all routed."""
+    """The shape of the bundled model: `attention_every - 1` DeltaNet layers, then one attention layer, all MoE."""
     norm = NormConfig(offset=1.0)
     rotary = RotaryConfig(head_dim // 4)
     attention = AttentionConfig(num_heads, num_kv_heads, head_dim, rotary, qk_norm=norm, output_gate=True)
     delta_net = DeltaNetConfig(num_heads, num_heads, head_dim, head_dim)
-    routed = RoutedConfig(router, num_experts, expert_width, SharedConfig(shared_width, gated=True))
+    moe = MoEConfig(router, num_experts, expert_width, SharedExpertConfig(shared_width, gated=True))
     layers = tuple(
-        LayerConfig(attention if (index + 1) % attention_every == 0 else delta_net, routed)
-        for index in range(num_layers)
+        LayerConfig(attention if (index + 1) % attention_every == 0 else delta_net, moe) for index in range(num_layers)
     )
     return ModelConfig(vocab_size, hidden_size, layers, max_positions, norm)

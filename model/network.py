@@ -1,6 +1,6 @@
-"""The network: embeddings, blocks, a head. It knows layers and batches, and no family's names.
+"""The network: embedding, blocks, head. It knows layers and batches, but no checkpoint family.
 
-Shapes: T tokens, D hidden width, V vocabulary, R rows whose logits are wanted.
+Shapes: T tokens, D hidden width, V vocabulary, R rows for which logits are computed.
 """
 
 import math
@@ -14,8 +14,8 @@ from model.batch import TokenBatch
 from model.cache import CacheSpec
 from model.config import LayerConfig, ModelConfig
 from model.layers.delta_net import DeltaNet
-from model.layers.feed_forward import Routed, build_feed_forward
-from model.layers.frozen_linear import PanelEmbedding
+from model.layers.feed_forward import MoE, build_feed_forward
+from model.layers.frozen_linear import PackedEmbedding
 from model.layers.linear import GroupedLinear, Linear, RouterLinear
 from model.layers.mixer import build_mixer
 from model.layers.norm import RMSNorm
@@ -23,7 +23,7 @@ from model.layers.router import Routing
 
 
 class Block(nn.Module):
-    """x + mixer(norm(x)), then x + feed_forward(norm(x)); what is added may be scaled."""
+    """x + scale * mixer(norm(x)), then x + scale * feed_forward(norm(x))."""
 
     def __init__(self, layer: LayerConfig, model: ModelConfig) -> None:
         super().__init__()
@@ -36,8 +36,8 @@ class Block(nn.Module):
     def forward(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> tuple[Tensor, Routing | None]:
         mixed_TD = self.mixer(self.mixer_norm(x_TD), batch, layer)
         x_TD, normed_TD = self.feed_forward_norm.after_adding(x_TD, mixed_TD, self.scale)
-        if isinstance(self.feed_forward, Routed):
-            y_TD, routing = self.feed_forward(normed_TD, batch.token_ids_T)
+        if isinstance(self.feed_forward, MoE):
+            y_TD, routing = self.feed_forward(normed_TD, batch.token_ids_T, batch.experts_per_token(layer))
             return self._add(x_TD, y_TD), routing
         return self._add(x_TD, self.feed_forward(normed_TD)), None
 
@@ -46,23 +46,23 @@ class Block(nn.Module):
 
 
 class CausalLM(nn.Module):
-    """Tokens in, hidden states out; `logits` turns chosen rows into scores over the vocabulary."""
+    """Tokens in, hidden states out; `logits` computes the logits of selected rows."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        # not filled here: on the meta device, random numbers cost seconds of imports
+        # not initialized here: generating random numbers on the meta device imports modules for seconds
         self.embedding = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.hidden_size), freeze=False)
         self.blocks = nn.ModuleList(Block(layer, config) for layer in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.norm)
         self.head = Linear(config.hidden_size, config.vocab_size)
-        if config.tied_head:
+        if config.tie_word_embeddings:
             self.tie_head()
         if not self.embedding.weight.is_meta:
             self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Small embeddings, matrices scaled by their input width, and blocks that start as the identity."""
+        """Small embeddings, matrices scaled by their input width, and blocks that are the identity at first."""
         nn.init.normal_(self.embedding.weight, std=0.02)
         for name, module in self.named_modules():
             if isinstance(module, Linear | GroupedLinear):
@@ -79,40 +79,26 @@ class CausalLM(nn.Module):
         nn.init.normal_(self.head.weight, std=0.02)
 
     def tie_head(self) -> None:
-        """Let the head share the embedding's weights, as the bundled model is trained."""
+        """Share the embedding's weights with the head, as in the training of the bundled model."""
         self.head.weight = self.embedding.weight
-
-    def route_to(self, experts_per_token: int) -> None:
-        """Send every token to that many experts in each routed layer, instead of as many as the config says.
-
-        Raises ValueError where a layer has fewer, and for a network without experts.
-        """
-        routed = [block.feed_forward for block in self.blocks if isinstance(block.feed_forward, Routed)]
-        fewest = min(self.num_experts.values(), default=0)
-        if not 1 <= experts_per_token <= fewest:
-            allowed = f"1 to {fewest}" if routed else "a model with experts"
-            raise ValueError(f"experts_per_token is {experts_per_token}: this takes {allowed}")
-        for feed_forward in routed:
-            feed_forward.router.k = experts_per_token
 
     @property
     def num_experts(self) -> dict[int, int]:
-        """How many experts each routed layer has, by the layer's number."""
-        routed = ((layer, block.feed_forward) for layer, block in enumerate(self.blocks))
-        return {layer: feed.config.num_experts for layer, feed in routed if isinstance(feed, Routed)}
+        """The number of experts of each MoE layer, by layer index."""
+        return {layer: moe.num_experts for layer, moe in self.config.moe_layers()}
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of hidden states and matrices."""
+        """The dtype of hidden states and matrices."""
         embedding: nn.Module = self.embedding
-        return embedding.dtype if isinstance(embedding, PanelEmbedding) else self.embedding.weight.dtype
+        return embedding.dtype if isinstance(embedding, PackedEmbedding) else self.embedding.weight.dtype
 
     def cache_specs(self) -> list[CacheSpec]:
-        """What each layer must remember of a sequence."""
+        """What each layer has to cache."""
         return [block.mixer.cache_spec() for block in self.blocks]  # type: ignore[union-attr,operator]
 
     def forward(self, batch: TokenBatch) -> tuple[Tensor, tuple[Routing | None, ...]]:
-        """Hidden states [T, D] after the final norm, and each layer's routing."""
+        """Hidden states [T, D] after the final norm, and the routing of each layer (None without experts)."""
         x_TD = self._embedded(batch.token_ids_T)
         routings = []
         for layer, block in enumerate(self.blocks):
@@ -121,19 +107,19 @@ class CausalLM(nn.Module):
         return self.norm(x_TD), tuple(routings)
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
-        """Scores over the vocabulary, float32 [R, V]."""
-        scores_RV = self.head.in_float32(hidden_RD)
-        return scores_RV if self.config.logits_scale == 1 else kernels.scaled(scores_RV, self.config.logits_scale)
+        """The logits of the next tokens, float32 [R, V]."""
+        logits_RV = self.head.in_float32(hidden_RD)
+        return logits_RV if self.config.logits_scale == 1 else kernels.scaled(logits_RV, self.config.logits_scale)
 
     def _embedded(self, token_ids_T: Tensor) -> Tensor:
         embedding: nn.Module = self.embedding
-        packed = isinstance(embedding, PanelEmbedding)
+        packed = isinstance(embedding, PackedEmbedding)
         x_TD = embedding(token_ids_T) if packed else kernels.rows_of(self.embedding.weight, token_ids_T)
         return x_TD if self.config.embedding_scale == 1 else kernels.scaled(x_TD, self.config.embedding_scale)
 
 
 def cast_matrices(network: CausalLM, dtype: torch.dtype) -> CausalLM:
-    """Give matrices and embeddings that type; norms, decays, convolutions and routers stay in float32."""
+    """Cast matrices and embeddings to `dtype`; norms, decays, convolutions and routers stay in float32."""
     for _, module in matrices(network):
         for parameter in module.parameters(recurse=False):
             parameter.data = parameter.data.to(dtype)
@@ -141,7 +127,7 @@ def cast_matrices(network: CausalLM, dtype: torch.dtype) -> CausalLM:
 
 
 def matrices(network: CausalLM) -> Iterator[tuple[str, nn.Module]]:
-    """By name, the modules whose numbers may be narrow: all products and embeddings but the routers'."""
+    """The modules, by name, whose weights may have a narrow type: linear layers and embeddings, except routers."""
     for name, module in network.named_modules():
         if isinstance(module, Linear | GroupedLinear | nn.Embedding) and not isinstance(module, RouterLinear):
             yield name, module

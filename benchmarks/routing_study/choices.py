@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.routing_study.rectangles import groups, rectangle
 from benchmarks.routing_study.result import LayerMeasures
-from model.batch import RectangularBatch
+from model.batch import PaddedBatch
 from model.evaluation.data import EvaluationSource
 from model.layers.router import Routing
 from model.network import CausalLM
@@ -76,7 +76,7 @@ def gates(network: CausalLM, probe: Probe) -> list[Tensor]:
     device = network.embedding.weight.device
     layers: dict[int, list[Tensor]] = {}
     for token_ids_BL, domain_ids_BL in zip(probe.token_ids_BL, probe.domain_ids_BL, strict=True):
-        _, routings = network(RectangularBatch(token_ids_BL.to(device)))
+        _, routings = network(PaddedBatch(token_ids_BL.to(device)))
         counts = (domain_ids_BL != NO_DOMAIN).flatten()
         for layer, routing in enumerate(routings):
             if routing is not None:
@@ -134,7 +134,7 @@ def agreement(path: Path, gates_of_layers: Sequence[Tensor]) -> float:
 
 
 def _dense(routing: Routing) -> Tensor:
-    return torch.zeros_like(routing.scores_TE).scatter_add(1, routing.experts_TK, routing.weights_TK)
+    return torch.zeros_like(routing.router_logits_TE).scatter_add(1, routing.experts_TK, routing.weights_TK)
 
 
 def _pooled(shares_DE: Tensor, domains: Sequence[str], name_of: Callable[[str], str]) -> dict[str, Tensor]:

@@ -14,9 +14,8 @@ from torch import Tensor
 from model.batch import ForwardBatch
 from model.cache import CacheStorage
 from model.config import ModelConfig
-from model.layers.frozen_linear import has_onednn_product
 from model.layers.linear import GroupedLinear, Linear
-from model.loading.freeze import pack_matrices
+from model.loading.freeze import freeze_network
 from model.network import CausalLM, cast_matrices
 
 BLOCK_SIZE = 16
@@ -77,8 +76,8 @@ def _for_serving(network: CausalLM) -> CausalLM:
     device = network.embedding.weight.device
     copy = cast_matrices(CausalLM(network.config).to(device), network.dtype)
     copy.load_state_dict(network.state_dict())
-    if device.type == "cpu" and has_onednn_product(network.dtype):
-        return pack_matrices(copy)
+    if device.type == "cpu":
+        return freeze_network(copy)
     return copy.requires_grad_(False).eval()
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.routing_study.rectangles import groups, rectangle
-from model.batch import RectangularBatch
+from model.batch import PaddedBatch
 from model.evaluation.data import EvaluationSource
 from model.network import CausalLM
 from model.training.data.examples import ANSWER, Example, ExampleEncoder, conversations
@@ -88,7 +88,7 @@ def by_task(of_source: Mapping[str, float]) -> dict[str, float]:
 
 def _row_sums(network: CausalLM, token_ids_BL: Tensor, targets_BL: Tensor, counted_BL: Tensor) -> list[float]:
     device = network.embedding.weight.device
-    hidden_TD, _ = network(RectangularBatch(token_ids_BL.to(device)))
+    hidden_TD, _ = network(PaddedBatch(token_ids_BL.to(device)))
     nats_T = torch.zeros(token_ids_BL.numel())
     counted = counted_BL.flatten().nonzero().squeeze(1)
     for rows_R in counted.split(LOGIT_ROWS):

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from model.config import (
-    DenseConfig,
     ExpertThresholdConfig,
+    GatedMLPConfig,
     HashConfig,
     ModelConfig,
+    MoEConfig,
     ReluConfig,
-    RoutedConfig,
     RouterConfig,
-    SharedConfig,
+    SharedExpertConfig,
     SigmoidBiasConfig,
     SoftmaxTopKConfig,
     TopPConfig,
@@ -52,7 +52,7 @@ SIZES = {
     "S": Size(256, 8, 4, 2, num_experts=16, expert_width=128, shared_width=128),
 }
 
-FeedForward = Callable[[Size], DenseConfig | RoutedConfig]
+FeedForward = Callable[[Size], GatedMLPConfig | MoEConfig]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +87,17 @@ def model_of(variant: Variant, size: Size, vocab_size: int) -> ModelConfig:
 
 
 def _experts(router: RouterConfig) -> FeedForward:
-    def feed_forward(size: Size) -> RoutedConfig:
-        return RoutedConfig(router, size.num_experts, size.expert_width, SharedConfig(size.shared_width, gated=True))
+    def feed_forward(size: Size) -> MoEConfig:
+        return MoEConfig(router, size.num_experts, size.expert_width, SharedExpertConfig(size.shared_width, gated=True))
 
     return feed_forward
 
 
-def _one_wide_expert(size: Size) -> RoutedConfig:
+def _one_wide_expert(size: Size) -> MoEConfig:
     """Without renormalization: the gate would always be 1, and the router would learn nothing (arXiv 2101.03961)."""
     router = SoftmaxTopKConfig(1, renormalize=False)
     experts, width = size.num_experts // EXPERTS_PER_TOKEN, EXPERTS_PER_TOKEN * size.expert_width
-    return RoutedConfig(router, experts, width, SharedConfig(size.shared_width, gated=True))
+    return MoEConfig(router, experts, width, SharedExpertConfig(size.shared_width, gated=True))
 
 
 _TWO = EXPERTS_PER_TOKEN
@@ -112,7 +112,7 @@ _ALL = (
     Variant("top-p", "top-p", _experts(TopPConfig(_TWO)), _SOFTMAX_Z),
     Variant("hash", "hash", _experts(HashConfig(_TWO))),
     Variant("top-1", "top-1, wide", _one_wide_expert, _SOFTMAX_Z),
-    Variant("dense-active", "dense, same active", lambda size: DenseConfig(size.active_width)),
-    Variant("dense-total", "dense, same total", lambda size: DenseConfig(size.total_width)),
+    Variant("dense-active", "dense, same active", lambda size: GatedMLPConfig(size.active_width)),
+    Variant("dense-total", "dense, same total", lambda size: GatedMLPConfig(size.total_width)),
 )
 VARIANTS = {variant.name: variant for variant in _ALL}

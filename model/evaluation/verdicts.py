@@ -6,7 +6,7 @@ from itertools import groupby
 from model.evaluation.report import EvaluationReport, ExpertsRow
 from model.evaluation.scores import Score
 from model.evaluation.tables import table
-from model.loading.quality import Measured, Quality
+from model.loading.quality import Quality, TaskScore
 
 LIKELIHOOD_TASKS = ("chat", "generate")
 # A source or more of each task: enough to see what fewer experts cost.
@@ -34,13 +34,13 @@ def main_scores(report: EvaluationReport) -> list[Score]:
     return [score for score in mains if not score.source.endswith("/all")]
 
 
-def _measured(score: Score) -> Measured:
+def _measured(score: Score) -> TaskScore:
     sign = 1 if score.better == "higher" else -1
     best = max(score.baselines, key=lambda baseline: sign * baseline.value)
     numbers = {"value": score.value, "baseline_value": best.value}
     if score.interval is not None:
         numbers |= {"low": score.interval.low, "high": score.interval.high}
-    return Measured(
+    return TaskScore(
         task=score.task,
         source=score.source.partition("/")[2],
         part=score.part,

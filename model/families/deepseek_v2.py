@@ -12,15 +12,15 @@ from torch import Tensor
 
 from model.checkpoints.safetensors_files import CheckpointError, PairedHeads, RotaryPairs, Rule
 from model.config import (
-    DenseConfig,
+    GatedMLPConfig,
     GroupLimit,
     LatentAttentionConfig,
     LayerConfig,
     ModelConfig,
+    MoEConfig,
     NormConfig,
-    RoutedConfig,
     RouterConfig,
-    SharedConfig,
+    SharedExpertConfig,
     SoftmaxTopKConfig,
 )
 from model.families import standard
@@ -49,11 +49,11 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
 
 def decoder(hf: HfConfig, router: RouterConfig) -> ModelConfig:
     """The whole network around a router."""
-    mixer, dense, width = latent_attention(hf), DenseConfig(hf["intermediate_size"]), hf["moe_intermediate_size"]
-    shared = SharedConfig(width * hf["n_shared_experts"]) if hf["n_shared_experts"] else None
-    routed = RoutedConfig(router, hf["n_routed_experts"], width, shared)
+    mixer, dense, width = latent_attention(hf), GatedMLPConfig(hf["intermediate_size"]), hf["moe_intermediate_size"]
+    shared = SharedExpertConfig(width * hf["n_shared_experts"]) if hf["n_shared_experts"] else None
+    moe = MoEConfig(router, hf["n_routed_experts"], width, shared)
     layers = [
-        LayerConfig(mixer, dense if index < hf["first_k_dense_replace"] else routed)
+        LayerConfig(mixer, dense if index < hf["first_k_dense_replace"] else moe)
         for index in range(hf["num_hidden_layers"])
     ]
     return standard.decoder(hf, layers)
@@ -61,16 +61,16 @@ def decoder(hf: HfConfig, router: RouterConfig) -> ModelConfig:
 
 def latent_attention(hf: HfConfig) -> LatentAttentionConfig:
     standard.require(hf, hidden_act="silu", attention_bias=False, mlp_bias=False, rope_interleave=True)
-    plain_dim, rotary_dim = hf.get("qk_nope_head_dim", 128), hf.get("qk_rope_head_dim", 64)
+    nope_head_dim, rotary_dim = hf.get("qk_nope_head_dim", 128), hf.get("qk_rope_head_dim", 64)
     return LatentAttentionConfig(
         num_heads=hf["num_attention_heads"],
-        query_rank=hf.get("q_lora_rank", 1536),
-        kv_rank=hf.get("kv_lora_rank", 512),
-        plain_dim=plain_dim,
+        q_lora_rank=hf.get("q_lora_rank", 1536),
+        kv_lora_rank=hf.get("kv_lora_rank", 512),
+        nope_head_dim=nope_head_dim,
         value_dim=hf.get("v_head_dim", 128),
         rotary=standard.rotary(hf, rotary_dim),
         norm=NormConfig(1e-6),  # whatever `rms_norm_eps` is
-        scale=(plain_dim + rotary_dim) ** -0.5 * _stretch(hf) ** 2,
+        scale=(nope_head_dim + rotary_dim) ** -0.5 * _stretch(hf) ** 2,
     )
 
 
@@ -82,13 +82,13 @@ def _stretch(hf: HfConfig) -> float:
 
 
 def rules(config: ModelConfig) -> list[Rule]:
-    return standard.decoder_rules(config, {LatentAttentionConfig: _attention_rules, RoutedConfig: _routed_rules})
+    return standard.decoder_rules(config, {LatentAttentionConfig: _attention_rules, MoEConfig: _moe_rules})
 
 
 def _attention_rules(ours: str, theirs: str, config: LatentAttentionConfig, hidden_size: int) -> list[Rule]:
     theirs += ".self_attn"
-    plain, width, values = config.plain_dim, config.rotary.dim, config.value_dim
-    queries, latent = PairedHeads(config.num_heads, plain, width), PairedHeads(1, config.kv_rank, width)
+    plain, width, values = config.nope_head_dim, config.rotary.dim, config.value_dim
+    queries, latent = PairedHeads(config.num_heads, plain, width), PairedHeads(1, config.kv_lora_rank, width)
     kv_a, kv_b = f"{theirs}.kv_a_proj_with_mqa.weight", (f"{theirs}.kv_b_proj.weight",)
     found = [
         Rule(f"{ours}.kv_norm.weight", (f"{theirs}.kv_a_layernorm.weight",)),
@@ -96,19 +96,19 @@ def _attention_rules(ours: str, theirs: str, config: LatentAttentionConfig, hidd
         Rule(f"{ours}.value_expand.weight", kv_b, PartOfHeads(config.num_heads, plain, values, 0)),
         Rule(f"{ours}.out_proj.weight", (f"{theirs}.o_proj.weight",)),
     ]
-    if config.query_rank is None:
+    if config.q_lora_rank is None:
         sources = (f"{theirs}.q_proj.weight", kv_a)
         return [*found, Rule(f"{ours}.in_proj.weight", sources, RotaryPairs((queries, latent)))]
     sources = (f"{theirs}.q_a_proj.weight", kv_a)
     return [
         *found,
-        Rule(f"{ours}.in_proj.weight", sources, RotaryPairs((PairedHeads(1, config.query_rank, 0), latent))),
+        Rule(f"{ours}.in_proj.weight", sources, RotaryPairs((PairedHeads(1, config.q_lora_rank, 0), latent))),
         Rule(f"{ours}.q_norm.weight", (f"{theirs}.q_a_layernorm.weight",)),
         Rule(f"{ours}.q_proj.weight", (f"{theirs}.q_b_proj.weight",), RotaryPairs((queries,))),
     ]
 
 
-def _routed_rules(ours: str, theirs: str, config: RoutedConfig, hidden_size: int) -> list[Rule]:
+def _moe_rules(ours: str, theirs: str, config: MoEConfig, hidden_size: int) -> list[Rule]:
     theirs += ".mlp"
     experts, width, shared = config.num_experts, config.expert_width, config.shared
     return [
@@ -116,7 +116,7 @@ def _routed_rules(ours: str, theirs: str, config: RoutedConfig, hidden_size: int
         *standard.expert_rules(
             f"{ours}.experts", f"{theirs}.experts", experts=experts, width=width, hidden_size=hidden_size
         ),
-        *(standard.dense_rules(f"{ours}.shared", f"{theirs}.shared_experts", shared.width) if shared else []),
+        *(standard.gated_mlp_rules(f"{ours}.shared", f"{theirs}.shared_experts", shared.width) if shared else []),
     ]
 
 

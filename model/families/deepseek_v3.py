@@ -33,6 +33,6 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
 def rules(config: ModelConfig) -> list[Rule]:
     biases = [
         Rule(f"blocks.{index}.feed_forward.router.bias_E", (f"model.layers.{index}.mlp.gate.e_score_correction_bias",))
-        for index, _ in config.routed_layers()
+        for index, _ in config.moe_layers()
     ]
     return [*deepseek_v2.rules(config), *biases]

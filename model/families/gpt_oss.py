@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from model.checkpoints.safetensors_files import Chain, Interleaved, Rule, Transpose
-from model.config import AttentionConfig, ClampedGate, LayerConfig, ModelConfig, RoutedConfig, TopKSoftmaxConfig
+from model.config import AttentionConfig, ClampedSwiGLU, LayerConfig, ModelConfig, MoEConfig, TopKSoftmaxConfig
 from model.families import standard
 from model.families.standard import HfConfig
 
@@ -33,14 +33,17 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
     standard.require(hf, hidden_act="silu")
     hf = _DEFAULTS | {key: value for key, value in hf.items() if value is not None}
     attention = replace(standard.attention(hf), sinks=True)
-    router, gate = TopKSoftmaxConfig(hf["num_experts_per_tok"]), ClampedGate(hf["swiglu_alpha"], hf["swiglu_limit"])
-    routed = RoutedConfig(router, hf["num_local_experts"], hf["intermediate_size"], gate=gate, bias=True)
+    router, activation = (
+        TopKSoftmaxConfig(hf["num_experts_per_tok"]),
+        ClampedSwiGLU(hf["swiglu_alpha"], hf["swiglu_limit"]),
+    )
+    moe = MoEConfig(router, hf["num_local_experts"], hf["intermediate_size"], activation=activation, bias=True)
     windows = standard.layer_windows({"use_sliding_window": True} | hf, slides=lambda index: index % 2 == 0)
-    return standard.decoder(hf, [LayerConfig(replace(attention, window=window), routed) for window in windows])
+    return standard.decoder(hf, [LayerConfig(replace(attention, window=window), moe) for window in windows])
 
 
 def rules(config: ModelConfig) -> list[Rule]:
-    return standard.decoder_rules(config, {AttentionConfig: _attention, RoutedConfig: _mixture})
+    return standard.decoder_rules(config, {AttentionConfig: _attention, MoEConfig: _moe_rules})
 
 
 def _attention(ours: str, theirs: str, config: AttentionConfig, hidden_size: int) -> list[Rule]:
@@ -48,7 +51,7 @@ def _attention(ours: str, theirs: str, config: AttentionConfig, hidden_size: int
     return [*standard.attention_rules(ours, theirs, config, hidden_size), sinks]
 
 
-def _mixture(ours: str, theirs: str, config: RoutedConfig, hidden_size: int) -> list[Rule]:
+def _moe_rules(ours: str, theirs: str, config: MoEConfig, hidden_size: int) -> list[Rule]:
     router, experts = f"{theirs}.mlp.router", f"{theirs}.mlp.experts"
     return [
         Rule(f"{ours}.gate.weight", (f"{router}.weight",)),

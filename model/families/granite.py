@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from model.checkpoints.safetensors_files import Rule
-from model.config import AttentionConfig, DenseConfig, LayerConfig, ModelConfig
+from model.config import AttentionConfig, GatedMLPConfig, LayerConfig, ModelConfig
 from model.families import standard
 from model.families.standard import HfConfig
 
 
 def config_from_hf(hf: HfConfig) -> ModelConfig:
     standard.require(hf, hidden_act="silu", mlp_bias=False)
-    layer = LayerConfig(attention(hf), DenseConfig(hf["intermediate_size"]))
+    layer = LayerConfig(attention(hf), GatedMLPConfig(hf["intermediate_size"]))
     return decoder(hf, [layer] * hf["num_hidden_layers"])
 
 

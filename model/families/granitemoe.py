@@ -5,7 +5,7 @@ shared expert.
 """
 
 from model.checkpoints.safetensors_files import Rule
-from model.config import LayerConfig, ModelConfig, RoutedConfig, SharedConfig, TopKSoftmaxConfig
+from model.config import LayerConfig, ModelConfig, MoEConfig, SharedExpertConfig, TopKSoftmaxConfig
 from model.families import granite, standard
 from model.families.standard import HfConfig
 
@@ -13,20 +13,20 @@ from model.families.standard import HfConfig
 def config_from_hf(hf: HfConfig) -> ModelConfig:
     standard.require(hf, hidden_act="silu")
     shared_width = hf.get("shared_intermediate_size")
-    routed = RoutedConfig(
+    moe = MoEConfig(
         TopKSoftmaxConfig(hf.get("num_experts_per_tok", 2)),
         hf.get("num_local_experts", 8),
         hf["intermediate_size"],
-        SharedConfig(shared_width) if shared_width else None,
+        SharedExpertConfig(shared_width) if shared_width else None,
     )
-    return granite.decoder(hf, [LayerConfig(granite.attention(hf), routed)] * hf["num_hidden_layers"])
+    return granite.decoder(hf, [LayerConfig(granite.attention(hf), moe)] * hf["num_hidden_layers"])
 
 
 def rules(config: ModelConfig) -> list[Rule]:
-    return standard.decoder_rules(config, {RoutedConfig: _mixture})
+    return standard.decoder_rules(config, {MoEConfig: _moe_rules})
 
 
-def _mixture(ours: str, theirs: str, config: RoutedConfig, hidden_size: int) -> list[Rule]:
+def _moe_rules(ours: str, theirs: str, config: MoEConfig, hidden_size: int) -> list[Rule]:
     names = {
         f"{ours}.gate": f"{theirs}.block_sparse_moe.router.layer",
         f"{ours}.experts.gate_up": f"{theirs}.block_sparse_moe.input_linear",

@@ -8,13 +8,13 @@ from typing import Any
 
 from model.checkpoints.safetensors_files import Rule
 from model.config import (
-    DenseConfig,
+    GatedMLPConfig,
     LayerConfig,
     Mamba2Config,
     MixerConfig,
     ModelConfig,
-    RoutedConfig,
-    SharedConfig,
+    MoEConfig,
+    SharedExpertConfig,
     TopKSoftmaxConfig,
 )
 from model.families import granite, standard
@@ -55,21 +55,21 @@ def _number(value: Any) -> float:
     return float(value["__float__"] if isinstance(value, dict) else value)
 
 
-def _feed_forward(hf: HfConfig) -> DenseConfig | RoutedConfig:
+def _feed_forward(hf: HfConfig) -> GatedMLPConfig | MoEConfig:
     experts, shared_width = hf.get("num_local_experts", 8), hf.get("shared_intermediate_size", 1024)
     if not experts:
-        return DenseConfig(shared_width)
+        return GatedMLPConfig(shared_width)
     router = TopKSoftmaxConfig(hf.get("num_experts_per_tok", 2))
-    return RoutedConfig(router, experts, hf["intermediate_size"], SharedConfig(shared_width))
+    return MoEConfig(router, experts, hf["intermediate_size"], SharedExpertConfig(shared_width))
 
 
 def rules(config: ModelConfig) -> list[Rule]:
     return standard.decoder_rules(
-        config, {Mamba2Config: _mamba_rules, RoutedConfig: _routed_rules, DenseConfig: _dense_rules}
+        config, {Mamba2Config: _mamba_rules, MoEConfig: _moe_rules, GatedMLPConfig: _mlp_rules}
     )
 
 
-def _routed_rules(ours: str, theirs: str, config: RoutedConfig, hidden_size: int) -> list[Rule]:
+def _moe_rules(ours: str, theirs: str, config: MoEConfig, hidden_size: int) -> list[Rule]:
     experts = f"{theirs}.block_sparse_moe"
     return [
         Rule(f"{ours}.gate.weight", (f"{experts}.router.layer.weight",)),
@@ -78,7 +78,7 @@ def _routed_rules(ours: str, theirs: str, config: RoutedConfig, hidden_size: int
     ]
 
 
-def _dense_rules(ours: str, theirs: str, config: DenseConfig, hidden_size: int) -> list[Rule]:
+def _mlp_rules(ours: str, theirs: str, config: GatedMLPConfig, hidden_size: int) -> list[Rule]:
     return _fused(ours, f"{theirs}.shared_mlp")
 
 

@@ -7,12 +7,12 @@ from functools import partial
 from model.checkpoints.safetensors_files import Rule
 from model.config import (
     AttentionConfig,
-    DenseConfig,
+    GatedMLPConfig,
     LayerConfig,
     MixerConfig,
     ModelConfig,
+    MoEConfig,
     NormConfig,
-    RoutedConfig,
     ShortConvConfig,
 )
 from model.families import standard
@@ -22,7 +22,7 @@ FEED_FORWARD_NAMES = ("w1", "w3", "w2")  # gate, up, down
 
 
 def config_from_hf(hf: HfConfig) -> ModelConfig:
-    return decoder(hf, [DenseConfig(_width(hf))] * hf["num_hidden_layers"])
+    return decoder(hf, [GatedMLPConfig(_width(hf))] * hf["num_hidden_layers"])
 
 
 def _width(hf: HfConfig) -> int:
@@ -34,7 +34,7 @@ def _width(hf: HfConfig) -> int:
     return width if factor is None else multiple * -(-int(factor * width) // multiple)
 
 
-def decoder(hf: HfConfig, feed_forwards: Sequence[DenseConfig | RoutedConfig]) -> ModelConfig:
+def decoder(hf: HfConfig, feed_forwards: Sequence[GatedMLPConfig | MoEConfig]) -> ModelConfig:
     """Everything but the feed-forwards, of which there is one per layer."""
     norm = NormConfig(hf.get("norm_eps", 1e-5))
     attention = standard.attention({"rope_theta": 1e6} | dict(hf))
@@ -45,7 +45,7 @@ def decoder(hf: HfConfig, feed_forwards: Sequence[DenseConfig | RoutedConfig]) -
     of_layers = standard.of_kinds(_layer_types(hf), mixers)
     layers = [LayerConfig(mixer, feed) for mixer, feed in zip(of_layers, feed_forwards, strict=True)]
     tied = hf.get("tie_embedding", hf.get("tie_word_embeddings", True))
-    return replace(standard.decoder(hf, layers), norm=norm, tied_head=tied)
+    return replace(standard.decoder(hf, layers), norm=norm, tie_word_embeddings=tied)
 
 
 def _layer_types(hf: HfConfig) -> list[str]:
@@ -56,20 +56,20 @@ def _layer_types(hf: HfConfig) -> list[str]:
     return ["full_attention" if attention is None or index in attention else "conv" for index in indices]
 
 
-def rules(config: ModelConfig, routed: PartRules | None = None) -> list[Rule]:
-    """`routed` has the rules of a routed layer, where there are some."""
+def rules(config: ModelConfig, moe: PartRules | None = None) -> list[Rule]:
+    """`moe` has the rules of an MoE layer, where there are some."""
     own: dict[type, PartRules] = {
         AttentionConfig: partial(standard.attention_rules, out="out_proj", norms=("q_layernorm", "k_layernorm")),
         ShortConvConfig: _short_conv_rules,
-        DenseConfig: _dense_rules,
+        GatedMLPConfig: _mlp_rules,
     }
-    if routed is not None:
-        own[RoutedConfig] = routed
+    if moe is not None:
+        own[MoEConfig] = moe
     return standard.decoder_rules(config, own, norms=("operator_norm", "ffn_norm"), final_norm="embedding_norm")
 
 
-def _dense_rules(ours: str, theirs: str, config: DenseConfig, hidden_size: int) -> list[Rule]:
-    return standard.dense_rules(ours, f"{theirs}.feed_forward", config.width, FEED_FORWARD_NAMES)
+def _mlp_rules(ours: str, theirs: str, config: GatedMLPConfig, hidden_size: int) -> list[Rule]:
+    return standard.gated_mlp_rules(ours, f"{theirs}.feed_forward", config.width, FEED_FORWARD_NAMES)
 
 
 def _short_conv_rules(ours: str, theirs: str, config: ShortConvConfig, hidden_size: int) -> list[Rule]:

@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 
 from model.checkpoints.safetensors_files import Rule
-from model.config import DenseConfig, ModelConfig, RoutedConfig, SigmoidBiasConfig
+from model.config import GatedMLPConfig, ModelConfig, MoEConfig, SigmoidBiasConfig
 from model.families import lfm2, standard
 from model.families.standard import HfConfig
 
 
 def config_from_hf(hf: HfConfig) -> ModelConfig:
-    dense, routed = DenseConfig(hf["intermediate_size"]), _routed(hf)
+    dense, moe = GatedMLPConfig(hf["intermediate_size"]), _moe(hf)
     num_dense = hf.get("num_dense_layers", 2)
-    return lfm2.decoder(hf, [dense if index < num_dense else routed for index in range(hf["num_hidden_layers"])])
+    return lfm2.decoder(hf, [dense if index < num_dense else moe for index in range(hf["num_hidden_layers"])])
 
 
-def _routed(hf: HfConfig) -> RoutedConfig:
+def _moe(hf: HfConfig) -> MoEConfig:
     router = SigmoidBiasConfig(
         hf["num_experts_per_tok"],
         hf.get("norm_topk_prob", True),
@@ -27,14 +27,14 @@ def _routed(hf: HfConfig) -> RoutedConfig:
     )
     if not hf.get("use_expert_bias", True):
         router = replace(router, bias_rate=0.0)  # it stays where it starts, at zero
-    return RoutedConfig(router, hf["num_experts"], hf["moe_intermediate_size"])
+    return MoEConfig(router, hf["num_experts"], hf["moe_intermediate_size"])
 
 
 def rules(config: ModelConfig) -> list[Rule]:
-    return lfm2.rules(config, _mixture)
+    return lfm2.rules(config, _moe_rules)
 
 
-def _mixture(ours: str, theirs: str, config: RoutedConfig, hidden_size: int) -> list[Rule]:
+def _moe_rules(ours: str, theirs: str, config: MoEConfig, hidden_size: int) -> list[Rule]:
     theirs, experts = f"{theirs}.feed_forward", config.num_experts
     assert isinstance(config.router, SigmoidBiasConfig)
     bias = Rule(f"{ours}.router.bias_E", (f"{theirs}.expert_bias",))

@@ -1,14 +1,14 @@
 """Llama (`model_type` llama), which most others vary: grouped-query attention, a gated feed-forward, two norms."""
 
 from model.checkpoints.safetensors_files import Rule
-from model.config import DenseConfig, LayerConfig, ModelConfig
+from model.config import GatedMLPConfig, LayerConfig, ModelConfig
 from model.families import standard
 from model.families.standard import HfConfig
 
 
 def config_from_hf(hf: HfConfig) -> ModelConfig:
     standard.require(hf, hidden_act="silu", mlp_bias=False)
-    layer = LayerConfig(standard.attention(hf), DenseConfig(hf["intermediate_size"]))
+    layer = LayerConfig(standard.attention(hf), GatedMLPConfig(hf["intermediate_size"]))
     return standard.decoder(hf, [layer] * hf["num_hidden_layers"])
 
 

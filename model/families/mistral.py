@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from model.checkpoints.safetensors_files import Rule
-from model.config import DenseConfig, LayerConfig, ModelConfig
+from model.config import GatedMLPConfig, LayerConfig, ModelConfig
 from model.families import standard
 from model.families.standard import HfConfig
 
@@ -11,7 +11,7 @@ from model.families.standard import HfConfig
 def config_from_hf(hf: HfConfig) -> ModelConfig:
     standard.require(hf, hidden_act="silu", attention_bias=False)
     attention = replace(standard.attention(hf), window=hf.get("sliding_window", 4096))
-    layer = LayerConfig(attention, DenseConfig(hf["intermediate_size"]))
+    layer = LayerConfig(attention, GatedMLPConfig(hf["intermediate_size"]))
     return standard.decoder(hf, [layer] * hf["num_hidden_layers"])
 
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from model.checkpoints.safetensors_files import Rule
-from model.config import LayerConfig, ModelConfig, RoutedConfig, SoftmaxTopKConfig
+from model.config import LayerConfig, ModelConfig, MoEConfig, SoftmaxTopKConfig
 from model.families import standard
 from model.families.standard import HfConfig
 
@@ -12,17 +12,15 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
     standard.require(hf, hidden_act="silu", attention_bias=False)
     hf = {"rms_norm_eps": 1e-5, "rope_theta": 1e6, **hf}
     attention = replace(standard.attention(hf), window=hf.get("sliding_window"))
-    routed = RoutedConfig(
-        SoftmaxTopKConfig(hf["num_experts_per_tok"]), hf["num_local_experts"], hf["intermediate_size"]
-    )
-    return standard.decoder(hf, [LayerConfig(attention, routed)] * hf["num_hidden_layers"])
+    moe = MoEConfig(SoftmaxTopKConfig(hf["num_experts_per_tok"]), hf["num_local_experts"], hf["intermediate_size"])
+    return standard.decoder(hf, [LayerConfig(attention, moe)] * hf["num_hidden_layers"])
 
 
 def rules(config: ModelConfig) -> list[Rule]:
-    return standard.decoder_rules(config, {RoutedConfig: _mixture})
+    return standard.decoder_rules(config, {MoEConfig: _moe_rules})
 
 
-def _mixture(ours: str, theirs: str, config: RoutedConfig, hidden_size: int) -> list[Rule]:
+def _moe_rules(ours: str, theirs: str, config: MoEConfig, hidden_size: int) -> list[Rule]:
     return [
         Rule(f"{ours}.gate.weight", (f"{theirs}.block_sparse_moe.gate.weight",)),
         *standard.expert_rules(

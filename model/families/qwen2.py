@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from model.checkpoints.safetensors_files import Rule
-from model.config import DenseConfig, LayerConfig, ModelConfig
+from model.config import GatedMLPConfig, LayerConfig, ModelConfig
 from model.families import standard
 from model.families.standard import HfConfig
 
@@ -11,7 +11,7 @@ from model.families.standard import HfConfig
 def config_from_hf(hf: HfConfig) -> ModelConfig:
     standard.require(hf, hidden_act="silu")
     attention = replace(standard.attention(hf), input_bias=True, output_bias=False)
-    dense = DenseConfig(hf["intermediate_size"])
+    dense = GatedMLPConfig(hf["intermediate_size"])
     windows = standard.layer_windows(hf, slides=lambda index: index >= hf.get("max_window_layers", 28))
     return standard.decoder(hf, [LayerConfig(replace(attention, window=window), dense) for window in windows])
 

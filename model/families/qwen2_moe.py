@@ -6,7 +6,7 @@ Queries, keys and values have biases. Some layers may be dense; of the lower lay
 from dataclasses import replace
 
 from model.checkpoints.safetensors_files import Rule
-from model.config import DenseConfig, LayerConfig, ModelConfig, RoutedConfig, SharedConfig, SoftmaxTopKConfig
+from model.config import GatedMLPConfig, LayerConfig, ModelConfig, MoEConfig, SharedExpertConfig, SoftmaxTopKConfig
 from model.families import standard
 from model.families.standard import HfConfig
 
@@ -15,15 +15,15 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
     standard.require(hf, hidden_act="silu")
     attention = replace(standard.attention(hf), input_bias=hf.get("qkv_bias", True), output_bias=False)
     router = SoftmaxTopKConfig(hf["num_experts_per_tok"], renormalize=hf.get("norm_topk_prob", False))
-    shared = SharedConfig(hf["shared_expert_intermediate_size"], gated=True)
-    routed = RoutedConfig(router, hf["num_experts"], hf["moe_intermediate_size"], shared)
-    dense = DenseConfig(hf["intermediate_size"])
+    shared = SharedExpertConfig(hf["shared_expert_intermediate_size"], gated=True)
+    moe = MoEConfig(router, hf["num_experts"], hf["moe_intermediate_size"], shared)
+    dense = GatedMLPConfig(hf["intermediate_size"])
 
     def slides(index: int) -> bool:
         return index % 2 == 0 and index < hf.get("max_window_layers", 28)
 
     layers = [
-        LayerConfig(replace(attention, window=window), routed if standard.is_routed(hf, index) else dense)
+        LayerConfig(replace(attention, window=window), moe if standard.is_moe_layer(hf, index) else dense)
         for index, window in enumerate(standard.layer_windows(hf, slides))
     ]
     return standard.decoder(hf, layers)

@@ -1,8 +1,8 @@
-"""Qwen3.5 with experts (`model_type` qwen3_5_moe): the text part; images and multi-token prediction are left out.
+"""Qwen3.5 with experts (`model_type` qwen3_5_moe): the text part. Images and multi-token prediction are not loaded.
 
-The network is Qwen3-Next's; what differs is how it is stored. The delta net's four products are tensors of their own,
-every layer is routed, gates always sum to one. Published checkpoints stack the experts and prefix all names of the text
-part, transformers may do neither: `layouts` has one list of rules for each way.
+The network is that of Qwen3-Next; the storage differs. The four projections of a DeltaNet are separate tensors, every
+layer has experts, and their weights are always renormalized. Published checkpoints stack the experts and prefix the
+names of the text part; those that transformers writes may do neither. `layouts` has a list of rules for each way.
 """
 
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ from model.config import DeltaNetConfig, ModelConfig
 from model.families import qwen3_next
 
 IGNORED = ("model.visual.", "mtp.")
-# what a config of Qwen3-Next can choose and one of Qwen3.5 cannot
+# options of Qwen3-Next that Qwen3.5 fixes
 _FIXED = {"norm_topk_prob": True, "mlp_only_layers": [], "decoder_sparse_step": 1, "intermediate_size": 0}
 
 
 def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
-    """From the wrapper's config.json, whose `text_config` is read alone, or from that of a text model."""
+    """From the config.json of the multimodal model (its `text_config`) or of a text model."""
     text = {"tie_word_embeddings": hf.get("tie_word_embeddings", False)} | dict(hf.get("text_config", hf))
     return qwen3_next.config_from_hf(text | _FIXED)
 
 
 def rules(config: ModelConfig) -> list[Rule]:
-    """The layout of a text model as transformers writes it."""
+    """The layout of a text model written by transformers."""
     found = {rule.target: rule for rule in qwen3_next.rules(config)}
     for index, layer in enumerate(config.layers):
         if isinstance(layer.mixer, DeltaNetConfig):
@@ -35,11 +35,11 @@ def rules(config: ModelConfig) -> list[Rule]:
 
 
 def layouts(config: ModelConfig) -> list[list[Rule]]:
-    """All ways in which the same tensors are stored: experts one by one or stacked, under either prefix."""
+    """All layouts: experts stored one by one or stacked, with or without the prefix."""
     single = rules(config)
     stacked = [_stacked(rule) if ".experts." in rule.target else rule for rule in single]
-    plain = (single, stacked)
-    return [*plain, *([_prefixed(rule) for rule in found] for found in plain)]
+    unprefixed = (single, stacked)
+    return [*unprefixed, *([_prefixed(rule) for rule in found] for found in unprefixed)]
 
 
 def _delta_net(target: str, theirs: str, config: DeltaNetConfig) -> Rule:
@@ -49,7 +49,7 @@ def _delta_net(target: str, theirs: str, config: DeltaNetConfig) -> Rule:
 
 
 def _stacked(rule: Rule) -> Rule:
-    """One tensor of all experts, rows of the gate first: as we hold them."""
+    """All experts in one tensor, gate rows first, as in our network."""
     experts = rule.sources[0].partition(".experts.")[0] + ".experts."
     return Rule(rule.target, (experts + ("gate_up_proj" if "gate_up" in rule.target else "down_proj"),))
 

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from model.checkpoints.safetensors_files import Rule
-from model.config import DenseConfig, LayerConfig, ModelConfig, RoutedConfig, SoftmaxTopKConfig
+from model.config import GatedMLPConfig, LayerConfig, ModelConfig, MoEConfig, SoftmaxTopKConfig
 from model.families import standard
 from model.families.standard import HfConfig
 
@@ -14,11 +14,11 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
     attention = replace(standard.attention(hf), qk_norm=standard.norm(hf), window=window)
     router = SoftmaxTopKConfig(hf["num_experts_per_tok"], renormalize=hf.get("norm_topk_prob", False))
     num_experts = hf["num_local_experts"] if "num_local_experts" in hf else hf["num_experts"]
-    routed = RoutedConfig(router, num_experts, hf["moe_intermediate_size"])
-    dense = DenseConfig(hf["intermediate_size"])
+    moe = MoEConfig(router, num_experts, hf["moe_intermediate_size"])
+    dense = GatedMLPConfig(hf["intermediate_size"])
     layers = range(hf["num_hidden_layers"])
     return standard.decoder(
-        hf, [LayerConfig(attention, routed if standard.is_routed(hf, i) else dense) for i in layers]
+        hf, [LayerConfig(attention, moe if standard.is_moe_layer(hf, i) else dense) for i in layers]
     )
 
 

@@ -12,13 +12,13 @@ from model.checkpoints.safetensors_files import PerHead, Rule
 from model.config import (
     AttentionConfig,
     DeltaNetConfig,
-    DenseConfig,
+    GatedMLPConfig,
     LayerConfig,
     MixerConfig,
     ModelConfig,
+    MoEConfig,
     NormConfig,
-    RoutedConfig,
-    SharedConfig,
+    SharedExpertConfig,
     SoftmaxTopKConfig,
 )
 from model.families import standard
@@ -30,9 +30,9 @@ _KINDS: dict[type, str] = {AttentionConfig: "full_attention", DeltaNetConfig: "l
 def config_from_hf(hf: HfConfig) -> ModelConfig:
     standard.require(hf, hidden_act="silu")
     mixers: dict[str, MixerConfig] = {"full_attention": _attention(hf), "linear_attention": _delta_net(hf)}
-    routed, dense = _routed(hf), DenseConfig(hf["intermediate_size"])
+    moe, dense = _moe(hf), GatedMLPConfig(hf["intermediate_size"])
     layers = [
-        LayerConfig(mixer, routed if standard.is_routed(hf, index) else dense)
+        LayerConfig(mixer, moe if standard.is_moe_layer(hf, index) else dense)
         for index, mixer in enumerate(standard.of_kinds(_layer_types(hf), mixers))
     ]
     return replace(standard.decoder(hf, layers), norm=_norm(hf))
@@ -66,10 +66,10 @@ def _delta_net(hf: HfConfig) -> DeltaNetConfig:
     )
 
 
-def _routed(hf: HfConfig) -> RoutedConfig:
+def _moe(hf: HfConfig) -> MoEConfig:
     router = SoftmaxTopKConfig(hf["num_experts_per_tok"], renormalize=hf.get("norm_topk_prob", True))
-    shared = SharedConfig(hf["shared_expert_intermediate_size"], gated=True)
-    return RoutedConfig(router, hf["num_experts"], hf["moe_intermediate_size"], shared)
+    shared = SharedExpertConfig(hf["shared_expert_intermediate_size"], gated=True)
+    return MoEConfig(router, hf["num_experts"], hf["moe_intermediate_size"], shared)
 
 
 def _layer_types(hf: HfConfig) -> list[str]:
@@ -84,17 +84,17 @@ def _layer_types(hf: HfConfig) -> list[str]:
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     """The config.json of a network as this family has it. ValueError for one that it cannot describe."""
-    routed = _routed_keys(config)
+    moe = _moe_keys(config)
     return {
         "architectures": ["Qwen3NextForCausalLM"],
         "model_type": "qwen3_next",
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
-        "intermediate_size": routed["moe_intermediate_size"],  # of dense layers, of which there are none
+        "intermediate_size": moe["moe_intermediate_size"],  # of dense layers, of which there are none
         **_layer_keys(config),
         **_attention_keys(config),
         **_delta_net_keys(config),
-        **routed,
+        **moe,
         "hidden_act": "silu",
         "rms_norm_eps": config.norm.eps,
         "max_position_embeddings": config.max_positions,
@@ -140,18 +140,18 @@ def _delta_net_keys(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def _routed_keys(config: ModelConfig) -> dict[str, Any]:
-    routed = [feed_forward for _, feed_forward in config.routed_layers()]
-    if len(routed) != len(config.layers):
+def _moe_keys(config: ModelConfig) -> dict[str, Any]:
+    moe = [feed_forward for _, feed_forward in config.moe_layers()]
+    if len(moe) != len(config.layers):
         raise ValueError("qwen3_next wants experts in every layer")
-    router, shared = routed[0].router, routed[0].shared
+    router, shared = moe[0].router, moe[0].shared
     if not isinstance(router, SoftmaxTopKConfig) or shared is None:
         raise ValueError("qwen3_next wants softmax top-k routers and a shared expert")
     return {
-        "num_experts": routed[0].num_experts,
+        "num_experts": moe[0].num_experts,
         "num_experts_per_tok": router.top_k,
         "norm_topk_prob": router.renormalize,
-        "moe_intermediate_size": routed[0].expert_width,
+        "moe_intermediate_size": moe[0].expert_width,
         "shared_expert_intermediate_size": shared.width,
         "decoder_sparse_step": 1,
         "mlp_only_layers": [],

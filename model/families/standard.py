@@ -11,15 +11,15 @@ from typing import Any, TypeVar
 from model.checkpoints.safetensors_files import CheckpointError, Concat, Rule, Same, Stack
 from model.config import (
     AttentionConfig,
-    DenseConfig,
+    GatedMLPConfig,
     LayerConfig,
     LinearScaling,
     Llama3Scaling,
     ModelConfig,
+    MoEConfig,
     NormConfig,
     RotaryConfig,
     RotaryScaling,
-    RoutedConfig,
     YarnScaling,
 )
 
@@ -43,7 +43,7 @@ def decoder(hf: HfConfig, layers: Sequence[LayerConfig]) -> ModelConfig:
         tuple(layers),
         _max_positions(hf),
         norm(hf),
-        tied_head=hf.get("tie_word_embeddings", False),
+        tie_word_embeddings=hf.get("tie_word_embeddings", False),
     )
 
 
@@ -86,7 +86,7 @@ def of_kinds(kinds: Sequence[str], known: Mapping[str, T]) -> list[T]:
     return [known[kind] for kind in kinds]
 
 
-def is_routed(hf: HfConfig, index: int) -> bool:
+def is_moe_layer(hf: HfConfig, index: int) -> bool:
     """Whether a layer has experts: every `decoder_sparse_step`-th has, except for `mlp_only_layers`."""
     dense_layers = hf.get("mlp_only_layers") or []
     return index not in dense_layers and (index + 1) % hf.get("decoder_sparse_step", 1) == 0
@@ -181,7 +181,7 @@ def conv_rules(ours: str, theirs: str, channels: int, taps: int, *, bias: bool =
     return [*found, Rule(f"{ours}.conv_bias", (f"{theirs}.bias",))] if bias else found
 
 
-def dense_rules(
+def gated_mlp_rules(
     ours: str, theirs: str, width: int, names: Sequence[str] = ("gate_proj", "up_proj", "down_proj")
 ) -> list[Rule]:
     """A gated feed-forward from three tensors."""
@@ -211,7 +211,7 @@ def expert_rules(
     ]
 
 
-def mixture_rules(ours: str, theirs: str, config: RoutedConfig, hidden_size: int) -> list[Rule]:
+def moe_rules(ours: str, theirs: str, config: MoEConfig, hidden_size: int) -> list[Rule]:
     """A router and three tensors per expert; perhaps a shared expert behind a gate of its own (Qwen's names)."""
     theirs += ".mlp"
     experts, width, shared = config.num_experts, config.expert_width, config.shared
@@ -222,18 +222,18 @@ def mixture_rules(ours: str, theirs: str, config: RoutedConfig, hidden_size: int
     return [
         Rule(f"{ours}.gate.weight", gates, Concat((experts, 1))),
         *found,
-        *dense_rules(f"{ours}.shared", f"{theirs}.shared_expert", shared.width),
+        *gated_mlp_rules(f"{ours}.shared", f"{theirs}.shared_expert", shared.width),
     ]
 
 
-def _mlp_rules(ours: str, theirs: str, config: DenseConfig, hidden_size: int) -> list[Rule]:
-    return dense_rules(ours, f"{theirs}.mlp", config.width)
+def _mlp_rules(ours: str, theirs: str, config: GatedMLPConfig, hidden_size: int) -> list[Rule]:
+    return gated_mlp_rules(ours, f"{theirs}.mlp", config.width)
 
 
 _PARTS: dict[type, PartRules] = {
     AttentionConfig: attention_rules,
-    DenseConfig: _mlp_rules,
-    RoutedConfig: mixture_rules,
+    GatedMLPConfig: _mlp_rules,
+    MoEConfig: moe_rules,
 }
 
 
@@ -268,4 +268,4 @@ def _frame_rules(config: ModelConfig, final_norm: str) -> list[Rule]:
         Rule("embedding.weight", ("model.embed_tokens.weight",)),
         Rule("norm.weight", (f"model.{final_norm}.weight",)),
     ]
-    return found if config.tied_head else [*found, Rule("head.weight", ("lm_head.weight",))]
+    return found if config.tie_word_embeddings else [*found, Rule("head.weight", ("lm_head.weight",))]

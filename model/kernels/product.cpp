@@ -1,7 +1,7 @@
 // Matrix products of a CPU that serves: few to many rows times weights that were packed once (product_weights.inc).
 //
 // Every output element is one chain of additions in the order of the inputs, computed by one thread: a row's bits
-// depend neither on the other rows, nor on the number of threads. Inputs are multiples of 32 wide, outputs are free.
+// depend neither on the other rows, nor on the number of threads. Any number of inputs and outputs will do.
 
 #include <cstdint>
 #include <cstring>

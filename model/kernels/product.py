@@ -1,8 +1,10 @@
-"""Products of rows with weights that were packed once, compiled for this processor; product_reference.py defines them.
+"""Products of rows with weights that were packed once: compiled for this processor, or else by their definition.
 
-Every output row has the same bits whatever else is in the call and however many threads compute it. Weights are
-float32, bfloat16, int8 with a scale per output, or int4 with a scale per output and group of 32 inputs; what is added
-up is float32.
+Weights are float32, bfloat16, int8 with a scale per output, or int4 with a scale per output and group of 32 inputs, of
+any number of inputs and outputs; what is added up is float32. `pack` gives them the form that is multiplied here:
+`Panels` for the compiled products, in which every output row has the same bits whatever else is in the call and however
+many threads compute it, and the `PlainWeights` of product_reference.py, which defines the products, where there are no
+compiled ones. No library's product of narrow types is called: which of them a processor has is not to be relied on.
 
 Shapes: T tokens, S dispatched (token, expert) pairs, K choices a token, E experts, I inputs, O outputs, F inner width,
 D hidden width, G groups of 32 inputs.
@@ -19,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.kernels import native
+from model.kernels import native, product_reference
+from model.kernels.product_reference import PlainWeights
 
 PANEL = 32  # outputs that lie together
 GROUP = 32  # inputs that share a scale in int4
@@ -75,11 +78,6 @@ def available() -> bool:
     return os.environ.get("ROUTELM_REFERENCE_KERNELS") != "1" and native.available("product")
 
 
-def can_make_panels(inputs: int) -> bool:
-    """Whether weights of that many inputs can be packed for the compiled products here."""
-    return available() and inputs % GROUP == 0
-
-
 class Panels:
     """Packed weights: E matrices [O, I].
 
@@ -91,8 +89,8 @@ class Panels:
         self.kind = KINDS[codes_EOI.dtype]
         self.experts, self.outputs, width = codes_EOI.shape
         self.inputs = width * 2 if self.kind is Kind.INT4 else width
-        if not can_make_panels(self.inputs):
-            raise ValueError(f"weights of {self.inputs} inputs cannot be packed: it takes a multiple of {GROUP}")
+        if self.kind is Kind.INT4 and self.inputs % GROUP:
+            raise ValueError(f"int4 weights of {self.inputs} inputs cannot be packed: it takes a multiple of {GROUP}")
         self.data = _pack(codes_EOI, self.kind, self.inputs)
         self.scales = None if scales is None else _panel_scales(scales)
         self.bias = None if bias_EO is None else _padded(bias_EO.detach().float())
@@ -125,7 +123,8 @@ def _pack(codes_EOI: Tensor, kind: Kind, inputs: int) -> Tensor:
     codes_EOI = codes_EOI.detach().contiguous()
     experts, outputs, _ = codes_EOI.shape
     panels = -(-outputs // PANEL)
-    data = _room(experts * panels * PANEL * inputs * BYTES_OF_EIGHT[kind] // 8)
+    padded_inputs = -(-inputs // GROUP) * GROUP
+    data = _room(experts * panels * PANEL * padded_inputs * BYTES_OF_EIGHT[kind] // 8)
     types = (ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 5)
     pack = native.function("product", "pack", *types)
     pack(codes_EOI.data_ptr(), data.data_ptr(), kind, experts, outputs, inputs, torch.get_num_threads())
@@ -154,22 +153,37 @@ def _panel_scales(scales: Tensor) -> Tensor:
     return padded_EGO.unflatten(2, (-1, PANEL)).transpose(1, 2).contiguous()
 
 
-def product(x_TI: Tensor, weights: Panels) -> Tensor:
-    """x_TI times the one matrix: [T, O] in x's type, which is bfloat16 or float32."""
+def pack(codes_EOI: Tensor, scales: Tensor | None = None, bias_EO: Tensor | None = None) -> Panels | PlainWeights:
+    """Weights in the form in which they are multiplied on this machine; see `Panels` for the arguments."""
+    return (Panels if available() else PlainWeights)(codes_EOI, scales, bias_EO)
+
+
+def product(x_TI: Tensor, weights: Panels | PlainWeights) -> Tensor:
+    """x_TI times the one matrix: [T, O] in x's type: bfloat16, float16 or float32."""
+    if isinstance(weights, PlainWeights):
+        return product_reference.product_of(x_TI, weights).to(x_TI.dtype)
     return _product(x_TI, None, weights)
 
 
-def sums(x_TI: Tensor, weights: Panels) -> Tensor:
+def sums(x_TI: Tensor, weights: Panels | PlainWeights) -> Tensor:
     """The same product in float32, whatever x's type: what is added up, not rounded."""
+    if isinstance(weights, PlainWeights):
+        return product_reference.product_of(x_TI, weights)
     return _product(x_TI, None, weights, rounded=False)
 
 
-def grouped_product(x_SI: Tensor, counts_E: Tensor, weights: Panels) -> Tensor:
+def grouped_product(x_SI: Tensor, counts_E: Tensor, weights: Panels | PlainWeights) -> Tensor:
     """Rows sorted by expert, `counts_E` (int64) of them for each, times their expert's matrix: [S, O]."""
+    if isinstance(weights, PlainWeights):
+        return product_reference.grouped_product_of(x_SI, counts_E, weights)
     return _product(x_SI, counts_E, weights)
 
 
 def _product(x: Tensor, counts_E: Tensor | None, weights: Panels, *, rounded: bool = True) -> Tensor:
+    assert x.shape[1] == weights.inputs
+    if x.dtype == torch.float16:
+        y = _product(x.float(), counts_E, weights)
+        return y.half() if rounded else y
     x = x.contiguous()
     out = x.new_empty(x.shape[0], weights.outputs, dtype=x.dtype if rounded else torch.float32)
     counts = 0 if counts_E is None else counts_E.data_ptr()

@@ -27,27 +27,27 @@ class LatentAttention(nn.Module):
     def __init__(self, config: LatentAttentionConfig, hidden_size: int) -> None:
         super().__init__()
         self.config = config
-        heads, self.head_dim = config.num_heads, config.plain_dim + config.rotary.dim
+        heads, self.head_dim = config.num_heads, config.nope_head_dim + config.rotary.dim
         query_width = heads * self.head_dim
         # queries (or what they are made from), c, the shared key: one product
-        self.widths = [config.query_rank or query_width, config.kv_rank, config.rotary.dim]
+        self.widths = [config.q_lora_rank or query_width, config.kv_lora_rank, config.rotary.dim]
         self.in_proj = Linear(hidden_size, sum(self.widths))
-        self.q_norm = RMSNorm(config.query_rank, config.norm) if config.query_rank else None
-        self.q_proj = Linear(config.query_rank, query_width) if config.query_rank else None
-        self.kv_norm = RMSNorm(config.kv_rank, config.norm)
-        self.key_absorb = GroupedLinear(heads, config.plain_dim, config.kv_rank)  # U_h^T
-        self.value_expand = GroupedLinear(heads, config.kv_rank, config.value_dim)  # V_h
+        self.q_norm = RMSNorm(config.q_lora_rank, config.norm) if config.q_lora_rank else None
+        self.q_proj = Linear(config.q_lora_rank, query_width) if config.q_lora_rank else None
+        self.kv_norm = RMSNorm(config.kv_lora_rank, config.norm)
+        self.key_absorb = GroupedLinear(heads, config.nope_head_dim, config.kv_lora_rank)  # U_h^T
+        self.value_expand = GroupedLinear(heads, config.kv_lora_rank, config.value_dim)  # V_h
         self.out_proj = Linear(heads * config.value_dim, hidden_size)
         self.rotary = Rotary(config.rotary)
 
     def cache_spec(self) -> CacheSpec:
-        return LatentSpec(self.config.kv_rank + self.config.rotary.dim, self.config.kv_rank)
+        return LatentSpec(self.config.kv_lora_rank + self.config.rotary.dim, self.config.kv_lora_rank)
 
     def forward(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> Tensor:
         q, c_TR, shared_TW = self.in_proj(x_TD).split(self.widths, dim=-1)
         tables = batch.rotary_tables(self.rotary)
         k_T1K = torch.cat([self.kv_norm(c_TR), kernels.rotate(shared_TW[:, None], *tables)[:, 0]], dim=-1)[:, None]
-        v_T1R = k_T1K[..., : self.config.kv_rank]
+        v_T1R = k_T1K[..., : self.config.kv_lora_rank]
         seen_THR = batch.attend(layer, self._queries(q, tables), k_T1K, v_T1R, scale=self.config.scale)
         projected: Tensor = self.out_proj(per_head(self.value_expand, seen_THR).flatten(1))
         return projected
@@ -56,7 +56,7 @@ class LatentAttention(nn.Module):
         """Queries that meet c and the shared key: [T, H, K]."""
         if self.q_norm is not None and self.q_proj is not None:
             q = self.q_proj(self.q_norm(q))
-        parts = [self.config.plain_dim, self.config.rotary.dim]
+        parts = [self.config.nope_head_dim, self.config.rotary.dim]
         plain_THP, rotary_THW = q.unflatten(-1, (-1, self.head_dim)).split(parts, dim=-1)
         return torch.cat([per_head(self.key_absorb, plain_THP), kernels.rotate(rotary_THW, *tables)], dim=-1)
 

@@ -1,9 +1,9 @@
-"""Routing algorithms: which experts a token goes to, and with what weight. One class each, one interface.
+"""Routing algorithms: which experts process a token, and with what weights. One class per algorithm.
 
-A router that is served must decide for each token from that token alone (and what came before it); the property tests
-run over every class in `ROUTERS`. Ties go to the expert of the lowest index.
+A router may look at one token at a time only, so that an answer does not depend on the other requests of its batch; the
+property tests check every class in `ROUTERS`. Equal scores are resolved in favor of the lowest expert index.
 
-Shapes: T tokens, E experts, K choices a token, S dispatched (token, expert) pairs.
+Shapes: T tokens, E experts, K choices per token, S dispatched (token, expert) pairs, G groups of M experts.
 """
 
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ from model.config import (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Routing:
-    """What every algorithm returns. A choice of weight zero is not computed: that is how K can vary by token."""
+    """The result of every algorithm. Choices with weight zero are not computed, so K may vary by token."""
 
     weights_TK: Tensor  # float32
     experts_TK: Tensor  # int64
-    scores_TE: Tensor  # float32, the router's logits
+    router_logits_TE: Tensor  # float32
 
     def dispatch(self) -> tuple[Tensor, Tensor]:
-        """Experts of all computed choices, ascending, and for each its index in the flattened [T * K] choices."""
+        """The computed choices sorted by expert: expert indices [S], and positions [S] in the flattened [T * K]."""
         experts = self.experts_TK.flatten()
         chosen = self.weights_TK.flatten().nonzero().squeeze(1)
         if len(chosen) == len(experts):
@@ -44,14 +44,13 @@ class Routing:
 
 
 class Router(nn.Module):
-    """Base of all routing algorithms.
+    """Base class of the routing algorithms.
 
-    `forward` decides. In training, `regularize` adds to the loss of every micro-batch, and `after_step` lets an
-    algorithm follow the load of a whole step. `k` is the number of choices, or the mean number that training leads to;
-    it may change between steps, `configured_k` stays.
+    `forward` chooses. During training `regularize` adds to the loss of each micro-batch, and `after_step` lets an
+    algorithm react to the expert load of a whole optimizer step. `k` is the number of experts per token, or the mean
+    number that training aims for.
     """
 
-    k: int
     needs_balance_loss = True
 
     def __init__(self, num_experts: int, k: int) -> None:
@@ -59,80 +58,113 @@ class Router(nn.Module):
         if not 1 <= k <= num_experts:
             raise ValueError(f"a token can go to 1..{num_experts} experts, not {k}: change top_k or num_experts")
         self.num_experts = num_experts
-        self.k = self.configured_k = k
+        self.k = k
 
-    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
+    def forward(self, router_logits_TE: Tensor, token_ids_T: Tensor) -> Routing:
         raise NotImplementedError
 
     def regularize(self, routing: Routing, real_T: Tensor) -> Tensor:
-        """Called once per micro-batch of training; `real_T` tells padding from the tokens that count.
+        """Called once per micro-batch of training; `real_T` is false for padding.
 
-        Returns what to add to the loss beside a balance loss, and may note what `after_step` will need.
+        Returns a loss to add to the balance loss, and may keep what `after_step` needs.
         """
-        return routing.scores_TE.new_zeros(())
+        return routing.router_logits_TE.new_zeros(())
 
     def after_step(self, load_E: Tensor, tokens: int) -> None:
-        """Called once per optimizer step with the number of (token, expert) pairs each expert got, of `tokens` tokens.
-
-        Padding counts in neither.
-        """
+        """Called once per optimizer step: how many of the step's `tokens` each expert got. Padding is not counted."""
 
 
-def top_k(scores_TE: Tensor, k: int) -> Tensor:
+class TopKRouter(Router):
+    """Base class of the algorithms that choose exactly k experts per token; a batch may ask for another k.
+
+    Subclasses implement `choose`.
+    """
+
+    def choose(self, router_logits_TE: Tensor, token_ids_T: Tensor, k: int) -> Routing:
+        """Choose k experts for every token."""
+        raise NotImplementedError
+
+    def forward(self, router_logits_TE: Tensor, token_ids_T: Tensor, k: int | Tensor | None = None) -> Routing:
+        """`k`: one number for all tokens, int64 [T] with 0 for tokens that keep `self.k`, or None: all keep it."""
+        if isinstance(k, Tensor):
+            return self._choose_varying(router_logits_TE, token_ids_T, k)
+        return self.choose(router_logits_TE, token_ids_T, self.k if k is None else k)
+
+    def _choose_varying(self, router_logits_TE: Tensor, token_ids_T: Tensor, k_T: Tensor) -> Routing:
+        """Tokens with equal k together, so that each gets the same bits as in a batch of its own k."""
+        k_T = torch.where(k_T == 0, self.k, k_T)
+        weights_TK = router_logits_TE.new_zeros(len(k_T), int(k_T.max()))
+        experts_TK = torch.zeros_like(weights_TK, dtype=torch.int64)
+        for k in k_T.unique().tolist():
+            rows = (k_T == k).nonzero().squeeze(1)
+            chosen = self.choose(router_logits_TE[rows], token_ids_T[rows], k)
+            weights_TK[rows, :k], experts_TK[rows, :k] = chosen.weights_TK, chosen.experts_TK
+        return Routing(weights_TK, experts_TK, router_logits_TE)
+
+
+def top_k(router_logits_TE: Tensor, k: int) -> Tensor:
     """Indices of the k highest scores, highest first; equal scores in the order of their index."""
-    return scores_TE.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    return router_logits_TE.sort(dim=-1, descending=True, stable=True).indices[:, :k]
 
 
-def within_groups(values_TE: Tensor, limit: GroupLimit | None) -> Tensor:
-    """The values, minus infinity outside of each token's best groups (arXiv 2405.04434, 2412.19437)."""
+def limit_to_groups(values_TE: Tensor, limit: GroupLimit | None) -> Tensor:
+    """Mask the values outside of each token's best groups with minus infinity (arXiv 2405.04434, 2412.19437)."""
     if limit is None:
         return values_TE
     values_TGM = values_TE.unflatten(1, (limit.num_groups, -1))
-    worth_TG = values_TGM.sort(dim=-1, descending=True).values[..., : limit.best_of].sum(-1)
-    chosen_TG = torch.zeros_like(worth_TG, dtype=torch.bool).scatter(1, top_k(worth_TG, limit.top_groups), True)
+    group_scores_TG = values_TGM.sort(dim=-1, descending=True).values[..., : limit.best_of].sum(-1)
+    chosen_TG = torch.zeros_like(group_scores_TG, dtype=torch.bool).scatter(
+        1, top_k(group_scores_TG, limit.top_groups), True
+    )
     return values_TGM.masked_fill(~chosen_TG[..., None], float("-inf")).flatten(1)
 
 
-class SoftmaxTopK(Router):
-    """Softmax over all experts, then the k likeliest (arXiv 2006.16668; renormalized as in arXiv 2401.04088)."""
+class SoftmaxTopK(TopKRouter):
+    """Softmax over all experts, then the top k (arXiv 2006.16668; with renormalization as in arXiv 2401.04088)."""
 
     def __init__(self, config: SoftmaxTopKConfig, num_experts: int) -> None:
         super().__init__(num_experts, config.top_k)
         self.config = config
 
-    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
-        weights_TK, experts_TK = self._choose(scores_TE)
-        return Routing(weights_TK if self.config.scale == 1 else weights_TK * self.config.scale, experts_TK, scores_TE)
+    def choose(self, router_logits_TE: Tensor, token_ids_T: Tensor, k: int) -> Routing:
+        weights_TK, experts_TK = self._top_k(router_logits_TE, k)
+        scaled_TK = weights_TK if self.config.scale == 1 else weights_TK * self.config.scale
+        return Routing(scaled_TK, experts_TK, router_logits_TE)
 
-    def _choose(self, scores_TE: Tensor) -> tuple[Tensor, Tensor]:
+    def _top_k(self, router_logits_TE: Tensor, k: int) -> tuple[Tensor, Tensor]:
         if self.config.groups is None:
-            return kernels.top_k_softmax(scores_TE, self.k, over_all=not self.config.renormalize)
-        probabilities_TE = scores_TE.softmax(-1)
-        experts_TK = top_k(within_groups(probabilities_TE, self.config.groups), self.k)
+            return kernels.top_k_softmax(router_logits_TE, k, over_all=not self.config.renormalize)
+        probabilities_TE = router_logits_TE.softmax(-1)
+        experts_TK = top_k(limit_to_groups(probabilities_TE, self.config.groups), k)
         weights_TK = probabilities_TE.gather(1, experts_TK)
         if self.config.renormalize:
             weights_TK = weights_TK / weights_TK.sum(-1, keepdim=True)
         return weights_TK, experts_TK
 
 
-class TopKSoftmax(Router):
-    """The k highest scores, then a softmax over these alone (arXiv 1701.06538)."""
+class TopKSoftmax(TopKRouter):
+    """The top k router logits, then a softmax over these alone (arXiv 1701.06538)."""
 
     def __init__(self, config: TopKSoftmaxConfig, num_experts: int) -> None:
         super().__init__(num_experts, config.top_k)
 
-    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
-        return Routing(*kernels.top_k_softmax(scores_TE, self.k, over_all=False), scores_TE)
+    def choose(self, router_logits_TE: Tensor, token_ids_T: Tensor, k: int) -> Routing:
+        return Routing(*kernels.top_k_softmax(router_logits_TE, k, over_all=False), router_logits_TE)
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """Elementwise sigmoid whose bits do not depend on an element's place: torch's own uses another routine for the
-    last few elements of a tensor than for the rest, softmax treats every pair alike."""
+    """Elementwise sigmoid whose bits do not depend on an element's place in the tensor.
+
+    torch.sigmoid vectorizes all but the last few elements, which can round differently; softmax over pairs does not.
+    """
     return torch.stack([x, torch.zeros_like(x)], dim=-1).softmax(-1)[..., 0]
 
 
-class SigmoidBias(Router):
-    """Sigmoid scores with a bias that only selects, moved against the load after each step (arXiv 2408.15664)."""
+class SigmoidBias(TopKRouter):
+    """Top k of sigmoid scores plus a bias, which balances the load and is not part of the weights (arXiv 2408.15664).
+
+    After each step the bias of an overloaded expert falls by a fixed amount and that of an underloaded one rises.
+    """
 
     needs_balance_loss = False
     bias_E: Tensor
@@ -142,56 +174,56 @@ class SigmoidBias(Router):
         self.config = config
         self.register_buffer("bias_E", torch.zeros(num_experts))
 
-    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
-        affinity_TE = sigmoid(scores_TE)
-        experts_TK = top_k(within_groups(affinity_TE + self.bias_E, self.config.groups), self.k)
+    def choose(self, router_logits_TE: Tensor, token_ids_T: Tensor, k: int) -> Routing:
+        affinity_TE = sigmoid(router_logits_TE)
+        experts_TK = top_k(limit_to_groups(affinity_TE + self.bias_E, self.config.groups), k)
         weights_TK = affinity_TE.gather(1, experts_TK)
         if self.config.renormalize:
             weights_TK = weights_TK / (weights_TK.sum(-1, keepdim=True) + self.config.epsilon)
-        return Routing(weights_TK * self.config.scale, experts_TK, scores_TE)
+        return Routing(weights_TK * self.config.scale, experts_TK, router_logits_TE)
 
     def after_step(self, load_E: Tensor, tokens: int) -> None:
         load_E = load_E.float()
         self.bias_E += self.config.bias_rate * torch.sign(load_E.mean() - load_E)
 
 
-class Hash(Router):
-    """Experts by the token's id alone (arXiv 2106.04426): nothing learnt, perfectly predictable."""
+class Hash(TopKRouter):
+    """Experts chosen by hashing the token id (arXiv 2106.04426): nothing is learned."""
 
     needs_balance_loss = False
 
     def __init__(self, config: HashConfig, num_experts: int) -> None:
         super().__init__(num_experts, config.top_k)
 
-    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
-        mixed_T = (token_ids_T * 2_654_435_761) % 2**32  # multiplicative hashing: neighbours in the vocabulary part
+    def choose(self, router_logits_TE: Tensor, token_ids_T: Tensor, k: int) -> Routing:
+        mixed_T = (token_ids_T * 2_654_435_761) % 2**32  # multiplicative hashing separates consecutive ids
         first_T = (mixed_T * self.num_experts) // 2**32
         stride_T = 1 + (mixed_T % max(self.num_experts - 1, 1))
-        choices_K = torch.arange(self.k, device=token_ids_T.device)
+        choices_K = torch.arange(k, device=token_ids_T.device)
         experts_TK = (first_T[:, None] + choices_K * _coprime(stride_T, self.num_experts)[:, None]) % self.num_experts
-        weights_TK = torch.full(experts_TK.shape, 1.0 / self.k, device=scores_TE.device)
-        return Routing(weights_TK, experts_TK, scores_TE)
+        weights_TK = torch.full(experts_TK.shape, 1.0 / k, device=router_logits_TE.device)
+        return Routing(weights_TK, experts_TK, router_logits_TE)
 
 
 def _coprime(stride_T: Tensor, modulus: int) -> Tensor:
-    """The strides, those with a factor in common with `modulus` replaced by 1: so that k choices never coincide."""
+    """Replace strides that share a factor with `modulus` by 1, so that the k choices of a token are distinct."""
     shared = torch.gcd(stride_T, torch.full_like(stride_T, modulus))
     return torch.where(shared == 1, stride_T, torch.ones_like(stride_T))
 
 
-def all_positive(weights_TE: Tensor, scores_TE: Tensor) -> Routing:
-    """Every expert of positive weight, the heaviest first; as many choices as the token with most of them needs."""
-    most = max(int((weights_TE > 0).sum(-1).max()), 1)
-    experts_TK = top_k(weights_TE, most)
-    return Routing(weights_TE.gather(1, experts_TK), experts_TK, scores_TE)
+def all_positive(weights_TE: Tensor, router_logits_TE: Tensor) -> Routing:
+    """Choose every expert with a positive weight, highest first. K is the largest number that any token chose."""
+    max_k = max(int((weights_TE > 0).sum(-1).max()), 1)
+    experts_TK = top_k(weights_TE, max_k)
+    return Routing(weights_TE.gather(1, experts_TK), experts_TK, router_logits_TE)
 
 
 class ExpertThreshold(Router):
-    """Every expert takes the tokens above its own threshold (arXiv 2603.11535): a varying number per token.
+    """Each expert takes all tokens whose score is above its threshold (arXiv 2603.11535): k varies by token.
 
-    In training the threshold of an expert follows the score that the best mean_k / E share of all tokens reach, told
-    by one micro-batch of a step (with several workers the first one's last): its mean at first, a moving average
-    later. A token that no expert takes passes through the shared expert alone.
+    During training the threshold of an expert follows the quantile of its scores that a share of mean_k / E of all
+    tokens exceeds, estimated from one micro-batch per step (with several workers, the last one of the first worker):
+    first as the mean over steps, later as a moving average. A token without experts only gets the shared expert.
     """
 
     needs_balance_loss = False
@@ -206,12 +238,12 @@ class ExpertThreshold(Router):
         self.register_buffer("quantile_E", torch.full((num_experts,), 0.5), persistent=False)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
-        affinity_TE = sigmoid(scores_TE)
-        return all_positive(affinity_TE * (affinity_TE > self.threshold_E), scores_TE)
+    def forward(self, router_logits_TE: Tensor, token_ids_T: Tensor) -> Routing:
+        affinity_TE = sigmoid(router_logits_TE)
+        return all_positive(affinity_TE * (affinity_TE > self.threshold_E), router_logits_TE)
 
     def regularize(self, routing: Routing, real_T: Tensor) -> Tensor:
-        affinity_TE = sigmoid(routing.scores_TE.detach()[real_T])
+        affinity_TE = sigmoid(routing.router_logits_TE.detach()[real_T])
         self.quantile_E = affinity_TE.quantile(1 - self.k / self.num_experts, dim=0)
         return super().regularize(routing, real_T)
 
@@ -221,11 +253,11 @@ class ExpertThreshold(Router):
 
 
 class Relu(Router):
-    """Every expert of positive score, weighted by it (ReMoE, arXiv 2412.14711): a varying number per token.
+    """Every expert with a positive logit, which is its weight (ReMoE, arXiv 2412.14711): k varies by token.
 
-    The penalty is an L1 norm in which an expert weighs as its load: it thins the gates out and evens them at once.
-    Unlike the paper's, it belongs to one layer, and moves less where the mean is nearly right: in short runs it would
-    overshoot otherwise.
+    The penalty is an L1 norm in which each expert is weighted by its load, so it makes the weights sparse and balances
+    the experts at the same time. Unlike in the paper, its coefficient is per layer and changes less when the mean k is
+    close to its target; otherwise it would overshoot in short runs.
     """
 
     needs_balance_loss = False
@@ -236,13 +268,15 @@ class Relu(Router):
         self.config = config
         self.register_buffer("penalty", torch.tensor(config.penalty))
 
-    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
-        return all_positive(scores_TE.relu(), scores_TE)
+    def forward(self, router_logits_TE: Tensor, token_ids_T: Tensor) -> Routing:
+        return all_positive(router_logits_TE.relu(), router_logits_TE)
 
     def regularize(self, routing: Routing, real_T: Tensor) -> Tensor:
-        gates_TE = routing.scores_TE[real_T].relu()
-        load_E = (gates_TE > 0).float().mean(0) * self.num_experts / self.k  # 1 each when even and on target
-        return self.penalty * (load_E * gates_TE.mean(0)).sum()
+        positive_TE = routing.router_logits_TE[real_T].relu()
+        load_E = (
+            (positive_TE > 0).float().mean(0) * self.num_experts / self.k
+        )  # 1 for each expert if balanced and on target
+        return self.penalty * (load_E * positive_TE.mean(0)).sum()
 
     def after_step(self, load_E: Tensor, tokens: int) -> None:
         if tokens:
@@ -251,9 +285,10 @@ class Relu(Router):
 
 
 class TopP(Router):
-    """The likeliest experts until their probabilities sum to p (arXiv 2403.07652): few where the router is sure.
+    """The most probable experts until their probabilities sum to p (arXiv 2403.07652): k varies by token.
 
-    As in arXiv 2512.13996 a controller moves p towards a mean number of experts; here it is an integral one, a layer.
+    As in arXiv 2512.13996, a controller adjusts p to reach a mean number of experts; here an integral controller per
+    layer.
     """
 
     threshold: Tensor
@@ -261,20 +296,22 @@ class TopP(Router):
     def __init__(self, config: TopPConfig, num_experts: int) -> None:
         super().__init__(num_experts, config.mean_k)
         self.config = config
-        self.register_buffer("threshold", torch.tensor(config.mean_k / num_experts))  # right for a router at its start
+        self.register_buffer(
+            "threshold", torch.tensor(config.mean_k / num_experts)
+        )  # reaches mean_k with uniform probabilities
 
-    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
-        probabilities_TE = scores_TE.softmax(-1)
+    def forward(self, router_logits_TE: Tensor, token_ids_T: Tensor) -> Routing:
+        probabilities_TE = router_logits_TE.softmax(-1)
         sorted_TE = probabilities_TE.sort(dim=-1, descending=True, stable=True)
         before_TE = sorted_TE.values.cumsum(-1) - sorted_TE.values
         chosen_TE = torch.zeros_like(before_TE, dtype=torch.bool).scatter(
             1, sorted_TE.indices, before_TE < self.threshold
         )
-        return all_positive(probabilities_TE * chosen_TE, scores_TE)
+        return all_positive(probabilities_TE * chosen_TE, router_logits_TE)
 
     def regularize(self, routing: Routing, real_T: Tensor) -> Tensor:
-        logs_TE = routing.scores_TE[real_T].log_softmax(-1)
-        return -self.config.entropy_weight * (logs_TE.exp() * logs_TE).sum(-1).mean()
+        logprobs_TE = routing.router_logits_TE[real_T].log_softmax(-1)
+        return -self.config.entropy_weight * (logprobs_TE.exp() * logprobs_TE).sum(-1).mean()
 
     def after_step(self, load_E: Tensor, tokens: int) -> None:
         if tokens:

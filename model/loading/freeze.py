@@ -2,43 +2,37 @@
 
 import torch
 
-from model.kernels import product
-from model.layers.frozen_linear import PanelEmbedding, PanelLinear, has_onednn_product
+from model.layers.frozen_linear import PackedEmbedding, PackedLinear
 from model.layers.linear import GroupedLinear, Linear, RouterLinear
 from model.network import CausalLM
 from model.quantization import Scheme, plain_scheme
 
 
-def pack_matrices(network: CausalLM, scheme: Scheme | None = None) -> CausalLM:
+def freeze_network(network: CausalLM, scheme: Scheme | None = None) -> CausalLM:
     """Pack all matrices, as they are unless there is a scheme. The network cannot be trained afterwards."""
     for name, _ in list(network.named_modules()):
-        pack_module(network, name, scheme or plain_scheme(network.dtype))
+        freeze_module(network, name, scheme or plain_scheme(network.dtype))
     return network.requires_grad_(False).eval()
 
 
-def pack_module(network: CausalLM, name: str, scheme: Scheme | None) -> None:
-    """Put the packed form in the place of a matrix module; the plain weight is freed with it.
-
-    A matrix that this processor has no packed product for stays as it is.
-    """
+def freeze_module(network: CausalLM, name: str, scheme: Scheme | None) -> None:
+    """Replace a matrix module by its packed form; the plain weight is freed with it."""
     module = network.get_submodule(name)
     if scheme is None or not isinstance(module, Linear | GroupedLinear):
-        return
-    if not (product.can_make_panels(module.weight.shape[-1]) or has_onednn_product(module.weight.dtype)):
         return
     own = scheme_of(network, name, scheme)
     make = own.linear if isinstance(module, Linear) else own.grouped
     network.set_submodule(name, make(module.weight, module.bias))
 
 
-def pack_tied_head(network: CausalLM, scheme: Scheme | None) -> None:
+def freeze_tied_head(network: CausalLM, scheme: Scheme | None) -> None:
     """Pack the matrix that is head and embedding; where it is not quantized, both then read one copy."""
     dtype = network.dtype
     network.tie_head()
-    pack_module(network, "head", scheme)
+    freeze_module(network, "head", scheme)
     head = network.get_submodule("head")
-    if isinstance(head, PanelLinear) and not head.panels.is_quantized:
-        network.set_submodule("embedding", PanelEmbedding(head.panels, dtype))
+    if isinstance(head, PackedLinear) and not head.weights.is_quantized:
+        network.set_submodule("embedding", PackedEmbedding(head.weights, dtype))
 
 
 def scheme_of(network: CausalLM, name: str, scheme: Scheme) -> Scheme:

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from model.checkpoints.readers import CountingReader, FiniteReader, OnceReader, Progress
 from model.checkpoints.rules import Rule
 from model.checkpoints.safetensors_files import (
     CheckpointReader,
@@ -26,12 +25,13 @@ from model.checkpoints.safetensors_files import (
     read_config,
     read_parameter,
 )
+from model.checkpoints.tensor_readers import FiniteCheckReader, Progress, ProgressReader, ReadOnceReader
+from model.config import with_experts_per_token
 from model.families import Family, family_of
-from model.layers.frozen_linear import has_onednn_product
-from model.loading.freeze import pack_module, pack_tied_head
+from model.kernels import product
+from model.loading.freeze import freeze_module, freeze_tied_head
 from model.network import CausalLM, cast_matrices
-from model.quantization import SCHEMES, Scheme, plain_scheme
-from model.quantization import ours as saved
+from model.quantization import SCHEMES, Scheme, ours, plain_scheme
 from model.quantization.formats import decoded, nearest_scheme
 
 TIED_COPIES = ("lm_head.",)  # some exporters store a tied head although it is the embedding
@@ -42,36 +42,37 @@ def load_network(
     dtype: torch.dtype | None = None,
     *,
     scheme: Scheme | None = None,
-    pack: bool = True,
+    freeze: bool = True,
     check: bool = False,
+    experts_per_token: int | None = None,
     progress: Progress | None = None,
 ) -> CausalLM:
     """Load a checkpoint of any family; raises CheckpointError naming what is wrong with it, before reading if possible.
 
-    `dtype` is that of matrices and hidden states: bfloat16 where the processor multiplies it, otherwise float32.
-    `pack` freezes the matrices in the form that the CPU multiplies fastest and reproducibly: as `scheme` says, which by
-    default keeps about as many bits as the checkpoint has. `check` looks for NaN and infinite weights. `progress` is
-    called after every tensor.
+    `dtype` is that of matrices and hidden states, see `default_dtype`. `freeze` packs the matrices for fast and
+    reproducible products on a CPU, quantized by `scheme`; the default scheme keeps about as many bits per weight as the
+    checkpoint has. `check` looks for NaN and infinite weights. `experts_per_token` replaces the number in the config.
+    `progress` is called after every tensor.
     """
-    if scheme is not None and not pack:
-        raise ValueError(f"{scheme.name} freezes the weights as a CPU multiplies them: it needs pack=True")
-    model = describe(directory, dtype or default_dtype())
-    kept = saved.scheme_name(model.hf_config)
+    if scheme is not None and not freeze:
+        raise ValueError(f"{scheme.name} freezes the weights as a CPU multiplies them: it needs freeze=True")
+    model = describe(directory, dtype or default_dtype(), experts_per_token)
+    kept = ours.scheme_name(model.hf_config)
     if kept is not None:
-        _check_saved(kept, scheme, pack)
+        _check_ours(kept, scheme, freeze)
         reader = open_checkpoint(directory)
-        saved.fill(model.network, _watched(reader, reader.names(), check, progress))
+        ours.fill(model.network, _watched(reader, reader.names(), check, progress))
     else:
         reader, rules = open_layout(directory, model)
-        reader = OnceReader(_watched(reader, _sources(rules), check, progress), rules)
-        if pack and scheme is None:
+        reader = ReadOnceReader(_watched(reader, _sources(rules), check, progress), rules)
+        if freeze and scheme is None:
             scheme = default_scheme(model.hf_config, model.network.dtype)
         _fill(model.network, reader, rules, scheme)
     return model.network.requires_grad_(False).eval()
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class ModelDescription:
     """What config.json says: whose checkpoint it is, and a network of its shapes without memory for weights."""
 
     hf_config: Mapping[str, Any]
@@ -79,39 +80,44 @@ class Description:
     network: CausalLM
 
 
-def describe(directory: Path, dtype: torch.dtype) -> Description:
-    """Read config.json and nothing else. CheckpointError where it is missing, incomplete or of no known family."""
+def describe(directory: Path, dtype: torch.dtype, experts_per_token: int | None = None) -> ModelDescription:
+    """Read config.json and nothing else. CheckpointError where it is missing, incomplete or of no known family.
+
+    `experts_per_token` replaces the config's number; ValueError where the network cannot have it.
+    """
     hf_config = read_config(directory)
     family = family_of(hf_config)
     config = family.config_from_hf(hf_config)
+    if experts_per_token is not None:
+        config = with_experts_per_token(config, experts_per_token)
     with torch.device("meta"):
-        return Description(hf_config, family, cast_matrices(CausalLM(config), dtype))
+        return ModelDescription(hf_config, family, cast_matrices(CausalLM(config), dtype))
 
 
-def open_layout(directory: Path, model: Description) -> tuple[CheckpointReader, list[Rule]]:
+def open_layout(directory: Path, model: ModelDescription) -> tuple[CheckpointReader, list[Rule]]:
     """The checkpoint's tensors, decoded where they are quantized, and the rules by which they are stored; checked."""
     layouts = model.family.layouts(model.network.config)
     wanted = {name for rules in layouts for name in _sources(rules)}
     reader = decoded(open_checkpoint(directory), model.hf_config, wanted)
     rules = choose_layout(reader, layouts)
-    copies = TIED_COPIES if model.network.config.tied_head else ()
+    copies = TIED_COPIES if model.network.config.tie_word_embeddings else ()
     check_headers(reader, rules, named_tensors(model.network), model.family.ignored + copies)
     return reader, rules
 
 
 def default_dtype() -> torch.dtype:
-    """bfloat16 if this machine's matrix products take it, else float32."""
-    return torch.bfloat16 if has_onednn_product(torch.bfloat16) else torch.float32
+    """bfloat16 where the matrix products are compiled, which read half the bytes then; otherwise float32."""
+    return torch.bfloat16 if product.available() else torch.float32
 
 
 def default_scheme(hf_config: Mapping[str, Any], dtype: torch.dtype) -> Scheme:
     """About as many bits as are stored."""
-    stored_as = saved.scheme_name(hf_config) or nearest_scheme(hf_config)
+    stored_as = ours.scheme_name(hf_config) or nearest_scheme(hf_config)
     return plain_scheme(dtype) if stored_as is None else SCHEMES[stored_as]
 
 
-def _check_saved(kept: str, scheme: Scheme | None, pack: bool) -> None:
-    if not pack or (scheme is not None and scheme.name != kept):
+def _check_ours(kept: str, scheme: Scheme | None, freeze: bool) -> None:
+    if not freeze or (scheme is not None and scheme.name != kept):
         wanted = scheme.name if scheme else "plain matrices"
         raise ValueError(
             f"`routelm quantize` made this checkpoint: it is served as {kept}, on a CPU, and not as {wanted}; "
@@ -122,8 +128,8 @@ def _check_saved(kept: str, scheme: Scheme | None, pack: bool) -> None:
 def _watched(
     reader: CheckpointReader, wanted: Collection[str], check: bool, progress: Progress | None
 ) -> CheckpointReader:
-    reader = FiniteReader(reader) if check else reader
-    return CountingReader(reader, wanted, progress) if progress else reader
+    reader = FiniteCheckReader(reader) if check else reader
+    return ProgressReader(reader, wanted, progress) if progress else reader
 
 
 def _sources(rules: Collection[Rule]) -> set[str]:
@@ -135,9 +141,9 @@ def _fill(network: CausalLM, reader: CheckpointReader, rules: list[Rule], scheme
     for name, module_rules in _largest_first(network, rules):
         for rule in module_rules:
             _fill_tensor(network, reader, rule)
-        pack_module(network, name, scheme)
-        if name == "embedding" and network.config.tied_head:
-            pack_tied_head(network, scheme)
+        freeze_module(network, name, scheme)
+        if name == "embedding" and network.config.tie_word_embeddings:
+            freeze_tied_head(network, scheme)
         _return_freed_memory()
     unfilled = [name for name, tensor in network.state_dict().items() if tensor.is_meta]
     assert not unfilled, f"no rule of this family makes {unfilled[0]}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from model.cache import bytes_per_block, bytes_per_row
-from model.layers.feed_forward import Routed
+from model.layers.feed_forward import MoE
 from model.layers.linear import GroupedLinear, Linear
 from model.loading.freeze import scheme_of
 from model.network import CausalLM
@@ -34,10 +34,10 @@ class NetworkSize:
 def network_size(network: CausalLM) -> NetworkSize:
     """Sizes of a network, which may be without data (see `empty_network`)."""
     parameters = _parameters(network)
-    if network.config.tied_head:
+    if network.config.tie_word_embeddings:
         del parameters["head.weight"]
     total = sum(parameter.numel() for parameter in parameters.values())
-    idle = sum(_idle_parameters(module) for module in network.modules() if isinstance(module, Routed))
+    idle = sum(_idle_parameters(module) for module in network.modules() if isinstance(module, MoE))
     specs = network.cache_specs()
     embedding = parameters["embedding.weight"].numel()
     return NetworkSize(total, total - idle, embedding, bytes_per_block(specs, 1, network.dtype), bytes_per_row(specs))
@@ -49,7 +49,7 @@ def weight_bytes(network: CausalLM, scheme: Scheme) -> int:
     An embedding that is tied to the head takes none where the head is not quantized; codes serve the head alone.
     """
     parameters, packed_bits = _parameters(network), 0.0
-    if network.config.tied_head and not scheme.head.is_quantized:
+    if network.config.tie_word_embeddings and not scheme.head.is_quantized:
         del parameters["embedding.weight"]
     for name, module in network.named_modules():
         if isinstance(module, Linear | GroupedLinear):
@@ -68,7 +68,7 @@ def _parameters(network: nn.Module) -> dict[str, nn.Parameter]:
     return dict(network.named_parameters(remove_duplicate=False))
 
 
-def _idle_parameters(layer: Routed) -> int:
+def _idle_parameters(layer: MoE) -> int:
     """How many weights of a layer a token passes by."""
     experts = sum(parameter.numel() for parameter in layer.experts.parameters())
     return experts * (layer.experts.num_experts - layer.router.k) // layer.experts.num_experts

@@ -12,7 +12,7 @@ NAMED = 3  # sources in a warning
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class TaskScore:
     """A task's main score on one source, beside the best of the trivial ways to do the same.
 
     `part` is the direction of a translation, else a language. `better`: all of the score's 95 % interval, `low` to
@@ -41,7 +41,7 @@ class Measured:
 class Quality:
     """What was measured; empty where nothing is known."""
 
-    measured: tuple[Measured, ...] = ()
+    measured: tuple[TaskScore, ...] = ()
 
     @classmethod
     def load(cls, directory: Path) -> "Quality":
@@ -50,7 +50,7 @@ class Quality:
         if not path.is_file():
             return cls()
         try:
-            return cls(tuple(Measured(**entry) for entry in read_object(path)["measured"]))
+            return cls(tuple(TaskScore(**entry) for entry in read_object(path)["measured"]))
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"{path} is not what routelm evaluate writes: {error!r}; delete it or write it anew"
@@ -72,7 +72,7 @@ class Quality:
         return [warning for task in tasks for warning in self.warnings(task)]
 
 
-def _warning(task: str, part: str | None, entries: Sequence[Measured], weak: Sequence[Measured]) -> str:
+def _warning(task: str, part: str | None, entries: Sequence[TaskScore], weak: Sequence[TaskScore]) -> str:
     what = task if part is None else f"{task} {part}"
     share = f"{len(weak)} of {len(entries)} kinds of text" if len(entries) > 1 else "the text it was tested on"
     named = ", ".join(map(str, weak[:NAMED])) + (f", and {len(weak) - NAMED} more" if len(weak) > NAMED else "")

@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.checkpoints.readers import CountingReader, OnceReader, Progress
 from model.checkpoints.rules import Rule
 from model.checkpoints.safetensors_files import (
     INDEX_NAME,
@@ -21,11 +20,11 @@ from model.checkpoints.safetensors_files import (
     named_tensors,
     read_parameter,
 )
+from model.checkpoints.tensor_readers import Progress, ProgressReader, ReadOnceReader
 from model.layers.linear import GroupedLinear, Linear
 from model.loading.freeze import scheme_of
-from model.loading.load import Description, describe, open_layout
-from model.quantization import Scheme
-from model.quantization import ours as saved
+from model.loading.load import ModelDescription, describe, open_layout
+from model.quantization import Scheme, ours
 
 SHARD_BYTES = 1 << 30
 COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")  # tokenizer, templates, generation defaults
@@ -46,24 +45,24 @@ def quantize_checkpoint(
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"{target} is not empty: name a new directory")
     model = describe(source, dtype)
-    if saved.scheme_name(model.hf_config):
+    if ours.scheme_name(model.hf_config):
         raise CheckpointError(f"{source} is quantized already, by this program: start from what it was made of")
     reader, rules = open_layout(source, model)
     if progress:
-        reader = CountingReader(reader, {name for rule in rules for name in rule.sources}, progress)
+        reader = ProgressReader(reader, {name for rule in rules for name in rule.sources}, progress)
     target.mkdir(parents=True, exist_ok=True)
-    write_shards(target, _stored(model, OnceReader(reader, rules), rules, scheme))
+    write_shards(target, _stored(model, ReadOnceReader(reader, rules), rules, scheme))
     _copy_companions(source, target)
-    config = {**model.hf_config, "quantization_config": saved.settings(scheme.name)}
+    config = {**model.hf_config, "quantization_config": ours.settings(scheme.name)}
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _stored(
-    model: Description, reader: CheckpointReader, rules: list[Rule], scheme: Scheme
+    model: ModelDescription, reader: CheckpointReader, rules: list[Rule], scheme: Scheme
 ) -> Iterator[tuple[str, Tensor]]:
     """All tensors to be stored, in the order of the rules."""
     network, parameters = model.network, named_tensors(model.network)
-    tied = network.config.tied_head
+    tied = network.config.tie_word_embeddings
     for rule in rules:
         owner, _, leaf = rule.target.rpartition(".")
         tensor = read_parameter(reader, rule, parameters[rule.target].dtype)
@@ -76,7 +75,7 @@ def _stored(
 
 
 def _matrix(name: str, weight: Tensor, scheme: Scheme) -> Iterator[tuple[str, Tensor]]:
-    for leaf, tensor in saved.stored_codes(scheme.quantize(weight)).items():
+    for leaf, tensor in ours.stored_codes(scheme.quantize(weight)).items():
         yield f"{name}.{leaf}", tensor
 
 

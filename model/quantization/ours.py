@@ -122,4 +122,4 @@ def _frozen(reader: CheckpointReader, name: str, module: Linear | GroupedLinear)
     else:
         codes = plain.keep(reader.get(f"{name}.weight").to(dtype))
     freeze = frozen_linear if isinstance(module, Linear) else frozen_grouped
-    return freeze(codes, bias, dtype)
+    return freeze(codes, bias)

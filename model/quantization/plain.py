@@ -3,7 +3,6 @@
 import torch
 from torch import Tensor
 
-from model.kernels import product
 from model.quantization.scheme import Codes
 
 CHUNK = 1 << 20
@@ -12,12 +11,10 @@ CHUNK = 1 << 20
 def keep(weight: Tensor) -> Codes:
     """The weights; in bfloat16 where that loses nothing, which halves what has to be read.
 
-    Checkpoints of bfloat16 are served in float32 where the processor has no bfloat16 products: the compiled ones take
-    float32 rows times bfloat16 weights, with the same sums as for float32 weights.
+    A checkpoint of bfloat16 may be served in float32: float32 rows times bfloat16 weights have the same sums as float32
+    rows times float32 weights.
     """
     weight = weight.contiguous()
-    if not product.can_make_panels(weight.shape[-1]):
-        return Codes(weight)
     if weight.dtype == torch.float32 and _is_bfloat16(weight):
         return Codes(weight.bfloat16())
     return Codes(weight.float() if weight.dtype == torch.float16 else weight)

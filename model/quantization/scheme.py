@@ -6,12 +6,10 @@ Shapes: I input width, O output width, E experts, G groups of inputs.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.kernels import product, product_reference
-from model.kernels.product import Panels
-from model.layers.frozen_linear import OneDNNGroupedLinear, OneDNNLinear, PanelGroupedLinear, PanelLinear
+from model.layers.frozen_linear import PackedGroupedLinear, PackedLinear
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,32 +24,20 @@ class Codes:
     values: Tensor
     scales: Tensor | None = None
 
-    @property
-    def inputs(self) -> int:
-        return self.values.shape[-1] * (2 if self.values.dtype == torch.uint8 else 1)
-
     def dequantized(self) -> Tensor:
         """The float32 weights that they stand for."""
         return product_reference.dequantized(self.values, self.scales)
 
 
-def frozen_linear(codes: Codes, bias_O: Tensor | None, dtype: torch.dtype) -> nn.Module:
-    """The layer that multiplies them; where the compiled products cannot, in `dtype` and oneDNN's layout."""
-    if product.can_make_panels(codes.inputs):
-        return PanelLinear(_panels(codes, bias_O, stacked=False))
-    return OneDNNLinear(codes.dequantized().to(dtype), bias_O)
+def frozen_linear(codes: Codes, bias_O: Tensor | None) -> PackedLinear:
+    """The layer that multiplies them."""
+    scales = None if codes.scales is None else codes.scales[None]
+    return PackedLinear(product.pack(codes.values[None], scales, None if bias_O is None else bias_O[None]))
 
 
-def frozen_grouped(codes: Codes, bias_EO: Tensor | None, dtype: torch.dtype) -> nn.Module:
+def frozen_grouped(codes: Codes, bias_EO: Tensor | None) -> PackedGroupedLinear:
     """The same for one matrix per expert."""
-    if product.can_make_panels(codes.inputs):
-        return PanelGroupedLinear(_panels(codes, bias_EO, stacked=True))
-    return OneDNNGroupedLinear(codes.dequantized().to(dtype), bias_EO)
-
-
-def _panels(codes: Codes, bias: Tensor | None, *, stacked: bool) -> Panels:
-    tensors = (codes.values, codes.scales, bias)
-    return Panels(*(t if stacked or t is None else t[None] for t in tensors))  # type: ignore[arg-type]
+    return PackedGroupedLinear(product.pack(codes.values, codes.scales, bias_EO))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +59,10 @@ class Scheme:
         """Whether weights become codes, instead of staying what they are."""
         return self.bits_per_weight < 16
 
-    def linear(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> nn.Module:
+    def linear(self, weight_OI: Tensor, bias_O: Tensor | None = None) -> PackedLinear:
         """A frozen layer: forward(x_TI) -> y_TO."""
-        return frozen_linear(self.quantize(weight_OI.detach()), bias_O, weight_OI.dtype)
+        return frozen_linear(self.quantize(weight_OI.detach()), bias_O)
 
-    def grouped(self, weight_EOI: Tensor, bias_EO: Tensor | None = None) -> nn.Module:
+    def grouped(self, weight_EOI: Tensor, bias_EO: Tensor | None = None) -> PackedGroupedLinear:
         """A frozen layer of experts: forward(x_SI, counts_E) -> y_SO."""
-        return frozen_grouped(self.quantize(weight_EOI.detach()), bias_EO, weight_EOI.dtype)
+        return frozen_grouped(self.quantize(weight_EOI.detach()), bias_EO)

@@ -13,7 +13,9 @@ from types import BuiltinMethodType, MethodType
 from typing import Any, TypeVar
 
 from jinja2 import Environment, Template, TemplateError, nodes, pass_context, pass_environment
+from jinja2.ext import Extension
 from jinja2.filters import make_attrgetter
+from jinja2.parser import Parser
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
@@ -65,12 +67,17 @@ class Clock:
 
 
 class BoundedTemplate:
-    """A compiled template. ValueError where its text is not valid jinja. Safe to render from several threads."""
+    """A compiled template, safe to render from several threads. `literals` are the texts that it writes or names.
+
+    ValueError where its source is not valid jinja.
+    """
 
     def __init__(self, source: str) -> None:
         environment = _BoundedEnvironment()
         try:
-            tree = _InsertChecks().visit(environment.parse(source))
+            parsed = environment.parse(source)
+            self.literals = frozenset(_literals(parsed))
+            tree = _InsertChecks().visit(parsed)
             self._template: Template = environment.from_string(tree)
         except (TemplateError, RecursionError) as error:
             raise ValueError(f"the chat template of the model is not valid: {error}") from error
@@ -97,14 +104,29 @@ class BoundedTemplate:
         return "".join(pieces)
 
 
+def _literals(tree: nodes.Template) -> Iterator[str]:
+    yield from (node.data for node in tree.find_all(nodes.TemplateData))
+    yield from (node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str))
+
+
+class _GenerationTag(Extension):
+    """{% generation %}: marks what the model writes, for training. What is inside is rendered as it is."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja's own declaration
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
 class _BoundedEnvironment(ImmutableSandboxedEnvironment):
     """Names and settings as transformers gives them to chat templates."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self) -> None:
-        loop_controls = "jinja2.ext.loopcontrols"
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loop_controls], finalize=checked)
+        extensions = ["jinja2.ext.loopcontrols", _GenerationTag]
+        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=extensions, finalize=checked)
         for name in _UNSAFE_FILTERS:
             del self.filters[name]
         self.filters |= {"join": _join, "tojson": _to_json}
@@ -246,8 +268,16 @@ def _join(environment: Environment, values: Any, d: Any = "", attribute: str | i
     return separator.join(map(str, counted(values, separator)))
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return "".join(counted(json.JSONEncoder(ensure_ascii=False, indent=indent).iterencode(value)))
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """The arguments are those of transformers."""
+    encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return "".join(counted(encoder.iterencode(value)))
 
 
 # Functions

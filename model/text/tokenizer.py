@@ -1,20 +1,23 @@
-"""Text to token ids and back, as the tokenizer.json of a checkpoint says."""
+"""Text to token ids and back, with the tokenizer of a checkpoint."""
 
-import codecs
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+import secrets
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
 
 import tokenizers
+from tokenizers import AddedToken
 from tokenizers.decoders import ByteLevel
 
-from model.files import read_object_if_any
+from model.text.detokenizer import ByteDetokenizer, Detokenizer, WindowDetokenizer
+from model.text.harmony import FinalChannelDetokenizer, uses_harmony
 from model.text.special_tokens import END_OF_TEXT, task_tag
+from model.text.tokenizer_files import TokenizerFiles, load_backend
 
-_LONGEST_CHARACTER = 4  # bytes, and so tokens
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,55 +29,98 @@ class TokenizedText:
     ends: list[int]
 
 
-class Tokenizer:
-    """The tokenizer of a checkpoint. Safe to use from several threads at once: nothing changes after loading."""
+class PlainTextEncoder:
+    """Encodes text in which no special token is recognized, nor any token of `others`: all are ordinary text."""
 
-    def __init__(self, tokenizer_json: str, eos_tokens: Sequence[str | int] = ()) -> None:
-        """`eos_tokens` are the tokens that end a generation, by text or by id. ValueError where one is unknown."""
-        # encode_special_tokens is a switch on the whole object, hence two of them instead of one that is switched.
-        self._with_special = _load_backend(tokenizer_json)
-        self._text_only = _load_backend(tokenizer_json)
-        self._text_only.encode_special_tokens = True
+    def __init__(self, tokenizer_json: str, others: Collection[str] = ()) -> None:
+        content = json.loads(tokenizer_json) if others else None
+        if content is not None:
+            for token in content["added_tokens"]:
+                token["special"] = token["special"] or token["content"] in others
+        self._backend = load_backend(tokenizer_json if content is None else json.dumps(content))
+        self._backend.encode_special_tokens = True
+        self._lead = f"\ue000{secrets.token_hex(16)}"  # stands for the text before; nobody can write it
+        self._backend.add_tokens([AddedToken(self._lead, special=False, normalized=False)])
+
+    def encode(self, text: str) -> TokenizedText:
+        """Encode a text that begins here."""
+        return _tokenized(_encode(self._backend, text, add_special_tokens=False))
+
+    def encode_continuation(self, text: str) -> TokenizedText:
+        """Encode text that follows a special token: some tokenizers put a space before the first word of a text."""
+        whole, lead = self.encode(self._lead + text), len(self._lead)
+        return TokenizedText(whole.ids[1:], *([place - lead for place in p[1:]] for p in (whole.starts, whole.ends)))
+
+    def encode_document(self, text: str) -> list[int]:
+        """Like `encode`, with the special tokens that the post-processor puts around a text."""
+        ids: list[int] = _encode(self._backend, text, add_special_tokens=True).ids
+        return ids
+
+
+class Tokenizer:
+    """The tokenizer of a checkpoint. Immutable after loading, so several threads may use it at once."""
+
+    def __init__(
+        self, tokenizer_json: str, eos_tokens: Sequence[str | int] = (), *, files: TokenizerFiles | None = None
+    ) -> None:
+        """`eos_tokens` end a generation, by text or by id; those that the model cannot generate are left out."""
+        # encode_special_tokens is a switch of the whole object, so there are two of them.
+        self._with_special = load_backend(tokenizer_json)
+        self._json, self.plain_text = tokenizer_json, PlainTextEncoder(tokenizer_json)
         added = self._with_special.get_added_tokens_decoder()
         self.special_tokens: Mapping[str, int] = {token.content: i for i, token in added.items() if token.special}
         self.special_ids = frozenset(self.special_tokens.values())
+        self.added_tokens: Mapping[str, int] = {token.content: i for i, token in added.items()}
+        self.added_token_flags: Mapping[int, AddedToken] = added
         self.vocab_size = max(self._with_special.get_vocab().values()) + 1
-        self.eos_token_ids = tuple(dict.fromkeys(self._id_of(token) for token in eos_tokens))
+        limit = (files and files.vocab_size) or self.vocab_size
+        self.eos_token_ids = tuple(dict.fromkeys(_known_ids(self._with_special, eos_tokens, limit)))
+        self._prefix_ids = self._document_prefix(files)
         self._token_bytes = [b""] * self.vocab_size
         for token_id, value in _vocabulary_bytes(self._with_special):
             self._token_bytes[token_id] = value
 
     @classmethod
     def load(cls, directory: Path) -> "Tokenizer":
-        """Read tokenizer.json, and what ends a generation from all files that say so.
+        """Read tokenizer.json and what other files say about special tokens.
 
         ValueError where tokenizer.json is missing or broken.
         """
-        path = directory / "tokenizer.json"
-        if not path.is_file():
-            raise ValueError(f"{directory} has no tokenizer.json: only checkpoints with a fast tokenizer can be loaded")
-        return cls(path.read_text(encoding="utf-8"), _eos_tokens(directory))
+        files = TokenizerFiles.load(directory)
+        return cls(files.complete_json(), files.ends, files=files)
+
+    @property
+    def normalizes_added_tokens(self) -> bool:
+        """Whether added tokens are also found in other spellings, such as in upper case."""
+        return self._with_special.normalizer is not None and any(
+            token.normalized for token in self.added_token_flags.values()
+        )
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Return the ids of `text`. Special tokens in it stay ordinary text unless `allow_special`.
 
         ValueError where the text is no valid Unicode (a lone surrogate).
         """
-        ids: list[int] = self._encode(text, allow_special).ids
-        return ids
+        return self.encode_with_offsets(text, allow_special).ids
 
     def encode_with_offsets(self, text: str, allow_special: bool = False) -> TokenizedText:
         """Like `encode`, with the place of each token in the text."""
-        encoding = self._encode(text, allow_special)
-        offsets = encoding.offsets
-        return TokenizedText(encoding.ids, [start for start, _ in offsets], [end for _, end in offsets])
+        if not allow_special:
+            return self.plain_text.encode(text)
+        return _tokenized(_encode(self._with_special, text, add_special_tokens=False))
 
-    def encode_document(self, text: str) -> list[int]:
-        """Return the ids of `text` as plain text begins in training: after the start token, if the model has one."""
-        if task_tag("generate") in self.special_tokens:
-            return [self.special_tokens[END_OF_TEXT], *self.encode(text)]
-        ids: list[int] = _encode(self._text_only, text, add_special_tokens=True).ids
-        return ids
+    def encode_document(self, text: str, allow_special: bool = True, add_special_tokens: bool = True) -> list[int]:
+        """Return the ids of a text to be continued, after the tokens that begin a text in training.
+
+        Special tokens in it are read unless `allow_special` is false. A post-processor that would end the text, such as
+        with an end token, does not: it is to be continued. `add_special_tokens` false leaves out the beginning too.
+        """
+        prefix = self._prefix_ids if add_special_tokens else ()
+        return [*prefix, *self.encode(text, allow_special)]
+
+    def plain_text_encoder(self, others: Collection[str]) -> PlainTextEncoder:
+        """An encoder for which the added tokens in `others` are ordinary text too. Takes a second for a large one."""
+        return PlainTextEncoder(self._json, others) if others else self.plain_text
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
         """Return the text of `ids`; bytes that are no UTF-8 become U+FFFD, ids outside the vocabulary nothing."""
@@ -84,121 +130,49 @@ class Tokenizer:
         """Return the bytes a token stands for: often not valid UTF-8 on its own. Empty outside the vocabulary."""
         return self._token_bytes[token_id] if token_id < self.vocab_size else b""
 
-    def stream(self, skip_special: bool = True) -> "Detokenizer":
-        """Return a detokenizer for one generated sequence."""
+    def stream(
+        self, skip_special: bool = True, *, prompt_ids: Sequence[int] = (), continues: bool = False
+    ) -> Detokenizer:
+        """Return a detokenizer for one sequence that is generated after `prompt_ids`.
+
+        `continues`: prompt and answer are one text, so the answer keeps the space before its first word. Otherwise it
+        is a text of its own, as in a chat.
+        """
+        context = prompt_ids if continues else ()
+        text = self._plain_stream(skip_special, context)
+        if not skip_special or not uses_harmony(self.special_tokens):
+            return text
+        return FinalChannelDetokenizer(text, self._plain_stream(True), self.special_tokens, prompt_ids)
+
+    def _plain_stream(self, skip_special: bool, context: Sequence[int] = ()) -> Detokenizer:
         token_bytes = self._text_bytes if skip_special else self.token_bytes
         if isinstance(self._with_special.decoder, ByteLevel):
-            return _ByteDetokenizer(token_bytes)
-        return _WindowDetokenizer(token_bytes, partial(self.decode, skip_special=skip_special))
+            return ByteDetokenizer(token_bytes)
+        return WindowDetokenizer(token_bytes, partial(self.decode, skip_special=skip_special), context)
 
     def _text_bytes(self, token_id: int) -> bytes:
         return b"" if token_id in self.special_ids else self.token_bytes(token_id)
 
-    def _encode(self, text: str, allow_special: bool) -> tokenizers.Encoding:
-        backend = self._with_special if allow_special else self._text_only
-        return _encode(backend, text, add_special_tokens=False)
-
-    def _id_of(self, token: str | int) -> int:
-        token_id = self._with_special.token_to_id(token) if isinstance(token, str) else token
-        if token_id is None:
-            raise ValueError(f"end token {token!r} is not in the vocabulary of the tokenizer")
-        return token_id
-
-
-class Detokenizer(Protocol):
-    """Turns ids into text as they come, a piece at a time, and never emits a part of a character.
-
-    The pieces joined are what `decode` gives for all ids at once. (With byte fallback, where bytes are no UTF-8, the
-    number of U+FFFD may differ: there `decode` gives up characters that came before them.)
-    """
-
-    def push(self, ids: Sequence[int]) -> str:
-        """Take the next ids; return the text that is complete now."""
-
-    def finish(self) -> str:
-        """Return what was held back, with U+FFFD for characters that never became complete."""
+    def _document_prefix(self, files: TokenizerFiles | None) -> tuple[int, ...]:
+        """The tokens before a text: what the files say, else what the post-processor puts there."""
+        if task_tag("generate") in self.special_tokens:  # the bundled model was trained on documents that begin so
+            return (self.special_tokens[END_OF_TEXT],)
+        if files is not None and files.adds_bos is not None:
+            bos = self._with_special.token_to_id(files.named.get("bos_token", ""))
+            return (bos,) if files.adds_bos and bos is not None else ()
+        plain, whole = self.plain_text.encode("a").ids, self.plain_text.encode_document("a")
+        starts = (start for start in range(len(whole)) if whole[start : start + len(plain)] == plain)
+        return tuple(whole[: next(starts, 0)])
 
 
-class _ByteDetokenizer:
-    """For tokens that are nothing but bytes."""
-
-    def __init__(self, token_bytes: Callable[[int], bytes]) -> None:
-        self._token_bytes = token_bytes
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def push(self, ids: Sequence[int]) -> str:
-        return self._decoder.decode(b"".join(map(self._token_bytes, ids)))
-
-    def finish(self) -> str:
-        return self._decoder.decode(b"", final=True)
-
-
-class _WindowDetokenizer:
-    """For all others: the text of a token may depend on the tokens before it, such as a space in front of a word.
-
-    So new tokens are decoded together with those of the last piece. A character has four bytes at most: tokens that
-    are more and still make none never will, and come out as they are, else each would be decoded again and again.
-    """
-
-    def __init__(self, token_bytes: Callable[[int], bytes], decode: Callable[[list[int]], str]) -> None:
-        self._token_bytes, self._decode = token_bytes, decode
-        self._before: list[int] = []
-        self._pending: list[int] = []
-
-    def push(self, ids: Sequence[int]) -> str:
-        # What has no text is left out, so that it cannot come between the bytes of a character.
-        return "".join(self._step(token_id) for token_id in ids if self._token_bytes(token_id))
-
-    def finish(self) -> str:
-        text = self._pending_text()
-        self._before, self._pending = self._pending, []
-        return text
-
-    def _step(self, token_id: int) -> str:
-        self._pending.append(token_id)
-        text = self._pending_text()
-        is_complete = text and not text.endswith("\ufffd")
-        return self.finish() if is_complete or len(self._pending) > _LONGEST_CHARACTER else ""
-
-    def _pending_text(self) -> str:
-        before, text = self._decode(self._before), self._decode(self._before + self._pending)
-        return text[len(before) :] if text.startswith(before) else self._decode(self._pending)
-
-
-def token_text(token: Any) -> str | None:
-    """Return the text of a token as tokenizer_config.json writes it: a string, or an object with `content`."""
-    text: str | None = token["content"] if isinstance(token, dict) else token
-    return text
-
-
-def _load_backend(tokenizer_json: str) -> tokenizers.Tokenizer:
-    try:
-        backend = tokenizers.Tokenizer.from_str(tokenizer_json)
-    except Exception as error:  # the library raises bare Exception
-        raise ValueError(f"tokenizer.json cannot be read: {error}") from error
-    backend.no_truncation()
-    backend.no_padding()
-    return backend
+def _tokenized(encoding: tokenizers.Encoding) -> TokenizedText:
+    offsets = encoding.offsets
+    return TokenizedText(encoding.ids, [start for start, _ in offsets], [end for _, end in offsets])
 
 
 def _encode(backend: tokenizers.Tokenizer, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
-    # A batch of one, since `encode` keeps all other threads of Python waiting until it is done.
+    # A batch of one, because `encode` holds the GIL until it is done.
     return backend.encode_batch([_valid(text)], add_special_tokens=add_special_tokens)[0]
-
-
-def _eos_tokens(directory: Path) -> list[str | int]:
-    """Every token that one of the checkpoint's files says ends a generation: they rarely name all of them."""
-    config = read_object_if_any(directory / "config.json")
-    named = [
-        read_object_if_any(directory / "generation_config.json").get("eos_token_id"),
-        config.get("eos_token_id"),
-        config.get("text_config", {}).get("eos_token_id"),
-        token_text(read_object_if_any(directory / "tokenizer_config.json").get("eos_token")),
-    ]
-    found: list[str | int] = []
-    for tokens in named:
-        found += tokens if isinstance(tokens, list) else [] if tokens is None else [tokens]
-    return found
 
 
 def _valid(text: str) -> str:
@@ -207,6 +181,16 @@ def _valid(text: str) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(f"text is not valid Unicode at character {error.start}: remove the lone surrogate") from error
     return text
+
+
+def _known_ids(backend: tokenizers.Tokenizer, tokens: Sequence[str | int], limit: int) -> Iterator[int]:
+    """The ids of end tokens, without those that the model cannot generate: nobody has to wait for them."""
+    for token in tokens:
+        token_id = backend.token_to_id(token) if isinstance(token, str) else token
+        if token_id is not None and 0 <= token_id < limit:
+            yield token_id
+        else:
+            logger.warning("the end token %r is left out: it is not one of the model's %d tokens", token, limit)
 
 
 def _vocabulary_bytes(backend: tokenizers.Tokenizer) -> Iterator[tuple[int, bytes]]:

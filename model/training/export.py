@@ -40,7 +40,7 @@ def average(models: Sequence[Path], out: Path) -> Path:
     """
     if len(models) < 2:
         raise ValueError("a mean takes two models or more")
-    mean, *others = (load_network(path, torch.float32, pack=False) for path in models)
+    mean, *others = (load_network(path, torch.float32, freeze=False) for path in models)
     for path, other in zip(models[1:], others, strict=True):
         if other.config != mean.config:
             raise ValueError(f"{path} holds another network than {models[0]}")

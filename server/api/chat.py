@@ -1,38 +1,64 @@
 """POST /v1/chat/completions: OpenAI's chat, streamed or whole."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, Field, model_validator
 
-from server.api.chunks import Chunks
-from server.api.dependencies import Admitted, RequestId, Service, admission
-from server.api.disconnect import until_disconnect
-from server.api.messages import Messages, template_messages
-from server.api.openai_fields import ChatOnlyFields, OpenAIFields, StreamOptions
+from model.text.chat_template import RenderOptions
+from server.api.chunks import ChunkFactory, StreamOptions
+from server.api.dependencies import Context
+from server.api.messages import Messages, ignored_message_fields, template_messages
+from server.api.prompt_logprobs import PromptLogprobs, prompt_logprobs, with_prompt_logprobs
+from server.api.prompts import PromptLength, truncated
 from server.api.request_model import ModelName
-from server.api.sampling import MAX_CHOICES, MAX_LOGPROBS, MAX_TOKENS, SamplingFields
-from server.api.sse import Event, Events, EventStream
-from server.api.usage import UsageInfo, usage_of
+from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of
+from server.api.sampling import (
+    Choices,
+    LogprobsField,
+    MaxTokens,
+    NumLogprobs,
+    SamplingFields,
+    check_total_logprobs,
+    unlimited_max_tokens,
+)
+from server.api.sse import Event, Events
 from server.errors import InvalidRequestError
-from server.generation.logprobs import TextLogprobs
-from server.generation.stream import GenerationResult, interleave
+from server.generation.logprobs import DecodedLogprobs, limited
+from server.generation.prompt import Prompt
+from server.generation.service import GenerationService
+from server.generation.stream import GenerationResult, all_results, interleave
 
 router = APIRouter(tags=["OpenAI"])
 
 
-class ChatRequest(SamplingFields, OpenAIFields, ChatOnlyFields):
+class ChatRequest(SamplingFields):
     model: ModelName | None = None
     messages: Messages
-    max_completion_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    max_completion_tokens: MaxTokens | None = None
+    n: Choices | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    logprobs: Annotated[LogprobsField, Field(description="A number stands for true and top_logprobs.")] | None = None
+    top_logprobs: NumLogprobs | None = None
+    prompt_logprobs: Annotated[NumLogprobs, Field(description="Not in streams.")] | None = None
+    return_token_ids: bool = False
+    truncate_prompt_tokens: PromptLength | None = None
+    add_special_tokens: Annotated[bool, Field(description="Ignored: the chat template writes them.")] = False
+    add_generation_prompt: bool | None = None
+    continue_final_message: Annotated[
+        bool, Field(description="The answer goes on with the last message, which is an assistant's.")
+    ] = False
+    chat_template_kwargs: (
+        Annotated[
+            dict[str, Any], Field(max_length=64, description="Variables of the chat template, such as enable_thinking.")
+        ]
+        | None
+    ) = None
+    reasoning_effort: Annotated[str, Field(max_length=64)] | None = None
 
     @model_validator(mode="after")
     def _prefer_new_name(self) -> "ChatRequest":
@@ -41,10 +67,30 @@ class ChatRequest(SamplingFields, OpenAIFields, ChatOnlyFields):
         return self
 
     @property
-    def wanted_logprobs(self) -> int | None:
-        if self.top_logprobs is not None and not self.logprobs:
+    def ignored_fields(self) -> tuple[str, ...]:
+        options = self.stream_options.ignored_fields("stream_options") if self.stream_options else ()
+        return (*super().ignored_fields, *options, *ignored_message_fields(self.messages))
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many alternatives per token; None: no log-probabilities."""
+        if self.logprobs is True:
+            return self.top_logprobs or 0
+        if self.top_logprobs and not self.logprobs:
             raise InvalidRequestError("top_logprobs needs logprobs to be true.", param="top_logprobs")
-        return (self.top_logprobs or 0) if self.logprobs else None
+        return (self.top_logprobs or self.logprobs) if self.logprobs else None
+
+    @property
+    def render_options(self) -> RenderOptions:
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidRequestError(
+                "continue_final_message and add_generation_prompt exclude each other.", param="continue_final_message"
+            )
+        variables = self.chat_template_kwargs or {}
+        if self.reasoning_effort is not None:
+            variables = {"reasoning_effort": self.reasoning_effort} | variables
+        prompted = self.add_generation_prompt is not False and not self.continue_final_message
+        return RenderOptions(prompted, self.continue_final_message, variables)
 
 
 class TopLogprob(BaseModel):
@@ -73,64 +119,98 @@ class Choice(BaseModel):
     message: AssistantMessage
     logprobs: ChoiceLogprobs | None
     finish_reason: str
+    token_ids: Omittable[list[int]] = None
 
 
 class ChatCompletion(BaseModel):
+    """`warnings` names fields that were ignored. The last three are there only if there is something to say."""
+
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
     choices: list[Choice]
     usage: UsageInfo
-
-
-Chat = Admitted[ChatRequest]
-
-
-async def admit(body: ChatRequest, service: Service, request_id: RequestId) -> AsyncIterator[Chat]:
-    """Validate, render, submit; abort what still runs when the request ends."""
-    service.check_model(body.model)
-    sampling = body.sampling_params(
-        service, max_tokens=service.max_model_len, defaults=service.defaults, logprobs=body.wanted_logprobs
-    )
-    prompt = await service.chat_prompt(service.prompts.chat(template_messages(body.messages)))
-    with admission(service, request_id, [prompt], sampling, body.stop_strings, body.n or 1) as generations:
-        yield Admitted(f"chatcmpl-{request_id}", body, generations)
+    prompt_logprobs: Omittable[PromptLogprobs] = None
+    prompt_token_ids: Omittable[list[int]] = None
+    warnings: Warnings = []
 
 
 @router.post("/v1/chat/completions", response_model=ChatCompletion, summary="Answer a conversation")
-async def chat_completions(request: Request, service: Service, chat: Annotated[Chat, Depends(admit)]) -> Any:
+async def chat_completions(body: ChatRequest, context: Context) -> Any:
     """OpenAI's chat completions. With `stream` the answer is server-sent events that end with `[DONE]`."""
-    created = int(time.time())
-    if chat.body.stream:
-        return EventStream(_chunks(chat, created, service.model_id))
-    results = await until_disconnect(request, chat.results())
+    _ignore_unused_effort(context.admission.service, body)
+    service, created = context.accept(body), int(time.time())
+    n, logprobs = body.n or 1, body.num_logprobs
+    unlimited = unlimited_max_tokens(service, n, logprobs)
+    sampling = body.sampling_params(
+        service, max_tokens=unlimited, unlimited=unlimited, defaults=service.defaults, logprobs=logprobs
+    )
+    sampling = with_prompt_logprobs(sampling, body.prompt_logprobs, stream=bool(body.stream))
+    prompt = await _prompt(service, body)
+    check_total_logprobs(service, [prompt], n, sampling)
+    generations = context.admission.start([prompt], sampling, body.text_options, n)
+    answer_id, model = f"chatcmpl-{context.admission.request_id}", body.model or service.model_id
+    if body.stream:
+        chunks = ChunkFactory(
+            answer_id,
+            "chat.completion.chunk",
+            created,
+            model,
+            body.stream_options,
+            generations,
+            n,
+            _extras(body, prompt),
+        )
+        return context.stream(_events(chunks, body))
+    results = await context.until_disconnect(all_results(generations))
     return ChatCompletion(
-        id=chat.id,
+        id=answer_id,
         created=created,
-        model=service.model_id,
-        choices=[_choice(index, result, chat.body) for index, result in enumerate(results)],
-        usage=usage_of(chat.generations, len(results)),
+        model=model,
+        choices=[_choice(index, result, body) for index, result in enumerate(results)],
+        usage=usage_of(generations, n),
+        prompt_logprobs=prompt_logprobs(prompt, results[0], body.prompt_logprobs),
+        **_extras(body, prompt),
     )
 
 
-async def _chunks(chat: Chat, created: int, model: str) -> Events:
-    n = len(chat.generations)
-    chunks = Chunks(chat.id, "chat.completion.chunk", created, model, chat.body.stream_options)
-    for index in range(n):
+def _ignore_unused_effort(service: GenerationService, body: ChatRequest) -> None:
+    if body.reasoning_effort not in (None, "none") and not service.template_uses("reasoning_effort"):
+        body.ignore("reasoning_effort")
+
+
+async def _prompt(service: GenerationService, body: ChatRequest) -> Prompt:
+    messages = service.prompts.chat(template_messages(body.messages))
+    prompt = await service.chat_prompt(messages, body.render_options)
+    if body.prompt_logprobs is not None:
+        prompt = prompt.without_boundaries()  # scoring starts at the last boundary
+    return truncated(prompt, body.truncate_prompt_tokens, service)
+
+
+def _extras(body: ChatRequest, prompt: Prompt) -> dict[str, Any]:
+    """Fields of the answer that are there only if there is something to say."""
+    extras: dict[str, Any] = {"warnings": warnings} if (warnings := body.warnings) else {}
+    return extras | ({"prompt_token_ids": list(prompt.token_ids)} if body.return_token_ids else {})
+
+
+async def _events(chunks: ChunkFactory, body: ChatRequest) -> Events:
+    for index in range(chunks.n):
         yield chunks.of(_chunk_choice(index, {"role": "assistant", "content": ""}))
-    async with aclosing(interleave(chat.generations)) as deltas:
+    async with aclosing(interleave(chunks.generations)) as deltas:
         async for index, delta in deltas:
-            if delta.text or delta.logprobs:
-                yield chunks.of(_chunk_choice(index, {"content": delta.text}, delta.logprobs))
+            logprobs = limited(delta.logprobs, body.num_logprobs)
+            if delta.text or logprobs:
+                choice = _chunk_choice(index, {"content": delta.text}, logprobs)
+                yield chunks.of(choice | ({"token_ids": delta.token_ids} if body.return_token_ids else {}))
             if delta.finish_reason is not None:
                 yield chunks.of(_chunk_choice(index, {}, finish_reason=delta.finish_reason))
     if chunks.with_usage:
-        yield chunks.last(chat.generations, n)
+        yield chunks.last()
 
 
 def _chunk_choice(
-    index: int, delta: Event, logprobs: Sequence[TextLogprobs] = (), finish_reason: str | None = None
+    index: int, delta: Event, logprobs: Sequence[DecodedLogprobs] = (), finish_reason: str | None = None
 ) -> Event:
     shown = _choice_logprobs(logprobs).model_dump() if logprobs else None
     return {"index": index, "delta": delta, "logprobs": shown, "finish_reason": finish_reason}
@@ -140,16 +220,17 @@ def _choice(index: int, result: GenerationResult, body: ChatRequest) -> Choice:
     return Choice(
         index=index,
         message=AssistantMessage(content=result.text),
-        logprobs=_choice_logprobs(result.logprobs) if body.logprobs else None,
+        logprobs=_choice_logprobs(limited(result.logprobs, body.num_logprobs)) if body.logprobs else None,
         finish_reason=result.finish_reason,
+        token_ids=list(result.token_ids) if body.return_token_ids else None,
     )
 
 
-def _choice_logprobs(logprobs: Sequence[TextLogprobs]) -> ChoiceLogprobs:
+def _choice_logprobs(logprobs: Sequence[DecodedLogprobs]) -> ChoiceLogprobs:
     return ChoiceLogprobs(content=[_token_logprob(entry) for entry in logprobs])
 
 
-def _token_logprob(entry: TextLogprobs) -> TokenLogprob:
+def _token_logprob(entry: DecodedLogprobs) -> TokenLogprob:
     chosen, *top = (
         {"token": token.text, "logprob": token.logprob, "bytes": list(token.data)}
         for token in (entry.chosen, *entry.top)

@@ -1,30 +1,45 @@
 """The events of a stream in OpenAI's shape."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from server.api.openai_fields import StreamOptions
+from server.api.messages import WithExtras
+from server.api.response_model import usage_of
 from server.api.sse import Event
-from server.api.usage import usage_of
 from server.generation.stream import RunningGeneration
 
 
-@dataclass(frozen=True, slots=True)
-class Chunks:
-    """What all chunks of a stream share. Where usage is wanted, each has the field, and one without choices ends it."""
+class StreamOptions(WithExtras):
+    """`continuous_usage_stats`: the counts so far in every event."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+@dataclass(slots=True)
+class ChunkFactory:
+    """What all chunks of a stream share.
+
+    Where usage is wanted, each chunk has the field, and a chunk without choices ends the stream. `extras` are further
+    fields of the first chunk.
+    """
 
     id: str
     object: str
     created: int
     model: str
     options: StreamOptions | None
+    generations: Sequence[RunningGeneration]
+    n: int
+    extras: Event = field(default_factory=dict)
 
     def of(self, *choices: Event) -> Event:
-        return {**self._head(), "choices": list(choices), **({"usage": None} if self.with_usage else {})}
+        extras, self.extras = self.extras, {}
+        return {**self._head(), "choices": list(choices), **self._usage(), **extras}
 
-    def last(self, generations: Sequence[RunningGeneration], n: int) -> Event:
-        """The counts, `n` generations a prompt."""
-        return {**self._head(), "choices": [], "usage": usage_of(generations, n).model_dump()}
+    def last(self) -> Event:
+        return {**self._head(), "choices": [], "usage": self._counts()}
 
     @property
     def with_usage(self) -> bool:
@@ -32,3 +47,11 @@ class Chunks:
 
     def _head(self) -> Event:
         return {"id": self.id, "object": self.object, "created": self.created, "model": self.model}
+
+    def _usage(self) -> Event:
+        if self.options is not None and self.options.continuous_usage_stats:
+            return {"usage": self._counts()}
+        return {"usage": None} if self.with_usage else {}
+
+    def _counts(self) -> Event:
+        return usage_of(self.generations, self.n).model_dump()

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel
 
+from model.text.detokenizer import Detokenizer
 from model.text.tokenizer import Tokenizer
-from server.generation.logprobs import TextLogprobs, TokenText
+from server.generation.logprobs import DecodedLogprobs, DecodedToken
 from server.generation.prompt import Prompt
 
 
@@ -24,23 +25,29 @@ class CompletionLogprobs(BaseModel):
 class LogprobColumns:
     """Makes the columns of one choice, piece by piece: the text offset goes on from piece to piece."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: Prompt, skip_special_tokens: bool) -> None:
         self._tokenizer = tokenizer
-        self._detokenizer = tokenizer.stream()
+        self._prompt = prompt
+        self._of_prompt = tokenizer.stream(skip_special=False)
+        self._of_answer = tokenizer.stream(skip_special_tokens, prompt_ids=prompt.token_ids, continues=True)
         self._offset = 0
 
-    def prompt(self, prompt: Prompt, entries: Sequence[TextLogprobs]) -> list[TextLogprobs]:
-        """The entries of a prompt's tokens, without a begin-of-text token that the client did not send."""
-        if prompt.first_text_token > 0:
-            return list(entries[prompt.first_text_token - 1 :])
-        first = prompt.token_ids[0]
-        return [TextLogprobs(TokenText(first, self._tokenizer.token_bytes(first), None)), *entries]
+    def of_prompt(self, entries: Sequence[DecodedLogprobs]) -> CompletionLogprobs:
+        """The columns of the prompt's tokens, without a begin-of-text token that the client did not send."""
+        if self._prompt.first_text_token > 0:
+            return self._columns(entries[self._prompt.first_text_token - 1 :], self._of_prompt)
+        first = self._prompt.token_ids[0]
+        decoded = DecodedLogprobs(DecodedToken(first, self._tokenizer.token_bytes(first), None))
+        return self._columns([decoded, *entries], self._of_prompt)
 
-    def columns(self, entries: Sequence[TextLogprobs]) -> CompletionLogprobs:
+    def of_answer(self, entries: Sequence[DecodedLogprobs]) -> CompletionLogprobs:
+        return self._columns(entries, self._of_answer)
+
+    def _columns(self, entries: Sequence[DecodedLogprobs], detokenizer: Detokenizer) -> CompletionLogprobs:
         offsets = []
         for entry in entries:
             offsets.append(self._offset)
-            self._offset += len(self._detokenizer.push((entry.chosen.token_id,)))
+            self._offset += len(detokenizer.push((entry.chosen.token_id,)))
         return CompletionLogprobs(
             tokens=[entry.chosen.text for entry in entries],
             token_logprobs=[entry.chosen.logprob for entry in entries],
@@ -49,7 +56,16 @@ class LogprobColumns:
         )
 
 
-def _top(entry: TextLogprobs) -> dict[str, float] | None:
+def joined(first: CompletionLogprobs, second: CompletionLogprobs) -> CompletionLogprobs:
+    return CompletionLogprobs(
+        tokens=first.tokens + second.tokens,
+        token_logprobs=first.token_logprobs + second.token_logprobs,
+        top_logprobs=first.top_logprobs + second.top_logprobs,
+        text_offset=first.text_offset + second.text_offset,
+    )
+
+
+def _top(entry: DecodedLogprobs) -> dict[str, float] | None:
     if entry.chosen.logprob is None:
         return None
     top: dict[str, float] = {}

@@ -1,50 +1,65 @@
 """POST /v1/completions: continue plain text or token ids, with echo and log-probabilities for evaluation harnesses."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from server.api.chunks import Chunks
-from server.api.completion_logprobs import CompletionLogprobs, LogprobColumns
-from server.api.dependencies import Admitted, RequestId, Service, admission
-from server.api.disconnect import until_disconnect
-from server.api.openai_fields import CompletionOnlyFields, OpenAIFields, StreamOptions
-from server.api.prompts import PromptField, read_prompts
+from server.api.chunks import ChunkFactory, StreamOptions
+from server.api.completion_logprobs import CompletionLogprobs, LogprobColumns, joined
+from server.api.dependencies import Context
+from server.api.prompt_logprobs import PromptLogprobs, prompt_logprobs, with_prompt_logprobs
+from server.api.prompts import PromptField, PromptFields, read_prompts
 from server.api.request_model import ModelName
-from server.api.sampling import MAX_CHOICES, MAX_LOGPROBS, MAX_TOKENS, SamplingFields
-from server.api.sse import Events, EventStream
-from server.api.usage import UsageInfo, usage_of
-from server.engine.types import SamplingParams
+from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of
+from server.api.sampling import Choices, LogprobsField, NumLogprobs, SamplingFields, TokenLimit, check_total_logprobs
+from server.api.sse import Event, Events
 from server.errors import InvalidRequestError
-from server.generation.logprobs import TextLogprobs
+from server.generation.logprobs import limited
 from server.generation.prompt import Prompt
 from server.generation.service import GenerationService
-from server.generation.stream import GenerationResult, TextDelta, interleave
+from server.generation.stream import GenerationResult, TextDelta, all_results, interleave
 
 router = APIRouter(tags=["OpenAI"])
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's default
 MAX_GENERATIONS = 128  # prompts times choices
-MAX_LOGPROBS_IN_ALL = 2**19  # of an answer: it is held in memory until it is whole, some 250 bytes each
 
 
-class CompletionRequest(SamplingFields, OpenAIFields, CompletionOnlyFields):
+class CompletionRequest(SamplingFields, PromptFields):
     model: ModelName | None = None
     prompt: PromptField
-    max_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS, description="0 needs echo.")] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    max_tokens: Annotated[TokenLimit, Field(description="0 needs echo; -1: as many as the context holds.")] | None = (
+        None
+    )
+    n: Choices | None = None
     echo: bool | None = None
-    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    logprobs: Annotated[LogprobsField, Field(description="How many alternatives; true stands for 1.")] | None = None
+    prompt_logprobs: Annotated[NumLogprobs, Field(description="Not in streams.")] | None = None
+    return_token_ids: bool = False
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
     @property
+    def ignored_fields(self) -> tuple[str, ...]:
+        options = self.stream_options.ignored_fields("stream_options") if self.stream_options else ()
+        return (*super().ignored_fields, *options)
+
+    @property
+    def num_choices(self) -> int:
+        return self.n or 1
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many alternatives per token; None: no log-probabilities."""
+        return None if self.logprobs is None or self.logprobs is False else int(self.logprobs)
+
+    @property
     def scores_prompt(self) -> bool:
-        return bool(self.echo) and (self.logprobs is not None or self.max_tokens == 0)
+        return bool(self.echo) and (self.num_logprobs is not None or self.max_tokens == 0)
 
 
 class CompletionChoice(BaseModel):
@@ -52,6 +67,9 @@ class CompletionChoice(BaseModel):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: str
+    prompt_logprobs: Omittable[PromptLogprobs] = None
+    token_ids: Omittable[list[int]] = None
+    prompt_token_ids: Omittable[list[int]] = None
 
 
 class Completion(BaseModel):
@@ -61,104 +79,96 @@ class Completion(BaseModel):
     model: str
     choices: list[CompletionChoice]
     usage: UsageInfo
+    warnings: Warnings = []
 
 
-Continuation = Admitted[CompletionRequest]
-
-
-async def admit(body: CompletionRequest, service: Service, request_id: RequestId) -> AsyncIterator[Continuation]:
-    """Validate, encode, submit; abort what still runs when the request ends."""
-    service.check_model(body.model)
-    if body.max_tokens == 0 and not body.echo:
-        raise InvalidRequestError(
-            "max_tokens is 0: nothing would be answered. Set echo to score a prompt.", param="max_tokens"
-        )
-    prompts = await read_prompts(service, body.prompt)
-    n = body.n or 1
-    if len(prompts) * n > MAX_GENERATIONS:
-        raise InvalidRequestError(
-            f"{len(prompts)} prompts times n={n} is more than {MAX_GENERATIONS}; send several requests.", param="prompt"
-        )
+@router.post("/v1/completions", response_model=Completion, summary="Continue plain text")
+async def completions(body: CompletionRequest, context: Context) -> Any:
+    """OpenAI's completions. `prompt` is a text, a list of texts, token ids, or a list of lists of token ids."""
+    service, n, created = context.accept(body), body.num_choices, int(time.time())
+    _check_length(body)
+    prompts = await read_prompts(service, body.prompt, body)
+    _check_count(prompts, n)
     sampling = body.sampling_params(
         service,
         max_tokens=DEFAULT_MAX_TOKENS,
         defaults=service.defaults,
-        logprobs=body.logprobs,
+        logprobs=body.num_logprobs,
         prompt_logprobs=body.scores_prompt,
     )
-    _check_logprobs(service, prompts, n, sampling)
-    with admission(service, request_id, prompts, sampling, body.stop_strings, n) as generations:
-        yield Admitted(f"cmpl-{request_id}", body, generations, prompts)
+    sampling = with_prompt_logprobs(sampling, body.prompt_logprobs, stream=bool(body.stream))
+    check_total_logprobs(service, prompts, n, sampling)
+    generations = context.admission.start(prompts, sampling, body.text_options, n)
+    choices = [ChoiceBuilder(service, body, index, prompts[index // n]) for index in range(len(generations))]
+    answer_id, model = f"cmpl-{context.admission.request_id}", body.model or service.model_id
+    if body.stream:
+        extras = {"warnings": warnings} if (warnings := body.warnings) else {}
+        chunks = ChunkFactory(answer_id, "text_completion", created, model, body.stream_options, generations, n, extras)
+        return context.stream(_events(chunks, choices))
+    results = await context.until_disconnect(all_results(generations))
+    return Completion(
+        id=answer_id,
+        created=created,
+        model=model,
+        choices=[choice.whole(result) for choice, result in zip(choices, results, strict=True)],
+        usage=usage_of(generations, n),
+        warnings=body.warnings,
+    )
 
 
-def _check_logprobs(service: GenerationService, prompts: Sequence[Prompt], n: int, sampling: SamplingParams) -> None:
-    """Each field is bounded; this bounds their product."""
-    tokens = 0
-    if sampling.logprobs is not None:
-        tokens += len(prompts) * min(sampling.max_tokens, service.max_model_len)
-    if sampling.prompt_logprobs:
-        tokens += sum(len(prompt.token_ids) for prompt in prompts)
-    asked = n * tokens * (1 + (sampling.logprobs or 0))
-    if asked > MAX_LOGPROBS_IN_ALL:
+def _check_length(body: CompletionRequest) -> None:
+    if body.max_tokens == 0 and not body.echo and body.prompt_logprobs is None:
         raise InvalidRequestError(
-            f"This may be {asked:,} log-probabilities, and one answer has at most {MAX_LOGPROBS_IN_ALL:,}: send fewer "
-            "prompts at once, or ask for fewer choices, tokens or alternatives.",
-            param="logprobs",
+            "max_tokens is 0: nothing would be answered. Set echo to score a prompt.", param="max_tokens"
         )
 
 
-@router.post("/v1/completions", response_model=Completion, summary="Continue plain text")
-async def completions(request: Request, service: Service, work: Annotated[Continuation, Depends(admit)]) -> Any:
-    """OpenAI's completions. `prompt` is a text, a list of texts, token ids, or a list of lists of token ids."""
-    created = int(time.time())
-    if work.body.stream:
-        return EventStream(_chunks(work, created, service))
-    results = await until_disconnect(request, work.results())
-    return Completion(
-        id=work.id,
-        created=created,
-        model=service.model_id,
-        choices=[_choice(index, result, work, service) for index, result in enumerate(results)],
-        usage=usage_of(work.generations, work.body.n or 1),
-    )
+def _check_count(prompts: Sequence[Prompt], n: int) -> None:
+    if len(prompts) * n > MAX_GENERATIONS:
+        raise InvalidRequestError(
+            f"{len(prompts)} prompts times n={n} is more than {MAX_GENERATIONS}; send several requests.", param="prompt"
+        )
 
 
-async def _chunks(work: Continuation, created: int, service: GenerationService) -> Events:
-    n = work.body.n or 1
-    chunks = Chunks(work.id, "text_completion", created, service.model_id, work.body.stream_options)
-    columns = [LogprobColumns(service.tokenizer) for _ in work.generations]
-    echoed = [not work.body.echo for _ in work.generations]
+class ChoiceBuilder:
+    """Makes the choice of one generation from its pieces. With `echo`, the prompt comes before the first piece."""
 
-    async with aclosing(interleave(work.generations)) as deltas:
+    def __init__(self, service: GenerationService, body: CompletionRequest, index: int, prompt: Prompt) -> None:
+        self._service, self._body, self._index, self._prompt = service, body, index, prompt
+        self._columns = LogprobColumns(service.tokenizer, prompt, body.skip_special_tokens)
+        self._is_first = True
+
+    def whole(self, result: GenerationResult) -> CompletionChoice:
+        scored = prompt_logprobs(self._prompt, result, self._body.prompt_logprobs)
+        return CompletionChoice(**self._next(result), prompt_logprobs=scored)
+
+    def piece(self, delta: TextDelta) -> Event:
+        """A delta without tokens has no log-probabilities."""
+        event = self._next(delta)
+        return event if event["logprobs"] is None or event["logprobs"].tokens else event | {"logprobs": None}
+
+    def _next(self, piece: TextDelta | GenerationResult) -> Event:
+        first, self._is_first = self._is_first, False
+        logprobs = self._logprobs(piece, first) if self._body.num_logprobs is not None else None
+        text = self._service.prompt_text(self._prompt) + piece.text if first and self._body.echo else piece.text
+        event = {"index": self._index, "text": text, "logprobs": logprobs, "finish_reason": piece.finish_reason}
+        return event | self._token_ids(piece, first) if self._body.return_token_ids else event
+
+    def _logprobs(self, piece: TextDelta | GenerationResult, first: bool) -> CompletionLogprobs:
+        top = self._body.num_logprobs
+        answer = limited(piece.logprobs, top)
+        if not (first and self._body.echo):
+            return self._columns.of_answer(answer)
+        return joined(self._columns.of_prompt(limited(piece.prompt_logprobs, top)), self._columns.of_answer(answer))
+
+    def _token_ids(self, piece: TextDelta | GenerationResult, first: bool) -> Event:
+        event: Event = {"token_ids": list(piece.token_ids)}
+        return event | ({"prompt_token_ids": list(self._prompt.token_ids)} if first else {})
+
+
+async def _events(chunks: ChunkFactory, choices: Sequence[ChoiceBuilder]) -> Events:
+    async with aclosing(interleave(chunks.generations)) as deltas:
         async for index, delta in deltas:
-            text, entries = delta.text, list(delta.logprobs)
-            if not echoed[index]:
-                echoed[index] = True
-                text, entries = _echoed(service, columns[index], work.prompts[index // n], delta)
-            wanted = entries and work.body.logprobs is not None
-            logprobs = columns[index].columns(entries).model_dump() if wanted else None
-            reason = delta.finish_reason
-            yield chunks.of({"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason})
+            yield chunks.of(choices[index].piece(delta))
     if chunks.with_usage:
-        yield chunks.last(work.generations, n)
-
-
-def _choice(index: int, result: GenerationResult, work: Continuation, service: GenerationService) -> CompletionChoice:
-    text, entries = result.text, list(result.logprobs)
-    columns = LogprobColumns(service.tokenizer)
-    if work.body.echo:
-        text, entries = _echoed(service, columns, work.prompts[index // (work.body.n or 1)], result)
-    return CompletionChoice(
-        index=index,
-        text=text,
-        logprobs=columns.columns(entries) if work.body.logprobs is not None else None,
-        finish_reason=result.finish_reason,
-    )
-
-
-def _echoed(
-    service: GenerationService, columns: LogprobColumns, prompt: Prompt, first: TextDelta | GenerationResult
-) -> tuple[str, list[TextLogprobs]]:
-    """A prompt and what follows it first, or all that does."""
-    entries = columns.prompt(prompt, first.prompt_logprobs)
-    return service.prompt_text(prompt) + first.text, [*entries, *first.logprobs]
+        yield chunks.last()

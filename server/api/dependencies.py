@@ -1,22 +1,22 @@
-"""What endpoints get from the application, and how a request owns its generations."""
+"""What FastAPI gives to endpoints: the service, and the context of one request."""
 
-import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Generic, TypeVar
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 
-from server.api.usage import UsageInfo, usage_of
-from server.engine.types import SamplingParams
-from server.errors import InvalidRequestError
-from server.generation.prompt import Prompt
-from server.generation.segments import SegmentedPrompt
+from server.api.compatibility import MAX_NAMED_FIELDS
+from server.api.disconnect import until_disconnect
+from server.api.request_model import RequestBody
+from server.api.sse import Events, EventStream
+from server.api.validation_errors import FieldError, in_one_answer
+from server.generation.admission import Admission
 from server.generation.service import GenerationService
-from server.generation.stream import GenerationResult, RunningGeneration
 
-Body = TypeVar("Body")
+Result = TypeVar("Result")
+
+WARNINGS_HEADER = "X-RouteLM-Warnings"  # names the ignored fields; `warnings` in the body explains them
 
 
 async def get_service(request: Request) -> GenerationService:
@@ -24,72 +24,55 @@ async def get_service(request: Request) -> GenerationService:
     return service
 
 
-async def get_request_id(request: Request) -> str:
-    """The id that the X-Request-Id header of the answer tells."""
-    request_id: str = request.scope["request_id"]
-    return request_id
-
-
 Service = Annotated[GenerationService, Depends(get_service)]
-RequestId = Annotated[str, Depends(get_request_id)]
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted(Generic[Body]):
-    """An accepted request: its body, its running generations, and what the endpoint found out on the way.
+class RequestContext:
+    """One HTTP request at an endpoint, and the generations it starts."""
 
-    `earlier`: generations that were needed before these could start; they have ended and only count as usage.
+    request: Request
+    response: Response
+    admission: Admission
+
+    def accept(self, body: RequestBody) -> GenerationService:
+        """Return the service, if it has the model that the body asks for. Names ignored fields in a header.
+
+        Raises ModelNotFoundError, and InvalidRequestError for unknown fields if the server is strict about them.
+        """
+        if body.unknown_fields and self.request.app.state.strict:
+            raise in_one_answer(
+                [FieldError(name, "this field is not known here", "unknown_parameter") for name in body.unknown_fields]
+            )
+        self.admission.service.check_model(getattr(body, "model", None))
+        if body.ignored_fields:
+            self.response.headers[WARNINGS_HEADER] = _header_value(body.ignored_fields[:MAX_NAMED_FIELDS])
+        return self.admission.service
+
+    async def until_disconnect(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Await `work`; cancel it and raise ClientGoneError when the client closes the connection."""
+        return await until_disconnect(self.request, work)
+
+    def stream(self, events: Events) -> EventStream:
+        """An answer that sends `events`, with the headers that were set so far."""
+        return EventStream(events, headers=dict(self.response.headers))
+
+
+async def get_context(request: Request, response: Response, service: Service) -> AsyncIterator[RequestContext]:
+    """Aborts what still runs when the answer was sent and when the client has left.
+
+    Only a dependency can do so for a stream: its exit code runs at once when the client disconnects, but the `finally`
+    of a generator that was returned does not.
     """
-
-    id: str
-    body: Body
-    generations: list[RunningGeneration]
-    prompts: Sequence[Prompt] = ()
-    extra: Any = None
-    earlier: Sequence[RunningGeneration] = ()
-
-    @property
-    def usage(self) -> UsageInfo:
-        return usage_of([*self.earlier, *self.generations])
-
-    async def results(self) -> list[GenerationResult]:
-        """Wait for all of them. Raises what the first that fails raises."""
-        return await asyncio.gather(*(generation.result() for generation in self.generations))
+    with Admission(service, request.scope["request_id"]) as admission:
+        yield RequestContext(request, response, admission)
 
 
-@contextmanager
-def admission(
-    service: GenerationService,
-    request_id: str,
-    prompts: Sequence[Prompt | SegmentedPrompt],
-    sampling: SamplingParams,
-    stop: tuple[str, ...] = (),
-    n: int = 1,
-) -> Iterator[list[RunningGeneration]]:
-    """Start `n` generations per prompt, all or none; what still runs when the block is left is aborted.
+Context = Annotated[RequestContext, Depends(get_context)]
 
-    Used inside a dependency with `yield`: its end runs when the answer is sent and when the client has gone.
-    Of several choices each has its own seed: the given one, then the next ones. InvalidRequestError for more
-    generations than the server ever holds: trying again would not help.
-    """
-    if len(prompts) * n > service.engine.capacity:
-        raise InvalidRequestError(
-            f"This takes {len(prompts) * n} generations at once, and this server holds {service.engine.capacity}: "
-            "send several smaller requests."
-        )
-    generations: list[RunningGeneration] = []
-    try:
-        for prompt in prompts:
-            for choice in range(n):
-                seed = None if sampling.seed is None else (sampling.seed + choice) % 2**63
-                engine_id = f"{request_id}-{len(generations)}"
-                generations.append(service.start(engine_id, prompt, replace(sampling, seed=seed), stop))
-    except BaseException:
-        for generation in generations:
-            generation.withdraw()
-        raise
-    try:
-        yield generations
-    finally:
-        for generation in generations:
-            generation.abort()
+
+def _header_value(names: tuple[str, ...]) -> str:
+    """The names in ASCII, without what would end or split a header."""
+    return ", ".join(
+        "".join(c if (c.isalnum() and c.isascii()) or c in "_-." else "?" for c in name[:64]) for name in names
+    )

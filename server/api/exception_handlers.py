@@ -1,6 +1,5 @@
 """Every error as OpenAI's `{"error": {message, type, param, code}}`."""
 
-import re
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -8,25 +7,18 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from server.errors import EngineFailedError, InvalidRequestError, RequestError
-
-_TAG = re.compile(r"\[.*\]")  # pydantic's marks for "the key of" and for the forms of a union: no part of the path
-_CODES = {
-    "missing": "missing_required_parameter",
-    "extra_forbidden": "unknown_parameter",
-    "unsupported_parameter": "unsupported_parameter",
-    "json_invalid": "invalid_json",
-}
+from server.api.validation_errors import unreadable_body
+from server.errors import EngineFailedError, RequestError
 
 
-def add_error_answers(app: FastAPI) -> None:
+def add_exception_handlers(app: FastAPI) -> None:
     """Register one handler per family of exceptions."""
 
     async def request_error(_: Request, error: Any) -> Response:
         return _answer(error)
 
     async def validation_error(_: Request, error: Any) -> Response:
-        return _answer(invalid_body(error))
+        return _answer(unreadable_body(error.errors()[0]))
 
     async def http_error(request: Request, error: Any) -> Response:
         return _answer(_from_http(request, error), error.headers)
@@ -38,23 +30,6 @@ def add_error_answers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, validation_error)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(Exception, anything_else)
-
-
-def invalid_body(error: RequestValidationError) -> InvalidRequestError:
-    """The first thing that is wrong with a body, with the path of the field: `messages.0.content`."""
-    first = error.errors()[0]
-    kind, location = first["type"], first["loc"]
-    if kind == "json_invalid":
-        return InvalidRequestError(
-            f"The body is not valid JSON: {first['ctx']['error']} at character {location[-1]}.", code=_CODES[kind]
-        )
-    path = [str(part) for part in location[1:] if not _TAG.fullmatch(str(part))]
-    if not path:
-        hint = "Send a JSON object, with the header `Content-Type: application/json`."
-        return InvalidRequestError(f"The body cannot be used. {hint}", code=_CODES.get(kind, "invalid_value"))
-    param = ".".join(path)
-    message = "this field is not known here" if kind == "extra_forbidden" else first["msg"]
-    return InvalidRequestError(f"{param}: {message}.", param=param, code=_CODES.get(kind, "invalid_value"))
 
 
 def _from_http(request: Request, error: HTTPException) -> RequestError:

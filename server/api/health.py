@@ -17,11 +17,11 @@ class Health(BaseModel):
     status: str
 
 
-NOT_WELL: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Not well, or on its way out."}}
+UNHEALTHY: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Not well, or on its way out."}}
 
 
 @router.head("/live", include_in_schema=False)
-@router.get("/live", summary="Liveness", responses=NOT_WELL)
+@router.get("/live", summary="Liveness", responses=UNHEALTHY)
 async def live(response: Response, service: Service) -> Health:
     """200 as long as the process answers and its engine works. Failing it means: restart.
 
@@ -33,7 +33,7 @@ async def live(response: Response, service: Service) -> Health:
 
 
 @router.head("/ready", include_in_schema=False)
-@router.get("/ready", summary="Readiness", responses=NOT_WELL)
+@router.get("/ready", summary="Readiness", responses=UNHEALTHY)
 @router.head("", include_in_schema=False)
 @router.get("", include_in_schema=False)
 async def ready(request: Request, response: Response, service: Service) -> Health:

@@ -1,47 +1,85 @@
 """Chat messages as OpenAI's clients send them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from model.text.task_prompts import Message
-from server.api.request_model import Ignored, Refused, RequestModel, Text, only
+from server.api.request_model import FirstErrorOnly, RequestModel, Text
+
+_NO_TOOLS = "tools are not served here: leave out their calls and results"
 
 
-class TextPart(RequestModel):
-    type: Literal["text"]
+def _text_only(kind: Any) -> Any:
+    if isinstance(kind, str) and kind != "text":
+        raise PydanticCustomError(
+            "unsupported_parameter", "only parts of type text are served: images, sound and files are not"
+        )
+    return kind
+
+
+def _served_role(role: Any) -> Any:
+    if role in ("tool", "function"):
+        raise PydanticCustomError("unsupported_parameter", _NO_TOOLS)
+    return role
+
+
+def _only(message: str, *harmless: object) -> AfterValidator:
+    """Null and the `harmless` values pass; all others are refused with the message."""
+
+    def check(value: Any) -> None:
+        if value is not None and not any(value == allowed for allowed in harmless):
+            raise PydanticCustomError("unsupported_parameter", message)
+
+    return AfterValidator(check)
+
+
+class WithExtras(RequestModel):
+    """A part of a body in which fields of other servers are ignored and named in the warnings."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def ignored_fields(self, path: str) -> Iterator[str]:
+        return (f"{path}.{name}" for name, value in (self.model_extra or {}).items() if value is not None)
+
+
+class TextPart(WithExtras):
+    type: Annotated[Literal["text"], BeforeValidator(_text_only)]
     text: Text
 
 
-def _as_parts(content: Any) -> Any:
+def _as_parts(content: Any, info: ValidationInfo) -> Any:
+    if content in (None, []) and info.data.get("role") == "assistant":
+        return [{"type": "text", "text": ""}]  # a turn of tool calls, or an empty answer
     if not isinstance(content, str | list):
         raise PydanticCustomError("string_or_parts", "a string, or a list of text parts, is expected")
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-Content = Annotated[list[TextPart], BeforeValidator(_as_parts), Field(min_length=1, max_length=64)]
+Content = Annotated[list[TextPart], FirstErrorOnly, BeforeValidator(_as_parts), Field(min_length=1, max_length=64)]
 
 
-class ChatMessage(RequestModel):
-    """One turn. `content` is a string or a list of text parts; images and tools are not served."""
+class ChatMessage(WithExtras):
+    """One turn. `content` is a string or a list of text parts; that of an assistant may be null."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Content
-    name: Ignored = None
-    refusal: Refused = None
-    audio: Refused = None
-    annotations: Annotated[Any, only([])] = None
-    tool_calls: Annotated[Any, only([])] = None
-    function_call: Refused = None
+    role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_served_role)]
+    content: Content = Field(default=None, validate_default=True)
+    name: Any = None
+    refusal: Annotated[Any, _only("refusals are not rendered here: send the text as content")] = None
+    audio: Annotated[Any, _only("sound is not served here: send text")] = None
+    images: Annotated[Any, _only("images are not served here: send text", [])] = None
+    annotations: Any = None
+    tool_calls: Annotated[Any, _only(_NO_TOOLS, [])] = None
+    function_call: Annotated[Any, _only(_NO_TOOLS)] = None
 
 
-Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=1024)]
+Messages = Annotated[list[ChatMessage], FirstErrorOnly, Field(min_length=1, max_length=1024)]
 
 
 def template_messages(messages: Sequence[ChatMessage]) -> list[Message]:
-    """The messages as the chat template takes them: "developer" is the newer name of "system"."""
+    """The chat template's form. Parts are joined; a developer's message is a system message of these models."""
     return [
         {
             "role": "system" if message.role == "developer" else message.role,
@@ -49,3 +87,11 @@ def template_messages(messages: Sequence[ChatMessage]) -> list[Message]:
         }
         for message in messages
     ]
+
+
+def ignored_message_fields(messages: Sequence[ChatMessage]) -> Iterator[str]:
+    """The paths of fields that were ignored in messages and their parts."""
+    for index, message in enumerate(messages):
+        yield from message.ignored_fields(f"messages.{index}")
+        for number, part in enumerate(message.content):
+            yield from part.ignored_fields(f"messages.{index}.content.{number}")

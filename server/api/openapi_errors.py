@@ -52,7 +52,7 @@ def errors(*statuses: int | str) -> Responses:
     return answers
 
 
-def declared(router: APIRouter) -> dict[str, Any]:
+def router_options(router: APIRouter) -> dict[str, Any]:
     """What `include_router` is told of a router: the errors that its routes share, and the key. Health has neither."""
     routes = [route for route in router.routes if isinstance(route, APIRoute)]
     if all(route.path in HEALTH_PATHS for route in routes):

@@ -1,9 +1,22 @@
-"""What every request body shares: strict types, no unknown fields, and fields that others have and we do not."""
+"""What every request body shares: strict types, bounds, and how fields that are not ours are treated."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
+
+from server.api.compatibility import translate_fields, warnings_of
+from server.api.validation_errors import FieldError, field_errors, in_one_answer
 
 MAX_TEXT = 1_000_000  # characters of one text; the model's context is far smaller, and answers 400 with its limit
 
@@ -19,26 +32,13 @@ def _not_blank(text: str) -> str:
 NonBlankText = Annotated[Text, AfterValidator(_not_blank)]
 Language = Literal["en", "zh", "de", "fr"]
 ModelName = Annotated[str, Field(max_length=256, description="Optional: this server has one model.")]
-Ignored = Annotated[Any, Field(description="Accepted and ignored: it changes nothing here.")]
 
 
-class RequestModel(BaseModel):
-    """A request body. A misspelt field is an error, not a silent default; "0.5" is not a number."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+def _as_integer(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def only(*harmless: object) -> AfterValidator:
-    """For a field that asks for what this server does not do: null and the `harmless` values are let through."""
-
-    def check(value: Any) -> None:
-        if value is not None and not any(value == allowed for allowed in harmless):
-            raise PydanticCustomError("unsupported_parameter", "this server does not support it; leave it out")
-
-    return AfterValidator(check)
-
-
-Refused = Annotated[Any, only(), Field(description="Not supported: null only.")]
+WholeNumber = BeforeValidator(_as_integer)  # JSON has one kind of number: 5.0 is an integer
 
 
 def _as_list(value: Any) -> Any:
@@ -48,3 +48,59 @@ def _as_list(value: Any) -> Any:
 
 
 OneAsList = BeforeValidator(_as_list)  # "a" stands for ["a"]
+FirstErrorOnly = Field(fail_fast=True)  # a list of a million wrong items has one error, not a million
+
+
+class RequestModel(BaseModel):
+    """A part of a request. "0.5" is not a number."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class RequestBody(RequestModel):
+    """A whole body. Fields that are not ours go through the table in server/api/compatibility.py."""
+
+    _hints: tuple[str, ...] = PrivateAttr(())
+    _unknown: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def unknown_fields(self) -> tuple[str, ...]:
+        """Fields that nobody knows, misspelt ones perhaps."""
+        return self._unknown
+
+    @property
+    def ignored_fields(self) -> tuple[str, ...]:
+        """What a client may have expected to have an effect, the unknown fields included."""
+        return self._hints
+
+    def ignore(self, name: str) -> None:
+        """Count one of the body's own fields as ignored."""
+        self._hints = (*self._hints, name)
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for each ignored field."""
+        return warnings_of(self.ignored_fields)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _with_foreign_fields(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Raises InvalidRequestError that names all bad fields, in the order of the body.
+
+        It is not raised as pydantic's own error: FastAPI would describe every error at length before it shows one.
+        """
+        if not isinstance(value, dict):
+            return handler(value)
+        required = (name for name, field in cls.model_fields.items() if field.is_required())
+        translated = translate_fields(value, cls.model_fields, required)
+        errors = [FieldError(name, text, "unsupported_parameter") for name, text in translated.refused.items()]
+        try:
+            body = handler(translated.fields)
+        except ValidationError as error:
+            found = error.errors(include_url=False, include_input=False)
+            errors += field_errors(found, translated.renamed)
+        if errors:
+            positions = {name: position for position, name in enumerate(value)}
+            raise in_one_answer(sorted(errors, key=lambda error: positions.get(error.field, len(positions))))
+        body._hints, body._unknown = translated.hints, translated.unknown
+        return body

@@ -1,47 +1,94 @@
 """The sampling fields that all text endpoints share."""
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StringConstraints, Tag
+from pydantic_core import PydanticCustomError
 
-from server.api.request_model import OneAsList, RequestModel
+from server.api.request_model import FirstErrorOnly, OneAsList, RequestBody, WholeNumber
 from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
 from server.generation.defaults import GenerationDefaults
+from server.generation.prompt import Prompt
 from server.generation.service import GenerationService
+from server.generation.stream import TextOptions
 
-MAX_CHOICES = 8
+MAX_CHOICES = 128
 MAX_LOGPROBS = 20
 MAX_TOKENS = 1_000_000
+MAX_STOP_STRINGS = 64
+MAX_BIASES = 1024
+UNLIMITED = -1  # of max_tokens: what the context holds
+RANDOM_SEED = -1
+USABLE_TOKENS = 4096  # an answer that is cut to less is refused instead
+MAX_TOTAL_LOGPROBS = 2**19  # of one answer, which is held in memory until it is complete: about 250 bytes each
 
-StopString = Annotated[str, Field(min_length=1, max_length=256)]
+
+def not_zero(num_tokens: int) -> int:
+    if num_tokens == 0:
+        raise PydanticCustomError("no_tokens", "0 tokens are not enough: give 1 or more, or -1 for no limit")
+    return num_tokens
+
+
+def _without_empty_strings(value: Any) -> Any:
+    return [item for item in value if item != ""] if isinstance(value, list) else value
+
+
+def _few_biases(value: Any) -> Any:
+    """Checked before the entries are: each wrong one would have an error of its own."""
+    if isinstance(value, dict) and len(value) > MAX_BIASES:
+        raise PydanticCustomError("too_long", f"at most {MAX_BIASES} tokens can have a bias")
+    return value
+
+
+TokenLimit = Annotated[int, Field(ge=-1, le=MAX_TOKENS, description="-1: as many as the context holds."), WholeNumber]
+MaxTokens = Annotated[TokenLimit, AfterValidator(not_zero)]
+Choices = Annotated[int, Field(ge=1, le=MAX_CHOICES), WholeNumber]
+NumLogprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS), WholeNumber]
+LogprobsField = Annotated[
+    Annotated[bool, Tag("[boolean]")] | Annotated[NumLogprobs, Tag("[number]")],
+    Discriminator(lambda value: "[boolean]" if isinstance(value, bool) else "[number]"),
+]
+StopString = Annotated[str, Field(max_length=256)]
+StopStrings = Annotated[
+    list[StopString],
+    FirstErrorOnly,
+    Field(max_length=MAX_STOP_STRINGS),
+    BeforeValidator(_without_empty_strings),
+    OneAsList,
+]
 TokenId = Annotated[int, Field(ge=0, le=10_000_000)]
 TokenIdText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,8}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
-class SamplingFields(RequestModel):
+class SamplingFields(RequestBody):
     """How to choose each next token. Null stands for the default."""
 
-    max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=10_000_000, description="0 or -1: no limit.")] | None = None
+    max_tokens: MaxTokens | None = None
+    temperature: Annotated[float, Field(ge=0, le=5)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1, description="0: the likeliest token.")] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=10_000_000, description="0 or -1: no limit."), WholeNumber] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: Annotated[dict[TokenIdText, Bias], Field(max_length=1024)] | None = None
-    stop: Annotated[list[StopString], Field(max_length=8), OneAsList] | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
-    min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS)] | None = None
+    logit_bias: (
+        Annotated[dict[TokenIdText, Bias], Field(max_length=MAX_BIASES), BeforeValidator(_few_biases)] | None
+    ) = None
+    stop: StopStrings | None = None
+    include_stop_str_in_output: bool = False
+    stop_token_ids: Annotated[list[TokenId], FirstErrorOnly, Field(max_length=64)] | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS), WholeNumber] | None = None
     ignore_eos: bool = False
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63, description="-1: a random one."), WholeNumber] | None = None
+    skip_special_tokens: Annotated[bool, Field(description="false: special tokens are written into the text.")] = True
 
     @property
-    def stop_strings(self) -> tuple[str, ...]:
-        return tuple(self.stop or ())
+    def text_options(self) -> TextOptions:
+        return TextOptions(tuple(self.stop or ()), self.include_stop_str_in_output, self.skip_special_tokens)
 
     def sampling_params(
         self,
@@ -49,31 +96,37 @@ class SamplingFields(RequestModel):
         *,
         max_tokens: int,
         defaults: GenerationDefaults,
+        unlimited: int | None = None,
         frequency_penalty: float = 0.0,
         logprobs: int | None = None,
         prompt_logprobs: bool = False,
     ) -> SamplingParams:
         """The engine's form; `max_tokens`, `defaults` and `frequency_penalty` stand for what the request leaves out.
 
-        Raises InvalidRequestError where fields contradict each other or name ids outside the vocabulary.
+        `unlimited` stands for a max_tokens of -1: by default the length of the context. Raises InvalidRequestError if
+        fields contradict each other or name ids outside the vocabulary.
         """
         if self.max_tokens is not None:
             max_tokens = self.max_tokens
+        if max_tokens == UNLIMITED:
+            max_tokens = unlimited or service.max_model_len
         logit_bias = {int(token_id): bias for token_id, bias in (self.logit_bias or {}).items()}
         stop_token_ids = self.stop_token_ids or []
         self._check_min_tokens(max_tokens)
         service.check_token_ids(list(logit_bias), "logit_bias")
         service.check_token_ids(stop_token_ids, "stop_token_ids")
         given = {field.name: value for field in fields(defaults) if (value := getattr(self, field.name)) is not None}
+        if given.get("top_p") == 0:  # the smallest set of tokens that has any probability at all
+            given |= {"top_p": 1.0, "top_k": 1}
         return replace(
             replace(defaults, **given).sampling(max_tokens),
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=frequency_penalty if self.frequency_penalty is None else self.frequency_penalty,
-            logit_bias=logit_bias,
+            logit_bias=tuple(logit_bias.items()),
             stop_token_ids=frozenset(stop_token_ids),
             min_tokens=self.min_tokens or 0,
             ignore_eos=self.ignore_eos,
-            seed=None if self.seed is None else self.seed & (2**63 - 1),
+            seed=None if self.seed in (None, RANDOM_SEED) else self.seed & (2**63 - 1),
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
         )
@@ -83,3 +136,30 @@ class SamplingFields(RequestModel):
             raise InvalidRequestError(
                 f"min_tokens ({self.min_tokens}) is larger than max_tokens ({max_tokens}).", param="min_tokens"
             )
+
+
+def unlimited_max_tokens(service: GenerationService, n: int, logprobs: int | None) -> int:
+    """What stands for a `max_tokens` that is left out: the context, or as many tokens as log-probabilities are held."""
+    if logprobs is None:
+        return service.max_model_len
+    held = MAX_TOTAL_LOGPROBS // (n * (1 + logprobs))
+    return min(service.max_model_len, max(held, USABLE_TOKENS))
+
+
+def check_total_logprobs(
+    service: GenerationService, prompts: Sequence[Prompt], n: int, sampling: SamplingParams
+) -> None:
+    """Raise InvalidRequestError for too many log-probabilities: each field is bounded, this bounds their product."""
+    tokens = 0
+    if sampling.logprobs is not None:
+        room = (max(0, service.max_model_len - len(prompt.token_ids)) for prompt in prompts)
+        tokens += sum(min(sampling.max_tokens, free) for free in room)
+    if sampling.prompt_logprobs:
+        tokens += sum(len(prompt.token_ids) for prompt in prompts)
+    total = n * tokens * (1 + (sampling.logprobs or 0))
+    if total > MAX_TOTAL_LOGPROBS:
+        raise InvalidRequestError(
+            f"This may be {total:,} log-probabilities, and one answer has at most {MAX_TOTAL_LOGPROBS:,}: ask for "
+            "fewer tokens (max_tokens), choices, alternatives or prompts at once.",
+            param="logprobs",
+        )

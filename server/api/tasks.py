@@ -2,17 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from typing import Any
 
-from server.api.dependencies import Admitted
+from server.api.dependencies import RequestContext
 from server.api.request_model import ModelName
+from server.api.response_model import usage_of
 from server.api.sampling import SamplingFields
 from server.api.sse import Event, Events
 from server.engine.types import FinishReason
 from server.generation.defaults import GenerationDefaults
-from server.generation.stream import interleave
+from server.generation.stream import RunningGeneration, interleave
 
-GREEDY = GenerationDefaults(temperature=0.0)  # a task has one best answer, unless the client asks for more
+GREEDY = GenerationDefaults(temperature=0.0)  # a task has one best answer, unless the client asks for variety
 
 
 class TaskFields(SamplingFields):
@@ -21,29 +21,30 @@ class TaskFields(SamplingFields):
 
 
 def overall_reason(reasons: Sequence[FinishReason]) -> FinishReason:
-    """`length` where any text was cut off, else `stop`."""
+    """`length` if any text was cut off, else `stop`."""
     return FinishReason.LENGTH if FinishReason.LENGTH in reasons else FinishReason.STOP
 
 
 async def task_events(
     name: str,
-    work: Admitted[Any],
-    model: str,
+    answer_id: str,
+    context: RequestContext,
+    generations: Sequence[RunningGeneration],
     details: Callable[[Sequence[FinishReason]], Event],
 ) -> Events:
     """`<name>.chunk` events with an index and a delta, then one `<name>.done` with details and the usage."""
-    reasons = [FinishReason.STOP] * len(work.generations)
-    async with aclosing(interleave(work.generations)) as deltas:
+    reasons = [FinishReason.STOP] * len(generations)
+    async with aclosing(interleave(generations)) as deltas:
         async for index, delta in deltas:
             if delta.text:
-                yield {"object": f"{name}.chunk", "id": work.id, "index": index, "delta": delta.text}
+                yield {"object": f"{name}.chunk", "id": answer_id, "index": index, "delta": delta.text}
             if delta.finish_reason is not None:
                 reasons[index] = delta.finish_reason
     yield {
         "object": f"{name}.done",
-        "id": work.id,
-        "model": model,
+        "id": answer_id,
+        "model": context.admission.service.model_id,
         **details(reasons),
         "finish_reason": overall_reason(reasons),
-        "usage": work.usage.model_dump(),
+        "usage": usage_of(context.admission.generations).model_dump(),
     }

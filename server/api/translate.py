@@ -1,36 +1,30 @@
 """POST /v1/translate: one text or a list of texts into another language."""
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from model.text.language_detection import detect_language
-from model.text.sentence_split import Sentence, SentenceSplit, gap_before, split_sentences
-from server.api.dependencies import Admitted, RequestId, Service, admission
-from server.api.disconnect import until_disconnect
-from server.api.request_model import Language, NonBlankText, OneAsList
-from server.api.sse import Event, EventStream
+from server.api.dependencies import Context
+from server.api.request_model import FirstErrorOnly, Language, NonBlankText, OneAsList
+from server.api.response_model import UsageInfo, usage_of
+from server.api.sse import Event
 from server.api.tasks import GREEDY, TaskFields, task_events
-from server.api.usage import UsageInfo
 from server.engine.types import FinishReason
-from server.engine.validation import MAX_BEAM_WIDTH, without_meaning_in_a_search
-from server.errors import InvalidRequestError
-from server.generation.run_in_thread import off_loop
-from server.generation.segments import AHEAD, Segment, SegmentedPrompt
+from server.engine.validation import MAX_BEAM_WIDTH
 from server.generation.service import GenerationService
+from server.generation.stream import all_results
+from server.tasks.translate import TranslateParams, start_translation
 
 router = APIRouter(prefix="/v1", tags=["Tasks"])
 
 MAX_TEXTS = 32
-MAX_SENTENCES = 4096  # of all texts together
 DEFAULT_MAX_TOKENS = 512
 
 
 class TranslateRequest(TaskFields):
-    text: Annotated[list[NonBlankText], Field(min_length=1, max_length=MAX_TEXTS), OneAsList]
+    text: Annotated[list[NonBlankText], FirstErrorOnly, Field(min_length=1, max_length=MAX_TEXTS), OneAsList]
     source_lang: Language | Literal["auto"] = "auto"
     target_lang: Language
     force: bool = Field(False, description="Translate between languages the model was not trained on, too.")
@@ -39,9 +33,20 @@ class TranslateRequest(TaskFields):
         description="How many translations of a sentence are weighed side by side; 1: none but the likeliest words.",
     )
 
+    def params(self, service: GenerationService) -> TranslateParams:
+        return TranslateParams(
+            self.text,
+            self.target_lang,
+            self.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, defaults=GREEDY),
+            source_lang=None if self.source_lang == "auto" else self.source_lang,
+            beam_width=self.beam_width,
+            force=self.force,
+            options=self.text_options,
+        )
+
 
 class Translation(BaseModel):
-    """`detected`: the source language was found out, not given."""
+    """`detected`: the source language was detected, not given."""
 
     text: str
     source_lang: str
@@ -58,30 +63,8 @@ class TranslateResponse(BaseModel):
     warnings: list[str] = []
 
 
-Work = Admitted[TranslateRequest]
-
-
-async def admit(body: TranslateRequest, service: Service, request_id: RequestId) -> AsyncIterator[Work]:
-    """Find the languages, render, submit; abort what still runs when the request ends."""
-    service.check_model(body.model)
-    sampling = body.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, defaults=GREEDY)
-    if body.beam_width is not None or not without_meaning_in_a_search(sampling):
-        sampling = replace(sampling, beam_width=body.beam_width or service.prompts.translation_beams)
-    sources = [_source_language(body, index) for index in range(len(body.text))]
-    for source in sources:
-        _check_pair(service, body, source)
-    splits = await _splits(service, body.text)
-    ahead = max(1, AHEAD // len(splits))
-    prompts = [
-        await _segmented(service, split, source, body.target_lang, ahead)
-        for split, source in zip(splits, sources, strict=True)
-    ]
-    with admission(service, request_id, prompts, sampling, body.stop_strings) as generations:
-        yield Admitted(f"trans-{request_id}", body, generations, extra=sources)
-
-
 @router.post("/translate", response_model=TranslateResponse, summary="Translate text")
-async def translate(request: Request, service: Service, work: Annotated[Work, Depends(admit)]) -> Any:
+async def translate(body: TranslateRequest, context: Context) -> Any:
     """Translate between English, Chinese, German and French, keeping lines and paragraphs.
 
     A model that was trained on single sentences, as the bundled one was, is given a text sentence by sentence, and
@@ -92,81 +75,29 @@ async def translate(request: Request, service: Service, work: Annotated[Work, De
     then one `{"object": "translation.done", "id", "model", "translations": [{"source_lang", "detected",
     "finish_reason"}], "warnings", "finish_reason", "usage"}`, then `[DONE]`.
     """
-    warnings = _warnings(service, work)
-    if work.body.stream:
+    service, answer_id = context.accept(body), f"trans-{context.admission.request_id}"
+    translation = await start_translation(context.admission, body.params(service))
+    warnings = [*translation.warnings, *body.warnings]
 
-        def streamed(reasons: Sequence[FinishReason]) -> Event:
-            return _details(work, reasons) | {"warnings": warnings}
+    def details(reasons: Sequence[FinishReason]) -> list[Event]:
+        detected = body.source_lang == "auto"
+        return [
+            {"source_lang": source, "detected": detected, "finish_reason": reason}
+            for source, reason in zip(translation.source_langs, reasons, strict=True)
+        ]
 
-        return EventStream(task_events("translation", work, service.model_id, streamed))
-    results = await until_disconnect(request, work.results())
-    details = _details(work, [result.finish_reason for result in results])["translations"]
+    if body.stream:
+
+        def done(reasons: Sequence[FinishReason]) -> Event:
+            return {"translations": details(reasons), "warnings": warnings}
+
+        return context.stream(task_events("translation", answer_id, context, translation.generations, done))
+    results = await context.until_disconnect(all_results(translation.generations))
+    texts = zip(results, details([result.finish_reason for result in results]), strict=True)
     return TranslateResponse(
-        id=work.id,
+        id=answer_id,
         model=service.model_id,
-        translations=[Translation(text=result.text, **detail) for result, detail in zip(results, details, strict=True)],
-        usage=work.usage,
+        translations=[Translation(text=result.text, **detail) for result, detail in texts],
+        usage=usage_of(context.admission.generations),
         warnings=warnings,
     )
-
-
-def _warnings(service: GenerationService, work: Work) -> list[str]:
-    pairs = dict.fromkeys(f"{source}-{work.body.target_lang}" for source in work.extra)
-    return [warning for pair in pairs for warning in service.quality.warnings("translate", pair)]
-
-
-def _source_language(body: TranslateRequest, index: int) -> str:
-    source = detect_language(body.text[index]) if body.source_lang == "auto" else body.source_lang
-    if source == body.target_lang:
-        found = "was found to be" if body.source_lang == "auto" else "is said to be"
-        raise InvalidRequestError(
-            f"Text {index} {found} in '{source}' already, the target language; set source_lang to the right one.",
-            param="source_lang",
-        )
-    return source
-
-
-def _check_pair(service: GenerationService, body: TranslateRequest, source: str) -> None:
-    """Raise InvalidRequestError where the model did not learn that direction and the client does not insist."""
-    pairs = service.prompts.translation_pairs
-    if body.force or pairs is None or (source, body.target_lang) in pairs:
-        return
-    learnt = ", ".join(f"{first}-{second}" for first, second in sorted(pairs))
-    raise InvalidRequestError(
-        f"This model did not learn to translate {source}-{body.target_lang}; it learnt {learnt}. Translate by way of "
-        "English, or set force to true to see what comes.",
-        param="target_lang",
-    )
-
-
-async def _splits(service: GenerationService, texts: Sequence[str]) -> list[SentenceSplit]:
-    """Each text in the parts that are translated one by one: its sentences, or all of it for a model that can."""
-    if not service.prompts.sentence_by_sentence:
-        return [SentenceSplit((Sentence("", text),), "") for text in texts]
-    splits = [await off_loop(split_sentences, text) for text in texts]
-    total = sum(len(split.sentences) for split in splits)
-    if total > MAX_SENTENCES:
-        raise InvalidRequestError(
-            f"{total} sentences are too many; at most {MAX_SENTENCES} are taken at once.", param="text"
-        )
-    return splits
-
-
-async def _segmented(
-    service: GenerationService, split: SentenceSplit, source: str, target: str, ahead: int
-) -> SegmentedPrompt:
-    segments = []
-    for index, sentence in enumerate(split.sentences):
-        prompt = await service.chat_prompt(service.prompts.translate(sentence.text, source, target))
-        segments.append(Segment(gap_before(split.sentences, index, spaced=target != "zh"), prompt))
-    return SegmentedPrompt(tuple(segments), split.after, ahead)
-
-
-def _details(work: Work, reasons: Sequence[FinishReason]) -> Event:
-    detected = work.body.source_lang == "auto"
-    return {
-        "translations": [
-            {"source_lang": source, "detected": detected, "finish_reason": reason}
-            for source, reason in zip(work.extra, reasons, strict=True)
-        ]
-    }

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from server.commands.failing import failing_in_one_line
+from server.commands.common.errors import errors_in_one_line
 
 
 def average(
@@ -22,5 +22,5 @@ def average(
     """
     from model.training.export import average as average_models
 
-    with failing_in_one_line():
+    with errors_in_one_line():
         typer.echo(f"model in {average_models(models, out)}")

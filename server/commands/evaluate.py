@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.commands.failing import failing_in_one_line
+from server.commands.common.errors import errors_in_one_line
 
 if TYPE_CHECKING:
     from model.evaluation.progress import RichProgress
@@ -60,7 +60,7 @@ def evaluate(
     from server.commands.endpoints import ServerError
 
     settings = {"quantize": quantize, "experts_per_token": experts_per_token}
-    with failing_in_one_line(ImportError, ServerError):
+    with errors_in_one_line(ImportError, ServerError):
         if interview:
             _interview(model, questions, settings, out)
         elif data is None:
@@ -142,8 +142,8 @@ def _interview(model: str, questions: Path | None, settings: Mapping[str, Any], 
 def _served(model: str, settings: Mapping[str, Any]) -> Iterator[tuple["UrlModel", "RichProgress"]]:
     """A server, or a checkpoint that is served here with these settings (None: the default), and a progress bar."""
     from model.evaluation.progress import RichProgress
-    from server.commands.client import server_or_model
-    from server.commands.options import read_settings
+    from server.commands.common.api_client import server_url
+    from server.commands.common.options import read_settings
     from server.commands.url_model import UrlModel
 
     given = {name: value for name, value in settings.items() if value is not None}
@@ -152,7 +152,7 @@ def _served(model: str, settings: Mapping[str, Any]) -> Iterator[tuple["UrlModel
     if url and given:
         raise ValueError(f"{', '.join(given)}: settings of a model that is loaded here, not of a server elsewhere")
     with (
-        server_or_model(url, None if url else model, **given) as address,
+        server_url(url, None if url else model, **given) as address,
         UrlModel(address, api_key=None if key is None else key.get_secret_value()) as served,
         RichProgress() as progress,
     ):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from server.commands.failing import failing_in_one_line
+from server.commands.common.errors import errors_in_one_line
 
 
 def prepare(
@@ -23,5 +23,5 @@ def prepare(
     from model.checkpoints.hub import BUNDLED
     from model.training.pipeline import ensure_prepared
 
-    with failing_in_one_line():
+    with errors_in_one_line():
         ensure_prepared(data, tokenizer or BUNDLED, out, typer.echo, EXTRA_SOURCES)

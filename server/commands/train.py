@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from server.commands.failing import failing_in_one_line
+from server.commands.common.errors import errors_in_one_line
 
 
 class Dtype(StrEnum):
@@ -62,7 +62,7 @@ def train(
     from model.bundled_recipe.recipes import recipe_named
     from model.training.pipeline import train as train_model
 
-    with failing_in_one_line():
+    with errors_in_one_line():
         chosen = recipe_named(recipe, tokens)
         if dtype is not None:
             chosen = replace(chosen, dtype=dtype.value)

@@ -1,7 +1,7 @@
 """Token ids and their log-probabilities as people read them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from server.engine.types import TokenLogprobs
@@ -16,7 +16,7 @@ class TokenBytes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TokenText:
+class DecodedToken:
     """One token and its log-probability (natural log; None where nothing precedes it)."""
 
     token_id: int
@@ -33,22 +33,29 @@ class TokenText:
 
 
 @dataclass(frozen=True, slots=True)
-class TextLogprobs:
+class DecodedLogprobs:
     """A token that was chosen (or given) and the likeliest ones at its place, likeliest first."""
 
-    chosen: TokenText
-    top: tuple[TokenText, ...] = ()
+    chosen: DecodedToken
+    top: tuple[DecodedToken, ...] = ()
 
 
-def text_logprobs(tokenizer: TokenBytes, logprobs: Sequence[TokenLogprobs]) -> tuple[TextLogprobs, ...]:
+def decode_logprobs(tokenizer: TokenBytes, logprobs: Sequence[TokenLogprobs]) -> tuple[DecodedLogprobs, ...]:
     """The engine's log-probabilities with the tokens' text."""
     if not logprobs:
         return ()
 
-    def token(token_id: int, logprob: float) -> TokenText:
-        return TokenText(token_id, tokenizer.token_bytes(token_id), max(logprob, LOWEST_LOGPROB))
+    def token(token_id: int, logprob: float) -> DecodedToken:
+        return DecodedToken(token_id, tokenizer.token_bytes(token_id), max(logprob, LOWEST_LOGPROB))
 
     return tuple(
-        TextLogprobs(token(entry.token_id, entry.logprob), tuple(token(*pair) for pair in entry.top))
+        DecodedLogprobs(token(entry.token_id, entry.logprob), tuple(token(*pair) for pair in entry.top))
         for entry in logprobs
     )
+
+
+def limited(logprobs: Sequence[DecodedLogprobs], top: int | None) -> Sequence[DecodedLogprobs]:
+    """At most `top` alternatives for each token; None: no entries at all."""
+    if top is None:
+        return ()
+    return [replace(entry, top=entry.top[:top]) if len(entry.top) > top else entry for entry in logprobs]

@@ -1,12 +1,28 @@
-"""What is submitted to the engine for one answer: token ids, and where reuse is worth while."""
+"""What is submitted to the engine for one answer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids and the positions worth remembering for reuse. `first_text_token` skips a begin-of-text token."""
+    """Token ids, and the positions where other requests may share them.
+
+    `first_text_token`: 1 if a begin-of-text token was put before the text. `continues_text`: the answer goes on with
+    the text of the prompt, so that together they read as one.
+    """
 
     token_ids: tuple[int, ...]
     boundaries: tuple[int, ...] = ()
     first_text_token: int = 0
+    continues_text: bool = False
+
+    def truncated(self, length: int) -> "Prompt":
+        """The last `length` tokens."""
+        cut = len(self.token_ids) - length
+        if cut <= 0:
+            return self
+        boundaries = tuple(boundary - cut for boundary in self.boundaries if boundary > cut)
+        return replace(self, token_ids=self.token_ids[cut:], boundaries=boundaries, first_text_token=0)
+
+    def without_boundaries(self) -> "Prompt":
+        return replace(self, boundaries=())

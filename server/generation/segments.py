@@ -1,7 +1,7 @@
-"""A long text answered part by part: several generations that read as one.
+"""A long text that is processed segment by segment: several generations that are read as one.
 
-A model that learnt from single sentences translates single sentences best. The parts are computed side by side, a few
-ahead of the reader, and come out in the order of the text.
+A model that learnt from single sentences translates single sentences best. Segments are computed in parallel, a few
+ahead of the reader, and are delivered in the order of the text.
 """
 
 import asyncio
@@ -13,13 +13,13 @@ from server.errors import OverloadedError
 from server.generation.prompt import Prompt
 from server.generation.stream import Generation, GenerationResult, TextDelta, Usage, fold
 
-AHEAD = 32  # parts of a request that are submitted before the reader comes to them
+MAX_PARALLEL_SEGMENTS = 32  # of one request, the one being read included
 RETRY_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of a text with a prompt of its own; `before` is written before its answer."""
+    """A part of a text with its own prompt; `before` is the text between the previous answer and this one."""
 
     before: str
     prompt: Prompt
@@ -27,28 +27,28 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class SegmentedPrompt:
-    """All parts of a text, at least one, and what is written after the last answer.
+    """All segments of a text, at least one, and the text after the last answer.
 
-    `ahead`: how many parts may run at once. Texts of one request share AHEAD, so that it leaves room for others.
+    `max_parallel`: how many segments may run at the same time. The texts of one request share MAX_PARALLEL_SEGMENTS.
     """
 
     segments: tuple[Segment, ...]
     after: str = ""
-    ahead: int = AHEAD
+    max_parallel: int = MAX_PARALLEL_SEGMENTS
 
 
 class SegmentedGeneration:
-    """Reads like one Generation. It is accepted with its first part; later parts wait for room where there is none."""
+    """Reads like one Generation. Accepted with its first segment; later ones wait for a free slot if necessary."""
 
     def __init__(self, prompt: SegmentedPrompt, start: Callable[[int, Prompt], Generation]) -> None:
-        """`start(index, prompt)` submits a part. Raises what it raises for the first."""
+        """`start(index, prompt)` submits a segment. Raises what it raises for the first segment."""
         self._prompt = prompt
         self._start = start
         self._started = [start(0, prompt.segments[0].prompt)]
 
     @property
     def usage(self) -> Usage:
-        """Counts so far, over all parts."""
+        """Counts so far, summed over the segments."""
         parts = [generation.usage for generation in self._started]
         return Usage(
             sum(part.prompt_tokens for part in parts),
@@ -65,13 +65,13 @@ class SegmentedGeneration:
             generation.withdraw()
 
     async def deltas(self) -> AsyncIterator[TextDelta]:
-        """Yield the text as it grows, part after part; `length` at the end where any part was cut off.
+        """Yield the text as it grows, segment after segment. The finish reason is `length` if any segment was cut off.
 
-        A stop string ends the whole text: parts that run ahead are withdrawn.
+        A stop string ends the whole text: the segments after it are withdrawn.
         """
         reason = FinishReason.STOP
         for index, segment in enumerate(self._prompt.segments):
-            self._start_ahead_of(index)
+            self._start_segments_from(index)
             if segment.before:
                 yield TextDelta(segment.before)
             await self._until_started(index)
@@ -93,13 +93,13 @@ class SegmentedGeneration:
     async def _until_started(self, index: int) -> None:
         while len(self._started) <= index:
             await asyncio.sleep(RETRY_SECONDS)
-            self._start_ahead_of(index)
+            self._start_segments_from(index)
 
-    def _start_ahead_of(self, index: int) -> None:
-        """Submit the next parts, as many as are wanted and the queue takes."""
-        last = min(index + self._prompt.ahead, len(self._prompt.segments))
+    def _start_segments_from(self, index: int) -> None:
+        """Submit the next segments, up to `max_parallel` and as many as the queue takes."""
+        last = min(index + self._prompt.max_parallel, len(self._prompt.segments))
         try:
             for number in range(len(self._started), last):
                 self._started.append(self._start(number, self._prompt.segments[number].prompt))
         except OverloadedError:
-            return  # what runs makes room
+            return  # retried when a running segment has ended

@@ -4,13 +4,14 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from model.loading.quality import Quality
-from model.text.chat_template import ChatTemplate
+from model.text.chat_template import DEFAULT_RENDER_OPTIONS, ChatTemplate, RenderOptions
 from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
-from server.engine.types import EngineRequest, SamplingParams
+from server.engine.types import EngineRequest, GenerateRequest, SamplingParams, ScoreRequest
 from server.errors import (
     InvalidRequestError,
     ModelNotFoundError,
@@ -20,12 +21,13 @@ from server.errors import (
 )
 from server.generation.defaults import GenerationDefaults
 from server.generation.prompt import Prompt
-from server.generation.run_in_thread import LONG_TEXT, off_loop
+from server.generation.run_in_thread import LONG_TEXT, run_in_thread
 from server.generation.segments import SegmentedGeneration, SegmentedPrompt
-from server.generation.stream import Generation, GenerationObserver
+from server.generation.stream import Generation, GenerationObserver, TextOptions
 
 NEUTRAL = GenerationDefaults()
 UNKNOWN = Quality()
+DEFAULT_OPTIONS = TextOptions()
 
 
 class GenerationService:
@@ -54,6 +56,7 @@ class GenerationService:
         self.created = int(time.time())
         self._chat_template = chat_template
         self._observer = observer
+        self._num_begin_tokens = int(bool(tokenizer.encode_document("")))
 
     def check_model(self, name: str | None) -> None:
         """Raise ModelNotFoundError unless `name` is the served model or left out."""
@@ -69,7 +72,7 @@ class GenerationService:
                 f"{wrong} is not a token id: this model has the ids 0 to {size - 1}.", param=param
             )
 
-    async def chat_prompt(self, messages: Sequence[Message]) -> Prompt:
+    async def chat_prompt(self, messages: Sequence[Message], options: RenderOptions = DEFAULT_RENDER_OPTIONS) -> Prompt:
         """Render a conversation, ready for the assistant's next turn.
 
         Take the messages of a task from `prompts`; those of a client through `prompts.chat`. Others get their turn
@@ -77,27 +80,46 @@ class GenerationService:
         """
         await asyncio.sleep(0)
         if sum(len(str(message["content"])) for message in messages) > LONG_TEXT:
-            return await asyncio.to_thread(self._render, messages)
-        return self._render(messages)
+            return await asyncio.to_thread(self._render, messages, options)
+        return self._render(messages, options)
 
-    async def text_prompt(self, text: str) -> Prompt:
-        """Plain text to continue, as in training: after the token that begins a document, if the model has one."""
-        token_ids = await off_loop(self.tokenizer.encode_document, text)
-        if not token_ids:
+    def template_uses(self, variable: str) -> bool:
+        """Whether the chat template names a variable."""
+        return self._chat_template is not None and self._chat_template.uses(variable)
+
+    async def text_prompt(self, text: str, *, parse_special: bool = False, add_special_tokens: bool = True) -> Prompt:
+        """Plain text to continue, as in training: after the token that begins a document, if the model has one.
+
+        `parse_special`: special tokens in the text are tokens, not their characters. Without `add_special_tokens`
+        nothing is put before the text. Raises InvalidRequestError for a prompt without any token.
+        """
+        encode = partial(self._encode_prompt, parse_special=parse_special, add_special_tokens=add_special_tokens)
+        prompt = await run_in_thread(encode, text)
+        if not prompt.token_ids:
             raise InvalidRequestError("The prompt is empty, and this model has no token to begin with.", param="prompt")
-        return Prompt(tuple(token_ids), first_text_token=int(token_ids[0] in self.tokenizer.special_ids))
+        return prompt
+
+    def _encode_prompt(self, text: str, parse_special: bool, add_special_tokens: bool) -> Prompt:
+        if not add_special_tokens:
+            return Prompt(tuple(self.tokenizer.encode(text, parse_special)), continues_text=True)
+        token_ids = self.tokenizer.encode_document(text, parse_special)
+        return Prompt(tuple(token_ids), first_text_token=self._num_begin_tokens, continues_text=True)
 
     def token_prompt(self, token_ids: Sequence[int], param: str = "prompt") -> Prompt:
         """Token ids as given. Raises InvalidRequestError for ids outside the vocabulary."""
         self.check_token_ids(token_ids, param)
-        return Prompt(tuple(token_ids))
+        return Prompt(tuple(token_ids), continues_text=True)
 
     def prompt_text(self, prompt: Prompt) -> str:
-        """The text of a prompt, without a begin-of-text token that was put before it."""
-        return self.tokenizer.decode(prompt.token_ids[prompt.first_text_token :])
+        """The text of a prompt with its special tokens, without a begin-of-text token that was put before it."""
+        return self.tokenizer.decode(prompt.token_ids[prompt.first_text_token :], skip_special=False)
 
     def start(
-        self, request_id: str, prompt: Prompt | SegmentedPrompt, sampling: SamplingParams, stop: Sequence[str] = ()
+        self,
+        request_id: str,
+        prompt: Prompt | SegmentedPrompt,
+        sampling: SamplingParams,
+        options: TextOptions = DEFAULT_OPTIONS,
     ) -> Generation | SegmentedGeneration:
         """Submit to the engine. `sampling.max_tokens` is cut to what the context holds.
 
@@ -106,26 +128,27 @@ class GenerationService:
         """
         try:
             if isinstance(prompt, Prompt):
-                return self._submit(request_id, prompt, sampling, stop)
+                return self._submit(request_id, prompt, sampling, options)
             for segment in prompt.segments:
-                self._fit(segment.prompt, sampling)  # a part that is too long is told before any work
+                self._fit(segment.prompt, sampling)  # report a segment that is too long before any work is done
             return SegmentedGeneration(
-                prompt, lambda index, part: self._submit(f"{request_id}-{index}", part, sampling, stop)
+                prompt, lambda index, part: self._submit(f"{request_id}-{index}", part, sampling, options)
             )
         except OverloadedError:
             self._observer.rejected("queue_full")
             raise
 
-    def _submit(self, request_id: str, prompt: Prompt, sampling: SamplingParams, stop: Sequence[str]) -> Generation:
-        request = EngineRequest(
-            request_id,
-            prompt.token_ids,
-            self._fit(prompt, sampling),
-            boundaries=prompt.boundaries,
-            arrival_time=time.monotonic(),
-        )
+    def _submit(self, request_id: str, prompt: Prompt, sampling: SamplingParams, options: TextOptions) -> Generation:
+        request = _request(request_id, prompt, self._fit(prompt, sampling))
         try:
-            return Generation(request, stop, engine=self.engine, tokenizer=self.tokenizer, observer=self._observer)
+            return Generation(
+                request,
+                options,
+                continues_text=prompt.continues_text,
+                engine=self.engine,
+                tokenizer=self.tokenizer,
+                observer=self._observer,
+            )
         except QueueFullError as full:
             raise OverloadedError(
                 "The queue is full; try again after the time in Retry-After.", retry_after=full.retry_after
@@ -136,11 +159,11 @@ class GenerationService:
         except ValueError as error:
             raise InvalidRequestError(f"The model cannot serve this: {error}.") from error
 
-    def _render(self, messages: Sequence[Message]) -> Prompt:
+    def _render(self, messages: Sequence[Message], options: RenderOptions) -> Prompt:
         if self._chat_template is None:
             raise InvalidRequestError("This model has no chat template; use /v1/completions.", param="messages")
         try:
-            rendered = self._chat_template.render_ids(messages, self.tokenizer, add_generation_prompt=True)
+            rendered = self._chat_template.render_ids(messages, self.tokenizer, options)
         except ValueError as error:
             raise InvalidRequestError(f"The messages cannot be rendered: {error}", param="messages") from error
         return Prompt(rendered.token_ids, rendered.boundaries)
@@ -150,9 +173,18 @@ class GenerationService:
         room = self.max_model_len - length
         if room < min(1, sampling.max_tokens):
             self._observer.rejected("prompt_too_long")
-            raise PromptTooLongError(
-                f"The prompt has {length} tokens, but this model's context holds {self.max_model_len} tokens, "
-                "prompt and answer together."
+            raise PromptTooLongError(  # LiteLLM and LangChain look for the first words
+                f"This model's maximum context length is {self.max_model_len} tokens, prompt and answer together, but "
+                f"the prompt has {length} tokens. Shorten it."
             )
         max_tokens = min(sampling.max_tokens, room)
         return replace(sampling, max_tokens=max_tokens, min_tokens=min(sampling.min_tokens, max_tokens))
+
+
+def _request(request_id: str, prompt: Prompt, sampling: SamplingParams) -> EngineRequest:
+    """A request for new tokens, or, where none are wanted, for the scores of the prompt."""
+    boundaries, now = prompt.boundaries, time.monotonic()
+    if sampling.prompt_logprobs and not sampling.max_tokens:
+        alternatives = sampling.logprobs or 0
+        return ScoreRequest(request_id, prompt.token_ids, alternatives, boundaries=boundaries, arrival_time=now)
+    return GenerateRequest(request_id, prompt.token_ids, sampling, boundaries=boundaries, arrival_time=now)

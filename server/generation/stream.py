@@ -11,10 +11,19 @@ from typing import Protocol
 
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient
-from server.engine.types import EngineRequest, FinishReason, RequestTimes, TokenOutput
+from server.engine.types import EngineOutput, EngineRequest, FinishReason, RequestTimes
 from server.errors import EngineFailedError, UnavailableError
-from server.generation.logprobs import TextLogprobs, text_logprobs
+from server.generation.logprobs import DecodedLogprobs, decode_logprobs
 from server.generation.stop_strings import StopStringMatcher
+
+
+@dataclass(frozen=True, slots=True)
+class TextOptions:
+    """How generated tokens become text. `include_stop`: the text ends with the stop string, not before it."""
+
+    stop: tuple[str, ...] = ()
+    include_stop: bool = False
+    skip_special_tokens: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +40,10 @@ class TextDelta:
     """The next piece of a generation. The last one, and no other, has a `finish_reason`."""
 
     text: str
-    logprobs: tuple[TextLogprobs, ...] = ()
-    prompt_logprobs: tuple[TextLogprobs, ...] = ()
+    logprobs: tuple[DecodedLogprobs, ...] = ()
+    prompt_logprobs: tuple[DecodedLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
+    token_ids: tuple[int, ...] = ()  # those that end the text included
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +51,11 @@ class GenerationResult:
     """A whole generation."""
 
     text: str
-    logprobs: tuple[TextLogprobs, ...]
-    prompt_logprobs: tuple[TextLogprobs, ...]
+    logprobs: tuple[DecodedLogprobs, ...]
+    prompt_logprobs: tuple[DecodedLogprobs, ...]
     finish_reason: FinishReason
     usage: Usage
+    token_ids: tuple[int, ...] = ()
 
 
 def fold(deltas: Sequence[TextDelta], usage: Usage) -> GenerationResult:
@@ -57,6 +68,7 @@ def fold(deltas: Sequence[TextDelta], usage: Usage) -> GenerationResult:
         prompt_logprobs=tuple(entry for delta in deltas for entry in delta.prompt_logprobs),
         finish_reason=reason,
         usage=usage,
+        token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
     )
 
 
@@ -117,20 +129,28 @@ class Generation:
     def __init__(
         self,
         request: EngineRequest,
-        stop: Sequence[str],
+        options: TextOptions,
         *,
+        continues_text: bool = False,
         engine: EngineClient,
         tokenizer: Tokenizer,
         observer: GenerationObserver,
     ) -> None:
-        """Submits to the engine. Raises what EngineClient.submit raises."""
+        """Submits to the engine. Raises what EngineClient.submit raises.
+
+        `continues_text`: prompt and answer are one text.
+        """
         self._request = request
         self._engine = engine
         self._tokenizer = tokenizer
         self._observer = observer
-        self._matcher = StopStringMatcher(stop)
-        self._detokenizer = tokenizer.stream()
+        self._options = options
+        self._matcher = StopStringMatcher(options.stop, include_stop=options.include_stop)
+        self._detokenizer = tokenizer.stream(
+            options.skip_special_tokens, prompt_ids=request.prompt_token_ids, continues=continues_text
+        )
         self._ends = frozenset(tokenizer.eos_token_ids) | request.sampling.stop_token_ids
+        self._unsent_ids: tuple[int, ...] = ()  # of tokens that have made no text yet
         self._completion_tokens = 0
         self._cached_tokens = 0
         self._last_output: float | None = None
@@ -167,7 +187,9 @@ class Generation:
             if output.finish_reason is not None:
                 yield self._close(output, delta)
                 return
+            self._unsent_ids = delta.token_ids
             if delta.text or delta.logprobs or delta.prompt_logprobs:
+                self._unsent_ids = ()
                 yield delta
         raise EngineFailedError("The engine ended this request without a reason.")
 
@@ -176,7 +198,7 @@ class Generation:
         deltas = [delta async for delta in self.deltas()]
         return fold(deltas, self.usage)
 
-    def _count(self, output: TokenOutput) -> None:
+    def _count(self, output: EngineOutput) -> None:
         now = time.monotonic()
         if output.token_ids and self._last_output is not None:
             self._observer.inter_token(now - self._last_output)
@@ -186,22 +208,24 @@ class Generation:
             self._completion_tokens += len(output.token_ids)
         self._cached_tokens = max(self._cached_tokens, output.num_cached_tokens)
 
-    def _delta(self, output: TokenOutput) -> TextDelta:
+    def _delta(self, output: EngineOutput) -> TextDelta:
         if self._matcher.matched is not None:
-            return TextDelta("")
+            return TextDelta("", token_ids=self._unsent_ids)
         shown = len(output.token_ids)
-        if output.finish_reason is FinishReason.STOP and shown and output.token_ids[-1] in self._ends:
+        ended = output.finish_reason is FinishReason.STOP and shown and output.token_ids[-1] in self._ends
+        if ended and not self._options.include_stop:
             shown -= 1  # the token that ended the text is not part of it
         text = self._matcher.push(self._detokenizer.push(output.token_ids[:shown]))
         if self._matcher.matched is not None and output.finish_reason is None:
             self._engine.abort(self._request.request_id)
         return TextDelta(
             text,
-            text_logprobs(self._tokenizer, output.logprobs[:shown]),
-            text_logprobs(self._tokenizer, output.prompt_logprobs),
+            decode_logprobs(self._tokenizer, output.logprobs[:shown]),
+            decode_logprobs(self._tokenizer, output.prompt_logprobs),
+            token_ids=self._unsent_ids + output.token_ids,
         )
 
-    def _close(self, output: TokenOutput, delta: TextDelta) -> TextDelta:
+    def _close(self, output: EngineOutput, delta: TextDelta) -> TextDelta:
         reason = output.finish_reason
         assert reason is not None
         text = delta.text
@@ -218,6 +242,11 @@ class Generation:
         if reason is FinishReason.ABORT:
             raise UnavailableError("The server is stopping; this answer was cut off.", retry_after=1)
         return replace(delta, text=text, finish_reason=reason)
+
+
+async def all_results(generations: Sequence[RunningGeneration]) -> list[GenerationResult]:
+    """Wait for all generations. Raises what the first that fails raises."""
+    return await asyncio.gather(*(generation.result() for generation in generations))
 
 
 async def interleave(generations: Sequence[RunningGeneration]) -> AsyncGenerator[tuple[int, TextDelta], None]:

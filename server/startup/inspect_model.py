@@ -9,14 +9,13 @@ from pathlib import Path
 
 from model.checkpoints.hub import find_checkpoint, is_hub_id
 from model.checkpoints.safetensors_files import SafetensorsReader, shards
-from model.config import AttentionConfig, LayerConfig, RoutedConfig
-from model.layers.feed_forward import Routed
-from model.loading.load import Description, default_dtype, default_scheme, describe, open_layout
+from model.config import AttentionConfig, LayerConfig, MoEConfig
+from model.layers.feed_forward import MoE
+from model.loading.load import ModelDescription, default_dtype, default_scheme, describe, open_layout
 from model.loading.memory_estimate import NetworkSize, gib, network_size, weight_bytes
 from model.quantization import SCHEMES, Scheme, plain_scheme
 from model.quantization import ours as saved
-from server.engine.available_memory import available_memory
-from server.engine.config import EngineConfig, default_cache_bytes
+from server.engine.config import EngineConfig, available_memory, default_cache_bytes
 
 BESIDE_WEIGHTS = 2**29  # bytes for Python, libraries and what one step computes
 COMFORTABLE = 8  # sequences at once: a wider scheme that has room for so many is preferred to a narrower one
@@ -68,7 +67,7 @@ def inspect_model(model: str, revision: str | None, length: int) -> Inspection:
     )
     best = best_of(fits)
     by_default = default_scheme(described.hf_config, network.dtype).name
-    routed = [module for module in network.modules() if isinstance(module, Routed)]
+    routed = [module for module in network.modules() if isinstance(module, MoE)]
     return Inspection(
         model=model,
         family=str(described.hf_config["model_type"]),
@@ -122,7 +121,7 @@ def _command(model: str, revision: str | None, size: NetworkSize, fit: Fit, by_d
     return " ".join(["routelm serve", *(f"{name} {value}" for name, value in options.items() if value is not None)])
 
 
-def _schemes(described: Description) -> dict[str, Scheme]:
+def _schemes(described: ModelDescription) -> dict[str, Scheme]:
     """Ways to keep the weights, widest first; what `routelm quantize` wrote has only one."""
     kept = saved.scheme_name(described.hf_config)
     if kept is not None:
@@ -149,12 +148,12 @@ def _mixer_name(layer: LayerConfig) -> str:
 
 
 def _feed_forward_name(layer: LayerConfig) -> str:
-    if not isinstance(layer.feed_forward, RoutedConfig):
+    if not isinstance(layer.feed_forward, MoEConfig):
         return "dense feed-forward"
     return "routed experts" + (" with a shared one" if layer.feed_forward.shared else "")
 
 
-def _stored(directory: Path, described: Description) -> dict[str, int]:
+def _stored(directory: Path, described: ModelDescription) -> dict[str, int]:
     """Bytes on disk by type, after a look whether all tensors are there and fit."""
     if saved.scheme_name(described.hf_config) is None:
         open_layout(directory, described)

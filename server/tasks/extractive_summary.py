@@ -1,65 +1,68 @@
-"""Summaries made of the text's own sentences: likely ones for the model, in which much of the others is said."""
+"""Extractive summaries: sentences that the model finds likely as a summary and that are central to the text."""
 
 from dataclasses import dataclass
 
 from model.text.centrality import centrality
 from model.text.sentence_split import split_sentences
-from server.generation.run_in_thread import off_loop
-from server.tasks.label_scoring import AnswerScores, Question
-from server.tasks.long_documents import MAX_PIECES, pieces_to_read
-from server.tasks.sub_generations import EarlierWork
+from server.generation.admission import Admission
+from server.generation.run_in_thread import run_in_thread
+from server.generation.service import GenerationService
+from server.tasks.label_scoring import ScoringRequest, score_continuations
+from server.tasks.long_documents import MAX_CHUNKS, split_document
 
-MAX_CANDIDATES = MAX_PIECES
+MAX_CANDIDATES = MAX_CHUNKS
 SENTENCES = {"short": 1, "medium": 1, "long": 2}
-# Nats per token: by how much a sentence must be better than the first, where the words of titles stand, and what it is
-# worth to share all words with the others. Chosen on training texts, see docs/training.md.
-NOT_FIRST = {"short": 1.5, "medium": 0.2, "long": 0.2}
-CENTRAL = 2.0
+# Both weights are in nats per token and were tuned on training texts, see docs/training.md. A sentence must be better
+# than the first one by the penalty. A sentence that shares all its words with the others gets the whole bonus.
+POSITION_PENALTY = {"short": 1.5, "medium": 0.2, "long": 0.2}
+CENTRALITY_BONUS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A sentence, where it stands in the text, and what speaks for it."""
+    """A sentence, its position among the candidates, and its score."""
 
     text: str
-    place: int
+    position: int
     score: float
 
 
-class Extraction:
-    """Chooses sentences, before the answer to the request that wants them."""
+async def extract_summary(admission: Admission, text: str, language: str, length: str) -> str:
+    """Return the best sentence, or for a long summary the best two in the order of the text.
 
-    def __init__(self, earlier: EarlierWork, language: str, length: str) -> None:
-        self._service, self._language, self._length = earlier.service, language, length
-        self._scores = AnswerScores(earlier)
-
-    async def of(self, text: str) -> str:
-        """The best sentence, or two for a long summary, in their order. A text of no more is its own summary."""
-        if await off_loop(sentences_in, text) <= SENTENCES[self._length]:
-            return text.strip()
-        candidates = await self._candidates(text)
-        best = sorted(candidates, key=lambda candidate: -candidate.score)[: SENTENCES[self._length]]
-        space = "" if self._language == "zh" else " "
-        return space.join(candidate.text for candidate in sorted(best, key=lambda candidate: candidate.place))
-
-    async def _candidates(self, text: str) -> list[Candidate]:
-        """Of a text that is read in pieces, the first sentences of each."""
-        questions = [await self._question(piece) for piece in await pieces_to_read(self._service, text)]
-        each = MAX_CANDIDATES // len(questions)
-        questions = [Question(question.prompt, question.answers[:each]) for question in questions]
-        scores = await self._scores.of(questions)
-        found = [pair for q, row in zip(questions, scores, strict=True) for pair in zip(q.answers, row, strict=True)]
-        central = centrality([answer for answer, _ in found], self._language)
-        return [
-            Candidate(answer, place, score.mean - NOT_FIRST[self._length] * (place > 0) + CENTRAL * shared)
-            for place, ((answer, score), shared) in enumerate(zip(found, central, strict=True))
-        ]
-
-    async def _question(self, piece: str) -> Question:
-        prompts = self._service.prompts
-        prompt = await self._service.chat_prompt(prompts.summarize(piece, self._language, self._length))
-        return Question(prompt, [sentence.text for sentence in split_sentences(piece).sentences])
+    A text that has no more sentences than that is its own summary.
+    """
+    if await run_in_thread(count_sentences, text) <= SENTENCES[length]:
+        return text.strip()
+    candidates = await _candidates(admission, text, language, length)
+    best = sorted(candidates, key=lambda candidate: -candidate.score)[: SENTENCES[length]]
+    space = "" if language == "zh" else " "
+    return space.join(candidate.text for candidate in sorted(best, key=lambda candidate: candidate.position))
 
 
-def sentences_in(text: str) -> int:
+async def _candidates(admission: Admission, text: str, language: str, length: str) -> list[Candidate]:
+    """The first sentences of each chunk with their scores, at most MAX_CANDIDATES in total."""
+    chunks = await split_document(admission.service, text)
+    per_chunk = MAX_CANDIDATES // len(chunks)
+    requests = [await _scoring_request(admission.service, chunk, language, length, per_chunk) for chunk in chunks]
+    sentences = [sentence for request in requests for sentence in request.continuations]
+    scores = [score for row in await score_continuations(admission, requests) for score in row]
+    centralities = centrality(sentences, language)
+    return [
+        Candidate(
+            sentence, position, score.mean - POSITION_PENALTY[length] * (position > 0) + CENTRALITY_BONUS * central
+        )
+        for position, (sentence, score, central) in enumerate(zip(sentences, scores, centralities, strict=True))
+    ]
+
+
+async def _scoring_request(
+    service: GenerationService, chunk: str, language: str, length: str, max_sentences: int
+) -> ScoringRequest:
+    prompt = await service.chat_prompt(service.prompts.summarize(chunk, language, length))
+    sentences = [sentence.text for sentence in split_sentences(chunk).sentences]
+    return ScoringRequest(prompt, sentences[:max_sentences])
+
+
+def count_sentences(text: str) -> int:
     return len(split_sentences(text).sentences)

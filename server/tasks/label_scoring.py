@@ -1,66 +1,74 @@
-"""How likely the model is to give answers that are known already: labels of a text, sentences as its summary."""
+"""Log-likelihoods of known continuations: labels of a text, sentences as its summary."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from model.text.tokenizer import Tokenizer
 from server.engine.types import SamplingParams
+from server.generation.admission import Admission
 from server.generation.prompt import Prompt
 from server.generation.stream import GenerationResult
-from server.tasks.sub_generations import EarlierWork
+from server.tasks.sub_generations import run_sub_generations
 
 SCORING = SamplingParams(max_tokens=0, prompt_logprobs=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A prompt, and the answers to it that are weighed, at least one."""
+class ScoringRequest:
+    """A context and the continuations to score after it, at least one."""
 
-    prompt: Prompt
-    answers: Sequence[str]
+    context: Prompt
+    continuations: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerScore:
-    """Sum of the log-probabilities of an answer's tokens and of its end, and how many they are."""
+class ContinuationScore:
+    """Sum of the log-probabilities (nats) of a continuation's tokens and its end token, and how many these are."""
 
     log_likelihood: float
-    tokens: int
+    num_tokens: int
 
     @property
     def mean(self) -> float:
         """Nats per token."""
-        return self.log_likelihood / self.tokens
+        return self.log_likelihood / self.num_tokens
 
 
-class AnswerScores:
-    """Asks the engine, before the answer to the request that wants to know."""
+async def score_continuations(
+    admission: Admission, requests: Sequence[ScoringRequest]
+) -> list[list[ContinuationScore]]:
+    """Score the continuations of every request.
 
-    def __init__(self, earlier: EarlierWork) -> None:
-        self._earlier = earlier
-
-    async def of(self, questions: Sequence[Question]) -> list[list[AnswerScore]]:
-        """The scores of every question's answers. The first answers go ahead: the others find their prompts cached."""
-        first = [self._answered(question, question.answers[0]) for question in questions]
-        others = [self._answered(question, answer) for question in questions for answer in question.answers[1:]]
-        first_scores, rest = await self._scores(first), iter(await self._scores(others))
-        return [
-            [score, *(next(rest) for _ in question.answers[1:])]
-            for score, question in zip(first_scores, questions, strict=True)
-        ]
-
-    async def _scores(self, prompts: Sequence[Prompt]) -> list[AnswerScore]:
-        results = await self._earlier.results(prompts, SCORING)
-        return [_score(result, prompt) for result, prompt in zip(results, prompts, strict=True)]
-
-    def _answered(self, question: Question, answer: str) -> Prompt:
-        """The prompt with an answer. Scoring starts at the last boundary: there the answers begin to differ."""
-        prompt, tokenizer = question.prompt, self._earlier.service.tokenizer
-        shared = len(prompt.token_ids)
-        token_ids = (*prompt.token_ids, *tokenizer.encode(answer), *tokenizer.eos_token_ids[:1])
-        return Prompt(token_ids, (*(boundary for boundary in prompt.boundaries if boundary < shared), shared))
+    The first continuation of each request is computed before the others, which then find their context in the cache.
+    """
+    tokenizer = admission.service.tokenizer
+    first = [_with_continuation(request.context, request.continuations[0], tokenizer) for request in requests]
+    others = [
+        _with_continuation(request.context, continuation, tokenizer)
+        for request in requests
+        for continuation in request.continuations[1:]
+    ]
+    first_scores, rest = await _score(admission, first), iter(await _score(admission, others))
+    return [
+        [score, *(next(rest) for _ in request.continuations[1:])]
+        for score, request in zip(first_scores, requests, strict=True)
+    ]
 
 
-def _score(result: GenerationResult, prompt: Prompt) -> AnswerScore:
-    tokens = len(prompt.token_ids) - prompt.boundaries[-1]
-    return AnswerScore(math.fsum(entry.chosen.logprob or 0.0 for entry in result.prompt_logprobs[-tokens:]), tokens)
+async def _score(admission: Admission, prompts: Sequence[Prompt]) -> list[ContinuationScore]:
+    results = await run_sub_generations(admission, prompts, SCORING)
+    return [_score_of(result, prompt) for result, prompt in zip(results, prompts, strict=True)]
+
+
+def _with_continuation(context: Prompt, continuation: str, tokenizer: Tokenizer) -> Prompt:
+    """The context followed by a continuation. The last boundary, where scoring starts, is the end of the context."""
+    shared = len(context.token_ids)
+    token_ids = (*context.token_ids, *tokenizer.encode(continuation), *tokenizer.eos_token_ids[:1])
+    return Prompt(token_ids, (*(boundary for boundary in context.boundaries if boundary < shared), shared))
+
+
+def _score_of(result: GenerationResult, prompt: Prompt) -> ContinuationScore:
+    num_tokens = len(prompt.token_ids) - prompt.boundaries[-1]
+    logprobs = (entry.chosen.logprob or 0.0 for entry in result.prompt_logprobs[-num_tokens:])
+    return ContinuationScore(math.fsum(logprobs), num_tokens)

@@ -19,7 +19,7 @@ from model.config import (
     hybrid_config,
 )
 from model.generate import generate, sequence_hidden
-from model.loading.freeze import pack_matrices
+from model.loading.freeze import freeze_network
 from model.network import CausalLM, cast_matrices
 from tests.model.batches import batch_of, cache_for, whole_batch
 
@@ -47,7 +47,10 @@ def tiny_network(router: RouterConfig, dtype: torch.dtype, seed: int = 0) -> Cau
     network = CausalLM(tiny_config(router))
     for parameter in network.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
-    return pack_matrices(cast_matrices(network, dtype))
+    return freeze_network(cast_matrices(network, dtype))
+
+
+pytestmark = pytest.mark.usefixtures("cpu_isa")  # at every level that runs here
 
 
 @pytest.fixture(params=ROUTERS, ids=repr, scope="module")
@@ -99,7 +102,7 @@ def test_later_tokens_change_nothing(network: CausalLM) -> None:
 @torch.inference_mode()
 def test_the_comparison_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: with plain float32 products instead of packed ones, the batch shows in the bits."""
-    monkeypatch.setattr("model.loading.freeze.pack_module", lambda network, name, scheme: None)
+    monkeypatch.setattr("model.loading.freeze.freeze_module", lambda network, name, scheme: None)
     network = tiny_network(SoftmaxTopKConfig(2), torch.float32)
     tokens = torch.randint(0, 128, (40,)).tolist()
     assert not torch.equal(run_in_pieces(network, tokens, list(range(1, 40))), sequence_hidden(network, tokens))
@@ -114,5 +117,6 @@ def test_generation_is_a_chain_of_greedy_choices() -> None:
     assert generate(network, [1, 2, 3], 5, stop={new[1]}) == new[: new.index(new[1]) + 1]
 
 
-def test_compiled_kernels_are_what_is_tested() -> None:
-    assert kernels.compiled(), "run python -m model.kernels.build first: reproducibility is promised for these kernels"
+def test_compiled_kernels_are_what_is_tested(cpu_isa: str) -> None:
+    assert kernels.compiled()
+    assert kernels.instruction_set() == cpu_isa

@@ -1,6 +1,7 @@
 """Applications around a FakeEngine, in process and behind a real uvicorn."""
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,6 +91,13 @@ def client_of(server: Server) -> Iterator[TestClient]:
 def listening(server: Server) -> Iterator[str]:
     """Run the application under a real uvicorn on a free port; yield its base URL."""
     with in_background(server.settings, server.open_backend) as url:
+        yield url
+
+
+@contextmanager
+def listening_on(server: Server, listener: socket.socket) -> Iterator[str]:
+    """The same on a socket that is bound already."""
+    with in_background(server.settings, server.open_backend, listener) as url:
         yield url
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from model.checkpoints.safetensors_files import CheckpointReader
 from model.quantization.formats import awq, fp8, gptq, mxfp4
-from model.quantization.formats.reader import Codec, DecodingReader, Settings, require
+from model.quantization.formats.reader import Codec, DequantizingReader, Settings, require
 
 FORMATS: dict[str, Callable[[Settings], Codec]] = {
     "awq": awq.codec,
@@ -24,7 +24,7 @@ def decoded(reader: CheckpointReader, hf_config: Mapping[str, Any], wanted: Coll
     `wanted` are the tensors the model asks for. Raises CheckpointError for a format that is not known.
     """
     codec = _codec(hf_config)
-    return reader if codec is None else DecodingReader(reader, codec, wanted)
+    return reader if codec is None else DequantizingReader(reader, codec, wanted)
 
 
 def nearest_scheme(hf_config: Mapping[str, Any]) -> str | None:

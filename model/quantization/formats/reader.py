@@ -44,7 +44,7 @@ class Codec(Protocol):
     def decode(self, *parts: Tensor) -> Tensor: ...
 
 
-class DecodingReader:
+class DequantizingReader:
     """A `CheckpointReader` that hides how tensors are stored. What is not quantized passes through.
 
     Some GPTQ exporters give every matrix a bias of zeros, whether or not the model has one: those that are not in

@@ -68,19 +68,19 @@ def balance_loss(routing: Routing, real_T: Tensor, load_share_E: Tensor) -> Tens
     The share comes from a whole step (arXiv 2501.11873), so that one sequence may use few experts
     if others use the rest.
     """
-    probabilities_E = routing.scores_TE.softmax(-1)[real_T].mean(0)
+    probabilities_E = routing.router_logits_TE.softmax(-1)[real_T].mean(0)
     return len(load_share_E) * (load_share_E * probabilities_E).sum()
 
 
 def z_loss(routing: Routing, real_T: Tensor) -> Tensor:
     """Mean squared log-partition of the router (arXiv 2202.08906): keeps logits small."""
-    return routing.scores_TE[real_T].logsumexp(-1).square().mean()
+    return routing.router_logits_TE[real_T].logsumexp(-1).square().mean()
 
 
 def load(routing: Routing, real_T: Tensor) -> Tensor:
     """(token, expert) pairs computed per expert, padding left out: int64 [E]."""
     used_TK = (routing.weights_TK > 0) & real_T[:, None]
-    return torch.bincount(routing.experts_TK[used_TK], minlength=routing.scores_TE.shape[1])
+    return torch.bincount(routing.experts_TK[used_TK], minlength=routing.router_logits_TE.shape[1])
 
 
 def max_violation(load_E: Tensor) -> float:

@@ -4,12 +4,13 @@ Shapes: T tokens, B rows, L positions, E experts.
 """
 
 import random
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from model.batch import RectangularBatch
+from model.batch import PaddedBatch
 from model.layers.router import Router, Routing
 from model.network import CausalLM
 from model.training.data.batches import TrainingBatch
@@ -29,10 +30,18 @@ class MicroReport:
 
 
 def batch_loss(
-    network: CausalLM, batch: TrainingBatch, weights_T: Tensor, device: str
+    network: CausalLM,
+    batch: TrainingBatch,
+    weights_T: Tensor,
+    device: str,
+    num_experts_per_token: Mapping[int, int] | None = None,
 ) -> tuple[Tensor, list[Routing | None]]:
-    """The cross-entropy of a batch under these weights, in nats, and where each layer sent its tokens."""
-    hidden_TD, routings = network(RectangularBatch(batch.token_ids_BL.to(device)))
+    """The cross-entropy of a batch under these weights, in nats, and the routing of each layer.
+
+    `num_experts_per_token` by layer; layers that are not in it use the number of their config.
+    """
+    padded = PaddedBatch(batch.token_ids_BL.to(device), num_experts_per_token or {})
+    hidden_TD, routings = network(padded)
     targets_T = batch.targets_BL.flatten().to(device)
     return losses.cross_entropy(hidden_TD, network.embedding.weight, targets_T, weights_T.to(device)), routings
 
@@ -48,11 +57,16 @@ class MicroStep:
 
     def run(self, replica: Replica, batch: TrainingBatch, at: str, last_load: list[Tensor]) -> MicroReport:
         """Add a micro-batch's gradients to the replica's. `last_load`: each layer's of the last step, int64 [E]."""
-        self._draw_k(replica, at)
         generator = self._generator(at)
         weights_T = losses.sample_weights(batch.weights_BL.flatten(), generator)
         ids_BL = losses.add_noise(batch.token_ids_BL, batch.noise_BL, generator)
-        loss, routings = batch_loss(replica.network, replace(batch, token_ids_BL=ids_BL), weights_T, self._device)
+        loss, routings = batch_loss(
+            replica.network,
+            replace(batch, token_ids_BL=ids_BL),
+            weights_T,
+            self._device,
+            self._draw_k(replica.network.num_experts, at),
+        )
         real_T = (torch.arange(batch.token_ids_BL.shape[1]) < batch.lengths_B[:, None]).flatten().to(self._device)
         used = [routing for routing in routings if routing is not None]
         loads = [losses.load(routing, real_T) for routing in used]
@@ -62,14 +76,13 @@ class MicroStep:
         (loss + balance).backward()
         return MicroReport(float(loss.detach()), float(balance.detach()), int(batch.lengths_B.sum()), loads)
 
-    def _draw_k(self, replica: Replica, at: str) -> None:
-        """Draw the number of experts of each layer."""
+    def _draw_k(self, moe_layers: Iterable[int], at: str) -> dict[int, int]:
+        """A random number of experts per token for each of the layers; empty without `random_k`."""
         if self._recipe.random_k is None:
-            return
+            return {}
         draw = random.Random(f"{self._recipe.seed}/{at}")
         choices, weights = zip(*self._recipe.random_k.items(), strict=True)
-        for router in replica.routers:
-            router.k = draw.choices(choices, weights)[0]
+        return {layer: draw.choices(choices, weights)[0] for layer in moe_layers}
 
     def _generator(self, at: str) -> torch.Generator:
         """The generator that samples prompt tokens and adds noise."""

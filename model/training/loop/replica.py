@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from model.layers.feed_forward import Routed
+from model.layers.feed_forward import MoE
 from model.layers.router import Router
 from model.network import CausalLM
 
@@ -22,7 +22,7 @@ class Replica:
 
     def __init__(self, network: CausalLM) -> None:
         self.network = network
-        self.routers = [b.feed_forward.router for b in network.blocks if isinstance(b.feed_forward, Routed)]
+        self.routers = [b.feed_forward.router for b in network.blocks if isinstance(b.feed_forward, MoE)]
         self.gradients = {
             name: torch.zeros_like(parameter, dtype=torch.float32) for name, parameter in network.named_parameters()
         }

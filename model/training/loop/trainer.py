@@ -150,8 +150,6 @@ class Trainer:
     @torch.no_grad()
     def validate(self, sources: list[str], max_examples: int = 64) -> dict[str, float]:
         """Nats per answer token on the first examples of each validation source, with the configured k."""
-        for router in self.workers.routers:
-            router.k = router.configured_k
         with self.finished_weights():
             return {source: self._nats_per_token(source, max_examples) for source in sources}
 
@@ -201,7 +199,7 @@ class Trainer:
 
     def _take_over(self, model_dir: Path) -> RunState:
         """Take over the weights of a finished model; returns its state according to its log."""
-        finished = load_network(model_dir, torch.float32, pack=False)
+        finished = load_network(model_dir, torch.float32, freeze=False)
         self.optimizer.load_masters(dict(finished.named_parameters()))
         if self.average is not None:
             self.average.load_state_tensors({}, 0)

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.routing_study.cost import cost_of
 from benchmarks.routing_study.variants import EXPERTS_PER_TOKEN, SIZES, VARIANTS, model_of, variant_named
-from model.config import RoutedConfig, SoftmaxTopKConfig
+from model.config import MoEConfig, SoftmaxTopKConfig
 
 ROUTED = [name for name in VARIANTS if not name.startswith("dense")]
 NEARLY = 0.01  # the rows of the router
@@ -16,7 +16,7 @@ def parameters(name: str) -> tuple[int, float]:
     """All of them, and those that are active with the wanted number of experts."""
     config = model_of(VARIANTS[name], SIZES["XS"], 7680)
     k = 1 if name == "top-1" else EXPERTS_PER_TOKEN
-    cost = cost_of(config, [k for _ in config.routed_layers()])
+    cost = cost_of(config, [k for _ in config.moe_layers()])
     return cost.parameters, cost.active_parameters
 
 
@@ -41,13 +41,13 @@ def test_one_narrow_expert_would_not_be_equal() -> None:
 
 def test_every_layer_of_a_routed_variant_is_routed_alike() -> None:
     config = model_of(VARIANTS["relu"], SIZES["XS"], 7680)
-    assert len(list(config.routed_layers())) == len(config.layers) == 4
+    assert len(list(config.moe_layers())) == len(config.layers) == 4
     assert len({layer.feed_forward for layer in config.layers}) == 1
 
 
 def test_top_1_does_not_renormalize() -> None:
     [feed_forward] = {layer.feed_forward for layer in model_of(VARIANTS["top-1"], SIZES["XS"], 7680).layers}
-    assert isinstance(feed_forward, RoutedConfig)
+    assert isinstance(feed_forward, MoEConfig)
     assert feed_forward.router == SoftmaxTopKConfig(1, renormalize=False)
 
 

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from model.checkpoints.readers import CountingReader, FiniteReader, OnceReader
 from model.checkpoints.rules import Concat, Rule, Same
 from model.checkpoints.safetensors_files import (
     CheckpointError,
@@ -18,6 +17,7 @@ from model.checkpoints.safetensors_files import (
     read_config,
     save_weights,
 )
+from model.checkpoints.tensor_readers import FiniteCheckReader, ProgressReader, ReadOnceReader
 from tests.model.loading.plain_loading import load_weights
 
 RULES = [
@@ -184,19 +184,19 @@ def test_the_layout_that_is_there_is_chosen(directory: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_no_numbers_are_found(directory: Path, value: float) -> None:
-    reader = FiniteReader(open_checkpoint(directory))
+    reader = FiniteCheckReader(open_checkpoint(directory))
     assert all(reader.get(name).isfinite().all() for name in reader.names())
     edit(directory, "k", torch.tensor([[0, 1, value], [2, 3, -4]]))
     with pytest.raises(CheckpointError, match="tensor k holds NaN or infinite"):
-        FiniteReader(open_checkpoint(directory)).get("k")
+        FiniteCheckReader(open_checkpoint(directory)).get("k")
 
 
 def test_what_rules_share_is_read_once(directory: Path) -> None:
     """Two parameters are made of q; the reader below it is asked once."""
     rules = [Rule("first", ("q", "k")), Rule("second", ("q",))]
     told: list[tuple[int, int]] = []
-    reader = OnceReader(
-        CountingReader(open_checkpoint(directory), {"q", "k"}, lambda *told_: told.append(told_)), rules
+    reader = ReadOnceReader(
+        ProgressReader(open_checkpoint(directory), {"q", "k"}, lambda *told_: told.append(told_)), rules
     )
     tensors = [reader.get(name) for rule in rules for name in rule.sources]
     assert torch.equal(tensors[0], tensors[2])

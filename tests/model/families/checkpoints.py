@@ -41,7 +41,7 @@ class Pair:
         hf_config = read_config(self.directory)
         family = family_of(hf_config)
         network = CausalLM(family.config_from_hf(hf_config))
-        if network.config.tied_head:
+        if network.config.tie_word_embeddings:
             network.tie_head()
         load_weights(network, family.rules(network.config), self.directory)
         return network.requires_grad_(False).eval()

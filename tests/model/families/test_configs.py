@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from model.batch import RectangularBatch
+from model.batch import PaddedBatch
 from model.checkpoints.safetensors_files import CheckpointError, read_config
 from model.families import family_of
 from model.network import CausalLM
@@ -124,11 +124,11 @@ def test_what_a_case_asks_for_matters(case: str, field: str, value: object, tmp_
     forgetful = everywhere(config, field, value)
     assert forgetful != config
     network = CausalLM(forgetful)
-    if config.tied_head:
+    if config.tie_word_embeddings:
         network.tie_head()
     load_weights(network, family.rules(config), tmp_path)
     ids_BL = torch.randint(0, config.vocab_size, (1, 45), generator=torch.Generator().manual_seed(1))
-    logits = network.logits(network(RectangularBatch(ids_BL))[0])
+    logits = network.logits(network(PaddedBatch(ids_BL))[0])
     assert (logits - pair.logits(ids_BL)[0]).abs().max() > 1e-3
 
 

@@ -10,11 +10,11 @@ import pytest
 from model.checkpoints.safetensors_files import CheckpointError
 from model.config import (
     AttentionConfig,
-    DenseConfig,
+    GatedMLPConfig,
     HashConfig,
     Mamba2Config,
     ModelConfig,
-    RoutedConfig,
+    MoEConfig,
     SoftmaxTopKConfig,
     hybrid_config,
 )
@@ -70,19 +70,19 @@ def test_a_selection_bias_is_asked_for_where_there_is_one(case: str, stored: boo
     ],
 )
 def test_the_width_of_a_feed_forward_is_found(changes: dict[str, Any], width: int) -> None:
-    assert config_of("lfm2", **changes).layers[0].feed_forward == DenseConfig(width)
+    assert config_of("lfm2", **changes).layers[0].feed_forward == GatedMLPConfig(width)
 
 
 @pytest.mark.parametrize(
     ("feed_forward", "message"),
     [
-        (DenseConfig(16), "experts in every layer"),
-        (RoutedConfig(SoftmaxTopKConfig(1), 4, 16), "a shared expert"),
+        (GatedMLPConfig(16), "experts in every layer"),
+        (MoEConfig(SoftmaxTopKConfig(1), 4, 16), "a shared expert"),
         (replace(hybrid_config().layers[0].feed_forward, router=HashConfig(1)), "softmax top-k routers"),
     ],
     ids=["dense", "no shared expert", "another router"],
 )
-def test_what_qwen3_next_cannot_describe_is_not_written(feed_forward: DenseConfig | RoutedConfig, message: str) -> None:
+def test_what_qwen3_next_cannot_describe_is_not_written(feed_forward: GatedMLPConfig | MoEConfig, message: str) -> None:
     config = hybrid_config()
     assert qwen3_next.config_from_hf(qwen3_next.config_to_hf(config)) == config  # negative control
     layers = tuple(replace(layer, feed_forward=feed_forward) for layer in config.layers)

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from model.batch import RectangularBatch
+from model.batch import PaddedBatch
 from model.checkpoints.safetensors_files import read_config, save_weights
 from model.families import family_of, supported
 from model.generate import generate
-from model.layers.feed_forward import Routed
+from model.layers.feed_forward import MoE
 from model.loading.load import load_network
 from model.network import CausalLM
 from tests.model.batches import batch_of, cache_for, whole_batch
@@ -33,7 +33,7 @@ def test_every_family_has_a_case() -> None:
 def test_training_form_equals_transformers(pair: Pair) -> None:
     network = pair.ours()
     ids_BL = some_ids(network, 2, LENGTH)
-    logits = network.logits(network(RectangularBatch(ids_BL))[0]).unflatten(0, ids_BL.shape)
+    logits = network.logits(network(PaddedBatch(ids_BL))[0]).unflatten(0, ids_BL.shape)
     torch.testing.assert_close(logits, pair.logits(ids_BL), atol=1e-4, rtol=0)
 
 
@@ -62,7 +62,7 @@ def test_the_same_experts(pair: Pair) -> None:
     ids_L = some_ids(network, LENGTH)
     ours = [routing for routing in network(whole_batch(network, ids_L))[1] if routing is not None]
     theirs = pair.routings(ids_L)
-    assert len(ours) == len(theirs) == len(list(network.config.routed_layers()))
+    assert len(ours) == len(theirs) == len(list(network.config.moe_layers()))
     for routing, (_, _, experts_TK) in zip(ours, theirs, strict=True):
         assert torch.equal(routing.experts_TK.sort(dim=1).values, experts_TK.sort(dim=1).values)
 
@@ -71,7 +71,7 @@ def test_the_same_experts(pair: Pair) -> None:
 def test_the_same_gates_for_the_same_input(pair: Pair) -> None:
     network = load_network(pair.directory, torch.float32)
     ids_L = some_ids(network, LENGTH)
-    routed = [block.feed_forward for block in network.blocks if isinstance(block.feed_forward, Routed)]
+    routed = [block.feed_forward for block in network.blocks if isinstance(block.feed_forward, MoE)]
     for feed_forward, (x_TD, weights_TK, experts_TK) in zip(routed, pair.routings(ids_L), strict=True):
         routing, _ = feed_forward.route(x_TD, ids_L)
         experts, order = experts_TK.sort(dim=1)
@@ -117,7 +117,7 @@ def test_a_changed_weight_is_noticed(pair: Pair) -> None:
     ids_BL = some_ids(network, 1, 20)
     matrix = next(tensor for name, tensor in network.named_parameters() if "mixer." in name and tensor.dim() > 1)
     matrix.add_(0.1 * torch.randn(matrix.shape, generator=torch.Generator().manual_seed(2)))
-    logits = network.logits(network(RectangularBatch(ids_BL))[0])
+    logits = network.logits(network(PaddedBatch(ids_BL))[0])
     assert (logits - pair.logits(ids_BL)[0]).abs().max() > 1e-4
 
 

@@ -128,7 +128,7 @@ def test_windows_by_layer(changes: dict[str, Any], windows: list[int | None]) ->
     ],
 )
 def test_which_layers_are_routed(changes: dict[str, Any], routed: list[bool]) -> None:
-    assert [standard.is_routed(changes, index) for index in range(4)] == routed
+    assert [standard.is_moe_layer(changes, index) for index in range(4)] == routed
 
 
 def test_a_requirement_is_met_by_silence() -> None:

@@ -12,12 +12,11 @@ PROGRAM = """
 import torch
 from model import kernels
 from model.kernels import cpu, product
-from model.layers.frozen_linear import PanelLinear
 from model.layers.linear import Linear
 from model.quantization import plain_scheme
 
 layer = plain_scheme(torch.float32).linear(Linear(32, 32).weight)
-print(kernels.compiled(), product.available(), kernels.instruction_set(), isinstance(layer, PanelLinear))
+print(kernels.compiled(), product.available(), kernels.instruction_set(), type(layer.weights).__name__)
 
 compiled, cpu.call = cpu.call, lambda *arguments: print("compiled") or compiled(*arguments)
 with torch.inference_mode():
@@ -32,11 +31,18 @@ def choice(**variables: str) -> str:
 
 
 def test_the_definitions_can_be_forced() -> None:
-    assert choice(ROUTELM_REFERENCE_KERNELS="1") == "False False None False\n"
+    assert choice(ROUTELM_REFERENCE_KERNELS="1") == "False False None PlainWeights\n"
 
 
 def test_otherwise_the_compiled_ones_compute() -> None:
     """Negative control of the above."""
     if not kernels.compiled():
         pytest.skip("no compiled kernels: run python -m model.kernels.build")
-    assert choice() == f"True True {kernels.instruction_set()} True\ncompiled\n"
+    assert choice() == f"True True {kernels.instruction_set()} Panels\ncompiled\n"
+
+
+def test_the_compiler_of_pytorch_is_not_imported() -> None:
+    """It would take two seconds of the first recorded step, and 70 MB."""
+    program = "from model.kernels.recording import recorded; import sys, torch\nwith recorded(): torch.empty(3)"
+    command = [sys.executable, "-c", f"{program}\nsys.exit('torch._dynamo' in sys.modules)"]
+    assert subprocess.run(command, check=False).returncode == 0

@@ -1,36 +1,23 @@
-"""The compiled products against their definition, for every instruction set that this processor has."""
+"""The compiled products against their definition, at every level that this processor can run."""
 
-import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from model.kernels import native, product, product_reference
-from model.kernels.build import targets
-from model.kernels.library import library_path
+from model.kernels import product, product_reference
 from model.kernels.product import FeedForwardWeights, Panels
 from model.kernels.product_reference import FeedForwardWeights as PlainWeights
 from model.kernels.product_reference import dequantized
 
+pytestmark = pytest.mark.usefixtures("cpu_isa")
+
 BOUNDS = {torch.bfloat16: 3e-3, torch.float32: 1e-6}  # relative error of a product: the rounding of its type
-KINDS = [torch.float32, torch.bfloat16, torch.int8, torch.uint8]
+UNGROUPED = [torch.float32, torch.bfloat16, torch.int8]
+KINDS = [*UNGROUPED, torch.uint8]
 SHAPES = [(1, 32), (37, 96), (64, 64), (300, 160)]
-
-
-@pytest.fixture(params=targets(), autouse=True)
-def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Use the library of one instruction set."""
-    path = library_path("product", request.param)
-    library = ctypes.CDLL(str(path)) if path.exists() else None
-    if library is None or not library.supported():
-        pytest.skip(f"no compiled products for {request.param} here")
-    monkeypatch.delenv("ROUTELM_REFERENCE_KERNELS", raising=False)
-    monkeypatch.setattr(native, "load_library", lambda source: library)
-    product._functions.cache_clear()
-    yield request.param
-    product._functions.cache_clear()
+ODD_SHAPES = [(5, 1), (33, 16), (40, 31), (37, 33), (64, 100), (130, 255)]  # inputs that need padding
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +57,31 @@ def test_product_is_its_definition(dtype: torch.dtype, kind: torch.dtype, output
     assert error(found, product_reference.product(x, dequantized(codes, scales)[0], bias[0])) < BOUNDS[dtype]
 
 
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("kind", UNGROUPED)
+@pytest.mark.parametrize(("outputs", "inputs"), ODD_SHAPES)
+def test_any_number_of_inputs_is_multiplied(dtype: torch.dtype, kind: torch.dtype, outputs: int, inputs: int) -> None:
+    codes, scales = random_codes(kind, 3, outputs, inputs)
+    bias, counts, x = torch.randn(3, outputs), torch.tensor([4, 0, 57]), torch.randn(61, inputs).to(dtype)
+    panels, plain = Panels(codes, scales, bias), dequantized(codes, scales)
+    found = product.grouped_product(x, counts, panels)
+    assert error(found, product_reference.grouped_product(x, counts, plain, bias)) < BOUNDS[dtype]
+    assert rows_that_change(lambda x: product.product(x, panels), x, list(range(1, 61))) == []
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("kind", UNGROUPED)
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_what_follows_a_row_is_not_part_of_it(dtype: torch.dtype, kind: torch.dtype, broken: float) -> None:
+    """Rows are padded with zeros, not with the row behind them."""
+    panels, x = Panels(*random_codes(kind, 1, 33, 37)), torch.randn(5, 37).to(dtype)
+    expected = product.product(x, panels)
+    x[1], x[3] = broken, broken
+    found = product.product(x, panels)
+    assert torch.equal(found[::2], expected[::2])
+    assert not found[1::2].isfinite().any()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_sums_are_the_product_before_it_is_rounded(kind: torch.dtype) -> None:
     codes, scales = random_codes(kind, 1, 37, 96)
@@ -83,8 +95,9 @@ def test_sums_are_the_product_before_it_is_rounded(kind: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-def test_rows_of_packed_weights_are_what_was_packed(kind: torch.dtype) -> None:
-    codes, _ = random_codes(kind, 1, 70, 96)
+@pytest.mark.parametrize("inputs", [96, 37, 1])
+def test_rows_of_packed_weights_are_what_was_packed(kind: torch.dtype, inputs: int) -> None:
+    codes, _ = random_codes(kind, 1, 70, inputs)
     chosen_T = torch.tensor([69, 0, 31, 32, 0])
     assert torch.equal(Panels(codes).rows(chosen_T), codes[0, chosen_T])
 
@@ -166,9 +179,9 @@ def test_no_rows_give_no_rows() -> None:
     assert product.feed_forward(torch.empty(0, 96), layer.shared).shape == (0, 96)
 
 
-def test_inputs_that_do_not_fit_are_refused() -> None:
+def test_groups_that_are_not_full_are_refused() -> None:
     with pytest.raises(ValueError, match="multiple of 32"):
-        Panels(torch.randn(1, 8, 48))
+        Panels(torch.zeros(1, 8, 24, dtype=torch.uint8), torch.ones(1, 8, 2))
 
 
 class Layer:
@@ -198,9 +211,7 @@ class Layer:
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("clamp", [None, (1.7, 7.0)])
-def test_experts_are_their_definition(
-    dtype: torch.dtype, kind: torch.dtype, clamp: tuple[float, float] | None, instruction_set: str
-) -> None:
+def test_experts_are_their_definition(dtype: torch.dtype, kind: torch.dtype, clamp: tuple[float, float] | None) -> None:
     layer = Layer(kind, dtype, bias=True)
     bound = 2 * BOUNDS[dtype]
     for gate_T in (layer.gate_T, None):

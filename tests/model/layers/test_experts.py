@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from model.config import RoutedConfig, SoftmaxTopKConfig, TopPConfig
+from model.config import MoEConfig, SoftmaxTopKConfig, TopPConfig
 from model.layers import feed_forward
-from model.layers.feed_forward import Routed
+from model.layers.feed_forward import MoE
 from model.layers.linear import GroupedLinear
 
 
-def outputs_and_gradients(routed: Routed, x_TD: torch.Tensor) -> list[torch.Tensor]:
+def outputs_and_gradients(routed: MoE, x_TD: torch.Tensor) -> list[torch.Tensor]:
     routed.zero_grad()
     x_TD = x_TD.clone().requires_grad_()
     y_TD, _ = routed(x_TD, torch.zeros(len(x_TD), dtype=torch.int64))
@@ -18,9 +18,9 @@ def outputs_and_gradients(routed: Routed, x_TD: torch.Tensor) -> list[torch.Tens
     return [y_TD.detach(), *(g.clone() for g in [x_TD.grad, *gradients] if g is not None)]
 
 
-def networks(router: SoftmaxTopKConfig | TopPConfig) -> Routed:
+def networks(router: SoftmaxTopKConfig | TopPConfig) -> MoE:
     torch.manual_seed(1)
-    routed = Routed(RoutedConfig(num_experts=6, expert_width=16, router=router), 32)
+    routed = MoE(MoEConfig(num_experts=6, expert_width=16, router=router), 32)
     for parameter in routed.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return routed

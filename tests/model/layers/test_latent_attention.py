@@ -5,12 +5,12 @@ import torch
 from torch import Tensor
 
 from model import kernels
-from model.batch import ForwardBatch, RectangularBatch
+from model.batch import ForwardBatch, PaddedBatch
 from model.cache import CacheStorage, LatentSpec
 from model.config import LatentAttentionConfig, NormConfig, RotaryConfig
-from model.layers.frozen_linear import OneDNNGroupedLinear, OneDNNLinear
 from model.layers.latent_attention import LatentAttention
 from model.layers.linear import GroupedLinear, Linear
+from model.quantization import plain_scheme
 
 HIDDEN, LENGTH, BLOCK = 32, 23, 4
 STRAIGHT = LatentAttentionConfig(3, None, 16, 8, 24, RotaryConfig(8), NormConfig(), scale=0.3)
@@ -29,9 +29,9 @@ def packed(layer: LatentAttention, dtype: torch.dtype) -> LatentAttention:
     """As it is served."""
     for name, child in list(layer.named_children()):
         if isinstance(child, Linear):
-            setattr(layer, name, OneDNNLinear(child.weight.to(dtype)))
+            setattr(layer, name, plain_scheme(dtype).linear(child.weight.to(dtype)))
         elif isinstance(child, GroupedLinear):
-            setattr(layer, name, OneDNNGroupedLinear(child.weight.to(dtype)))
+            setattr(layer, name, plain_scheme(dtype).grouped(child.weight.to(dtype)))
     return layer
 
 
@@ -49,7 +49,7 @@ def expanded(layer: LatentAttention, x_LD: Tensor) -> Tensor:
     shared_LW = kernels.rotate(shared_LW[:, None], *tables)[:, 0]
     outs = []
     for head, q_LK in enumerate(q.unflatten(-1, (config.num_heads, -1)).unbind(1)):
-        plain_LP, rotary_LW = q_LK.split([config.plain_dim, config.rotary.dim], dim=-1)
+        plain_LP, rotary_LW = q_LK.split([config.nope_head_dim, config.rotary.dim], dim=-1)
         rotary_LW = kernels.rotate(rotary_LW[:, None], *tables)[:, 0]
         key_LP, value_LV = c_LR @ layer.key_absorb.weight[head], c_LR @ layer.value_expand.weight[head].T
         scores_LL = (plain_LP @ key_LP.T + rotary_LW @ shared_LW.T) * config.scale
@@ -84,7 +84,7 @@ def piece(cache: CacheStorage, spans: list[tuple[int, int, int]]) -> ForwardBatc
 def test_absorbed_equals_expanded(config: LatentAttentionConfig) -> None:
     layer = random_layer(config)
     x_TD = some_input(rows=2)
-    out_TD = layer(x_TD, RectangularBatch(torch.zeros(2, LENGTH, dtype=torch.int64)), 0)
+    out_TD = layer(x_TD, PaddedBatch(torch.zeros(2, LENGTH, dtype=torch.int64)), 0)
     expected = torch.cat([expanded(layer, x_LD) for x_LD in x_TD.chunk(2)])
     torch.testing.assert_close(out_TD, expected, atol=2e-5, rtol=2e-5)
 
@@ -131,7 +131,7 @@ def test_the_past_matters() -> None:
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_parameter_learns(config: LatentAttentionConfig) -> None:
     layer = random_layer(config)
-    layer(some_input(), RectangularBatch(torch.zeros(1, LENGTH, dtype=torch.int64)), 0).square().sum().backward()
+    layer(some_input(), PaddedBatch(torch.zeros(1, LENGTH, dtype=torch.int64)), 0).square().sum().backward()
     for name, parameter in layer.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name

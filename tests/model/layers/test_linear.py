@@ -1,4 +1,4 @@
-"""Linear layers: trainable, packed by oneDNN, and for the compiled products."""
+"""Linear layers: trainable, and frozen as they are served, with the compiled products and with their definition."""
 
 from typing import TypeVar
 
@@ -8,20 +8,16 @@ from torch import nn
 
 from model.kernels import product
 from model.kernels.product import Panels
-from model.layers.frozen_linear import (
-    OneDNNGroupedLinear,
-    OneDNNLinear,
-    PanelGroupedLinear,
-    PanelLinear,
-    feed_forward_weights,
-    has_onednn_product,
-)
+from model.kernels.product_reference import PlainWeights
+from model.layers.frozen_linear import PackedGroupedLinear, PackedLinear, feed_forward_weights
 from model.layers.linear import GroupedLinear, Linear
 
 COUNTS = torch.tensor([3, 0, 5])
 M = TypeVar("M", bound=nn.Module)
+Form = type[Panels] | type[PlainWeights]
 needs_panels = pytest.mark.skipif(not product.available(), reason="the products are not compiled")
-needs_onednn = pytest.mark.skipif(not has_onednn_product(torch.float32), reason="there is no oneDNN")
+FORMS = [pytest.param(PlainWeights, id="plain"), pytest.param(Panels, id="panels", marks=needs_panels)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 @pytest.fixture(autouse=True)
@@ -35,17 +31,11 @@ def filled(layer: M) -> M:
     return layer.requires_grad_(False)
 
 
-def frozen(layer: Linear | GroupedLinear, form: str) -> nn.Module:
+def frozen(layer: Linear | GroupedLinear, form: Form) -> nn.Module:
     """The layer in another form."""
-    if form == "oneDNN":
-        packed = OneDNNLinear if isinstance(layer, Linear) else OneDNNGroupedLinear
-        return packed(layer.weight, layer.bias)
     if isinstance(layer, GroupedLinear):
-        return PanelGroupedLinear(Panels(layer.weight, None, layer.bias))
-    return PanelLinear(Panels(layer.weight[None], None, None if layer.bias is None else layer.bias[None]))
-
-
-FORMS = [pytest.param("oneDNN", marks=needs_onednn), pytest.param("panels", marks=needs_panels)]
+        return PackedGroupedLinear(form(layer.weight, None, layer.bias))
+    return PackedLinear(form(layer.weight[None], None, None if layer.bias is None else layer.bias[None]))
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -65,39 +55,65 @@ def test_grouped_linear_gives_each_row_to_its_expert(bias: bool) -> None:
 
 
 @pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("inputs", [32, 21])
 @pytest.mark.parametrize("form", FORMS)
-def test_frozen_forms_are_the_same_layer(form: str, bias: bool) -> None:
-    linear, grouped = filled(Linear(32, 24, bias=bias)), filled(GroupedLinear(3, 32, 24, bias=bias))
-    x = torch.randn(8, 32)
+def test_frozen_forms_are_the_same_layer(form: Form, inputs: int, bias: bool) -> None:
+    linear, grouped = filled(Linear(inputs, 24, bias=bias)), filled(GroupedLinear(3, inputs, 24, bias=bias))
+    x, biases = torch.randn(8, inputs), [None] * 3 if grouped.bias is None else grouped.bias
     torch.testing.assert_close(frozen(linear, form)(x), linear(x))
-    torch.testing.assert_close(frozen(grouped, form)(x, COUNTS), grouped(x, COUNTS))
+    pieces = zip(x.split(COUNTS.tolist()), grouped.weight, biases, strict=True)
+    expected = torch.cat([nn.functional.linear(*piece) for piece in pieces])
+    torch.testing.assert_close(frozen(grouped, form)(x, COUNTS), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_of_every_type_are_multiplied_in_float32(form: Form, dtype: torch.dtype) -> None:
+    linear, grouped = filled(Linear(40, 24)), filled(GroupedLinear(3, 40, 24))
+    x = torch.randn(8, 40).to(dtype)
+    found, in_float32 = frozen(linear, form)(x), frozen(linear, form).in_float32(x)
+    assert (found.dtype, in_float32.dtype) == (dtype, torch.float32)
+    torch.testing.assert_close(in_float32, x.float() @ linear.weight.T)
+    torch.testing.assert_close(found, in_float32.to(dtype))
+    expected = frozen(grouped, form)(x.float(), COUNTS).to(dtype)
+    torch.testing.assert_close(frozen(grouped, form)(x, COUNTS), expected)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_frozen_rows_do_not_depend_on_each_other(form: str) -> None:
-    layer, x = frozen(filled(Linear(256, 96)), form), torch.randn(64, 256)
+def test_no_rows_give_no_rows(form: Form) -> None:
+    nothing = torch.empty(0, 21, dtype=torch.bfloat16)
+    assert frozen(filled(Linear(21, 24)), form)(nothing).shape == (0, 24)
+    found = frozen(filled(GroupedLinear(3, 21, 24)), form)(nothing, torch.zeros(3, dtype=torch.int64))
+    assert (found.shape, found.dtype) == ((0, 24), torch.bfloat16)
+
+
+@needs_panels
+@pytest.mark.parametrize("inputs", [256, 250, 37])
+def test_frozen_rows_do_not_depend_on_each_other(inputs: int) -> None:
+    layer, x = frozen(filled(Linear(inputs, 96)), Panels), torch.randn(64, inputs)
     whole = layer(x)
     assert all(torch.equal(layer(x[:count]), whole[:count]) for count in range(1, 64))
 
 
-@needs_panels
-def test_float16_rows_are_multiplied_in_float32() -> None:
-    linear, grouped = filled(Linear(32, 24)), filled(GroupedLinear(3, 32, 24))
-    x = torch.randn(8, 32).half()
-    assert torch.equal(frozen(linear, "panels")(x), frozen(linear, "panels")(x.float()).half())
-    assert torch.equal(frozen(grouped, "panels")(x, COUNTS), frozen(grouped, "panels")(x.float(), COUNTS).half())
+def test_plain_products_are_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a large matrix is never in memory as float32."""
+    layer, x = frozen(filled(Linear(32, 70, bias=True)), PlainWeights), torch.randn(3, 32)
+    whole = layer(x)
+    monkeypatch.setattr("model.kernels.product_reference.CHUNK", 32 * 16)
+    torch.testing.assert_close(layer(x), whole)
 
 
-def feed_forward_layers(form: str, width: int, hidden: int) -> tuple[nn.Module, nn.Module]:
+def feed_forward_layers(form: Form, width: int, hidden: int) -> tuple[nn.Module, nn.Module]:
     return tuple(frozen(filled(layer), form) for layer in (Linear(64, 2 * width), Linear(width, hidden)))  # type: ignore
 
 
 @needs_panels
 @pytest.mark.parametrize(
-    ("form", "hidden", "whole"), [("panels", 64, True), ("panels", 40, False), ("oneDNN", 64, False)]
+    ("form", "width", "hidden", "whole"),
+    [(Panels, 32, 64, True), (Panels, 32, 40, False), (Panels, 40, 64, False), (PlainWeights, 32, 64, False)],
 )
-def test_a_feed_forward_is_computed_whole_where_it_can_be(form: str, hidden: int, whole: bool) -> None:
-    gate_up, down = feed_forward_layers(form, 32, hidden)
+def test_a_feed_forward_is_computed_whole_where_it_can_be(form: Form, width: int, hidden: int, whole: bool) -> None:
+    gate_up, down = feed_forward_layers(form, width, hidden)
     weights = feed_forward_weights(gate_up, down)
     assert (weights is not None) == whole
     if weights:
@@ -108,6 +124,6 @@ def test_a_feed_forward_is_computed_whole_where_it_can_be(form: str, hidden: int
 
 @needs_panels
 def test_layers_of_two_kinds_are_not_computed_whole() -> None:
-    gate_up, _ = feed_forward_layers("panels", 32, 64)
-    assert feed_forward_weights(gate_up, frozen(filled(GroupedLinear(3, 32, 64)), "panels")) is None
+    gate_up, _ = feed_forward_layers(Panels, 32, 64)
+    assert feed_forward_weights(gate_up, frozen(filled(GroupedLinear(3, 32, 64)), Panels)) is None
     assert feed_forward_weights(gate_up, filled(Linear(32, 64))) is None

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import GraniteMoeHybridConfig
 from transformers.models.granitemoehybrid.modeling_granitemoehybrid import GraniteMoeHybridMambaLayer
 
-from model.batch import ForwardBatch, RectangularBatch
+from model.batch import ForwardBatch, PaddedBatch
 from model.cache import CacheStorage, StateSpec
 from model.config import Mamba2Config
 from model.layers.mamba2 import Mamba2
@@ -80,7 +80,7 @@ def serve(layer: Mamba2, x_LD: Tensor, cuts: list[int]) -> Tensor:
 def test_equals_the_layer_of_transformers(config: Mamba2Config) -> None:
     layer, x_BLD = random_layer(config), torch.randn(2, LENGTH, HIDDEN)
     expected = oracle(layer)(x_BLD)
-    trained = layer(x_BLD.flatten(0, 1), RectangularBatch(torch.zeros(2, LENGTH, dtype=torch.int64)), 0)
+    trained = layer(x_BLD.flatten(0, 1), PaddedBatch(torch.zeros(2, LENGTH, dtype=torch.int64)), 0)
     torch.testing.assert_close(trained.unflatten(0, (2, LENGTH)), expected, atol=1e-4, rtol=1e-4)
     for x_LD, y_LD in zip(x_BLD, expected, strict=True):
         torch.testing.assert_close(serve(layer, x_LD, []), y_LD, atol=1e-4, rtol=1e-4)

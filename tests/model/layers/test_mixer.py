@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.batch import RectangularBatch
+from model.batch import PaddedBatch
 from model.cache import CacheStorage
 from model.config import (
     AttentionConfig,
@@ -18,9 +18,9 @@ from model.config import (
     RotaryConfig,
     ShortConvConfig,
 )
-from model.layers.frozen_linear import OneDNNGroupedLinear, OneDNNLinear
 from model.layers.linear import GroupedLinear, Linear
 from model.layers.mixer import MIXERS, build_mixer
+from model.quantization import plain_scheme
 from tests.model.batches import BLOCK, batch_of
 
 HIDDEN, TOKENS = 48, 64
@@ -35,6 +35,8 @@ CASES: dict[str, MixerConfig] = {
     "short convolution": ShortConvConfig(3),
     "short convolution with biases": ShortConvConfig(4, bias=True),
 }
+
+pytestmark = pytest.mark.usefixtures("cpu_isa")  # at every level that runs here
 
 Piece = tuple[int, int, int]  # sequence, first token, end
 
@@ -65,8 +67,9 @@ def served_mixer(config: MixerConfig, dtype: torch.dtype) -> nn.Module:
     mixer = plain_mixer(config)
     for name, module in list(mixer.named_modules()):
         if isinstance(module, Linear | GroupedLinear):
-            packed = OneDNNLinear if isinstance(module, Linear) else OneDNNGroupedLinear
-            mixer.set_submodule(name, packed(module.weight.to(dtype), module.bias))
+            scheme = plain_scheme(dtype)
+            freeze = scheme.linear if isinstance(module, Linear) else scheme.grouped
+            mixer.set_submodule(name, freeze(module.weight.to(dtype), module.bias))
     return mixer.requires_grad_(False).eval()
 
 
@@ -142,7 +145,7 @@ def test_a_lost_memory_shows(config: MixerConfig) -> None:
 
 def test_training_computes_the_same(config: MixerConfig) -> None:
     x_SLD = inputs(3)
-    batch = RectangularBatch(torch.zeros(3, TOKENS, dtype=torch.int64))
+    batch = PaddedBatch(torch.zeros(3, TOKENS, dtype=torch.int64))
     trained = plain_mixer(config)(x_SLD.flatten(0, 1), batch, 0).unflatten(0, (3, TOKENS))
     with torch.inference_mode():
         served = whole(served_mixer(config, torch.float32), x_SLD)
@@ -151,7 +154,7 @@ def test_training_computes_the_same(config: MixerConfig) -> None:
 
 def test_every_parameter_is_trained(config: MixerConfig) -> None:
     mixer = plain_mixer(config)
-    batch = RectangularBatch(torch.zeros(2, TOKENS, dtype=torch.int64))
+    batch = PaddedBatch(torch.zeros(2, TOKENS, dtype=torch.int64))
     mixer(inputs(2).flatten(0, 1), batch, 0).square().sum().backward()
     for name, parameter in mixer.named_parameters():
         assert parameter.grad is not None, name

@@ -41,18 +41,18 @@ EXPERTS = 8
 class ExpertChoice(Router):
     """Each expert takes its best tokens of the batch: not causal, so never served. The negative control."""
 
-    def forward(self, scores_TE: Tensor, token_ids_T: Tensor) -> Routing:
-        affinity_TE = scores_TE.softmax(-1)
-        capacity = max(self.k * len(scores_TE) // self.num_experts, 1)
+    def forward(self, router_logits_TE: Tensor, token_ids_T: Tensor) -> Routing:
+        affinity_TE = router_logits_TE.softmax(-1)
+        capacity = max(self.k * len(router_logits_TE) // self.num_experts, 1)
         kept_E = affinity_TE.sort(dim=0, descending=True).values[capacity - 1]
         taken_TE = affinity_TE * (affinity_TE >= kept_E)
         experts_TK = top_k(taken_TE, self.num_experts)
-        return Routing(taken_TE.gather(1, experts_TK), experts_TK, scores_TE)
+        return Routing(taken_TE.gather(1, experts_TK), experts_TK, router_logits_TE)
 
 
 def dense(routing: Routing) -> Tensor:
     """Weight of every expert for every token [T, E]."""
-    weights_TE = torch.zeros_like(routing.scores_TE)
+    weights_TE = torch.zeros_like(routing.router_logits_TE)
     return weights_TE.scatter_add(1, routing.experts_TK, routing.weights_TK)
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import Lfm2Config
 from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
 
-from model.batch import ForwardBatch, RectangularBatch
+from model.batch import ForwardBatch, PaddedBatch
 from model.cache import CacheStorage, StateSpec
 from model.config import ShortConvConfig
 from model.layers.short_conv import ShortConv
@@ -65,7 +65,7 @@ def serve(layer: ShortConv, x_LD: Tensor, cuts: list[int]) -> Tensor:
 def test_equals_the_layer_of_transformers(config: ShortConvConfig) -> None:
     layer, x_BLD = random_layer(config), torch.randn(2, LENGTH, HIDDEN)
     expected = oracle(layer)(x_BLD)
-    trained = layer(x_BLD.flatten(0, 1), RectangularBatch(torch.zeros(2, LENGTH, dtype=torch.int64)), 0)
+    trained = layer(x_BLD.flatten(0, 1), PaddedBatch(torch.zeros(2, LENGTH, dtype=torch.int64)), 0)
     torch.testing.assert_close(trained.unflatten(0, (2, LENGTH)), expected, atol=1e-5, rtol=1e-5)
     for x_LD, y_LD in zip(x_BLD, expected, strict=True):
         torch.testing.assert_close(serve(layer, x_LD, []), y_LD, atol=1e-5, rtol=1e-5)

@@ -14,10 +14,9 @@ from model.checkpoints.safetensors_files import CheckpointError, save_weights
 from model.config import hybrid_config
 from model.families import family_of, qwen3_next
 from model.generate import generate
-from model.kernels import product
 from model.layers.linear import Linear
 from model.loading import load as loading
-from model.loading.freeze import pack_matrices
+from model.loading.freeze import freeze_network
 from model.loading.load import load_network
 from model.loading.quantize_checkpoint import quantize_checkpoint
 from model.network import CausalLM, cast_matrices
@@ -79,7 +78,7 @@ def recorder() -> Recorder:
 
 
 def test_weights_arrive(stored: CausalLM, tmp_path: Path) -> None:
-    loaded = load_network(tmp_path, torch.float32, pack=False)
+    loaded = load_network(tmp_path, torch.float32, freeze=False)
     expected = stored.state_dict()
     assert loaded.state_dict().keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
@@ -88,7 +87,7 @@ def test_weights_arrive(stored: CausalLM, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_on_the_way_or_afterwards_is_the_same(stored: CausalLM, tmp_path: Path, dtype: torch.dtype) -> None:
-    expected, loaded = pack_matrices(cast_matrices(stored, dtype)), load_network(tmp_path, dtype)
+    expected, loaded = freeze_network(cast_matrices(stored, dtype)), load_network(tmp_path, dtype)
     assert generate(loaded, PROMPT, 8) == generate(expected, PROMPT, 8)
 
 
@@ -126,17 +125,16 @@ def test_a_tied_head_is_the_embedding(tmp_path: Path, has_copy: bool) -> None:
         save_file(load_file(path) | {"lm_head.weight": torch.full((64, 32), torch.nan)}, path)
     hidden_RD = torch.randn(3, 32)
     expected = hidden_RD @ network.embedding.weight.T
-    for pack in (True, False):
-        loaded = load_network(tmp_path, torch.float32, pack=pack, check=True)
+    for freeze in (True, False):
+        loaded = load_network(tmp_path, torch.float32, freeze=freeze, check=True)
         torch.testing.assert_close(loaded.logits(hidden_RD), expected)
 
 
-@pytest.mark.skipif(not product.available(), reason="no compiled kernels: run python -m model.kernels.build")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_a_tied_matrix_is_in_memory_once(tmp_path: Path, dtype: torch.dtype) -> None:
     network = write(tmp_path, TIED)
     loaded, token_ids_T = load_network(tmp_path, dtype), torch.tensor([5, 63, 0])
-    assert loaded.embedding.panels is loaded.head.panels
+    assert loaded.embedding.weights is loaded.head.weights
     assert torch.equal(loaded.embedding(token_ids_T), network.embedding(token_ids_T).to(dtype))
     coded = load_network(tmp_path, dtype, scheme=SCHEMES["int8"])  # codes serve the head alone
     assert torch.equal(coded.embedding(token_ids_T), network.embedding(token_ids_T).to(dtype))
@@ -176,16 +174,16 @@ def test_an_unknown_family_and_rope_type_are_refused(stored: CausalLM, tmp_path:
             load_network(tmp_path)
 
 
-@pytest.mark.parametrize("pack", [True, False])
-def test_float16_computes(stored: CausalLM, tmp_path: Path, pack: bool) -> None:
-    network = load_network(tmp_path, torch.float16, pack=pack)
+@pytest.mark.parametrize("freeze", [True, False])
+def test_float16_computes(stored: CausalLM, tmp_path: Path, freeze: bool) -> None:
+    network = load_network(tmp_path, torch.float16, freeze=freeze)
     assert network.dtype == torch.float16
     assert generate(network, PROMPT, 4) == generate(load_network(tmp_path, torch.float32), PROMPT, 4)
 
 
 def test_a_scheme_without_packing_is_refused(stored: CausalLM, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"int8 .* needs pack=True"):
-        load_network(tmp_path, scheme=SCHEMES["int8"], pack=False)
+    with pytest.raises(ValueError, match=r"int8 .* needs freeze=True"):
+        load_network(tmp_path, scheme=SCHEMES["int8"], freeze=False)
 
 
 # What `routelm quantize` wrote
@@ -209,6 +207,6 @@ def test_quantized_before_or_on_load_is_the_same(quantized: Path) -> None:
 
 def test_what_was_quantized_stays_as_it_is(quantized: Path) -> None:
     assert load_network(quantized, scheme=SCHEMES["int8"])
-    for options, wanted in (({"scheme": SCHEMES["int4"]}, "not as int4"), ({"pack": False}, "not as plain matrices")):
+    for options, wanted in (({"scheme": SCHEMES["int4"]}, "not as int4"), ({"freeze": False}, "not as plain matrices")):
         with pytest.raises(ValueError, match=f"served as int8, on a CPU, and {wanted}"):
             load_network(quantized, **options)

@@ -27,14 +27,14 @@ from model.checkpoints.safetensors_files import read_config
 from model.families import qwen3_next
 from model.loading.load import load_network
 from model.network import CausalLM, cast_matrices
-from model.loading.freeze import pack_matrices
+from model.loading.freeze import freeze_network
 from tests.model.loading.plain_loading import load_weights
 
 def load_whole_then_pack(directory):
     config = qwen3_next.config_from_hf(read_config(directory))
     network = cast_matrices(CausalLM(config), torch.bfloat16)
     load_weights(network, qwen3_next.rules(config), directory)
-    return pack_matrices(network)
+    return freeze_network(network)
 
 def megabytes(field):
     lines = Path("/proc/self/status").read_text().splitlines()

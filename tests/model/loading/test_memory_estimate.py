@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.config import DenseConfig, HashConfig, ModelConfig, RouterConfig, SoftmaxTopKConfig, hybrid_config
+from model.config import GatedMLPConfig, HashConfig, ModelConfig, RouterConfig, SoftmaxTopKConfig, hybrid_config
 from model.loading.memory_estimate import network_size, weight_bytes
 from model.network import CausalLM, cast_matrices
 from model.quantization import Scheme, plain, plain_scheme
@@ -40,14 +40,14 @@ def test_experts_that_are_not_chosen_are_idle(router: RouterConfig, idle: int) -
 
 def test_without_experts_everything_is_active() -> None:
     config = hybrid_config(**SHAPE)
-    dense = replace(config, layers=tuple(replace(layer, feed_forward=DenseConfig(16)) for layer in config.layers))
+    dense = replace(config, layers=tuple(replace(layer, feed_forward=GatedMLPConfig(16)) for layer in config.layers))
     size = network_size(without_data(dense))
     assert size.active_parameters == size.parameters
 
 
 def test_a_tied_head_counts_once() -> None:
     config = hybrid_config(**SHAPE)
-    free, tied = (without_data(replace(config, tied_head=tied)) for tied in (False, True))
+    free, tied = (without_data(replace(config, tie_word_embeddings=tied)) for tied in (False, True))
     assert network_size(free).parameters - network_size(tied).parameters == 64 * 32
 
 
@@ -65,7 +65,7 @@ def test_plain_bytes_are_those_of_the_parameters() -> None:
 
 @pytest.mark.parametrize(("scheme", "shared"), [(plain_scheme(torch.bfloat16), True), (FOUR_BITS, False)])
 def test_a_tied_head_and_the_embedding_share_numbers_but_not_codes(scheme: Scheme, shared: bool) -> None:
-    tied, apart = (without_data(replace(hybrid_config(**SHAPE), tied_head=tied)) for tied in (True, False))
+    tied, apart = (without_data(replace(hybrid_config(**SHAPE), tie_word_embeddings=tied)) for tied in (True, False))
     saved = weight_bytes(apart, scheme) - weight_bytes(tied, scheme)
     assert saved == (apart.embedding.weight.nbytes if shared else 0)
 

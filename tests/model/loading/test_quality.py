@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from model.loading.quality import QUALITY_NAME, Measured, Quality
+from model.loading.quality import QUALITY_NAME, Quality, TaskScore
 
 
-def measured(task: str, source: str, part: str, *, better: bool) -> Measured:
-    return Measured(task, source, part, "BLEU", 12.5, "copy source", 20.25, better)
+def measured(task: str, source: str, part: str, *, better: bool) -> TaskScore:
+    return TaskScore(task, source, part, "BLEU", 12.5, "copy source", 20.25, better)
 
 
 MIXED = Quality(
@@ -40,7 +40,7 @@ def test_both_directions_of_a_source_are_told_apart() -> None:
 
 
 def test_a_lead_that_may_be_chance_is_told_with_its_interval() -> None:
-    lead = Measured(
+    lead = TaskScore(
         "translate", "dictionary", "zh-en", "BLEU", 4.69, "copy source", 0.0, better=False, low=0.0, high=7.36
     )
     [warning] = Quality((lead,)).warnings("translate")

@@ -70,7 +70,7 @@ def twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_the_same_network(twins: tuple[Path, Path]) -> None:
-    quantized, plain = (load_network(directory, torch.float32, pack=False).state_dict() for directory in twins)
+    quantized, plain = (load_network(directory, torch.float32, freeze=False).state_dict() for directory in twins)
     assert quantized.keys() == plain.keys()
     for name, tensor in quantized.items():
         assert torch.equal(tensor, plain[name]), name

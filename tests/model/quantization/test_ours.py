@@ -45,7 +45,7 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     directory = tmp_path / "source"
     family = family_of(request.param)
     network = CausalLM(family.config_from_hf(request.param))
-    if network.config.tied_head:
+    if network.config.tie_word_embeddings:
         network.tie_head()
     for parameter in network.parameters():
         parameter.data.normal_(std=0.3)

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from model.kernels import product
-from model.layers.frozen_linear import OneDNNGroupedLinear, OneDNNLinear, PanelGroupedLinear, PanelLinear
-from model.quantization import SCHEMES, Codes, Scheme, int4, plain_scheme
+from model.kernels.product_reference import PlainWeights
+from model.quantization import SCHEMES, Scheme, int4, plain_scheme
 
 # Relative error (of norms) for Gaussian weights. 8 bits: a row's largest weight of about 3.5 sigma in 127 steps, each
 # off by up to half a step: 3.5 / 127 / sqrt(12) = 0.8 %. 4 bits were measured.
@@ -118,9 +118,7 @@ def test_four_bits_keep_the_head_in_eight() -> None:
 def test_inputs_that_do_not_divide_into_groups_take_eight_bits() -> None:
     weight = torch.randn(8, 48)
     assert int4.quantize(weight).values.dtype == torch.int8
-    layer = SCHEMES["int4"].linear(weight)
-    assert isinstance(layer, OneDNNLinear)
-    x = torch.randn(3, 48)
+    layer, x = SCHEMES["int4"].linear(weight), torch.randn(3, 48)
     assert error(layer(x), x @ weight.T) < BOUNDS["int8"]
 
 
@@ -129,11 +127,18 @@ def test_inputs_that_do_not_divide_into_groups_take_eight_bits() -> None:
 def test_without_a_compiler_the_same_numbers_are_multiplied(scheme: Scheme, dtype: torch.dtype) -> None:
     weight, x = torch.randn(24, 64).to(dtype), torch.randn(5, 64).to(dtype)
     linear, grouped = scheme.linear(weight), scheme.grouped(weight[None])
-    assert isinstance(linear, OneDNNLinear)
-    assert isinstance(grouped, OneDNNGroupedLinear)
+    assert isinstance(linear.weights, PlainWeights)
+    assert isinstance(grouped.weights, PlainWeights)
     expected = x.float() @ scheme.quantize(weight).dequantized().T
     assert error(linear(x), expected) < 0.005
     assert torch.equal(grouped(x, torch.tensor([5])), linear(x))
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_without_a_compiler_the_weights_are_not_widened(scheme: Scheme) -> None:
+    weight = torch.randn(24, 64)
+    assert scheme.linear(weight).weights.nbytes <= 24 * 64 * scheme.bits_per_weight / 8 * 1.07
+    assert plain_scheme(torch.bfloat16).linear(weight.bfloat16()).weights.nbytes == 24 * 64 * 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -145,18 +150,10 @@ def test_plain_weights_are_kept(dtype: torch.dtype) -> None:
     assert error(plain.linear(weight)(x), x.float() @ weight.float().T) < 0.003
 
 
-@pytest.mark.skipif(not product.available(), reason="the products are not compiled")
 def test_float32_weights_that_are_bfloat16_are_read_as_such() -> None:
     weight = torch.randn(24, 64)
     rounded, plain = weight.bfloat16().float(), plain_scheme(torch.float32)
     assert plain.quantize(weight).values.dtype == torch.float32
     assert plain.quantize(rounded).values.dtype == torch.bfloat16
-    assert isinstance(plain.linear(rounded), PanelLinear)
-    assert isinstance(plain.grouped(rounded[None]), PanelGroupedLinear)
     rounded[23, 63] += 1e-5
     assert plain.quantize(rounded).values.dtype == torch.float32
-
-
-def test_codes_know_their_inputs() -> None:
-    assert Codes(torch.zeros(3, 64, dtype=torch.uint8), torch.zeros(3, 4)).inputs == 128
-    assert Codes(torch.zeros(3, 64, dtype=torch.int8), torch.zeros(3)).inputs == 64

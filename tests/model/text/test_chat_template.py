@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import model
-from model.text.chat_template import MAX_TURN_BOUNDARIES, ChatTemplate
+from model.text.chat_template import MAX_TURN_BOUNDARIES, ChatTemplate, RenderOptions, UnusableChatTemplate
 from model.text.special_tokens import SPECIAL_TOKENS
 from model.text.task_prompts import Message, TaggedPrompts, TaggedText
 from model.text.template_limits import TemplateLimitError
@@ -20,7 +20,15 @@ from model.text.tokenizer import Tokenizer
 
 BUNDLED = Path(model.__file__).parent / "bundled"
 TOKENIZER = Tokenizer.load(BUNDLED)
-TEMPLATE = ChatTemplate.load(BUNDLED)
+
+
+def loaded(directory: Path) -> ChatTemplate:
+    template = ChatTemplate.load(directory)
+    assert template is not None
+    return template
+
+
+TEMPLATE = loaded(BUNDLED)
 PLAIN = ChatTemplate("{{ messages[0].content }}")
 HOSTILE = st.lists(
     st.sampled_from(
@@ -175,7 +183,10 @@ def test_boundaries_are_the_token_prefixes_of_each_turn(first: list[Message], co
     messages = [*first, user(content), assistant("two"), user("three")]
     prompt = TEMPLATE.render_ids(messages, TOKENIZER)
     prefixes = [messages[: len(first) + turns] for turns in range(4)]
-    expected = [TEMPLATE.render_ids(prefix, TOKENIZER, add_generation_prompt=False).token_ids for prefix in prefixes]
+    expected = [
+        TEMPLATE.render_ids(prefix, TOKENIZER, RenderOptions(add_generation_prompt=False)).token_ids
+        for prefix in prefixes
+    ]
     assert [prompt.token_ids[:boundary] for boundary in prompt.boundaries] == expected
 
 
@@ -189,8 +200,8 @@ def test_the_next_turn_shares_all_boundaries() -> None:
 
 def test_a_long_conversation_keeps_the_system_message_and_the_last_turns() -> None:
     messages = [user("a"), assistant("b")] * 20
-    prompt = TEMPLATE.render_ids(messages, TOKENIZER, add_generation_prompt=False)
-    system_end = TEMPLATE.render_ids([], TOKENIZER, add_generation_prompt=False).token_ids
+    prompt = TEMPLATE.render_ids(messages, TOKENIZER, RenderOptions(add_generation_prompt=False))
+    system_end = TEMPLATE.render_ids([], TOKENIZER, RenderOptions(add_generation_prompt=False)).token_ids
     assert len(prompt.boundaries) == 1 + MAX_TURN_BOUNDARIES
     assert prompt.boundaries[0] == len(system_end)
     assert prompt.boundaries[-1] == len(prompt.token_ids)
@@ -200,15 +211,17 @@ def test_a_template_that_rewrites_earlier_turns_has_only_the_true_boundaries() -
     template = ChatTemplate(
         "{% for m in messages %}<|im_start|>{{ m.content if loop.last else m.content[:1] }}<|im_end|>{% endfor %}"
     )
-    prompt = template.render_ids([user("a"), assistant("bb"), user("cc")], TOKENIZER, add_generation_prompt=False)
+    prompt = template.render_ids(
+        [user("a"), assistant("bb"), user("cc")], TOKENIZER, RenderOptions(add_generation_prompt=False)
+    )
     assert prompt.boundaries == (3, len(prompt.token_ids))
 
 
 def test_a_boundary_inside_a_token_is_left_out() -> None:
     template = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}")
     messages = [user("transla"), assistant("tion")]
-    prompt = template.render_ids(messages, TOKENIZER, add_generation_prompt=False)
-    alone = template.render_ids(messages[:1], TOKENIZER, add_generation_prompt=False).token_ids
+    prompt = template.render_ids(messages, TOKENIZER, RenderOptions(add_generation_prompt=False))
+    alone = template.render_ids(messages[:1], TOKENIZER, RenderOptions(add_generation_prompt=False)).token_ids
     assert prompt.token_ids[: len(alone)] != alone
     assert prompt.boundaries == (len(prompt.token_ids),)
 
@@ -239,18 +252,56 @@ def _write(directory: Path, chat_template: Any, **config: Any) -> Path:
 def test_the_file_of_its_own_comes_first(tmp_path: Path) -> None:
     _write(tmp_path, "old")
     (tmp_path / "chat_template.jinja").write_text("new")
-    assert ChatTemplate.load(tmp_path).render([], False) == "new"
+    assert loaded(tmp_path).render([], False) == "new"
 
 
 def test_the_default_of_several_templates_is_taken(tmp_path: Path) -> None:
     templates = [{"name": "rag", "template": "r"}, {"name": "default", "template": "{{ bos_token }}{{ eos_token }}"}]
     _write(tmp_path, templates, bos_token={"content": "<s>"}, eos_token="</s>")
-    assert ChatTemplate.load(tmp_path).render([], False) == "<s></s>"
+    assert loaded(tmp_path).render([], False) == "<s></s>"
 
 
-def test_a_checkpoint_without_a_template_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no chat template"):
-        ChatTemplate.load(_write(tmp_path, None))
+def test_a_checkpoint_without_a_template_has_none(tmp_path: Path) -> None:
+    assert ChatTemplate.load(_write(tmp_path, None)) is None
+    assert ChatTemplate.load(tmp_path / "nowhere") is None
+
+
+def test_an_object_of_templates_has_its_default(tmp_path: Path) -> None:
+    assert loaded(_write(tmp_path, {"rag": "r", "default": "d"})).render([], False) == "d"
+
+
+def test_the_template_of_a_processor_is_read_too(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "p"}))
+    assert loaded(tmp_path).render([], False) == "p"
+
+
+@pytest.mark.parametrize(
+    ("chat_template", "message"),
+    [
+        ([{"name": "tool_use", "template": "t"}], "has tool_use, and none that is called default"),
+        ({"rag": "r"}, "has rag, and none that is called default"),
+        ([], "has no template at all"),
+        (5, "is int where a text is expected"),
+        ({"default": None}, "is NoneType where a text is expected"),
+        ("{% for m in messages %}", "is not valid"),
+    ],
+)
+def test_a_template_that_cannot_be_used_is_told_as_what_it_is(
+    tmp_path: Path, chat_template: object, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        ChatTemplate.load(_write(tmp_path, chat_template))
+
+
+def test_in_the_place_of_an_unusable_template_every_conversation_is_refused() -> None:
+    with pytest.raises(ValueError, match="for this reason"):
+        UnusableChatTemplate("for this reason").render_ids([user("a")], TOKENIZER)
+
+
+def test_named_tokens_come_from_the_older_file_too(tmp_path: Path) -> None:
+    _write(tmp_path, "{{ bos_token }}|{{ pad_token }}|{{ eos_token }}", pad_token={"content": "<pad>"})
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"bos_token": {"content": "<s>"}}))
+    assert loaded(tmp_path).render([], False) == "<s>|<pad>|"
 
 
 def test_a_template_that_refuses_gives_its_own_words() -> None:

@@ -111,7 +111,14 @@ def test_ids_outside_the_vocabulary_are_nothing() -> None:
 
 
 def test_a_document_begins_with_the_end_of_text_token() -> None:
-    assert TOKENIZER.encode_document("hi <|im_end|>") == [0, *TOKENIZER.encode("hi <|im_end|>")]
+    assert TOKENIZER.encode_document("hi") == [0, *TOKENIZER.encode("hi")]
+    assert TOKENIZER.encode_document("hi", add_special_tokens=False) == TOKENIZER.encode("hi")
+
+
+def test_special_tokens_in_a_document_are_read_unless_that_is_turned_off() -> None:
+    text = "hi <|im_end|>"
+    assert TOKENIZER.encode_document(text) == [0, *TOKENIZER.encode(text, allow_special=True)]
+    assert TOKENIZER.encode_document(text, allow_special=False) == [0, *TOKENIZER.encode(text)]
 
 
 def test_all_bytes_and_nothing_else_have_a_token_of_their_own() -> None:
@@ -227,9 +234,24 @@ def test_end_tokens_come_from_the_checkpoint(
     assert Tokenizer.load(_checkpoint(tmp_path, **files)).eos_token_ids == expected
 
 
-def test_an_unknown_end_token_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="<nothing>"):
-        Tokenizer.load(_checkpoint(tmp_path, tokenizer_config={"eos_token": "<nothing>"}))
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer_config": {"eos_token": "<nothing>"}, "generation_config": {"eos_token_id": 2}},
+        {"config": {"eos_token_id": [2, -1]}},
+        {"config": {"eos_token_id": [2, 9_000], "vocab_size": 9_000}},
+    ],
+)
+def test_an_end_token_that_the_model_cannot_generate_is_left_out(
+    tmp_path: Path, files: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert Tokenizer.load(_checkpoint(tmp_path, **files)).eos_token_ids == (2,)
+    assert "is left out" in caplog.text
+
+
+def test_an_end_token_of_a_padded_vocabulary_is_kept(tmp_path: Path) -> None:
+    config = {"eos_token_id": TOKENIZER.vocab_size + 5, "vocab_size": TOKENIZER.vocab_size + 10}
+    assert Tokenizer.load(_checkpoint(tmp_path, config=config)).eos_token_ids == (TOKENIZER.vocab_size + 5,)
 
 
 def test_a_missing_or_broken_tokenizer_is_refused(tmp_path: Path) -> None:

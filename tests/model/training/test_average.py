@@ -20,7 +20,7 @@ def finished_model(directory: Path, seed: int, width: int = 64) -> Path:
 
 
 def weights(directory: Path) -> dict[str, torch.Tensor]:
-    return dict(load_network(directory, torch.float32, pack=False).named_parameters())
+    return dict(load_network(directory, torch.float32, freeze=False).named_parameters())
 
 
 def test_the_mean_weighs_each_model_as_often_as_it_stands(tmp_path: Path) -> None:

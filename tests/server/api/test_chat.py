@@ -103,7 +103,7 @@ def test_sampling_fields_reach_the_engine(client: TestClient, server: Server) ->
         "stop_token_ids": [60],
         "min_tokens": 2,
         "ignore_eos": True,
-        "seed": -1,
+        "seed": -2,
     }
     ask(client, **fields)
     sampling = server.engine.submitted[0].sampling
@@ -113,7 +113,7 @@ def test_sampling_fields_reach_the_engine(client: TestClient, server: Server) ->
     assert dict(sampling.logit_bias) == {50: -100.0, 51: 1.5}
     assert sampling.stop_token_ids == frozenset({60})
     assert sampling.ignore_eos
-    assert sampling.seed == 2**63 - 1
+    assert sampling.seed == 2**63 - 2
     assert sampling.logprobs is None
 
 
@@ -197,6 +197,31 @@ def test_logprobs_without_alternatives(client: TestClient, server: Server) -> No
     assert [entry for each in streamed if each for entry in each["content"]] == content
 
 
+@pytest.mark.parametrize("max_tokens", [None, 100_000])
+def test_more_log_probabilities_than_memory_holds_are_refused(
+    client: TestClient, server: Server, max_tokens: int | None
+) -> None:
+    """Each field is within its bounds, but their product is not."""
+    server.service.max_model_len = 40_960
+    body = HELLO | {"logprobs": True, "top_logprobs": 20, "n": 8, "max_tokens": max_tokens}
+    response = client.post("/v1/chat/completions", json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "logprobs"
+    assert server.engine.submitted == []
+    assert client.post("/v1/chat/completions", json=body | {"max_tokens": 2000}).status_code == 200
+
+
+def test_an_answer_without_max_tokens_has_as_many_tokens_as_its_log_probabilities_allow(
+    client: TestClient, server: Server
+) -> None:
+    server.service.max_model_len = 40_960
+    ask(client, logprobs=True, top_logprobs=20)
+    ask(client, logprobs=True, top_logprobs=0)
+    with_alternatives, without = [request.sampling.max_tokens for request in server.engine.submitted]
+    assert with_alternatives * 21 <= 2**19 < (with_alternatives + 1) * 21
+    assert without == 40_960 - len(server.engine.submitted[1].prompt_token_ids)
+
+
 def test_fields_that_change_nothing_are_ignored(client: TestClient) -> None:
     ask(
         client,
@@ -221,8 +246,6 @@ def test_fields_that_change_nothing_are_ignored(client: TestClient) -> None:
         ("functions", [{"name": "f"}]),
         ("modalities", ["text", "audio"]),
         ("audio", {"voice": "x"}),
-        ("store", True),
-        ("reasoning_effort", "high"),
         ("web_search_options", {}),
     ],
 )

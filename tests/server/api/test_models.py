@@ -2,7 +2,7 @@
 
 from starlette.testclient import TestClient
 
-from model.loading.quality import Measured, Quality
+from model.loading.quality import Quality, TaskScore
 from model.text.task_prompts import InstructionPrompts
 from tests.server.applications import MAX_MODEL_LEN, MODEL, Server
 
@@ -29,8 +29,8 @@ def test_what_the_model_is_not_good_at(client: TestClient, server: Server) -> No
     assert client.get("/v1/models").json()["data"][0]["warnings"] == []
     server.service.quality = Quality(
         (
-            Measured("summarize", "news-en", "en", "ROUGE-1", 9.8, "first sentence", 21.9, better=False),
-            Measured("analyze", "reviews", "en", "accuracy", 90.0, "commonest label", 50.0, better=True),
+            TaskScore("summarize", "news-en", "en", "ROUGE-1", 9.8, "first sentence", 21.9, better=False),
+            TaskScore("analyze", "reviews", "en", "accuracy", 90.0, "commonest label", 50.0, better=True),
         )
     )
     [warning] = client.get("/v1/models").json()["data"][0]["warnings"]

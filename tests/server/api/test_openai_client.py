@@ -93,7 +93,7 @@ def test_errors_become_the_clients_exceptions(openai_client: openai.OpenAI, serv
         openai_client.chat.completions.create(model="gpt-9", messages=messages)  # type: ignore[arg-type]
     assert missing.value.code == "model_not_found"
     with pytest.raises(openai.BadRequestError) as bad:
-        openai_client.chat.completions.create(model=MODEL, messages=messages, temperature=3)  # type: ignore[arg-type]
+        openai_client.chat.completions.create(model=MODEL, messages=messages, temperature=6)  # type: ignore[arg-type]
     assert bad.value.param == "temperature"
     server.engine.occupied = server.engine.capacity
     with pytest.raises(openai.RateLimitError) as full:

@@ -1,15 +1,19 @@
 """POST /v1/summarize."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from model.loading.quality import Measured, Quality
+from model.loading.quality import Quality, TaskScore
 from model.text.task_prompts import InstructionPrompts, TaggedPrompts
-from server.tasks.label_scoring import AnswerScore, AnswerScores, Question
+from server.generation.admission import Admission
+from server.tasks import extractive_summary
+from server.tasks.label_scoring import ContinuationScore, ScoringRequest
 from tests.server.applications import MODEL, Server, events_of
+from tests.server.fake_engine import FakeEngine
 
 OWN_WORDS = {"method": "generate"}
 SENTENCES = ["It began on a rainy day.", "Nobody knew why.", "In the end the dam broke."]
@@ -111,26 +115,26 @@ def test_a_document_of_far_too_many_pieces_is_refused(
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[Question]:
-    """Means of the answers are -1, except for those that speak of the end."""
-    questions: list[Question] = []
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[ScoringRequest]:
+    """The mean of a sentence is -1, but -0.5 if it has the word "end"."""
+    questions: list[ScoringRequest] = []
 
-    async def of(_: AnswerScores, given: Sequence[Question]) -> list[list[AnswerScore]]:
+    async def score(_: Admission, given: Sequence[ScoringRequest]) -> list[list[ContinuationScore]]:
         questions.extend(given)
-        return [[AnswerScore(-2.0 if "end" in answer else -4.0, 4) for answer in q.answers] for q in given]
+        return [[ContinuationScore(-2.0 if "end" in answer else -4.0, 4) for answer in q.continuations] for q in given]
 
-    monkeypatch.setattr(AnswerScores, "of", of)
+    monkeypatch.setattr(extractive_summary, "score_continuations", score)
     return questions
 
 
-def test_the_likeliest_sentence_is_the_summary(client: TestClient, asked: list[Question]) -> None:
+def test_the_likeliest_sentence_is_the_summary(client: TestClient, asked: list[ScoringRequest]) -> None:
     answer = client.post("/v1/summarize", json={"text": " ".join(SENTENCES)}).json()
     assert answer["summary"] == SENTENCES[2]
     assert (answer["method"], answer["finish_reason"]) == ("extract", "stop")
-    assert [question.answers for question in asked] == [SENTENCES]
+    assert [question.continuations for question in asked] == [SENTENCES]
 
 
-def test_of_equals_the_first_wins_and_two_make_a_long_summary(client: TestClient, asked: list[Question]) -> None:
+def test_of_equals_the_first_wins_and_two_make_a_long_summary(client: TestClient, asked: list[ScoringRequest]) -> None:
     same = ["One here.", "Two there.", "Three on top."]
     assert client.post("/v1/summarize", json={"text": " ".join(same)}).json()["summary"] == same[0]
     long = client.post("/v1/summarize", json={"text": " ".join(SENTENCES), "length": "long"}).json()
@@ -139,37 +143,39 @@ def test_of_equals_the_first_wins_and_two_make_a_long_summary(client: TestClient
 
 
 @pytest.fixture
-def weighed(monkeypatch: pytest.MonkeyPatch) -> dict[str, AnswerScore]:
+def weighed(monkeypatch: pytest.MonkeyPatch) -> dict[str, ContinuationScore]:
     """Scores by answer, to be filled by the test."""
-    scores: dict[str, AnswerScore] = {}
+    scores: dict[str, ContinuationScore] = {}
 
-    async def of(_: AnswerScores, given: Sequence[Question]) -> list[list[AnswerScore]]:
-        return [[scores[answer] for answer in question.answers] for question in given]
+    async def score(_: Admission, given: Sequence[ScoringRequest]) -> list[list[ContinuationScore]]:
+        return [[scores[answer] for answer in question.continuations] for question in given]
 
-    monkeypatch.setattr(AnswerScores, "of", of)
+    monkeypatch.setattr(extractive_summary, "score_continuations", score)
     return scores
 
 
 @pytest.mark.parametrize(("better", "summary"), [(0.1, 0), (0.3, 1)])
 def test_a_sentence_must_be_better_than_the_first_by_a_margin(
-    client: TestClient, weighed: dict[str, AnswerScore], better: float, summary: int
+    client: TestClient, weighed: dict[str, ContinuationScore], better: float, summary: int
 ) -> None:
     sentences = ["One here.", "Two there."]
-    weighed |= {sentences[0]: AnswerScore(-4.0, 4), sentences[1]: AnswerScore(4 * (better - 1), 4)}
+    weighed |= {sentences[0]: ContinuationScore(-4.0, 4), sentences[1]: ContinuationScore(4 * (better - 1), 4)}
     assert client.post("/v1/summarize", json={"text": " ".join(sentences)}).json()["summary"] == sentences[summary]
 
 
-def test_a_long_sentence_is_not_less_likely_for_its_length(client: TestClient, weighed: dict[str, AnswerScore]) -> None:
-    weighed |= {"One here.": AnswerScore(-8.0, 4), "Two of them stood over there.": AnswerScore(-10.0, 10)}
+def test_a_long_sentence_is_not_less_likely_for_its_length(
+    client: TestClient, weighed: dict[str, ContinuationScore]
+) -> None:
+    weighed |= {"One here.": ContinuationScore(-8.0, 4), "Two of them stood over there.": ContinuationScore(-10.0, 10)}
     answer = client.post("/v1/summarize", json={"text": " ".join(weighed)}).json()
     assert answer["summary"] == "Two of them stood over there."
 
 
 def test_a_sentence_that_says_what_the_others_say_is_preferred(
-    client: TestClient, weighed: dict[str, AnswerScore]
+    client: TestClient, weighed: dict[str, ContinuationScore]
 ) -> None:
     sentences = ["Nobody knew why.", "The dam broke.", "Then the old dam broke at night."]
-    weighed |= dict.fromkeys(sentences, AnswerScore(-4.0, 4))
+    weighed |= dict.fromkeys(sentences, ContinuationScore(-4.0, 4))
     assert client.post("/v1/summarize", json={"text": " ".join(sentences)}).json()["summary"] in sentences[1:]
 
 
@@ -178,15 +184,15 @@ def test_a_sentence_that_says_what_the_others_say_is_preferred(
     [(["第一句。", "第二句。", "第三句。"], ""), (["One here.", "Two there.", "Six more."], " ")],
 )
 def test_two_sentences_are_joined_as_their_language_does(
-    client: TestClient, weighed: dict[str, AnswerScore], sentences: list[str], joined: str
+    client: TestClient, weighed: dict[str, ContinuationScore], sentences: list[str], joined: str
 ) -> None:
-    weighed |= dict(zip(sentences, [AnswerScore(mean * 4.0, 4) for mean in (-9, -1, -2)], strict=True))
+    weighed |= dict(zip(sentences, [ContinuationScore(mean * 4.0, 4) for mean in (-9, -1, -2)], strict=True))
     text = joined.join(sentences)
     answer = client.post("/v1/summarize", json={"text": text, "length": "long", "method": "extract"}).json()
     assert answer["summary"] == joined.join(sentences[1:])
 
 
-def test_extraction_streams_too(client: TestClient, asked: list[Question]) -> None:
+def test_extraction_streams_too(client: TestClient, asked: list[ScoringRequest]) -> None:
     body = {"text": "".join(["第一句。", "第二句。"]), "stream": True}
     chunk, done = events_of(client.post("/v1/summarize", json=body).text)
     assert chunk["delta"] == "第一句。"
@@ -206,12 +212,12 @@ def test_candidates_are_scored_by_the_engine_and_counted(client: TestClient, ser
 
 
 def test_of_a_long_document_only_the_first_sentences_of_each_piece_are_weighed(
-    client: TestClient, asked: list[Question], server: Server
+    client: TestClient, asked: list[ScoringRequest], server: Server
 ) -> None:
     server.service.prompts = ShortSighted()
     client.post("/v1/summarize", json={"text": "It is so. " * 6 * 20})
     assert len(asked) == 20
-    assert {len(question.answers) for question in asked} == {64 // 20}
+    assert {len(question.continuations) for question in asked} == {64 // 20}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +241,7 @@ def test_other_models_use_their_own_words(client: TestClient, server: Server) ->
 
 def test_a_model_that_is_not_good_at_it_says_so(client: TestClient, server: Server) -> None:
     assert client.post("/v1/summarize", json={"text": "One. Two."}).json()["warnings"] == []
-    weak = Measured("summarize", "news-en", "en", "ROUGE-1", 9.8, "first sentence", 21.9, better=False)
+    weak = TaskScore("summarize", "news-en", "en", "ROUGE-1", 9.8, "first sentence", 21.9, better=False)
     server.service.quality = Quality((weak,))
     [warning] = client.post("/v1/summarize", json={"text": "One. Two."}).json()["warnings"]
     assert "not good at summarize" in warning
@@ -248,3 +254,23 @@ def test_a_text_of_one_sentence_is_its_own_summary(client: TestClient, server: S
     assert answer["summary"].strip()
     assert answer["usage"]["total_tokens"] == 0
     assert server.engine.submitted == []
+
+
+def test_a_summary_of_chunks_is_not_refused_when_others_take_the_free_slot(
+    client: TestClient, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the chunks are summarized, another request takes every slot that is free for longer than a moment."""
+    server.service.prompts = ShortSighted()
+    server.answer_with("brief.")
+    free, chunks = FakeEngine.free_capacity, 3
+
+    def taken_soon(engine: FakeEngine) -> int:
+        slots = int(free.fget(engine))  # type: ignore[attr-defined]
+        if len(engine.submitted) == chunks and slots > 0:
+            asyncio.get_running_loop().call_soon(setattr, engine, "occupied", engine.capacity)
+        return slots
+
+    monkeypatch.setattr(FakeEngine, "free_capacity", property(taken_soon))
+    response = client.post("/v1/summarize", json={"text": "This is one sentence of it. " * 6, **OWN_WORDS})
+    assert response.status_code == 200, response.text
+    assert len(server.engine.submitted) == chunks + 1

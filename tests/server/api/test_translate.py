@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from model.loading.quality import Measured, Quality
-from server.generation.segments import AHEAD
+from model.loading.quality import Quality, TaskScore
+from server.generation.segments import MAX_PARALLEL_SEGMENTS
 from tests.server.applications import MODEL, Server, events_of
 
 
@@ -84,7 +84,7 @@ def test_where_any_text_was_cut_off_the_stream_says_so(client: TestClient, serve
 
 
 def test_streamed_or_not_a_weak_direction_is_named(client: TestClient, server: Server) -> None:
-    weak = Measured("translate", "news", "de-en", "BLEU", 3.0, "copy source", 3.5, better=False)
+    weak = TaskScore("translate", "news", "de-en", "BLEU", 3.0, "copy source", 3.5, better=False)
     server.service.quality = Quality((weak,))
     body = {"text": "das ist gut", "target_lang": "en"}
     [warning] = client.post("/v1/translate", json=body).json()["warnings"]
@@ -95,7 +95,7 @@ def test_streamed_or_not_a_weak_direction_is_named(client: TestClient, server: S
 def test_every_weak_direction_of_a_list_is_named_once(client: TestClient, server: Server) -> None:
     server.service.quality = Quality(
         tuple(
-            Measured("translate", "news", pair, "BLEU", 3.0, "copy source", 3.5, better=False)
+            TaskScore("translate", "news", pair, "BLEU", 3.0, "copy source", 3.5, better=False)
             for pair in ("de-en", "zh-en", "fr-en")
         )
     )
@@ -153,7 +153,7 @@ def test_a_direction_that_was_not_learnt_is_refused_unless_forced(client: TestCl
         ({"text": " \n", "target_lang": "en"}, "text.0"),
         ({"text": [], "target_lang": "en"}, "text"),
         ({"text": ["a"] * 33, "target_lang": "de"}, "text"),
-        ({"text": "hello", "target_lang": "de", "n": 2}, "n"),
+        ({"text": "hello", "target_lang": "de", "grammar": "x"}, "grammar"),
     ],
 )
 def test_what_cannot_be_is_refused(client: TestClient, server: Server, fields: dict[str, Any], param: str) -> None:
@@ -181,4 +181,4 @@ def test_one_request_has_no_more_at_once_for_having_several_texts(
     running: list[int] = []
     server.engine.answer = lambda _: running.append(server.engine.running) or ()  # type: ignore[func-returns-value]
     translate(client, text=["It rains. " * 40] * texts, source_lang="en", target_lang="de")
-    assert max(running) == AHEAD
+    assert max(running) == MAX_PARALLEL_SEGMENTS

@@ -9,6 +9,7 @@ from model.network import CausalLM
 from server.engine.engine import Engine
 from server.engine.types import EngineRequest
 from tests.model.families.checkpoints import CASES, write_checkpoint
+from tests.model.older_processor import OlderProcessor
 from tests.server.engine.tiny import bytes_for, engine_config, oracle, random_prompt, request, run
 
 COUNT = 8
@@ -36,6 +37,12 @@ def test_batched_and_cached(served: CausalLM) -> None:
     for _ in range(2):  # the second time from the prefix cache
         assert {name: output.token_ids for name, output in run(engine, streams()).items()} == expected(served)
     assert engine.stats().prefix_cache_hits > 0
+
+
+def test_without_what_newer_processors_have(served: CausalLM) -> None:
+    with OlderProcessor():
+        found = run(Engine(served, engine_config()), streams()[:2])
+    assert all(len(output.token_ids) == 6 for output in found.values())
 
 
 def test_preempted(served: CausalLM) -> None:

@@ -9,8 +9,8 @@ import pytest
 from server.engine.types import EngineRequest, FinishReason, SamplingParams
 from server.errors import OverloadedError, PromptTooLongError
 from server.generation.prompt import Prompt
-from server.generation.segments import AHEAD, Segment, SegmentedPrompt
-from server.generation.stream import RunningGeneration, TextDelta
+from server.generation.segments import MAX_PARALLEL_SEGMENTS, Segment, SegmentedPrompt
+from server.generation.stream import RunningGeneration, TextDelta, TextOptions
 from tests.server.applications import MAX_MODEL_LEN, Server, make_server
 
 
@@ -61,15 +61,15 @@ def test_one_cut_part_makes_the_whole_end_with_length(server: Server) -> None:
 
 def test_only_so_many_parts_are_submitted_ahead(server: Server) -> None:
     async def work() -> tuple[int, str]:
-        generation = start(server, numbered(server, AHEAD + 9))
+        generation = start(server, numbered(server, MAX_PARALLEL_SEGMENTS + 9))
         deltas = generation.deltas()
         text = (await anext(aiter(deltas))).text
         submitted = len(server.engine.submitted)
         return submitted, text + "".join([delta.text async for delta in deltas])
 
     submitted, text = run(work())
-    assert submitted == AHEAD
-    assert text.count("part") == AHEAD + 9
+    assert submitted == MAX_PARALLEL_SEGMENTS
+    assert text.count("part") == MAX_PARALLEL_SEGMENTS + 9
 
 
 def test_a_full_queue_delays_later_parts_but_refuses_the_first() -> None:
@@ -104,7 +104,9 @@ def test_abort_ends_every_part(server: Server) -> None:
 
 def test_a_stop_string_ends_the_whole_text(server: Server) -> None:
     async def work() -> tuple[str, FinishReason]:
-        generation = server.service.start("r", numbered(server, 6), SamplingParams(max_tokens=100), ("rt 2",))
+        generation = server.service.start(
+            "r", numbered(server, 6), SamplingParams(max_tokens=100), TextOptions(("rt 2",))
+        )
         result = await generation.result()
         return result.text, result.finish_reason
 

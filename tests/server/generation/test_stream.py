@@ -18,7 +18,7 @@ from server.errors import (
 from server.generation.prompt import Prompt
 from server.generation.run_in_thread import LONG_TEXT
 from server.generation.service import GenerationService
-from server.generation.stream import Generation, TextDelta, Usage, interleave
+from server.generation.stream import Generation, TextDelta, TextOptions, Usage, interleave
 from tests.server.applications import MAX_MODEL_LEN, MODEL, Server, make_server
 
 EOS = 2
@@ -60,7 +60,7 @@ def observed(server: Server) -> Observed:
 
 def start(server: Server, *, stop: tuple[str, ...] = (), request_id: str = "r", **sampling: Any) -> Generation:
     params = SamplingParams(**{"max_tokens": 100, **sampling})
-    return server.service.start(request_id, Prompt((40, 41, 42)), params, stop)
+    return server.service.start(request_id, Prompt((40, 41, 42)), params, TextOptions(stop))
 
 
 async def deltas_of(generation: Generation) -> list[TextDelta]:

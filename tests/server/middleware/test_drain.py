@@ -13,18 +13,20 @@ from pathlib import Path
 import httpx
 import pytest
 
-from server.generation.segments import AHEAD
+from server.generation.segments import MAX_PARALLEL_SEGMENTS
 
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import sys
+from server.startup.listeners import bound
 from server.startup.uvicorn_server import run
 from tests.server.applications import make_server
 
 server = make_server(port=int(sys.argv[1]), drain_grace=float(sys.argv[2]))
 server.answer_with("x" * 40)
 server.engine.step_seconds = float(sys.argv[3])
-run(server.settings, server.open_backend)
+with bound(server.settings) as listeners:
+    run(server.settings, server.open_backend, listeners)
 """
 
 
@@ -118,7 +120,7 @@ def test_a_running_stream_is_finished_and_new_requests_are_refused() -> None:
 def test_a_long_text_is_translated_to_its_end() -> None:
     """Its later sentences reach the engine after the drain has begun."""
     with running(grace=60, step_seconds=0.02) as server:
-        sentences = 2 * AHEAD + 3
+        sentences = 2 * MAX_PARALLEL_SEGMENTS + 3
         server.start_stream("/v1/translate", text="It rains. " * sentences, source_lang="en", target_lang="de")
         server.stop()
         body = server.end_of_stream()

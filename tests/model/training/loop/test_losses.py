@@ -75,7 +75,7 @@ def routed() -> Routing:
     return Routing(
         weights_TK=torch.tensor([[0.5, 0.5], [0.8, 0.0], [1.0, 1.0]]),
         experts_TK=torch.tensor([[0, 1], [0, 1], [0, 1]]),
-        scores_TE=torch.tensor([[0.5, 0.5], [0.8, 0.2], [1.0, 1e-9]]).log(),
+        router_logits_TE=torch.tensor([[0.5, 0.5], [0.8, 0.2], [1.0, 1e-9]]).log(),
     )
 
 
@@ -93,8 +93,8 @@ def test_the_balance_loss_is_one_when_even() -> None:
 
 
 def test_the_z_loss_is_the_mean_squared_log_partition_without_padding() -> None:
-    scores_TE = torch.tensor([[3.0, 3.0], [0.0, 0.0], [50.0, 50.0]])
-    routing = Routing(torch.ones(3, 1), torch.zeros(3, 1, dtype=torch.int64), scores_TE)
+    router_logits_TE = torch.tensor([[3.0, 3.0], [0.0, 0.0], [50.0, 50.0]])
+    routing = Routing(torch.ones(3, 1), torch.zeros(3, 1, dtype=torch.int64), router_logits_TE)
     expected = ((3 + math.log(2)) ** 2 + math.log(2) ** 2) / 2
     assert float(losses.z_loss(routing, REAL_T)) == pytest.approx(expected)
 

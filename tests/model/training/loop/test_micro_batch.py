@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.batch import RectangularBatch
+from model.batch import PaddedBatch
 from model.config import HashConfig, RouterConfig, SoftmaxTopKConfig, hybrid_config
 from model.network import CausalLM
 from model.training.data.batches import LossWeights, TrainingBatch
@@ -55,10 +55,10 @@ def run(network: CausalLM, router: RouterConfig, last_load: list[torch.Tensor]) 
 def expected_costs(network: CausalLM, last_load: list[torch.Tensor], balance_weight: float) -> torch.Tensor:
     """By definition, with the real tokens of the batch one after another."""
     real = [t for row, length in enumerate(LENGTHS) for t in range(8 * row, 8 * row + length)]
-    _, routings = network(RectangularBatch(batch().token_ids_BL))
+    _, routings = network(PaddedBatch(batch().token_ids_BL))
     total = torch.zeros(())
     for routing, last_E in zip([routing for routing in routings if routing is not None], last_load, strict=True):
-        load_E, scores = last_E.clone(), routing.scores_TE[real]
+        load_E, scores = last_E.clone(), routing.router_logits_TE[real]
         for expert in routing.experts_TK[real].flatten().tolist():
             load_E[expert] += 1
         probabilities_E = scores.softmax(-1).mean(0)

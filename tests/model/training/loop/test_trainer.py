@@ -178,7 +178,7 @@ def test_a_run_goes_on_from_a_finished_model(prepared: Path, tmp_path: Path) -> 
     heir = Trainer(recipe(tokens=12000), prepared, tmp_path / "heir", start_from=model)
     step, tokens = first.state.step, first.state.tokens
     assert heir.state == RunState(step, tokens, inherited_tokens=tokens, cold_step=step)
-    shipped = load_network(model, torch.float32, pack=False)
+    shipped = load_network(model, torch.float32, freeze=False)
     masters = heir.optimizer.masters
     assert all(torch.equal(masters[name], p) for name, p in shipped.named_parameters() if name in masters)
     assert all(not moment.any() for moment in heir.optimizer.first.values())

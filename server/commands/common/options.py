@@ -1,4 +1,4 @@
-"""Options that several commands share, and settings made of them."""
+"""Options that several commands share, and the settings made from options and environment."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
-Url = Annotated[str, typer.Option(help="A running server.", envvar="ROUTELM_URL")]
+Url = Annotated[str, typer.Option(help="Address of a running server, with or without /v1.", envvar="ROUTELM_URL")]
 InProcessModel = Annotated[
     str | None,
     typer.Option("--model", help="Load this model (a directory, a hub id, or `bundled`) instead of asking a server."),

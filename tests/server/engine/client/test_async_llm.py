@@ -12,11 +12,11 @@ import pytest
 from torch import Tensor
 
 from model.network import CausalLM
+from server.engine.client.async_llm import AsyncLLM, OutputStream
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
-from server.engine.client.thread import AsyncEngine, OutputStream
 from server.engine.engine import Engine
 from server.engine.sequence import Sequence
-from server.engine.types import EngineRequest, FinishReason, TokenOutput
+from server.engine.types import EngineOutput, FinishReason, GenerateRequest
 from tests.server.engine.tiny import collect, engine_config, oracle, random_prompt, request, tiny_network
 
 pytestmark = pytest.mark.anyio
@@ -27,11 +27,11 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-def start(network: CausalLM, **changes: Any) -> AsyncEngine:
-    return AsyncEngine(Engine(network, engine_config(**changes)))
+def start(network: CausalLM, **changes: Any) -> AsyncLLM:
+    return AsyncLLM(Engine(network, engine_config(**changes)))
 
 
-async def read(stream: OutputStream) -> TokenOutput:
+async def read(stream: OutputStream) -> EngineOutput:
     """All of a stream as one output; fails unless it ends exactly once."""
     outputs = [output async for output in stream]
     return next(iter(collect(outputs).values()))
@@ -186,7 +186,7 @@ async def test_idle_it_sleeps(network: CausalLM) -> None:
 
 def objects_of_requests() -> list[object]:
     gc.collect()
-    kinds = {Sequence, EngineRequest, TokenOutput, OutputStream}
+    kinds = {Sequence, GenerateRequest, EngineOutput, OutputStream}
     return [thing for thing in gc.get_objects() if type(thing) in kinds]
 
 
@@ -199,7 +199,7 @@ async def objects_left(before: int) -> int:
     return len(objects_of_requests()) - before
 
 
-async def serve_and_cancel(client: AsyncEngine, count: int) -> dict[str, int]:
+async def serve_and_cancel(client: AsyncLLM, count: int) -> dict[str, int]:
     """Submit `count` requests, cancel about a third of them at random moments, and count the ends."""
     dice = np.random.default_rng(3)
     shared = random_prompt(dice, 20)
@@ -235,7 +235,7 @@ async def test_500_requests_a_third_cancelled_leave_nothing(network: CausalLM) -
     assert await objects_left(before) == 0
     scheduler = client._engine.scheduler
     assert not scheduler.has_unfinished
-    assert scheduler.memory.blocks.num_free == scheduler.layout.num_blocks
+    assert scheduler.cache.blocks.num_free == scheduler.layout.num_blocks
     await client.close(1)
 
 
@@ -303,8 +303,8 @@ async def test_a_dead_thread_is_told_and_ends_what_waits(network: CausalLM) -> N
 async def test_a_step_that_never_ends_is_unhealthy_and_does_not_keep_the_server(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.engine.client.thread.HANGING_AFTER", 0.05)
-    monkeypatch.setattr("server.engine.client.thread.END_SECONDS", 0.05)
+    monkeypatch.setattr("server.engine.client.async_llm.HANGING_AFTER", 0.05)
+    monkeypatch.setattr("server.engine.client.async_llm.END_SECONDS", 0.05)
     client = start(gate.network)
     await asyncio.sleep(0.1)
     assert client.stats().healthy, "it rests"

@@ -13,7 +13,7 @@ from model.checkpoints.safetensors_files import CheckpointError, CheckpointReade
 Progress = Callable[[int, int], None]  # bytes read so far, bytes in all
 
 
-class FiniteReader:
+class FiniteCheckReader:
     """A reader that refuses weights which are not numbers, naming the tensor."""
 
     def __init__(self, reader: CheckpointReader) -> None:
@@ -26,7 +26,7 @@ class FiniteReader:
         return tensor
 
 
-class OnceReader:
+class ReadOnceReader:
     """A reader that reads each tensor once: what several rules share is kept until the last of them has asked."""
 
     def __init__(self, reader: CheckpointReader, rules: Iterable[Rule]) -> None:
@@ -42,7 +42,7 @@ class OnceReader:
         return tensor
 
 
-class CountingReader:
+class ProgressReader:
     """A reader that tells how many bytes have been read, of those of `wanted`."""
 
     def __init__(self, reader: CheckpointReader, wanted: Collection[str], progress: Progress) -> None:

@@ -6,7 +6,7 @@ import logging
 import pytest
 from rich.console import Console
 
-from server.commands.backend import told
+from server.commands.common.load_backend import loading_progress
 
 
 def on_terminal() -> tuple[Console, io.StringIO]:
@@ -16,7 +16,7 @@ def on_terminal() -> tuple[Console, io.StringIO]:
 
 def test_a_terminal_shows_bytes_and_time_left() -> None:
     console, screen = on_terminal()
-    with told(console, "mine") as progress:
+    with loading_progress(console, "mine") as progress:
         progress(2**28, 2**30)
     assert "loading mine" in screen.getvalue()
     assert "0.2/1.0 GiB" in screen.getvalue()
@@ -25,8 +25,8 @@ def test_a_terminal_shows_bytes_and_time_left() -> None:
 
 def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     screen, now = io.StringIO(), [0.0]
-    monkeypatch.setattr("server.commands.backend.time.monotonic", lambda: now[0])
-    with caplog.at_level(logging.INFO), told(Console(file=screen), "mine") as progress:
+    monkeypatch.setattr("server.commands.common.load_backend.time.monotonic", lambda: now[0])
+    with caplog.at_level(logging.INFO), loading_progress(Console(file=screen), "mine") as progress:
         for second in range(25):
             now[0] = float(second)
             progress(second * 2**30, 25 * 2**30)
@@ -39,7 +39,7 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog:
 
 def test_nothing_is_drawn_while_the_hub_draws() -> None:
     console, screen = on_terminal()
-    with told(console, "org/name") as progress:
+    with loading_progress(console, "org/name") as progress:
         assert screen.getvalue() == ""
         progress(1, 2)
         assert "loading org/name" in screen.getvalue()

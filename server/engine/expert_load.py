@@ -34,7 +34,7 @@ class _LayerCounts:
         return LayerLoad(layer, tuple(counts_E.tolist()), self.entropy / max(self.num_tokens, 1), imbalance)
 
 
-class RoutingLoad:
+class ExpertLoadRecorder:
     """Sums over all steps seen. `loads` is brought up to date by `flush`, and every few steps by itself.
 
     `num_experts` of each routed layer: they begin with zeros, so that a scraper sees their first increase.
@@ -72,12 +72,12 @@ class RoutingLoad:
         return tuple(counts.load(layer) for layer, counts in self._counts.items())
 
     def _count(self, layer: int, routings: list[Routing]) -> None:
-        scores_TE = torch.cat([routing.scores_TE for routing in routings])
+        router_logits_TE = torch.cat([routing.router_logits_TE for routing in routings])
         weights = torch.cat([routing.weights_TK.flatten() for routing in routings])
         experts = torch.cat([routing.experts_TK.flatten() for routing in routings])[weights != 0]
-        num_experts = scores_TE.shape[1]
-        logprobs_TE = scores_TE.log_softmax(-1)
+        num_experts = router_logits_TE.shape[1]
+        logprobs_TE = router_logits_TE.log_softmax(-1)
         counts = self._counts[layer]
         counts.pairs_E += torch.bincount(experts, minlength=num_experts).cpu()
         counts.entropy -= float((logprobs_TE.exp() * logprobs_TE).sum(dtype=torch.float64))
-        counts.num_tokens += len(scores_TE)
+        counts.num_tokens += len(router_logits_TE)

@@ -1,10 +1,25 @@
-"""Token counts of an answer, in OpenAI's shape."""
+"""What answers share: token counts in OpenAI's shape, and fields that are left out if there is nothing to say."""
 
 from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from server.generation.stream import RunningGeneration
+
+Value = TypeVar("Value")
+
+
+def _is_none(value: Any) -> bool:
+    return value is None
+
+
+def _is_empty(value: list[str]) -> bool:
+    return not value
+
+
+Omittable = Annotated[Value | None, Field(exclude_if=_is_none)]
+Warnings = Annotated[list[str], Field(exclude_if=_is_empty, description="Fields of the request that were ignored.")]
 
 
 class PromptTokensDetails(BaseModel):

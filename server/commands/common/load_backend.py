@@ -1,4 +1,4 @@
-"""Loading a model for a command: a sign of life while it takes, and a sentence instead of a traceback."""
+"""Load a model for a command: show progress meanwhile, and end with one line if the checkpoint cannot be served."""
 
 import logging
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from server.commands.failing import failing_in_one_line
+from server.commands.common.errors import errors_in_one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,26 +14,28 @@ if TYPE_CHECKING:
     from server.settings import Settings
     from server.startup.app import Backend
 
-SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_LOG_LINES = 10.0
+
+ProgressCallback = Callable[[int, int], None]  # called with the bytes read so far, and all bytes
 
 logger = logging.getLogger(__name__)
 
 
 def load_backend(settings: "Settings") -> "Callable[[], Backend]":
-    """What starts the engine; exits with 2, after one line that says why, where the checkpoint cannot be served."""
+    """Load the model. Returns a function that starts the engine; exits with code 2 if the model cannot be served."""
     from rich.console import Console
 
-    with failing_in_one_line(), told(Console(stderr=True), settings.model) as progress:
+    with errors_in_one_line(), loading_progress(Console(stderr=True), settings.model) as progress:
         from server.startup.backend import prepare_backend
 
         return prepare_backend(settings, progress)
 
 
 @contextmanager
-def told(console: "Console", model: str) -> Iterator[Callable[[int, int], None]]:
-    """Tell how much has been read: a bar on a terminal, now and then a line in a log."""
+def loading_progress(console: "Console", model: str) -> Iterator[ProgressCallback]:
+    """Yield a callback that shows what has been read: a bar on a terminal, otherwise a log line every ten seconds."""
     if not console.is_terminal:
-        yield _lines(model)
+        yield _log_lines(model)
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -47,7 +49,7 @@ def told(console: "Console", model: str) -> Iterator[Callable[[int, int], None]]
         bar.start()
         bar.update(task, completed=read, total=total)
 
-    if not is_hub_id(model):  # whose download has bars of its own
+    if not is_hub_id(model):  # a download from the hub shows bars of its own
         bar.start()
     try:
         yield update
@@ -55,13 +57,13 @@ def told(console: "Console", model: str) -> Iterator[Callable[[int, int], None]]
         bar.stop()
 
 
-def _lines(model: str) -> Callable[[int, int], None]:
-    told = time.monotonic()
+def _log_lines(model: str) -> ProgressCallback:
+    last_line = time.monotonic()
 
     def update(read: int, total: int) -> None:
-        nonlocal told
-        if time.monotonic() - told >= SECONDS_BETWEEN_LINES:
-            told = time.monotonic()
+        nonlocal last_line
+        if time.monotonic() - last_line >= SECONDS_BETWEEN_LOG_LINES:
+            last_line = time.monotonic()
             logger.info("loading %s: %.1f of %.1f GiB", model, read / 2**30, total / 2**30)
 
     return update

@@ -7,7 +7,7 @@ import torch
 
 from model.layers.router import Routing
 from server.engine.engine import Engine
-from server.engine.routing_load import STEPS_KEPT, TOKENS_KEPT, RoutingLoad
+from server.engine.expert_load import STEPS_KEPT, TOKENS_KEPT, ExpertLoadRecorder
 from tests.server.engine.tiny import engine_config, request, run, tiny_network
 
 
@@ -16,7 +16,7 @@ def routing(experts: list[list[int]], weights: list[list[float]], scores: list[l
 
 
 def test_counts_entropy_and_imbalance_by_hand() -> None:
-    load = RoutingLoad({1: 4})
+    load = ExpertLoadRecorder({1: 4})
     load.observe((None, routing([[0, 1], [0, 2]], [[0.5, 0.5], [1.0, 0.0]], [[0.0] * 4, [50.0, 0.0, 0.0, 0.0]])))
     load.observe((None, routing([[0, 1]], [[0.5, 0.5]], [[0.0] * 4])))
     assert load.loads[0].tokens_per_expert == (0, 0, 0, 0), "nothing is counted before it is worth it"
@@ -29,7 +29,7 @@ def test_counts_entropy_and_imbalance_by_hand() -> None:
 
 
 def test_steps_with_different_numbers_of_choices_are_counted_together() -> None:
-    load = RoutingLoad({0: 2})
+    load = ExpertLoadRecorder({0: 2})
     load.observe((routing([[0]], [[1.0]], [[0.0, 0.0]]),))
     load.observe((routing([[1, 0]], [[1.0, 1.0]], [[0.0, 0.0]]),))
     load.flush()
@@ -37,7 +37,7 @@ def test_steps_with_different_numbers_of_choices_are_counted_together() -> None:
 
 
 def test_a_busy_engine_counts_every_few_steps_and_keeps_no_more() -> None:
-    load = RoutingLoad({0: 2})
+    load = ExpertLoadRecorder({0: 2})
     for _ in range(STEPS_KEPT):
         load.observe((routing([[0]], [[1.0]], [[0.0, 0.0]]),))
     assert load.loads[0].tokens_per_expert == (STEPS_KEPT, 0)
@@ -46,7 +46,7 @@ def test_a_busy_engine_counts_every_few_steps_and_keeps_no_more() -> None:
 
 
 def test_dense_layers_are_left_out() -> None:
-    load = RoutingLoad({})
+    load = ExpertLoadRecorder({})
     load.observe((None, None))
     load.flush()
     assert load.loads == ()
@@ -60,7 +60,7 @@ def test_counts_are_there_before_anything_is_routed() -> None:
 
 
 def test_long_steps_are_counted_at_once() -> None:
-    load = RoutingLoad({0: 4})
+    load = ExpertLoadRecorder({0: 4})
     load.observe((routing([[0, 1]] * TOKENS_KEPT, [[0.5, 0.5]] * TOKENS_KEPT, [[0.0] * 4] * TOKENS_KEPT),))
     assert load.loads[0].tokens_per_expert == (TOKENS_KEPT, TOKENS_KEPT, 0, 0)
     load.observe((routing([[2, 3]], [[0.5, 0.5]], [[0.0] * 4]),))

@@ -15,7 +15,7 @@ from dataclasses import replace
 from server.engine.client.base import EngineClosedError, QueueFullError
 from server.engine.client.retry_after import CompletionRate
 from server.engine.engine import STEP_FAILED, Engine
-from server.engine.types import EngineRequest, EngineStats, FinishReason, TokenOutput
+from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason
 
 logger = logging.getLogger(__name__)
 
@@ -29,24 +29,24 @@ class OutputStream:
     """The outputs of one request, in order; ends after the one with a finish reason."""
 
     def __init__(self) -> None:
-        self._outputs: asyncio.Queue[TokenOutput] = asyncio.Queue()
+        self._outputs: asyncio.Queue[EngineOutput] = asyncio.Queue()
         self._ended = False
 
     def __aiter__(self) -> "OutputStream":
         return self
 
-    async def __anext__(self) -> TokenOutput:
+    async def __anext__(self) -> EngineOutput:
         if self._ended:
             raise StopAsyncIteration
         output = await self._outputs.get()
         self._ended = output.finish_reason is not None
         return output
 
-    def put(self, output: TokenOutput) -> None:
+    def put(self, output: EngineOutput) -> None:
         self._outputs.put_nowait(output)
 
 
-class AsyncEngine:
+class AsyncLLM:
     """An `EngineClient`. Make it, use it and close it on one event loop; its thread starts at once."""
 
     def __init__(self, engine: Engine) -> None:
@@ -71,7 +71,7 @@ class AsyncEngine:
         return self._engine.config.max_num_seqs + self._engine.config.max_queue
 
     @property
-    def room(self) -> int:
+    def free_capacity(self) -> int:
         return self.capacity - len(self._streams)
 
     def submit(self, request: EngineRequest) -> OutputStream:
@@ -82,7 +82,7 @@ class AsyncEngine:
         if request.request_id in self._streams:
             raise ValueError(f"request id {request.request_id!r} is in use: give each request an id of its own")
         now = time.monotonic()
-        if self.room < 1:
+        if self.free_capacity < 1:
             raise QueueFullError(self._rate.expected_wait(now))
         self._rate.started(now)
         if not self._streams:
@@ -132,7 +132,7 @@ class AsyncEngine:
         """On the loop's thread: the engine will not answer any more; end what waits for it."""
         self._closing = self._dead = True
         outputs = [
-            TokenOutput(request_id, (), finish_reason=FinishReason.ERROR, error=STEP_FAILED)
+            EngineOutput(request_id, (), finish_reason=FinishReason.ERROR, error=STEP_FAILED)
             for request_id in self._streams
         ]
         self._deliver(outputs)
@@ -143,7 +143,7 @@ class AsyncEngine:
             self._inbox.extend(commands)
             self._wakeup.notify()
 
-    def _deliver(self, outputs: list[TokenOutput]) -> None:
+    def _deliver(self, outputs: list[EngineOutput]) -> None:
         """On the loop's thread: hand a step's outputs to their streams."""
         now = time.monotonic()
         for output in outputs:
@@ -175,7 +175,7 @@ class AsyncEngine:
             return not self._stopping
 
     def _work(self) -> None:
-        outputs: list[TokenOutput] = []
+        outputs: list[EngineOutput] = []
         try:
             while (command := self._next_command()) is not None:
                 outputs += self._obey(command)
@@ -191,8 +191,8 @@ class AsyncEngine:
         with self._wakeup:
             return self._inbox.pop(0) if self._inbox else None
 
-    def _obey(self, command: Command) -> list[TokenOutput]:
-        if isinstance(command, EngineRequest):
-            self._engine.submit(command)
-            return []
-        return self._engine.abort(command)
+    def _obey(self, command: Command) -> list[EngineOutput]:
+        if isinstance(command, str):
+            return self._engine.abort(command)
+        self._engine.submit(command)
+        return []

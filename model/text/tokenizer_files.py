@@ -1,0 +1,159 @@
+"""The files of a checkpoint that describe its tokenizer, read as transformers reads them.
+
+tokenizer.json has most of it. Older exporters put some added tokens, or the names of the special ones, only into
+tokenizer_config.json, special_tokens_map.json or added_tokens.json.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers import AddedToken
+
+from model.files import read_object_if_any
+
+logger = logging.getLogger(__name__)
+
+NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_LISTS = ("additional_special_tokens", "extra_special_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFiles:
+    """What the files say. `named` has the text of special tokens by their name, such as "bos_token"."""
+
+    tokenizer_json: str
+    named: Mapping[str, str]
+    other_special: frozenset[str]  # special tokens without a name
+    added: Mapping[int, AddedToken]  # of the files beside tokenizer.json, by id
+    ends: tuple[str | int, ...]  # tokens that end a generation, by text or by id
+    adds_bos: bool | None  # whether a text begins with the bos token; None: as the post-processor has it
+    vocab_size: int | None  # of the network
+
+    @classmethod
+    def load(cls, directory: Path) -> "TokenizerFiles":
+        """Read all files. ValueError where tokenizer.json is missing or another file is broken."""
+        path = directory / "tokenizer.json"
+        if not path.is_file():
+            raise ValueError(f"{directory} has no tokenizer.json: only checkpoints with a fast tokenizer can be loaded")
+        settings, model = _settings(directory), read_object_if_any(directory / "config.json")
+        named = _named(settings)
+        others = frozenset(_listed_special(settings))
+        adds_bos = settings.get("add_bos_token")
+        return cls(
+            path.read_text(encoding="utf-8"),
+            named,
+            others,
+            _added_tokens(directory, settings, others.union(named.values())),
+            tuple(_ends(directory, model, named)),
+            adds_bos if isinstance(adds_bos, bool) else None,
+            _text_config(model).get("vocab_size") or model.get("vocab_size"),
+        )
+
+    def complete_json(self) -> str:
+        """tokenizer.json with the added tokens of the other files. ValueError where it is broken."""
+        backend = load_backend(self.tokenizer_json)
+        known = {token.content for token in backend.get_added_tokens_decoder().values()}
+        missing = {token_id: token for token_id, token in self.added.items() if token.content not in known}
+        for token_id, token in sorted(missing.items()):
+            _add(backend, token_id, token)
+        unmarked = [text for text in (*self.named.values(), *sorted(self.other_special)) if text not in known]
+        in_vocabulary = [text for text in unmarked if backend.token_to_id(text) is not None]
+        backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in in_vocabulary])
+        return backend.to_str() if missing or in_vocabulary else self.tokenizer_json
+
+
+def named_tokens(directory: Path) -> dict[str, str]:
+    """The special tokens that have a name, such as "bos_token"."""
+    return _named(_settings(directory))
+
+
+def _named(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {name: text for name in NAMES if (text := token_text(settings.get(name))) is not None}
+
+
+def load_backend(tokenizer_json: str) -> tokenizers.Tokenizer:
+    """A tokenizer without truncation and padding. ValueError where the text is no tokenizer."""
+    try:
+        backend = tokenizers.Tokenizer.from_str(tokenizer_json)
+    except Exception as error:  # the library raises bare Exception
+        raise ValueError(f"tokenizer.json cannot be read: {error}") from error
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def token_text(token: Any) -> str | None:
+    """The text of a token as the files have it: a string, or an object with `content`."""
+    text: str | None = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    """tokenizer_config.json; special_tokens_map.json overrides it unless it lists the added tokens itself."""
+    settings = read_object_if_any(directory / "tokenizer_config.json")
+    if "added_tokens_decoder" in settings:
+        return settings
+    return settings | read_object_if_any(directory / "special_tokens_map.json")
+
+
+def _listed_special(settings: Mapping[str, Any]) -> Iterator[str]:
+    for key in _LISTS:
+        listed = settings.get(key) or ()
+        for token in listed.values() if isinstance(listed, dict) else listed:
+            text = token_text(token)
+            if text is not None:
+                yield text
+
+
+def _added_tokens(directory: Path, settings: Mapping[str, Any], special: frozenset[str]) -> dict[int, AddedToken]:
+    described = settings.get("added_tokens_decoder")
+    if isinstance(described, dict):
+        return {int(token_id): _added_token(token) for token_id, token in described.items()}
+    return {
+        token_id: AddedToken(text, special=text in special, normalized=text not in special)
+        for text, token_id in read_object_if_any(directory / "added_tokens.json").items()
+    }
+
+
+def _added_token(described: Mapping[str, Any]) -> AddedToken:
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    return AddedToken(described["content"], **{flag: described[flag] for flag in flags if flag in described})
+
+
+def _add(backend: tokenizers.Tokenizer, token_id: int, token: AddedToken) -> None:
+    """Add a token that tokenizer.json does not have. It gets the next free id, which has to be the expected one."""
+    added = backend.get_added_tokens_decoder()
+    next_id = max(max(added, default=-1) + 1, backend.get_vocab_size(with_added_tokens=False))
+    found = backend.token_to_id(token.content)
+    if (next_id if found is None else found) != token_id:
+        logger.warning(
+            "the added token %r is left out: its id is to be %d, but tokenizer.json leaves %d for it",
+            token.content,
+            token_id,
+            next_id if found is None else found,
+        )
+        return
+    (backend.add_special_tokens if token.special else backend.add_tokens)([token])
+
+
+def _ends(directory: Path, model: Mapping[str, Any], named: Mapping[str, str]) -> Iterator[str | int]:
+    """Every token that one of the files says ends a generation: files rarely name all of them."""
+    for tokens in (
+        read_object_if_any(directory / "generation_config.json").get("eos_token_id"),
+        model.get("eos_token_id"),
+        _text_config(model).get("eos_token_id"),
+        named.get("eos_token"),
+    ):
+        yield from _listed(tokens)
+
+
+def _listed(tokens: Any) -> Iterable[str | int]:
+    return tokens if isinstance(tokens, list) else [] if tokens is None else [tokens]
+
+
+def _text_config(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    return model.get("text_config") or {}

@@ -1,0 +1,79 @@
+"""The generations of one request: started all or none, aborted when the request ends."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from types import TracebackType
+
+from server.engine.types import SamplingParams
+from server.errors import InvalidRequestError
+from server.generation.prompt import Prompt
+from server.generation.segments import RETRY_SECONDS, SegmentedPrompt
+from server.generation.service import DEFAULT_OPTIONS, GenerationService
+from server.generation.stream import RunningGeneration, TextOptions
+
+
+class Admission:
+    """Starts the generations of one request and owns them.
+
+    `generations` holds all that were started, in order; together they are the usage of the request. As a context
+    manager it aborts those that still run when the block is left: when the answer was sent, and when the client left.
+    """
+
+    def __init__(self, service: GenerationService, request_id: str) -> None:
+        self.service = service
+        self.request_id = request_id
+        self.generations: list[RunningGeneration] = []
+
+    def __enter__(self) -> "Admission":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for generation in self.generations:
+            generation.abort()
+
+    def start(
+        self,
+        prompts: Sequence[Prompt | SegmentedPrompt],
+        sampling: SamplingParams,
+        options: TextOptions = DEFAULT_OPTIONS,
+        n: int = 1,
+    ) -> list[RunningGeneration]:
+        """Start `n` generations per prompt. If one is refused, those that were started are withdrawn.
+
+        Each of several choices has its own seed: the given one and the ones that follow it. Raises what
+        GenerationService.start raises, and InvalidRequestError for more generations than the server can ever hold,
+        because trying again would not help.
+        """
+        self._check_capacity(len(prompts) * n)
+        started: list[RunningGeneration] = []
+        try:
+            for prompt in prompts:
+                for choice in range(n):
+                    seed = None if sampling.seed is None else (sampling.seed + choice) % 2**63
+                    engine_id = f"{self.request_id}-{len(self.generations) + len(started)}"
+                    started.append(self.service.start(engine_id, prompt, replace(sampling, seed=seed), options))
+        except BaseException:
+            for generation in started:
+                generation.withdraw()
+            raise
+        self.generations += started
+        return started
+
+    async def free_slots(self) -> int:
+        """Return how many generations can be started now, at least 1.
+
+        A request that has begun waits for a free slot. One that has not begun does not wait: `start` refuses it. Call
+        `start` directly afterwards, in the same task: whenever this task gives way, others may take the slots.
+        """
+        while self.generations and self.service.engine.free_capacity < 1:  # noqa: ASYNC110
+            await asyncio.sleep(RETRY_SECONDS)
+        return max(1, self.service.engine.free_capacity)
+
+    def _check_capacity(self, count: int) -> None:
+        capacity = self.service.engine.capacity
+        if count > capacity:
+            raise InvalidRequestError(
+                f"This takes {count} generations at once, and this server holds {capacity}: send several smaller "
+                "requests."
+            )
