@@ -31,7 +31,7 @@ from model.loading.load import load_network
 from model.quantization import SCHEMES
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
-from server.engine.types import EngineRequest, SamplingParams
+from server.engine.types import GenerateRequest, SamplingParams
 
 PROMPT, WARM, STEPS = 128, 4, 32
 LONGEST = 128  # tokens of an answer: the first streams write while the last prompts are read
@@ -109,14 +109,14 @@ def decode_steps(engine: Engine, streams: int) -> tuple[list[dict[str, float]], 
     for number in range(streams):
         ids = tuple(torch.randint(32, vocabulary, (PROMPT,)).tolist())
         sampling = SamplingParams(max_tokens=LONGEST, temperature=0.0, ignore_eos=True)
-        engine.submit(EngineRequest(f"{streams}-{time.perf_counter_ns()}-{number}", ids, sampling))
+        engine.submit(GenerateRequest(f"{streams}-{time.perf_counter_ns()}-{number}", ids, sampling))
     writing: set[str] = set()
     while len(writing) < streams:
         writing |= {output.request_id for output in engine.step()}
     with counted() as work:
         engine.step()
     engine.step()  # the second one of as many sequences is recorded
-    recording = engine.runner.decode_steps.recording(streams)
+    recording = engine.runner.decode_graphs.recording(streams)
     if recording is None:
         raise RuntimeError("the steps of this network cannot be recorded: PyTorch computes in them")
     parts = [_parts(engine, recording) for _ in range(WARM + STEPS)]

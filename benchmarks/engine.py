@@ -12,7 +12,7 @@ from benchmarks import record
 from model.loading.load import load_network
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
-from server.engine.types import EngineRequest, SamplingParams
+from server.engine.types import GenerateRequest, SamplingParams
 
 
 def build(model: Path, max_num_seqs: int = 64) -> Engine:
@@ -29,7 +29,7 @@ def output_rate(engine: Engine, streams: int, *, prompt: int = 128, output: int 
     def submit(number: int) -> None:
         ids = tuple(draw.randrange(32, vocabulary) for _ in range(prompt))
         sampling = SamplingParams(max_tokens=output, temperature=0.0, ignore_eos=True)
-        engine.submit(EngineRequest(f"{draw.random()}-{number}", ids, sampling))
+        engine.submit(GenerateRequest(f"{draw.random()}-{number}", ids, sampling))
 
     start = time.perf_counter()
     for number in range(streams):

@@ -260,7 +260,7 @@ class OneDNNExperts:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class CallTiming:
     """One call, and what it has to do at least."""
 
     seconds: float
@@ -272,7 +272,7 @@ class Measured:
         return {"ms": round(self.seconds * 1e3, 4), "share": round(share, 3)}
 
 
-def measure(case: MatrixCase | ExpertsCase, rows: int, repeats: int) -> dict[str, Measured]:
+def measure(case: MatrixCase | ExpertsCase, rows: int, repeats: int) -> dict[str, CallTiming]:
     """Every contender, in turn; the first round is not counted."""
     calls = {kind: call for kind, call in case.calls(rows).items() if kind != DEFINITION or rows <= FEW_ROWS}
     times: dict[str, list[float]] = {kind: [] for kind in calls}
@@ -280,7 +280,7 @@ def measure(case: MatrixCase | ExpertsCase, rows: int, repeats: int) -> dict[str
         for kind, call in calls.items():
             times[kind].append(seconds_of(call, 0.02))
     work = case.weights_read(rows), case.operations_per_row * rows
-    return {kind: Measured(median(found), work[0] * BYTES[kind], work[1]) for kind, (_, *found) in times.items()}
+    return {kind: CallTiming(median(found), work[0] * BYTES[kind], work[1]) for kind, (_, *found) in times.items()}
 
 
 def cases(models: list[str]) -> Iterator[tuple[str, str, MatrixCase | ExpertsCase]]:

@@ -1,6 +1,5 @@
 """What every result file says beside its figures: machine, versions, commit, command. Also medians."""
 
-import json
 import math
 import os
 import platform
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from model.files import compact_json
 from model.kernels.library import load_library, source_digest
 
 RESULTS = Path(__file__).with_name("results")
@@ -36,7 +36,7 @@ def write(name: str, figures: Any) -> Path:
     """Store figures as benchmarks/results/<name>.json."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"circumstances": circumstances(), "figures": figures}, indent=2) + "\n")
+    path.write_text(compact_json({"circumstances": circumstances(), "figures": figures}), encoding="utf-8")
     return path
 
 

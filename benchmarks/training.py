@@ -19,15 +19,16 @@ from torch.nn import functional
 
 from benchmarks import record
 from model import batch
+from model.bundled_recipe.recipes import bundled
 from model.checkpoints.hub import BUNDLED
 from model.kernels import cpu_autograd, reference
 from model.layers import feed_forward
-from model.training import losses
-from model.training.batches import BatchStream
-from model.training.prepare import prepare
-from model.training.recipes import Phase, bundled
-from model.training.sample_data import write_sample_data
-from model.training.trainer import Trainer
+from model.training.data.batches import BatchStream
+from model.training.data.prepare import prepare
+from model.training.data.sample_data import write_sample_data
+from model.training.loop import losses
+from model.training.loop.trainer import Trainer
+from model.training.recipe import Phase
 
 
 def delta_rule_ms(function: Callable[..., torch.Tensor], *, rows: int = 16, length: int = 256, heads: int = 4) -> float:

@@ -1,4 +1,4 @@
-"""Reading JSON files of a checkpoint, and replacing files atomically."""
+"""Reading and writing JSON files, and replacing files atomically."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,27 @@ def replace_text(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.tmp")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def compact_json(value: Any, width: int = 200) -> str:
+    """JSON with lists of numbers, and whatever else fits into `width` characters, on one line; NaN is refused."""
+    return _compact(value, width, "") + "\n"
+
+
+def _compact(value: Any, width: int, indent: str) -> str:
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    parts = list(value.values() if isinstance(value, dict) else value) if isinstance(value, dict | list | tuple) else []
+    if len(line) <= width or all(isinstance(part, int | float) for part in parts):
+        return line
+    names = (
+        [f"{json.dumps(name, ensure_ascii=False)}: " for name in value]
+        if isinstance(value, dict)
+        else [""] * len(parts)
+    )
+    deeper = indent + " "
+    lines = [f"{deeper}{name}{_compact(part, width, deeper)}" for name, part in zip(names, parts, strict=True)]
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    return "\n".join([start, ",\n".join(lines), f"{indent}{end}"])
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""The `routelm` command. Each sub-command is a file in server/commands and imports what it needs when it runs."""
+"""The `routelm` command. Each sub-command is a file in server/commands and imports what it needs when it is called."""
+
+from typing import Annotated
 
 import typer
 
@@ -23,7 +25,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("serve")(serve.serve)
+
+
+@app.callback()
+def options(
+    version_asked: Annotated[
+        bool,
+        typer.Option("--version", help="Show the versions and exit.", is_eager=True, callback=version.print_and_exit),
+    ] = False,
+) -> None:
+    """Options of `routelm` itself."""
+
+
+app.command("serve", cls=serve.ServeCommand)(serve.serve)
 app.command("chat")(chat.chat)
 app.command("generate")(generate.generate)
 app.command("inspect")(inspect.inspect)

@@ -1,13 +1,15 @@
-"""What can be wrong with a request, and how it is told: OpenAI's error shape.
+"""The errors that clients receive, in OpenAI's error shape.
 
-RequestError                    the tree of everything we tell a client
+RequestError                    base class of all of them
 ├── InvalidRequestError         400  a value that cannot be used; `param` names the field
 │   └── PromptTooLongError      400  more tokens than the model's context holds
 ├── UnauthorizedError           401  no API key, or a wrong one
 ├── ModelNotFoundError          404  a model that is not served here
 ├── BodyTooLargeError           413  more bytes than the server reads
-├── ClientGoneError             499  the client left; nobody reads this answer
+├── ClientGoneError             499  the client has disconnected; nobody reads this answer
+├── CompressedBodyError         415  a Content-Encoding, which is not read
 ├── OverloadedError             429  the queue is full; come back after `retry_after` seconds
+├── HeadersTooLargeError        431  longer headers than the server reads
 ├── EngineFailedError           500  the step that held the request failed
 └── UnavailableError            503  the server is stopping or not ready
 """
@@ -89,6 +91,24 @@ class ClientGoneError(RequestError):
 
     def __init__(self) -> None:
         super().__init__("The client closed the connection before the answer was ready.")
+
+
+class CompressedBodyError(RequestError):
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_content_encoding"
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(f"The request body is encoded with {encoding}: send it without Content-Encoding.")
+
+
+class HeadersTooLargeError(RequestError):
+    status = 431
+    type = "invalid_request_error"
+    code = "headers_too_large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The request's headers are larger than the limit of {limit} bytes.")
 
 
 class OverloadedError(RequestError):

@@ -1,9 +1,14 @@
-"""What a person can set, by ROUTELM_* environment variables or options of `routelm serve`."""
+"""What a person can set, by ROUTELM_* environment variables or by options of `routelm serve`.
+
+The options, their types and their help are made from the fields below (server/commands/serve.py).
+"""
 
 import re
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -32,6 +37,13 @@ Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
 Words = Annotated[list[str], BeforeValidator(_split), NoDecode]
 
 
+@dataclass(frozen=True, slots=True)
+class Unset:
+    """What applies when a setting is None or empty, as `--help` tells it."""
+
+    meaning: str
+
+
 class Settings(BaseSettings):
     """The settings of a server. Empty environment variables count as not set."""
 
@@ -40,55 +52,88 @@ class Settings(BaseSettings):
     # HTTP
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    api_key: Annotated[SecretStr, BeforeValidator(_stripped), Field(min_length=1)] | None = Field(
-        default=None,
-        description="Bearer key that every request must carry; spaces and line ends around it are left out.",
+    uds: Annotated[Path | None, Unset("none")] = Field(
+        default=None, description="Unix domain socket to listen on, instead of host and port."
     )
+    api_key: Annotated[SecretStr, BeforeValidator(_stripped), Field(min_length=1)] | None = Field(
+        default=None, description="Bearer key that every request must carry; surrounding whitespace is removed."
+    )
+    api_key_file: Annotated[Path | None, Unset("none")] = Field(default=None, description="File with the API key.")
     metrics_public: bool = Field(default=False, description="Serve /metrics without the API key.")
     cors_origins: Words = Field(
-        default=[], max_length=64, description="Origins of web pages that may call, comma-separated."
+        default=["localhost"],
+        max_length=64,
+        description="Origins of web pages that may call, comma-separated; localhost: pages of this machine, at any "
+        "port; *: all; none.",
     )
     strict: bool = Field(default=False, description="Refuse unknown fields of bodies, which otherwise are ignored.")
     max_body_bytes: Size = Field(default=2 * 2**20, description="Largest request body.")
-    drain_grace: float = Field(default=30.0, ge=0, le=3600, description="Seconds for running requests after SIGTERM.")
+    drain_grace: float = Field(
+        default=30.0, ge=0, le=3600, description="Seconds that running requests get to finish after SIGTERM."
+    )
 
     # Model
     model: str = Field(default="bundled", description="Checkpoint directory, hub id (org/name), or `bundled`.")
-    revision: str | None = Field(
+    revision: Annotated[str | None, Unset("main")] = Field(
         default=None, min_length=1, max_length=256, description="Branch, tag or commit of a hub id."
     )
-    served_model_name: str | None = Field(
+    served_model_name: Annotated[str | None, Unset("the directory's name or the hub id")] = Field(
         default=None, max_length=256, description="The model's name in the API; several, comma-separated."
     )
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = Field(
-        default="auto", description="Type of the weights while computing."
+        default="auto", description="Type of the weights while computing: auto, bfloat16, float32 or float16."
     )
-    experts_per_token: int | None = Field(
-        default=None, ge=1, description="How many experts each token goes to; the bundled model learnt 1 to 3."
+    experts_per_token: Annotated[int | None, Unset("the model's")] = Field(
+        default=None, ge=1, description="Experts each token goes to; the bundled model was trained with 1 to 3."
     )
     quantize: Literal["auto", "none", "int8", "int4"] = Field(
-        default="auto", description="How matrices are kept; auto: about as many bits as the checkpoint has."
+        default="auto", description="How matrices are stored: auto (as in the checkpoint), none, int8 or int4."
     )
     check_weights: bool = Field(default=False, description="Look for NaN and infinite weights while loading.")
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="Where to compute; auto takes a GPU if any."
+        default="auto", description="Where to compute: cpu, cuda, or auto for a GPU if there is one."
     )
-    threads: int | None = Field(
-        default=None, ge=1, le=1024, description="Threads for the computation; one for a small model, else all."
+    threads: Annotated[int | None, Unset("one for a small model, else all cores")] = Field(
+        default=None, ge=1, le=1024, description="Threads for the computation."
     )
 
     # Engine
-    max_model_len: int | None = Field(
-        default=None, ge=2, description="Longest prompt plus answer; by default the model's own, or what caches hold."
+    max_model_len: Annotated[int | None, Unset("the model's, or what the caches hold")] = Field(
+        default=None, ge=2, description="Longest prompt plus answer, in tokens."
     )
     max_num_seqs: int = Field(default=64, ge=1, le=4096, description="Most requests in one batch.")
     max_num_batched_tokens: int = Field(default=1024, ge=1, le=65536, description="Most tokens in one step.")
-    cache_bytes: Size | None = Field(default=None, description="Memory for KV blocks and states, such as 1GiB.")
+    cache_bytes: Annotated[Size | None, Unset("1GiB, or a fifth of the free memory")] = Field(
+        default=None, description="Memory for the KV cache and recurrent states, such as 1GiB."
+    )
     max_queue: int = Field(default=256, ge=0, le=100_000, description="Most waiting requests; more get 429.")
-    seed: int | None = Field(default=None, ge=0, description="Seed of the seeds that requests without one get.")
+    seed: Annotated[int | None, Unset("random")] = Field(
+        default=None, ge=0, description="Makes the answers to requests without a seed reproducible, in order."
+    )
 
     # Log
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="How much to log.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="How much to log: debug, info, warning or error."
+    )
     log_requests: bool = Field(
         default=False, description="Log a line per request. Prompts and answers are never logged."
     )
+
+    @model_validator(mode="after")
+    def _read_api_key_file(self) -> Self:
+        if self.api_key_file is None:
+            return self
+        if self.api_key is not None:
+            raise ValueError("api_key and api_key_file are both set: choose one")
+        self.api_key = SecretStr(_key_in(self.api_key_file))
+        return self
+
+
+def _key_in(path: Path) -> str:
+    try:
+        key = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"api_key_file {path} cannot be read: {error}") from None
+    if not key:
+        raise ValueError(f"api_key_file {path} is empty")
+    return key

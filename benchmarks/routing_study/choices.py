@@ -23,9 +23,9 @@ from model.batch import PaddedBatch
 from model.evaluation.data import EvaluationSource
 from model.layers.router import Routing
 from model.network import CausalLM
-from model.training.examples import ANSWER, HEADER, Example, ExampleEncoder, conversations
-from model.training.losses import max_violation
-from model.training.rows import Row
+from model.training.data.examples import ANSWER, HEADER, Example, ExampleEncoder, conversations
+from model.training.data.rows import Row
+from model.training.loop.losses import max_violation
 
 DEAD_SHARE = 0.1  # of an even share: an expert that gets less is dead
 NO_DOMAIN = -1  # of padding and of system messages, whose tags say the task

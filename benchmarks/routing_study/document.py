@@ -7,7 +7,6 @@ from benchmarks.routing_study.plots import write_plots
 from benchmarks.routing_study.study import RESULT_NAME, STUDY_NAME
 from benchmarks.routing_study.table import read_runs, study_table
 from model.files import replace_text
-from model.training.log import LOG_NAME
 
 TABLE_NAME = "table.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
@@ -15,9 +14,9 @@ NOT_YET = "**There are no figures yet:** the study has not been run with this ve
 
 
 def publish(directory: Path, *, out: Path | None = None, into: Path | None = None) -> list[Path]:
-    """Write a study's table and pictures from its logs and results; returns the files that were written.
+    """Write a study's table and pictures from its results; returns the files that were written.
 
-    They are put beside the runs, or into `out` with a copy of the logs and results they are made of. With `into` the
+    They are put beside the runs, or into `out` with a copy of the results they are made of. With `into` the
     table also replaces the one in that document. ValueError where nothing is finished or the document has no place.
     """
     if out is not None:
@@ -48,10 +47,9 @@ def with_table(document: str, text: str) -> str:
 
 def _copy_records(directory: Path, out: Path) -> None:
     """All that the table and the pictures are made of."""
-    runs = [run.result.run for of_variant in read_runs(directory).values() for run in of_variant]
+    runs = [run.run for of_variant in read_runs(directory).values() for run in of_variant]
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(directory / STUDY_NAME, out / STUDY_NAME)
     for run in runs:
         run.directory(out).mkdir(exist_ok=True)
-        for name in (RESULT_NAME, LOG_NAME):
-            shutil.copyfile(run.directory(directory) / name, run.directory(out) / name)
+        shutil.copyfile(run.directory(directory) / RESULT_NAME, run.directory(out) / RESULT_NAME)

@@ -16,9 +16,9 @@ from benchmarks.routing_study.rectangles import groups, rectangle
 from model.batch import PaddedBatch
 from model.evaluation.data import EvaluationSource
 from model.network import CausalLM
-from model.training.examples import ANSWER, Example, ExampleEncoder, conversations
-from model.training.prepare import load_source, source_names
-from model.training.rows import task_of
+from model.training.data.examples import ANSWER, Example, ExampleEncoder, conversations
+from model.training.data.prepare import load_source, source_names
+from model.training.data.rows import task_of
 
 LOGIT_ROWS = 1024  # held at a time
 

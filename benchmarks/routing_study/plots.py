@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.routing_study.result import LayerMeasures
-from benchmarks.routing_study.table import Figure, FinishedRun, bits_per_byte, read_runs
+from benchmarks.routing_study.result import LayerMeasures, RunResult
+from benchmarks.routing_study.table import Figure, bits_per_byte, read_runs
 from benchmarks.routing_study.variants import VARIANTS
 
 SCATTER_NAME, EXPERTS_NAME = "quality-speed.png", "experts.png"
@@ -20,7 +20,7 @@ def write_plots(directory: Path) -> list[Path]:
     scatter = Canvas(figsize=(8, 5.5), layout="constrained")
     _quality_against_speed(scatter, runs)
     pictures = {SCATTER_NAME: scatter}
-    routed = {name: of_variant[0].result.layers for name, of_variant in runs.items() if of_variant[0].result.layers}
+    routed = {name: of_variant[0].layers for name, of_variant in runs.items() if of_variant[0].layers}
     if routed:
         layers = max(map(len, routed.values()))
         experts = Canvas(figsize=(2.6 * layers + 1.5, 1.5 * len(routed) + 0.6), layout="constrained")
@@ -40,12 +40,12 @@ def pareto_front(points: dict[str, tuple[float, float]]) -> list[str]:
     return front
 
 
-def _quality_against_speed(figure: Any, runs: dict[str, list[FinishedRun]]) -> None:
+def _quality_against_speed(figure: Any, runs: dict[str, list[RunResult]]) -> None:
     axes = figure.subplots()
     points = {}
     for name, of_variant in runs.items():
         bits = Figure.of([bits_per_byte(run) for run in of_variant])
-        speed = Figure.of([run.result.serving_tokens_per_second for run in of_variant])
+        speed = Figure.of([run.serving_tokens_per_second for run in of_variant])
         points[name] = (speed.mean, bits.mean)
         axes.errorbar(speed.mean, bits.mean, bits.half_range, speed.half_range, fmt="o", capsize=2)
         axes.annotate(VARIANTS[name].title, points[name], textcoords="offset points", xytext=(6, 4), fontsize=8)

@@ -1,6 +1,7 @@
-"""What one run of a study found, as a file: everything that the table and the pictures are made of, with the log."""
+"""What one run of a study found, as a file: everything that the table and the pictures are made of."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,8 +9,10 @@ from statistics import fmean, median
 from typing import Any
 
 from benchmarks.routing_study.study import RESULT_NAME, SubRun
-from model.files import replace_text
-from model.training.log import LogLine
+from model.files import compact_json, replace_text
+from model.training.loop.log import LogLine
+
+CURVE_POINTS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,30 @@ class LayerMeasures:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingSummary:
+    """A training run without its log. The loss curve has a point for every CURVE_POINTS-th part of the steps."""
+
+    mean_k: float
+    tokens_per_second: float  # median over the steps
+    curve_tokens: list[int]
+    curve_loss: list[float]  # nats per token, mean since the point before
+
+    @classmethod
+    def of(cls, lines: Sequence[LogLine]) -> "TrainingSummary":
+        """ValueError where there is no line."""
+        if not lines:
+            raise ValueError("the log is empty")
+        every = math.ceil(len(lines) / CURVE_POINTS)
+        parts = [lines[start : start + every] for start in range(0, len(lines), every)]
+        return cls(
+            mean_k=fmean(line.mean_k or 0.0 for line in lines),
+            tokens_per_second=median(line.tokens_per_second for line in lines),
+            curve_tokens=[part[-1].tokens for part in parts],
+            curve_loss=[fmean(line.loss for line in part) for part in parts],
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class RunResult:
     """One finished run. Bits per byte are by source, accuracies in percent."""
 
@@ -43,32 +70,18 @@ class RunResult:
     flops_per_token: float
     serving_tokens_per_second: float
     threads: int
+    training: TrainingSummary
 
 
 def write_result(result: RunResult, run_dir: Path) -> None:
-    replace_text(run_dir / RESULT_NAME, json.dumps(_rounded(asdict(result)), ensure_ascii=False, indent=1) + "\n")
+    replace_text(run_dir / RESULT_NAME, compact_json(_rounded(asdict(result))))
 
 
 def read_result(run_dir: Path) -> RunResult:
     fields = json.loads((run_dir / RESULT_NAME).read_text(encoding="utf-8"))
     layers = tuple(LayerMeasures(**layer) for layer in fields["layers"])
-    return RunResult(**{**fields, "run": SubRun(**fields["run"]), "layers": layers})
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingFacts:
-    """What the log says of a whole run."""
-
-    mean_k: float
-    tokens_per_second: float  # median over the steps
-
-
-def training_facts(lines: Sequence[LogLine]) -> TrainingFacts:
-    """ValueError where there is no line."""
-    if not lines:
-        raise ValueError("the log is empty")
-    mean_k = fmean(line.mean_k or 0.0 for line in lines)
-    return TrainingFacts(mean_k, median(line.tokens_per_second for line in lines))
+    run, training = SubRun(**fields["run"]), TrainingSummary(**fields["training"])
+    return RunResult(**{**fields, "run": run, "layers": layers, "training": training})
 
 
 def six_digits(value: float) -> float:

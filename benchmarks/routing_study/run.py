@@ -1,6 +1,5 @@
 """A whole study by one call: the runs one after another, with the time left over all of them."""
 
-from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
@@ -9,12 +8,11 @@ from rich.progress import Progress, TaskID
 
 from benchmarks.routing_study.likelihood import by_task
 from benchmarks.routing_study.study import RESULT_NAME, Study, open_study
-from benchmarks.routing_study.sub_run import Materials, Tell, do_run, load_materials
-from model.training.pipeline import ensure_prepared
-from model.training.progress import token_progress
-from model.training.sample_data import write_sample_data
-
-Say = Callable[[str], None]
+from benchmarks.routing_study.sub_run import Materials, OnProgress, do_run, load_materials
+from model.bundled_recipe.extra_sources import EXTRA_SOURCES
+from model.training.data.sample_data import write_sample_data
+from model.training.loop.progress import token_progress
+from model.training.pipeline import Log, ensure_prepared
 
 
 def run_study(
@@ -25,7 +23,7 @@ def run_study(
     tokenizer_dir: Path,
     device: str = "cpu",
     workers: int | None = None,
-    say: Say = print,
+    log: Log = print,
 ) -> None:
     """Do what is left of the study in `directory`; stop it at any moment and call it again.
 
@@ -35,10 +33,10 @@ def run_study(
     if data_dir is None:
         data_dir = write_sample_data(directory / "sample")
     tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
-    prepared = ensure_prepared(data_dir, tokenizer_dir, directory / "data", say)
+    prepared = ensure_prepared(data_dir, tokenizer_dir, directory / "data", log, EXTRA_SOURCES)
     materials = load_materials(study, data_dir, prepared, tokenizer)
     with token_progress(speed_estimate_seconds=1800) as bars:
-        _run_all(study, directory, materials, bars, device=device, workers=workers, say=say)
+        _run_all(study, directory, materials, bars, device=device, workers=workers, log=log)
 
 
 def _run_all(
@@ -49,7 +47,7 @@ def _run_all(
     *,
     device: str,
     workers: int | None,
-    say: Say,
+    log: Log,
 ) -> None:
     """Go through the runs that have no result yet."""
     runs = list(study.sub_runs())
@@ -58,13 +56,13 @@ def _run_all(
     bar = bars.add_task("study", total=len(runs) * study.tokens, completed=done * study.tokens, status="")
     for number, run in enumerate(left, start=done):
         name = f"run {number + 1} of {len(runs)}, {run.variant}, seed {run.seed}"
-        tell = _teller(bars, bar, name, number * study.tokens)
-        result = do_run(study, run, directory, materials, device=device, workers=workers, tell=tell)
-        say(f"{name}: {fmean(by_task(result.bits_per_byte).values()):.4f} bits per byte")
+        on_progress = _progress_of(bars, bar, name, number * study.tokens)
+        result = do_run(study, run, directory, materials, device=device, workers=workers, on_progress=on_progress)
+        log(f"{name}: {fmean(by_task(result.bits_per_byte).values()):.4f} bits per byte")
 
 
-def _teller(bars: Progress, bar: TaskID, name: str, tokens_before: int) -> Tell:
-    def tell(tokens: int, status: str) -> None:
+def _progress_of(bars: Progress, bar: TaskID, name: str, tokens_before: int) -> OnProgress:
+    def on_progress(tokens: int, status: str) -> None:
         bars.update(bar, completed=tokens_before + tokens, status=f"{name}: {status}")
 
-    return tell
+    return on_progress

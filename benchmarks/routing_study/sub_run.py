@@ -18,23 +18,23 @@ from torch import Tensor
 from benchmarks.routing_study import cost
 from benchmarks.routing_study.choices import Probe, agreement, gates, layer_measures, make_probe, save_choices
 from benchmarks.routing_study.likelihood import bits_per_byte_by_source, label_accuracy, majority_share
-from benchmarks.routing_study.result import RunResult, six_digits, write_result
+from benchmarks.routing_study.result import RunResult, TrainingSummary, six_digits, write_result
 from benchmarks.routing_study.study import Study, SubRun
 from benchmarks.routing_study.variants import model_of, variant_named
+from model.bundled_recipe.recipes import mixture
 from model.evaluation.data import EvaluationSource, load_sources
-from model.training.batches import LossWeights
-from model.training.checkpoints import SaveClock
-from model.training.examples import ExampleEncoder
-from model.training.log import LogLine, RunLog
-from model.training.mixture import decay_mixture, stable_mixture
-from model.training.recipes import Phase, Recipe
-from model.training.rows import find_sources
-from model.training.trainer import Trainer
+from model.training.data.batches import LossWeights
+from model.training.data.examples import ExampleEncoder
+from model.training.data.rows import find_sources
+from model.training.loop.checkpoints import SaveClock
+from model.training.loop.log import LogLine, RunLog
+from model.training.loop.trainer import Trainer
+from model.training.recipe import Phase, Recipe
 
 CHECKPOINT_SECONDS = 60.0
 MILESTONES = (0.25, 0.5, 0.75)  # of the tokens, at which the choices are kept
 
-Tell = Callable[[int, str], None]  # tokens of this run that are done, and what it is doing
+OnProgress = Callable[[int, str], None]  # tokens of this run that are done, and what it is doing
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ def recipe_of(study: Study, run: SubRun, vocab_size: int) -> Recipe:
     return Recipe(
         model=model_of(variant, study.shape, vocab_size),
         tokens=study.tokens,
-        stable=Phase(stable_mixture(), LossWeights(prompt=0.3)),
-        decay=Phase(decay_mixture(), LossWeights(prompt=0.05)),
+        stable=Phase(mixture("stable"), LossWeights(prompt=0.3)),
+        decay=Phase(mixture("decay"), LossWeights(prompt=0.05)),
         micro_batch_tokens=2048,  # small steps: a few million tokens are some hundreds of them
         micro_batches=2,
         warmup_steps=max(1, min(60, study.tokens // 40_000)),
@@ -74,20 +74,27 @@ def recipe_of(study: Study, run: SubRun, vocab_size: int) -> Recipe:
 
 
 def do_run(
-    study: Study, run: SubRun, study_dir: Path, materials: Materials, *, device: str, workers: int | None, tell: Tell
+    study: Study,
+    run: SubRun,
+    study_dir: Path,
+    materials: Materials,
+    *,
+    device: str,
+    workers: int | None,
+    on_progress: OnProgress,
 ) -> RunResult:
     """Begin a run or go on with it, to its result."""
     recipe = recipe_of(study, run, materials.tokenizer.get_vocab_size())
     directory = run.directory(study_dir)
     trainer = Trainer(recipe, materials.prepared, directory, device=device, workers=workers)
-    _train(trainer, materials.probe, tell)
-    tell(trainer.state.tokens, "measuring")
+    _train(trainer, materials.probe, on_progress)
+    on_progress(trainer.state.tokens, "measuring")
     result = _measure(study, run, trainer, materials)
     write_result(result, directory)
     return result
 
 
-def _train(trainer: Trainer, probe: Probe, tell: Tell) -> None:
+def _train(trainer: Trainer, probe: Probe, on_progress: OnProgress) -> None:
     """To the end of the recipe. Stopped at any moment, it loses at most the time since its last checkpoint."""
     log, clock = RunLog(trainer.run_dir), SaveClock(CHECKPOINT_SECONDS)
     log.forget_after(trainer.state.step)
@@ -97,7 +104,7 @@ def _train(trainer: Trainer, probe: Probe, tell: Tell) -> None:
             if trainer.load and before < share * trainer.recipe.tokens <= line.tokens:
                 save_choices(_choices_path(trainer.run_dir, share), gates(trainer.network, probe))
         log.append(_log_line(line, trainer.load, line.tokens - before))
-        tell(line.tokens, f"loss {line.loss:.3f}")
+        on_progress(line.tokens, f"loss {line.loss:.3f}")
         before = line.tokens
         if trainer.finished or clock.is_due():
             trainer.save()
@@ -123,6 +130,7 @@ def _measure(study: Study, run: SubRun, trainer: Trainer, materials: Materials) 
         flops_per_token=costs.flops_per_token,
         serving_tokens_per_second=cost.decoding_rate(network),
         threads=torch.get_num_threads(),
+        training=TrainingSummary.of(RunLog(trainer.run_dir).lines()),
     )
 
 

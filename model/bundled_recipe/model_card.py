@@ -3,12 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from model.bundled_recipe.data_sources import known_sources
+from model.bundled_recipe.data_sources import provenance
 from model.evaluation.card import CardFacts, model_card
 from model.evaluation.report import EvaluationReport
 from model.evaluation.training_facts import read_training_facts
 from model.text.special_tokens import LANGUAGES
-from model.training.prepare import read_meta
+from model.training.data.prepare import read_meta
 
 DESCRIPTION = """
 The model inside RouteLM: a router language model of 18 million parameters, of which a token uses 7. Six layers of Gated
@@ -95,7 +95,7 @@ def bundled_card(run_dir: Path, report: EvaluationReport, samples: int | None) -
         hardware=HARDWARE,
         commands=[command.format(samples=samples or "N") for command in COMMANDS],
         training=training,
-        sources=known_sources(names),
+        provenance=provenance(names),
         recipe=RECIPE,
         intended_use=INTENDED_USE,
         not_for=NOT_FOR,

@@ -3,15 +3,31 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from model.bundled_recipe.data_sources import CHANGES, LICENCE_TEXTS, DataSource
-from model.evaluation.bootstrap import RESAMPLES
-from model.evaluation.experts import experts_table
-from model.evaluation.report import EvaluationReport, score_tables, signature_list, unbeaten_list
-from model.evaluation.scores import Example
+from model.evaluation.report import EvaluationReport, experts_table, score_tables, signature_list, unbeaten_list
+from model.evaluation.scores import RESAMPLES, Example
 from model.evaluation.tables import table
 from model.evaluation.training_facts import CurvePoint, TrainingFacts
 
 SHOWN_CHARACTERS = 400  # of a text in an example
+
+
+@dataclass(frozen=True, slots=True)
+class DataSource:
+    """One source of training texts. `origin` names the repositories and commits that the copies were taken from."""
+
+    name: str  # such as "translate/tatoeba-en-zh"
+    origin: str
+    licence: str
+    attribution: str
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where the training texts come from, how they were changed, and where their licences stand, by name."""
+
+    sources: tuple[DataSource, ...]
+    changes: str
+    licence_texts: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +42,7 @@ class CardFacts:
     hardware: str
     commands: Sequence[str]
     training: TrainingFacts
-    sources: Sequence[DataSource]
+    provenance: Provenance
     recipe: Mapping[str, str]
     intended_use: Sequence[str]
     not_for: Sequence[str]
@@ -50,7 +66,7 @@ def model_card(facts: CardFacts, report: EvaluationReport) -> str:
         "Known limits": _list(facts.known_limits),
         "Known failures": _failures(report),
         "Training": _training(facts),
-        "Training data": _data(facts.sources),
+        "Training data": _data(facts.provenance),
         "Reproduce": _code("\n".join(facts.commands)),
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
@@ -121,10 +137,11 @@ def _curve(points: Sequence[CurvePoint]) -> str:
     return table(("million tokens", "training loss", "mean validation loss"), rows)
 
 
-def _data(sources: Sequence[DataSource]) -> str:
-    rows = [[source.name, source.origin, source.licence, source.attribution] for source in sources]
-    links = ", ".join(f"[{name}]({link})" for name, link in LICENCE_TEXTS.items())
-    return f"{table(('source', 'copied from', 'licence', 'credit'), rows)}\n\n{CHANGES}\n\nLicence texts: {links}."
+def _data(provenance: Provenance) -> str:
+    rows = [[source.name, source.origin, source.licence, source.attribution] for source in provenance.sources]
+    links = ", ".join(f"[{name}]({link})" for name, link in provenance.licence_texts.items())
+    sources = table(("source", "copied from", "licence", "credit"), rows)
+    return f"{sources}\n\n{provenance.changes}\n\nLicence texts: {links}."
 
 
 def _examples(examples: Sequence[Example]) -> str:

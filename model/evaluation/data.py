@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from model.text.language_detection import detect_language
-from model.training.rows import Row, SourceFile, find_sources, read_rows, row_texts, task_of
+from model.training.data.rows import Row, SourceFile, find_sources, read_rows, row_texts, task_of
 
 TASKS = ("translate", "summarize", "analyze", "chat", "generate")
 ROWS_TO_TELL_LANGUAGE = 50

@@ -13,7 +13,7 @@ Advance = Callable[[int], None]  # so many more requests are done
 
 
 class Progress(Protocol):
-    """Is told of each stage as it begins."""
+    """Shows the stages of an evaluation."""
 
     def stage(self, name: str, total: int) -> Advance: ...
 

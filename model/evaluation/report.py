@@ -1,17 +1,17 @@
 """The result of an evaluation: as JSON to keep and as Markdown to read."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
-from model.evaluation.bootstrap import Interval
-from model.evaluation.experts import ExpertsRow, experts_table
-from model.evaluation.scores import Baseline, Example, Score
+from model.evaluation.scores import Baseline, Example, Interval, Score
 from model.evaluation.tables import table
+from model.files import compact_json
 
 HEADER = ("source", "part", "metric", "score", "95 % interval", "baselines", "verdict", "samples")
+ROW_WIDTH = 5000  # characters of a line of JSON: a score or an example stands on one
 VERDICTS = {True: "better", False: "**not better**"}
 
 
@@ -21,6 +21,15 @@ class Skipped:
 
     what: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsRow:
+    """The mean main score of each task with so many experts per token, and how long it took to answer it all."""
+
+    experts: int
+    scores: Mapping[str, float]  # by "task metric"
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,7 @@ class EvaluationReport:
         return tuple(score for score in self.scores if score.unbeaten)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+        return compact_json(asdict(self), width=ROW_WIDTH)
 
     @classmethod
     def from_json(cls, text: str) -> "EvaluationReport":
@@ -76,6 +85,13 @@ class EvaluationReport:
         if self.skipped:
             parts += ["## Not evaluated", "\n".join(f"- {skipped.what}: {skipped.reason}" for skipped in self.skipped)]
         return "\n\n".join([*parts, "## Signatures", signature_list(self.scores)]) + "\n"
+
+
+def experts_table(rows: Sequence[ExpertsRow]) -> str:
+    """Markdown: a row for each number of experts."""
+    names = list(rows[0].scores)
+    lines = [[str(row.experts), *(f"{row.scores[name]:.2f}" for name in names), f"{row.seconds:.0f}"] for row in rows]
+    return table(("experts per token", *names, "seconds for all answers"), lines)
 
 
 def score_tables(scores: Sequence[Score], level: int) -> str:

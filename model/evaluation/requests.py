@@ -87,6 +87,10 @@ class Likelihood:
     bytes: int  # of UTF-8
 
 
+class ModelError(RuntimeError):
+    """The model refused a request or failed at it; the message says which and why."""
+
+
 class NotSupportedError(ValueError):
     """This model cannot answer this kind of request at all, such as likelihoods behind a chat-only server."""
 

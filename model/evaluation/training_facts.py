@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from model.training.log import LOG_NAME, LogLine, RunLog
+from model.training.loop.log import LOG_NAME, LogLine, RunLog
 
 CURVE_POINTS = 12
 LAST_STEPS = 50  # averaged for the final training loss

@@ -1,7 +1,7 @@
-"""Compiles the CPU kernels: `python -m model.kernels.build`. Needs a C++ compiler; without one the plain path serves.
+"""Compiles the CPU kernels: `python -m model.kernels.build`. Needs a C++ compiler; without one the definitions serve.
 
-One library per source and instruction set is written beside the source, and the loader picks by the machine it runs on,
-so that a library built in one place (a container image) is safe in another.
+Each source is compiled once per instruction set (level), and the loader picks a level at run time: libraries built on
+one machine, for instance into a container image, are safe on another.
 """
 
 import os
@@ -9,35 +9,43 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
-from model.kernels.library import library_path, source_digest
+from model.kernels.library import LEVELS, library_path, source_digest
 
 _AVX512 = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
 
-# instruction set -> compiler flags
-X86_TARGETS = {
-    "AVX512BF16": [*_AVX512, "-mavx512bf16", "-mavx512vbmi"],
-    "AVX512VBMI": [*_AVX512, "-mavx512vbmi"],
-    "AVX512": _AVX512,
-    "AVX2": ["-march=x86-64-v3"],
+# level -> compiler flags
+GENERIC: dict[str, list[str]] = {"generic": []}
+X86 = {
+    "avx512bf16": [*_AVX512, "-mavx512bf16", "-mavx512vbmi"],
+    "avx512vbmi": [*_AVX512, "-mavx512vbmi"],
+    "avx512": _AVX512,
+    "avx2": ["-march=x86-64-v3"],
+    **GENERIC,
 }
-NATIVE_TARGETS: dict[str, list[str]] = {"DEFAULT": []}
 
-# source -> instruction sets that it has code of its own for
-SOURCES = {"cpu": ("AVX512", "AVX2", "DEFAULT"), "product": ("AVX512BF16", "AVX512VBMI", "AVX512", "AVX2", "DEFAULT")}
+# source -> levels that it has code of its own for
+SOURCES = {"cpu": ("avx512", "avx2", "generic"), "product": LEVELS}
 
 
-def targets() -> dict[str, list[str]]:
-    """The instruction sets to build for on this kind of processor."""
-    return X86_TARGETS if platform.machine() in ("x86_64", "AMD64") else NATIVE_TARGETS
+def levels() -> dict[str, list[str]]:
+    """The levels of this architecture, with their compiler flags."""
+    return X86 if platform.machine() in ("x86_64", "AMD64") else GENERIC
+
+
+def builds(sources: Iterable[str] = SOURCES) -> list[tuple[str, str]]:
+    """Source and level of every library that a complete build leaves on this architecture."""
+    return [(source, level) for source in sources for level in levels() if level in SOURCES[source]]
 
 
 def libraries() -> list[Path]:
-    """All libraries that a complete build leaves on this kind of processor."""
-    return [library_path(source, target) for source in SOURCES for target in targets() if target in SOURCES[source]]
+    """All libraries that a complete build leaves on this architecture."""
+    return [library_path(*build) for build in builds()]
 
 
 def _openmp_library() -> list[str]:
@@ -48,9 +56,9 @@ def _openmp_library() -> list[str]:
     return [str(found[0]), f"-Wl,-rpath,{found[0].parent}"]
 
 
-def compile_target(compiler: str, source: str, target: str, flags: list[str]) -> Path:
+def compile_library(compiler: str, source: str, level: str, flags: list[str]) -> Path:
     """Build one library; raises RuntimeError with the compiler's words when that fails."""
-    output = library_path(source, target)
+    output = library_path(source, level)
     partial = output.with_suffix(f".{os.getpid()}.tmp")
     code = Path(__file__).with_name(f"{source}.cpp")
     version = f'-DBUILT_OF="{source_digest()}"'
@@ -72,10 +80,14 @@ def main(names: list[str]) -> int:
     if compiler is None:
         print("No C++ compiler found: RouteLM works, on its plain and slower kernels. Install g++ and run this again.")
         return 0
-    for source in names or SOURCES:
-        for target, flags in targets().items():
-            if target in SOURCES[source]:
-                print(f"built {compile_target(compiler, source, target, flags).name}")
+    flags = levels()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [
+            pool.submit(compile_library, compiler, source, level, flags[level])
+            for source, level in builds(names or SOURCES)
+        ]
+        for job in jobs:
+            print(f"built {job.result().name}", flush=True)
     return 0
 
 

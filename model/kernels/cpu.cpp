@@ -168,3 +168,4 @@ extern "C" void highest_f32(const float* scores, int64_t* places, int64_t rows, 
 
 #include "repeat.inc"
 #include "built_of.inc"
+#include "supported.inc"

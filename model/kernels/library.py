@@ -1,8 +1,14 @@
-"""Where the compiled kernels lie, and which of them this processor can run."""
+"""The compiled libraries: where they lie, and which of them this processor can run.
+
+The kernels are compiled once per instruction set (level). The best level that was built and that this processor
+supports is loaded; the environment variable ROUTELM_CPU_ISA names the highest level that may be used, for instance
+`avx2` to run on an AVX-512 machine what AVX2 machines run.
+"""
 
 import ctypes
 import hashlib
 import logging
+import os
 from functools import cache
 from pathlib import Path
 
@@ -10,13 +16,17 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-# torch's name of the processor -> instruction sets worth trying, best first
-RUNNABLE = {"AVX512": ("AVX512BF16", "AVX512VBMI", "AVX512", "AVX2"), "AVX2": ("AVX2",)}
+# Best first. `generic` needs nothing beyond the baseline of its architecture.
+LEVELS = ("avx512bf16", "avx512vbmi", "avx512", "avx2", "generic")
+
+# torch's name of the processor -> the best level to try. torch knows no more than AVX-512: each library exports
+# `supported`, which asks the processor for the rest.
+_BEST_LEVEL = {"AVX512": "avx512bf16", "AVX2": "avx2"}
 
 
-def library_path(source: str, target: str) -> Path:
+def library_path(source: str, level: str) -> Path:
     """The library built of model/kernels/<source>.cpp for an instruction set."""
-    return Path(__file__).with_name(f"{source}_{target.lower()}.so")
+    return Path(__file__).with_name(f"{source}_{level}.so")
 
 
 @cache
@@ -26,26 +36,42 @@ def source_digest() -> str:
     return hashlib.blake2b(b"".join(path.read_bytes() for path in files), digest_size=16).hexdigest()
 
 
+def allowed_levels() -> tuple[str, ...]:
+    """The levels to try on this processor, best first, none above ROUTELM_CPU_ISA.
+
+    Raises ValueError where that variable names no level.
+    """
+    highest = os.environ.get("ROUTELM_CPU_ISA", "").lower() or LEVELS[0]
+    if highest not in LEVELS:
+        raise ValueError(f"ROUTELM_CPU_ISA is {highest!r}: it takes one of {', '.join(LEVELS)}")
+    best = _BEST_LEVEL.get(torch.backends.cpu.get_cpu_capability(), "generic")
+    return LEVELS[max(LEVELS.index(highest), LEVELS.index(best)) :]
+
+
 @cache
 def load_library(source: str) -> ctypes.CDLL | None:
-    """The best library that was built of a source and that this processor can run.
+    """The library of the best allowed level; None if there is none.
 
-    torch knows the processor up to AVX-512; a library that says more of itself in `supported` is asked. One that was
-    built of other sources than those beside it is left alone, with a warning.
+    A library that was built from other sources than those beside it is not used: a warning says so.
     """
-    for target in RUNNABLE.get(torch.backends.cpu.get_cpu_capability(), ("DEFAULT",)):
-        path = library_path(source, target)
-        if path.exists():
-            library = ctypes.CDLL(str(path))
-            if not is_current(library):
-                logger.warning("%s is of an older build and not used: run python -m model.kernels.build", path.name)
-            elif not hasattr(library, "supported") or library.supported():
-                return library
-    return None
+    loaded = (load_level(source, level) for level in allowed_levels())
+    return next((library for library in loaded if library is not None), None)
+
+
+def load_level(source: str, level: str) -> ctypes.CDLL | None:
+    """The library of one level, if it was built, is current and can run here."""
+    path = library_path(source, level)
+    if not path.exists():
+        return None
+    library = ctypes.CDLL(str(path))
+    if not is_current(library):
+        logger.warning("%s is of an older build and not used: run python -m model.kernels.build", path.name)
+        return None
+    return library if library.supported() else None
 
 
 def instruction_set(source: str) -> str | None:
-    """The one that the library in use was built for, such as avx512; None where there is no library."""
+    """The level of the library in use, such as avx512; None where there is no library."""
     library = load_library(source)
     return None if library is None else Path(library._name).stem.removeprefix(f"{source}_")
 

@@ -4,7 +4,8 @@ Muon (Jordan et al. 2024) replaces a matrix's momentum by the nearest orthogonal
 steps; a stack of expert matrices is handled matrix by matrix.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import UnionType
 
 import torch
@@ -12,6 +13,27 @@ from torch import Tensor
 
 from model.layers.linear import GroupedLinear, Linear, RouterLinear
 from model.network import CausalLM
+
+
+@dataclass(frozen=True, slots=True)
+class WeightDecay:
+    """Decoupled weight decay of the matrices (arXiv 1711.05101): `strength` times the learning rate, a step.
+
+    `cautious` shrinks a weight only where the update shrinks it too (arXiv 2510.12402). `scheduled` multiplies by the
+    share of the peak learning rate once more, so that the decay ends before the learning rate does.
+    """
+
+    strength: float = 0.02
+    cautious: bool = False
+    scheduled: bool = False
+
+    def apply(self, master: Tensor, update: Tensor, rate: float, scale: float) -> None:
+        """Shrink `master` in place. `rate` is the learning rate of this step, `scale` its share of the peak."""
+        amount = rate * self.strength * (scale if self.scheduled else 1.0)
+        if self.cautious:
+            master.sub_(master * (update * master > 0), alpha=amount)
+        else:
+            master.mul_(1 - amount)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +46,7 @@ class OptimizerConfig:
     scalar_lr: float = 2e-3
     momentum: float = 0.95
     betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.02
+    weight_decay: WeightDecay = field(default_factory=WeightDecay)
     clip: float = 1.0
 
 
@@ -72,7 +94,7 @@ class Optimizer:
         momentum = self.first[name].lerp_(gradient, 1 - self.config.momentum)
         update = orthogonalize(gradient.lerp(momentum, self.config.momentum))  # Nesterov
         rate = self.config.muon_lr * scale
-        master.mul_(1 - rate * self.config.weight_decay)
+        self.config.weight_decay.apply(master, update, rate, scale)
         master.sub_(update, alpha=rate * max(1.0, master.shape[-2] / master.shape[-1]) ** 0.5)
 
     def _adamw(self, name: str, master: Tensor, gradient: Tensor, scale: float) -> None:
@@ -104,9 +126,13 @@ class Optimizer:
                 found = list(tensors[key].shape) if key in tensors else "nothing"
                 raise ValueError(f"checkpoint of another network: {key} is {found}, expected {list(tensor.shape)}")
             tensor.copy_(tensors[key])
-        for name, parameter in self.parameters.items():
-            parameter.data.copy_(self.masters[name])
+        self.show(self.masters)
         self.steps = steps
+
+    def show(self, weights: Mapping[str, Tensor]) -> None:
+        """Round these weights into the network; moments and masters stay as they are."""
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(weights[name])
 
 
 def _weights_of(network: CausalLM, kind: type | UnionType) -> set[str]:

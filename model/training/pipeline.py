@@ -1,22 +1,21 @@
-"""From a directory of text to a trained model: tokenizer, prepared data, run. Each stage is skipped where it stands."""
+"""From a directory of text to a trained model: tokenizer, prepared data, run. Finished stages are skipped."""
 
 import shutil
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import tokenizers
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from model.training.prepare import SourceCounts, is_prepared, prepare, source_names
-from model.training.recipes import RECIPES, Recipe
-from model.training.rows import find_all_sources, task_of
-from model.training.run import run
-from model.training.sample_data import write_sample_data
+from model.training.data.prepare import ExtraSource, SourceCounts, is_prepared, prepare, source_names
+from model.training.data.rows import find_all_sources, task_of
+from model.training.data.sample_data import write_sample_data
+from model.training.loop.run import run
+from model.training.loop.trainer import Trainer
+from model.training.recipe import Recipe
 from model.training.train_tokenizer import sample_texts, save_tokenizer, train_tokenizer
-from model.training.trainer import Trainer
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]  # shows a line to the person at the terminal
 
 
 def train(
@@ -28,45 +27,41 @@ def train(
     device: str = "cpu",
     workers: int | None = None,
     start_from: Path | None = None,
-    say: Say = print,
+    extra_sources: Sequence[ExtraSource] = (),
+    log: Log = print,
 ) -> Path:
-    """Do or resume a whole run in `run_dir`; returns the directory of the finished model.
+    """Start or resume a run in `run_dir`; returns the directory of the finished model.
 
     A new run takes its weights from the run in `start_from`, where given; it must have the same tokenizer.
+    `extra_sources` are prepared with the files of the data directory.
     Without `data_dir` the data is made up (see sample_data); without `tokenizer_dir` a tokenizer is trained on it.
     """
     if data_dir is None:
         data_dir = write_sample_data(run_dir / "sample")
-        say(f"no --data given: made sample data in {data_dir}")
+        log(f"no --data given: made sample data in {data_dir}")
     if tokenizer_dir is None:
-        tokenizer_dir = ensure_tokenizer(data_dir, run_dir / "tokenizer", recipe.model.vocab_size, say)
-    prepared = ensure_prepared(data_dir, tokenizer_dir, run_dir / "data", say)
+        tokenizer_dir = ensure_tokenizer(data_dir, run_dir / "tokenizer", recipe.model.vocab_size, log)
+    prepared = ensure_prepared(data_dir, tokenizer_dir, run_dir / "data", log, extra_sources)
     trainer = Trainer(recipe, prepared, run_dir, device=device, workers=workers, start_from=start_from)
     state = trainer.state
     if state.step:
         inherited = f", {state.inherited_tokens:,} of them by earlier runs" if state.inherited_tokens else ""
-        say(f"going on at step {state.step}, {state.tokens:,} tokens{inherited}")
+        log(f"going on at step {state.step}, {state.tokens:,} tokens{inherited}")
     return run(trainer, tokenizer_dir=tokenizer_dir, validate_on=validation_sources(prepared))
 
 
-def recipe_named(name: str, tokens: int | None) -> Recipe:
-    """A recipe by its name, with its own or another number of tokens. ValueError lists the names."""
-    if name not in RECIPES:
-        raise ValueError(f"there is no recipe {name!r}; there are: {', '.join(RECIPES)}")
-    recipe = RECIPES[name]()
-    return recipe if tokens is None else replace(recipe, tokens=tokens)
-
-
-def ensure_tokenizer(data_dir: Path, directory: Path, vocab_size: int, say: Say) -> Path:
+def ensure_tokenizer(data_dir: Path, directory: Path, vocab_size: int, log: Log) -> Path:
     """Train a tokenizer on the data unless `directory` has one. ValueError where there is no data."""
     if not (directory / "tokenizer.json").exists():
-        find_all_sources(data_dir)  # of no texts a tokenizer could be made, and would then stay
-        say(f"training a tokenizer of {vocab_size} tokens")
+        find_all_sources(data_dir)  # raises before a tokenizer is trained on nothing
+        log(f"training a tokenizer of {vocab_size} tokens")
         save_tokenizer(train_tokenizer(sample_texts(data_dir), vocab_size), directory)
     return directory
 
 
-def ensure_prepared(data_dir: Path, tokenizer_dir: Path, directory: Path, say: Say) -> Path:
+def ensure_prepared(
+    data_dir: Path, tokenizer_dir: Path, directory: Path, log: Log, extra_sources: Sequence[ExtraSource] = ()
+) -> Path:
     """Encode the data unless `directory` holds it, encoded with the same tokenizer.
 
     What is prepared anew is deleted first. ValueError, with nothing deleted, where `directory` holds something else or
@@ -91,11 +86,11 @@ def ensure_prepared(data_dir: Path, tokenizer_dir: Path, directory: Path, say: S
     ) as bars:
         task = bars.add_task("encoding", total=sum(sizes.values()))
 
-        def told(name: str, counts: SourceCounts) -> None:
+        def on_source(name: str, counts: SourceCounts) -> None:
             bars.advance(task, sizes.get(name, 0))
-            say(f"{name}: {_in_words(counts)}")
+            log(f"{name}: {_in_words(counts)}")
 
-        prepare(data_dir, tokenizer, directory, told)
+        prepare(data_dir, tokenizer, directory, extra_sources=extra_sources, on_source=on_source)
     return directory
 
 

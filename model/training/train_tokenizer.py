@@ -1,4 +1,4 @@
-"""Training of the bundled tokenizer: byte-level BPE over a fixed blend of the four served languages."""
+"""Training of a tokenizer: byte-level BPE over a fixed blend of the four served languages, with its chat template."""
 
 import json
 import math
@@ -10,8 +10,24 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from model.text.language_detection import detect_language
 from model.text.special_tokens import END_OF_TEXT, MESSAGE_END, SPECIAL_TOKENS
-from model.training.chat_form import CHAT_TEMPLATE
-from model.training.rows import SourceFile, find_sources, read_rows, row_texts
+from model.training.data.rows import SourceFile, find_sources, read_rows, row_texts
+
+# Written without whitespace control by line ends, so that any jinja environment renders the same text.
+CHAT_TEMPLATE = (
+    "{%- if messages and messages[0]['role'] == 'system' -%}"
+    "{%- set system = messages[0]['content'] | trim -%}{%- set turns = messages[1:] -%}"
+    "{%- else -%}"
+    "{%- set system = '' -%}{%- set turns = messages -%}"
+    "{%- endif -%}"
+    "{{- '<|im_start|>system\n' -}}"
+    "{%- if not system.startswith('<|task:') -%}{{- '<|task:chat|>' -}}{%- endif -%}"
+    "{{- system + '<|im_end|>\n' -}}"
+    "{%- for message in turns -%}"
+    "{{- '<|im_start|>' + message['role'] + '\n' + message['content'] | trim + '<|im_end|>\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
+)
+
 
 PRE_TOKENIZER_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"

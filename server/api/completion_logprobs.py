@@ -29,7 +29,7 @@ class LogprobColumns:
         self._tokenizer = tokenizer
         self._prompt = prompt
         self._of_prompt = tokenizer.stream(skip_special=False)
-        self._of_answer = tokenizer.stream(skip_special_tokens, prompt.token_ids)
+        self._of_answer = tokenizer.stream(skip_special_tokens, prompt_ids=prompt.token_ids, continues=True)
         self._offset = 0
 
     def of_prompt(self, entries: Sequence[DecodedLogprobs]) -> CompletionLogprobs:

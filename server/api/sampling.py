@@ -127,7 +127,7 @@ class SamplingFields(RequestBody):
             replace(defaults, **given).sampling(max_tokens),
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=frequency_penalty if self.frequency_penalty is None else self.frequency_penalty,
-            logit_bias=logit_bias,
+            logit_bias=tuple(logit_bias.items()),
             stop_token_ids=frozenset(stop_token_ids),
             min_tokens=self.min_tokens or 0,
             ignore_eos=self.ignore_eos,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from server.commands.failing import failing_in_one_line
+from server.commands.common.errors import errors_in_one_line
 
 
 def average(
@@ -20,7 +20,7 @@ def average(
 
     Compare it with them before you use it:  routelm evaluate runs/mean --data DIR
     """
-    from model.training.average import average as average_models
+    from model.training.export import average as average_models
 
-    with failing_in_one_line():
+    with errors_in_one_line():
         typer.echo(f"model in {average_models(models, out)}")

@@ -1,10 +1,11 @@
 """`routelm chat`: a conversation in the terminal."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.commands.options import DEFAULT_URL, InProcessModel, MaxTokens, Seed, Temperature, Url
+from server.commands.common.options import DEFAULT_URL, InProcessModel, MaxTokens, Seed, Temperature, Url
 
 if TYPE_CHECKING:
     import httpx
@@ -20,20 +21,20 @@ def chat(
     temperature: Temperature = 0.7,
     seed: Seed = None,
 ) -> None:
-    """Talk to the model. Answers appear as they are made.
+    """Talk to the model. Answers are shown as they are generated.
 
     Asks a running server, or with --model loads the checkpoint itself:  routelm chat --model bundled
     """
-    from server.commands.client import http_client, server_or_model
+    from server.commands.common.api_client import http_client, server_url
 
     options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
-    with server_or_model(url, model) as base_url, http_client(base_url) as client:
+    with server_url(url, model) as base_url, http_client(base_url) as client:
         typer.secho(HELP, dim=True)
         Conversation(client, options, system).run()
 
 
 class Conversation:
-    """The turns so far, and the loop that reads a line and prints an answer."""
+    """The messages so far, and the loop that reads a line and prints an answer."""
 
     def __init__(self, client: "httpx.Client", options: dict[str, Any], system: str | None) -> None:
         self._client = client
@@ -43,6 +44,9 @@ class Conversation:
 
     def run(self) -> None:
         """Read and answer until /quit or the end of the input."""
+        with suppress(ImportError):  # not every Python is built with it
+            import readline  # noqa: F401  input() then has line editing and history
+
         while True:
             try:
                 line = input("> ").strip()
@@ -66,8 +70,8 @@ class Conversation:
             typer.secho(HELP, dim=True)
 
     def _answer(self, line: str) -> None:
-        """A turn that fails is forgotten; of one that is stopped, what was said stays."""
-        from server.commands.client import AnswerError, stream_events
+        """Print an answer. A turn that fails is dropped; of one that the user stops, the part so far is kept."""
+        from server.commands.common.api_client import AnswerError, stream_events
 
         head = [] if self._system is None else [{"role": "system", "content": self._system}]
         messages = [*head, *self._turns, {"role": "user", "content": line}]

@@ -1,11 +1,18 @@
-"""`routelm compare`: the routing algorithms on equal terms, from the first training step to a table."""
+"""`routelm compare`: train every routing algorithm on the same tokens and make a table of the results.
 
+The study is in benchmarks/, which is not part of the installed package.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from server.commands.failing import failing_in_one_line
+from server.commands.common.errors import errors_in_one_line, failure
+
+NOT_INSTALLED = "routelm compare needs the source checkout: the study (benchmarks/routing_study) is not in the package"
 
 app = typer.Typer(help="Compare routing algorithms by training each of them.", no_args_is_help=True)
 
@@ -34,13 +41,14 @@ def run(
 
     A look at it, in minutes:  routelm compare run runs/look --tokens 50k --seeds 1
     """
-    from benchmarks.routing_study.run import run_study
-    from benchmarks.routing_study.study import Study, parse_tokens
-    from benchmarks.routing_study.variants import VARIANTS
+    with _study_needed():
+        from benchmarks.routing_study.run import run_study
+        from benchmarks.routing_study.study import Study, parse_tokens
+        from benchmarks.routing_study.variants import VARIANTS
     from model.checkpoints.hub import BUNDLED
 
     try:
-        with failing_in_one_line():
+        with errors_in_one_line():
             study = Study(parse_tokens(tokens), seeds, size, tuple(variant or VARIANTS))
             run_study(
                 study,
@@ -49,7 +57,7 @@ def run(
                 tokenizer_dir=tokenizer or BUNDLED,
                 device=device,
                 workers=workers,
-                say=typer.echo,
+                log=typer.echo,
             )
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
@@ -62,16 +70,28 @@ def table(
     directory: Annotated[Path, typer.Argument(help="Directory of the study.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Directory for table, pictures and the logs they are made of. (default: DIRECTORY)"),
+        typer.Option(help="Directory for table, pictures and the results they are made of. (default: DIRECTORY)"),
     ] = None,
     into: Annotated[Path | None, typer.Option(help="Document whose marked table is replaced.")] = None,
 ) -> None:
-    """Make the table and the pictures again from the logs and results of the runs that are finished."""
-    from benchmarks.routing_study.document import publish
+    """Make the table and the pictures again from the results of the runs that are finished."""
+    with _study_needed():
+        from benchmarks.routing_study.document import publish
 
-    with failing_in_one_line():
+    with errors_in_one_line():
         written = publish(directory, out=out, into=into)
     typer.echo(written[0].read_text(encoding="utf-8"))
     typer.echo(f"wrote {', '.join(map(str, written))}")
     if not any(path.suffix == ".png" for path in written):
         typer.echo('no pictures: they need matplotlib, which comes with pip install "routelm[train]"', err=True)
+
+
+@contextmanager
+def _study_needed() -> Iterator[None]:
+    """End with one line where benchmarks/ is missing. Any other module that is missing is an error as usual."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("benchmarks", "benchmarks.routing_study"):
+            raise
+        raise failure(NOT_INSTALLED) from None

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from server.commands.failing import failing_in_one_line
+from server.commands.common.errors import errors_in_one_line
 
 if TYPE_CHECKING:
-    from model.evaluation.experts import ExpertsRow
-    from model.evaluation.report import EvaluationReport
+    from model.evaluation.report import EvaluationReport, ExpertsRow
 
 TASK_NAMES = "translate, summarize, analyze, chat, generate, fairness, or a pattern such as translate/tatoeba-*"
 
@@ -44,10 +43,10 @@ def evaluate(
     Any server with OpenAI's API can be scored: routelm evaluate http://127.0.0.1:8000 --data DIR
     """
     from model.bundled_recipe.model_card import bundled_card
-    from model.evaluation.endpoints import ServerError
+    from server.commands.endpoints import ServerError
 
     settings = {"quantize": quantize, "experts_per_token": experts_per_token}
-    with failing_in_one_line(ImportError, ServerError):
+    with errors_in_one_line(ImportError, ServerError):
         report = _report(model, data, task, samples, settings)
         if out is not None:
             _save(report, out)  # what else is asked for may fail
@@ -81,9 +80,9 @@ def _report(
     from model.evaluation.data import TASKS
     from model.evaluation.progress import RichProgress
     from model.evaluation.run import FAIRNESS, evaluate
-    from model.evaluation.url_model import UrlModel
-    from server.commands.client import server_or_model
-    from server.commands.options import read_settings
+    from server.commands.common.api_client import server_url
+    from server.commands.common.options import read_settings
+    from server.commands.url_model import UrlModel
 
     given = {name: value for name, value in settings.items() if value is not None}
     key = read_settings().api_key
@@ -91,7 +90,7 @@ def _report(
     if url and given:
         raise ValueError(f"{', '.join(given)}: settings of a model that is loaded here, not of a server elsewhere")
     with (
-        server_or_model(url, None if url else model, **given) as address,
+        server_url(url, None if url else model, **given) as address,
         UrlModel(address, api_key=None if key is None else key.get_secret_value()) as served,
         RichProgress() as progress,
     ):
@@ -99,16 +98,15 @@ def _report(
 
 
 def _experts_row(model: str, data: Path, samples: int | None, settings: Mapping[str, Any], number: int) -> "ExpertsRow":
-    from model.evaluation.experts import TASKS, experts_row
-    from model.evaluation.verdicts import main_scores
+    from model.evaluation.verdicts import EXPERTS_TASKS, experts_row, main_scores
 
-    report = _report(model, data, TASKS, samples, {**settings, "experts_per_token": number})
+    report = _report(model, data, EXPERTS_TASKS, samples, {**settings, "experts_per_token": number})
     return experts_row(number, main_scores(report), report.seconds)
 
 
 def _cost_of_precision(model: str, data: Path, samples: int | None, settings: Mapping[str, Any]) -> str:
     """Perplexity of the same texts with the weights as they are and quantized, as a table."""
-    from model.evaluation.precision import LIKELIHOOD_TASKS, perplexities
+    from model.evaluation.verdicts import LIKELIHOOD_TASKS, perplexities
 
     before, after = (
         _report(model, data, LIKELIHOOD_TASKS, samples, {**settings, "quantize": scheme})

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.commands.failing import failing_in_one_line
+from server.commands.common.errors import errors_in_one_line
 
 if TYPE_CHECKING:
     from server.startup.inspect_model import Inspection
@@ -22,7 +22,7 @@ def inspect(
 
     Of a model on the hub only the settings are fetched:  routelm inspect org/name
     """
-    with failing_in_one_line():
+    with errors_in_one_line():
         from server.startup.inspect_model import inspect_model
 
         found = inspect_model(model, revision, length)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from server.commands.failing import failing_in_one_line
+from server.commands.common.errors import errors_in_one_line
 
 
 def prepare(
@@ -19,8 +19,9 @@ def prepare(
 
     `routelm train` does this by itself; run it to look at the counts, or to encode on one machine and train on another.
     """
+    from model.bundled_recipe.extra_sources import EXTRA_SOURCES
     from model.checkpoints.hub import BUNDLED
     from model.training.pipeline import ensure_prepared
 
-    with failing_in_one_line():
-        ensure_prepared(data, tokenizer or BUNDLED, out, say=typer.echo)
+    with errors_in_one_line():
+        ensure_prepared(data, tokenizer or BUNDLED, out, typer.echo, EXTRA_SOURCES)

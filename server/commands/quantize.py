@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from server.commands.failing import failing_in_one_line
+from server.commands.common.errors import errors_in_one_line
 
 DTYPES = ("bfloat16", "float32")
 
@@ -24,7 +24,7 @@ def quantize(
 
     It is read tensor by tensor: the source may be larger than this machine's memory.
     """
-    with failing_in_one_line():
+    with errors_in_one_line():
         import torch
 
         from model.loading.quantize_checkpoint import quantize_checkpoint

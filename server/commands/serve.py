@@ -1,62 +1,101 @@
-"""`routelm serve`: the HTTP server."""
+"""`routelm serve`: the HTTP server. Its options are made from the fields of `Settings`."""
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from contextlib import ExitStack
+from inspect import Parameter, Signature
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from server.commands.backend import load_backend
-from server.commands.failing import failing_in_one_line
-from server.commands.options import read_settings
+from server.commands.common.errors import errors_in_one_line, failure
+from server.commands.common.load_backend import load_backend
+from server.commands.common.logs import configure_logging
+from server.commands.common.options import read_settings
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+NUMBERS: dict[Any, type] = {int: int, int | None: int, float: float}  # annotation of a setting: type of its option
+KEY_ON_COMMAND_LINE = (
+    "--api-key: every user of this machine could read the key there; set ROUTELM_API_KEY or use --api-key-file"
+)
 
 
-def _option(text: str, default: str) -> Any:
-    """The default is told, not set: what is not given here may be in the environment."""
-    return typer.Option(help=rf"{text} \[{default}]")
-
-
-def serve(
-    host: Annotated[str | None, _option("Address to listen on; 0.0.0.0 for all.", "127.0.0.1")] = None,
-    port: Annotated[int | None, _option("Port; 0 takes a free one.", "8000")] = None,
-    model: Annotated[str | None, _option("Checkpoint directory, hub id (org/name), or `bundled`.", "bundled")] = None,
-    revision: Annotated[str | None, _option("Branch, tag or commit of a hub id.", "main")] = None,
-    served_model_name: Annotated[str | None, _option("The model's name in the API.", "that of the model")] = None,
-    max_model_len: Annotated[
-        int | None, _option("Longest prompt plus answer, in tokens.", "what model and caches hold")
-    ] = None,
-    max_num_seqs: Annotated[int | None, _option("Most requests in one batch.", "64")] = None,
-    max_num_batched_tokens: Annotated[int | None, _option("Most tokens in one step.", "1024")] = None,
-    cache_bytes: Annotated[str | None, _option("Memory for caches, such as 1GiB.", "a share of what is free")] = None,
-    max_queue: Annotated[int | None, _option("Most waiting requests; more are answered with 429.", "256")] = None,
-    dtype: Annotated[str | None, _option("auto, bfloat16, float32 or float16.", "auto")] = None,
-    experts_per_token: Annotated[
-        int | None, _option("Experts each token goes to; the bundled model learnt 1 to 3.", "the model's")
-    ] = None,
-    quantize: Annotated[str | None, _option("auto (as the checkpoint is stored), none, int8 or int4.", "auto")] = None,
-    check_weights: Annotated[
-        bool | None, typer.Option("--check-weights", help="Look for NaN and infinite weights while loading.")
-    ] = None,
-    device: Annotated[str | None, _option("auto, cpu or cuda.", "auto")] = None,
-    threads: Annotated[int | None, _option("Threads for the computation.", "one for a small model, else all")] = None,
-    seed: Annotated[int | None, _option("Makes requests without a seed reproducible, in order.", "random")] = None,
-    drain_grace: Annotated[float | None, _option("Seconds for running requests after SIGTERM.", "30")] = None,
-    cors_origins: Annotated[str | None, _option("Origins of web pages that may call, comma-separated.", "none")] = None,
-    max_body_bytes: Annotated[str | None, _option("Largest request body.", "2MiB")] = None,
-    log_level: Annotated[str | None, _option("debug, info, warning or error.", "info")] = None,
-    log_requests: Annotated[
-        bool | None, typer.Option("--log-requests", help="Log a line per request, without its text.")
-    ] = None,
-) -> None:
+def serve(**given: Any) -> None:
     """Serve a model over HTTP: OpenAI's API, /v1/translate, /v1/summarize, /v1/generate, /v1/analyze, /metrics.
 
     Every option can also be set as an environment variable: ROUTELM_PORT, ROUTELM_MODEL and so on. The API key is
-    one only: ROUTELM_API_KEY. Stop the server with Ctrl-C or SIGTERM: running requests finish first.
+    set with ROUTELM_API_KEY or --api-key-file. Stop the server with Ctrl-C or SIGTERM: running requests finish first.
     """
-    settings = read_settings(**locals())
+    if given.pop("api_key") is not None:
+        raise failure(KEY_ON_COMMAND_LINE)
+    settings = read_settings(**given)
 
-    from server.middleware.request_log import configure_logging
-    from server.startup.uvicorn_server import check_address, run
+    from server.startup.listeners import bound
+    from server.startup.uvicorn_server import run
 
     configure_logging(settings.log_level)
-    with failing_in_one_line():
-        check_address(settings.host, settings.port)
-    run(settings, load_backend(settings))
+    with ExitStack() as stack:
+        with errors_in_one_line():
+            listeners = stack.enter_context(bound(settings))
+        run(settings, load_backend(settings), listeners)
+
+
+class ServeCommand(TyperCommand):
+    """The command `serve`. Its options are built when it is called, because importing `Settings` imports pydantic."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        return with_setting_options(serve).make_context(*args, **kwargs)
+
+
+def with_setting_options(function: Callable[..., None]) -> TyperCommand:
+    """A command that calls `function` with an option for each setting, None where it was not given.
+
+    The help shows the defaults, but they are not the options' defaults: the environment may set what is not given.
+    """
+    from server.settings import Settings
+
+    def command(**given: Any) -> None:
+        function(**given)
+
+    command.__signature__ = Signature(  # type: ignore[attr-defined]
+        [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_option(name, field))
+            for name, field in Settings.model_fields.items()
+        ]
+    )
+    command.__doc__ = function.__doc__
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    built = typer.main.get_command(app)
+    assert isinstance(built, TyperCommand)
+    return built
+
+
+def _option(name: str, field: "FieldInfo") -> Any:
+    """Typer's annotation of the option for a setting. Numbers are parsed here, everything else by `Settings`."""
+    if name == "api_key":  # other servers have this option: say what to do instead
+        return Annotated[str | None, typer.Option(hidden=True)]
+    if field.annotation is bool:
+        return Annotated[bool | None, typer.Option(f"--{name.replace('_', '-')}", help=field.description)]
+    kind: Any = str if _is_size(field) else NUMBERS.get(field.annotation, str)
+    return Annotated[kind | None, typer.Option(help=rf"{field.description} \[{_default(field)}]")]
+
+
+def _default(field: "FieldInfo") -> str:
+    from server.settings import Unset
+
+    unset = [item.meaning for item in field.metadata if isinstance(item, Unset)]
+    if unset:
+        return unset[0]
+    if _is_size(field):
+        return f"{field.default // 2**20}MiB"
+    return f"{field.default:g}" if field.annotation is float else str(field.default)
+
+
+def _is_size(field: "FieldInfo") -> bool:
+    """Whether values have units, such as 512MiB."""
+    from server.settings import parse_size
+
+    return any(getattr(item, "func", None) is parse_size for item in field.metadata)

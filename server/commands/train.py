@@ -5,16 +5,14 @@ from typing import Annotated
 
 import typer
 
-from server.commands.failing import failing_in_one_line
+from server.commands.common.errors import errors_in_one_line
 
 
 def train(
     out: Annotated[Path, typer.Argument(help="Directory of the run; an interrupted run in it goes on.")],
     recipe: Annotated[
         str,
-        typer.Option(
-            help="tiny (two minutes), bundled (the model that ships, hours), bundled-further (its second run)."
-        ),
+        typer.Option(help="tiny (two minutes), bundled (the model that ships, hours), bundled-further, bundled-chat."),
     ] = "tiny",
     data: Annotated[
         Path | None,
@@ -47,10 +45,11 @@ def train(
 
     Then talk to it:  routelm generate --model runs/tiny/model "Once upon a time"
     """
-    from model.training.pipeline import recipe_named
+    from model.bundled_recipe.extra_sources import EXTRA_SOURCES
+    from model.bundled_recipe.recipes import recipe_named
     from model.training.pipeline import train as train_model
 
-    with failing_in_one_line():
+    with errors_in_one_line():
         chosen = recipe_named(recipe, tokens)
         model = train_model(
             chosen,
@@ -60,7 +59,8 @@ def train(
             device=device,
             workers=workers,
             start_from=start_from,
-            say=typer.echo,
+            extra_sources=EXTRA_SOURCES,
+            log=typer.echo,
         )
     plot = out / "loss.png"
     typer.echo(f"model in {model}, log in {out}/log.jsonl" + (f", curve in {plot}" if plot.exists() else ""))

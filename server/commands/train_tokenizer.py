@@ -14,4 +14,4 @@ def train_tokenizer(
     """Train a tokenizer on the texts of a data directory, balanced over languages."""
     from model.training.pipeline import ensure_tokenizer
 
-    ensure_tokenizer(data, out, vocab_size, say=typer.echo)
+    ensure_tokenizer(data, out, vocab_size, typer.echo)

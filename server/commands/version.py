@@ -1,4 +1,4 @@
-"""`routelm version`."""
+"""`routelm version` and `routelm --version`."""
 
 import platform
 
@@ -12,3 +12,10 @@ def version() -> None:
     typer.echo(f"routelm {package_version('routelm')}")
     typer.echo(f"python {platform.python_version()}")
     typer.echo(f"torch {package_version('torch')}")
+
+
+def print_and_exit(asked: bool) -> None:
+    """What the option --version calls."""
+    if asked:
+        version()
+        raise typer.Exit

@@ -1,12 +1,13 @@
 """How much the engine takes on at once, and how a budget of bytes becomes blocks, slots and snapshots."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from model.cache import CacheSpec, StateSpec, TokenSpec, bytes_per_block, bytes_per_row
-from server.engine.available_memory import available_memory
 
 DEFAULT_CACHE_BYTES = 2**30
 DEFAULT_MEMORY_SHARE = 0.2
@@ -84,7 +85,7 @@ class CacheLayout:
         return self.num_slots + self.num_snapshots
 
 
-def resolve(config: EngineConfig, specs: Sequence[CacheSpec], dtype: torch.dtype) -> CacheLayout:
+def plan_cache_layout(config: EngineConfig, specs: Sequence[CacheSpec], dtype: torch.dtype) -> CacheLayout:
     """Divide the budget. Raises ValueError when it cannot hold one sequence of `max_model_len` tokens."""
     budget = config.cache_bytes if config.cache_bytes is not None else default_cache_bytes()
     has_kv = any(isinstance(spec, TokenSpec) for spec in specs)
@@ -108,3 +109,16 @@ def resolve(config: EngineConfig, specs: Sequence[CacheSpec], dtype: torch.dtype
 def default_cache_bytes() -> int:
     """1 GiB, or a fifth of the available memory if that is less."""
     return min(DEFAULT_CACHE_BYTES, int(available_memory() * DEFAULT_MEMORY_SHARE))
+
+
+def available_memory() -> int:
+    """Bytes this process may still take: what the machine has free, and no more than its container allows."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        free = int(fields["MemAvailable"].split()[0]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
+        free = min(free, max(int(limit.read_text()) - int(used.read_text()), 0))
+    return free

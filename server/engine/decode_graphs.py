@@ -24,7 +24,7 @@ MOST_BYTES = 64 << 20  # of what all recordings keep
 Scored = tuple[Tensor, tuple[Routing | None, ...]]  # scores [S, V] and each layer's routing
 
 
-class DecodeSteps:
+class DecodeGraphs:
     """Computes decode steps of one network, and keeps recordings of those that came twice in a row.
 
     `table_width` is the most blocks that a sequence can have. Nothing is recorded for a network in which PyTorch
@@ -33,7 +33,7 @@ class DecodeSteps:
 
     def __init__(self, network: CausalLM, table_width: int, *, most_bytes: int = MOST_BYTES) -> None:
         self._network, self._table_width, self._most_bytes = network, table_width, most_bytes
-        self._recorded: dict[int, _RecordedStep] = {}  # by number of sequences, the one used last at the end
+        self._recorded: dict[int, _DecodeGraph] = {}  # by number of sequences, the one used last at the end
         self._most_sequences = math.inf  # of which a recording is small enough to keep; none can be kept: 0
         self._last = 0
 
@@ -53,7 +53,7 @@ class DecodeSteps:
         return self._recorded[count].recording if count in self._recorded else None
 
     def _record(self, count: int, batch: ForwardBatch) -> Scored:
-        step = _RecordedStep(self._network, batch, self._table_width)
+        step = _DecodeGraph(self._network, batch, self._table_width)
         if not step.recording.is_whole:
             self._most_sequences = 0
             logger.info("decode steps are not recorded: PyTorch computes %s", ", ".join(sorted(step.recording.foreign)))
@@ -69,7 +69,7 @@ class DecodeSteps:
             del self._recorded[next(iter(self._recorded))]
 
 
-class _RecordedStep:
+class _DecodeGraph:
     """One step over inputs of its own; making it records it."""
 
     def __init__(self, network: CausalLM, batch: ForwardBatch, table_width: int) -> None:

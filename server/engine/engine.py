@@ -1,24 +1,23 @@
-"""The engine: requests in, tokens out, one step at a time. Not safe for threads; `AsyncEngine` gives it one."""
+"""The engine: requests in, tokens out, one step at a time. Not safe for threads; `AsyncLLM` gives it one."""
 
 import logging
 import time
 from collections.abc import Callable, Collection
-from dataclasses import replace
 
 import torch
 
 from model.network import CausalLM
-from server.engine.config import EngineConfig, resolve
+from server.engine.config import EngineConfig, plan_cache_layout
 from server.engine.runner import ModelRunner
-from server.engine.sampler import Sampler
+from server.engine.sampler import sample
 from server.engine.scheduler import Scheduler
-from server.engine.step import ScheduledBatch, StepOutput
+from server.engine.step import ModelOutput, SampledTokens, ScheduledBatch
 from server.engine.types import (
+    EngineOutput,
     EngineRequest,
     EngineStats,
     FinishReason,
     RequestTimes,
-    TokenOutput,
 )
 from server.engine.validation import check_request
 
@@ -47,10 +46,9 @@ class Engine:
             )
         _check_ends(config.eos_token_ids, network.config.vocab_size)
         self.config = config
-        self.layout = resolve(config, network.cache_specs(), network.dtype)
+        self.layout = plan_cache_layout(config, network.cache_specs(), network.dtype)
         self.scheduler = Scheduler(config, self.layout, clock=clock)
         self.runner = ModelRunner(network, self.layout, max_model_len=config.max_model_len, device=device)
-        self.sampler = Sampler(config.eos_token_ids)
         self._clock = clock
         self._vocab_size = network.config.vocab_size
         self._steps = 0
@@ -74,11 +72,11 @@ class Engine:
         self._open[request.request_id] = request.arrival_time or self._clock()
         self.scheduler.add(request)
 
-    def abort(self, request_id: str) -> list[TokenOutput]:
+    def abort(self, request_id: str) -> list[EngineOutput]:
         """End a request now; its last output, or nothing if it is unknown or finished."""
         return self._told(self.scheduler.abort(request_id))
 
-    def step(self) -> list[TokenOutput]:
+    def step(self) -> list[EngineOutput]:
         """Compute the next tokens. A failure ends the sequences of its batch with an error, and no others.
 
         A mistake of the scheduler's own is raised: nothing is certain then, and `fail_all` is what is left.
@@ -90,27 +88,27 @@ class Engine:
         decodes, prefill_tokens = batch.num_decodes, batch.num_prefill_tokens
         started = self._clock()
         try:
-            output = self._compute(batch)
+            computed, sampled = self._compute(batch)
         except Exception:
             logger.exception("step %d failed; it held %d sequences", self._steps, len(batch.sequences))
             self._step_failures += 1
             self._failures_in_a_row += 1
             return self._told(self.scheduler.fail(batch.sequences, STEP_FAILED))
-        outputs = self._told(self.scheduler.update(batch, output))
+        outputs = self._told(self.scheduler.update(batch, computed, sampled))
         self._failures_in_a_row = 0
         if self.scheduler.pace is not None:
             self.scheduler.pace.observe(self._clock() - started, decodes=decodes, prefill_tokens=prefill_tokens)
         if not self.has_unfinished:
-            self.runner.load.flush()
+            self.runner.expert_load.flush()
         return outputs
 
-    def fail_all(self) -> list[TokenOutput]:
+    def fail_all(self) -> list[EngineOutput]:
         """End everything with an error and go on with empty memory: for failures outside the network."""
         self._step_failures += 1
         self._failures_in_a_row += 1
         now = self._clock()
         outputs = [
-            TokenOutput(
+            EngineOutput(
                 request_id,
                 (),
                 finish_reason=FinishReason.ERROR,
@@ -125,16 +123,16 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """The counters between two steps. Expert loads lag some steps behind while the engine is busy."""
-        scheduler, counts = self.scheduler, self.scheduler.counts
+        scheduler, counts = self.scheduler, self.scheduler.stats
         running = scheduler.running_requests
         return EngineStats(
             running=running,
             waiting=len(self._open) - running,
-            kv_blocks_used=scheduler.memory.blocks.num_used,
+            kv_blocks_used=scheduler.cache.blocks.num_used,
             kv_blocks_total=self.layout.num_blocks,
-            state_slots_used=self.layout.num_slots - scheduler.memory.states.num_free_slots,
+            state_slots_used=self.layout.num_slots - scheduler.cache.states.num_free_slots,
             state_slots_total=self.layout.num_slots,
-            snapshots_used=scheduler.memory.states.snapshots_used,
+            snapshots_used=scheduler.cache.states.snapshots_used,
             snapshots_total=self.layout.num_snapshots,
             prompt_tokens=counts.prompt_tokens,
             generation_tokens=counts.generation_tokens,
@@ -144,17 +142,17 @@ class Engine:
             steps=self._steps,
             step_failures=self._step_failures,
             healthy=self._failures_in_a_row < UNHEALTHY_AFTER,
-            layers=self.runner.load.loads,
+            layers=self.runner.expert_load.loads,
         )
 
-    def _compute(self, batch: ScheduledBatch) -> StepOutput:
-        result = self.runner.execute(batch)
-        output = self.sampler.sample(result.logits_RV, batch.sampling)
-        if failed := output.failed | result.not_finite:
+    def _compute(self, batch: ScheduledBatch) -> tuple[ModelOutput, SampledTokens]:
+        computed = self.runner.execute(batch)
+        sampled = sample(computed.logits_RV, batch.sampling)
+        if failed := computed.failed | sampled.failed:
             logger.warning("step %d: the scores of %d sequences are not finite numbers", self._steps, len(failed))
-        return replace(output, failed=failed, prompt_logprobs=result.prompt_logprobs)
+        return computed, sampled
 
-    def _told(self, outputs: list[TokenOutput]) -> list[TokenOutput]:
+    def _told(self, outputs: list[EngineOutput]) -> list[EngineOutput]:
         """The outputs, once it is noted whose last ones they are."""
         for output in outputs:
             if output.finish_reason is not None:

@@ -2,7 +2,7 @@
 
 from bisect import insort
 
-from server.engine.cache.sequence_cache import SequenceMemory
+from server.engine.cache.sequence_cache import SequenceCache
 from server.engine.config import CacheLayout, EngineConfig
 from server.engine.sequence import Sequence, SequenceStatus
 
@@ -11,7 +11,7 @@ class Queues:
     """Waiting and running sequences, both in order of arrival. A held beam may be in neither."""
 
     def __init__(self, config: EngineConfig, layout: CacheLayout) -> None:
-        self.memory = SequenceMemory(config, layout)
+        self.cache = SequenceCache(config, layout)
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.by_id: dict[str, Sequence] = {}  # of the sequence's request
@@ -46,7 +46,7 @@ class Queues:
         """Take a sequence out of its queue and free what it owns."""
         if sequence.status is SequenceStatus.RUNNING:
             self.running.remove(sequence)
-            self.memory.release(sequence)
+            self.cache.release(sequence)
         elif not sequence.is_held:
             self.waiting.remove(sequence)
         sequence.status = SequenceStatus.FINISHED
@@ -56,4 +56,4 @@ class Queues:
         self.by_id.clear()
         self.waiting.clear()
         self.running.clear()
-        self.memory.clear()
+        self.cache.clear()

@@ -1,10 +1,10 @@
-"""The tensors of a step: copies as ordered, inputs from the scheduled sequences, and logits where they are needed.
+"""Runs the network on a scheduled step: cache copies, inputs from the sequences, logits where they are needed.
 
 Shapes: T tokens of the step, S sequences, R rows whose next token is sampled, B blocks a sequence, D hidden width,
 V vocabulary.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -14,32 +14,23 @@ from model.cache import CacheStorage
 from model.network import CausalLM
 from server.engine.cache.prefix_cache import CacheOp, CopyRow, ZeroRow
 from server.engine.config import CacheLayout
-from server.engine.decode_graphs import DecodeSteps
-from server.engine.routing_load import RoutingLoad
+from server.engine.decode_graphs import DecodeGraphs
+from server.engine.expert_load import ExpertLoadRecorder
 from server.engine.sampler import token_logprobs
 from server.engine.sequence import Sequence
-from server.engine.step import ScheduledBatch
+from server.engine.step import ModelOutput, ScheduledBatch
 from server.engine.types import TokenLogprobs
 
-SCORED_AT_ONCE = 128  # prompt positions whose logits exist at the same time
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """Scores for the tokens to sample, and log-probabilities of prompt tokens by request id."""
-
-    logits_RV: Tensor
-    prompt_logprobs: dict[str, list[TokenLogprobs]] = field(default_factory=dict)
-    not_finite: frozenset[str] = frozenset()  # requests whose prompt could not be scored
+SCORED_AT_ONCE = 128  # prompt positions whose logits are in memory at the same time
 
 
 class ModelRunner:
-    """Runs the network on scheduled batches, over a cache of its own."""
+    """Runs the network on scheduled batches, with its own cache storage."""
 
     def __init__(
         self, network: CausalLM, layout: CacheLayout, *, max_model_len: int, device: torch.device | str = "cpu"
     ) -> None:
-        self.load = RoutingLoad(network.num_experts)
+        self.expert_load = ExpertLoadRecorder(network.num_experts)
         self.network = network
         self._device = device
         self._cache = CacheStorage(
@@ -51,32 +42,37 @@ class ModelRunner:
             device=device,
         )
         width = -(-max_model_len // layout.block_size) if layout.has_kv else 0
-        self.decode_steps = DecodeSteps(network, width)
+        self.decode_graphs = DecodeGraphs(network, width)
         self._block_tables = torch.zeros((layout.num_slots, width), dtype=torch.int32)
         self._written = [(-1, 0, 0)] * layout.num_slots  # (sequence, its preemptions, blocks) of each block table
 
     @torch.inference_mode()
-    def execute(self, batch: ScheduledBatch) -> StepResult:
-        """Do a step. Raises whatever the network raises; then the batch's sequences cannot go on."""
+    def execute(self, batch: ScheduledBatch) -> ModelOutput:
+        """Compute a step. Raises whatever the network raises; then the batch's sequences cannot go on."""
         for op in batch.cache_ops:
             self._apply(op)
         inputs = self._inputs(batch.sequences)
-        if all(_decodes(sequence) for sequence in batch.sequences):
-            logits_RV, routings = self.decode_steps.run(inputs)
-            self.load.observe(routings)
-            return StepResult(logits_RV)
+        if all(_is_single_decode(sequence) for sequence in batch.sequences):
+            logits_RV, routings = self.decode_graphs.run(inputs)
+            self.expert_load.observe(routings)
+            return ModelOutput(logits_RV)
         hidden_TD, routings = self.network(inputs)
-        self.load.observe(routings)
-        rows, end = [], 0
-        for sequence in batch.sequences:
-            end += sequence.num_scheduled_tokens
-            if sequence.samples:
-                rows.append(end - 1)
-        scored, failed = self._score_prompts(batch.sequences, hidden_TD)
+        self.expert_load.observe(routings)
+        prompt_logprobs = self._prompt_logprobs(batch.sequences, hidden_TD)
+        embeddings = _embeddings(batch.sequences, hidden_TD)
+        return ModelOutput(
+            self._logits(batch.sequences, hidden_TD),
+            {name: found for name, found in prompt_logprobs.items() if found is not None},
+            {name: found for name, found in embeddings.items() if found is not None},
+            frozenset(name for results in (prompt_logprobs, embeddings) for name in results if results[name] is None),
+        )
+
+    def _logits(self, sequences: list[Sequence], hidden_TD: Tensor) -> Tensor:
+        """Logits of the sequences that sample: [R, V]."""
+        rows = [last for sequence, last in _last_rows(sequences) if sequence.samples]
         if not rows:
-            return StepResult(hidden_TD.new_empty(0, self.network.config.vocab_size), scored, failed)
-        sampled_RD = hidden_TD if len(rows) == end else hidden_TD[rows]
-        return StepResult(self.network.logits(sampled_RD), scored, failed)
+            return hidden_TD.new_empty(0, self.network.config.vocab_size)
+        return self.network.logits(hidden_TD if len(rows) == len(hidden_TD) else hidden_TD[rows])
 
     def _apply(self, op: CacheOp) -> None:
         if isinstance(op, ZeroRow):
@@ -116,27 +112,15 @@ class ModelRunner:
             self._written[slot] = version
             self._block_tables[slot, : version[2]] = torch.tensor(sequence.block_table, dtype=torch.int32)
 
-    def _score_prompts(
-        self, sequences: list[Sequence], hidden_TD: Tensor
-    ) -> tuple[dict[str, list[TokenLogprobs]], frozenset[str]]:
-        """Log-probabilities of the prompt tokens that follow the computed ones, where they are owed."""
-        scored: dict[str, list[TokenLogprobs]] = {}
-        failed: set[str] = set()
-        start = 0
-        for sequence in sequences:
-            if sequence.scores_prompt:
-                first = sequence.num_computed_tokens
-                targets = range(
-                    max(first + 1, sequence.first_scored),
-                    min(first + sequence.num_scheduled_tokens + 1, sequence.prompt_len),
-                )
-                found = self._score(sequence, targets, hidden_TD[start:], first)
-                if found is None:
-                    failed.add(sequence.request_id)
-                else:
-                    scored[sequence.request_id] = found
-            start += sequence.num_scheduled_tokens
-        return scored, frozenset(failed)
+    def _prompt_logprobs(self, sequences: list[Sequence], hidden_TD: Tensor) -> dict[str, list[TokenLogprobs] | None]:
+        """Log-probabilities of the prompt tokens after the computed ones, for the sequences that still need them."""
+        found: dict[str, list[TokenLogprobs] | None] = {}
+        for sequence, last in _last_rows(sequences):
+            if sequence.needs_prompt_logprobs:
+                first, count = sequence.num_computed_tokens, sequence.num_scheduled_tokens
+                targets = range(max(first + 1, sequence.first_scored), min(first + count + 1, sequence.prompt_len))
+                found[sequence.request_id] = self._score(sequence, targets, hidden_TD[last + 1 - count :], first)
+        return found
 
     def _score(self, sequence: Sequence, targets: range, hidden_TD: Tensor, first: int) -> list[TokenLogprobs] | None:
         """Scores of the tokens at `targets`; `hidden_TD` begins at position `first`. None: not finite numbers."""
@@ -151,6 +135,24 @@ class ModelRunner:
         return found
 
 
-def _decodes(sequence: Sequence) -> bool:
-    """Whether it has one token to compute, and the next one to sample, and nothing else."""
-    return sequence.num_scheduled_tokens == 1 and sequence.samples and not sequence.scores_prompt
+def _embeddings(sequences: list[Sequence], hidden_TD: Tensor) -> dict[str, tuple[float, ...] | None]:
+    """The hidden states that embed requests ask for, in float32. None: not finite numbers."""
+    found: dict[str, tuple[float, ...] | None] = {}
+    for sequence, last in _last_rows(sequences):
+        if sequence.is_pooled:
+            hidden_D = hidden_TD[last].float()
+            found[sequence.request_id] = tuple(hidden_D.tolist()) if bool(torch.isfinite(hidden_D.sum())) else None
+    return found
+
+
+def _last_rows(sequences: list[Sequence]) -> Iterator[tuple[Sequence, int]]:
+    """Each sequence and the row of its last token in the step."""
+    end = 0
+    for sequence in sequences:
+        end += sequence.num_scheduled_tokens
+        yield sequence, end - 1
+
+
+def _is_single_decode(sequence: Sequence) -> bool:
+    """Whether the step computes one token of the sequence and samples the next one, and nothing else."""
+    return sequence.num_scheduled_tokens == 1 and sequence.samples and not sequence.needs_prompt_logprobs

@@ -1,9 +1,20 @@
-"""The mutable life of one request inside the engine."""
+"""The mutable state of one request inside the engine."""
 
+from collections.abc import Sequence as TokenIds
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from server.engine.types import EngineRequest, FinishReason, RequestTimes, SamplingParams, TokenLogprobs, TokenOutput
+from server.engine.cache.block_manager import root_digest
+from server.engine.logits_processors import LogitsProcessor
+from server.engine.types import (
+    EmbedRequest,
+    EngineOutput,
+    EngineRequest,
+    FinishReason,
+    RequestTimes,
+    SamplingParams,
+    TokenLogprobs,
+)
 
 
 class SequenceStatus(Enum):
@@ -14,17 +25,20 @@ class SequenceStatus(Enum):
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Sequence:
-    """Tokens so far, how many of them are computed, and which memory they are in.
+    """The tokens so far, how many of them are computed, and the cache memory they use.
 
-    `tokens` holds the prompt and all generated tokens; the newest generated one is not computed yet. A preempted
+    `tokens` holds the prompt and all generated tokens; the newest generated ones are not computed yet. A preempted
     sequence computes everything again, so `prefill_end` (tokens to compute before the next one is sampled) may lie
-    beyond the prompt. `snapshot_positions` are the positions still to be remembered, ascending.
+    beyond the prompt. `snapshot_positions` are the positions at which the state is still to be saved, ascending.
     """
 
     request: EngineRequest
     number: int  # order of arrival
     seed: int
     arrival: float  # monotonic seconds
+    logits_processors: tuple[LogitsProcessor, ...] = ()
+    request_id: str = field(init=False)
+    sampling: SamplingParams = field(init=False)
     tokens: list[int] = field(init=False)
     prompt_len: int = field(init=False)
     status: SequenceStatus = SequenceStatus.WAITING
@@ -35,32 +49,27 @@ class Sequence:
     prefill_end: int = 0
     slot: int | None = None
     block_table: list[int] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)  # of the full blocks of `tokens`
+    digests: list[bytes] = field(init=False)  # of the empty prefix, then of each full block of `tokens`
     snapshot_positions: list[int] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
-    scores_prompt: bool = field(init=False)  # prompt log-probabilities are still owed
+    needs_prompt_logprobs: bool = field(init=False)  # prompt log-probabilities have not been sent yet
     scheduled: float | None = None
     first_token: float | None = None
-    root: int = field(init=False)  # the number of the beam it came from, its own otherwise
-    is_held: bool = False  # a beam that waits for the others of its group
+    root: int = field(init=False)  # the number of the beam it was forked from, its own otherwise
+    is_held: bool = False  # a beam that waits for the other beams of its group
 
     def __post_init__(self) -> None:
+        self.request_id = self.request.request_id
+        self.sampling = self.request.sampling
         self.tokens = list(self.request.prompt_token_ids)
         self.prompt_len = len(self.tokens)
+        self.digests = [root_digest(self.request.cache_salt)]
         self.root = self.number
-        self.scores_prompt = self.sampling.prompt_logprobs
-
-    @property
-    def request_id(self) -> str:
-        return self.request.request_id
-
-    @property
-    def sampling(self) -> SamplingParams:
-        return self.request.sampling
+        self.needs_prompt_logprobs = self.sampling.prompt_logprobs
 
     @property
     def key(self) -> tuple[int, int]:
-        """Who goes first: the lower one, which is who came first; the beams of a request stand together."""
+        """Order of arrival; the beams of a request stand together."""
         return self.root, self.number
 
     @property
@@ -74,21 +83,38 @@ class Sequence:
 
     @property
     def reuse_limit(self) -> int:
-        """How many tokens may come from the cache: the token before the next logits must be computed."""
-        return (self.first_scored if self.scores_prompt else len(self.tokens)) - 1
+        """How many tokens may come from the prefix cache: the token before the next logits must be computed."""
+        return (self.first_scored if self.needs_prompt_logprobs else len(self.tokens)) - 1
 
     @property
     def is_decoding(self) -> bool:
         return self.num_computed_tokens >= self.prefill_end
 
     @property
+    def is_last_chunk(self) -> bool:
+        """Whether the scheduled tokens are the last ones that are not computed yet."""
+        return self.num_computed_tokens + self.num_scheduled_tokens == len(self.tokens)
+
+    @property
     def samples(self) -> bool:
-        """Whether the scheduled tokens reach the end, so that this step samples the next one."""
-        reached = self.num_computed_tokens + self.num_scheduled_tokens
-        return reached == len(self.tokens) and self.sampling.max_tokens > 0
+        """Whether this step samples a new token."""
+        return self.is_last_chunk and self.sampling.max_tokens > 0
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether this step computes the embedding of the prompt."""
+        return isinstance(self.request, EmbedRequest) and self.is_last_chunk
+
+    def append(self, token_ids: TokenIds[int]) -> None:
+        """Add generated tokens."""
+        self.tokens += token_ids
+        if self.logits_processors:
+            for processor in self.logits_processors:
+                processor.advance(token_ids)
+            self.logits_processors = tuple(processor for processor in self.logits_processors if processor.is_active)
 
     def fork(self, request: EngineRequest, number: int, token: int) -> "Sequence":
-        """Another continuation of the same tokens, with one more, as a waiting sequence that owns nothing."""
+        """Another continuation of the same tokens, with one more, as a waiting sequence that owns no memory."""
         child = Sequence(request, number, self.seed, self.arrival)
         child.tokens = [*self.tokens, token]
         child.root, child.num_cached_tokens = self.root, self.num_cached_tokens
@@ -104,10 +130,11 @@ class Sequence:
         token_ids: tuple[int, ...] = (),
         logprobs: tuple[TokenLogprobs, ...] = (),
         prompt_logprobs: tuple[TokenLogprobs, ...] = (),
+        embedding: tuple[float, ...] = (),
         error: str | None = None,
-    ) -> TokenOutput:
+    ) -> EngineOutput:
         """The last output of this request."""
-        return TokenOutput(
+        return EngineOutput(
             self.request_id,
             token_ids,
             logprobs,
@@ -116,4 +143,5 @@ class Sequence:
             reason,
             error,
             RequestTimes(self.arrival, self.scheduled, self.first_token, now),
+            embedding,
         )

@@ -1,7 +1,13 @@
-"""One step of the engine: what it computes, what comes out of it, and what all of them have added up to."""
+"""One step of the engine: what is scheduled, what the network and the sampler give, and the counters of all steps.
+
+Shapes: R rows whose next token is sampled, V vocabulary.
+"""
 
 from collections.abc import Mapping
+from collections.abc import Sequence as Rows
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from server.engine.cache.prefix_cache import CacheOp
 from server.engine.sequence import Sequence
@@ -12,10 +18,10 @@ NOT_FINITE = "The model's scores for this request were not finite numbers."
 
 @dataclass(frozen=True, slots=True)
 class ScheduledBatch:
-    """One step: the sequences (each says its `num_scheduled_tokens`), and copies to be done before, in order."""
+    """The sequences of one step (each has its `num_scheduled_tokens`), and the copies to do before it, in order."""
 
     sequences: list[Sequence]
-    sampling: list[Sequence]  # those of them that get a new token, in the order of their logits
+    sampling: list[Sequence]  # those of them that get new tokens, in the order of their logits
     cache_ops: list[CacheOp]
 
     @property
@@ -24,31 +30,44 @@ class ScheduledBatch:
 
     @property
     def num_decodes(self) -> int:
-        """How many sequences generate. Of a step that has not been entered yet, as is the other number."""
+        """How many sequences decode. Valid until the step's results are entered, like `num_prefill_tokens`."""
         return sum(sequence.is_decoding for sequence in self.sequences)
 
     @property
     def num_prefill_tokens(self) -> int:
-        """How many tokens of prompts it computes."""
+        """How many prompt tokens the step computes."""
         return sum(sequence.num_scheduled_tokens for sequence in self.sequences if not sequence.is_decoding)
 
 
 @dataclass(frozen=True, slots=True)
-class StepOutput:
-    """The tokens of a step, in the order of `ScheduledBatch.sampling`; log-probabilities only where asked for.
+class ModelOutput:
+    """What the network gave: logits of the rows to sample, and results of prompts by request id.
 
-    `failed` are the ids of requests whose logits were not finite numbers.
+    `failed` are the ids of requests whose prompt gave numbers that are not finite.
     """
 
-    token_ids: list[int]
-    logprobs: Mapping[int, TokenLogprobs] = field(default_factory=dict)  # by index in `token_ids`
+    logits_RV: Tensor
+    prompt_logprobs: Mapping[str, list[TokenLogprobs]] = field(default_factory=dict)
+    embeddings: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     failed: frozenset[str] = frozenset()
-    prompt_logprobs: Mapping[str, list[TokenLogprobs]] = field(default_factory=dict)  # by request id
+
+
+@dataclass(frozen=True, slots=True)
+class SampledTokens:
+    """What the sampler chose for each sequence of `ScheduledBatch.sampling`: one or more tokens, in their order.
+
+    `logprobs` has, by index, one entry per token for the sequences that asked for them. `failed` are the ids of
+    requests whose logits are not finite.
+    """
+
+    token_ids: Rows[tuple[int, ...]]
+    logprobs: Mapping[int, tuple[TokenLogprobs, ...]] = field(default_factory=dict)
+    failed: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
-class SchedulerCounts:
-    """What has happened since the start."""
+class SchedulerStats:
+    """Counters since the start."""
 
     prompt_tokens: int = 0
     generation_tokens: int = 0

@@ -1,32 +1,30 @@
-"""The messages that cross the engine's boundary: plain frozen values, no text, no tensors."""
+"""The messages that cross the engine's boundary: frozen plain values without text or tensors, which can be encoded."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 
 
 class FinishReason(StrEnum):
-    """Why a request ended. Exactly one of them closes every accepted request."""
+    """Why a request ended. Every accepted request ends with exactly one of them."""
 
-    STOP = "stop"  # an end-of-sequence or stop token
-    LENGTH = "length"  # max_tokens, or the model's context is full
+    STOP = "stop"  # an end-of-sequence or stop token; of an embed request: the embedding is there
+    LENGTH = "length"  # max_tokens is reached, or the model's context is full
     ABORT = "abort"  # the client left, or the server is shutting down
     ERROR = "error"  # the step that held the request failed
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How to choose each next token. Defaults mean: plain sampling from the model's distribution.
+    """How to choose each next token. The defaults sample from the model's distribution as it is.
 
     `seed` makes the noise a function of (seed, position) alone; without one the engine draws a seed per request.
     `logprobs` asks for the chosen token's log-probability and that many alternatives (None: not at all).
     Log-probabilities are those of the model, before temperature and penalties.
 
-    `prompt_logprobs` scores the prompt: the log-probabilities of its tokens from the request's last boundary on, or of
-    all after the first if it has no boundaries. What comes before that boundary may be reused, not computed.
+    `prompt_logprobs` also scores the prompt: the log-probabilities of its tokens from the request's last boundary on,
+    or of all after the first if it has no boundaries. The tokens before that boundary may come from the prefix cache.
 
-    `beam_width` above 1 searches for the likeliest answer as a whole among that many at a time; it comes in one piece.
+    `beam_width` above 1 runs a beam search of that width; its answer comes in one output.
     """
 
     max_tokens: int
@@ -37,7 +35,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0  # > 1 makes tokens of prompt and output less likely
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit)
     stop_token_ids: frozenset[int] = frozenset()
     min_tokens: int = 0
     ignore_eos: bool = False
@@ -48,19 +46,52 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
-class EngineRequest:
-    """One prompt to continue. `boundaries` are prompt positions worth remembering for prefix reuse, ascending.
+class _Request:
+    """What all requests have.
 
-    A boundary p means: the first p tokens are likely to be shared with other requests (the end of a system prompt,
-    the end of a turn). `arrival_time` is time.monotonic() seconds. `max_tokens == 0` with `prompt_logprobs` scores a
-    prompt and generates nothing.
+    A boundary p means: the first p prompt tokens are likely to be shared with other requests (the end of a system
+    prompt, the end of a turn). `boundaries` are ascending. `arrival_time` is time.monotonic() seconds. Requests reuse
+    each other's prefixes only if they have the same `cache_salt`.
     """
 
     request_id: str
     prompt_token_ids: tuple[int, ...]
+    boundaries: tuple[int, ...] = field(default=(), kw_only=True)
+    arrival_time: float = field(default=0.0, kw_only=True)
+    cache_salt: str = field(default="", kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest(_Request):
+    """Continue a prompt."""
+
     sampling: SamplingParams
-    boundaries: tuple[int, ...] = ()
-    arrival_time: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest(_Request):
+    """Log-probabilities of a prompt's tokens, as `SamplingParams.prompt_logprobs` describes them; generates nothing.
+
+    Each token comes with its `num_alternatives` likeliest alternatives.
+    """
+
+    num_alternatives: int = 0
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return SamplingParams(max_tokens=0, prompt_logprobs=True, logprobs=self.num_alternatives)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest(_Request):
+    """The hidden state of a prompt's last token, after the final norm; generates nothing."""
+
+    @property
+    def sampling(self) -> SamplingParams:
+        return SamplingParams(max_tokens=0)
+
+
+EngineRequest = GenerateRequest | ScoreRequest | EmbedRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +105,7 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class RequestTimes:
-    """Monotonic seconds of a request's turning points; what the latency histograms are made of."""
+    """When a request reached each stage, in monotonic seconds: the source of the latency histograms."""
 
     arrival: float
     scheduled: float | None = None  # first taken from the waiting queue
@@ -83,25 +114,26 @@ class RequestTimes:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenOutput:
-    """What one step made for one request. The last output of a request, and no other, has a `finish_reason`.
+class EngineOutput:
+    """What one step computed for one request. The last output of a request, and no other, has a `finish_reason`.
 
-    A terminal output may carry no token (abort, error). `num_cached_tokens` says how much of the prompt was reused.
+    A terminal output may carry no token (abort, error). `num_cached_tokens` of the prompt came from the prefix cache.
     """
 
     request_id: str
     token_ids: tuple[int, ...]
-    logprobs: tuple[TokenLogprobs, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] = ()  # one per token, when asked for
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # only on the first output, when asked for
     num_cached_tokens: int = 0
     finish_reason: FinishReason | None = None
     error: str | None = None  # what to tell the client when finish_reason is ERROR
     times: RequestTimes | None = None  # only on the terminal output
+    embedding: tuple[float, ...] = ()  # only on the terminal output of an embed request
 
 
 @dataclass(frozen=True, slots=True)
 class LayerLoad:
-    """Routing of one layer since the start: what /metrics shows of the experts. Counts are of (token, expert) pairs."""
+    """Expert load of one layer since the start. Counts are of (token, expert) pairs."""
 
     layer: int
     tokens_per_expert: tuple[int, ...]

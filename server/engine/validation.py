@@ -46,7 +46,10 @@ def check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
         raise ValueError(f"min_tokens is {sampling.min_tokens}: give 0 or more")
     if sampling.logprobs is not None and not 0 <= sampling.logprobs <= vocab_size:
         raise ValueError(f"logprobs is {sampling.logprobs}: give 0 to {vocab_size}, or None")
-    for token in (*sampling.logit_bias, *sampling.stop_token_ids):
+    biased = [token for token, _ in sampling.logit_bias]
+    if len(set(biased)) < len(biased):
+        raise ValueError("logit_bias names a token id twice: give one bias per token")
+    for token in (*biased, *sampling.stop_token_ids):
         if not 0 <= token < vocab_size:
             raise ValueError(
                 f"logit_bias or stop_token_ids name token id {token}: this model knows 0 to {vocab_size - 1}"
@@ -80,7 +83,7 @@ def _check_finite(sampling: SamplingParams) -> None:
         name: getattr(sampling, name)
         for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
     }
-    numbers |= {f"logit_bias[{token}]": bias for token, bias in sampling.logit_bias.items()}
+    numbers |= {f"logit_bias[{token}]": bias for token, bias in sampling.logit_bias}
     for name, value in numbers.items():
         if not math.isfinite(value):
             raise ValueError(f"{name} is {value}: give a finite number")

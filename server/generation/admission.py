@@ -66,9 +66,9 @@ class Admission:
         A request that has begun waits for a free slot. One that has not begun does not wait: `start` refuses it. Call
         `start` directly afterwards, in the same task: whenever this task gives way, others may take the slots.
         """
-        while self.generations and self.service.engine.room < 1:  # noqa: ASYNC110
+        while self.generations and self.service.engine.free_capacity < 1:  # noqa: ASYNC110
             await asyncio.sleep(RETRY_SECONDS)
-        return max(1, self.service.engine.room)
+        return max(1, self.service.engine.free_capacity)
 
     def _check_capacity(self, count: int) -> None:
         capacity = self.service.engine.capacity

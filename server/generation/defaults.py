@@ -51,6 +51,11 @@ class GenerationDefaults:
 
 
 def _number(name: str, value: Any) -> Any:
+    """A JSON number; for `top_k` an int, also where the file writes 20.0."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name} is {value!r}: give a number")
-    return value
+    if name != "top_k":
+        return value
+    if not float(value).is_integer():
+        raise ValueError(f"{name} is {value!r}: give a whole number")
+    return int(value)

@@ -11,7 +11,7 @@ from model.text.chat_template import DEFAULT_RENDER_OPTIONS, ChatTemplate, Rende
 from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
-from server.engine.types import EngineRequest, SamplingParams
+from server.engine.types import EngineRequest, GenerateRequest, SamplingParams, ScoreRequest
 from server.errors import (
     InvalidRequestError,
     ModelNotFoundError,
@@ -142,13 +142,7 @@ class GenerationService:
             raise
 
     def _submit(self, request_id: str, prompt: Prompt, sampling: SamplingParams, options: TextOptions) -> Generation:
-        request = EngineRequest(
-            request_id,
-            prompt.token_ids,
-            self._fit(prompt, sampling),
-            boundaries=prompt.boundaries,
-            arrival_time=time.monotonic(),
-        )
+        request = _request(request_id, prompt, self._fit(prompt, sampling))
         try:
             return Generation(
                 request,
@@ -188,3 +182,12 @@ class GenerationService:
             )
         max_tokens = min(sampling.max_tokens, room)
         return replace(sampling, max_tokens=max_tokens, min_tokens=min(sampling.min_tokens, max_tokens))
+
+
+def _request(request_id: str, prompt: Prompt, sampling: SamplingParams) -> EngineRequest:
+    """A request for new tokens, or, where none are wanted, for the scores of the prompt."""
+    boundaries, now = prompt.boundaries, time.monotonic()
+    if sampling.prompt_logprobs and not sampling.max_tokens:
+        alternatives = sampling.logprobs or 0
+        return ScoreRequest(request_id, prompt.token_ids, alternatives, boundaries=boundaries, arrival_time=now)
+    return GenerateRequest(request_id, prompt.token_ids, sampling, boundaries=boundaries, arrival_time=now)

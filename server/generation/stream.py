@@ -11,7 +11,7 @@ from typing import Protocol
 
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient
-from server.engine.types import EngineRequest, FinishReason, RequestTimes, TokenOutput
+from server.engine.types import EngineOutput, EngineRequest, FinishReason, RequestTimes
 from server.errors import EngineFailedError, UnavailableError
 from server.generation.logprobs import DecodedLogprobs, decode_logprobs
 from server.generation.stop_strings import StopStringMatcher
@@ -199,7 +199,7 @@ class Generation:
         deltas = [delta async for delta in self.deltas()]
         return fold(deltas, self.usage)
 
-    def _count(self, output: TokenOutput) -> None:
+    def _count(self, output: EngineOutput) -> None:
         now = time.monotonic()
         if output.token_ids and self._last_output is not None:
             self._observer.inter_token(now - self._last_output)
@@ -209,7 +209,7 @@ class Generation:
             self._completion_tokens += len(output.token_ids)
         self._cached_tokens = max(self._cached_tokens, output.num_cached_tokens)
 
-    def _delta(self, output: TokenOutput) -> TextDelta:
+    def _delta(self, output: EngineOutput) -> TextDelta:
         if self._matcher.matched is not None:
             return TextDelta("", token_ids=self._unsent_ids)
         shown = len(output.token_ids)
@@ -226,7 +226,7 @@ class Generation:
             token_ids=self._unsent_ids + output.token_ids,
         )
 
-    def _close(self, output: TokenOutput, delta: TextDelta) -> TextDelta:
+    def _close(self, output: EngineOutput, delta: TextDelta) -> TextDelta:
         reason = output.finish_reason
         assert reason is not None
         text = delta.text

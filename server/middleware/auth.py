@@ -1,8 +1,8 @@
-"""The API key: every path is closed unless it is on the public list."""
+"""The API key: every path needs it, except those on the public list."""
 
 import hmac
+from collections.abc import Iterable, Iterator
 
-from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -12,9 +12,9 @@ HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
 
 
 class ApiKeyAuth:
-    """Default-deny: also for paths that do not exist, for every method, and for websockets.
+    """Denies by default, which includes paths that do not exist, every method, and websockets.
 
-    `public` are exact paths. The key is compared in constant time.
+    `public` holds exact paths. Keys are compared in constant time.
     """
 
     def __init__(self, app: ASGIApp, api_key: str, public: frozenset[str] = HEALTH_PATHS) -> None:
@@ -27,9 +27,22 @@ class ApiKeyAuth:
             return await self._app(scope, receive, send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
-        error = UnauthorizedError("Send the API key of this server as `Authorization: Bearer <key>`.")
+        error = UnauthorizedError(
+            "Send the API key of this server as `Authorization: Bearer <key>` or `x-api-key: <key>`."
+        )
         return await JSONResponse(error.body(), error.status, error.headers())(scope, receive, send)
 
     def _has_key(self, scope: Scope) -> bool:
-        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-        return hmac.compare_digest(key.strip().encode("latin-1"), self._key) and scheme.lower() == "bearer"
+        """Compares bytes: as text, the last byte of a UTF-8 key can look like a space and would be stripped."""
+        return any(hmac.compare_digest(key.strip(b" \t"), self._key) for key in _keys(scope["headers"]))
+
+
+def _keys(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    """The keys of OpenAI's clients (a bearer token) and of Anthropic's (x-api-key)."""
+    for name, value in headers:
+        if name == b"x-api-key":
+            yield value
+        elif name == b"authorization":
+            scheme, _, key = value.partition(b" ")
+            if scheme.lower() == b"bearer":
+                yield key

@@ -1,17 +1,18 @@
-"""The largest request body that is read."""
+"""Which request bodies are read: uncompressed ones up to a size."""
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import BodyTooLargeError
+from server.errors import BodyTooLargeError, CompressedBodyError, RequestError
 
 
 class BodyLimit:
-    """Answers 413 to a longer body: at once when Content-Length tells, else when the bytes have come.
+    """Answers 413 to a longer body (at once if Content-Length is too large, else when too many bytes have arrived), and
+    415 to a compressed one, whose size would not be bounded.
 
-    FastAPI's own `max_body_size` answers in plain text; this one in the error shape of all other answers.
+    FastAPI's own `max_body_size` answers in plain text; this middleware uses the error shape of all other answers.
     """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
@@ -21,9 +22,8 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        length = Headers(scope=scope).get("content-length", "0")
-        if length.isdecimal() and int(length[:20]) > self._limit:
-            error = BodyTooLargeError(self._limit)
+        error = self._refusal(Headers(scope=scope))
+        if error is not None:
             return await JSONResponse(error.body(), error.status)(scope, receive, send)
         received = 0
 
@@ -32,8 +32,18 @@ class BodyLimit:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._limit:
-                # FastAPI lets only its own exception through while it reads a body; the handler gives it our shape.
+                # While FastAPI reads a body, only an HTTPException gets through; its handler answers in our shape.
                 raise HTTPException(413)
             return message
 
         return await self._app(scope, limited_receive, send)
+
+    def _refusal(self, headers: Headers) -> RequestError | None:
+        """What is wrong with the body according to the headers."""
+        encoding = headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            return CompressedBodyError(encoding[:32])
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length[:20]) > self._limit:
+            return BodyTooLargeError(self._limit)
+        return None

@@ -1,34 +1,27 @@
-"""Drain: from SIGTERM to exit. Accepted requests finish, new ones are refused, then the process ends with 0.
+"""Drain: between SIGTERM and exit, accepted requests finish and new ones are refused.
 
-What is accepted is told by the HTTP request, not by the generations it takes: a long text is many of them, and the
-later ones must not be refused.
+Whole HTTP requests are counted, not generations: a long translation takes many generations, and those that start after
+the drain has begun must not be refused.
 """
 
 import asyncio
-import logging
-import signal
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 
-import uvicorn
 from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import UnavailableError
 
-logger = logging.getLogger(__name__)
-
 
 class Drain:
-    """Closes the engine once, after what is being answered. `begun` is what /health/ready looks at."""
+    """Counts the requests being answered, and closes the engine when they are done. /health/ready reads `begun`."""
 
     def __init__(self, grace: float) -> None:
         self.begun = False
-        self.close_engine: Callable[[float], Awaitable[None]] | None = None  # set once there is an engine
+        self.close_engine: Callable[[float], Awaitable[None]] | None = None  # set when the engine has started
         self._grace = grace
         self._closing: asyncio.Task[None] | None = None
         self._answering = 0
@@ -37,7 +30,7 @@ class Drain:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Around each request that is to be finished."""
+        """Wraps the handling of a request that the drain must wait for."""
         self._answering += 1
         self._idle.clear()
         try:
@@ -48,14 +41,14 @@ class Drain:
                 self._idle.set()
 
     async def finish(self) -> None:
-        """Refuse new requests, wait for the accepted ones up to the grace period, stop the engine. Safe to repeat."""
+        """Refuse new requests, wait for accepted ones up to the grace period, close the engine. Can be called again."""
         self.begun = True
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        """The engine gets what is left of the grace period."""
+        """Wait for running requests; the engine gets the rest of the grace period to close."""
         end = time.monotonic() + self._grace
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), self._grace)
@@ -64,9 +57,9 @@ class Drain:
 
 
 class DrainGate:
-    """Middleware: lets every POST finish that came before the drain began, and answers 503 to later ones.
+    """Middleware that answers 503 to every POST that arrives after the drain has begun.
 
-    Answers close their connections from then on: a client that keeps one open would come back to this server with it.
+    During the drain every response carries `Connection: close`, so that clients open their next connection elsewhere.
     """
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:
@@ -87,43 +80,3 @@ class DrainGate:
         else:
             with self._drain.answering():
                 await self._app(scope, receive, closing)
-
-
-class DrainingServer(uvicorn.Server):
-    """uvicorn that goes on answering while it drains: probes see 503 and new requests a clear refusal.
-
-    The listener closes when the last answer is out or the grace period is over. A second signal ends at once.
-    """
-
-    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
-        super().__init__(config)
-        self._drain = drain
-        self._draining: asyncio.Task[None] | None = None
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The signal handler: only sets flags; `on_tick` acts on them."""
-        if self._drain.begun:
-            self.should_exit = self.force_exit = True
-        self._drain.begun = True
-
-    async def on_tick(self, counter: int) -> bool:
-        """Called ten times a second on the event loop. True ends the main loop."""
-        if self._drain.begun and self._draining is None:
-            logger.info("draining: running requests finish, new ones are refused")
-            self._draining = asyncio.create_task(self._drain.finish())
-        drained = self._draining is not None and self._draining.done()
-        return await super().on_tick(counter) or drained
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Unlike uvicorn's, does not raise the signal again at the end: a drained server exits with 0."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # signals reach the main thread only: whoever runs this server in another one ends it
-            return
-        signals = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self.handle_exit) for number in signals}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

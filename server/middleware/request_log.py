@@ -1,4 +1,4 @@
-"""Where log lines go, and what is done for each HTTP request: an id, a count, a log line if wanted."""
+"""What is done for each HTTP request: an id, a count, and a log line if wanted."""
 
 import logging
 import time
@@ -9,20 +9,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 
-LOG_FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-
-
-def configure_logging(level: str) -> None:
-    """Log to stderr, uvicorn's lines in the same form. Called once, by the command line."""
-    logging.basicConfig(level=level.upper(), format=LOG_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S%z", force=True)
-
 
 class RequestLog:
-    """Gives each request an id, tells it in X-Request-Id, and logs method, path, status and time if asked to.
+    """Gives each request an id, returns it in X-Request-Id, and logs method, path, status and time if asked to.
 
-    POSTs are counted by the status of their answer: the requests that ask for work, unlike probes and scrapes.
+    Only POST requests are counted, by the status of their response: they ask for work, unlike probes and scrapes.
 
-    The id is always made here: the engine tells requests apart by it, so a client must not choose it.
+    The id is always generated here and never taken from the client, because the engine identifies requests by it.
     """
 
     def __init__(self, app: ASGIApp, log_requests: bool) -> None:
@@ -45,10 +38,10 @@ class RequestLog:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception:
-            status = status or 500  # the outermost layer answers for what nobody caught
+            status = status or 500  # the outermost layer answers 500 to an exception that nobody caught
             raise
         finally:
-            if scope["method"] == "POST" and status:  # 0: cut off before there was an answer
+            if scope["method"] == "POST" and status:  # 0: cancelled before there was a response
                 scope["app"].state.metrics.answered(status)
             if self._log_requests:
                 milliseconds = (time.monotonic() - started) * 1000

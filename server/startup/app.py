@@ -1,6 +1,6 @@
-"""The application: routes, middleware and error answers around one backend. No globals."""
+"""The FastAPI application: routes, middleware and exception handlers around one backend."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -23,10 +23,13 @@ from server.version import package_version
 
 DESCRIPTION = "Text generation with a router-based language model: OpenAI's API, and endpoints for common tasks."
 
+LOCALHOST = "localhost"  # in `cors_origins`: the pages that a web server on the user's machine serves
+LOCALHOST_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What the endpoints talk to."""
+    """What the endpoints use."""
 
     service: GenerationService
     metrics: Metrics
@@ -35,8 +38,8 @@ class Backend:
 def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastAPI:
     """Build the application. `open_backend` is called on the event loop at startup, where an engine can start.
 
-    The lifespan ends by draining: running requests get `settings.drain_grace` seconds. `app.state.drain` is what a
-    signal handler begins; /health/ready answers 503 from that moment.
+    When the lifespan ends, running requests get `settings.drain_grace` seconds to finish. A signal handler may begin
+    that drain earlier, through `app.state.drain`; /health/ready answers 503 from then on.
     """
     drain = Drain(settings.drain_grace)
 
@@ -54,10 +57,10 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
         description=DESCRIPTION,
         lifespan=lifespan,
         middleware=_middleware(settings, drain),
-        docs_url=None,  # FastAPI's page loads its scripts from the network; api/docs.py needs none
+        docs_url=None,  # FastAPI's page loads scripts from the network; that of api/docs.py does not
         redoc_url=None,
         redirect_slashes=False,
-        telemetry={"logs": False},  # they would carry bodies; traces and metrics stay as the environment configures
+        telemetry={"logs": False},  # log records would contain bodies; traces and metrics follow the environment
     )
     app.state.drain = drain
     app.state.strict = settings.strict
@@ -68,18 +71,8 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
 
 
 def _middleware(settings: Settings, drain: Drain) -> list[Middleware]:
-    """Outermost first. CORS stands before the key: a browser asks for permission without one."""
-    layers = [Middleware(RequestLog, settings.log_requests)]
-    if settings.cors_origins:
-        layers.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=settings.cors_origins,
-                allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type"],
-                expose_headers=["Retry-After", "X-Request-Id"],
-            )
-        )
+    """Outermost first. CORS comes before the key, because a browser's preflight request carries none."""
+    layers = [Middleware(RequestLog, settings.log_requests), _cors(settings.cors_origins)]
     if settings.api_key is not None:
         public = HEALTH_PATHS | ({"/metrics"} if settings.metrics_public else set())
         layers.append(Middleware(ApiKeyAuth, settings.api_key.get_secret_value(), public))
@@ -87,3 +80,15 @@ def _middleware(settings: Settings, drain: Drain) -> list[Middleware]:
     layers.append(Middleware(BodyLimit, settings.max_body_bytes))
     layers.append(Middleware(PathAliases, ROUTERS))
     return layers
+
+
+def _cors(origins: Sequence[str]) -> Middleware:
+    """Web pages of these origins may send any header: OpenAI's JavaScript client adds a dozen of its own."""
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=[origin for origin in origins if origin not in (LOCALHOST, "none")],
+        allow_origin_regex=LOCALHOST_ORIGINS if LOCALHOST in origins else None,
+        allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=["*"],
+        expose_headers=["Retry-After", "X-Request-Id"],
+    )

@@ -1,4 +1,4 @@
-"""From settings to something that answers: tokenizer, network, engine and service put together."""
+"""From settings to a running backend: load tokenizer and network, build the engine and the service."""
 
 import logging
 import time
@@ -15,23 +15,22 @@ from model.checkpoints.hub import BUNDLED, find_checkpoint, is_hub_id
 from model.checkpoints.safetensors_files import read_config
 from model.checkpoints.tensor_readers import Progress
 from model.loading.load import describe, load_network
-from model.loading.memory_estimate import weight_bytes
+from model.loading.memory_estimate import gib, weight_bytes
 from model.loading.quality import Quality
 from model.network import CausalLM
 from model.text.chat_template import ChatTemplate, UnusableChatTemplate
 from model.text.task_prompts import prompts_for
 from model.text.tokenizer import Tokenizer
-from server.engine.available_memory import available_memory
-from server.engine.client.thread import AsyncEngine
-from server.engine.config import EngineConfig, default_cache_bytes
+from server.engine.client.async_llm import AsyncLLM
+from server.engine.config import EngineConfig, available_memory, default_cache_bytes
 from server.engine.engine import Engine
 from server.generation.defaults import GenerationDefaults
 from server.generation.service import GenerationService
 from server.metrics import Metrics
 from server.settings import Settings
 from server.startup.app import Backend
-from server.startup.banner import start_line
-from server.startup.device import Placement
+from server.startup.banner import banner
+from server.startup.device import DeviceConfig
 
 SMALL_MODEL_BYTES = 64 * 2**20
 
@@ -41,23 +40,23 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_backend(settings: Settings, progress: Progress | None = None) -> Callable[[], Backend]:
-    """Load everything, which takes seconds. What is returned starts the engine; call it on the event loop.
+    """Load everything, which takes seconds. Returns a function that starts the engine; call it on the event loop.
 
     Raises ValueError, with what to do, for a checkpoint that cannot be served.
     """
     directory = find_checkpoint(settings.model, settings.revision)
-    placement = Placement.of(settings)
-    network, tokenizer = _in_passing(lambda: _load(settings, directory, placement, progress))
+    device_config = DeviceConfig.from_settings(settings)
+    network, tokenizer = _in_short_lived_thread(lambda: _load(settings, directory, device_config, progress))
     torch.set_num_threads(settings.threads or default_threads(directory))
     config = engine_config(settings, network, tokenizer)
-    engine = Engine(network, config, device=placement.device)
+    engine = Engine(network, config, device=device_config.device)
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
     model_id, *aliases = _served_names(settings) or [_model_id(settings.model, directory)]
-    kept_as = placement.kept_as(read_config(directory)).name
-    logger.info(start_line(settings, model_id, config, kept_as, placement.device))
+    weight_scheme = device_config.weight_scheme(read_config(directory)).name
+    logger.info(banner(settings, model_id, config, weight_scheme, device_config.device))
 
     def open_backend() -> Backend:
-        client = AsyncEngine(engine)
+        client = AsyncLLM(engine)
         metrics = Metrics(model_id, client.stats)
         service = GenerationService(
             client,
@@ -76,18 +75,19 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     return open_backend
 
 
-def _in_passing(work: Callable[[], Loaded]) -> Loaded:
-    """Do the work in a thread that then ends, and its pool of OpenMP's threads with it.
+def _in_short_lived_thread(work: Callable[[], Loaded]) -> Loaded:
+    """Run `work` in a thread of its own. When the thread ends, so does the OpenMP pool that the work started.
 
-    libgomp counts the threads of all pools: if there are more than cores, idle ones sleep at once instead of waiting a
-    moment for the engine's next loop, and waking them several times a layer took 20 ms a step (docs/decisions/0006).
+    libgomp counts the threads of all pools. If there are more threads than cores, idle ones sleep at once instead of
+    spinning until the next parallel region, and waking them several times a layer took 20 ms a step
+    (docs/decisions/0006).
     """
     with ThreadPoolExecutor(1, thread_name_prefix="load") as executor:
         return executor.submit(work).result()
 
 
 def engine_config(settings: Settings, network: CausalLM, tokenizer: Tokenizer) -> EngineConfig:
-    """What the settings say; a context that is not given is the model's own, or as much of it as the cache holds."""
+    """`max_model_len` defaults to the model's own, or to what the cache holds if that is less."""
     config = EngineConfig(
         max_model_len=settings.max_model_len or network.config.max_positions,
         eos_token_ids=frozenset(tokenizer.eos_token_ids),
@@ -97,51 +97,51 @@ def engine_config(settings: Settings, network: CausalLM, tokenizer: Tokenizer) -
         cache_bytes=settings.cache_bytes or default_cache_bytes(),
         seed=settings.seed,
     )
-    return config if settings.max_model_len else _within_cache(config, network)
+    return config if settings.max_model_len else _limit_to_cache(config, network)
 
 
-def _within_cache(config: EngineConfig, network: CausalLM) -> EngineConfig:
-    """Shorten the context to what fits beside the states of all sequences and the room for snapshots."""
+def _limit_to_cache(config: EngineConfig, network: CausalLM) -> EngineConfig:
+    """Shorten the context to the tokens whose blocks fit beside the states of all sequences and the snapshots."""
     specs, budget = network.cache_specs(), config.cache_bytes or 0
     block = bytes_per_block(specs, config.block_size, network.dtype)
-    room = int(budget * (1 - config.snapshot_share)) - config.max_num_seqs * bytes_per_row(specs)
-    held = room // block * config.block_size if block else config.max_model_len
-    if not 0 < held < config.max_model_len:  # an engine without any room says so itself
+    block_budget = int(budget * (1 - config.snapshot_share)) - config.max_num_seqs * bytes_per_row(specs)
+    capacity = block_budget // block * config.block_size if block else config.max_model_len
+    if not 0 < capacity < config.max_model_len:  # with no capacity at all the engine refuses to start
         return config
     logger.warning(
-        "this model knows %d positions, of which the cache of %.2f GiB holds %d: longer requests are refused; "
-        "more --cache-bytes or fewer --max-num-seqs make room",
+        "the model's context is %d tokens, but the cache of %.2f GiB holds %d: longer requests are refused; "
+        "raise --cache-bytes or lower --max-num-seqs to change that",
         config.max_model_len,
         budget / 2**30,
-        held,
+        capacity,
     )
-    return replace(config, max_model_len=held)
+    return replace(config, max_model_len=capacity)
 
 
 def default_threads(directory: Path) -> int:
-    """One for a small model, which gains little from a second; that core then serves HTTP. See docs/performance.md."""
+    """One for a small model, which gains little from a second and leaves that core to HTTP. See docs/performance.md."""
     weights = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
     return 1 if weights < SMALL_MODEL_BYTES else torch.get_num_threads()
 
 
 def _load(
-    settings: Settings, directory: Path, placement: Placement, progress: Progress | None
+    settings: Settings, directory: Path, device_config: DeviceConfig, progress: Progress | None
 ) -> tuple[CausalLM, Tokenizer]:
-    """The network where it computes, and its tokenizer; everything that can be wrong at a glance is said first."""
-    described = describe(directory, placement.dtype, settings.experts_per_token)
+    """The network on its device, and its tokenizer. What can be checked without reading weights is checked first."""
+    described = describe(directory, device_config.dtype, settings.experts_per_token)
     tokenizer = Tokenizer.load(directory)
-    if placement.on_cpu:
-        _check_memory(weight_bytes(described.network, placement.kept_as(described.hf_config)))
+    if device_config.on_cpu:
+        _check_memory(weight_bytes(described.network, device_config.weight_scheme(described.hf_config)))
     started = time.monotonic()
     network = load_network(
         directory,
-        placement.dtype,
-        scheme=placement.scheme,
-        freeze=placement.on_cpu,
+        device_config.dtype,
+        scheme=device_config.scheme,
+        freeze=device_config.on_cpu,
         experts_per_token=settings.experts_per_token,
         check=settings.check_weights,
         progress=progress,
-    ).to(placement.device)
+    ).to(device_config.device)
     logger.info("loaded %s in %.1f s", settings.model, time.monotonic() - started)
     return network, tokenizer
 
@@ -150,8 +150,8 @@ def _check_memory(needed: int) -> None:
     free = available_memory()
     if needed > free:
         raise ValueError(
-            f"the weights take {needed / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB of memory are free: "
-            "`routelm inspect` says what fits, such as --quantize int4"
+            f"the weights take {gib(needed)}, but {gib(free)} of memory are free: `routelm inspect` shows what fits, "
+            "such as --quantize int4"
         )
 
 

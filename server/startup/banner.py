@@ -1,4 +1,4 @@
-"""The line that a server begins with: what computes, how much it holds, and who may ask."""
+"""The line that a loaded server logs: device, threads, kernels, context, cache, and whether it asks for a key."""
 
 import torch
 
@@ -7,14 +7,14 @@ from model.loading.memory_estimate import gib
 from server.engine.config import EngineConfig
 from server.settings import Settings
 
-MAY_DEPEND = "answers may depend on what else is in the batch"
+BATCH_DEPENDENT = "answers may depend on what else is in the batch"
 
 
-def start_line(settings: Settings, model_id: str, config: EngineConfig, kept_as: str, device: str) -> str:
-    """`kept_as` is the type of the weights, or the scheme that quantizes them."""
+def banner(settings: Settings, model_id: str, config: EngineConfig, weight_scheme: str, device: str) -> str:
+    """`weight_scheme` is the type of the weights, or the scheme that quantizes them."""
     threads = torch.get_num_threads()
     facts = (
-        f"{kept_as} on {device}",
+        f"{weight_scheme} on {device}",
         f"{threads} thread{'s' if threads > 1 else ''}",
         _kernels(settings.dtype, device),
         f"context {config.max_model_len} tokens",
@@ -25,12 +25,12 @@ def start_line(settings: Settings, model_id: str, config: EngineConfig, kept_as:
 
 
 def _kernels(dtype: str, device: str) -> str:
-    """What computes, and what it costs where the promise of equal bits does not hold."""
+    """The kernels, with a warning where an answer's bits may depend on the batch."""
     if device != "cpu":
-        return f"plain kernels ({MAY_DEPEND})"
+        return f"plain kernels ({BATCH_DEPENDENT})"
     instructions = kernels.instruction_set()
     if instructions is None:
-        return f"plain kernels (slower, and {MAY_DEPEND})"
+        return f"plain kernels (slower, and {BATCH_DEPENDENT})"
     if dtype == "float16":
-        return f"kernels {instructions} for products, else plain ones ({MAY_DEPEND})"
+        return f"kernels {instructions} for products, else plain ones ({BATCH_DEPENDENT})"
     return f"kernels {instructions}"

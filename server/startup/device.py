@@ -1,4 +1,4 @@
-"""Where a network computes, and how its weights are kept there."""
+"""The device a network runs on, and the type or quantization scheme of its weights there."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,22 +14,23 @@ DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
-    """`scheme` None: on a CPU as the checkpoint is stored, on a GPU plain."""
+class DeviceConfig:
+    """`scheme` None means: on a CPU as in the checkpoint, on a GPU not quantized."""
 
     device: str
     dtype: torch.dtype
     scheme: Scheme | None = None
 
     @classmethod
-    def of(cls, settings: Settings) -> "Placement":
-        """ValueError for a device that is not there, or one that cannot do what is asked."""
+    def from_settings(cls, settings: Settings) -> "DeviceConfig":
+        """Raises ValueError for a device that does not exist, and for a scheme that it cannot compute."""
         device, dtype = _device(settings), DTYPES.get(settings.dtype) or default_dtype()
         if device == "cpu":
             return cls(device, dtype, _scheme(settings, dtype))
         if settings.quantize not in ("auto", "none"):
             raise ValueError(
-                f"quantize is {settings.quantize}, which is computed on a CPU only: the device is {device}"
+                f"quantize is {settings.quantize}, which runs on a CPU only, but the device is {device}: "
+                "add --device cpu, or leave --quantize out"
             )
         return cls(device, dtype)
 
@@ -37,8 +38,8 @@ class Placement:
     def on_cpu(self) -> bool:
         return self.device == "cpu"
 
-    def kept_as(self, hf_config: Mapping[str, Any]) -> Scheme:
-        """The form of this checkpoint's weights."""
+    def weight_scheme(self, hf_config: Mapping[str, Any]) -> Scheme:
+        """The scheme of this checkpoint's weights on the device."""
         if not self.on_cpu:
             return plain_scheme(self.dtype)
         return self.scheme or default_scheme(hf_config, self.dtype)

@@ -15,8 +15,7 @@ from model.loading.load import ModelDescription, default_dtype, default_scheme, 
 from model.loading.memory_estimate import NetworkSize, gib, network_size, weight_bytes
 from model.quantization import SCHEMES, Scheme, plain_scheme
 from model.quantization import ours as saved
-from server.engine.available_memory import available_memory
-from server.engine.config import EngineConfig, default_cache_bytes
+from server.engine.config import EngineConfig, available_memory, default_cache_bytes
 
 BESIDE_WEIGHTS = 2**29  # bytes for Python, libraries and what one step computes
 COMFORTABLE = 8  # sequences at once: a wider scheme that has room for so many is preferred to a narrower one

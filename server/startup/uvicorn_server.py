@@ -1,57 +1,92 @@
 """uvicorn around the application: in the foreground until a signal comes, or in the background of a command."""
 
 import asyncio
-import errno
+import logging
+import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 import uvicorn
 
-from server.middleware.drain import DrainingServer
+from server.middleware.drain import Drain
 from server.settings import Settings
 from server.startup.app import Backend, create_app
+from server.startup.http_protocol import MAX_HEAD_BYTES, BoundedH11Protocol
+from server.startup.listeners import Listeners, bind_tcp, url_of
 
-KEEP_ALIVE_SECONDS = 75  # longer than the idle time of common proxies, so that they close connections and not we
-LAST_SECONDS = 5  # after the drain, for clients that do not read their answers
+KEEP_ALIVE_SECONDS = 75  # longer than common proxies keep idle connections, so that they close them and not we
+LAST_SECONDS = 5  # after the drain, for clients that read slowly
 
-
-# The engine's thread and the event loop take turns several times a step; Python's own 5 ms would be a step's length.
+# The engine's thread and the event loop take turns several times a step. Python's default of 5 ms is as long as a step.
 SWITCH_SECONDS = 0.0002
 
-
-def check_address(host: str, port: int) -> None:
-    """Listen there for a moment. ValueError, with what to do, if that cannot be: told before a model is loaded."""
-    try:
-        asyncio.run(_listen(host, port))
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise ValueError(f"port {port} is in use: choose another with --port") from None
-        raise ValueError(f"cannot listen on {host}, port {port}: {error.strerror}") from None
+logger = logging.getLogger(__name__)
 
 
-async def _listen(host: str, port: int) -> None:
-    """As uvicorn will."""
-    server = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port)
-    server.close()
-    await server.wait_closed()
+class DrainingServer(uvicorn.Server):
+    """A uvicorn server that keeps answering while it drains: probes get 503, new requests an explanation.
+
+    It stops listening when the last response is complete or the grace period is over. A second signal ends it at once.
+    """
+
+    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application and listen. uvicorn logs no address for sockets that it was given."""
+        await super().startup(sockets)
+        logger.info("listening on %s", ", ".join(map(url_of, sockets or ())))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The signal handler. It only sets flags; `on_tick` acts on them."""
+        if self._drain.begun:
+            self.should_exit = self.force_exit = True
+        self._drain.begun = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn ten times a second on the event loop. Returning True ends its main loop."""
+        if self._drain.begun and self._draining is None:
+            logger.info("draining: running requests finish, new ones are refused")
+            self._draining = asyncio.create_task(self._drain.finish())
+        drained = self._draining is not None and self._draining.done()
+        return await super().on_tick(counter) or drained
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Unlike uvicorn's, this does not raise the signal again at the end: a drained server exits with 0."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread receives signals; whoever runs the server in another thread stops it
+            return
+        signals = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in signals}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
-def run(settings: Settings, open_backend: Callable[[], Backend]) -> None:
+def run(settings: Settings, open_backend: Callable[[], Backend], listeners: Listeners) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Returns when everything has ended."""
     sys.setswitchinterval(SWITCH_SECONDS)
-    _server(settings, open_backend, settings.host, settings.port).run()
+    _server(settings, open_backend).run(list(listeners))
 
 
 @contextmanager
-def in_background(settings: Settings, open_backend: Callable[[], Backend]) -> Iterator[str]:
-    """Serve on a free port of this machine while the block runs; yields the base URL."""
-    server = _server(settings, open_backend, "127.0.0.1", 0)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+def in_background(
+    settings: Settings, open_backend: Callable[[], Backend], listener: socket.socket | None = None
+) -> Iterator[str]:
+    """Serve on a socket, by default a free port of this machine, while the block runs; yields the base URL."""
+    server = _server(settings, open_backend)
+    with listener or bind_tcp("127.0.0.1", 0)[0] as listener:
+        url = url_of(listener)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="http")
         thread.start()
         try:
@@ -59,21 +94,21 @@ def in_background(settings: Settings, open_backend: Callable[[], Backend]) -> It
                 time.sleep(0.01)
             if not server.started:
                 raise RuntimeError("the server did not start; its log says why")
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield url
         finally:
             server.should_exit = True
             thread.join()
 
 
-def _server(settings: Settings, open_backend: Callable[[], Backend], host: str, port: int) -> DrainingServer:
+def _server(settings: Settings, open_backend: Callable[[], Backend]) -> DrainingServer:
     app = create_app(settings, open_backend)
     config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
-        log_config=None,  # uvicorn's lines go where ours go
-        access_log=False,
+        http=BoundedH11Protocol,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         ws="none",
+        log_config=None,  # uvicorn logs through the handler of configure_logging
+        access_log=False,
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=LAST_SECONDS,

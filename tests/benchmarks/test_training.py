@@ -4,8 +4,8 @@ import inspect
 
 from benchmarks.training import coarse_stream, fused_attention, weighed
 from model import batch
-from model.training import losses
-from model.training.trainer import Trainer
+from model.training.loop import losses
+from model.training.loop.trainer import Trainer
 
 
 def test_variants_are_called_as_what_they_replace() -> None:

@@ -12,7 +12,7 @@ from model.checkpoints.hub import BUNDLED
 from model.loading.load import load_network
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
-from server.engine.types import EngineRequest, SamplingParams, TokenOutput
+from server.engine.types import EngineOutput, GenerateRequest, SamplingParams
 from tests.end_to_end.conftest import RunningServer, serving
 
 pytestmark = pytest.mark.slow
@@ -57,7 +57,7 @@ ROOMY = 2**28  # bytes
 CROWDED = 64 * 450_000 + 40 * 16_384  # bytes: 64 slots, and so few blocks that sequences push each other out
 
 
-def requests() -> list[EngineRequest]:
+def requests() -> list[GenerateRequest]:
     """Prompts of many lengths, some with a common beginning; sampled, with log-probabilities."""
     sampling = SamplingParams(max_tokens=20, temperature=0.8, top_p=0.95, ignore_eos=True, logprobs=2)
     shared = tuple(range(100, 170))
@@ -65,11 +65,11 @@ def requests() -> list[EngineRequest]:
     for number in range(32):
         own = tuple(300 + (number * 37 + i * 11) % 4000 for i in range(5 + 9 * (number % 7)))
         ids = (*shared, *own) if number % 2 else own
-        made.append(EngineRequest(f"r{number}", ids, replace(sampling, seed=number), arrival_time=1.0))
+        made.append(GenerateRequest(f"r{number}", ids, replace(sampling, seed=number), arrival_time=1.0))
     return made
 
 
-def outcomes(engine: Engine, batch: list[EngineRequest]) -> dict[str, list[Any]]:
+def outcomes(engine: Engine, batch: list[GenerateRequest]) -> dict[str, list[Any]]:
     """Tokens with all their log-probabilities, by request."""
     for request in batch:
         engine.submit(request)
@@ -81,7 +81,7 @@ def outcomes(engine: Engine, batch: list[EngineRequest]) -> dict[str, list[Any]]
     return found
 
 
-def entries(output: TokenOutput) -> list[Any]:
+def entries(output: EngineOutput) -> list[Any]:
     return [(entry.token_id, entry.logprob, entry.top) for entry in output.logprobs]
 
 

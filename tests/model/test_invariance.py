@@ -50,6 +50,9 @@ def tiny_network(router: RouterConfig, dtype: torch.dtype, seed: int = 0) -> Cau
     return freeze_network(cast_matrices(network, dtype))
 
 
+pytestmark = pytest.mark.usefixtures("cpu_isa")  # at every level that runs here
+
+
 @pytest.fixture(params=ROUTERS, ids=repr, scope="module")
 def router(request: pytest.FixtureRequest) -> RouterConfig:
     config: RouterConfig = request.param
@@ -114,5 +117,6 @@ def test_generation_is_a_chain_of_greedy_choices() -> None:
     assert generate(network, [1, 2, 3], 5, stop={new[1]}) == new[: new.index(new[1]) + 1]
 
 
-def test_compiled_kernels_are_what_is_tested() -> None:
-    assert kernels.compiled(), "run python -m model.kernels.build first: reproducibility is promised for these kernels"
+def test_compiled_kernels_are_what_is_tested(cpu_isa: str) -> None:
+    assert kernels.compiled()
+    assert kernels.instruction_set() == cpu_isa

@@ -1,6 +1,7 @@
 """Applications around a FakeEngine, in process and behind a real uvicorn."""
 
 import json
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from model.text.chat_template import ChatTemplate
 from model.text.special_tokens import END_OF_TEXT, MESSAGE_END, SPECIAL_TOKENS
 from model.text.task_prompts import prompts_for
 from model.text.tokenizer import Tokenizer
-from model.training.chat_form import CHAT_TEMPLATE
+from model.training.train_tokenizer import CHAT_TEMPLATE
 from server.engine.types import EngineRequest
 from server.generation.service import GenerationService
 from server.metrics import Metrics
@@ -90,6 +91,13 @@ def client_of(server: Server) -> Iterator[TestClient]:
 def listening(server: Server) -> Iterator[str]:
     """Run the application under a real uvicorn on a free port; yield its base URL."""
     with in_background(server.settings, server.open_backend) as url:
+        yield url
+
+
+@contextmanager
+def listening_on(server: Server, listener: socket.socket) -> Iterator[str]:
+    """The same on a socket that is bound already."""
+    with in_background(server.settings, server.open_backend, listener) as url:
         yield url
 
 

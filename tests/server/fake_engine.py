@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 from server.engine.client.base import EngineClosedError, QueueFullError
 from server.engine.types import (
+    EngineOutput,
     EngineRequest,
     EngineStats,
     FinishReason,
     LayerLoad,
     RequestTimes,
     TokenLogprobs,
-    TokenOutput,
 )
 
 Answer = Callable[[EngineRequest], Sequence[int]]
@@ -50,16 +50,16 @@ class FakeEngine:
     _prompt_tokens: int = 0
     _generation_tokens: int = 0
 
-    def submit(self, request: EngineRequest) -> AsyncIterator[TokenOutput]:
+    def submit(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
         if self._closed:
             raise EngineClosedError
-        if self.room < 1:
+        if self.free_capacity < 1:
             raise QueueFullError(self.retry_after)
         assert request.request_id not in self._running
         self.submitted.append(request)
         self._running[request.request_id] = asyncio.Event()
         self._prompt_tokens += len(request.prompt_token_ids)
-        outputs: asyncio.Queue[TokenOutput] = asyncio.Queue()
+        outputs: asyncio.Queue[EngineOutput] = asyncio.Queue()
         task = asyncio.create_task(self._run(request, outputs))
         return self._read(outputs, task)
 
@@ -101,14 +101,16 @@ class FakeEngine:
             await asyncio.sleep(0.001)
 
     @property
-    def room(self) -> int:
+    def free_capacity(self) -> int:
         return self.capacity - self.occupied - len(self._running)
 
     @property
     def running(self) -> int:
         return len(self._running)
 
-    async def _read(self, outputs: asyncio.Queue[TokenOutput], task: asyncio.Task[None]) -> AsyncIterator[TokenOutput]:
+    async def _read(
+        self, outputs: asyncio.Queue[EngineOutput], task: asyncio.Task[None]
+    ) -> AsyncIterator[EngineOutput]:
         while True:
             output = await outputs.get()
             yield output
@@ -116,7 +118,7 @@ class FakeEngine:
                 await task
                 return
 
-    async def _run(self, request: EngineRequest, outputs: asyncio.Queue[TokenOutput]) -> None:
+    async def _run(self, request: EngineRequest, outputs: asyncio.Queue[EngineOutput]) -> None:
         stopped, sampling = self._running[request.request_id], request.sampling
         times = RequestTimes(request.arrival_time, request.arrival_time + 0.001, request.arrival_time + 0.002)
         first_scored = max((1, *request.boundaries[-1:]))
@@ -135,7 +137,7 @@ class FakeEngine:
             is_end = token in self.eos or token in sampling.stop_token_ids
             reason = FinishReason.STOP if is_end else FinishReason.LENGTH if place == len(answer) - 1 else None
             outputs.put_nowait(
-                TokenOutput(
+                EngineOutput(
                     request.request_id,
                     (token,),
                     (scored(token, place, sampling.logprobs),) if sampling.logprobs is not None else (),
@@ -152,7 +154,7 @@ class FakeEngine:
         failed = self.fail_after is not None and not stopped.is_set()
         reason = FinishReason.ABORT if stopped.is_set() else FinishReason.ERROR if failed else FinishReason.LENGTH
         outputs.put_nowait(
-            TokenOutput(
+            EngineOutput(
                 request.request_id,
                 (),
                 prompt_logprobs=prompt_logprobs if first and sampling.prompt_logprobs else (),

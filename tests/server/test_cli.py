@@ -5,12 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
 from typer.testing import CliRunner
 
 from server.cli import app
-from server.settings import Settings
-from tests.server.applications import Server
+from server.startup.listeners import bind_unix
+from tests.server.applications import Server, listening, listening_on, make_server
 
 COMMANDS = [
     "serve", "chat", "generate", "inspect", "quantize", "train", "train-tokenizer", "prepare", "average", "evaluate",
@@ -51,17 +50,8 @@ def test_version(runner: CliRunner) -> None:
     assert [line.split()[0] for line in lines] == ["routelm", "python", "torch"]
 
 
-def test_serve_has_an_option_for_every_setting_but_secrets() -> None:
-    serve = get_command(app).commands["serve"]  # type: ignore[attr-defined]
-    options = {parameter.name for parameter in serve.params} - {"help"}
-    assert options == set(Settings.model_fields) - {"api_key", "metrics_public"}
-
-
-def test_the_defaults_in_the_help_are_the_defaults() -> None:
-    serve = get_command(app).commands["serve"]  # type: ignore[attr-defined]
-    told = {parameter.name: parameter.help for parameter in serve.params}
-    for name in ("host", "port", "model", "max_num_seqs", "max_num_batched_tokens", "max_queue", "dtype", "log_level"):
-        assert told[name].endswith(f"[{Settings.model_fields[name].default}]")
+def test_version_is_an_option_too(runner: CliRunner) -> None:
+    assert runner.invoke(app, ["--version"]).output == runner.invoke(app, ["version"]).output
 
 
 def test_a_wrong_setting_is_explained(runner: CliRunner) -> None:
@@ -90,6 +80,41 @@ def test_without_a_server_it_says_how_to_start_one(runner: CliRunner) -> None:
     result = runner.invoke(app, ["generate", "x", "--url", "http://127.0.0.1:9"])
     assert result.exit_code == 1
     assert "routelm serve" in result.output
+    assert "--model bundled" in result.output
+
+
+@pytest.mark.parametrize("form", ["{host}", "{host}/", "http://{host}/v1", "{host}/v1/"])
+def test_an_address_may_be_written_as_for_other_clients(runner: CliRunner, server: Server, url: str, form: str) -> None:
+    server.answer_with("hello")
+    address = form.format(host=url.removeprefix("http://"))
+    result = runner.invoke(app, ["generate", "once", "--url", address])
+    assert result.output == "hello\n"
+
+
+def test_a_server_with_a_key_is_asked_with_it(runner: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = make_server(api_key="clé-à")
+    server.answer_with("hello")
+    with listening(server) as url:
+        refused = runner.invoke(app, ["generate", "once", "--url", url])
+        assert refused.exit_code == 1
+        assert "set ROUTELM_API_KEY" in refused.output
+        monkeypatch.setenv("ROUTELM_API_KEY", "clé-à")
+        assert runner.invoke(app, ["generate", "once", "--url", url]).output == "hello\n"
+
+
+def test_a_unix_socket_is_asked(runner: CliRunner, tmp_path: Path) -> None:
+    server = make_server()
+    server.answer_with("hello")
+    with listening_on(server, bind_unix(tmp_path / "socket")) as url:
+        assert runner.invoke(app, ["generate", "once", "--url", url]).output == "hello\n"
+
+
+def test_chat_has_line_editing(runner: CliRunner, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`input` uses readline once that is imported."""
+    pytest.importorskip("readline")
+    monkeypatch.delitem(sys.modules, "readline")
+    assert runner.invoke(app, ["chat", "--url", url], input="/quit\n").exit_code == 0
+    assert "readline" in sys.modules
 
 
 def test_a_directory_without_a_model_is_explained(runner: CliRunner, tmp_path: Path) -> None:

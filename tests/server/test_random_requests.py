@@ -11,8 +11,8 @@ from starlette.testclient import TestClient
 
 from model.text.chat_template import ChatTemplate
 from model.text.task_prompts import prompts_for
-from model.training.chat_form import CHAT_TEMPLATE
-from server.engine.client.thread import AsyncEngine
+from model.training.train_tokenizer import CHAT_TEMPLATE
+from server.engine.client.async_llm import AsyncLLM
 from server.engine.engine import Engine
 from server.engine.types import EngineStats
 from server.generation.service import GenerationService
@@ -63,7 +63,7 @@ def client() -> Iterator[TestClient]:
 
     def open_backend() -> Backend:
         config = engine_config(max_num_seqs=4, max_queue=200, eos_token_ids=frozenset(TOKENIZER.eos_token_ids))
-        engine = AsyncEngine(Engine(network, config))
+        engine = AsyncLLM(Engine(network, config))
         metrics = Metrics(MODEL, engine.stats)
         service = GenerationService(
             engine,

@@ -1,5 +1,6 @@
 """Settings from the environment and from options."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ def test_the_environment_sets_and_options_win(monkeypatch: pytest.MonkeyPatch) -
 def test_the_defaults_are_safe() -> None:
     defaults = Settings()
     assert defaults.host == "127.0.0.1"
-    assert defaults.cors_origins == []
+    assert defaults.cors_origins == ["localhost"]
     assert not defaults.metrics_public
     assert not defaults.log_requests
     assert defaults.max_queue < 10_000
@@ -66,3 +67,25 @@ def test_the_key_is_not_shown() -> None:
 def test_values_out_of_range_are_refused(name: str, value: object) -> None:
     with pytest.raises(ValidationError, match=name):
         settings(**{name: value})
+
+
+def test_the_key_can_be_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("clé\n", encoding="utf-8")
+    key = settings(api_key_file=path).api_key
+    assert key is not None
+    assert key.get_secret_value() == "clé"
+
+
+@pytest.mark.parametrize("content", [None, "", " \n"])
+def test_a_file_without_a_key_leaves_no_server_open(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "key"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValidationError, match=f"api_key_file .*{path.name} (is empty|cannot be read)"):
+        settings(api_key_file=path)
+
+
+def test_one_key_is_enough(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="api_key and api_key_file are both set"):
+        settings(api_key_file=tmp_path, api_key="x")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from server.engine.sequence import Sequence
-from server.engine.types import EngineRequest, TokenLogprobs
+from server.engine.types import GenerateRequest, TokenLogprobs
 
 LENGTH_EXPONENT = 1.0  # how much longer answers are favoured (arXiv 1609.08144, equation 14)
 
@@ -26,7 +26,7 @@ class Continuation(NamedTuple):
 class BeamGroup:
     """All beams of one request. `width` is how many go on at most."""
 
-    def __init__(self, request: EngineRequest, ends: Collection[int]) -> None:
+    def __init__(self, request: GenerateRequest, ends: Collection[int]) -> None:
         self.request = request
         self.width = request.sampling.beam_width
         self.scores: dict[Sequence, float] = {}
@@ -35,7 +35,7 @@ class BeamGroup:
         self._finished: list[tuple[float, tuple[int, ...]]] = []
         self._members = 0
 
-    def member_request(self) -> EngineRequest:
+    def member_request(self) -> GenerateRequest:
         """The request of one more beam: enough alternatives to fill the group even if every end is among them."""
         self._members += 1
         sampling = replace(self.request.sampling, logprobs=self.width + len(self._ends))

@@ -11,15 +11,15 @@ from server.engine.beam.group import BeamGroup, Continuation
 from server.engine.config import EngineConfig
 from server.engine.queues import Queues
 from server.engine.sequence import Sequence, SequenceStatus
-from server.engine.step import NOT_FINITE, SchedulerCounts, StepOutput
-from server.engine.types import EngineRequest, FinishReason, TokenOutput
+from server.engine.step import NOT_FINITE, SchedulerStats
+from server.engine.types import EngineOutput, FinishReason, GenerateRequest, TokenLogprobs
 
 
 class BeamSearch:
     """All groups of beams, whose sequences are in `queues` with those of other requests."""
 
     def __init__(
-        self, config: EngineConfig, queues: Queues, counts: SchedulerCounts, clock: Callable[[], float]
+        self, config: EngineConfig, queues: Queues, counts: SchedulerStats, clock: Callable[[], float]
     ) -> None:
         self._config, self._queues, self._counts, self._clock = config, queues, counts, clock
         self._groups: dict[str, BeamGroup] = {}  # by the id of the request
@@ -41,7 +41,7 @@ class BeamSearch:
         group = self._group_of.get(sequence)
         return group.request.request_id if group else sequence.request_id
 
-    def open(self, request: EngineRequest) -> EngineRequest:
+    def open(self, request: GenerateRequest) -> GenerateRequest:
         """A new group; the request of its first beam."""
         group = self._groups[request.request_id] = BeamGroup(request, self._config.eos_token_ids)
         return group.member_request()
@@ -52,27 +52,22 @@ class BeamSearch:
         group.scores[sequence] = 0.0
         self._group_of[sequence] = group
 
-    def offer(self, sequence: Sequence, row: int | None, computed: StepOutput) -> list[TokenOutput]:
-        """Enter a beam's next tokens, if the step sampled any; the request's end where they are not finite."""
-        group = self._group_of[sequence]
-        if sequence.request_id in computed.failed:
-            return [self._end(group, FinishReason.ERROR, NOT_FINITE)]
-        if row is not None:
-            sequence.is_held = True
-            group.offer(sequence, computed.logprobs[row])
-        return []
+    def offer(self, sequence: Sequence, candidates: TokenLogprobs) -> None:
+        """Enter the next tokens that a beam could take; it waits until all beams of its group have offered theirs."""
+        sequence.is_held = True
+        self._group_of[sequence].offer(sequence, candidates)
 
-    def advance(self) -> list[TokenOutput]:
+    def advance(self) -> list[EngineOutput]:
         """Let the groups go on of which all beams have offered; the answers of those that are done."""
         complete = [group for group in self._groups.values() if group.is_complete]
         return [output for group in complete if (output := self._advance(group)) is not None]
 
-    def abort(self, request_id: str) -> TokenOutput:
+    def abort(self, request_id: str) -> EngineOutput:
         """End a request with all of its beams."""
         return self._end(self._groups[request_id], FinishReason.ABORT)
 
-    def fail(self, sequence: Sequence, error: str) -> TokenOutput:
-        """End the request of a beam whose step went wrong."""
+    def fail(self, sequence: Sequence, error: str = NOT_FINITE) -> EngineOutput:
+        """End the request of a beam whose step failed."""
         return self._end(self._group_of[sequence], FinishReason.ERROR, error)
 
     def clear(self) -> None:
@@ -80,7 +75,7 @@ class BeamSearch:
         self._groups.clear()
         self._group_of.clear()
 
-    def _advance(self, group: BeamGroup) -> TokenOutput | None:
+    def _advance(self, group: BeamGroup) -> EngineOutput | None:
         """Let the best continuations go on; the group's answer when none does, or none may."""
         chosen = group.choose()
         some = next(iter(group.scores))
@@ -108,7 +103,7 @@ class BeamSearch:
                 heirs[parent] = token
                 group.scores[parent] = score
         for parent, token in heirs.items():  # only now: the copies were to end with other tokens
-            parent.tokens.append(token)
+            parent.append((token,))
             parent.is_held = False
             if parent.status is SequenceStatus.WAITING:
                 self._queues.wait(parent)
@@ -118,7 +113,7 @@ class BeamSearch:
         child = parent.fork(group.member_request(), self._queues.next_number(), token)
         self._group_of[child] = group
         self._queues.by_id[child.request_id] = child
-        if parent.status is SequenceStatus.RUNNING and self._queues.memory.copy(parent, child):
+        if parent.status is SequenceStatus.RUNNING and self._queues.cache.copy(parent, child):
             child.num_computed_tokens = child.prefill_end = parent.num_computed_tokens
             self._queues.run(child)
         else:
@@ -127,7 +122,7 @@ class BeamSearch:
 
     def _end(
         self, group: BeamGroup, reason: FinishReason, error: str | None = None, *, token_ids: tuple[int, ...] = ()
-    ) -> TokenOutput:
+    ) -> EngineOutput:
         """Free all beams; the one output of the request."""
         some = next(iter(group.scores))
         for sequence in group.scores:

@@ -1,14 +1,17 @@
-"""Who owns which KV block, and which blocks still hold a prefix that somebody may ask for again.
+"""Which sequences own each KV block, and which free blocks still hold a prefix that can be reused.
 
-A full block is known by the digest of all tokens up to its end. Freed blocks keep their digest, and can be taken again
-by it, until they are reused for something else: first those without a digest, then the longest unused.
+A full block is identified by the digest of all tokens up to its end. Freed blocks keep their digest and can be found
+by it until they are allocated again: blocks without a digest go first, then the least recently used.
 """
 
 from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
 
-EMPTY_PREFIX = bytes(16)
+
+def root_digest(cache_salt: str = "") -> bytes:
+    """The digest of the empty prefix, from which all others follow: prefixes of different salts never match."""
+    return blake2b(cache_salt.encode("utf-8", "surrogatepass"), digest_size=16, person=b"cache salt").digest()
 
 
 def block_digest(previous: bytes, token_ids: Sequence[int]) -> bytes:
@@ -17,22 +20,21 @@ def block_digest(previous: bytes, token_ids: Sequence[int]) -> bytes:
 
 
 def extend_digests(digests: list[bytes], token_ids: Sequence[int], block_size: int) -> None:
-    """Append the digests of the full blocks of `token_ids` that `digests` does not have yet."""
-    for end in range((len(digests) + 1) * block_size, len(token_ids) + 1, block_size):
-        previous = digests[-1] if digests else EMPTY_PREFIX
-        digests.append(block_digest(previous, token_ids[end - block_size : end]))
+    """Append the digests of the full blocks of `token_ids` that `digests` lacks. It starts with the root digest."""
+    for end in range(len(digests) * block_size, len(token_ids) + 1, block_size):
+        digests.append(block_digest(digests[-1], token_ids[end - block_size : end]))
 
 
 class BlockManager:
-    """Reference counts of `num_blocks` blocks, and the free ones among them."""
+    """Reference counts of `num_blocks` blocks, and the free blocks."""
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
         self._refs = [0] * num_blocks
         self._digests: dict[int, bytes] = {}
         self._blocks: dict[bytes, int] = {}
-        self._blank = list(range(num_blocks - 1, -1, -1))  # free, nothing in it: a stack, so that memory stays warm
-        self._reusable: dict[int, None] = {}  # free, with a digest: longest unused first
+        self._blank = list(range(num_blocks - 1, -1, -1))  # free, without a digest: a stack, so that memory stays warm
+        self._reusable: dict[int, None] = {}  # free, with a digest: least recently used first
 
     @property
     def num_free(self) -> int:
@@ -43,7 +45,7 @@ class BlockManager:
         return self.num_blocks - self.num_free
 
     def match(self, digests: Sequence[bytes]) -> list[int]:
-        """The blocks of the longest run of leading digests that is still there. Safe until the next allocation."""
+        """The blocks of the leading digests that are still there. Valid until the next allocation."""
         found = []
         for digest in digests:
             block = self._blocks.get(digest)
@@ -53,23 +55,23 @@ class BlockManager:
         return found
 
     def can_allocate(self, count: int, *, shared: Sequence[int] = (), spare: int = 0) -> bool:
-        """Whether `count` new blocks are free beside the `shared` ones, leaving `spare` for those who run already."""
+        """Whether `count` new blocks are free beside the `shared` ones, with `spare` left for running sequences."""
         kept = sum(1 for block in shared if not self._refs[block])
         return self.num_free - kept >= count + spare
 
     def share(self, blocks: Sequence[int]) -> None:
-        """Own blocks that `match` found."""
+        """Add an owner to blocks that `match` found."""
         for block in blocks:
             self._reusable.pop(block, None)
             self._refs[block] += 1
 
     def allocate(self, count: int) -> list[int]:
-        """Own `count` blocks that nobody else owns. Ask `can_allocate` first."""
+        """Take `count` free blocks. Call `can_allocate` first."""
         assert self.num_free >= count, "allocation without can_allocate"
         return [self._take() for _ in range(count)]
 
     def free(self, blocks: Sequence[int]) -> None:
-        """Give up one ownership of each. The last ones are reused first: a prefix is worth more than its end."""
+        """Remove one owner of each. The last blocks are reused first: more requests share the start of a prefix."""
         for block in reversed(blocks):
             assert self._refs[block] > 0, "a block was freed twice"
             self._refs[block] -= 1
@@ -81,14 +83,14 @@ class BlockManager:
                 self._blank.append(block)
 
     def register(self, block: int, digest: bytes) -> None:
-        """From now on `match` finds this owned, full block; unless there is one of the same content already."""
+        """Let `match` find this owned, full block, unless another block has the same content."""
         assert self._refs[block] > 0, "only an owned block can be registered"
         if digest not in self._blocks and block not in self._digests:
             self._blocks[digest] = block
             self._digests[block] = digest
 
     def forget(self) -> None:
-        """Drop all digests: nothing computed so far is found again."""
+        """Drop all digests, so that nothing computed so far is reused."""
         self._blank.extend(reversed(self._reusable))
         self._reusable.clear()
         self._digests.clear()

@@ -42,13 +42,13 @@ CacheOp = ZeroRow | CopyRow | CopyBlock
 class PrefixHit:
     """The first `num_tokens` tokens are there: full blocks, and the snapshot if the model has recurrent state.
 
-    `junction` is how far keys and values alone would have reached: where this sequence and an earlier one part.
+    `divergence_point` is how far keys and values alone would have reached: where this sequence and an earlier one part.
     """
 
     num_tokens: int = 0
     blocks: tuple[int, ...] = ()
     snapshot: SnapshotKey | None = None
-    junction: int = 0
+    divergence_point: int = 0
 
 
 class PrefixCache:
@@ -67,15 +67,15 @@ class PrefixCache:
         if not self.enabled or limit < 1:
             return PrefixHit()
         extend_digests(sequence.digests, sequence.tokens, size)
-        digests = sequence.digests[: limit // size]
-        blocks = self._blocks.match(digests) if self._layout.has_kv else []
-        junction = len(blocks) * size
+        digests = sequence.digests[: limit // size + 1]
+        blocks = self._blocks.match(digests[1:]) if self._layout.has_kv else []
+        divergence_point = len(blocks) * size
         if not self._layout.has_state:
-            return PrefixHit(junction, tuple(blocks), None, junction)
+            return PrefixHit(divergence_point, tuple(blocks), None, divergence_point)
         if self._layout.has_kv:
-            digests = digests[: len(blocks)]
+            digests = digests[: len(blocks) + 1]
         position, snapshot = self._states.longest(digests, sequence.tokens, limit, size)
-        return PrefixHit(position, tuple(blocks[: position // size]), snapshot, junction)
+        return PrefixHit(position, tuple(blocks[: position // size]), snapshot, divergence_point)
 
     def restore(self, sequence: Sequence, hit: PrefixHit) -> None:
         """Order the copies that put a hit into the sequence's own slot and its first own block."""
@@ -107,7 +107,7 @@ class PrefixCache:
             return
         extend_digests(sequence.digests, sequence.tokens, size)
         for index in range(computed_before // size, end // size):
-            self._blocks.register(sequence.block_table[index], sequence.digests[index])
+            self._blocks.register(sequence.block_table[index], sequence.digests[index + 1])
 
     def remember_state(self, sequence: Sequence) -> None:
         """Order a snapshot of a sequence's state after its computed tokens, unless there is one."""

@@ -7,7 +7,7 @@ from server.engine.config import CacheLayout, EngineConfig
 from server.engine.sequence import Sequence
 
 
-class SequenceMemory:
+class SequenceCache:
     """Gives memory to sequences and takes it back. Copies that this needs are ordered in `prefixes`."""
 
     def __init__(self, config: EngineConfig, layout: CacheLayout) -> None:
@@ -85,7 +85,7 @@ class SequenceMemory:
         end, interval = sequence.prefill_end, self._snapshot_interval
         positions = set(range(interval, end + 1, interval)) | set(sequence.request.boundaries)
         if self._layout.has_kv:
-            positions.add(hit.junction)
+            positions.add(hit.divergence_point)
         if sequence.sampling.prompt_logprobs:
             positions -= {sequence.first_scored}  # a scored token needs the logits of the one before it
             positions.add(sequence.first_scored - 1)

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from server.engine.types import EngineRequest, EngineStats, TokenOutput
+from server.engine.types import EngineOutput, EngineRequest, EngineStats
 
 
 class QueueFullError(Exception):
@@ -27,11 +27,11 @@ class EngineClient(Protocol):
         ...
 
     @property
-    def room(self) -> int:
+    def free_capacity(self) -> int:
         """How many more requests it would take at this moment."""
         ...
 
-    def submit(self, request: EngineRequest) -> AsyncIterator[TokenOutput]:
+    def submit(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
         """Accept `request` and return its outputs; the last one has a finish reason.
 
         Raises QueueFullError or EngineClosedError at once, never later: a returned iterator always ends properly.

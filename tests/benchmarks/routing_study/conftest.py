@@ -6,12 +6,11 @@ import pytest
 import tokenizers
 
 import model
-from benchmarks.routing_study.result import LayerMeasures, RunResult, write_result
+from benchmarks.routing_study.result import LayerMeasures, RunResult, TrainingSummary, write_result
 from benchmarks.routing_study.study import Study, SubRun, open_study
 from benchmarks.routing_study.variants import SIZES, Size
-from model.training.log import LogLine, RunLog
-from model.training.prepare import prepare
-from model.training.sample_data import write_sample_data
+from model.training.data.prepare import prepare
+from model.training.data.sample_data import write_sample_data
 
 BUNDLED = Path(model.__file__).parent / "bundled"
 
@@ -72,6 +71,7 @@ def result_of(variant: str, seed: int, bits: float, speed: float = 1000.0) -> Ru
         flops_per_token=4e6,
         serving_tokens_per_second=speed,
         threads=2,
+        training=TrainingSummary(2.0 if routed else 0.0, 200.0, [400, 800, 1200], [8.0, 7.0, 6.0]),
     )
 
 
@@ -86,14 +86,4 @@ def study_dir(tmp_path: Path) -> Path:
             run_dir = result.run.directory(directory)
             run_dir.mkdir()
             write_result(result, run_dir)
-            for step in (1, 2, 3):
-                line = LogLine(
-                    step=step,
-                    tokens=400 * step,
-                    loss=9.0 - step,
-                    mean_k=2.0 if result.layers else 0.0,
-                    max_violation=0.5,
-                    tokens_per_second=100.0 * step,
-                )
-                RunLog(run_dir).append(line)
     return directory

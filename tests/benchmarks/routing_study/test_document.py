@@ -49,7 +49,8 @@ def test_published_files_make_the_same_table_again(study_dir: Path, tmp_path: Pa
     assert {path.name for path in written} == {"table.md", "quality-speed.png", "experts.png", "page.md"}
     assert published_table(out) == published_table(study_dir) == (out / "table.md").read_text()
     assert published_table(out) in page.read_text()
-    assert filecmp.cmp(study_dir / "softmax-top-2-seed1/log.jsonl", out / "softmax-top-2-seed1/log.jsonl")
+    assert filecmp.cmp(study_dir / "softmax-top-2-seed1/result.json", out / "softmax-top-2-seed1/result.json")
+    assert not list(out.rglob("log.jsonl"))  # results stay small
 
 
 def test_a_refused_document_is_left_alone(study_dir: Path, tmp_path: Path) -> None:

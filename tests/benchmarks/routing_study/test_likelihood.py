@@ -19,8 +19,8 @@ from benchmarks.routing_study.variants import VARIANTS, Size, model_of
 from model.evaluation.data import EvaluationSource, load_sources
 from model.generate import sequence_logprobs
 from model.network import CausalLM
-from model.training.examples import ANSWER, Example, ExampleEncoder, conversations
-from model.training.prepare import load_source
+from model.training.data.examples import ANSWER, Example, ExampleEncoder, conversations
+from model.training.data.prepare import load_source
 
 LABELS = ["positive", "negative"]
 

@@ -13,8 +13,8 @@ from benchmarks.routing_study.study import Study, SubRun
 from benchmarks.routing_study.sub_run import Materials, do_run, load_materials, recipe_of
 from benchmarks.routing_study.table import study_table
 from benchmarks.routing_study.variants import Size
-from model.training.log import RunLog
-from model.training.trainer import Trainer
+from model.training.loop.log import RunLog
+from model.training.loop.trainer import Trainer
 from tests.benchmarks.routing_study.conftest import BUNDLED
 
 TOKENS = 8_000  # three steps
@@ -79,11 +79,11 @@ def test_a_stopped_and_resumed_run_ends_as_one_that_was_never_stopped(
     run = SubRun(variant, 1)
 
     def do(name: str, stop_after: int = 10**9) -> None:
-        def tell(tokens: int, status: str) -> None:
+        def on_progress(tokens: int, status: str) -> None:
             if tokens >= stop_after:
                 raise Stopped
 
-        do_run(study, run, tmp_path / name, materials, device="cpu", workers=1, tell=tell)
+        do_run(study, run, tmp_path / name, materials, device="cpu", workers=1, on_progress=on_progress)
 
     monkeypatch.setattr("benchmarks.routing_study.sub_run.CHECKPOINT_SECONDS", 0.0)
     do("whole")
@@ -104,15 +104,15 @@ def test_a_run_that_was_stopped_while_it_was_measured_is_not_trained_again(
     run = SubRun("hash", 1)
     statuses: list[str] = []
 
-    def tell(tokens: int, status: str) -> None:
+    def on_progress(tokens: int, status: str) -> None:
         statuses.append(status)
         if status == "measuring" and statuses.count("measuring") == 1:
             raise Stopped
 
     with pytest.raises(Stopped):
-        do_run(study, run, tmp_path, materials, device="cpu", workers=1, tell=tell)
+        do_run(study, run, tmp_path, materials, device="cpu", workers=1, on_progress=on_progress)
     trained = len(statuses)
-    do_run(study, run, tmp_path, materials, device="cpu", workers=1, tell=tell)
+    do_run(study, run, tmp_path, materials, device="cpu", workers=1, on_progress=on_progress)
     assert statuses[trained:] == ["measuring"]
 
 

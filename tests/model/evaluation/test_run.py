@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from model.evaluation.endpoints import ServerError
 from model.evaluation.progress import Advance, RichProgress
 from model.evaluation.report import EvaluationReport
-from model.evaluation.requests import GenerationRequest, Likelihood, NotSupportedError, ScoringRequest
+from model.evaluation.requests import GenerationRequest, Likelihood, ModelError, NotSupportedError, ScoringRequest
 from model.evaluation.run import evaluate
 from tests.model.evaluation.fakes import CountingProgress, FakeModel
 
@@ -21,12 +20,12 @@ class ChatOnlyModel(FakeModel):
 
 class FailingModel(FakeModel):
     def score(self, requests: Sequence[ScoringRequest], advance: Advance) -> list[Likelihood]:
-        raise ServerError("/v1/completions answered 500", 500)
+        raise ModelError("/v1/completions answered 500", 500)
 
 
 class DeadModel(FailingModel):
     def generate(self, requests: Sequence[GenerationRequest], advance: Advance) -> list[str]:
-        raise ServerError("/v1/completions failed")
+        raise ModelError("/v1/completions failed")
 
 
 def test_every_task_is_scored(data_dir: Path) -> None:
@@ -97,7 +96,7 @@ def test_what_a_server_fails_at_is_said_and_the_rest_is_kept(data_dir: Path) -> 
         ("generate: likelihood of texts", "/v1/completions answered 500"),
     ]
     assert {score.task for score in report.scores} == {"translate", "generate"}
-    with pytest.raises(ServerError, match=r"nothing could be scored\. generate: likelihood of texts: /v1/completions"):
+    with pytest.raises(ModelError, match=r"nothing could be scored\. generate: likelihood of texts: /v1/completions"):
         evaluate(DeadModel(), data_dir, ["generate"])
 
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from model.kernels import cpu, native, reference
+from model.kernels import cpu, reference
 from model.kernels.reference import Paging
 from tests.model.kernels.random_inputs import DTYPES, close, normal, starts_of
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="no compiled kernels: run python -m model.kernels.build")
+pytestmark = pytest.mark.usefixtures("cpu_isa")  # at every level that runs here
 
 BLOCK = 16
 

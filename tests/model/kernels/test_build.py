@@ -15,8 +15,8 @@ from model.kernels import build, library
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Libraries of this test, in a directory of their own."""
 
-    def path(source: str, target: str) -> Path:
-        return tmp_path / f"{source}_{target}.so"
+    def path(source: str, level: str) -> Path:
+        return tmp_path / f"{source}_{level}.so"
 
     monkeypatch.setattr(library, "library_path", path)
     monkeypatch.setattr(build, "library_path", path)
@@ -30,14 +30,14 @@ def compiler() -> str:
     return found
 
 
-def compile_answer(directory: Path, target: str, supported: int, built_of: str | None = None) -> None:
+def compile_answer(directory: Path, level: str, supported: int, built_of: str | None = None) -> None:
     """A library that says whether it can be used, which one it is, and of what; by default of what is there."""
-    code, digest = directory / f"{target}.c", built_of or library.source_digest()
+    code, digest = directory / f"{level}.c", built_of or library.source_digest()
     code.write_text(
-        f'int supported() {{ return {supported}; }} const char* name() {{ return "{target}"; }}'
+        f'int supported() {{ return {supported}; }} const char* name() {{ return "{level}"; }}'
         f'const char* built_of() {{ return "{digest}"; }}'
     )
-    library_path = directory / f"product_{target}.so"
+    library_path = directory / f"product_{level}.so"
     subprocess.run([compiler(), "-x", "c", "-shared", "-fPIC", str(code), "-o", str(library_path)], check=True)
 
 
@@ -54,32 +54,59 @@ def chosen() -> bytes | None:
     ("built", "expected"),
     [
         ({}, None),
-        ({"AVX2": 1}, b"AVX2"),
-        ({"AVX2": 1, "AVX512": 1}, b"AVX512"),
-        ({"AVX2": 1, "AVX512": 1, "AVX512BF16": 1}, b"AVX512BF16"),
-        ({"AVX2": 1, "AVX512": 1, "AVX512BF16": 0}, b"AVX512"),
-        ({"AVX512": 1, "AVX512VBMI": 1, "AVX512BF16": 0}, b"AVX512VBMI"),
-        ({"AVX512BF16": 0}, None),
+        ({"avx2": 1}, b"avx2"),
+        ({"generic": 1, "avx2": 1, "avx512": 1}, b"avx512"),
+        ({"avx2": 1, "avx512": 1, "avx512bf16": 1}, b"avx512bf16"),
+        ({"avx2": 1, "avx512": 1, "avx512bf16": 0}, b"avx512"),
+        ({"avx512": 1, "avx512vbmi": 1, "avx512bf16": 0}, b"avx512vbmi"),
+        ({"avx512bf16": 0, "generic": 1}, b"generic"),
+        ({"avx512bf16": 0}, None),
     ],
 )
 def test_the_best_library_that_runs_here_is_chosen(
     built: dict[str, int], expected: bytes | None, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    for target, supported in built.items():
-        compile_answer(elsewhere, target, supported)
+    for level, supported in built.items():
+        compile_answer(elsewhere, level, supported)
     assert chosen() == expected
+
+
+@pytest.mark.parametrize(
+    ("highest", "expected"),
+    [("", b"avx512"), ("avx512bf16", b"avx512"), ("avx512", b"avx512"), ("AVX2", b"avx2"), ("generic", b"generic")],
+)
+def test_a_lower_level_can_be_forced(
+    highest: str, expected: bytes, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setenv("ROUTELM_CPU_ISA", highest)
+    for level in ("avx512", "avx2", "generic"):
+        compile_answer(elsewhere, level, 1)
+    assert chosen() == expected
+
+
+def test_a_higher_level_cannot_be_forced(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setenv("ROUTELM_CPU_ISA", "avx512")
+    assert library.allowed_levels() == ("avx2", "generic")
+
+
+def test_an_unknown_level_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUTELM_CPU_ISA", "sse9")
+    with pytest.raises(ValueError, match=r"ROUTELM_CPU_ISA is 'sse9'.*avx2, generic"):
+        library.allowed_levels()
 
 
 def test_a_library_for_more_than_this_processor_is_not_opened(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    compile_answer(elsewhere, "AVX512", 1)
+    compile_answer(elsewhere, "avx512", 1)
     assert chosen() is None
 
 
 def test_what_the_compiler_says_is_told(elsewhere: Path) -> None:
     with pytest.raises(RuntimeError, match="no-such-option"):
-        build.compile_target(compiler(), "product", "AVX2", ["--no-such-option"])
+        build.compile_library(compiler(), "product", "avx2", ["--no-such-option"])
     assert list(elsewhere.glob("*.so")) == []
 
 
@@ -98,10 +125,10 @@ def test_a_library_of_other_sources_is_not_used(
 ) -> None:
     """It may take other arguments, and then computes nonsense without a word."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    compile_answer(elsewhere, "AVX2", 1)
-    compile_answer(elsewhere, "AVX512", 1, built_of="of yesterday")
-    assert chosen() == b"AVX2"
-    assert "product_AVX512.so is of an older build" in caplog.text
+    compile_answer(elsewhere, "avx2", 1)
+    compile_answer(elsewhere, "avx512", 1, built_of="of yesterday")
+    assert chosen() == b"avx2"
+    assert "product_avx512.so is of an older build" in caplog.text
 
 
 def test_a_library_that_does_not_say_of_what_it_is_is_not_used(elsewhere: Path) -> None:
@@ -122,4 +149,13 @@ def test_what_is_built_now_is_current() -> None:
 
 def test_every_library_of_a_build_is_named() -> None:
     names = {path.name for path in build.libraries()}
-    assert {f"product_{target.lower()}.so" for target in build.targets()} <= names
+    assert {f"product_{level}.so" for level in build.levels()} <= names
+    assert {"cpu_generic.so", "product_generic.so"} <= names
+
+
+def test_every_level_of_this_processor_was_built() -> None:
+    """Otherwise the tests of levels would have little to run on, and pass."""
+    compiler()
+    libraries = [(level, library.load_level("product", level)) for level in library.allowed_levels()]
+    assert [level for level, found in libraries if found is not None], "run python -m model.kernels.build"
+    assert all(library_path.exists() for library_path in build.libraries())

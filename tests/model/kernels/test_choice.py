@@ -39,3 +39,10 @@ def test_otherwise_the_compiled_ones_compute() -> None:
     if not kernels.compiled():
         pytest.skip("no compiled kernels: run python -m model.kernels.build")
     assert choice() == f"True True {kernels.instruction_set()} Panels\ncompiled\n"
+
+
+def test_the_compiler_of_pytorch_is_not_imported() -> None:
+    """It would take two seconds of the first recorded step, and 70 MB."""
+    program = "from model.kernels.recording import recorded; import sys, torch\nwith recorded(): torch.empty(3)"
+    command = [sys.executable, "-c", f"{program}\nsys.exit('torch._dynamo' in sys.modules)"]
+    assert subprocess.run(command, check=False).returncode == 0

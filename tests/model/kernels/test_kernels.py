@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model import kernels
-from model.kernels import cpu, cpu_autograd, native, reference
+from model.kernels import cpu, cpu_autograd, reference
 from tests.model.kernels.random_inputs import DTYPES, close, normal
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="no compiled kernels: run python -m model.kernels.build")
+pytestmark = pytest.mark.usefixtures("cpu_isa")  # at every level that runs here
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

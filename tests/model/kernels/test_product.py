@@ -1,38 +1,23 @@
-"""The compiled products against their definition, for every instruction set that this processor has."""
+"""The compiled products against their definition, at every level that this processor can run."""
 
-import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from model.kernels import native, product, product_reference
-from model.kernels.build import targets
-from model.kernels.library import library_path
+from model.kernels import product, product_reference
 from model.kernels.product import FeedForwardWeights, Panels
 from model.kernels.product_reference import FeedForwardWeights as PlainWeights
 from model.kernels.product_reference import dequantized
+
+pytestmark = pytest.mark.usefixtures("cpu_isa")
 
 BOUNDS = {torch.bfloat16: 3e-3, torch.float32: 1e-6}  # relative error of a product: the rounding of its type
 UNGROUPED = [torch.float32, torch.bfloat16, torch.int8]
 KINDS = [*UNGROUPED, torch.uint8]
 SHAPES = [(1, 32), (37, 96), (64, 64), (300, 160)]
 ODD_SHAPES = [(5, 1), (33, 16), (40, 31), (37, 33), (64, 100), (130, 255)]  # inputs that need padding
-
-
-@pytest.fixture(params=targets(), autouse=True)
-def instruction_set(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Use the library of one instruction set."""
-    path = library_path("product", request.param)
-    library = ctypes.CDLL(str(path)) if path.exists() else None
-    if library is None or not library.supported():
-        pytest.skip(f"no compiled products for {request.param} here")
-    monkeypatch.delenv("ROUTELM_REFERENCE_KERNELS", raising=False)
-    monkeypatch.setattr(native, "load_library", lambda source: library)
-    product._functions.cache_clear()
-    yield request.param
-    product._functions.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -226,9 +211,7 @@ class Layer:
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("clamp", [None, (1.7, 7.0)])
-def test_experts_are_their_definition(
-    dtype: torch.dtype, kind: torch.dtype, clamp: tuple[float, float] | None, instruction_set: str
-) -> None:
+def test_experts_are_their_definition(dtype: torch.dtype, kind: torch.dtype, clamp: tuple[float, float] | None) -> None:
     layer = Layer(kind, dtype, bias=True)
     bound = 2 * BOUNDS[dtype]
     for gate_T in (layer.gate_T, None):

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.kernels import cpu, native, reference
+from model.kernels import cpu, reference
 from model.kernels.reference import GatedDelta
 from tests.model.kernels.random_inputs import DTYPES, close, normal, ragged, starts_of
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="no compiled kernels: run python -m model.kernels.build")
+pytestmark = pytest.mark.usefixtures("cpu_isa")  # at every level that runs here
 
 LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=4)
 

@@ -36,6 +36,8 @@ CASES: dict[str, MixerConfig] = {
     "short convolution with biases": ShortConvConfig(4, bias=True),
 }
 
+pytestmark = pytest.mark.usefixtures("cpu_isa")  # at every level that runs here
+
 Piece = tuple[int, int, int]  # sequence, first token, end
 
 

@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 
 import model
-from model.training.prepare import prepare
+from model.training.data.prepare import prepare
 
 Rows = list[dict[str, Any]]
 BUNDLED = Path(model.__file__).parent / "bundled"

@@ -8,8 +8,7 @@ import torch
 from model.config import hybrid_config
 from model.loading.load import load_network
 from model.network import CausalLM
-from model.training.average import average
-from model.training.export import export
+from model.training.export import average, export
 from tests.model.training.conftest import BUNDLED
 
 

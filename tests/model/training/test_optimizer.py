@@ -8,7 +8,7 @@ import torch
 
 from model.config import SoftmaxTopKConfig, hybrid_config
 from model.network import CausalLM
-from model.training.optimizer import Optimizer, OptimizerConfig
+from model.training.optimizer import Optimizer, OptimizerConfig, WeightDecay
 
 ROUTER, EMBEDDING, NORM = "blocks.0.feed_forward.gate.weight", "embedding.weight", "norm.weight"
 TALL = "blocks.0.feed_forward.shared.gate_up.weight"  # more rows than columns
@@ -58,12 +58,25 @@ def test_small_gradients_are_not_enlarged(network: CausalLM) -> None:
 
 
 def test_the_weights_of_matrices_decay_and_no_others(network: CausalLM) -> None:
-    optimizer = Optimizer(network, replace(CONFIG, muon_lr=0.5, weight_decay=0.4))
+    optimizer = Optimizer(network, replace(CONFIG, muon_lr=0.5, weight_decay=WeightDecay(0.4)))
     before = copied(optimizer.masters)
     optimizer.step(no_gradients(optimizer), 0.25)
     torch.testing.assert_close(optimizer.masters[TALL], before[TALL] * (1 - 0.5 * 0.25 * 0.4))
     for name in (ROUTER, EMBEDDING, NORM):
         assert torch.equal(optimizer.masters[name], before[name])
+
+
+def test_scheduled_weight_decay_follows_the_learning_rate() -> None:
+    for scheduled, expected in ((False, 1 - 0.5 * 0.4), (True, 1 - 0.5 * 0.4 * 0.25)):
+        master = torch.ones(2, 2)
+        WeightDecay(0.4, scheduled=scheduled).apply(master, torch.ones(2, 2), rate=0.5, scale=0.25)
+        torch.testing.assert_close(master, torch.full((2, 2), expected))
+
+
+def test_cautious_weight_decay_leaves_weights_that_grow() -> None:
+    master, update = torch.tensor([2.0, 2.0, -2.0, -2.0]), torch.tensor([1.0, -1.0, -1.0, 1.0])
+    WeightDecay(0.4, cautious=True).apply(master, update, rate=0.5, scale=1.0)
+    torch.testing.assert_close(master, torch.tensor([1.6, 2.0, -1.6, -2.0]))  # a step subtracts the update
 
 
 def test_all_else_moves_as_adam_does(network: CausalLM) -> None:

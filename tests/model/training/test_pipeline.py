@@ -6,27 +6,27 @@ from pathlib import Path
 
 import pytest
 
+from model.bundled_recipe.recipes import recipe_named
 from model.generate import generate
 from model.loading.load import load_network
 from model.text.tokenizer import Tokenizer
-from model.training.pipeline import ensure_prepared, recipe_named, train
-from model.training.prepare import source_names
-from model.training.recipes import RECIPES
-from model.training.sample_data import write_sample_data
+from model.training.data.prepare import source_names
+from model.training.data.sample_data import write_sample_data
+from model.training.pipeline import ensure_prepared, train
 from tests.model.training.conftest import BUNDLED
 
 
 def test_a_tiny_run_from_nothing_and_again(tmp_path: Path) -> None:
-    said: list[str] = []
+    shown: list[str] = []
     recipe = replace(recipe_named("tiny", 4000), micro_batch_tokens=512)
-    directory = train(recipe, tmp_path, data_dir=None, tokenizer_dir=None, say=said.append)
+    directory = train(recipe, tmp_path, data_dir=None, tokenizer_dir=None, log=shown.append)
     tokenizer, network = Tokenizer.load(directory), load_network(directory)
     assert tokenizer.vocab_size <= 1024
     assert len(generate(network, tokenizer.encode_document("Once upon"), 5)) == 5
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["tokens"] >= 4000
-    train(replace(recipe, tokens=4001), tmp_path, data_dir=tmp_path / "sample", tokenizer_dir=None, say=said.append)
-    assert any(line.startswith("going on at step") for line in said)
+    train(replace(recipe, tokens=4001), tmp_path, data_dir=tmp_path / "sample", tokenizer_dir=None, log=shown.append)
+    assert any(line.startswith("going on at step") for line in shown)
 
 
 def test_sample_data_is_in_the_format_and_repeatable(tmp_path: Path) -> None:
@@ -35,11 +35,6 @@ def test_sample_data_is_in_the_format_and_repeatable(tmp_path: Path) -> None:
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.jsonl"))
     assert len(files) == 10
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
-
-
-def test_an_unknown_recipe_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=", ".join(RECIPES)):
-        recipe_named("huge", None)
 
 
 def test_files_that_are_not_prepared_data_are_never_deleted(tmp_path: Path) -> None:
@@ -67,7 +62,7 @@ def test_without_data_nothing_is_deleted_or_made(tmp_path: Path) -> None:
 def test_a_preparation_that_was_killed_is_begun_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_sample_data(tmp_path / "sample")
     with monkeypatch.context() as patched:
-        patched.setattr("model.training.prepare._write", lambda directory, examples: 1 / 0)
+        patched.setattr("model.training.data.prepare._write", lambda directory, examples: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             ensure_prepared(data, BUNDLED, tmp_path / "out", lambda line: None)
     ensure_prepared(data, BUNDLED, tmp_path / "out", lambda line: None)

@@ -262,7 +262,7 @@ def test_a_summary_of_chunks_is_not_refused_when_others_take_the_free_slot(
     """Once the chunks are summarized, another request takes every slot that is free for longer than a moment."""
     server.service.prompts = ShortSighted()
     server.answer_with("brief.")
-    free, chunks = FakeEngine.room, 3
+    free, chunks = FakeEngine.free_capacity, 3
 
     def taken_soon(engine: FakeEngine) -> int:
         slots = int(free.fget(engine))  # type: ignore[attr-defined]
@@ -270,7 +270,7 @@ def test_a_summary_of_chunks_is_not_refused_when_others_take_the_free_slot(
             asyncio.get_running_loop().call_soon(setattr, engine, "occupied", engine.capacity)
         return slots
 
-    monkeypatch.setattr(FakeEngine, "room", property(taken_soon))
+    monkeypatch.setattr(FakeEngine, "free_capacity", property(taken_soon))
     response = client.post("/v1/summarize", json={"text": "This is one sentence of it. " * 6, **OWN_WORDS})
     assert response.status_code == 200, response.text
     assert len(server.engine.submitted) == chunks + 1

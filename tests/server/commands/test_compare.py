@@ -1,12 +1,13 @@
 """`routelm compare`: what a person types, and what is said to what is wrong."""
 
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from benchmarks.routing_study.study import Study, open_study, read_study
-from server.commands.compare import app
+from server.commands.compare import NOT_INSTALLED, app
 
 
 @pytest.fixture
@@ -78,3 +79,15 @@ def test_missing_pictures_are_told(pictures: list[str], tmp_path: Path, monkeypa
     assert result.exit_code == 0
     said = 'no pictures: they need matplotlib, which comes with pip install "routelm[train]"'
     assert (said in result.stderr) == (not pictures)
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["table"]])
+def test_an_installed_package_says_that_the_study_is_missing(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "benchmarks"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "benchmarks", None)  # as in a wheel: it cannot be imported
+    result = CliRunner().invoke(app, [*arguments, str(tmp_path)])
+    assert result.exit_code == 2
+    assert result.output == f"{NOT_INSTALLED}\n"

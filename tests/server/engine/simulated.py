@@ -4,17 +4,21 @@ A wrong block, a stale row, a copy too late or a write into shared memory shows 
 in a second.
 """
 
+from collections.abc import Callable
 from collections.abc import Sequence as Tokens
+
+import torch
 
 from server.engine.cache.prefix_cache import CopyBlock, CopyRow, ZeroRow
 from server.engine.config import CacheLayout
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sequence
-from server.engine.step import ScheduledBatch, StepOutput
+from server.engine.step import ModelOutput, SampledTokens, ScheduledBatch
 from server.engine.types import TokenLogprobs
 
 VOCAB = 6
 UNKNOWN = ("never written",)
+NO_LOGITS = torch.empty(0, VOCAB)
 
 Prefix = tuple[int | str, ...]
 
@@ -43,24 +47,33 @@ def simulated_decode(prompt: Tokens[int], max_tokens: int, eos: frozenset[int] =
 class SimulatedRunner:
     """Every memory cell holds the prefix it was computed from."""
 
-    def __init__(self, layout: CacheLayout) -> None:
+    def __init__(self, layout: CacheLayout, tokens_per_step: Callable[[Sequence], int] = lambda sequence: 1) -> None:
         self.layout = layout
+        self.tokens_per_step = tokens_per_step
         self.cells: list[list[Prefix]] = [[UNKNOWN] * layout.block_size for _ in range(layout.total_blocks)]
         self.rows: list[Prefix] = [UNKNOWN] * layout.total_rows
 
-    def step(self, scheduler: Scheduler, batch: ScheduledBatch) -> StepOutput:
+    def step(self, scheduler: Scheduler, batch: ScheduledBatch) -> tuple[ModelOutput, SampledTokens]:
         """Do a scheduled step as the real runner would, and check every cell that is read."""
         for op in batch.cache_ops:
             self._apply(op)
         for sequence in batch.sequences:
             self._compute(scheduler, sequence)
         prefixes = [self._remembered(sequence) for sequence in batch.sampling]
+        token_ids = [self._sample(sequence, prefix) for sequence, prefix in zip(batch.sampling, prefixes, strict=True)]
         logprobs = {
-            row: TokenLogprobs(0, 0.0, likeliest(prefixes[row], count))
+            row: tuple(TokenLogprobs(token, 0.0, likeliest(prefixes[row], count)) for token in token_ids[row])
             for row, sequence in enumerate(batch.sampling)
             if (count := sequence.sampling.logprobs) is not None
         }
-        return StepOutput([next_token(prefix) for prefix in prefixes], logprobs)
+        return ModelOutput(NO_LOGITS), SampledTokens(token_ids, logprobs)
+
+    def _sample(self, sequence: Sequence, prefix: Prefix) -> tuple[int, ...]:
+        """As many tokens as the sequence gets per step."""
+        tokens: tuple[int, ...] = ()
+        for _ in range(self.tokens_per_step(sequence)):
+            tokens += (next_token(prefix + tokens),)
+        return tokens
 
     def _apply(self, op: ZeroRow | CopyRow | CopyBlock) -> None:
         if isinstance(op, ZeroRow):
@@ -81,7 +94,7 @@ class SimulatedRunner:
             if self.layout.has_kv:
                 block = sequence.block_table[position // size]
                 if position >= first:
-                    assert scheduler.memory.blocks._refs[block] == 1, "a shared block is written"
+                    assert scheduler.cache.blocks._refs[block] == 1, "a shared block is written"
                     self.cells[block][position % size] = prefix
                 assert self.cells[block][position % size] == prefix
             if self.layout.has_state and position >= first:

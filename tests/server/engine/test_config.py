@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.cache import CacheSpec, CacheStorage, KVSpec, StateSpec, bytes_per_block, bytes_per_row
-from server.engine.available_memory import available_memory
-from server.engine.config import CacheLayout, EngineConfig, default_cache_bytes, resolve
+from server.engine.config import CacheLayout, EngineConfig, available_memory, default_cache_bytes, plan_cache_layout
 
 KV, STATE = KVSpec(num_kv_heads=2, head_dim=8), StateSpec((("conv", (3, 5)), ("delta", (4, 4))))
 KINDS: dict[str, list[CacheSpec]] = {"hybrid": [STATE, KV, STATE], "attention": [KV], "recurrence": [STATE]}
@@ -43,9 +42,9 @@ def test_the_budget_is_kept_and_used(
     block, row = bytes_per_block(specs, 4, torch.bfloat16), bytes_per_row(specs)
     if budget < seqs * row + (-(-length // 4) * block):
         with pytest.raises(ValueError, match="raise cache_bytes"):
-            resolve(config, specs, torch.bfloat16)
+            plan_cache_layout(config, specs, torch.bfloat16)
         return
-    layout = resolve(config, specs, torch.bfloat16)
+    layout = plan_cache_layout(config, specs, torch.bfloat16)
     used = bytes_of(layout, specs)
     assert used <= budget
     assert layout.num_slots == seqs

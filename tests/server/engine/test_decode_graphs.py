@@ -9,7 +9,7 @@ from model.config import SigmoidBiasConfig
 from model.kernels import native
 from model.layers.router import Routing
 from model.network import CausalLM
-from server.engine.decode_graphs import DecodeSteps
+from server.engine.decode_graphs import DecodeGraphs
 from tests.server.engine.tiny import VOCAB, tiny_config, tiny_network
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no compiled kernels: run python -m model.kernels.build")
@@ -21,7 +21,7 @@ class Decoder:
     """Sequences that begin with nothing in the cache and get random tokens."""
 
     def __init__(self, network: CausalLM, most_bytes: int = 1 << 20) -> None:
-        self.steps = DecodeSteps(network, WIDTH, most_bytes=most_bytes)
+        self.steps = DecodeGraphs(network, WIDTH, most_bytes=most_bytes)
         self.cache = CacheStorage(
             network.cache_specs(), num_blocks=4 * WIDTH, block_size=BLOCK, num_rows=4, dtype=network.dtype
         )

@@ -20,7 +20,7 @@ from model.config import (
 from model.generate import sequence_logprobs
 from model.network import CausalLM
 from server.engine.engine import UNHEALTHY_AFTER, Engine
-from server.engine.types import EngineRequest, FinishReason
+from server.engine.types import FinishReason, GenerateRequest
 from tests.server.engine.tiny import (
     VOCAB,
     assert_memory_is_free,
@@ -39,7 +39,7 @@ from tests.server.engine.tiny import (
 EOS = frozenset({2, 7})
 
 
-def mixed_requests(seed: int, count: int = 8, longest: int = 60) -> list[EngineRequest]:
+def mixed_requests(seed: int, count: int = 8, longest: int = 60) -> list[GenerateRequest]:
     """Prompts of all lengths, some with a common beginning; greedy and sampled ones."""
     rng = np.random.default_rng(seed)
     common = random_prompt(rng, longest // 2)
@@ -55,7 +55,7 @@ def mixed_requests(seed: int, count: int = 8, longest: int = 60) -> list[EngineR
     return requests
 
 
-def assert_equal_to_oracle(network: CausalLM, engine: Engine, requests: list[EngineRequest]) -> None:
+def assert_equal_to_oracle(network: CausalLM, engine: Engine, requests: list[GenerateRequest]) -> None:
     results = run(engine, requests)
     for asked in requests:
         expected = oracle(network, asked, eos=EOS)

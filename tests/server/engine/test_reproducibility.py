@@ -9,13 +9,15 @@ from torch import Tensor
 
 from model.network import CausalLM
 from server.engine.engine import Engine
-from server.engine.types import EngineRequest, TokenOutput
+from server.engine.types import EngineOutput, GenerateRequest
 from tests.server.engine.tiny import bytes_for, engine_config, random_prompt, request, run, tiny_network
+
+pytestmark = pytest.mark.usefixtures("cpu_isa")
 
 COUNT = 32
 
 
-def streams() -> list[EngineRequest]:
+def streams() -> list[GenerateRequest]:
     """32 different requests, with every way to sample among them."""
     rng = np.random.default_rng(1)
     ways: list[dict[str, Any]] = [
@@ -24,7 +26,7 @@ def streams() -> list[EngineRequest]:
         {"temperature": 0.7, "top_p": 0.9},
         {"temperature": 1.3, "top_k": 20, "min_p": 0.01},
         {"temperature": 1.0, "repetition_penalty": 1.2, "frequency_penalty": 0.3, "presence_penalty": 0.1},
-        {"temperature": 0.9, "logit_bias": {5: 2.0}, "top_p": 0.5, "min_tokens": 4},
+        {"temperature": 0.9, "logit_bias": ((5, 2.0),), "top_p": 0.5, "min_tokens": 4},
     ]
     prompts = [random_prompt(rng, int(rng.integers(2, 60))) for _ in range(COUNT)]
     return [
@@ -33,15 +35,15 @@ def streams() -> list[EngineRequest]:
     ]
 
 
-def alone(network: CausalLM, count: int = COUNT) -> dict[str, TokenOutput]:
+def alone(network: CausalLM, count: int = COUNT) -> dict[str, EngineOutput]:
     """Each request in an engine of its own."""
-    results: dict[str, TokenOutput] = {}
+    results: dict[str, EngineOutput] = {}
     for asked in streams()[:count]:
         results |= run(Engine(network, engine_config(prefix_caching=False)), [asked])
     return results
 
 
-def same(first: dict[str, TokenOutput], second: dict[str, TokenOutput]) -> bool:
+def same(first: dict[str, EngineOutput], second: dict[str, EngineOutput]) -> bool:
     """Tokens and log-probabilities equal, bit by bit."""
     return all(
         first[name].token_ids == second[name].token_ids and first[name].logprobs == second[name].logprobs
@@ -50,7 +52,8 @@ def same(first: dict[str, TokenOutput], second: dict[str, TokenOutput]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def expected(network: CausalLM) -> dict[str, TokenOutput]:
+def expected(network: CausalLM, cpu_isa: str) -> dict[str, EngineOutput]:
+    """At every level of compiled kernels that runs here."""
     return alone(network)
 
 
@@ -60,7 +63,7 @@ def expected(network: CausalLM) -> dict[str, TokenOutput]:
     ids=str,
 )
 def test_alone_or_in_a_batch_of_32(
-    network: CausalLM, expected: dict[str, TokenOutput], changes: dict[str, Any]
+    network: CausalLM, expected: dict[str, EngineOutput], changes: dict[str, Any]
 ) -> None:
     engine = Engine(network, engine_config(**changes))
     assert same(expected, run(engine, streams()))
@@ -68,7 +71,7 @@ def test_alone_or_in_a_batch_of_32(
     assert engine.stats().prefix_cache_hits > 0
 
 
-def test_under_forced_preemption(network: CausalLM, expected: dict[str, TokenOutput]) -> None:
+def test_under_forced_preemption(network: CausalLM, expected: dict[str, EngineOutput]) -> None:
     config = engine_config(max_model_len=80, block_size=4, prefix_caching=False)
     budget = bytes_for(network, config, blocks=60)
     engine = Engine(network, engine_config(max_model_len=80, block_size=4, prefix_caching=False, cache_bytes=budget))
@@ -95,13 +98,13 @@ def test_another_seed_gives_other_tokens(network: CausalLM) -> None:
     assert results["s1"].token_ids != results["s2"].token_ids
 
 
-def test_the_contexts_of_these_tests_matter(expected: dict[str, TokenOutput]) -> None:
+def test_the_contexts_of_these_tests_matter(expected: dict[str, EngineOutput]) -> None:
     """Negative control: a network that ignores its input would pass everything above."""
     assert len({result.token_ids for result in expected.values()}) == COUNT
     assert len({token for result in expected.values() for token in result.token_ids}) > 30
 
 
-def test_the_number_of_threads_changes_nothing(network: CausalLM, expected: dict[str, TokenOutput]) -> None:
+def test_the_number_of_threads_changes_nothing(network: CausalLM, expected: dict[str, EngineOutput]) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(3 - min(threads, 2))
     try:

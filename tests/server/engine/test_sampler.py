@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from server.engine.sampler import Sampler, draw, gumbel, gumbel_noise, least_kept, token_logprobs
+from server.engine.logits_processors import build_logits_processors
+from server.engine.sampler import draw, gumbel, gumbel_noise, least_kept, sample, token_logprobs
 from server.engine.sequence import Sequence
 from server.engine.types import SamplingParams
 from tests.server.engine.tiny import request
@@ -21,8 +22,10 @@ EOS = 2
 
 def sequence(*output: int, prompt: tuple[int, ...] = (3, 4), seed: int = 0, **sampling: Any) -> Sequence:
     """A sequence that has generated `output`; greedy unless told otherwise."""
-    made = Sequence(request("r", prompt, 50, **sampling), number=0, seed=seed, arrival=0.0)
-    made.tokens += output
+    asked = request("r", prompt, 50, **sampling)
+    processors = build_logits_processors(asked.sampling, prompt, frozenset({EOS}))
+    made = Sequence(asked, number=0, seed=seed, arrival=0.0, logits_processors=processors)
+    made.append(output)
     return made
 
 
@@ -35,7 +38,7 @@ def random_logits(rows: int, vocabulary: int = 300, seed: int = 0, scale: float 
 
 
 def chosen(logits_V: list[float], made: Sequence) -> int:
-    return Sampler([EOS]).sample(torch.tensor([logits_V]), [made]).token_ids[0]
+    return sample(torch.tensor([logits_V]), [made]).token_ids[0][0]
 
 
 def plainly_likely(logits: list[float], sampling: SamplingParams) -> set[int]:
@@ -119,17 +122,7 @@ def test_noise_is_finite_at_both_ends_of_the_generator() -> None:
     assert ends[0] < ends[2] < ends[1]
 
 
-def test_penalties_by_hand() -> None:
-    made = sequence(
-        5, 5, 6, prompt=(4,), repetition_penalty=2.0, frequency_penalty=0.25, presence_penalty=0.5, logit_bias={7: 1.5}
-    )
-    logits = torch.tensor([[1.0, 1.0, 1.0, 1.0, 4.0, -2.0, 3.0, 1.0]])
-    adjusted = Sampler([EOS])._adjust(logits, [made])[0].tolist()
-    assert adjusted == [1.0, 1.0, 1.0, 1.0, 2.0, -4.0 - 0.5 - 0.5, 1.5 - 0.25 - 0.5, 2.5]
-    assert logits[0, 4] == 4.0, "the model's scores are still needed for log-probabilities"
-
-
-@pytest.mark.parametrize("more", [{}, {"logit_bias": {0: 0.25}}], ids=str)
+@pytest.mark.parametrize("more", [{}, {"logit_bias": ((0, 0.25),)}], ids=str)
 def test_min_tokens_forbids_ends_until_it_is_reached(more: dict[str, Any]) -> None:
     logits = [0.0, 1.0, 9.0, 8.0]
     way: dict[str, Any] = {"min_tokens": 2, "stop_token_ids": frozenset({3})} | more
@@ -138,8 +131,8 @@ def test_min_tokens_forbids_ends_until_it_is_reached(more: dict[str, Any]) -> No
 
 def test_logprobs_are_those_of_the_model_before_any_change() -> None:
     logits = random_logits(1)
-    made = sequence(temperature=0.1, logit_bias={7: 100.0}, top_k=1, logprobs=4)
-    entry = Sampler().sample(logits, [made]).logprobs[0]
+    made = sequence(temperature=0.1, logit_bias=((7, 100.0),), top_k=1, logprobs=4)
+    (entry,) = sample(logits, [made]).logprobs[0]
     expected = logits[0].double().log_softmax(-1)
     assert entry.token_id == 7
     assert entry.logprob == pytest.approx(expected[7].item(), abs=1e-5)
@@ -150,8 +143,8 @@ def test_logprobs_are_those_of_the_model_before_any_change() -> None:
 
 def test_logprobs_only_where_asked() -> None:
     sequences = [sequence(), sequence(logprobs=0), sequence(logprobs=2)]
-    found = Sampler().sample(random_logits(3), sequences).logprobs
-    assert {row: len(entry.top) for row, entry in found.items()} == {1: 0, 2: 2}
+    found = sample(random_logits(3), sequences).logprobs
+    assert {row: len(entry.top) for row, (entry,) in found.items()} == {1: 0, 2: 2}
 
 
 def test_equal_logprobs_are_told_in_the_order_of_their_ids() -> None:
@@ -164,10 +157,10 @@ def test_rows_that_are_no_numbers_are_reported(wrong: float) -> None:
     logits = random_logits(3)
     logits[1, 50] = wrong
     sequences = [sequence(temperature=1.0), sequence(temperature=1.0), sequence()]
-    alone = [Sampler().sample(logits[row : row + 1], [sequences[row]]).token_ids[0] for row in (0, 2)]
+    alone = [sample(logits[row : row + 1], [sequences[row]]).token_ids[0] for row in (0, 2)]
     for number, made in enumerate(sequences):
-        made.request = request(f"r{number}", (3,), temperature=made.sampling.temperature)
-    together = Sampler().sample(logits, sequences)
+        made.request_id = f"r{number}"
+    together = sample(logits, sequences)
     assert together.failed == {"r1"}
     assert [together.token_ids[0], together.token_ids[2]] == alone
 
@@ -187,9 +180,9 @@ def test_a_row_gives_the_same_bits_alone_and_among_others(vocabulary: int) -> No
     count = 13
     logits = random_logits(count, vocabulary)
     sequences = [sequence(9, 9, 11, seed=i, logprobs=5, **WAYS[i % len(WAYS)]) for i in range(count)]
-    together = Sampler([EOS]).sample(logits, sequences)
+    together = sample(logits, sequences)
     for row, made in enumerate(sequences):
-        alone = Sampler([EOS]).sample(logits[row : row + 1].clone(), [made])
+        alone = sample(logits[row : row + 1].clone(), [made])
         assert alone.token_ids[0] == together.token_ids[row]
         assert alone.logprobs[0] == together.logprobs[row]
 
@@ -198,13 +191,7 @@ def test_a_row_gives_the_same_bits_alone_and_among_others(vocabulary: int) -> No
 def test_a_temperature_near_zero_is_greedy(temperature: float) -> None:
     logits = random_logits(4)
     sequences = [sequence(temperature=temperature, seed=seed) for seed in range(4)]
-    assert Sampler().sample(logits, sequences).token_ids == logits.argmax(-1).tolist()
-
-
-def test_presence_penalty_alone_by_hand() -> None:
-    logits = [0.0, 0.0, 0.0, 2.0, 1.75]
-    assert chosen(logits, sequence(3, 3, presence_penalty=0.125)) == 3
-    assert chosen(logits, sequence(3, 3, presence_penalty=0.5)) == 4
+    assert sample(logits, sequences).token_ids == [(token,) for token in logits.argmax(-1).tolist()]
 
 
 def test_noise_of_a_position_is_as_far_on_in_the_generator_as_the_high_word_says() -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from server.engine.config import CacheLayout, EngineConfig
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sequence
-from server.engine.step import StepOutput
-from server.engine.types import EngineRequest, FinishReason, TokenOutput
+from server.engine.step import SampledTokens
+from server.engine.types import EngineOutput, FinishReason, GenerateRequest
 from tests.server.engine.simulated import SimulatedRunner, simulated_decode
 from tests.server.engine.tiny import collect, request
 
@@ -37,7 +37,7 @@ class Simulation:
         self.runner = SimulatedRunner(layout)
         self.layout = layout
 
-    def step(self) -> list[TokenOutput]:
+    def step(self) -> list[EngineOutput]:
         batch = self.scheduler.schedule()
         assert batch.is_empty == (not self.scheduler.has_unfinished), "there is work, and nothing is scheduled"
         if batch.is_empty:
@@ -45,7 +45,7 @@ class Simulation:
         tokens = sum(sequence.num_scheduled_tokens for sequence in batch.sequences)
         assert 0 < tokens <= self.config.max_num_batched_tokens
         assert len({sequence.request_id for sequence in batch.sequences}) == len(batch.sequences)
-        outputs = self.scheduler.update(batch, self.runner.step(self.scheduler, batch))
+        outputs = self.scheduler.update(batch, *self.runner.step(self.scheduler, batch))
         self.check()
         return outputs
 
@@ -55,17 +55,17 @@ class Simulation:
         assert [s.key for s in running] == sorted(s.key for s in running)
         assert [s.key for s in waiting] == sorted(s.key for s in waiting)
         slots = [s.slot for s in running]
-        assert len(set(slots)) == len(slots) == self.layout.num_slots - scheduler.memory.states.num_free_slots
+        assert len(set(slots)) == len(slots) == self.layout.num_slots - scheduler.cache.states.num_free_slots
         owned = [block for s in running for block in s.block_table]
-        assert scheduler.memory.blocks._refs == [owned.count(block) for block in range(self.layout.num_blocks)]
+        assert scheduler.cache.blocks._refs == [owned.count(block) for block in range(self.layout.num_blocks)]
         assert all(not s.block_table and s.slot is None for s in waiting)
 
-    def drain(self) -> list[TokenOutput]:
-        outputs: list[TokenOutput] = []
+    def drain(self) -> list[EngineOutput]:
+        outputs: list[EngineOutput] = []
         while self.scheduler.has_unfinished:
             outputs += self.step()
-        assert self.scheduler.memory.blocks.num_used == 0
-        assert self.scheduler.memory.states.num_free_slots == self.layout.num_slots
+        assert self.scheduler.cache.blocks.num_used == 0
+        assert self.scheduler.cache.states.num_free_slots == self.layout.num_slots
         return outputs
 
 
@@ -97,8 +97,8 @@ def test_random_arrivals_aborts_and_preemptions(data: st.DataObject) -> None:
         max_prefill_chunk=data.draw(st.sampled_from([None, 1, 3])),
         max_num_batched_tokens=data.draw(st.sampled_from([8, 16, 64])),
     )
-    outputs: list[TokenOutput] = []
-    accepted: dict[str, EngineRequest] = {}
+    outputs: list[EngineOutput] = []
+    accepted: dict[str, GenerateRequest] = {}
     for number, (prompt, max_tokens, boundaries) in enumerate(data.draw(st.lists(requests(), max_size=12))):
         new = request(f"r{number}", prompt, max_tokens, boundaries=boundaries)
         accepted[new.request_id] = new
@@ -144,7 +144,7 @@ def test_out_of_blocks_the_latest_is_preempted_and_no_token_comes_twice() -> Non
     for name in ("first", "second", "third"):
         simulation.scheduler.add(request(name, [0, 1, 0], 16))
     outputs = simulation.drain()
-    assert simulation.scheduler.counts.preemptions > 0
+    assert simulation.scheduler.stats.preemptions > 0
     ends = [output.request_id for output in outputs if output.finish_reason is not None]
     assert ends == ["first", "second", "third"]
     assert {result.token_ids for result in collect(outputs).values()} == {simulated_decode([0, 1, 0], 16)}
@@ -158,14 +158,14 @@ def test_who_came_first_goes_first() -> None:
     assert ends == ["z", "a", "b"]
 
 
-def prefilled(simulation: Simulation, asked: EngineRequest) -> int:
+def prefilled(simulation: Simulation, asked: GenerateRequest) -> int:
     """Serve one request alone and count the prompt tokens that were computed."""
     simulation.scheduler.add(asked)
     computed, outputs = 0, []
     while simulation.scheduler.has_unfinished:
         batch = simulation.scheduler.schedule()
         computed += sum(s.num_scheduled_tokens for s in batch.sequences if not s.is_decoding)
-        outputs += simulation.scheduler.update(batch, simulation.runner.step(simulation.scheduler, batch))
+        outputs += simulation.scheduler.update(batch, *simulation.runner.step(simulation.scheduler, batch))
     assert outputs[-1].num_cached_tokens == len(asked.prompt_token_ids) - computed
     return computed
 
@@ -175,7 +175,7 @@ def test_a_boundary_is_reused_to_the_token() -> None:
     header = [0, 1, 2, 3, 4, 0, 1]  # not a multiple of the block
     assert prefilled(simulation, request("a", [*header, 1, 1], 1, boundaries=(7,))) == 9
     assert prefilled(simulation, request("b", [*header, 2, 2], 1, boundaries=(7,))) == 2
-    counts = simulation.scheduler.counts
+    counts = simulation.scheduler.stats
     assert (counts.prefix_cache_queries, counts.prefix_cache_hits) == (18, 7)
 
 
@@ -213,8 +213,8 @@ def test_existing_snapshots_are_not_taken_again() -> None:
     taken = []
     for name in "abc":
         prefilled(simulation, request(name, [0, 1, 2, 3, 4, 0], 1, boundaries=(3,)))
-        taken.append(simulation.scheduler.memory.states.snapshots_used)
-    assert taken == [2, 3, 3]  # the boundary and the end of the prompt; then the junction; then nothing new
+        taken.append(simulation.scheduler.cache.states.snapshots_used)
+    assert taken == [2, 3, 3]  # the boundary and the end of the prompt; then the divergence_point; then nothing new
 
 
 def test_a_scored_prompt_reuses_what_lies_before_its_last_boundary() -> None:
@@ -244,9 +244,9 @@ def test_scores_that_are_no_numbers_fail_their_own_request_only() -> None:
     for name in ("good", "bad"):
         simulation.scheduler.add(request(name, [0, 1, 2], 3))
     batch = simulation.scheduler.schedule()
-    sampled = simulation.runner.step(simulation.scheduler, batch)
-    failed = StepOutput(sampled.token_ids, failed=frozenset({"bad"}))
-    outputs = simulation.scheduler.update(batch, failed) + simulation.drain()
+    computed, sampled = simulation.runner.step(simulation.scheduler, batch)
+    failed = SampledTokens(sampled.token_ids, failed=frozenset({"bad"}))
+    outputs = simulation.scheduler.update(batch, computed, failed) + simulation.drain()
     results = collect(outputs)
     assert results["bad"].finish_reason is FinishReason.ERROR
     assert results["good"].token_ids == simulated_decode([0, 1, 2], 3)
@@ -283,7 +283,7 @@ def test_clear_recovers_from_any_state() -> None:
 def test_a_scored_position_is_no_place_to_remember() -> None:
     simulation = Simulation(layout_of(), snapshot_interval=6)  # six is a multiple, a boundary, and scored
     prefilled(simulation, request("a", [0, 1, 2, 3, 4, 0, 1, 2], 0, prompt_logprobs=True, boundaries=(2, 6)))
-    assert simulation.scheduler.memory.states.snapshots_used == 2  # two, and five for the score of six
+    assert simulation.scheduler.cache.states.snapshots_used == 2  # two, and five for the score of six
 
 
 def test_a_prompt_that_ends_at_a_multiple_of_the_interval_is_remembered_there() -> None:
@@ -327,8 +327,8 @@ def test_nothing_is_remembered_of_a_step_with_scores_that_are_no_numbers() -> No
     simulation.scheduler.add(request("bad", [0, 1, 2, 3, 4, 0, 1], 3))
     for fails in (False, True):
         batch = simulation.scheduler.schedule()
-        computed = simulation.runner.step(simulation.scheduler, batch)
-        simulation.scheduler.update(batch, replace(computed, failed=frozenset({"bad"} if fails else ())))
+        computed, sampled = simulation.runner.step(simulation.scheduler, batch)
+        simulation.scheduler.update(batch, computed, replace(sampled, failed=frozenset({"bad"} if fails else ())))
     assert not simulation.scheduler.has_unfinished
     assert prefilled(simulation, request("b", [0, 1, 2, 3, 4, 0, 1], 1)) == 7
 
@@ -346,7 +346,7 @@ def test_a_preempted_request_is_counted_and_timed_once() -> None:
     for name in ("first", "second", "third"):
         simulation.scheduler.add(request(name, [0, 1, 0], 16))
     results = collect(simulation.drain())
-    counts = simulation.scheduler.counts
+    counts = simulation.scheduler.stats
     assert counts.preemptions > 0
     assert (counts.prompt_tokens, counts.prefix_cache_queries) == (9, 9)
     for result in results.values():

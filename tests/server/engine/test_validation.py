@@ -30,8 +30,9 @@ def check(prompt: list[int], max_tokens: int = 4, **changes: Any) -> None:
         ([5], {"min_p": 1.1}, "min_p is 1.1"),
         ([5], {"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
         ([5], {"presence_penalty": float("inf")}, "presence_penalty is inf"),
-        ([5], {"logit_bias": {3: float("nan")}}, r"logit_bias\[3\] is nan"),
-        ([5], {"logit_bias": {100: 1.0}}, "name token id 100"),
+        ([5], {"logit_bias": ((3, float("nan")),)}, r"logit_bias\[3\] is nan"),
+        ([5], {"logit_bias": ((100, 1.0),)}, "name token id 100"),
+        ([5], {"logit_bias": ((3, 1.0), (3, 2.0))}, "logit_bias names a token id twice"),
         ([5], {"stop_token_ids": frozenset({-1})}, "name token id -1"),
         ([5], {"min_tokens": -1}, "min_tokens is -1"),
         ([5], {"logprobs": 101}, "logprobs is 101"),
@@ -44,4 +45,4 @@ def test_refused(prompt: list[int], changes: dict[str, Any], message: str) -> No
 
 
 def test_accepted() -> None:
-    check([0, 99] * 8, boundaries=(1, 16), temperature=0.0, top_p=1.0, logprobs=0, logit_bias={99: -100.0})
+    check([0, 99] * 8, boundaries=(1, 16), temperature=0.0, top_p=1.0, logprobs=0, logit_bias=((99, -100.0),))

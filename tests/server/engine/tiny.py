@@ -17,7 +17,7 @@ from model.network import CausalLM, cast_matrices
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.sampler import gumbel_noise
-from server.engine.types import EngineRequest, SamplingParams, TokenOutput
+from server.engine.types import EngineOutput, EngineRequest, GenerateRequest, SamplingParams
 
 KNOWN: WeakKeyDictionary[CausalLM, dict[tuple[Any, ...], tuple[int, ...]]] = WeakKeyDictionary()  # what oracles said
 VOCAB = 128
@@ -55,35 +55,35 @@ def bytes_for(network: CausalLM, config: EngineConfig, *, blocks: int) -> int:
     return slots + blocks * bytes_per_block(specs, config.block_size, network.dtype)
 
 
-def request(request_id: str, prompt: Iterable[int], max_tokens: int = 8, **changes: Any) -> EngineRequest:
-    """Greedy unless told otherwise; `boundaries` go to the request, the rest is sampling."""
-    outer = {name: changes.pop(name) for name in ("boundaries", "arrival_time") if name in changes}
+def request(request_id: str, prompt: Iterable[int], max_tokens: int = 8, **changes: Any) -> GenerateRequest:
+    """Greedy unless told otherwise; what `GenerateRequest` has no field for is sampling."""
+    outer = {name: changes.pop(name) for name in ("boundaries", "arrival_time", "cache_salt") if name in changes}
     sampling = SamplingParams(max_tokens, **({"temperature": 0.0} | changes))
-    return EngineRequest(request_id, tuple(prompt), sampling, **outer)
+    return GenerateRequest(request_id, tuple(prompt), sampling, **outer)
 
 
 def random_prompt(rng: np.random.Generator, length: int) -> tuple[int, ...]:
     return tuple(int(token) for token in rng.integers(3, VOCAB, length))
 
 
-def run(engine: Engine, requests: Iterable[EngineRequest]) -> dict[str, TokenOutput]:
+def run(engine: Engine, requests: Iterable[EngineRequest]) -> dict[str, EngineOutput]:
     """Serve requests to their end; per request one output with everything that came."""
     for item in requests:
         engine.submit(item)
     return drain(engine)
 
 
-def drain(engine: Engine) -> dict[str, TokenOutput]:
+def drain(engine: Engine) -> dict[str, EngineOutput]:
     """Step until nothing is left."""
-    outputs: list[TokenOutput] = []
+    outputs: list[EngineOutput] = []
     while engine.has_unfinished:
         outputs += engine.step()
     return collect(outputs)
 
 
-def collect(outputs: Iterable[TokenOutput]) -> dict[str, TokenOutput]:
+def collect(outputs: Iterable[EngineOutput]) -> dict[str, EngineOutput]:
     """Join each request's outputs into one, and see that the last of them, and no other, is terminal."""
-    joined: dict[str, TokenOutput] = {}
+    joined: dict[str, EngineOutput] = {}
     for output in outputs:
         before = joined.get(output.request_id)
         if before is not None:
@@ -106,7 +106,7 @@ def assert_memory_is_free(engine: Engine) -> None:
     assert (stats.running, stats.waiting, stats.kv_blocks_used, stats.state_slots_used) == (0, 0, 0, 0)
 
 
-def oracle(network: CausalLM, asked: EngineRequest, *, eos: frozenset[int] = frozenset()) -> tuple[int, ...]:
+def oracle(network: CausalLM, asked: GenerateRequest, *, eos: frozenset[int] = frozenset()) -> tuple[int, ...]:
     """The tokens of one request, decoded naively. Knows temperature, seed and stop tokens."""
     sampling = asked.sampling
     known = KNOWN.setdefault(network, {})

@@ -23,10 +23,16 @@ def load(directory: Path, content: dict[str, object]) -> GenerationDefaults:
         ),
         ({"temperature": None, "top_k": 50, "max_length": 20, "eos_token_id": 2}, GenerationDefaults(top_k=50)),
         ({"do_sample": False, "temperature": 0.6}, GenerationDefaults(temperature=0.0)),
+        ({"top_k": 20.0, "temperature": 1}, GenerationDefaults(top_k=20)),
     ],
 )
 def test_what_is_named_is_taken(tmp_path: Path, content: dict[str, object], expected: GenerationDefaults) -> None:
     assert load(tmp_path, content) == expected
+
+
+def test_a_whole_number_written_with_a_point_is_an_integer(tmp_path: Path) -> None:
+    """The sampler slices by it: every sampled step of a float failed."""
+    assert type(load(tmp_path, {"top_k": 20.0}).top_k) is int
 
 
 def test_without_the_file_the_model_s_own_distribution_is_sampled(tmp_path: Path) -> None:
@@ -41,6 +47,8 @@ def test_without_the_file_the_model_s_own_distribution_is_sampled(tmp_path: Path
         ({"top_p": 0}, "top_p is 0"),
         ({"top_p": True}, "top_p is True: give a number"),
         ({"top_k": "many"}, "top_k is 'many'"),
+        ({"top_k": 20.5}, "top_k is 20.5: give a whole number"),
+        ({"top_k": float("inf")}, "top_k is inf: give a whole number"),
         ({"repetition_penalty": float("nan")}, "repetition_penalty is nan"),
     ],
 )

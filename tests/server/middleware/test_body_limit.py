@@ -1,5 +1,6 @@
-"""The largest request body: with and without a Content-Length."""
+"""Which bodies are read: up to a size, with and without a Content-Length, and not compressed."""
 
+import gzip
 from collections.abc import Iterator
 
 import pytest
@@ -37,3 +38,16 @@ def test_a_body_up_to_the_limit_is_read(small: TestClient, size: int, chunked: b
     if size > LIMIT:
         assert response.json()["error"]["code"] == "body_too_large"
         assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(("encoding", "status"), [("gzip", 415), ("br", 415), ("identity", 200), ("Identity", 200)])
+def test_a_compressed_body_is_refused_by_name(small: TestClient, encoding: str, status: int) -> None:
+    plain = body(100)
+    content = gzip.compress(plain) if status == 415 else plain
+    headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+    response = small.post("/v1/generate", content=content, headers=headers)
+    assert response.status_code == status
+    if status == 415:
+        error = response.json()["error"]
+        assert error["code"] == "unsupported_content_encoding"
+        assert f"encoded with {encoding}: send it without Content-Encoding" in error["message"]

@@ -18,13 +18,15 @@ from server.generation.segments import MAX_PARALLEL_SEGMENTS
 ROOT = Path(__file__).parents[3]
 PROGRAM = """
 import sys
+from server.startup.listeners import bound
 from server.startup.uvicorn_server import run
 from tests.server.applications import make_server
 
 server = make_server(port=int(sys.argv[1]), drain_grace=float(sys.argv[2]))
 server.answer_with("x" * 40)
 server.engine.step_seconds = float(sys.argv[3])
-run(server.settings, server.open_backend)
+with bound(server.settings) as listeners:
+    run(server.settings, server.open_backend, listeners)
 """
 
 

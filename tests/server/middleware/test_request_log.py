@@ -4,7 +4,6 @@ import logging
 
 import pytest
 
-from server.middleware.request_log import configure_logging
 from tests.server.applications import client_of, make_server
 
 
@@ -33,12 +32,3 @@ def test_a_line_per_request_without_its_text(caplog: pytest.LogCaptureFixture) -
 
 def test_no_line_unless_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     assert lines(caplog, log_requests=False) == []
-
-
-def test_the_level_is_set_for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", [])
-    monkeypatch.setattr(root, "level", logging.WARNING)
-    configure_logging("error")
-    assert root.level == logging.ERROR
-    assert len(root.handlers) == 1

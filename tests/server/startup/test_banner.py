@@ -9,11 +9,11 @@ from model import kernels
 from server.engine.config import EngineConfig
 from server.settings import Settings
 from server.startup.backend import prepare_backend
-from server.startup.banner import start_line
+from server.startup.banner import banner
 
 
 def line(device: str = "cpu", **given: Any) -> str:
-    return start_line(Settings(**given), "mine", EngineConfig(4096, cache_bytes=3 * 2**29), "int8", device)
+    return banner(Settings(**given), "mine", EngineConfig(4096, cache_bytes=3 * 2**29), "int8", device)
 
 
 @pytest.fixture
@@ -52,10 +52,10 @@ def test_float16_and_other_devices_do_not_promise_equal_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "kept_as"), [({"quantize": "int4"}, "int4"), ({"quantize": "none", "dtype": "float32"}, "float32")]
+    ("given", "weight_scheme"), [({"quantize": "int4"}, "int4"), ({"quantize": "none", "dtype": "float32"}, "float32")]
 )
-def test_loading_ends_with_it(given: dict[str, Any], kept_as: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_loading_ends_with_it(given: dict[str, Any], weight_scheme: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         prepare_backend(Settings(threads=1, cache_bytes=2**28, **given))
-    assert caplog.messages[-1].startswith(f"serving routelm: {kept_as} on cpu, 1 thread, ")
+    assert caplog.messages[-1].startswith(f"serving routelm: {weight_scheme} on cpu, 1 thread, ")
     assert "context 4096 tokens, cache 256.0 MiB" in caplog.messages[-1]

@@ -5,11 +5,11 @@ import torch
 
 from model.quantization import SCHEMES
 from server.settings import Settings
-from server.startup.device import Placement
+from server.startup.device import DeviceConfig
 
 
-def placed(**given: str) -> Placement:
-    return Placement.of(Settings(**given))  # type: ignore[arg-type]
+def placed(**given: str) -> DeviceConfig:
+    return DeviceConfig.from_settings(Settings(**given))  # type: ignore[arg-type]
 
 
 def test_without_a_gpu_it_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,11 +25,11 @@ def test_a_gpu_computes_plain_weights_only(monkeypatch: pytest.MonkeyPatch) -> N
     for quantize in ("auto", "none"):
         found = placed(quantize=quantize, dtype="float16")
         assert (found.device, found.scheme) == ("cuda", None)
-        assert found.kept_as({}).name == "float16"
-    with pytest.raises(ValueError, match="quantize is int8, which is computed on a CPU only"):
+        assert found.weight_scheme({}).name == "float16"
+    with pytest.raises(ValueError, match="quantize is int8, which runs on a CPU only"):
         placed(quantize="int8")
     assert placed(quantize="int8", device="cpu").scheme is SCHEMES["int8"]
 
 
 def test_none_means_plain_weights_on_a_cpu() -> None:
-    assert placed(device="cpu", dtype="float32", quantize="none").kept_as({}).name == "float32"
+    assert placed(device="cpu", dtype="float32", quantize="none").weight_scheme({}).name == "float32"

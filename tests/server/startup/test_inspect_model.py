@@ -14,7 +14,7 @@ from model.loading.quantize_checkpoint import quantize_checkpoint
 from model.quantization import SCHEMES
 from server.cli import app
 from server.settings import Settings
-from server.startup import inspect_model as inspection
+from server.startup import inspect_model as inspect_model_module
 from server.startup.backend import prepare_backend
 from server.startup.inspect_model import Fit, best_of, inspect_model
 
@@ -27,7 +27,7 @@ def runner() -> CliRunner:
 
 
 def with_memory(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
-    monkeypatch.setattr(inspection, "available_memory", lambda: int(size))
+    monkeypatch.setattr(inspect_model_module, "available_memory", lambda: int(size))
 
 
 def test_the_bundled_model() -> None:
@@ -57,13 +57,13 @@ def test_longer_sequences_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_recommended_can_be_served(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command's cache holds so many sequences of that length, and the engine takes its budget."""
-    with_memory(monkeypatch, inspection.BESIDE_WEIGHTS + 60 * 2**20)
+    with_memory(monkeypatch, inspect_model_module.BESIDE_WEIGHTS + 60 * 2**20)
     found = inspect_model("bundled", None, length=4096)
     assert found.command is not None
     words = found.command.split()
     given = dict(zip(words[2::2], words[3::2], strict=True))
     at_once = int(given["--max-num-seqs"])
-    cache = inspection._cache_bytes(found.size, at_once, 4096)
+    cache = inspect_model_module._cache_bytes(found.size, at_once, 4096)
     service = prepare_backend(Settings(max_num_seqs=at_once, cache_bytes=cache, threads=1))
     assert callable(service)
 

@@ -14,7 +14,7 @@ from model.network import CausalLM
 from server.engine.config import CacheLayout, EngineConfig
 from server.engine.engine import Engine
 from server.engine.scheduler import Scheduler
-from server.engine.types import EngineRequest, FinishReason
+from server.engine.types import FinishReason, GenerateRequest
 from tests.server.engine.beam.beam_oracle import beam_search
 from tests.server.engine.simulated import VOCAB, SimulatedRunner, likeliest, simulated_decode
 from tests.server.engine.tiny import (
@@ -31,11 +31,11 @@ EOS = frozenset({5})
 BLOCK, MAX_LEN = 4, 24
 
 
-def ask(name: str, prompt: Tokens[int], max_tokens: int, width: int, min_tokens: int = 0) -> EngineRequest:
+def ask(name: str, prompt: Tokens[int], max_tokens: int, width: int, min_tokens: int = 0) -> GenerateRequest:
     return request(name, prompt, max_tokens, beam_width=width, min_tokens=min_tokens)
 
 
-def simulate(asked: list[EngineRequest], layout: CacheLayout) -> dict[str, tuple[int, ...]]:
+def simulate(asked: list[GenerateRequest], layout: CacheLayout) -> dict[str, tuple[int, ...]]:
     config = EngineConfig(
         MAX_LEN, EOS, max_num_seqs=layout.num_slots, max_num_batched_tokens=16, block_size=BLOCK, snapshot_interval=6
     )
@@ -46,9 +46,9 @@ def simulate(asked: list[EngineRequest], layout: CacheLayout) -> dict[str, tuple
     while scheduler.has_unfinished:
         batch = scheduler.schedule()
         assert not batch.is_empty
-        outputs += scheduler.update(batch, runner.step(scheduler, batch))
-    assert scheduler.memory.blocks.num_used == 0
-    assert scheduler.memory.states.num_free_slots == layout.num_slots
+        outputs += scheduler.update(batch, *runner.step(scheduler, batch))
+    assert scheduler.cache.blocks.num_used == 0
+    assert scheduler.cache.states.num_free_slots == layout.num_slots
     assert not len(scheduler.beams)
     assert not any(each.request_id in scheduler.beams for each in asked)
     return {name: output.token_ids for name, output in collect(outputs).items()}
@@ -92,13 +92,13 @@ def test_an_answer_ends_after_the_least_tokens(least: int) -> None:
         assert len(answer) > least
 
 
-def streams() -> list[EngineRequest]:
+def streams() -> list[GenerateRequest]:
     rng = np.random.default_rng(3)
     lengths = [int(length) for length in rng.integers(2, 40, 8)]
     return [ask(f"b{i}", random_prompt(rng, length), 6, 1 + i % 4) for i, length in enumerate(lengths)]
 
 
-def by_definition(network: CausalLM, asked: EngineRequest) -> tuple[int, ...]:
+def by_definition(network: CausalLM, asked: GenerateRequest) -> tuple[int, ...]:
     def scores(prefix: tuple[int, ...], most: int) -> list[tuple[int, float]]:
         with torch.inference_mode():
             logprobs_V = network.logits(sequence_hidden(network, prefix)[-1:]).log_softmax(-1)[0]

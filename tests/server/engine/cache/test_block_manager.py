@@ -4,10 +4,10 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from server.engine.cache.block_manager import EMPTY_PREFIX, BlockManager, block_digest, extend_digests
+from server.engine.cache.block_manager import BlockManager, block_digest, extend_digests, root_digest
 
 NUM_BLOCKS = 7
-CHAINS = {length: [block_digest(EMPTY_PREFIX, (length, i)) for i in range(4)] for length in range(3)}
+CHAINS = {length: [block_digest(root_digest(), (length, i)) for i in range(4)] for length in range(3)}
 
 
 class BlockMachine(RuleBasedStateMachine):
@@ -70,16 +70,16 @@ TestBlockMachine = BlockMachine.TestCase
 def test_freed_prefix_is_found_until_its_blocks_are_reused() -> None:
     manager = BlockManager(3)
     blocks = manager.allocate(2)
-    digests: list[bytes] = []
+    digests = [root_digest()]
     extend_digests(digests, range(8), 4)
-    for block, digest in zip(blocks, digests, strict=True):
+    for block, digest in zip(blocks, digests[1:], strict=True):
         manager.register(block, digest)
     manager.free(blocks)
-    assert manager.match(digests) == blocks
+    assert manager.match(digests[1:]) == blocks
     manager.allocate(2)  # the blank block, then the end of the prefix: its start is worth more
-    assert manager.match(digests) == blocks[:1]
+    assert manager.match(digests[1:]) == blocks[:1]
     manager.allocate(1)
-    assert manager.match(digests) == []
+    assert manager.match(digests[1:]) == []
 
 
 def test_shared_blocks_that_are_free_do_not_count_as_room() -> None:
@@ -94,17 +94,25 @@ def test_shared_blocks_that_are_free_do_not_count_as_room() -> None:
 
 
 def test_digest_depends_on_every_token_before() -> None:
-    first: list[bytes] = []
-    second: list[bytes] = []
+    first = [root_digest()]
+    second = [root_digest()]
     extend_digests(first, [1, 2, 3, 4, 5, 6], 2)
     extend_digests(second, [1, 9, 3, 4, 5, 6], 2)
-    assert len(first) == 3
+    assert len(first) == 4
+    assert not set(first[1:]) & set(second[1:])
+
+
+def test_digest_depends_on_the_cache_salt() -> None:
+    first, second, again = ([root_digest(salt)] for salt in ("one", "two", "one"))
+    for digests in (first, second, again):
+        extend_digests(digests, range(8), 4)
+    assert first == again
     assert not set(first) & set(second)
 
 
 def test_digests_grow_with_the_tokens() -> None:
-    grown: list[bytes] = []
-    whole: list[bytes] = []
+    grown = [root_digest()]
+    whole = [root_digest()]
     for length in range(20):
         extend_digests(grown, range(length), 4)
     extend_digests(whole, range(19), 4)
@@ -128,4 +136,4 @@ def test_shared_blocks_that_somebody_owns_take_no_room() -> None:
 
 
 def test_digests_are_long_enough_that_none_are_alike_by_chance() -> None:
-    assert len(block_digest(EMPTY_PREFIX, (1, 2, 3, 4))) >= 16
+    assert len(block_digest(root_digest(), (1, 2, 3, 4))) >= 16

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from server.engine.cache.block_manager import extend_digests
+from server.engine.cache.block_manager import extend_digests, root_digest
 from server.engine.cache.state_manager import SnapshotKey, StateManager, snapshot_key
 
 BLOCK = 4
 TOKENS = tuple(range(20))
-DIGESTS: list[bytes] = []
+DIGESTS = [root_digest()]
 extend_digests(DIGESTS, TOKENS, BLOCK)
 
 
@@ -53,7 +53,7 @@ class StateMachine(RuleBasedStateMachine):
     @rule(limit=st.integers(0, 20), blocks=st.integers(0, 5))
     def find(self, limit: int, blocks: int) -> None:
         reachable = [p for p in self.used if p <= limit and p // BLOCK <= blocks]
-        position, key = self.manager.longest(DIGESTS[:blocks], TOKENS, limit, BLOCK)
+        position, key = self.manager.longest(DIGESTS[: blocks + 1], TOKENS, limit, BLOCK)
         assert position == max(reachable, default=0)
         if key is not None:
             assert self.manager.use(key) == self.place[position]
@@ -81,7 +81,7 @@ def test_a_snapshot_belongs_to_its_exact_tokens() -> None:
     manager = StateManager(1, 4)
     manager.add(key_at(6))
     other = (*TOKENS[:5], 99, *TOKENS[6:])
-    digests: list[bytes] = []
+    digests = [root_digest()]
     extend_digests(digests, other, BLOCK)
     assert manager.longest(DIGESTS, TOKENS, 10, BLOCK)[0] == 6
     assert manager.longest(digests, other, 10, BLOCK) == (0, None)

@@ -1,0 +1,97 @@
+"""Training rows that stand in no file: persona dialogues, gap sentences, topics under the labels of another source."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from model.training.data.gap_sentences import gap_sentences
+from model.training.data.prepare import ExtraSource
+from model.training.data.rows import Row, task_of
+
+PERSONA_FILE = Path(__file__).with_name("persona.json")
+# A source of headlines knows "health" from a handful of rows; another calls it "wellness", and medical sentences come
+# with translations. Their rows under the first one's labels teach what a label means rather than which list it is in.
+NEWS, MEDICINE = "analyze/huffpost-topic-en", "translate/tico19-en-zh"
+LABELS = ["business", "technology", "entertainment", "health"]
+LABEL_OF = {
+    "business": "business",
+    "science and technology": "technology",
+    "entertainment": "entertainment",
+    "wellness": "health",
+}
+HEADLINE_CHARACTERS = 78  # at most; the first source cuts its own there
+_AFTER_SENTENCE = re.compile(r"(?<=[^\s.]{3}[.?!])\s")  # and not after "Samuel L." or "the U.S."
+
+
+def read_persona() -> dict[str, Any]:
+    """`topics`: language, questions and answers, any of which fits any question; `greetings` by language."""
+    persona: dict[str, Any] = json.loads(PERSONA_FILE.read_text(encoding="utf-8"))
+    return persona
+
+
+def persona_rows(kept: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
+    """Yield every question with every answer of its topic as a chat row, every second one after a greeting.
+
+    The greetings make the answers known in the middle of a conversation, too.
+    """
+    persona = read_persona()
+    pairs = [(t["language"], *pair) for t in persona["topics"] for pair in product(t["questions"], t["answers"])]
+    for number, (language, question, answer) in enumerate(pairs):
+        before = persona["greetings"][language][number // 2 % 2] if number % 2 else ()
+        yield {"task": "chat", "messages": _turns([*before, question, answer])}
+
+
+def topic_rows(kept: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
+    """Yield analyze rows under LABELS from the rows of NEWS and MEDICINE.
+
+    They also come as headlines: otherwise their form would tell the topic.
+    """
+    for row in kept.get(NEWS, ()):
+        if row["label"] in LABEL_OF:
+            for text in dict.fromkeys((row["text"], as_headline(row["text"]))):
+                yield _labelled(text, LABEL_OF[row["label"]])
+    for row in kept.get(MEDICINE, ()):
+        yield _labelled(as_headline(row["source"]), "health")
+
+
+def gap_sentence_rows(kept: Mapping[str, Sequence[Row]], language: str) -> Iterator[Row]:
+    """Yield summarize rows from all documents and plain texts."""
+    rows = (row for rows in kept.values() for row in rows)
+    return gap_sentences((row.get("document") or row["text"] for row in rows), language)
+
+
+def as_headline(text: str) -> str:
+    """The first sentence without its full stop, or its first words and " ..." where it is too long for a headline.
+
+    >>> as_headline("A Vote. It took all night.")
+    'A Vote'
+    """
+    sentence = _AFTER_SENTENCE.split(text, maxsplit=1)[0].removesuffix(".")
+    if len(sentence) <= HEADLINE_CHARACTERS:
+        return sentence
+    return sentence[: HEADLINE_CHARACTERS - 3].rpartition(" ")[0] + " ..."
+
+
+def _labelled(text: str, label: str) -> Row:
+    return {"task": "analyze", "text": text, "label": label, "label_set": LABELS}
+
+
+def _turns(texts: Iterable[str]) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
+
+
+def _is_prose(source: str) -> bool:
+    """Whether the texts of a source consist of sentences and may serve as documents to summarize."""
+    return task_of(source) in ("generate", "summarize") and "poetry" not in source
+
+
+EXTRA_SOURCES = (
+    ExtraSource("chat/routelm-persona", persona_rows),
+    ExtraSource("summarize/gap-sentences-en", partial(gap_sentence_rows, language="en"), reads=_is_prose),
+    ExtraSource("summarize/gap-sentences-zh", partial(gap_sentence_rows, language="zh"), reads=_is_prose),
+    ExtraSource("analyze/borrowed-topics-en", topic_rows, reads={NEWS, MEDICINE}.__contains__),
+)

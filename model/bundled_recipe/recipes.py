@@ -1,0 +1,102 @@
+"""The recipes by name: the model that ships, run after run, and one that takes two minutes."""
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+from model.config import hybrid_config
+from model.training.data.batches import LossWeights, Noise
+from model.training.data.mixture import Mixture, MixturePart
+from model.training.optimizer import OptimizerConfig, WeightDecay
+from model.training.recipe import Phase, Recipe
+
+MIXTURES_FILE = Path(__file__).with_name("mixtures.toml")
+
+
+@cache
+def mixture(name: str) -> Mixture:
+    """A mixture of mixtures.toml."""
+    file = tomllib.loads(MIXTURES_FILE.read_text(encoding="utf-8"))
+    chosen = file["mixtures"][name]
+    parts = (MixturePart(part, share, tuple(file["parts"][part])) for part, share in chosen["shares"].items())
+    factors = (factor for group in chosen["factors"] for factor in file["factors"][group].items())
+    return Mixture(tuple(parts), tuple(factors))
+
+
+def bundled() -> Recipe:
+    """The model that ships: size S, 18 million parameters, 7 million of them active per token."""
+    return Recipe(
+        model=hybrid_config(),
+        tokens=110_000_000,
+        stable=Phase(mixture("stable"), LossWeights(prompt=0.3)),
+        decay=Phase(mixture("decay"), LossWeights(prompt=0.05)),
+        decay_share=0.25,
+        random_k={1: 0.25, 2: 0.5, 3: 0.25},
+    )
+
+
+def bundled_further() -> Recipe:
+    """A second run for the weights of `bundled`: more labels, noise, a lower learning rate. Needs --start-from."""
+    noise = Noise((("analyze/*", 0.08), ("generate/tinystories-en", 0.15)))
+    return replace(
+        bundled(),
+        stable=Phase(mixture("further"), LossWeights(prompt=0.2, label=16.0), noise),
+        decay=Phase(mixture("further"), LossWeights(prompt=0.05, label=16.0), noise),
+        decay_share=0.18,
+        optimizer=OptimizerConfig(muon_lr=0.012, embedding_lr=2e-3, router_lr=6e-4, scalar_lr=1.2e-3),
+        seed=2,
+    )
+
+
+def bundled_chat() -> Recipe:
+    """A run for the weights of `bundled-further`: facts, tasks and small talk of one persona. Needs --start-from."""
+    further = bundled_further()
+    return replace(
+        further,
+        tokens=115_000_000,
+        stable=replace(further.stable, mixture=mixture("world"), weights=LossWeights(prompt=0.1, label=16.0)),
+        decay=replace(further.decay, mixture=mixture("world-decay")),
+        decay_share=0.07,
+        micro_batches=2,
+        optimizer=replace(further.optimizer, weight_decay=WeightDecay(0.1, cautious=True, scheduled=True)),
+        ema_decay=0.99,
+        seed=3,
+    )
+
+
+def tiny() -> Recipe:
+    """A model of under a million parameters for two minutes on a laptop and a few hundred lines of text."""
+    model = hybrid_config(
+        hidden_size=128,
+        num_layers=4,
+        num_heads=2,
+        num_kv_heads=1,
+        num_experts=4,
+        expert_width=64,
+        shared_width=64,
+        vocab_size=1024,
+        max_positions=1024,
+    )
+    phase = Phase(mixture("stable"), LossWeights(prompt=1.0))
+    return Recipe(
+        model=model, tokens=400_000, stable=phase, decay=phase, micro_batch_tokens=1024, warmup_steps=20,
+        micro_batches=2,
+    )  # fmt: skip
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "bundled": bundled,
+    "bundled-further": bundled_further,
+    "bundled-chat": bundled_chat,
+    "tiny": tiny,
+}
+
+
+def recipe_named(name: str, tokens: int | None) -> Recipe:
+    """A recipe by its name, with its own or another number of tokens. ValueError lists the names."""
+    if name not in RECIPES:
+        raise ValueError(f"there is no recipe {name!r}; there are: {', '.join(RECIPES)}")
+    recipe = RECIPES[name]()
+    return recipe if tokens is None else replace(recipe, tokens=tokens)

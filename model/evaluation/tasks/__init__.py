@@ -1,0 +1,1 @@
+"""What is evaluated: one kind of task a file."""

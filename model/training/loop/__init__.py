@@ -1,0 +1,1 @@
+"""The training loop: forward, loss, backward, step, checkpoint."""

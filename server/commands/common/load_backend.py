@@ -1,0 +1,69 @@
+"""Load a model for a command: show progress meanwhile, and end with one line if the checkpoint cannot be served."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from server.commands.common.errors import errors_in_one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from server.settings import Settings
+    from server.startup.app import Backend
+
+SECONDS_BETWEEN_LOG_LINES = 10.0
+
+ProgressCallback = Callable[[int, int], None]  # called with the bytes read so far, and all bytes
+
+logger = logging.getLogger(__name__)
+
+
+def load_backend(settings: "Settings") -> "Callable[[], Backend]":
+    """Load the model. Returns a function that starts the engine; exits with code 2 if the model cannot be served."""
+    from rich.console import Console
+
+    with errors_in_one_line(), loading_progress(Console(stderr=True), settings.model) as progress:
+        from server.startup.backend import prepare_backend
+
+        return prepare_backend(settings, progress)
+
+
+@contextmanager
+def loading_progress(console: "Console", model: str) -> Iterator[ProgressCallback]:
+    """Yield a callback that shows what has been read: a bar on a terminal, otherwise a log line every ten seconds."""
+    if not console.is_terminal:
+        yield _log_lines(model)
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from model.checkpoints.hub import is_hub_id
+
+    columns = BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn()
+    bar = Progress(TextColumn("loading {task.description}"), *columns, console=console, transient=True)
+    task = bar.add_task(model, total=None)
+
+    def update(read: int, total: int) -> None:
+        bar.start()
+        bar.update(task, completed=read, total=total)
+
+    if not is_hub_id(model):  # a download from the hub shows bars of its own
+        bar.start()
+    try:
+        yield update
+    finally:
+        bar.stop()
+
+
+def _log_lines(model: str) -> ProgressCallback:
+    last_line = time.monotonic()
+
+    def update(read: int, total: int) -> None:
+        nonlocal last_line
+        if time.monotonic() - last_line >= SECONDS_BETWEEN_LOG_LINES:
+            last_line = time.monotonic()
+            logger.info("loading %s: %.1f of %.1f GiB", model, read / 2**30, total / 2**30)
+
+    return update

@@ -1,0 +1,198 @@
+"""The engine in a thread of its own, behind `EngineClient`.
+
+The event loop's thread and the engine's thread share three things: an inbox of commands, guarded by a condition the
+engine's thread sleeps on, the newest stats, replaced as a whole, and the time of the last step. Outputs go back in one
+call per step. Should the thread die or hang, the server says that it is unhealthy, and every stream has an end.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+
+from server.engine.client.base import EngineClosedError, QueueFullError
+from server.engine.client.retry_after import CompletionRate
+from server.engine.engine import STEP_FAILED, Engine
+from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason
+
+logger = logging.getLogger(__name__)
+
+HANGING_AFTER = 300.0  # seconds with work but without the end of a step: longer than any step should take
+END_SECONDS = 30.0  # for the steps that run when the grace period is over
+
+Command = EngineRequest | str  # a request to accept, or the id of one to abort
+
+
+class OutputStream:
+    """The outputs of one request, in order; ends after the one with a finish reason."""
+
+    def __init__(self) -> None:
+        self._outputs: asyncio.Queue[EngineOutput] = asyncio.Queue()
+        self._ended = False
+
+    def __aiter__(self) -> "OutputStream":
+        return self
+
+    async def __anext__(self) -> EngineOutput:
+        if self._ended:
+            raise StopAsyncIteration
+        output = await self._outputs.get()
+        self._ended = output.finish_reason is not None
+        return output
+
+    def put(self, output: EngineOutput) -> None:
+        self._outputs.put_nowait(output)
+
+
+class AsyncLLM:
+    """An `EngineClient`. Make it, use it and close it on one event loop; its thread starts at once."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._streams: dict[str, OutputStream] = {}
+        self._rate = CompletionRate()
+        self._closing = False
+        self._dead = False
+        self._progress = time.monotonic()  # when a step ended last, or work came after a rest
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._stats = engine.stats()
+        self._inbox: list[Command] = []
+        self._stopping = False
+        self._wakeup = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def capacity(self) -> int:
+        return self._engine.config.max_num_seqs + self._engine.config.max_queue
+
+    @property
+    def free_capacity(self) -> int:
+        return self.capacity - len(self._streams)
+
+    def submit(self, request: EngineRequest) -> OutputStream:
+        """Accept a request. Raises QueueFullError, EngineClosedError, or ValueError for one that cannot be served."""
+        if self._closing:
+            raise EngineClosedError("the engine is stopping and takes no new requests")
+        self._engine.check(request)
+        if request.request_id in self._streams:
+            raise ValueError(f"request id {request.request_id!r} is in use: give each request an id of its own")
+        now = time.monotonic()
+        if self.free_capacity < 1:
+            raise QueueFullError(self._rate.expected_wait(now))
+        self._rate.started(now)
+        if not self._streams:
+            self._progress = now
+        stream = self._streams[request.request_id] = OutputStream()
+        self._drained.clear()
+        self._send([request])
+        return stream
+
+    def abort(self, request_id: str) -> None:
+        """End a request at the next step. Unknown or finished ids are ignored."""
+        if request_id in self._streams:
+            self._send([request_id])
+
+    def stats(self) -> EngineStats:
+        """The counters after the newest step; requests that came since then count as waiting."""
+        running = min(self._stats.running, len(self._streams))
+        hangs = bool(self._streams) and time.monotonic() - self._progress > HANGING_AFTER
+        healthy = self._stats.healthy and not self._dead and not hangs
+        return replace(self._stats, running=running, waiting=len(self._streams) - running, healthy=healthy)
+
+    async def close(self, grace: float) -> None:
+        """Refuse new requests, let the others finish for `grace` seconds, abort the rest, end the thread.
+
+        A thread that hangs is left behind after END_SECONDS: it ends with the process.
+        """
+        self._closing = True
+        try:
+            await asyncio.wait_for(self._drained.wait(), grace)
+        except TimeoutError:
+            self._send(list(self._streams))
+            await self._until_drained()
+        with self._wakeup:
+            self._stopping = True
+            self._wakeup.notify()
+        if not self._dead:
+            await asyncio.to_thread(self._thread.join)
+
+    async def _until_drained(self) -> None:
+        try:
+            await asyncio.wait_for(self._drained.wait(), END_SECONDS)
+        except TimeoutError:
+            logger.critical("a step does not end; %d requests end with an error", len(self._streams))
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """On the loop's thread: the engine will not answer any more; end what waits for it."""
+        self._closing = self._dead = True
+        outputs = [
+            EngineOutput(request_id, (), finish_reason=FinishReason.ERROR, error=STEP_FAILED)
+            for request_id in self._streams
+        ]
+        self._deliver(outputs)
+        self._drained.set()
+
+    def _send(self, commands: Iterable[Command]) -> None:
+        with self._wakeup:
+            self._inbox.extend(commands)
+            self._wakeup.notify()
+
+    def _deliver(self, outputs: list[EngineOutput]) -> None:
+        """On the loop's thread: hand a step's outputs to their streams."""
+        now = time.monotonic()
+        for output in outputs:
+            if output.request_id not in self._streams:
+                continue  # a step that hung for long ended after all
+            if output.finish_reason is None:
+                self._streams[output.request_id].put(output)
+                continue
+            self._streams.pop(output.request_id).put(output)
+            self._rate.finished(now, idle=not self._streams)
+        if not self._streams:
+            self._drained.set()
+
+    # The engine's thread. Nothing of a request may stay in a frame that sleeps, hence the small functions.
+
+    def _run(self) -> None:
+        try:
+            while self._sleep():
+                self._work()
+        except BaseException:
+            logger.critical("the engine's thread died; only a restart helps", exc_info=True)
+            self._loop.call_soon_threadsafe(self._give_up)
+
+    def _sleep(self) -> bool:
+        """Wait for something to do; False when the engine is to stop."""
+        with self._wakeup:
+            while not (self._inbox or self._engine.has_unfinished or self._stopping):
+                self._wakeup.wait()
+            return not self._stopping
+
+    def _work(self) -> None:
+        outputs: list[EngineOutput] = []
+        try:
+            while (command := self._next_command()) is not None:
+                outputs += self._obey(command)
+            outputs += self._engine.step()
+        except Exception:
+            logger.exception("the engine failed outside a step; all its requests end with an error")
+            outputs += self._engine.fail_all()
+        self._stats, self._progress = self._engine.stats(), time.monotonic()
+        if outputs:
+            self._loop.call_soon_threadsafe(self._deliver, outputs)
+
+    def _next_command(self) -> Command | None:
+        with self._wakeup:
+            return self._inbox.pop(0) if self._inbox else None
+
+    def _obey(self, command: Command) -> list[EngineOutput]:
+        if isinstance(command, str):
+            return self._engine.abort(command)
+        self._engine.submit(command)
+        return []

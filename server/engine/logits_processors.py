@@ -1,0 +1,125 @@
+"""Changes to a sequence's logits before sampling: penalties, biases and forbidden tokens, one object each.
+
+A processor belongs to one sequence and changes only that sequence's row, so no other row's bits depend on it. The
+sampler applies it, the scheduler advances it by the tokens that were appended.
+
+Shapes: V vocabulary.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from server.engine.types import SamplingParams
+
+
+class LogitsProcessor(Protocol):
+    """Changes the logits of one sequence's next token."""
+
+    @property
+    def is_active(self) -> bool:
+        """Whether `apply` may still change anything; once false, it stays false and the processor is dropped."""
+        ...
+
+    def apply(self, logits_V: Tensor) -> None:
+        """Change the logits in place."""
+        ...
+
+    def advance(self, token_ids: Sequence[int]) -> None:
+        """Take note of tokens that were appended to the sequence."""
+        ...
+
+
+class RepetitionPenalty:
+    """Makes tokens of the prompt and of the output less likely (arXiv 1909.05858)."""
+
+    is_active = True
+
+    def __init__(self, penalty: float, prompt_token_ids: Iterable[int]) -> None:
+        self._penalty = penalty
+        self._seen = set(prompt_token_ids)
+
+    def apply(self, logits_V: Tensor) -> None:
+        seen = token_index(self._seen, logits_V)
+        old = logits_V[seen]
+        logits_V[seen] = torch.where(old > 0, old / self._penalty, old * self._penalty)
+
+    def advance(self, token_ids: Sequence[int]) -> None:
+        self._seen.update(token_ids)
+
+
+class OutputPenalty:
+    """OpenAI's presence and frequency penalties: both count the tokens of the output alone."""
+
+    is_active = True
+
+    def __init__(self, presence: float, frequency: float) -> None:
+        self._presence, self._frequency = presence, frequency
+        self._counts: Counter[int] = Counter()
+
+    def apply(self, logits_V: Tensor) -> None:
+        if self._counts:
+            counts = torch.tensor(list(self._counts.values()), dtype=logits_V.dtype, device=logits_V.device)
+            index = token_index(self._counts, logits_V)
+            logits_V[index] = logits_V[index] - self._frequency * counts - self._presence
+
+    def advance(self, token_ids: Sequence[int]) -> None:
+        self._counts.update(token_ids)
+
+
+class LogitBias:
+    """Adds a constant to the logits of some tokens."""
+
+    is_active = True
+
+    def __init__(self, biases: Sequence[tuple[int, float]]) -> None:
+        self._token_ids, self._biases = zip(*biases, strict=True)
+
+    def apply(self, logits_V: Tensor) -> None:
+        biases = torch.tensor(self._biases, dtype=logits_V.dtype, device=logits_V.device)
+        logits_V[token_index(self._token_ids, logits_V)] += biases
+
+    def advance(self, token_ids: Sequence[int]) -> None:
+        pass
+
+
+class MinTokens:
+    """Forbids the tokens that would end the sequence until it has `min_tokens` tokens of output."""
+
+    def __init__(self, min_tokens: int, stop_token_ids: Collection[int]) -> None:
+        self._missing = min_tokens
+        self._stop_token_ids = stop_token_ids
+
+    @property
+    def is_active(self) -> bool:
+        return self._missing > 0
+
+    def apply(self, logits_V: Tensor) -> None:
+        logits_V[token_index(self._stop_token_ids, logits_V)] = float("-inf")
+
+    def advance(self, token_ids: Sequence[int]) -> None:
+        self._missing -= len(token_ids)
+
+
+def build_logits_processors(
+    sampling: SamplingParams, prompt_token_ids: Iterable[int], eos_token_ids: frozenset[int]
+) -> tuple[LogitsProcessor, ...]:
+    """What the parameters ask for, in the order in which it is applied."""
+    processors: list[LogitsProcessor] = []
+    if sampling.repetition_penalty != 1.0:
+        processors.append(RepetitionPenalty(sampling.repetition_penalty, prompt_token_ids))
+    if sampling.presence_penalty or sampling.frequency_penalty:
+        processors.append(OutputPenalty(sampling.presence_penalty, sampling.frequency_penalty))
+    if sampling.logit_bias:
+        processors.append(LogitBias(sampling.logit_bias))
+    if sampling.min_tokens:
+        processors.append(MinTokens(sampling.min_tokens, eos_token_ids | sampling.stop_token_ids))
+    return tuple(processors)
+
+
+def token_index(token_ids: Iterable[int], like: Tensor) -> Tensor:
+    """Token ids as an index tensor on the device of the logits."""
+    return torch.tensor(list(token_ids), dtype=torch.int64, device=like.device)

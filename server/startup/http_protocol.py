@@ -1,0 +1,94 @@
+"""HTTP/1.1 on one connection: uvicorn's h11 protocol with bounds on headers and on how long a client may take.
+
+h11 and not httptools, which drops the body of a POST that offers an upgrade to HTTP/2 (as Java's HTTP client does),
+sends chunks to HTTP/1.0 clients, and reads headers without a limit.
+"""
+
+import asyncio
+import json
+from http import HTTPStatus
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from server.errors import HeadersTooLargeError, InvalidRequestError, RequestError
+
+MAX_HEAD_BYTES = 64 * 2**10  # request line and headers; read before a key can be checked
+HEAD_SECONDS = 30.0  # from the connection, or the first byte of the next request, to the end of its headers
+BODY_SECONDS = 60.0  # between two pieces of a body
+WRITE_SECONDS = 60.0  # without the client reading any of its response
+
+
+class BoundedH11Protocol(H11Protocol):
+    """Closes connections whose client sends too much, or too slowly, or does not read."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._read_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._set_read_timer(HEAD_SECONDS)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        state = self.conn.their_state
+        if state is h11.SEND_BODY:
+            self._set_read_timer(BODY_SECONDS)
+        elif state is not h11.IDLE:  # the request is complete
+            self._set_read_timer(None)
+        elif self._read_timer is None:  # the first bytes of another request
+            self._set_read_timer(HEAD_SECONDS)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._cancel_write_timer()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._set_read_timer(None)
+        self._cancel_write_timer()
+        super().connection_lost(exc)
+
+    def send_400_response(self, msg: str) -> None:
+        """Called by uvicorn for what h11 refuses. Answers in the error shape of all other responses, then closes."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._send(self._error())
+        self.transport.close()
+
+    def _error(self) -> RequestError:
+        unread, _ = self.conn.trailing_data
+        if len(unread) > MAX_HEAD_BYTES:
+            return HeadersTooLargeError(MAX_HEAD_BYTES)
+        return InvalidRequestError("This is not a valid HTTP/1.1 request.", code="invalid_http")
+
+    def _send(self, error: RequestError) -> None:
+        body = json.dumps(error.body()).encode()
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), ("Connection", "close")]
+        reason = HTTPStatus(error.status).phrase
+        for event in (
+            h11.Response(status_code=error.status, headers=headers, reason=reason),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ):
+            self.transport.write(self.conn.send(event) or b"")
+
+    def _should_upgrade(self) -> bool:
+        """Never: a server may ignore the offer (RFC 9110, section 7.8). uvicorn would log a warning for each."""
+        return False
+
+    def _set_read_timer(self, seconds: float | None) -> None:
+        """Close the connection after so many seconds; None: no longer."""
+        if self._read_timer is not None:
+            self._read_timer.cancel()
+        self._read_timer = None if seconds is None else self.loop.call_later(seconds, self.transport.close)
+
+    def _cancel_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None

@@ -1,0 +1,98 @@
+"""A save that is killed at any moment leaves a whole checkpoint, the new one or the one before."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from model.training.loop.checkpoints import SaveClock, read_checkpoint, write_checkpoint
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+def write(run_dir: Path, number: int) -> None:
+    write_checkpoint(run_dir, {"weight": torch.full((3,), float(number))}, {"step": number})
+
+
+def read(run_dir: Path) -> int | None:
+    checkpoint = read_checkpoint(run_dir)
+    if checkpoint is None:
+        return None
+    assert checkpoint.tensors["weight"].tolist() == [checkpoint.state["step"]] * 3
+    return int(checkpoint.state["step"])
+
+
+def test_a_checkpoint_reads_back_and_the_next_replaces_it(tmp_path: Path) -> None:
+    assert read(tmp_path) is None
+    for number in (1, 2, 3):
+        write(tmp_path, number)
+        assert read(tmp_path) == number
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def killed_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Make the file operations of a save raise from number `calls` on; returns the list of those that were done."""
+    done: list[str] = []
+
+    def dying(name: str, operation):  # type: ignore[no-untyped-def]
+        def wrapped(*args, **options):  # type: ignore[no-untyped-def]
+            if len(done) == calls:
+                raise KilledError
+            done.append(name)
+            return operation(*args, **options)
+
+        return wrapped
+
+    for name in ("mkdir", "write_text", "rename"):
+        monkeypatch.setattr(Path, name, dying(name, getattr(Path, name)))
+    monkeypatch.setattr("model.training.loop.checkpoints.save_file", dying("save_file", save_file))
+    monkeypatch.setattr(shutil, "rmtree", dying("rmtree", shutil.rmtree))
+    return done
+
+
+@pytest.mark.parametrize("calls", range(9))
+def test_a_save_killed_between_any_two_operations(tmp_path: Path, calls: int) -> None:
+    write(tmp_path, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        done = killed_after(calls, patch)
+        if calls < 8:
+            with pytest.raises(KilledError):
+                write(tmp_path, 2)
+        else:
+            write(tmp_path, 2)
+    renamed = done.count("rename")
+    assert read(tmp_path) == (1 if renamed == 0 else 2)
+    write(tmp_path, 3)
+    assert read(tmp_path) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_a_partial_save_beside_a_whole_one_is_not_read(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    (tmp_path / "checkpoint.tmp").mkdir()
+    (tmp_path / "checkpoint.tmp" / "state.json").write_text("{")
+    assert read(tmp_path) == 1
+
+
+def test_reading_changes_nothing(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
+    write(tmp_path / "elsewhere", 2)
+    (tmp_path / "elsewhere" / "checkpoint").rename(tmp_path / "checkpoint.tmp")
+    assert read(tmp_path) == 2
+    assert (tmp_path / "checkpoint.tmp").is_dir()
+    assert not (tmp_path / "checkpoint").exists()
+
+
+def test_saves_are_due_once_in_so_many_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("model.training.loop.checkpoints.monotonic", lambda: now)
+    clock = SaveClock(10.0)
+    due = []
+    for now in (100.0, 109.0, 111.0, 112.0, 120.0, 122.0):  # noqa: B007
+        due.append(clock.is_due())
+    assert due == [False, False, True, False, False, True]

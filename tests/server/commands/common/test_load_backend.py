@@ -1,0 +1,45 @@
+"""What a person sees while a model is loaded."""
+
+import io
+import logging
+
+import pytest
+from rich.console import Console
+
+from server.commands.common.load_backend import loading_progress
+
+
+def on_terminal() -> tuple[Console, io.StringIO]:
+    screen = io.StringIO()
+    return Console(file=screen, force_terminal=True, width=120), screen
+
+
+def test_a_terminal_shows_bytes_and_time_left() -> None:
+    console, screen = on_terminal()
+    with loading_progress(console, "mine") as progress:
+        progress(2**28, 2**30)
+    assert "loading mine" in screen.getvalue()
+    assert "0.2/1.0 GiB" in screen.getvalue()
+    assert "-:--:--" in screen.getvalue()
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    screen, now = io.StringIO(), [0.0]
+    monkeypatch.setattr("server.commands.common.load_backend.time.monotonic", lambda: now[0])
+    with caplog.at_level(logging.INFO), loading_progress(Console(file=screen), "mine") as progress:
+        for second in range(25):
+            now[0] = float(second)
+            progress(second * 2**30, 25 * 2**30)
+    assert [record.message for record in caplog.records] == [
+        "loading mine: 10.0 of 25.0 GiB",
+        "loading mine: 20.0 of 25.0 GiB",
+    ]
+    assert screen.getvalue() == ""
+
+
+def test_nothing_is_drawn_while_the_hub_draws() -> None:
+    console, screen = on_terminal()
+    with loading_progress(console, "org/name") as progress:
+        assert screen.getvalue() == ""
+        progress(1, 2)
+        assert "loading org/name" in screen.getvalue()

@@ -1,0 +1,32 @@
+"""Where log lines go."""
+
+import io
+import logging
+import sys
+
+import pytest
+
+from server.commands.common.logs import StderrHandler, configure_logging
+
+
+def test_the_level_is_set_for_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", logging.WARNING)
+    configure_logging("error")
+    assert root.level == logging.ERROR
+    assert len(root.handlers) == 1
+
+
+def test_lines_follow_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A progress bar puts a file in its place that prints above the bar."""
+    logger = logging.getLogger("some.module")
+    monkeypatch.setattr(logger, "handlers", [StderrHandler()])
+    monkeypatch.setattr(logger, "propagate", False)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    logger.warning("first")
+    replaced = sys.stderr
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    logger.warning("second")
+    assert replaced.getvalue() == "first\n"  # type: ignore[attr-defined]
+    assert sys.stderr.getvalue() == "second\n"  # type: ignore[attr-defined]

@@ -1,0 +1,67 @@
+"""Counts of who the router sent tokens to."""
+
+import math
+
+import pytest
+import torch
+
+from model.layers.router import Routing
+from server.engine.engine import Engine
+from server.engine.expert_load import STEPS_KEPT, TOKENS_KEPT, ExpertLoadRecorder
+from tests.server.engine.tiny import engine_config, request, run, tiny_network
+
+
+def routing(experts: list[list[int]], weights: list[list[float]], scores: list[list[float]]) -> Routing:
+    return Routing(torch.tensor(weights), torch.tensor(experts), torch.tensor(scores))
+
+
+def test_counts_entropy_and_imbalance_by_hand() -> None:
+    load = ExpertLoadRecorder({1: 4})
+    load.observe((None, routing([[0, 1], [0, 2]], [[0.5, 0.5], [1.0, 0.0]], [[0.0] * 4, [50.0, 0.0, 0.0, 0.0]])))
+    load.observe((None, routing([[0, 1]], [[0.5, 0.5]], [[0.0] * 4])))
+    assert load.loads[0].tokens_per_expert == (0, 0, 0, 0), "nothing is counted before it is worth it"
+    load.flush()
+    (layer,) = load.loads
+    assert layer.layer == 1
+    assert layer.tokens_per_expert == (3, 2, 0, 0)  # weight zero is not dispatched
+    assert layer.entropy == pytest.approx(2 * math.log(4) / 3)
+    assert layer.imbalance == pytest.approx((3 - 1.25) / 1.25)
+
+
+def test_steps_with_different_numbers_of_choices_are_counted_together() -> None:
+    load = ExpertLoadRecorder({0: 2})
+    load.observe((routing([[0]], [[1.0]], [[0.0, 0.0]]),))
+    load.observe((routing([[1, 0]], [[1.0, 1.0]], [[0.0, 0.0]]),))
+    load.flush()
+    assert load.loads[0].tokens_per_expert == (2, 1)
+
+
+def test_a_busy_engine_counts_every_few_steps_and_keeps_no_more() -> None:
+    load = ExpertLoadRecorder({0: 2})
+    for _ in range(STEPS_KEPT):
+        load.observe((routing([[0]], [[1.0]], [[0.0, 0.0]]),))
+    assert load.loads[0].tokens_per_expert == (STEPS_KEPT, 0)
+    load.flush()
+    assert load.loads[0].tokens_per_expert == (STEPS_KEPT, 0)
+
+
+def test_dense_layers_are_left_out() -> None:
+    load = ExpertLoadRecorder({})
+    load.observe((None, None))
+    load.flush()
+    assert load.loads == ()
+
+
+def test_counts_are_there_before_anything_is_routed() -> None:
+    engine = Engine(tiny_network(), engine_config())
+    assert [load.tokens_per_expert for load in engine.stats().layers] == [(0, 0, 0, 0)] * 4
+    run(engine, [request("a", [5, 6, 7])])
+    assert all(sum(load.tokens_per_expert) > 0 for load in engine.stats().layers)
+
+
+def test_long_steps_are_counted_at_once() -> None:
+    load = ExpertLoadRecorder({0: 4})
+    load.observe((routing([[0, 1]] * TOKENS_KEPT, [[0.5, 0.5]] * TOKENS_KEPT, [[0.0] * 4] * TOKENS_KEPT),))
+    assert load.loads[0].tokens_per_expert == (TOKENS_KEPT, TOKENS_KEPT, 0, 0)
+    load.observe((routing([[2, 3]], [[0.5, 0.5]], [[0.0] * 4]),))
+    assert load.loads[0].tokens_per_expert == (TOKENS_KEPT, TOKENS_KEPT, 0, 0), "a short one after it is not"

@@ -1,0 +1,142 @@
+"""Logits processors against plain definitions, and their independence of the other rows of a batch."""
+
+from collections.abc import Sequence as Tokens
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model.network import CausalLM
+from server.engine.engine import Engine
+from server.engine.logits_processors import build_logits_processors
+from server.engine.sampler import process_logits
+from server.engine.sequence import Sequence
+from server.engine.types import SamplingParams
+from tests.server.engine.tiny import drain, engine_config, oracle, random_prompt, request
+
+EOS = frozenset({2})
+
+
+def processed(logits_V: Tensor, sampling: SamplingParams, prompt: Tokens[int], output: Tokens[int]) -> Tensor:
+    """The logits of the token after `output`, which was appended token by token."""
+    processors = build_logits_processors(sampling, prompt, EOS)
+    for token in output:
+        for processor in processors:
+            processor.advance((token,))
+    changed_V = logits_V.clone()
+    for processor in processors:
+        if processor.is_active:
+            processor.apply(changed_V)
+    return changed_V
+
+
+def by_definition(logits_V: Tensor, sampling: SamplingParams, prompt: Tokens[int], output: Tokens[int]) -> Tensor:
+    """The same over the whole vocabulary, computed anew."""
+    scores_V = logits_V.clone()
+    if sampling.repetition_penalty != 1.0:
+        seen = torch.tensor(sorted({*prompt, *output}))
+        old = scores_V[seen]
+        scores_V[seen] = torch.where(old > 0, old / sampling.repetition_penalty, old * sampling.repetition_penalty)
+    counts_V = torch.bincount(torch.tensor(output, dtype=torch.int64), minlength=len(scores_V)).float()
+    scores_V -= sampling.frequency_penalty * counts_V
+    scores_V -= sampling.presence_penalty * (counts_V > 0)
+    for token, bias in sampling.logit_bias:
+        scores_V[token] += bias
+    if len(output) < sampling.min_tokens:
+        scores_V[sorted(EOS | sampling.stop_token_ids)] = float("-inf")
+    return scores_V
+
+
+WAYS: list[dict[str, Any]] = [
+    {},
+    {"repetition_penalty": 1.3},
+    {"frequency_penalty": 0.7},
+    {"presence_penalty": 0.1},
+    {"repetition_penalty": 0.8, "frequency_penalty": -0.3, "presence_penalty": 1.9},
+    {"logit_bias": ((5, 2.5), (1, -100.0))},
+    {"min_tokens": 12, "stop_token_ids": frozenset({7})},
+    {"repetition_penalty": 1.1, "frequency_penalty": 0.2, "logit_bias": ((3, 0.1),), "min_tokens": 40},
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("length", [0, 1, 11, 12, 30])
+def test_logits_equal_the_definition_to_the_bit(way: dict[str, Any], length: int) -> None:
+    rng = np.random.default_rng(length)
+    prompt, output = rng.integers(0, 40, 9).tolist(), rng.integers(0, 40, length).tolist()
+    logits_V = torch.randn(101, generator=torch.Generator().manual_seed(length)) * 3
+    sampling = SamplingParams(50, **way)
+    expected = by_definition(logits_V, sampling, prompt, output)
+    assert torch.equal(processed(logits_V, sampling, prompt, output), expected)
+    if length == 11:
+        assert torch.equal(expected, logits_V) == (not way), "the comparison must be of changed logits"
+
+
+def test_penalties_by_hand() -> None:
+    sampling = SamplingParams(
+        9, repetition_penalty=2.0, frequency_penalty=0.25, presence_penalty=0.5, logit_bias=((7, 1.5),)
+    )
+    logits = torch.tensor([1.0, 1.0, 1.0, 1.0, 4.0, -2.0, 3.0, 1.0])
+    changed = processed(logits, sampling, [4], [5, 5, 6]).tolist()
+    assert changed == [1.0, 1.0, 1.0, 1.0, 2.0, -4.0 - 0.5 - 0.5, 1.5 - 0.25 - 0.5, 2.5]
+
+
+def test_the_models_own_logits_stay() -> None:
+    """Log-probabilities are those of the model, so the processors work on a copy."""
+    asked = request("r", [3, 4], 9, logit_bias=((1, 5.0),))
+    made = Sequence(asked, 0, 0, 0.0, build_logits_processors(asked.sampling, [3, 4], EOS))
+    logits_RV = torch.zeros(1, 8)
+    assert process_logits(logits_RV, [made])[0, 1] == 5.0
+    assert torch.equal(logits_RV, torch.zeros(1, 8))
+
+
+def test_a_processor_that_is_done_is_dropped() -> None:
+    """Otherwise every later step would copy its logits for nothing."""
+    asked = request("r", [3, 4], 9, min_tokens=2)
+    made = Sequence(asked, 0, 0, 0.0, build_logits_processors(asked.sampling, [3, 4], EOS))
+    made.append((5,))
+    assert len(made.logits_processors) == 1
+    made.append((5,))
+    assert made.logits_processors == ()
+    logits_RV = torch.zeros(1, 8)
+    assert process_logits(logits_RV, [made]) is logits_RV
+
+
+class Forbid:
+    """A processor of our own: some tokens never come."""
+
+    is_active = True
+
+    def __init__(self, *token_ids: int) -> None:
+        self.token_ids = list(token_ids)
+
+    def apply(self, logits_V: Tensor) -> None:
+        logits_V[self.token_ids] = float("-inf")
+
+    def advance(self, token_ids: Tokens[int]) -> None:
+        pass
+
+
+def test_a_forbidden_token_never_comes_and_the_neighbours_keep_their_bits(network: CausalLM) -> None:
+    rng = np.random.default_rng(5)
+    requests = [
+        request(f"r{i}", random_prompt(rng, 12), 10, seed=i, temperature=float(i % 2), logprobs=3) for i in range(6)
+    ]
+    free = {asked.request_id: oracle(network, asked) for asked in requests}
+    forbidden = set(free["r2"][:4])
+    alone = Engine(network, engine_config())
+    for asked in requests:
+        alone.submit(asked)
+    plain = drain(alone)
+    engine = Engine(network, engine_config())
+    for asked in requests:
+        engine.submit(asked)
+    engine.scheduler.queues.by_id["r2"].logits_processors = (Forbid(*forbidden),)
+    results = drain(engine)
+    assert forbidden.isdisjoint(results["r2"].token_ids)
+    assert len(results["r2"].token_ids) == 10
+    for name in ("r0", "r1", "r3", "r4", "r5"):
+        assert results[name].token_ids == free[name]
+        assert results[name].logprobs == plain[name].logprobs

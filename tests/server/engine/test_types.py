@@ -1,0 +1,71 @@
+"""Every message of the engine is a plain value: encoded and decoded again it is equal, so it could cross processes."""
+
+from dataclasses import fields, is_dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from server.engine import types
+from server.engine.types import (
+    EmbedRequest,
+    EngineOutput,
+    EngineStats,
+    FinishReason,
+    GenerateRequest,
+    LayerLoad,
+    RequestTimes,
+    SamplingParams,
+    ScoreRequest,
+    TokenLogprobs,
+)
+
+SAMPLING = SamplingParams(
+    9,
+    temperature=0.3,
+    top_k=4,
+    logit_bias=((5, 2.5), (1, -100.0)),
+    stop_token_ids=frozenset({3, 7}),
+    seed=2**63 - 1,
+    logprobs=2,
+)
+COMMON: dict[str, Any] = {"boundaries": (1, 2), "arrival_time": 1.5, "cache_salt": "key \N{SNOWMAN}"}
+LOGPROBS = (TokenLogprobs(4, -0.1, ((4, -0.1), (6, -(2.0**-30)))),)
+TIMES = RequestTimes(0.5, 0.6, None, 0.7)
+MESSAGES: list[Any] = [
+    SAMPLING,
+    GenerateRequest("g", (3, 4, 5), SAMPLING, **COMMON),
+    ScoreRequest("s", (3, 4, 5), 2, **COMMON),
+    EmbedRequest("e", (3, 4, 5), **COMMON),
+    LOGPROBS[0],
+    TIMES,
+    EngineOutput("g", (4, 6), LOGPROBS * 2, LOGPROBS, 1, FinishReason.STOP, "because", TIMES, (0.1, -1e30)),
+    LayerLoad(1, (30, 10), 0.6, 0.5),
+    EngineStats(*range(15), healthy=True, layers=(LayerLoad(1, (30, 10), 0.6, 0.5),)),
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_survives_encoding(message: Any) -> None:
+    adapter = TypeAdapter(type(message))
+    decoded = adapter.validate_json(adapter.dump_json(message))
+    assert decoded == message
+    assert type(decoded) is type(message)
+    assert hash(decoded) == hash(message), "frozen values all the way down"
+
+
+def test_no_message_is_left_out() -> None:
+    """And none has only defaults where an encoding could lose something."""
+    messages = {kind for kind in vars(types).values() if is_dataclass(kind) and not kind.__name__.startswith("_")}
+    assert {type(message) for message in MESSAGES} == messages
+    for message in MESSAGES[1:4]:
+        assert all(getattr(message, field.name) != field.default for field in fields(message))
+
+
+def test_a_mapping_proxy_would_not_survive() -> None:
+    """Negative control: what `logit_bias` once was."""
+    wrong = replace(SAMPLING, logit_bias=MappingProxyType({5: 2.5}))  # type: ignore[arg-type]
+    adapter = TypeAdapter(SamplingParams)
+    with pytest.raises(ValueError, match="Unable to serialize"):
+        adapter.dump_json(wrong)

@@ -1,0 +1,159 @@
+"""One HTTP/1.1 connection, spoken to byte by byte: upgrades, HTTP/1.0, long headers, slow clients."""
+
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import pytest
+
+from server.startup import http_protocol
+from server.startup.http_protocol import MAX_HEAD_BYTES
+from tests.server.applications import Server
+
+BODY = json.dumps({"prompt": "hi", "max_tokens": 5}).encode()
+STREAM = json.dumps({"prompt": "hi", "max_tokens": 5, "stream": True}).encode()
+
+
+def post(body: bytes, *headers: str, version: str = "1.1", length: int | None = None) -> bytes:
+    lines = [f"POST /v1/generate HTTP/{version}", "Host: here", "Content-Type: application/json", *headers]
+    lines.append(f"Content-Length: {len(body) if length is None else length}")
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+@contextmanager
+def connection(url: str) -> Iterator[socket.socket]:
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=30) as opened:
+        yield opened
+
+
+def read_to_end(opened: socket.socket) -> bytes:
+    """Everything until the server closes; what came before a reset counts too."""
+    found = b""
+    try:
+        while piece := opened.recv(2**16):
+            found += piece
+    except ConnectionResetError:
+        pass
+    return found
+
+
+def answer(url: str, request: bytes) -> bytes:
+    with connection(url) as opened:
+        opened.sendall(request)
+        return read_to_end(opened)
+
+
+def test_a_body_is_read_whatever_upgrade_is_offered(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Java's HTTP client offers HTTP/2 with every first request."""
+    offer = ("Connection: Upgrade, HTTP2-Settings, close", "Upgrade: h2c", "HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk")
+    with caplog.at_level(logging.WARNING):
+        found = answer(url, post(BODY, *offer))
+    assert found.startswith(b"HTTP/1.1 200 ")
+    assert b'"prompt_tokens":3' in found
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(("version", "chunked"), [("1.0", False), ("1.1", True)])
+def test_a_stream_to_http_1_0_has_no_chunks(url: str, version: str, chunked: bool) -> None:
+    found = answer(url, post(STREAM, "Connection: close", version=version))
+    head, _, body = found.partition(b"\r\n\r\n")
+    assert (b"transfer-encoding: chunked" in head.lower()) == chunked
+    assert body.startswith(b"data: ") != chunked
+    assert b"data: [DONE]" in body
+
+
+def test_long_headers_are_read(url: str) -> None:
+    """Negative control of the two below."""
+    found = answer(url, post(BODY, "Connection: close", "X-Long: " + "a" * (MAX_HEAD_BYTES // 2)))
+    assert found.startswith(b"HTTP/1.1 200 ")
+
+
+def test_headers_beyond_the_limit_are_refused_before_they_end(url: str) -> None:
+    found = answer(url, b"GET /v1/models HTTP/1.1\r\nX-Long: " + b"a" * (MAX_HEAD_BYTES + 2**14))
+    head, _, body = found.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 431 Request Header Fields Too Large\r\n")
+    assert b"connection: close" in head.lower()
+    assert json.loads(body)["error"]["code"] == "headers_too_large"
+
+
+def flood(opened: socket.socket, data: bytes, times: int) -> None:
+    """Send without reading."""
+    for _ in range(times):
+        opened.sendall(data)
+
+
+def test_headers_without_an_end_are_cut_off(url: str) -> None:
+    with connection(url) as opened:
+        opened.sendall(b"GET /v1/models HTTP/1.1\r\nHost: here\r\n")
+        with pytest.raises(ConnectionError):
+            flood(opened, b"x-header: y\r\n" * 2**14, times=64)
+
+
+def test_what_is_no_http_gets_the_usual_error(url: str) -> None:
+    found = answer(url, b"what is this\r\n\r\n")
+    assert found.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert json.loads(found.partition(b"\r\n\r\n")[2])["error"]["code"] == "invalid_http"
+
+
+def drip(opened: socket.socket, data: bytes, seconds: float) -> bool:
+    """Send a byte now and then; whether the connection lived that long."""
+    deadline = time.monotonic() + seconds
+    opened.settimeout(0.02)
+    for position in range(len(data)):
+        if time.monotonic() > deadline:
+            break
+        try:
+            opened.sendall(data[position : position + 1])
+            if opened.recv(1) == b"":
+                return False
+        except TimeoutError:
+            continue
+        except OSError:
+            return False
+    return True
+
+
+def test_headers_have_a_deadline(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.2)
+    with connection(url) as silent, connection(url) as slow:
+        assert not drip(slow, b"GET /health/live HTTP/1.1\r\nX-Slow: " + b"a" * 1000, seconds=5)
+        assert read_to_end(silent) == b""
+
+
+def test_a_body_may_be_slow_but_not_stop(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "BODY_SECONDS", 0.4)
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.4)
+    head, _, _ = post(b"", length=1000).partition(b"\r\n\r\n")
+    with connection(url) as opened:
+        opened.sendall(head + b"\r\n\r\n")
+        assert drip(opened, b" " * 1000, seconds=1)
+        opened.settimeout(30)
+        assert read_to_end(opened) == b""
+
+
+def test_a_request_being_answered_has_no_deadline(server: Server, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(http_protocol, "BODY_SECONDS", 0.1)
+    server.engine.step_seconds = 0.2
+    server.answer_with("abcd")
+    assert answer(url, post(BODY, "Connection: close")).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_does_not_read_is_dropped(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "WRITE_SECONDS", 0.3)
+    with connection(url) as opened, pytest.raises(ConnectionError):
+        flood(opened, b"GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n" * 8, times=10_000)
+
+
+def test_a_connection_takes_several_requests(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.3)
+    with connection(url) as opened:
+        for _ in range(4):
+            opened.sendall(post(BODY))
+            assert opened.recv(2**16).startswith(b"HTTP/1.1 200 ")
+            time.sleep(0.15)
