@@ -134,17 +134,17 @@ class Tokenizer:
         return self._token_bytes[token_id] if token_id < self.vocab_size else b""
 
     def stream(
-        self, skip_special: bool = True, after: Sequence[int] = (), *, prompt_ids: Sequence[int] = ()
+        self, skip_special: bool = True, *, prompt_ids: Sequence[int] = (), continues: bool = False
     ) -> Detokenizer:
-        """Return a detokenizer for one generated sequence.
+        """Return a detokenizer for one sequence that is generated after `prompt_ids`.
 
-        `after` are the tokens of a text that the sequence continues; it then keeps the space before its first word. An
-        answer in a chat is a text of its own. `prompt_ids` are the tokens before the sequence in either case.
+        `continues`: prompt and answer are one text, so the answer keeps the space before its first word. Otherwise it
+        is a text of its own, as in a chat.
         """
-        text = self._plain_stream(skip_special, after)
+        text = self._plain_stream(skip_special, prompt_ids if continues else ())
         if not skip_special or not uses_harmony(self.special_tokens):
             return text
-        return FinalChannelDetokenizer(text, self._plain_stream(True), self.special_tokens, prompt_ids or after)
+        return FinalChannelDetokenizer(text, self._plain_stream(True), self.special_tokens, prompt_ids)
 
     def _plain_stream(self, skip_special: bool, context: Sequence[int] = ()) -> Detokenizer:
         token_bytes = self._text_bytes if skip_special else self.token_bytes

@@ -146,9 +146,8 @@ class Generation:
         self._observer = observer
         self._options = options
         self._matcher = StopStringMatcher(options.stop, include_stop=options.include_stop)
-        prompt_ids = request.prompt_token_ids
         self._detokenizer = tokenizer.stream(
-            options.skip_special_tokens, prompt_ids if continues_text else (), prompt_ids=prompt_ids
+            options.skip_special_tokens, prompt_ids=request.prompt_token_ids, continues=continues_text
         )
         self._ends = frozenset(tokenizer.eos_token_ids) | request.sampling.stop_token_ids
         self._unsent_ids: tuple[int, ...] = ()  # of tokens that have made no text yet

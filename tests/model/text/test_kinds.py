@@ -128,7 +128,7 @@ def test_streamed_text_is_the_decoded_text(kind: str, text: str, step: int) -> N
 def test_a_continuation_reads_on_from_its_prompt(kind: str, prompt: str, text: str) -> None:
     tokenizer = tokenizer_of(kind)
     before, ids = tokenizer.encode_document(prompt + " boat"), tokenizer.encode(text)
-    stream = tokenizer.stream(after=before)
+    stream = tokenizer.stream(prompt_ids=before, continues=True)
     streamed = stream.push(ids) + stream.finish()
     assert tokenizer.decode(before) + streamed == tokenizer.decode([*before, *ids])
 
@@ -136,7 +136,7 @@ def test_a_continuation_reads_on_from_its_prompt(kind: str, prompt: str, text: s
 def test_without_its_prompt_a_continuation_would_lose_a_space() -> None:
     tokenizer = tokenizer_of("byte fallback, space by the normalizer")
     before, ids = tokenizer.encode_document("once upon"), tokenizer.encode("a boat")
-    assert tokenizer.stream(after=before).push(ids) == " a boat"
+    assert tokenizer.stream(prompt_ids=before, continues=True).push(ids) == " a boat"
     assert tokenizer.stream().push(ids) == "a boat"
 
 
