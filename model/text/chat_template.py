@@ -97,10 +97,11 @@ class ChatTemplate:
     ) -> RenderedPrompt:
         """Return the token ids of a conversation.
 
-        ValueError if the template refuses the messages, fails, or exceeds its limits, and if the last message cannot be
-        continued.
+        ValueError where the template refuses the messages, fails, or exceeds its limits, and where the last message
+        cannot be continued.
         """
-        clock, guard = Clock(), Guard(self.control_tokens(tokenizer), _texts([*messages, dict(options.variables)]))
+        texts = _texts([*messages, dict(options.variables)])
+        clock, guard = Clock(), Guard(self.control_tokens(tokenizer), texts)
 
         def hide(text: str, role: str) -> str:
             return guard.hide(text, special_only=role == "assistant")

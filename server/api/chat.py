@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field, model_validator
 
 from server.api.chunks import ChunkFactory, StreamOptions
 from server.api.dependencies import Context
+from server.api.logprobs import ChoiceLogprobs, PromptLogprobs, chat_logprobs, prompt_logprobs, with_prompt_logprobs
 from server.api.messages import ChatFields, Messages, ignored_message_fields
-from server.api.prompt_logprobs import PromptLogprobs, prompt_logprobs, with_prompt_logprobs
 from server.api.prompts import PromptLength, truncated
 from server.api.request_model import ModelName
 from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of
@@ -67,21 +67,6 @@ class ChatRequest(SamplingFields, ChatFields):
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequestError("top_logprobs needs logprobs to be true.", param="top_logprobs")
         return (self.top_logprobs or self.logprobs) if self.logprobs else None
-
-
-class TopLogprob(BaseModel):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(TopLogprob):
-    top_logprobs: list[TopLogprob]
-
-
-class ChoiceLogprobs(BaseModel):
-    content: list[TokenLogprob]
-    refusal: None = None
 
 
 class AssistantMessage(BaseModel):
@@ -187,7 +172,7 @@ async def _events(chunks: ChunkFactory, body: ChatRequest) -> Events:
 def _chunk_choice(
     index: int, delta: Event, logprobs: Sequence[DecodedLogprobs] = (), finish_reason: str | None = None
 ) -> Event:
-    shown = _choice_logprobs(logprobs).model_dump() if logprobs else None
+    shown = chat_logprobs(logprobs).model_dump() if logprobs else None
     return {"index": index, "delta": delta, "logprobs": shown, "finish_reason": finish_reason}
 
 
@@ -195,19 +180,7 @@ def _choice(index: int, result: GenerationResult, body: ChatRequest) -> Choice:
     return Choice(
         index=index,
         message=AssistantMessage(content=result.text),
-        logprobs=_choice_logprobs(limited(result.logprobs, body.num_logprobs)) if body.logprobs else None,
+        logprobs=chat_logprobs(limited(result.logprobs, body.num_logprobs)) if body.logprobs else None,
         finish_reason=result.finish_reason,
         token_ids=list(result.token_ids) if body.return_token_ids else None,
     )
-
-
-def _choice_logprobs(logprobs: Sequence[DecodedLogprobs]) -> ChoiceLogprobs:
-    return ChoiceLogprobs(content=[_token_logprob(entry) for entry in logprobs])
-
-
-def _token_logprob(entry: DecodedLogprobs) -> TokenLogprob:
-    chosen, *top = (
-        {"token": token.text, "logprob": token.logprob, "bytes": list(token.data)}
-        for token in (entry.chosen, *entry.top)
-    )
-    return TokenLogprob.model_validate({**chosen, "top_logprobs": top})

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from server.api.dependencies import Context
-from server.api.request_model import Language, NonBlankText
+from server.api.request_model import AUTO, LanguageOrAuto, NonBlankText
 from server.api.response_model import UsageInfo, usage_of
 from server.api.tasks import GREEDY, TaskFields, task_events
 from server.generation.service import GenerationService
@@ -20,7 +20,7 @@ FREQUENCY_PENALTY = 0.5  # a small model that decodes greedily can fall into rep
 
 class SummarizeRequest(TaskFields):
     text: NonBlankText
-    language: Language | Literal["auto"] = "auto"
+    language: LanguageOrAuto = AUTO
     length: Literal["short", "medium", "long"] = "medium"
     method: Literal["auto", "generate", "extract"] = Field(
         "auto",
@@ -38,7 +38,7 @@ class SummarizeRequest(TaskFields):
                 defaults=GREEDY,
                 frequency_penalty=FREQUENCY_PENALTY,
             ),
-            language=None if self.language == "auto" else self.language,
+            language=None if self.language == AUTO else self.language,
             length=self.length,
             method=None if self.method == "auto" else self.method,
             options=self.text_options,

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from server.api.dependencies import Context
-from server.api.request_model import FirstErrorOnly, Language, NonBlankText, OneAsList
+from server.api.request_model import AUTO, FirstErrorOnly, Language, LanguageOrAuto, NonBlankText, OneAsList
 from server.api.response_model import UsageInfo, usage_of
 from server.api.sse import Event
 from server.api.tasks import GREEDY, TaskFields, task_events
@@ -25,7 +25,7 @@ DEFAULT_MAX_TOKENS = 512
 
 class TranslateRequest(TaskFields):
     text: Annotated[list[NonBlankText], FirstErrorOnly, Field(min_length=1, max_length=MAX_TEXTS), OneAsList]
-    source_lang: Language | Literal["auto"] = "auto"
+    source_lang: LanguageOrAuto = AUTO
     target_lang: Language
     force: bool = Field(False, description="Also translate between languages that the model was not trained on.")
     beam_width: Annotated[int, Field(ge=1, le=MAX_BEAM_WIDTH)] | None = Field(
@@ -38,7 +38,7 @@ class TranslateRequest(TaskFields):
             self.text,
             self.target_lang,
             self.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, defaults=GREEDY),
-            source_lang=None if self.source_lang == "auto" else self.source_lang,
+            source_lang=None if self.source_lang == AUTO else self.source_lang,
             beam_width=self.beam_width,
             force=self.force,
             options=self.text_options,
@@ -80,7 +80,7 @@ async def translate(body: TranslateRequest, context: Context) -> Any:
     warnings = [*translation.warnings, *body.warnings]
 
     def details(reasons: Sequence[FinishReason]) -> list[Event]:
-        detected = body.source_lang == "auto"
+        detected = body.source_lang == AUTO
         return [
             {"source_lang": source, "detected": detected, "finish_reason": reason}
             for source, reason in zip(translation.source_langs, reasons, strict=True)

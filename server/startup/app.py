@@ -11,12 +11,12 @@ from starlette.middleware.cors import CORSMiddleware
 from server.api import ROUTERS
 from server.api.exception_handlers import add_exception_handlers
 from server.api.openapi_errors import router_options
-from server.api.path_aliases import PathAliases
 from server.generation.service import GenerationService
 from server.metrics import Metrics
 from server.middleware.auth import HEALTH_PATHS, ApiKeyAuth
 from server.middleware.body_limit import BodyLimit
 from server.middleware.drain import Drain, DrainGate
+from server.middleware.path_aliases import PathAliases
 from server.middleware.request_log import RequestLog
 from server.settings import Settings
 from server.version import package_version

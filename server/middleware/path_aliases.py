@@ -10,7 +10,11 @@ PREFIX = "/v1"
 
 
 class PathAliases:
-    """Middleware that rewrites a path before it is routed. The paths of routes themselves always take precedence."""
+    """Rewrites a path before it is routed.
+
+    It is the innermost middleware: keys and logs see the path as it was sent, and what the API key closes stays closed
+    under each spelling. The first part of a path decides: a route that has a path without /v1 keeps it.
+    """
 
     def __init__(self, app: ASGIApp, routers: Sequence[APIRouter]) -> None:
         paths = [route.path for router in routers for route in router.routes if isinstance(route, APIRoute)]
