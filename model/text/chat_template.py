@@ -71,6 +71,19 @@ class ChatTemplate:
         source = _template_source(directory)
         return None if source is None else cls(source, named_tokens(directory))
 
+    @property
+    def source(self) -> str:
+        return self._source
+
+    @property
+    def bos_token(self) -> str:
+        """The text of the token that begins a sequence; empty if there is none."""
+        return self._variables["bos_token"]
+
+    @property
+    def eos_token(self) -> str:
+        return self._variables["eos_token"]
+
     def uses(self, variable: str) -> bool:
         """Whether a variable is named in the template."""
         return variable in self._source
@@ -84,10 +97,11 @@ class ChatTemplate:
     ) -> RenderedPrompt:
         """Return the token ids of a conversation.
 
-        ValueError if the template refuses the messages, fails, or exceeds its limits, and if the last message cannot be
-        continued.
+        ValueError where the template refuses the messages, fails, or exceeds its limits, and where the last message
+        cannot be continued.
         """
-        clock, guard = Clock(), Guard(self.control_tokens(tokenizer), _texts([*messages, dict(options.variables)]))
+        texts = _texts([*messages, dict(options.variables)])
+        clock, guard = Clock(), Guard(self.control_tokens(tokenizer), texts)
 
         def hide(text: str, role: str) -> str:
             return guard.hide(text, special_only=role == "assistant")
@@ -165,6 +179,8 @@ class UnusableChatTemplate:
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
+
+    source = bos_token = eos_token = ""
 
     def uses(self, variable: str) -> bool:
         return False

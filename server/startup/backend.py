@@ -46,12 +46,12 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     """
     directory = find_checkpoint(settings.model, settings.revision)
     device_config = DeviceConfig.from_settings(settings)
-    network, tokenizer = _in_short_lived_thread(lambda: _load(settings, directory, device_config, progress))
     torch.set_num_threads(settings.threads or default_threads(directory))
+    network, tokenizer = _in_short_lived_thread(lambda: _load(settings, directory, device_config, progress))
     config = engine_config(settings, network, tokenizer)
     engine = Engine(network, config, device=device_config.device)
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
-    model_id = settings.served_model_name or _model_id(settings.model, directory)
+    model_id, *aliases = _served_names(settings) or [_model_id(settings.model, directory)]
     weight_scheme = device_config.weight_scheme(read_config(directory)).name
     logger.info(banner(settings, model_id, config, weight_scheme, device_config.device))
 
@@ -64,6 +64,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
             _chat_template(directory),
             prompts_for(tokenizer.special_tokens),
             model_id=model_id,
+            aliases=aliases,
             max_model_len=config.max_model_len,
             observer=metrics,
             defaults=defaults,
@@ -152,6 +153,10 @@ def _check_memory(needed: int) -> None:
             f"the weights take {gib(needed)}, but {gib(free)} of memory are free: `routelm inspect` shows what fits, "
             "such as --quantize int4"
         )
+
+
+def _served_names(settings: Settings) -> list[str]:
+    return [name.strip() for name in (settings.served_model_name or "").split(",") if name.strip()]
 
 
 def _model_id(name: str, directory: Path) -> str:
