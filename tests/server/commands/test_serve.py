@@ -63,6 +63,13 @@ def test_numbers_flags_and_sizes_become_settings(given: dict[str, Any]) -> None:
     assert found.cors_origins == ["http://a", "http://b"]
 
 
+def test_a_key_file_that_is_missing_is_told_in_one_line() -> None:
+    result = CliRunner().invoke(app, ["serve", "--api-key-file", "/nowhere/key"])
+    assert result.exit_code == 2
+    assert result.output.startswith("api_key_file /nowhere/key cannot be read: ")
+    assert result.output.count("\n") == 1
+
+
 def test_the_help_is_shown_without_a_model() -> None:
     result = CliRunner().invoke(app, ["serve", "--help"])
     assert result.exit_code == 0
