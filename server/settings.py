@@ -78,7 +78,7 @@ class Settings(BaseSettings):
         default=None, min_length=1, max_length=256, description="Branch, tag or commit of a hub id."
     )
     served_model_name: Annotated[str | None, Unset("the directory's name or the hub id")] = Field(
-        default=None, max_length=256, description="The model's name in the API."
+        default=None, max_length=256, description="The model's name in the API; several, comma-separated."
     )
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = Field(
         default="auto", description="Type of the weights while computing: auto, bfloat16, float32 or float16."

@@ -6,9 +6,10 @@ take in the end, and the peak stays near the size of the finished network.
 """
 
 import ctypes
+import logging
 import sys
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import nn
 
 from model.checkpoints.rules import Rule
 from model.checkpoints.safetensors_files import (
+    CheckpointError,
     CheckpointReader,
     check_headers,
     choose_layout,
@@ -34,7 +36,10 @@ from model.network import CausalLM, cast_matrices
 from model.quantization import SCHEMES, Scheme, ours, plain_scheme
 from model.quantization.formats import decoded, nearest_scheme
 
-TIED_COPIES = ("lm_head.",)  # some exporters store a tied head although it is the embedding
+HEAD = "lm_head.weight"
+TIED_COPIES = ("lm_head.",)  # some exporters store the head although it is tied to the embedding
+
+logger = logging.getLogger(__name__)
 
 
 def load_network(
@@ -81,17 +86,41 @@ class ModelDescription:
 
 
 def describe(directory: Path, dtype: torch.dtype, experts_per_token: int | None = None) -> ModelDescription:
-    """Read config.json and nothing else. CheckpointError where it is missing, incomplete or of no known family.
+    """Read config.json. CheckpointError where it is missing, incomplete or of no known family.
 
+    Weights are only read if a head is stored that should be tied to the embedding: a different one is used.
     `experts_per_token` replaces the config's number; ValueError where the network cannot have it.
     """
     hf_config = read_config(directory)
     family = family_of(hf_config)
     config = family.config_from_hf(hf_config)
+    if config.tie_word_embeddings and _stores_another_head(directory, family.layouts(config)):
+        config = replace(config, tie_word_embeddings=False)
     if experts_per_token is not None:
         config = with_experts_per_token(config, experts_per_token)
     with torch.device("meta"):
         return ModelDescription(hf_config, family, cast_matrices(CausalLM(config), dtype))
+
+
+def _stores_another_head(directory: Path, layouts: Sequence[list[Rule]]) -> bool:
+    """Whether a checkpoint of tied embeddings has a head that is not a copy of the embedding. Logs a warning then."""
+    try:
+        reader = open_checkpoint(directory)
+    except CheckpointError:
+        return False  # no weights, or broken ones, which is reported when they are loaded
+    embeddings = {rule.sources[0] for rules in layouts for rule in rules if rule.target == "embedding.weight"}
+    found = embeddings.intersection(reader.names())
+    if HEAD not in reader.names() or not found:
+        return False
+    embedding = found.pop()
+    if reader.header(embedding) != reader.header(HEAD) or torch.equal(reader.get(embedding), reader.get(HEAD)):
+        return False
+    logger.warning(
+        "config.json ties the head to the embedding, but the checkpoint has %s, which differs from the embedding: "
+        "the stored head is used, as transformers does",
+        HEAD,
+    )
+    return True
 
 
 def open_layout(directory: Path, model: ModelDescription) -> tuple[CheckpointReader, list[Rule]]:
@@ -101,7 +130,7 @@ def open_layout(directory: Path, model: ModelDescription) -> tuple[CheckpointRea
     reader = decoded(open_checkpoint(directory), model.hf_config, wanted)
     rules = choose_layout(reader, layouts)
     copies = TIED_COPIES if model.network.config.tie_word_embeddings else ()
-    check_headers(reader, rules, named_tensors(model.network), model.family.ignored + copies)
+    check_headers(reader, rules, named_tensors(model.network), model.family.ignored(model.hf_config) + copies)
     return reader, rules
 
 

@@ -32,7 +32,7 @@ class NetworkSize:
 
 
 def network_size(network: CausalLM) -> NetworkSize:
-    """Sizes of a network, which may be without data (see `empty_network`)."""
+    """The size of a network, which may be without data, on the device "meta"."""
     parameters = _parameters(network)
     if network.config.tie_word_embeddings:
         del parameters["head.weight"]

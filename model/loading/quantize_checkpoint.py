@@ -95,7 +95,8 @@ def write_shards(target: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
         waiting[name] = tensor.contiguous()
         if sum(t.nbytes for t in waiting.values()) >= SHARD_BYTES:
             flush()
-    flush()
+    if waiting:
+        flush()
     index = json.dumps({"metadata": {}, "weight_map": places}, indent=2)
     (target / INDEX_NAME).write_text(index + "\n", encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """What FastAPI gives to endpoints: the service, and the context of one request."""
 
+import asyncio
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -7,10 +8,10 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request, Response
 
 from server.api.compatibility import MAX_NAMED_FIELDS
-from server.api.disconnect import until_disconnect
 from server.api.request_model import RequestBody
 from server.api.sse import Events, EventStream
 from server.api.validation_errors import FieldError, in_one_answer
+from server.errors import ClientGoneError
 from server.generation.admission import Admission
 from server.generation.service import GenerationService
 
@@ -51,7 +52,17 @@ class RequestContext:
 
     async def until_disconnect(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Await `work`; cancel it and raise ClientGoneError when the client closes the connection."""
-        return await until_disconnect(self.request, work)
+        task = asyncio.create_task(work)
+        watcher = asyncio.create_task(_disconnected(self.request))
+        try:
+            await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise ClientGoneError
+        finally:
+            task.cancel()
+            watcher.cancel()
+            await asyncio.gather(task, watcher, return_exceptions=True)
 
     def stream(self, events: Events) -> EventStream:
         """An answer that sends `events`, with the headers that were set so far."""
@@ -76,3 +87,8 @@ def _header_value(names: tuple[str, ...]) -> str:
     return ", ".join(
         "".join(c if (c.isalnum() and c.isascii()) or c in "_-." else "?" for c in name[:64]) for name in names
     )
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -55,34 +55,39 @@ StopString = Annotated[str, Field(max_length=256)]
 StopStrings = Annotated[
     list[StopString],
     FirstErrorOnly,
-    Field(max_length=MAX_STOP_STRINGS),
+    Field(max_length=MAX_STOP_STRINGS, description="A string or a list of strings; empty ones do not count."),
     BeforeValidator(_without_empty_strings),
     OneAsList,
 ]
 TokenId = Annotated[int, Field(ge=0, le=10_000_000)]
 TokenIdText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,8}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+LogitBias = Annotated[
+    dict[TokenIdText, Bias],
+    Field(max_length=MAX_BIASES, description="By token id: what is added to its logit, -100 to 100."),
+    BeforeValidator(_few_biases),
+]
 
 
 class SamplingFields(RequestBody):
     """How to choose each next token. Null stands for the default."""
 
     max_tokens: MaxTokens | None = None
-    temperature: Annotated[float, Field(ge=0, le=5)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=5, description="0: the likeliest token.")] | None = None
     top_p: Annotated[float, Field(ge=0, le=1, description="0: the likeliest token.")] | None = None
     top_k: Annotated[int, Field(ge=-1, le=10_000_000, description="0 or -1: no limit."), WholeNumber] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1, description="Relative to the likeliest token.")] | None = None
+    repetition_penalty: (
+        Annotated[float, Field(ge=0.01, le=10, description="1: none. Counts the prompt too.")] | None
+    ) = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: (
-        Annotated[dict[TokenIdText, Bias], Field(max_length=MAX_BIASES), BeforeValidator(_few_biases)] | None
-    ) = None
+    logit_bias: LogitBias | None = None
     stop: StopStrings | None = None
-    include_stop_str_in_output: bool = False
+    include_stop_str_in_output: Annotated[bool, Field(description="true: the text ends with the stop string.")] = False
     stop_token_ids: Annotated[list[TokenId], FirstErrorOnly, Field(max_length=64)] | None = None
     min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS), WholeNumber] | None = None
-    ignore_eos: bool = False
+    ignore_eos: Annotated[bool, Field(description="true: only max_tokens and stop end the text.")] = False
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63, description="-1: a random one."), WholeNumber] | None = None
     skip_special_tokens: Annotated[bool, Field(description="false: special tokens are written into the text.")] = True
 

@@ -30,10 +30,10 @@ def chat(
     options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     with server_url(url, model) as base_url, http_client(base_url) as client:
         typer.secho(HELP, dim=True)
-        Conversation(client, options, system).run()
+        ChatSession(client, options, system).run()
 
 
-class Conversation:
+class ChatSession:
     """The messages so far, and the loop that reads a line and prints an answer."""
 
     def __init__(self, client: "httpx.Client", options: dict[str, Any], system: str | None) -> None:

@@ -1,11 +1,20 @@
 """`routelm train`: train a model from text, including tokenizer and data preparation."""
 
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from server.commands.common.errors import errors_in_one_line
+
+
+class Dtype(StrEnum):
+    """Number formats of the matrices while training."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
 
 
 def train(
@@ -38,6 +47,10 @@ def train(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(help="Of the matrices; a CPU without AVX-512 is faster with float32. (default: the recipe's)"),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Micro-batches side by side. (default: a core each)")
     ] = None,
@@ -54,6 +67,8 @@ def train(
 
     with errors_in_one_line():
         chosen = recipe_named(recipe, tokens)
+        if dtype is not None:
+            chosen = replace(chosen, dtype=dtype.value)
         model = train_model(
             chosen,
             out,

@@ -16,6 +16,7 @@ from server.metrics import Metrics
 from server.middleware.auth import HEALTH_PATHS, ApiKeyAuth
 from server.middleware.body_limit import BodyLimit
 from server.middleware.drain import Drain, DrainGate
+from server.middleware.path_aliases import PathAliases
 from server.middleware.request_log import RequestLog
 from server.settings import Settings
 from server.version import package_version
@@ -77,6 +78,7 @@ def _middleware(settings: Settings, drain: Drain) -> list[Middleware]:
         layers.append(Middleware(ApiKeyAuth, settings.api_key.get_secret_value(), public))
     layers.append(Middleware(DrainGate, drain))
     layers.append(Middleware(BodyLimit, settings.max_body_bytes))
+    layers.append(Middleware(PathAliases, ROUTERS))
     return layers
 
 

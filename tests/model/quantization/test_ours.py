@@ -120,6 +120,28 @@ def test_many_files_are_one_checkpoint(source: Path, tmp_path: Path, monkeypatch
     assert torch.equal(logits(load_saved(tmp_path / "many")), logits(load_saved(tmp_path / "one")))
 
 
+def test_no_file_is_empty(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "SHARD_BYTES", 1)  # each tensor fills a file, so the last one is full at the end
+    quantize_checkpoint(source, tmp_path / "many", SCHEMES["int8"])
+    files = sorted((tmp_path / "many").glob("*.safetensors"))
+    assert all(len(load_file(path)) == 1 for path in files)
+    index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
+    assert {path.name for path in files} == set(index["weight_map"].values())
+
+
+def test_another_head_of_a_tied_checkpoint_is_quantized(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source, family = tmp_path / "source", family_of(TIED)
+    network = CausalLM(family.config_from_hf({**TIED, "tie_word_embeddings": False}))
+    for parameter in network.parameters():
+        parameter.data.normal_(std=0.3)
+    save_weights(network, family.rules(network.config), source)
+    (source / "config.json").write_text(json.dumps(TIED))
+    quantize_checkpoint(source, tmp_path / "target", SCHEMES["int8"])
+    loaded = load_network(source, torch.bfloat16, scheme=SCHEMES["int8"])
+    assert torch.equal(logits(load_saved(tmp_path / "target")), logits(loaded))
+
+
 def test_progress_reaches_the_end(source: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     quantize_checkpoint(source, tmp_path / "target", SCHEMES["int8"], progress=lambda *numbers: told.append(numbers))
