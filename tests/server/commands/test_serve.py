@@ -47,6 +47,7 @@ def test_the_help_shows_the_defaults(command: TyperCommand) -> None:
         assert text[name].endswith(f"[{Settings.model_fields[name].default}]")
     assert text["max_body_bytes"].endswith("[2MiB]")
     assert text["drain_grace"].endswith("[30]")
+    assert text["cors_origins"].endswith("[localhost]")
     assert text["seed"].endswith("[random]")
     assert not [name for name, help in text.items() if "[None]" in help or "[]" in help or not help]
 
