@@ -63,8 +63,8 @@ class Settings(BaseSettings):
     cors_origins: Words = Field(
         default=["localhost"],
         max_length=64,
-        description="Origins of web pages that may call, comma-separated; localhost stands for pages of this machine at "
-        "any port, * for all, none for none.",
+        description="Origins of web pages that may call, comma-separated; localhost stands for pages of this machine, "
+        "* for all, none for none.",
     )
     strict: bool = Field(default=False, description="Refuse unknown fields of bodies, which otherwise are ignored.")
     max_body_bytes: Size = Field(default=2 * 2**20, description="Largest request body.")
