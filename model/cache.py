@@ -3,6 +3,7 @@
 Shapes: N blocks, P tokens a block, G key/value heads, D head width, V value width, R state rows.
 """
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -69,7 +70,7 @@ class CacheStorage:
         self._values: dict[int, Tensor] = {}
         self._value_widths: dict[int, int] = {}
         self._states: dict[int, dict[str, Tensor]] = {}
-        # empty and not zeros: blocks are written before they are read, and the system commits no memory for unused ones
+        # Blocks are never read before they are written, so the memory of unused ones is never taken.
         for layer, spec in enumerate(specs):
             if isinstance(spec, KVSpec):
                 shape = (num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
@@ -81,8 +82,7 @@ class CacheStorage:
                 self._value_widths[layer] = spec.value_dim
             else:
                 self._states[layer] = {
-                    name: torch.zeros((num_rows, *shape), dtype=torch.float32, device=device)
-                    for name, shape in spec.shapes
+                    name: _lazy_zeros((num_rows, *shape), torch.device(device)) for name, shape in spec.shapes
                 }
 
     def keys_NPGD(self, layer: int) -> Tensor:
@@ -118,6 +118,14 @@ class CacheStorage:
 
     def _state_tensors(self) -> list[Tensor]:
         return [tensor for tensors in self._states.values() for tensor in tensors.values()]
+
+
+def _lazy_zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Zeros, float32. On a CPU they are fresh pages of the system, which take memory when they are first written."""
+    if device.type != "cpu" or prod(shape) == 0:
+        return torch.zeros(shape, dtype=torch.float32, device=device)
+    pages = mmap.mmap(-1, 4 * prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=torch.float32).view(shape)
 
 
 def bytes_per_block(specs: Sequence[CacheSpec], block_size: int, dtype: torch.dtype) -> int:

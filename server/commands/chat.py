@@ -1,4 +1,4 @@
-"""`routelm chat`: a conversation in the terminal."""
+"""`routelm chat`: talk to a model in the terminal."""
 
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +23,7 @@ def chat(
 ) -> None:
     """Talk to the model. Answers are shown as they are generated.
 
-    Asks a running server, or with --model loads the checkpoint itself:  routelm chat --model bundled
+    Uses a running server, or with --model loads the checkpoint itself:  routelm chat --model bundled
     """
     from server.commands.common.api_client import http_client, server_url
 

@@ -21,8 +21,8 @@ class EngineConfig:
     requests may wait. `cache_bytes` is the budget for everything sequences remember (None: 1 GiB, or a fifth of the
     memory at hand if that is less); at most `snapshot_share` of it goes to snapshots of recurrent state, taken every
     `snapshot_interval` tokens of a prompt beside the places requests name. `max_prefill_chunk` cuts prompts finer.
-    Prompts of more than `long_prompt` tokens are read, while others write, in pieces that make a step about
-    `max_stretch` times as long as one without (None: as fast as the budget allows).
+    While others decode, prompts of more than `long_prefill_token_threshold` tokens are computed in chunks that make a
+    step at most about `max_decode_slowdown` times as long as a pure decode step (None: no such limit).
     `seed` makes the seeds of requests that bring none reproducible.
     """
 
@@ -37,8 +37,8 @@ class EngineConfig:
     snapshot_interval: int = 64
     prefix_caching: bool = True
     max_prefill_chunk: int | None = None
-    long_prompt: int = 512
-    max_stretch: float | None = 2.0
+    long_prefill_token_threshold: int = 512
+    max_decode_slowdown: float | None = 2.0
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -50,8 +50,10 @@ class EngineConfig:
             raise ValueError(f"max_queue is {self.max_queue}: give 0 (nothing waits) or more")
         if not 0 <= self.snapshot_share < 1:
             raise ValueError(f"snapshot_share is {self.snapshot_share}: give a part of the budget, from 0 to below 1")
-        if self.max_stretch is not None and self.max_stretch <= 1:
-            raise ValueError(f"max_stretch is {self.max_stretch}: give more than 1, or None for no limit")
+        if self.max_decode_slowdown is not None and self.max_decode_slowdown <= 1:
+            raise ValueError(
+                f"max_decode_slowdown is {self.max_decode_slowdown}: give more than 1, or None for no limit"
+            )
         if self.max_prefill_chunk is not None and self.max_prefill_chunk < 1:
             raise ValueError(f"max_prefill_chunk is {self.max_prefill_chunk}: give 1 or more, or None for no limit")
         if self.max_num_batched_tokens < self.max_num_seqs:

@@ -3,14 +3,15 @@
 import math
 from itertools import pairwise
 
+from model.config import ModelConfig, check_experts_per_token
 from server.engine.types import EngineRequest, SamplingParams
 
 MAX_BEAM_WIDTH = 8
 
 
-def check_request(request: EngineRequest, *, vocab_size: int, max_model_len: int) -> None:
+def check_request(request: EngineRequest, network: ModelConfig, *, max_model_len: int) -> None:
     """Raises ValueError that says what is wrong, what is allowed, and what to do."""
-    prompt, max_tokens = request.prompt_token_ids, request.sampling.max_tokens
+    prompt, max_tokens, vocab_size = request.prompt_token_ids, request.sampling.max_tokens, network.vocab_size
     if not prompt:
         raise ValueError("the prompt is empty: give at least one token id")
     if min(prompt) < 0 or max(prompt) >= vocab_size:
@@ -26,6 +27,8 @@ def check_request(request: EngineRequest, *, vocab_size: int, max_model_len: int
     boundaries = request.boundaries
     if any(not 0 < b <= len(prompt) for b in boundaries) or any(a >= b for a, b in pairwise(boundaries)):
         raise ValueError(f"boundaries are {boundaries}: give ascending positions from 1 to {len(prompt)}")
+    if request.experts_per_token is not None:
+        check_experts_per_token(network, request.experts_per_token)
     check_sampling(request.sampling, vocab_size)
 
 

@@ -46,8 +46,8 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     """
     directory = find_checkpoint(settings.model, settings.revision)
     device_config = DeviceConfig.from_settings(settings)
-    network, tokenizer = _in_short_lived_thread(lambda: _load(settings, directory, device_config, progress))
     torch.set_num_threads(settings.threads or default_threads(directory))
+    network, tokenizer = _in_short_lived_thread(lambda: _load(settings, directory, device_config, progress))
     config = engine_config(settings, network, tokenizer)
     engine = Engine(network, config, device=device_config.device)
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from server.engine.beam.group import BeamGroup, Continuation
 from server.engine.config import EngineConfig
-from server.engine.queues import Queues
 from server.engine.sequence import Sequence, SequenceStatus
+from server.engine.sequence_pool import SequencePool
 from server.engine.step import NOT_FINITE, SchedulerStats
 from server.engine.types import EngineOutput, FinishReason, GenerateRequest, TokenLogprobs
 
@@ -19,9 +19,9 @@ class BeamSearch:
     """All groups of beams, whose sequences are in `queues` with those of other requests."""
 
     def __init__(
-        self, config: EngineConfig, queues: Queues, counts: SchedulerStats, clock: Callable[[], float]
+        self, config: EngineConfig, pool: SequencePool, stats: SchedulerStats, clock: Callable[[], float]
     ) -> None:
-        self._config, self._queues, self._counts, self._clock = config, queues, counts, clock
+        self._config, self._pool, self._stats, self._clock = config, pool, stats, clock
         self._groups: dict[str, BeamGroup] = {}  # by the id of the request
         self._group_of: dict[Sequence, BeamGroup] = {}
 
@@ -85,7 +85,7 @@ class BeamSearch:
             self._go_on(group, chosen)
             return None
         token_ids, ended = group.answer(chosen)
-        self._counts.generation_tokens += len(token_ids)
+        self._stats.generation_tokens += len(token_ids)
         return self._end(group, FinishReason.STOP if ended else FinishReason.LENGTH, token_ids=token_ids)
 
     def _go_on(self, group: BeamGroup, chosen: list[Continuation]) -> None:
@@ -106,18 +106,18 @@ class BeamSearch:
             parent.append((token,))
             parent.is_held = False
             if parent.status is SequenceStatus.WAITING:
-                self._queues.wait(parent)
+                self._pool.wait(parent)
 
     def _fork(self, group: BeamGroup, parent: Sequence, token: int) -> Sequence:
         """One more beam, running on a copy of its parent's memory, or waiting like a preempted one without room."""
-        child = parent.fork(group.member_request(), self._queues.next_number(), token)
+        child = parent.fork(group.member_request(), self._pool.next_number(), token)
         self._group_of[child] = group
-        self._queues.by_id[child.request_id] = child
-        if parent.status is SequenceStatus.RUNNING and self._queues.cache.copy(parent, child):
+        self._pool.by_id[child.request_id] = child
+        if parent.status is SequenceStatus.RUNNING and self._pool.cache.fork(parent, child):
             child.num_computed_tokens = child.prefill_end = parent.num_computed_tokens
-            self._queues.run(child)
+            self._pool.run(child)
         else:
-            self._queues.wait(child)
+            self._pool.wait(child)
         return child
 
     def _end(
@@ -136,4 +136,4 @@ class BeamSearch:
 
     def _drop(self, sequence: Sequence) -> None:
         del self._group_of[sequence]
-        self._queues.leave(sequence)
+        self._pool.remove(sequence)

@@ -1,5 +1,6 @@
 """`routelm serve`: its options are the settings."""
 
+import gc
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from typer.core import TyperCommand
 from typer.testing import CliRunner
 
 from server.cli import app
-from server.commands.serve import serve, with_setting_options
+from server.commands.serve import garbage_collection_paused, serve, with_setting_options
 from server.settings import Settings
 
 
@@ -67,3 +68,16 @@ def test_the_help_is_shown_without_a_model() -> None:
     assert result.exit_code == 0
     assert "ROUTELM_API_KEY" in result.output
     assert "--max-num-seqs" in result.output
+
+
+def test_objects_of_the_start_are_never_collected_again() -> None:
+    enabled, frozen = gc.isenabled(), gc.get_freeze_count()
+    try:
+        with garbage_collection_paused():
+            assert not gc.isenabled()
+            kept = [[number] for number in range(1000)]
+        assert gc.isenabled()
+        assert gc.get_freeze_count() >= frozen + len(kept)
+    finally:
+        gc.unfreeze()
+        (gc.enable if enabled else gc.disable)()

@@ -142,7 +142,7 @@ def test_a_forbidden_token_never_comes_and_the_neighbours_keep_their_bits(networ
     engine = Engine(network, engine_config())
     for asked in requests:
         engine.submit(asked)
-    engine.scheduler.queues.by_id["r2"].logits_processors = (Forbid(*forbidden),)
+    engine.scheduler.pool.by_id["r2"].logits_processors = (Forbid(*forbidden),)
     results = drain(engine)
     assert forbidden.isdisjoint(results["r2"].token_ids)
     assert len(results["r2"].token_ids) == 10

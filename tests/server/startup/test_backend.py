@@ -152,7 +152,7 @@ def test_weights_that_do_not_fit_are_refused_at_once(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(backend, "available_memory", lambda: 30 * 2**20)
     monkeypatch.setattr(backend, "load_network", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises(ValueError, match=r"take \d+\.\d MiB, but 30\.0 MiB .* free: `routelm inspect` shows what fits"):
-        prepare_backend(settings(quantize="none"))
+        prepare_backend(settings(quantize="none", dtype="bfloat16"))
 
 
 def test_a_gpu_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -235,7 +235,7 @@ async def test_500_requests_a_third_cancelled_leave_nothing(network: CausalLM) -
     assert await objects_left(before) == 0
     scheduler = client._engine.scheduler
     assert not scheduler.has_unfinished
-    assert scheduler.cache.blocks.num_free == scheduler.layout.num_blocks
+    assert scheduler.pool.cache.blocks.num_free == client._engine.layout.num_blocks
     await client.close(1)
 
 
