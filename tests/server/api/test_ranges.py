@@ -250,7 +250,7 @@ def test_the_beginning_of_an_answer_can_be_left_out(client: TestClient, server: 
 def test_variables_of_the_template_are_taken(client: TestClient) -> None:
     ask(client, "/v1/chat/completions", chat_template_kwargs={"enable_thinking": False, "messages": []})
     answer = ask(client, "/v1/chat/completions", reasoning_effort="low")
-    assert answer["warnings"] == ["reasoning_effort: ignored, this server has no such field."]
+    assert answer["warnings"] == ["reasoning_effort: ignored, it has no effect here."]
 
 
 def test_words_and_tokens_can_be_forbidden(client: TestClient, server: Server, path: str) -> None:
