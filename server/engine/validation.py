@@ -52,10 +52,14 @@ def check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
     biased = [token for token, _ in sampling.logit_bias]
     if len(set(biased)) < len(biased):
         raise ValueError("logit_bias names a token id twice: give one bias per token")
-    for token in (*biased, *sampling.stop_token_ids):
+    if not all(sampling.bad_words):
+        raise ValueError("a word of bad_words is empty: give at least one token id for each")
+    in_bad_words = (token for word in sampling.bad_words for token in word)
+    for token in (*biased, *sampling.stop_token_ids, *sampling.allowed_token_ids, *in_bad_words):
         if not 0 <= token < vocab_size:
             raise ValueError(
-                f"logit_bias or stop_token_ids name token id {token}: this model knows 0 to {vocab_size - 1}"
+                f"logit_bias, stop_token_ids, allowed_token_ids or bad_words name token id {token}: this model knows 0 "
+                f"to {vocab_size - 1}"
             )
     if sampling.beam_width != 1:
         _check_beam(sampling)

@@ -13,7 +13,7 @@ from pathlib import Path
 from model.evaluation.metrics import is_looped, split_words
 from model.evaluation.progress import Progress
 from model.evaluation.requests import Message, Model, Reply
-from model.evaluation.scores import Sample, Outcome, Score, ScoreOf, mean_score
+from model.evaluation.scores import Outcome, Sample, Score, ScoreOf, mean_score
 from model.training.data.rows import read_rows
 
 QUESTIONS_FILE = Path(__file__).with_name("interview.jsonl")
