@@ -215,7 +215,7 @@ def translate_fields(body: Body, own: Iterable[str], required: Iterable[str]) ->
 def warnings_of(hints: Iterable[str]) -> list[str]:
     """A sentence for each ignored field, and one for the rest if there are many."""
     names = list(hints)
-    found = [f"{name[:64]}: ignored, this server has no such field." for name in names[:MAX_NAMED_FIELDS]]
+    found = [f"{name[:64]}: ignored, it has no effect here." for name in names[:MAX_NAMED_FIELDS]]
     if len(names) > MAX_NAMED_FIELDS:
         found.append(f"{len(names) - MAX_NAMED_FIELDS} more fields were ignored.")
     return found

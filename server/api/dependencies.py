@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request, Response
@@ -35,6 +35,7 @@ class RequestContext:
     request: Request
     response: Response
     admission: Admission
+    tasks: list[asyncio.Task[Any]] = field(default_factory=list)  # cancelled when the request ends
 
     def accept(self, body: RequestBody) -> GenerationService:
         """Return the service, if it has the model that the body asks for. Names ignored fields in a header.
@@ -64,6 +65,20 @@ class RequestContext:
             watcher.cancel()
             await asyncio.gather(task, watcher, return_exceptions=True)
 
+    async def until_begun(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        """Run `work` in a task; return when its first generation was accepted, or when it is done.
+
+        A stream can start then, while the sub-generations of a task still run: the client gets its headers and comments
+        that keep the connection open. Raises what `work` raises before that, which has a status of its own.
+        """
+        task = asyncio.create_task(work)
+        begun = asyncio.create_task(self.admission.has_begun.wait())
+        self.tasks.extend((task, begun))
+        await self.until_disconnect(_first_completed(task, begun))
+        if task.done():
+            task.result()
+        return task
+
     def stream(self, events: Events) -> EventStream:
         """An answer that sends `events`, with the headers that were set so far."""
         return EventStream(events, headers=dict(self.response.headers))
@@ -76,7 +91,12 @@ async def get_context(request: Request, response: Response, service: Service) ->
     of a generator that was returned does not.
     """
     with Admission(service, request.scope["request_id"]) as admission:
-        yield RequestContext(request, response, admission)
+        context = RequestContext(request, response, admission)
+        try:
+            yield context
+        finally:
+            for task in context.tasks:
+                task.cancel()
 
 
 Context = Annotated[RequestContext, Depends(get_context)]
@@ -87,6 +107,10 @@ def _header_value(names: tuple[str, ...]) -> str:
     return ", ".join(
         "".join(c if (c.isalnum() and c.isascii()) or c in "_-." else "?" for c in name[:64]) for name in names
     )
+
+
+async def _first_completed(*tasks: asyncio.Task[Any]) -> None:
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _disconnected(request: Request) -> None:

@@ -1,16 +1,19 @@
 """POST /v1/summarize: a text in fewer words."""
 
+import asyncio
+from contextlib import aclosing
 from typing import Any, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from server.api.dependencies import Context
+from server.api.dependencies import Context, RequestContext
 from server.api.request_model import AUTO, LanguageOrAuto, NonBlankText
 from server.api.response_model import UsageInfo, usage_of
+from server.api.sse import Events
 from server.api.tasks import GREEDY, TaskFields, task_events
 from server.generation.service import GenerationService
-from server.tasks.summarize import SummarizeParams, start_summary
+from server.tasks.summarize import RunningSummary, SummarizeParams, start_summary
 
 router = APIRouter(prefix="/v1", tags=["Tasks"])
 
@@ -74,15 +77,10 @@ async def summarize(body: SummarizeRequest, context: Context) -> Any:
     `[DONE]`.
     """
     service, answer_id = context.accept(body), f"sum-{context.admission.request_id}"
-    summary = await context.until_disconnect(start_summary(context.admission, body.params(service)))
-    details: dict[str, Any] = {
-        "language": summary.language,
-        "length": body.length,
-        "method": summary.method,
-        "warnings": [*service.quality.warnings("summarize"), *body.warnings],
-    }
+    starting = await context.until_begun(start_summary(context.admission, body.params(service)))
     if body.stream:
-        return context.stream(task_events("summary", answer_id, context, [summary.generation], lambda _: details))
+        return context.stream(_events(answer_id, context, body, starting))
+    summary = await context.until_disconnect(_result_of(starting))
     result = await context.until_disconnect(summary.generation.result())
     return SummarizeResponse(
         id=answer_id,
@@ -90,5 +88,29 @@ async def summarize(body: SummarizeRequest, context: Context) -> Any:
         summary=result.text,
         finish_reason=result.finish_reason,
         usage=usage_of(context.admission.generations),
-        **details,
+        **_details(service, body, summary),
     )
+
+
+async def _events(
+    answer_id: str, context: RequestContext, body: SummarizeRequest, starting: asyncio.Task[RunningSummary]
+) -> Events:
+    summary = await starting
+    details = _details(context.admission.service, body, summary)
+    events = task_events("summary", answer_id, context, [summary.generation], lambda _: details)
+    async with aclosing(events):
+        async for event in events:
+            yield event
+
+
+async def _result_of(task: asyncio.Task[RunningSummary]) -> RunningSummary:
+    return await task
+
+
+def _details(service: GenerationService, body: SummarizeRequest, summary: RunningSummary) -> dict[str, Any]:
+    return {
+        "language": summary.language,
+        "length": body.length,
+        "method": summary.method,
+        "warnings": [*service.quality.warnings("summarize"), *body.warnings],
+    }

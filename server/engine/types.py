@@ -36,6 +36,8 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit)
+    allowed_token_ids: tuple[int, ...] = ()  # empty: all
+    bad_words: tuple[tuple[int, ...], ...] = ()  # sequences of token ids that must not occur in the output
     stop_token_ids: frozenset[int] = frozenset()
     min_tokens: int = 0
     ignore_eos: bool = False

@@ -108,6 +108,12 @@ class GenerationService:
         )
         return await run_in_thread(encode, text)
 
+    def word_token_ids(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """The token ids of each word, at the beginning of a text and after a space."""
+        spellings = (spelling for word in words for spelling in (word, f" {word.lstrip()}"))
+        encoded = (tuple(self.tokenizer.encode(spelling)) for spelling in spellings)
+        return tuple(dict.fromkeys(token_ids for token_ids in encoded if token_ids))
+
     def token_prompt(self, token_ids: Sequence[int], param: str = "prompt") -> Prompt:
         """Token ids as given. Raises InvalidRequestError for ids outside the vocabulary."""
         self.check_token_ids(token_ids, param)

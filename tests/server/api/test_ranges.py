@@ -250,4 +250,16 @@ def test_the_beginning_of_an_answer_can_be_left_out(client: TestClient, server: 
 def test_variables_of_the_template_are_taken(client: TestClient) -> None:
     ask(client, "/v1/chat/completions", chat_template_kwargs={"enable_thinking": False, "messages": []})
     answer = ask(client, "/v1/chat/completions", reasoning_effort="low")
-    assert answer["warnings"] == ["reasoning_effort: ignored, this server has no such field."]
+    assert answer["warnings"] == ["reasoning_effort: ignored, it has no effect here."]
+
+
+def test_words_and_tokens_can_be_forbidden(client: TestClient, server: Server, path: str) -> None:
+    ask(client, path, bad_words=["ab"], allowed_token_ids=[50, 40, 50])
+    ask(client, path, bad_words=[], allowed_token_ids=None)
+    first, second = (request.sampling for request in server.engine.submitted)
+    encode = server.tokenizer.encode
+    assert first.bad_words == (tuple(encode("ab")), tuple(encode(" ab")))
+    assert first.allowed_token_ids == (50, 40)
+    assert (second.bad_words, second.allowed_token_ids) == ((), ())
+    assert refused(client, path, allowed_token_ids=[9999]) == "allowed_token_ids"
+    assert refused(client, path, bad_words=[""]) == "bad_words.0"
