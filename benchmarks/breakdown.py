@@ -116,7 +116,7 @@ def decode_steps(engine: Engine, streams: int) -> tuple[list[dict[str, float]], 
     with counted() as work:
         engine.step()
     engine.step()  # the second one of as many sequences is recorded
-    recording = engine.runner.decode_graphs.recording(streams)
+    recording = engine.runner.decode_graphs.graph(streams)
     if recording is None:
         raise RuntimeError("the steps of this network cannot be recorded: PyTorch computes in them")
     parts = [_parts(engine, recording) for _ in range(WARM + STEPS)]

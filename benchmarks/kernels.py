@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks import record
 from model.kernels import combine, product, product_reference, silu_mul
 from model.kernels.product import FeedForwardWeights, Panels
-from model.kernels.product_reference import FeedForwardWeights as PlainWeights
+from model.kernels.product_reference import PlainFeedForwardWeights as PlainWeights
 
 ROWS = (1, 2, 4, 8, 16, 32, 128, 512)
 COLD_BYTES = 96 << 20

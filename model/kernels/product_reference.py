@@ -93,7 +93,7 @@ def activate(gate: Tensor, up: Tensor, clamp: tuple[float, float] | None) -> Ten
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FeedForwardWeights:
+class PlainFeedForwardWeights:
     """Float32 weights of E gated feed-forwards."""
 
     gate_up_EOI: Tensor
@@ -117,8 +117,8 @@ def experts(
     x_TD: Tensor,
     experts_TK: Tensor,
     weights_TK: Tensor,
-    routed: FeedForwardWeights,
-    shared: FeedForwardWeights | None = None,
+    routed: PlainFeedForwardWeights,
+    shared: PlainFeedForwardWeights | None = None,
     shared_gate_T: Tensor | None = None,
     clamp: tuple[float, float] | None = None,
 ) -> Tensor:

@@ -6,7 +6,7 @@ itself, such as `<｜User｜>` of DeepSeek's distilled models. What a message ha
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import groupby, islice
+from itertools import islice
 
 from model.text.tokenizer import TokenizedText, Tokenizer
 
@@ -34,7 +34,7 @@ class ControlTokens:
         not_special = {text: tokenizer.added_tokens[text] for text in written if text not in tokenizer.special_tokens}
         self.special = _Patterns(tokenizer.special_tokens)
         self.all = _Patterns({**tokenizer.special_tokens, **not_special}) if not_special else self.special
-        self.ids = self.all.ids
+        self.ids = self.all.ids - {tokenizer.unknown_id}  # it stands for ordinary text too
         self.normalizes = tokenizer.normalizes_added_tokens
         self.plain_text = tokenizer.plain_text_encoder(not_special)
         self.characters = frozenset(template).union(*tokenizer.special_tokens, *not_special)
@@ -74,16 +74,14 @@ class Guard:
         tokens = self._control.tokenizer.encode_with_offsets(text, allow_special=True)
         if not self._marks:
             return tokens
-        result = TokenizedText([], [], [])
-        for is_control, run in groupby(range(len(tokens.ids)), lambda index: tokens.ids[index] in self._control.ids):
-            indices = list(run)
-            first, last = indices[0], indices[-1] + 1
-            found = TokenizedText(tokens.ids[first:last], tokens.starts[first:last], tokens.ends[first:last])
-            if not is_control:
-                start, end = self._text_between(tokens, text, first, last)
-                if not set(self._marks.values()).isdisjoint(text[start:end]):
-                    found = _moved(self._encode_restored(text[start:end], is_first=first == 0), start)
-            _extend(result, found)
+        result, first = TokenizedText([], [], []), 0
+        for last in [*(i for i, token_id in enumerate(tokens.ids) if self.is_control(token_id)), len(tokens.ids)]:
+            start, end = self._text_between(tokens, text, first, last)
+            if self._is_guarded(text[start:end]):
+                _extend(result, _moved(self._encode_restored(text[start:end], is_first=first == 0), start))
+                first = last
+            _extend(result, _part(tokens, first, last + 1))
+            first = last + 1
         return result
 
     def is_control(self, token_id: int) -> bool:
@@ -136,6 +134,9 @@ class Guard:
                 visible = (i for i in range(start, end) if text[i] not in marks and not text[i].isspace())
                 yield from islice(visible, 1)
 
+    def _is_guarded(self, text: str) -> bool:
+        return not set(self._marks.values()).isdisjoint(text)
+
     def _restore(self, text: str) -> str:
         return text.translate({ord(mark): character for character, mark in self._marks.items()})
 
@@ -158,6 +159,10 @@ class Guard:
 def _first_character(token: str) -> str:
     """The pattern of the first character of a `token`; the rest has to follow, but is not part of the match."""
     return f"{re.escape(token[0])}(?={re.escape(token[1:])})"
+
+
+def _part(tokens: TokenizedText, first: int, end: int) -> TokenizedText:
+    return TokenizedText(tokens.ids[first:end], tokens.starts[first:end], tokens.ends[first:end])
 
 
 def _moved(tokens: TokenizedText, offset: int) -> TokenizedText:

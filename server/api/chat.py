@@ -8,11 +8,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, model_validator
 
-from model.text.chat_template import RenderOptions
 from server.api.chunks import ChunkFactory, StreamOptions
 from server.api.dependencies import Context
-from server.api.messages import Messages, ignored_message_fields, template_messages
-from server.api.prompt_logprobs import PromptLogprobs, prompt_logprobs, with_prompt_logprobs
+from server.api.logprobs import ChoiceLogprobs, PromptLogprobs, chat_logprobs, prompt_logprobs, with_prompt_logprobs
+from server.api.messages import ChatFields, Messages, ignored_message_fields
 from server.api.prompts import PromptLength, truncated
 from server.api.request_model import ModelName
 from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of
@@ -35,7 +34,7 @@ from server.generation.stream import GenerationResult, all_results, interleave
 router = APIRouter(tags=["OpenAI"])
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(SamplingFields, ChatFields):
     model: ModelName | None = None
     messages: Messages
     max_completion_tokens: MaxTokens | None = None
@@ -48,17 +47,6 @@ class ChatRequest(SamplingFields):
     return_token_ids: bool = False
     truncate_prompt_tokens: PromptLength | None = None
     add_special_tokens: Annotated[bool, Field(description="Ignored: the chat template writes them.")] = False
-    add_generation_prompt: bool | None = None
-    continue_final_message: Annotated[
-        bool, Field(description="The answer goes on with the last message, which is an assistant's.")
-    ] = False
-    chat_template_kwargs: (
-        Annotated[
-            dict[str, Any], Field(max_length=64, description="Variables of the chat template, such as enable_thinking.")
-        ]
-        | None
-    ) = None
-    reasoning_effort: Annotated[str, Field(max_length=64)] | None = None
 
     @model_validator(mode="after")
     def _prefer_new_name(self) -> "ChatRequest":
@@ -79,33 +67,6 @@ class ChatRequest(SamplingFields):
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequestError("top_logprobs needs logprobs to be true.", param="top_logprobs")
         return (self.top_logprobs or self.logprobs) if self.logprobs else None
-
-    @property
-    def render_options(self) -> RenderOptions:
-        if self.continue_final_message and self.add_generation_prompt:
-            raise InvalidRequestError(
-                "continue_final_message and add_generation_prompt exclude each other.", param="continue_final_message"
-            )
-        variables = self.chat_template_kwargs or {}
-        if self.reasoning_effort is not None:
-            variables = {"reasoning_effort": self.reasoning_effort} | variables
-        prompted = self.add_generation_prompt is not False and not self.continue_final_message
-        return RenderOptions(prompted, self.continue_final_message, variables)
-
-
-class TopLogprob(BaseModel):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(TopLogprob):
-    top_logprobs: list[TopLogprob]
-
-
-class ChoiceLogprobs(BaseModel):
-    content: list[TokenLogprob]
-    refusal: None = None
 
 
 class AssistantMessage(BaseModel):
@@ -181,8 +142,7 @@ def _ignore_unused_effort(service: GenerationService, body: ChatRequest) -> None
 
 
 async def _prompt(service: GenerationService, body: ChatRequest) -> Prompt:
-    messages = service.prompts.chat(template_messages(body.messages))
-    prompt = await service.chat_prompt(messages, body.render_options)
+    prompt = await body.chat_prompt(service)
     if body.prompt_logprobs is not None:
         prompt = prompt.without_boundaries()  # scoring starts at the last boundary
     return truncated(prompt, body.truncate_prompt_tokens, service)
@@ -212,7 +172,7 @@ async def _events(chunks: ChunkFactory, body: ChatRequest) -> Events:
 def _chunk_choice(
     index: int, delta: Event, logprobs: Sequence[DecodedLogprobs] = (), finish_reason: str | None = None
 ) -> Event:
-    shown = _choice_logprobs(logprobs).model_dump() if logprobs else None
+    shown = chat_logprobs(logprobs).model_dump() if logprobs else None
     return {"index": index, "delta": delta, "logprobs": shown, "finish_reason": finish_reason}
 
 
@@ -220,19 +180,7 @@ def _choice(index: int, result: GenerationResult, body: ChatRequest) -> Choice:
     return Choice(
         index=index,
         message=AssistantMessage(content=result.text),
-        logprobs=_choice_logprobs(limited(result.logprobs, body.num_logprobs)) if body.logprobs else None,
+        logprobs=chat_logprobs(limited(result.logprobs, body.num_logprobs)) if body.logprobs else None,
         finish_reason=result.finish_reason,
         token_ids=list(result.token_ids) if body.return_token_ids else None,
     )
-
-
-def _choice_logprobs(logprobs: Sequence[DecodedLogprobs]) -> ChoiceLogprobs:
-    return ChoiceLogprobs(content=[_token_logprob(entry) for entry in logprobs])
-
-
-def _token_logprob(entry: DecodedLogprobs) -> TokenLogprob:
-    chosen, *top = (
-        {"token": token.text, "logprob": token.logprob, "bytes": list(token.data)}
-        for token in (entry.chosen, *entry.top)
-    )
-    return TokenLogprob.model_validate({**chosen, "top_logprobs": top})

@@ -9,9 +9,15 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from server.api.chunks import ChunkFactory, StreamOptions
-from server.api.completion_logprobs import CompletionLogprobs, LogprobColumns, joined
 from server.api.dependencies import Context
-from server.api.prompt_logprobs import PromptLogprobs, prompt_logprobs, with_prompt_logprobs
+from server.api.logprobs import (
+    CompletionLogprobs,
+    LogprobColumns,
+    PromptLogprobs,
+    joined,
+    prompt_logprobs,
+    with_prompt_logprobs,
+)
 from server.api.prompts import PromptField, PromptFields, read_prompts
 from server.api.request_model import ModelName
 from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of

@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1", tags=["Tasks"])
 DEFAULT_MAX_TOKENS = 256
 
 
-class GenerateRequest(TaskFields):
+class TextGenerationRequest(TaskFields):
     prompt: Text
 
 
@@ -30,7 +30,7 @@ class GenerateResponse(BaseModel):
 
 
 @router.post("/generate", response_model=GenerateResponse, summary="Continue a text")
-async def generate(body: GenerateRequest, context: Context) -> Any:
+async def generate(body: TextGenerationRequest, context: Context) -> Any:
     """Continue plain text, without a chat template, sampled as the checkpoint's generation_config.json says.
 
     With `stream`: events `{"object": "generation.chunk", "id", "index": 0, "delta"}`, then one `{"object":

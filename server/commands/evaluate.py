@@ -1,4 +1,4 @@
-"""`routelm evaluate`: scores of a model, beside what trivial baselines reach."""
+"""`routelm evaluate`: scores of a model beside those of trivial baselines."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -150,7 +150,7 @@ def _served(model: str, settings: Mapping[str, Any]) -> Iterator[tuple["UrlModel
     key = read_settings().api_key
     url = model if model.startswith(("http://", "https://")) else ""
     if url and given:
-        raise ValueError(f"{', '.join(given)}: settings of a model that is loaded here, not of a server elsewhere")
+        raise ValueError(f"{', '.join(given)}: only for a model that is loaded here, not for a running server")
     with (
         server_url(url, None if url else model, **given) as address,
         UrlModel(address, api_key=None if key is None else key.get_secret_value()) as served,
@@ -167,7 +167,7 @@ def _experts_row(model: str, data: Path, samples: int | None, settings: Mapping[
 
 
 def _cost_of_precision(model: str, data: Path, samples: int | None, settings: Mapping[str, Any]) -> str:
-    """Perplexity of the same texts with the weights as they are and quantized, as a table."""
+    """A table of the perplexity of the same texts without and with quantization."""
     from model.evaluation.verdicts import LIKELIHOOD_TASKS, perplexities
 
     before, after = (

@@ -1,8 +1,9 @@
-"""Steps in which every sequence gets one more token, repeated from a recording where they can be.
+"""Decode steps, replayed from a captured graph where possible.
 
-Such a step differs from the last one of as many sequences in its inputs alone. So its compiled calls are recorded once,
-over inputs that stay in place, and made again without the Python and PyTorch between them, which for a small model take
-longer than the calls. What is computed is the same to the last bit: they are the same calls.
+Two steps in which every sequence gets one more token differ in their inputs alone, if they have as many sequences. So
+the compiled calls of such a step are captured once, over inputs at fixed addresses, and replayed without the Python and
+PyTorch code between them, which for a small model takes longer than the calls. The replayed calls are the same calls,
+so every bit of the result is the same.
 
 Shapes: S sequences, V vocabulary.
 """
@@ -20,76 +21,78 @@ from model.network import CausalLM
 
 logger = logging.getLogger(__name__)
 
-MOST_BYTES = 64 << 20  # of what all recordings keep
-Scored = tuple[Tensor, tuple[Routing | None, ...]]  # scores [S, V] and each layer's routing
+MAX_BYTES = 64 << 20  # of memory that all graphs together may keep
+StepOutput = tuple[Tensor, tuple[Routing | None, ...]]  # logits [S, V] and each layer's routing
 
 
 class DecodeGraphs:
-    """Computes decode steps of one network, and keeps recordings of those that came twice in a row.
+    """Computes decode steps of one network, and captures those whose number of sequences comes twice in a row.
 
-    `table_width` is the most blocks that a sequence can have. Nothing is recorded for a network in which PyTorch
-    computes something itself: its operations would not be repeated.
+    `table_width` is the largest number of blocks per sequence. Nothing is captured for a network in which PyTorch
+    computes something itself, because only compiled calls can be replayed.
     """
 
-    def __init__(self, network: CausalLM, table_width: int, *, most_bytes: int = MOST_BYTES) -> None:
-        self._network, self._table_width, self._most_bytes = network, table_width, most_bytes
-        self._recorded: dict[int, _DecodeGraph] = {}  # by number of sequences, the one used last at the end
-        self._most_sequences = math.inf  # of which a recording is small enough to keep; none can be kept: 0
+    def __init__(self, network: CausalLM, table_width: int, *, max_bytes: int = MAX_BYTES) -> None:
+        self._network, self._table_width, self._max_bytes = network, table_width, max_bytes
+        self._captured: dict[int, _CapturedStep] = {}  # by number of sequences, the last used one at the end
+        self._max_sequences = math.inf  # with more, a graph is too large to keep; 0: nothing can be captured
         self._last = 0
 
-    def run(self, batch: ForwardBatch) -> Scored:
-        """The scores of every sequence's next token. They are overwritten by a later step."""
+    def run(self, batch: ForwardBatch) -> StepOutput:
+        """The logits of every sequence's next token. A later step overwrites them."""
+        if batch.num_experts_per_token is not None:  # a graph has the router's own number
+            return _compute(self._network, batch)
         count, last = len(batch.token_ids_T), self._last
         self._last = count
-        if count in self._recorded:
-            step = self._recorded[count] = self._recorded.pop(count)
-            return step.repeat(batch)
-        if count != last or count > self._most_sequences:
-            return _computed(self._network, batch)
-        return self._record(count, batch)
+        if count in self._captured:
+            step = self._captured[count] = self._captured.pop(count)
+            return step.replay(batch)
+        if count != last or count > self._max_sequences:
+            return _compute(self._network, batch)
+        return self._capture(count, batch)
 
-    def recording(self, count: int) -> Recording | None:
-        """The recording of steps of that many sequences, if there is one."""
-        return self._recorded[count].recording if count in self._recorded else None
+    def graph(self, count: int) -> Recording | None:
+        """The graph of steps with that many sequences, if there is one."""
+        return self._captured[count].graph if count in self._captured else None
 
-    def _record(self, count: int, batch: ForwardBatch) -> Scored:
-        step = _DecodeGraph(self._network, batch, self._table_width)
-        if not step.recording.is_whole:
-            self._most_sequences = 0
-            logger.info("decode steps are not recorded: PyTorch computes %s", ", ".join(sorted(step.recording.foreign)))
-        elif step.recording.nbytes > self._most_bytes:
-            self._most_sequences = count - 1
+    def _capture(self, count: int, batch: ForwardBatch) -> StepOutput:
+        step = _CapturedStep(self._network, batch, self._table_width)
+        if not step.graph.is_whole:
+            self._max_sequences = 0
+            logger.info("decode steps are not captured: PyTorch computes %s", ", ".join(sorted(step.graph.foreign)))
+        elif step.graph.nbytes > self._max_bytes:
+            self._max_sequences = count - 1
         else:
-            self._recorded[count] = step
-            self._forget_oldest()
-        return step.scored()
+            self._captured[count] = step
+            self._evict()
+        return step.output()
 
-    def _forget_oldest(self) -> None:
-        while sum(step.recording.nbytes for step in self._recorded.values()) > self._most_bytes:
-            del self._recorded[next(iter(self._recorded))]
+    def _evict(self) -> None:
+        while sum(step.graph.nbytes for step in self._captured.values()) > self._max_bytes:
+            del self._captured[next(iter(self._captured))]
 
 
-class _DecodeGraph:
-    """One step over inputs of its own; making it records it."""
+class _CapturedStep:
+    """One step with inputs of its own; it is captured when it is made."""
 
     def __init__(self, network: CausalLM, batch: ForwardBatch, table_width: int) -> None:
         table_SB = batch.block_table_SB.new_zeros(len(batch.block_table_SB), table_width)
         own = {name: getattr(batch, name).clone() for name in _INPUTS}
         self._batch = replace(batch, **own, block_table_SB=table_SB, tables={})
         self._write(batch)
-        with recorded() as self.recording:
-            self._scored = _computed(network, self._batch)
+        with recorded() as self.graph:
+            self._output = _compute(network, self._batch)
 
-    def repeat(self, batch: ForwardBatch) -> Scored:
-        """The same step over other inputs."""
+    def replay(self, batch: ForwardBatch) -> StepOutput:
+        """The same step with other inputs."""
         self._write(batch)
-        self.recording.repeat()
-        return self.scored()
+        self.graph.repeat()
+        return self.output()
 
-    def scored(self) -> Scored:
-        """What the step gave last. Routings are copies: the engine counts them some steps later."""
-        scores_SV, routings = self._scored
-        return scores_SV, tuple(routing and _copy(routing) for routing in routings)
+    def output(self) -> StepOutput:
+        """The output of the last run. Routings are copied, because the engine counts them some steps later."""
+        logits_SV, routings = self._output
+        return logits_SV, tuple(routing and _copy(routing) for routing in routings)
 
     def _write(self, batch: ForwardBatch) -> None:
         for name in _INPUTS:
@@ -100,7 +103,7 @@ class _DecodeGraph:
 _INPUTS = ("token_ids_T", "positions_T", "query_starts_S1", "state_rows_S")
 
 
-def _computed(network: CausalLM, batch: ForwardBatch) -> Scored:
+def _compute(network: CausalLM, batch: ForwardBatch) -> StepOutput:
     hidden_SD, routings = network(batch)
     return network.logits(hidden_SD), routings
 

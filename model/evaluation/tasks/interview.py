@@ -13,7 +13,7 @@ from pathlib import Path
 from model.evaluation.metrics import is_looped, split_words
 from model.evaluation.progress import Progress
 from model.evaluation.requests import Message, Model, Reply
-from model.evaluation.scores import Example, Outcome, Score, ScoreOf, mean_score
+from model.evaluation.scores import Outcome, Sample, Score, ScoreOf, mean_score
 from model.training.data.rows import read_rows
 
 QUESTIONS_FILE = Path(__file__).with_name("interview.jsonl")
@@ -58,7 +58,7 @@ class Interview:
                 self._looped(),
             ),
             failures=tuple(
-                Example(f"interview/{question.kind}", question.lang, question.turns[-1], question.must_match[0], last)
+                Sample(f"interview/{question.kind}", question.lang, question.turns[-1], question.must_match[0], last)
                 for question, (*_, last) in zip(self.questions, self.answers, strict=True)
                 if not question.is_right(last)
             ),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model.kernels import product, product_reference
 from model.kernels.product import FeedForwardWeights, Panels
-from model.kernels.product_reference import FeedForwardWeights as PlainWeights
+from model.kernels.product_reference import PlainFeedForwardWeights as PlainWeights
 from model.kernels.product_reference import dequantized
 
 pytestmark = pytest.mark.usefixtures("cpu_isa")

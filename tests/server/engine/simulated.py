@@ -94,7 +94,7 @@ class SimulatedRunner:
             if self.layout.has_kv:
                 block = sequence.block_table[position // size]
                 if position >= first:
-                    assert scheduler.cache.blocks._refs[block] == 1, "a shared block is written"
+                    assert scheduler.pool.cache.blocks._refs[block] == 1, "a shared block is written"
                     self.cells[block][position % size] = prefix
                 assert self.cells[block][position % size] == prefix
             if self.layout.has_state and position >= first:

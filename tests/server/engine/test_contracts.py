@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.config import with_experts_per_token
 from model.generate import sequence_hidden, sequence_logprobs
 from model.network import CausalLM
 from server.engine.config import CacheLayout, EngineConfig
@@ -26,10 +27,12 @@ from tests.server.engine.tiny import (
     random_prompt,
     request,
     run,
+    tiny_config,
     tiny_network,
 )
 
 EOS = frozenset({5})
+NUMBERS = (None, 1, 3, 4)  # of experts; the network's own is 2
 
 
 def simulate(asked: Tokens[GenerateRequest], tokens_per_step: dict[str, int], **changes: Any) -> list[EngineOutput]:
@@ -171,3 +174,21 @@ def test_a_salt_separates_equal_prompts_and_equal_salts_share(network: CausalLM,
     ]
     assert [result.num_cached_tokens > 0 for result in results] == [False] * 3 + [True] * 3
     assert {result.token_ids for result in results} == {oracle(network, request("r", prompt, 5))}
+
+
+def test_each_request_may_have_its_own_number_of_experts(network: CausalLM) -> None:
+    """Side by side in one batch and from the prefix cache, the tokens are those of a network with that number."""
+    networks = {k: network if k is None else tiny_network(with_experts_per_token(tiny_config(), k)) for k in NUMBERS}
+    rng = np.random.default_rng(6)
+    shared = random_prompt(rng, 20)
+    prompts = [shared + random_prompt(rng, 5) for _ in NUMBERS]
+    engine = Engine(network, engine_config())
+    for prompt in prompts:
+        requests = {k: request(str(k), prompt, 8, experts_per_token=k) for k in NUMBERS}
+        for _ in range(2):
+            results = run(engine, requests.values())
+            for k, asked in requests.items():
+                assert results[asked.request_id].token_ids == oracle(networks[k], asked)
+    assert engine.stats().prefix_cache_hits > 0
+    expected = {oracle(networks[k], request("r", prompts[0], 8)) for k in NUMBERS}
+    assert len(expected) >= 3, "the number of experts must matter"

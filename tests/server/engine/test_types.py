@@ -30,7 +30,12 @@ SAMPLING = SamplingParams(
     seed=2**63 - 1,
     logprobs=2,
 )
-COMMON: dict[str, Any] = {"boundaries": (1, 2), "arrival_time": 1.5, "cache_salt": "key \N{SNOWMAN}"}
+COMMON: dict[str, Any] = {
+    "boundaries": (1, 2),
+    "arrival_time": 1.5,
+    "cache_salt": "key \N{SNOWMAN}",
+    "experts_per_token": 2,
+}
 LOGPROBS = (TokenLogprobs(4, -0.1, ((4, -0.1), (6, -(2.0**-30)))),)
 TIMES = RequestTimes(0.5, 0.6, None, 0.7)
 MESSAGES: list[Any] = [

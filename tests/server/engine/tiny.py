@@ -57,7 +57,11 @@ def bytes_for(network: CausalLM, config: EngineConfig, *, blocks: int) -> int:
 
 def request(request_id: str, prompt: Iterable[int], max_tokens: int = 8, **changes: Any) -> GenerateRequest:
     """Greedy unless told otherwise; what `GenerateRequest` has no field for is sampling."""
-    outer = {name: changes.pop(name) for name in ("boundaries", "arrival_time", "cache_salt") if name in changes}
+    outer = {
+        name: changes.pop(name)
+        for name in ("boundaries", "arrival_time", "cache_salt", "experts_per_token")
+        if name in changes
+    }
     sampling = SamplingParams(max_tokens, **({"temperature": 0.0} | changes))
     return GenerateRequest(request_id, tuple(prompt), sampling, **outer)
 
