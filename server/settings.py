@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ROUTELM_", env_ignore_empty=True, extra="ignore")
 
     # HTTP
-    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all, :: for IPv6 as well.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     uds: Annotated[Path | None, Unset("none")] = Field(
         default=None, description="Unix domain socket to listen on, instead of host and port."
@@ -63,8 +63,8 @@ class Settings(BaseSettings):
     cors_origins: Words = Field(
         default=["localhost"],
         max_length=64,
-        description="Origins of web pages that may call, comma-separated; localhost: pages of this machine, at any "
-        "port; *: all; none.",
+        description="Origins of web pages that may call, comma-separated; localhost stands for pages of this machine, "
+        "* for all, none for none.",
     )
     strict: bool = Field(default=False, description="Refuse unknown fields of bodies, which otherwise are ignored.")
     max_body_bytes: Size = Field(default=2 * 2**20, description="Largest request body.")

@@ -1,4 +1,4 @@
-"""DeepSeek-V3 (`model_type` deepseek_v3): V2's network with sigmoid routers whose bias only selects.
+"""DeepSeek-V3 (`model_type` deepseek_v3): the network of V2 with sigmoid routers and a load-balancing bias.
 
 The score of a group of experts is the sum of its two best. The layers for multi-token prediction are not loaded.
 """

@@ -1,8 +1,8 @@
-"""From a checkpoint directory to a network that is ready to serve, a module at a time.
+"""Loads a checkpoint directory into a network that is ready to serve, one module at a time.
 
-A module's tensors are read, joined, converted, packed or quantized, and their plain form is freed before the next is
-read. The largest modules come first: what is needed beside them on the way then fits in the room that the smaller ones
-take in the end, and the peak stays near the size of the finished network.
+The tensors of a module are read, joined, converted, and packed or quantized; their plain form is freed before the next
+module is read. The largest modules come first: their temporary copies then fit into the memory that the smaller modules
+need later, so the peak stays close to the size of the finished network.
 """
 
 import ctypes
@@ -34,7 +34,7 @@ from model.kernels import product
 from model.loading.freeze import freeze_module, freeze_tied_head
 from model.network import CausalLM, cast_matrices
 from model.quantization import SCHEMES, Scheme, ours, plain_scheme
-from model.quantization.formats import decoded, nearest_scheme
+from model.quantization.formats import dequantized, nearest_scheme
 
 HEAD = "lm_head.weight"
 TIED_COPIES = ("lm_head.",)  # some exporters store the head although it is tied to the embedding
@@ -66,7 +66,7 @@ def load_network(
     if kept is not None:
         _check_ours(kept, scheme, freeze)
         reader = open_checkpoint(directory)
-        ours.fill(model.network, _watched(reader, reader.names(), check, progress))
+        ours.load_weights(model.network, _watched(reader, reader.names(), check, progress))
     else:
         reader, rules = open_layout(directory, model)
         reader = ReadOnceReader(_watched(reader, _sources(rules), check, progress), rules)
@@ -78,7 +78,7 @@ def load_network(
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """What config.json says: whose checkpoint it is, and a network of its shapes without memory for weights."""
+    """The content of config.json, the family, and the network on the device "meta", without memory for weights."""
 
     hf_config: Mapping[str, Any]
     family: Family
@@ -124,10 +124,10 @@ def _stores_another_head(directory: Path, layouts: Sequence[list[Rule]]) -> bool
 
 
 def open_layout(directory: Path, model: ModelDescription) -> tuple[CheckpointReader, list[Rule]]:
-    """The checkpoint's tensors, decoded where they are quantized, and the rules by which they are stored; checked."""
+    """A reader of the checkpoint, which dequantizes if necessary, and the rules of its layout. Checks the headers."""
     layouts = model.family.layouts(model.network.config)
     wanted = {name for rules in layouts for name in _sources(rules)}
-    reader = decoded(open_checkpoint(directory), model.hf_config, wanted)
+    reader = dequantized(open_checkpoint(directory), model.hf_config, wanted)
     rules = choose_layout(reader, layouts)
     copies = TIED_COPIES if model.network.config.tie_word_embeddings else ()
     check_headers(reader, rules, named_tensors(model.network), model.family.ignored(model.hf_config) + copies)
@@ -140,7 +140,7 @@ def default_dtype() -> torch.dtype:
 
 
 def default_scheme(hf_config: Mapping[str, Any], dtype: torch.dtype) -> Scheme:
-    """About as many bits as are stored."""
+    """The scheme with about as many bits per weight as the checkpoint has."""
     stored_as = ours.scheme_name(hf_config) or nearest_scheme(hf_config)
     return plain_scheme(dtype) if stored_as is None else SCHEMES[stored_as]
 
@@ -150,7 +150,7 @@ def _check_ours(kept: str, scheme: Scheme | None, freeze: bool) -> None:
         wanted = scheme.name if scheme else "plain matrices"
         raise ValueError(
             f"`routelm quantize` made this checkpoint: it is served as {kept}, on a CPU, and not as {wanted}; "
-            "for that, load what it was made of"
+            "for that, load the checkpoint it was made from"
         )
 
 
@@ -166,7 +166,7 @@ def _sources(rules: Collection[Rule]) -> set[str]:
 
 
 def _fill(network: CausalLM, reader: CheckpointReader, rules: list[Rule], scheme: Scheme | None) -> None:
-    """Give every module its weights and, where there is a scheme, its packed form."""
+    """Load the weights of every module, and pack it if there is a scheme."""
     for name, module_rules in _largest_first(network, rules):
         for rule in module_rules:
             _fill_tensor(network, reader, rule)
@@ -179,13 +179,13 @@ def _fill(network: CausalLM, reader: CheckpointReader, rules: list[Rule], scheme
 
 
 def _return_freed_memory() -> None:
-    """Have the system take back what tensors on the way took: glibc would keep 64 MiB of it and what lies scattered."""
+    """Return memory of temporary tensors to the system. glibc would keep 64 MiB of it, and fragmented parts."""
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _largest_first(network: nn.Module, rules: list[Rule]) -> Iterator[tuple[str, list[Rule]]]:
-    """The rules of each module together, modules in the order of their bytes; equals as the family names them."""
+    """The rules by module, the modules with the most bytes first; equals in the order of the family."""
 
     def module_of(rule: Rule) -> str:
         return rule.target.rpartition(".")[0]

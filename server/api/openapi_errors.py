@@ -34,12 +34,13 @@ _MEANINGS: dict[int | str, str] = {
     401: "The API key is missing or wrong.",
     404: "The model is not served here.",
     413: "The body is larger than the server reads.",
+    415: "The body is compressed.",
     429: "The queue is full.",
     500: "The server failed.",
     503: "The server is stopping.",
     "default": "Another error, in the same shape.",
 }
-_OF_POSTS = (400, 404, 413, 429, 500, 503)
+_OF_POSTS = (400, 404, 413, 415, 429, 500, 503)
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
 
 

@@ -109,6 +109,8 @@ def _default(field: "FieldInfo") -> str:
         return unset[0]
     if _is_size(field):
         return f"{field.default // 2**20}MiB"
+    if isinstance(field.default, list):
+        return ",".join(field.default)
     return f"{field.default:g}" if field.annotation is float else str(field.default)
 
 

@@ -88,7 +88,7 @@ class Engine:
             return self._track_finished(self.scheduler.fail(batch.sequences, STEP_FAILED))
         outputs = self._track_finished(self.scheduler.update(batch, computed, sampled))
         self._failures_in_a_row = 0
-        self.scheduler.policy.observe(
+        self.scheduler.observe_step(
             self._clock() - started, decodes=batch.num_decodes, prefill_tokens=batch.num_prefill_tokens
         )
         if not self.has_unfinished:
@@ -115,7 +115,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """The counters between two steps. While the engine is busy, expert loads lag some steps behind."""
-        running, usage = self.scheduler.num_running_requests, self.scheduler.pool.cache.usage
+        running, usage = self.scheduler.num_running_requests, self.scheduler.cache_usage
         counts = self.scheduler.stats
         return EngineStats(
             running=running,

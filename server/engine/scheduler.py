@@ -10,6 +10,7 @@ from collections.abc import Callable
 from random import Random
 
 from server.engine.beam.search import BeamSearch
+from server.engine.cache.sequence_cache import CacheUsage
 from server.engine.config import CacheLayout, EngineConfig
 from server.engine.logits_processors import build_logits_processors
 from server.engine.policy import PrefillBudget, SchedulingPolicy
@@ -51,6 +52,10 @@ class Scheduler:
     def num_running_requests(self) -> int:
         """How many requests have a running sequence; a beam search may have several."""
         return len({self.beams.request_of(sequence) for sequence in self.pool.running})
+
+    @property
+    def cache_usage(self) -> CacheUsage:
+        return self.pool.cache.usage
 
     def add(self, request: EngineRequest) -> None:
         """Put a request into the waiting queue. It must have been checked, and its id must be new."""
@@ -129,6 +134,10 @@ class Scheduler:
         if failed:
             self.pool.cache.forget_prefixes()
         return outputs + self.beams.advance()
+
+    def observe_step(self, seconds: float, *, decodes: int, prefill_tokens: int) -> None:
+        """Tell the policy how long a step took."""
+        self.policy.observe(seconds, decodes=decodes, prefill_tokens=prefill_tokens)
 
     # The steps of schedule()
 

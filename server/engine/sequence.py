@@ -68,8 +68,8 @@ class Sequence:
         self.needs_prompt_logprobs = self.sampling.prompt_logprobs
 
     @property
-    def key(self) -> tuple[int, int]:
-        """Order of arrival; the beams of a request stand together."""
+    def arrival_order(self) -> tuple[int, int]:
+        """Sorts sequences by arrival; the beams of a request stay together."""
         return self.root, self.number
 
     @property

@@ -79,4 +79,4 @@ def by_arrival(first: list[Sequence], second: list[Sequence]) -> list[Sequence]:
 
 
 def _arrival(sequence: Sequence) -> tuple[int, int]:
-    return sequence.key
+    return sequence.arrival_order

@@ -1,4 +1,4 @@
-"""Which requests the engine accepts: what it accepts, it can finish, and nothing in it can hurt another request."""
+"""Which requests the engine accepts: each accepted one can be finished, and cannot harm another request."""
 
 import math
 from itertools import pairwise
@@ -33,7 +33,7 @@ def check_request(request: EngineRequest, network: ModelConfig, *, max_model_len
 
 
 def check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
-    """Raises ValueError for parameters the sampler has no meaning for."""
+    """Raises ValueError for parameters with which the sampler cannot work."""
     _check_finite(sampling)
     if sampling.temperature < 0:
         raise ValueError(f"temperature is {sampling.temperature}: give 0 (greedy) or more")
@@ -70,12 +70,12 @@ def _check_beam(sampling: SamplingParams) -> None:
         raise ValueError(f"beam_width is {sampling.beam_width}: give 1 (no search) to {MAX_BEAM_WIDTH}")
     if not sampling.max_tokens:
         raise ValueError("a beam search needs something to search for: give max_tokens of 1 or more")
-    if meaningless := without_meaning_in_a_search(sampling):
+    if meaningless := unsupported_by_beam_search(sampling):
         raise ValueError(f"{meaningless[0]} has no meaning in a beam search: leave it out, or set beam_width to 1")
 
 
-def without_meaning_in_a_search(sampling: SamplingParams) -> list[str]:
-    """Those of the parameters that say how to choose a single token: a beam search does not."""
+def unsupported_by_beam_search(sampling: SamplingParams) -> list[str]:
+    """The parameters that were set but say how to choose a single token, which a beam search does not do."""
     plain = SamplingParams(sampling.max_tokens, temperature=0.0)
     meaningful = {"max_tokens", "beam_width", "stop_token_ids", "min_tokens", "seed"}
     return [

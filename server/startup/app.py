@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from server.api import ROUTERS
+from server.api.dependencies import WARNINGS_HEADER
 from server.api.exception_handlers import add_exception_handlers
 from server.api.openapi_errors import router_options
 from server.generation.service import GenerationService
@@ -90,5 +91,5 @@ def _cors(origins: Sequence[str]) -> Middleware:
         allow_origin_regex=LOCALHOST_ORIGINS if LOCALHOST in origins else None,
         allow_methods=["GET", "HEAD", "POST"],
         allow_headers=["*"],
-        expose_headers=["Retry-After", "X-Request-Id"],
+        expose_headers=["Retry-After", "X-Request-Id", WARNINGS_HEADER],
     )

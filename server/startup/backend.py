@@ -51,6 +51,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     config = engine_config(settings, network, tokenizer)
     engine = Engine(network, config, device=device_config.device)
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
+    chat_template = _chat_template(directory, tokenizer)
     model_id, *aliases = _served_names(settings) or [_model_id(settings.model, directory)]
     weight_scheme = device_config.weight_scheme(read_config(directory)).name
     logger.info(banner(settings, model_id, config, weight_scheme, device_config.device))
@@ -61,7 +62,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
         service = GenerationService(
             client,
             tokenizer,
-            _chat_template(directory),
+            chat_template,
             prompts_for(tokenizer.special_tokens),
             model_id=model_id,
             aliases=aliases,
@@ -165,9 +166,12 @@ def _model_id(name: str, directory: Path) -> str:
     return name if is_hub_id(name) else directory.resolve().name
 
 
-def _chat_template(directory: Path) -> ChatTemplate | UnusableChatTemplate | None:
+def _chat_template(directory: Path, tokenizer: Tokenizer) -> ChatTemplate | UnusableChatTemplate | None:
     try:
-        return ChatTemplate.load(directory)
+        template = ChatTemplate.load(directory)
     except ValueError as error:  # plain completions still work
         logger.warning("chat is not available: %s", error)
         return UnusableChatTemplate(str(error))
+    if template is not None:
+        template.control_tokens(tokenizer)  # takes up to a second, which the first request should not have to wait for
+    return template

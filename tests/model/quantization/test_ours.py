@@ -16,8 +16,7 @@ from model.loading import quantize_checkpoint as writer
 from model.loading.load import describe, load_network
 from model.loading.quantize_checkpoint import quantize_checkpoint
 from model.network import CausalLM
-from model.quantization import SCHEMES, Scheme
-from model.quantization import ours as saved
+from model.quantization import SCHEMES, Scheme, ours
 
 HYBRID = qwen3_next.config_to_hf(
     hybrid_config(
@@ -57,8 +56,8 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def load_saved(directory: Path, dtype: torch.dtype = torch.bfloat16) -> CausalLM:
     model = describe(directory, dtype)
-    assert saved.scheme_name(model.hf_config) is not None
-    saved.fill(model.network, open_checkpoint(directory))
+    assert ours.scheme_name(model.hf_config) is not None
+    ours.load_weights(model.network, open_checkpoint(directory))
     return model.network.requires_grad_(False).eval()
 
 
@@ -93,8 +92,8 @@ def test_it_is_smaller_and_says_what_it_is(source: Path, tmp_path: Path) -> None
     quantize_checkpoint(source, target, SCHEMES["int4"])
     config = json.loads((target / "config.json").read_text())
     assert config["quantization_config"] == {"quant_method": "routelm", "version": 1, "scheme": "int4"}
-    assert saved.scheme_name(config) == "int4"
-    assert saved.scheme_name(json.loads((source / "config.json").read_text())) is None
+    assert ours.scheme_name(config) == "int4"
+    assert ours.scheme_name(json.loads((source / "config.json").read_text())) is None
     assert (target / "tokenizer.json").read_text() == "{}"
     before, after = (sum(t.nbytes for t in tensors_of(directory).values()) for directory in (source, target))
     assert after < before / 2

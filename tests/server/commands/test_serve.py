@@ -47,6 +47,7 @@ def test_the_help_shows_the_defaults(command: TyperCommand) -> None:
         assert text[name].endswith(f"[{Settings.model_fields[name].default}]")
     assert text["max_body_bytes"].endswith("[2MiB]")
     assert text["drain_grace"].endswith("[30]")
+    assert text["cors_origins"].endswith("[localhost]")
     assert text["seed"].endswith("[random]")
     assert not [name for name, help in text.items() if "[None]" in help or "[]" in help or not help]
 
@@ -61,6 +62,13 @@ def test_numbers_flags_and_sizes_become_settings(given: dict[str, Any]) -> None:
     assert (found.port, found.drain_grace, found.cache_bytes, found.max_body_bytes) == (9000, 1.5, 2**30, 3 * 2**20)
     assert found.log_requests
     assert found.cors_origins == ["http://a", "http://b"]
+
+
+def test_a_key_file_that_is_missing_is_told_in_one_line() -> None:
+    result = CliRunner().invoke(app, ["serve", "--api-key-file", "/nowhere/key"])
+    assert result.exit_code == 2
+    assert result.output.startswith("api_key_file /nowhere/key cannot be read: ")
+    assert result.output.count("\n") == 1
 
 
 def test_the_help_is_shown_without_a_model() -> None:

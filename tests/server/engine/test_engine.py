@@ -74,6 +74,7 @@ def assert_equal_to_oracle(network: CausalLM, engine: Engine, requests: list[Gen
         {"block_size": 3, "snapshot_interval": 5},
         {"max_num_seqs": 2},
         {"max_num_batched_tokens": 32, "snapshot_interval": 7},
+        {"max_num_batched_tokens": 33, "long_prefill_token_threshold": 8, "max_decode_slowdown": 1.1},
     ],
     ids=str,
 )

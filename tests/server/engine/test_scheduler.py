@@ -52,8 +52,8 @@ class Simulation:
     def check(self) -> None:
         scheduler = self.scheduler
         running, waiting = scheduler.pool.running, scheduler.pool.waiting
-        assert [s.key for s in running] == sorted(s.key for s in running)
-        assert [s.key for s in waiting] == sorted(s.key for s in waiting)
+        assert [s.arrival_order for s in running] == sorted(s.arrival_order for s in running)
+        assert [s.arrival_order for s in waiting] == sorted(s.arrival_order for s in waiting)
         slots = [s.slot for s in running]
         assert len(set(slots)) == len(slots) == self.layout.num_slots - scheduler.pool.cache.states.num_free_slots
         owned = [block for s in running for block in s.block_table]

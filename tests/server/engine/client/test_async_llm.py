@@ -304,7 +304,7 @@ async def test_a_step_that_never_ends_is_unhealthy_and_does_not_keep_the_server(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.engine.client.async_llm.HANGING_AFTER", 0.05)
-    monkeypatch.setattr("server.engine.client.async_llm.END_SECONDS", 0.05)
+    monkeypatch.setattr("server.engine.client.async_llm.ABORT_SECONDS", 0.05)
     client = start(gate.network)
     await asyncio.sleep(0.1)
     assert client.stats().healthy, "it rests"
