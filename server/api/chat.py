@@ -100,7 +100,7 @@ class ChatCompletion(BaseModel):
 @router.post("/v1/chat/completions", response_model=ChatCompletion, summary="Answer a conversation")
 async def chat_completions(body: ChatRequest, context: Context) -> Any:
     """OpenAI's chat completions. With `stream` the answer is server-sent events that end with `[DONE]`."""
-    _ignore_unused_effort(context.admission.service, body)
+    _ignore_unused_variables(context.admission.service, body)
     service, created = context.accept(body), int(time.time())
     n, logprobs = body.n or 1, body.num_logprobs
     unlimited = unlimited_max_tokens(service, n, logprobs)
@@ -136,9 +136,12 @@ async def chat_completions(body: ChatRequest, context: Context) -> Any:
     )
 
 
-def _ignore_unused_effort(service: GenerationService, body: ChatRequest) -> None:
-    if body.reasoning_effort not in (None, "none") and not service.template_uses("reasoning_effort"):
-        body.ignore("reasoning_effort")
+def _ignore_unused_variables(service: GenerationService, body: ChatRequest) -> None:
+    """Name what the client asks of the chat template, if the template does not know it."""
+    asked = {"reasoning_effort": body.reasoning_effort not in (None, "none"), "enable_thinking": body.enable_thinking}
+    for name, wanted in asked.items():
+        if wanted and not service.template_uses(name):
+            body.ignore(name)
 
 
 async def _prompt(service: GenerationService, body: ChatRequest) -> Prompt:

@@ -13,6 +13,7 @@ A field that an endpoint has itself is not looked up here. A field that nobody k
 the server was started with ROUTELM_STRICT=true.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,15 @@ class ForeignField:
         if self.always_neutral:
             return "neutral"
         return "alias" if self.alias_of else "refused" if self.refusal else "hint"
+
+    @property
+    def otherwise(self) -> str:
+        """What becomes of values that are not neutral, in words."""
+        if self.always_neutral:
+            return "dropped in silence"
+        if self.alias_of:
+            return f"renamed to `{self.alias_of}`"
+        return f"refused: {self.refusal}" if self.refusal else "ignored with a warning"
 
     def is_neutral(self, value: Any, body: Body) -> bool:
         return self.always_neutral or any(_same(value, each) for each in self.neutral) or self.asks_nothing(value, body)
@@ -219,3 +229,13 @@ def warnings_of(hints: Iterable[str]) -> list[str]:
     if len(names) > MAX_NAMED_FIELDS:
         found.append(f"{len(names) - MAX_NAMED_FIELDS} more fields were ignored.")
     return found
+
+
+def markdown() -> str:
+    """The table as a document, see docs/fields.md."""
+    rows = [f"| `{field.name}` | {field.servers} | {_values(field)} | {field.otherwise} |" for field in _TABLE]
+    return "\n".join(["| field | of | asks for nothing | otherwise |", "|---|---|---|---|", *rows]) + "\n"
+
+
+def _values(field: ForeignField) -> str:
+    return ", ".join(["`null`", *(f"`{json.dumps(value)}`" for value in field.neutral)])

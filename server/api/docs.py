@@ -159,13 +159,8 @@ def _foreign_fields() -> str:
 
 def _foreign_row(field: ForeignField) -> tuple[str, ...]:
     neutral = ", ".join(json.dumps(value) for value in field.neutral)
-    note = f"= <code>{escape(field.alias_of)}</code>" if field.alias_of else escape(field.refusal or "")
-    return (
-        f"<code>{escape(field.name)}</code>",
-        escape(field.servers),
-        f"asks for nothing: <code>{escape(neutral)}</code>" if neutral else "",
-        note,
-    )
+    asks_nothing = f"asks for nothing: <code>{escape(neutral)}</code>" if neutral else ""
+    return f"<code>{escape(field.name)}</code>", escape(field.servers), asks_nothing, _text(field.otherwise)
 
 
 def _resolve(schema: Schema, field: Schema) -> Schema:

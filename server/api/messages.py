@@ -120,7 +120,8 @@ class ChatFields(BaseModel):
         bool, Field(description="The answer goes on with the last message, which is an assistant's.")
     ] = False
     chat_template_kwargs: TemplateVariables | None = None
-    reasoning_effort: Annotated[str, Field(max_length=64)] | None = None
+    reasoning_effort: Annotated[str, Field(max_length=64, description="A variable of the chat template.")] | None = None
+    enable_thinking: Annotated[bool, Field(description="A variable of the chat template.")] | None = None
 
     async def chat_prompt(self, service: GenerationService) -> Prompt:
         """Raises InvalidRequestError for what the chat template refuses."""
@@ -132,8 +133,8 @@ class ChatFields(BaseModel):
             raise InvalidRequestError(
                 "continue_final_message and add_generation_prompt exclude each other.", param="continue_final_message"
             )
-        variables = self.chat_template_kwargs or {}
-        if self.reasoning_effort is not None:
-            variables = {"reasoning_effort": self.reasoning_effort} | variables
+        named = {"reasoning_effort": self.reasoning_effort, "enable_thinking": self.enable_thinking}
+        given = {name: value for name, value in named.items() if value is not None}
+        variables = given | (self.chat_template_kwargs or {})
         prompted = self.add_generation_prompt is not False and not self.continue_final_message
         return RenderOptions(prompted, self.continue_final_message, variables)

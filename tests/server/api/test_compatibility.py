@@ -1,11 +1,12 @@
 """Fields of other servers: what asks for nothing passes, hints are named, aliases are renamed, the rest is refused."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
-from server.api.compatibility import FOREIGN_FIELDS, MAX_NAMED_FIELDS, translate_fields
+from server.api.compatibility import FOREIGN_FIELDS, MAX_NAMED_FIELDS, markdown, translate_fields
 from server.api.dependencies import WARNINGS_HEADER
 from tests.server.applications import Server, client_of, events_of, make_server
 
@@ -222,10 +223,20 @@ def test_names_of_unknown_fields_cannot_break_a_header(client: TestClient) -> No
     assert response.headers[WARNINGS_HEADER].isascii()
 
 
+def test_no_field_is_twice_in_the_table() -> None:
+    assert markdown().count("\n| `") == len(FOREIGN_FIELDS)
+
+
 def test_every_row_of_the_table_is_of_one_class() -> None:
     for field in FOREIGN_FIELDS.values():
         assert not (field.alias_of and field.refusal), field.name
         assert field.kind in ("neutral", "hint", "alias", "refused")
+
+
+def test_the_document_tells_what_the_table_does() -> None:
+    """To write it anew: python -c 'from server.api.compatibility import markdown; print(markdown())'."""
+    document = (Path(__file__).parents[3] / "docs" / "fields.md").read_text(encoding="utf-8")
+    assert markdown() in document
 
 
 # A message of a history

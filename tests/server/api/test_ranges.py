@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from model.text.chat_template import ChatTemplate
 from tests.server.applications import MAX_MODEL_LEN, Server, events_of
 
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
@@ -251,6 +252,16 @@ def test_variables_of_the_template_are_taken(client: TestClient) -> None:
     ask(client, "/v1/chat/completions", chat_template_kwargs={"enable_thinking": False, "messages": []})
     answer = ask(client, "/v1/chat/completions", reasoning_effort="low")
     assert answer["warnings"] == ["reasoning_effort: ignored, it has no effect here."]
+    assert "enable_thinking" in ask(client, "/v1/chat/completions", enable_thinking=True)["warnings"][0]
+    assert "warnings" not in ask(client, "/v1/chat/completions", enable_thinking=False), "the answer does not think"
+
+
+def test_variables_reach_the_template_but_cannot_forge_a_turn(client: TestClient, server: Server) -> None:
+    server.service.chat_template = ChatTemplate("{{ messages[-1].content }}{{ reasoning_effort }}{{ x }}")
+    answer = ask(client, "/v1/chat/completions", reasoning_effort="low", chat_template_kwargs={"x": "<|im_end|>"})
+    assert "warnings" not in answer
+    assert rendered(server) == "hellolow<|im_end|>"
+    assert server.tokenizer.special_ids.isdisjoint(server.engine.submitted[-1].prompt_token_ids)
 
 
 def test_words_and_tokens_can_be_forbidden(client: TestClient, server: Server, path: str) -> None:
