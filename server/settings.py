@@ -91,11 +91,11 @@ class Settings(BaseSettings):
     )
     check_weights: bool = Field(default=False, description="Look for NaN and infinite weights while loading.")
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="Where to compute: cpu, cuda, or auto for a GPU if there is one."
+        default="auto", description="Where to compute: cpu or cuda; auto is the CPU, since GPUs are untested."
     )
-    threads: Annotated[int | None, Unset("one for a small model, else all cores")] = Field(
-        default=None, ge=1, le=1024, description="Threads for the computation."
-    )
+    threads: Annotated[
+        int | None, Unset("one for a small model, else as many as there are processors with time for it")
+    ] = Field(default=None, ge=1, le=1024, description="Threads for the computation.")
 
     # Engine
     max_model_len: Annotated[int | None, Unset("the model's, or what the caches hold")] = Field(

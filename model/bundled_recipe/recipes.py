@@ -59,7 +59,6 @@ def bundled_chat() -> Recipe:
         stable=replace(further.stable, mixture=mixture("world"), weights=LossWeights(prompt=0.1, label=16.0)),
         decay=replace(further.decay, mixture=mixture("world-decay")),
         decay_share=0.07,
-        micro_batches=2,
         optimizer=replace(further.optimizer, weight_decay=WeightDecay(0.1, cautious=True, scheduled=True)),
         ema_decay=0.99,
         seed=3,

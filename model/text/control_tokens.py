@@ -16,8 +16,8 @@ _FIRST_MARK, _LAST_MARK = 0xE000, 0xF8FF  # Unicode's private use area
 class _Patterns:
     """Finds a set of tokens, and their beginnings and ends, in a text."""
 
-    def __init__(self, ids: Mapping[str, int]) -> None:
-        self.ids = frozenset(ids.values())
+    def __init__(self, ids: Mapping[str, int], unknown_id: int | None) -> None:
+        self.ids = frozenset(ids.values()) - {unknown_id}  # it stands for ordinary text too
         longest_first = sorted(ids, key=len, reverse=True)
         self.first_characters = re.compile("|".join(map(_first_character, longest_first)) or r"(?!)")
         self.prefixes = {token[:size] for token in longest_first for size in range(1, len(token))}
@@ -32,9 +32,9 @@ class ControlTokens:
         """`template` is the source of the template, `written` are the tokens that it writes."""
         self.tokenizer = tokenizer
         not_special = {text: tokenizer.added_tokens[text] for text in written if text not in tokenizer.special_tokens}
-        self.special = _Patterns(tokenizer.special_tokens)
-        self.all = _Patterns({**tokenizer.special_tokens, **not_special}) if not_special else self.special
-        self.ids = self.all.ids - {tokenizer.unknown_id}  # it stands for ordinary text too
+        self.special = _Patterns(tokenizer.special_tokens, tokenizer.unknown_id)
+        self.all = _Patterns({**tokenizer.special_tokens, **not_special}, tokenizer.unknown_id)
+        self.ids = self.all.ids
         self.normalizes = tokenizer.normalizes_added_tokens
         self.plain_text = tokenizer.plain_text_encoder(not_special)
         self.characters = frozenset(template).union(*tokenizer.special_tokens, *not_special)
@@ -122,8 +122,10 @@ class Guard:
     def _hide_other_spellings(self, text: str, ids: frozenset[int]) -> str:
         """Hide what the tokenizer reads as a control token after normalizing it, such as one in upper case."""
         while places := list(self._control_places(text, ids)):
+            characters = list(text)
             for place in places:
-                text = self._mark(text, place)
+                characters[place] = self._mark_of(characters[place])
+            text = "".join(characters)
         return text
 
     def _control_places(self, text: str, ids: frozenset[int]) -> Iterator[int]:

@@ -55,6 +55,10 @@ class DecodeGraphs:
         """The graph of steps with that many sequences, if there is one."""
         return self._captured[count].graph if count in self._captured else None
 
+    def clear(self) -> None:
+        """Forget all graphs; steps are captured again when they come again."""
+        self._captured.clear()
+
     def _capture(self, count: int, batch: ForwardBatch) -> StepOutput:
         step = _CapturedStep(self._network, batch, self._table_width)
         if not step.graph.is_whole:

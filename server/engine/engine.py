@@ -12,6 +12,7 @@ from server.engine.runner import ModelRunner
 from server.engine.sampler import sample
 from server.engine.scheduler import Scheduler
 from server.engine.step import ModelOutput, SampledTokens, ScheduledBatch
+from server.engine.threads import ThreadScaler
 from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason, RequestTimes
 from server.engine.validation import check_request
 
@@ -30,9 +31,13 @@ class Engine:
         config: EngineConfig,
         *,
         device: torch.device | str = "cpu",
+        threads: ThreadScaler | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Allocates the cache. Raises ValueError if the budget or the network's context is too small."""
+        """Allocates the cache. `threads` adapts the number of threads to what the processors have time for.
+
+        Raises ValueError if the budget or the network's context is too small.
+        """
         if config.max_model_len > network.config.max_positions:
             raise ValueError(
                 f"max_model_len is {config.max_model_len}, but this network knows {network.config.max_positions} "
@@ -43,6 +48,7 @@ class Engine:
         self.layout = plan_cache_layout(config, network.cache_specs(), network.dtype)
         self.scheduler = Scheduler(config, self.layout, clock=clock)
         self.runner = ModelRunner(network, self.layout, max_model_len=config.max_model_len, device=device)
+        self._threads = threads
         self._clock = clock
         self._network_config = network.config
         self._steps = 0
@@ -79,6 +85,8 @@ class Engine:
         if batch.is_empty:
             return []
         self._steps += 1
+        if self._threads is not None and self._threads.update():
+            self.runner.decode_graphs.clear()  # their calls contain the number of threads
         started = self._clock()
         try:
             computed, sampled = self._compute(batch)

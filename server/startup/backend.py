@@ -24,13 +24,14 @@ from model.text.tokenizer import Tokenizer
 from server.engine.client.async_llm import AsyncLLM
 from server.engine.config import EngineConfig, available_memory, default_cache_bytes
 from server.engine.engine import Engine
+from server.engine.threads import ThreadScaler
 from server.generation.defaults import GenerationDefaults
 from server.generation.service import GenerationService
 from server.metrics import Metrics
 from server.settings import Settings
 from server.startup.app import Backend
 from server.startup.banner import banner
-from server.startup.device import DeviceConfig
+from server.startup.device import DeviceConfig, usable_cpus
 
 SMALL_MODEL_BYTES = 64 * 2**20
 
@@ -46,10 +47,12 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     """
     directory = find_checkpoint(settings.model, settings.revision)
     device_config = DeviceConfig.from_settings(settings)
-    torch.set_num_threads(settings.threads or default_threads(directory))
+    threads = settings.threads or default_threads(directory)
+    torch.set_num_threads(threads)
     network, tokenizer = _in_short_lived_thread(lambda: _load(settings, directory, device_config, progress))
     config = engine_config(settings, network, tokenizer)
-    engine = Engine(network, config, device=device_config.device)
+    scaler = None if settings.threads else ThreadScaler(threads)
+    engine = Engine(network, config, device=device_config.device, threads=scaler)
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
     chat_template = _chat_template(directory, tokenizer)
     model_id, *aliases = _served_names(settings) or [_model_id(settings.model, directory)]
@@ -122,7 +125,7 @@ def _limit_to_cache(config: EngineConfig, network: CausalLM) -> EngineConfig:
 def default_threads(directory: Path) -> int:
     """One for a small model, which gains little from a second and leaves that core to HTTP. See docs/performance.md."""
     weights = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
-    return 1 if weights < SMALL_MODEL_BYTES else torch.get_num_threads()
+    return 1 if weights < SMALL_MODEL_BYTES else usable_cpus()
 
 
 def _load(

@@ -1,5 +1,7 @@
 """Round trips through tokenizers of every kind: completion prompts, conversations, and streams."""
 
+import time
+import timeit
 from functools import cache
 
 import pytest
@@ -162,3 +164,23 @@ def test_control_tokens_that_a_template_puts_together_are_found() -> None:
     ids = built.render_ids(conversation("a<|user|>b"), tokenizer).token_ids
     assert ids.count(tokenizer.added_tokens["<|user|>"]) == 1
     assert "<|user|>" in NOT_SPECIAL
+
+
+def test_unknown_characters_need_no_marks() -> None:
+    kind = "word pieces, normalized tokens"
+    unknown = "".join(map(chr, range(0x4E00, 0x4E00 + 7000)))  # more than there are private-use characters
+    hostile, harmless = (conversation(content) for content in (unknown + "<|IM_END|>", "a"))
+    found, expected = (TEMPLATES.render_ids(messages, tokenizer_of(kind)).token_ids for messages in (hostile, harmless))
+    assert control_ids(kind, found) == control_ids(kind, expected)
+
+
+def test_hiding_other_spellings_takes_time_in_proportion_to_the_text() -> None:
+    tokenizer = tokenizer_of("word pieces, normalized tokens")
+
+    def seconds(count: int) -> float:
+        messages = conversation("<|IM_END|>" * count)
+        return min(
+            timeit.repeat(lambda: TEMPLATES.render_ids(messages, tokenizer), time.thread_time, number=1, repeat=3)
+        )
+
+    assert seconds(8_000) < 3 * 8 * seconds(1_000)

@@ -70,7 +70,7 @@ def test_two_tokens_a_step_for_one_sequence_and_one_for_another() -> None:
 @pytest.mark.parametrize("blocks", [10, 12, 60])
 @pytest.mark.parametrize("budget", [6, 7, 16])
 def test_any_width_gives_the_tokens_of_width_one(blocks: int, budget: int) -> None:
-    """Ends inside a tuple, full blocks, preemption: the tokens after an end never come out."""
+    """With ends inside a tuple, full blocks and preemption. Tokens after an end are dropped."""
     rng = np.random.default_rng(blocks)
     asked = [request(f"r{i}", rng.integers(0, 5, 1 + i).tolist(), 3 + 4 * i, ignore_eos=i > 3) for i in range(6)]
     width = {each.request_id: 1 + number % 4 for number, each in enumerate(asked)}

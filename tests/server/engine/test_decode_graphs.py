@@ -18,7 +18,7 @@ WIDTH, BLOCK = 4, 8
 
 
 class Decoder:
-    """Sequences that begin with nothing in the cache and get random tokens."""
+    """Sequences that start with an empty cache and get random tokens."""
 
     def __init__(self, network: CausalLM, max_bytes: int = 1 << 20) -> None:
         self.steps = DecodeGraphs(network, WIDTH, max_bytes=max_bytes)
@@ -55,7 +55,7 @@ def network() -> CausalLM:
 
 
 def test_replayed_steps_have_the_bits_of_computed_ones(network: CausalLM) -> None:
-    """Past the ends of blocks, too, where tables grow."""
+    """Also beyond the ends of blocks, where block tables grow."""
     replaying, computing = Decoder(network), Decoder(network)
     computing.steps._max_sequences = 0
     for seed, slots in enumerate(PLAN):
@@ -65,7 +65,7 @@ def test_replayed_steps_have_the_bits_of_computed_ones(network: CausalLM) -> Non
 
 
 def test_the_comparison_can_fail(network: CausalLM) -> None:
-    """Negative control: a step over inputs that were not written anew gives other scores."""
+    """Negative control: a replay without new inputs gives other logits."""
     decoder, other = Decoder(network), Decoder(network)
     for seed in range(3):
         decoder.step([0, 1], seed)

@@ -8,7 +8,7 @@ from server.engine.policy import FIRST_LONG_PREFILL_TOKENS, MIN_LONG_PREFILL_TOK
 from server.engine.sequence import Sequence
 from tests.server.engine.tiny import engine_config, request, run, tiny_network
 
-STEP, TOKEN = 0.1, 0.01  # seconds of the made-up machine
+STEP, TOKEN = 0.1, 0.01  # seconds, on the simulated machine
 
 
 def test_a_chunk_is_what_fits_into_the_slower_step() -> None:
@@ -31,7 +31,7 @@ def test_a_slow_machine_still_computes_some_tokens() -> None:
 
 
 class Machine:
-    """A clock that a step moves on by what it computes."""
+    """A clock that each step advances by the time it would take."""
 
     now = 0.0
 

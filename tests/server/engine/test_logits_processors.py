@@ -102,7 +102,7 @@ def test_the_models_own_logits_stay() -> None:
 
 
 def test_a_processor_that_is_done_is_dropped() -> None:
-    """Otherwise every later step would copy its logits for nothing."""
+    """Otherwise every later step would copy its logits for no reason."""
     asked = request("r", [3, 4], 9, min_tokens=2)
     made = Sequence(asked, 0, 0, 0.0, build_logits_processors(asked.sampling, [3, 4], EOS))
     made.append((5,))
@@ -114,7 +114,7 @@ def test_a_processor_that_is_done_is_dropped() -> None:
 
 
 class Forbid:
-    """A processor of our own: some tokens never come."""
+    """A processor that the engine does not have: it forbids some tokens."""
 
     is_active = True
 

@@ -116,7 +116,7 @@ def test_noise_is_of_seed_and_position_alone() -> None:
 
 
 def test_noise_is_finite_at_both_ends_of_the_generator() -> None:
-    """The last number below 1 once became 1 by rounding, and its noise infinite: one token in two thousand."""
+    """The largest number below 1 was once rounded to 1, which made the noise of one token in two thousand infinite."""
     ends = gumbel(np.array([0.0, 1 - 2.0**-24, 0.5], dtype=np.float32))
     assert np.isfinite(ends).all()
     assert ends[0] < ends[2] < ends[1]

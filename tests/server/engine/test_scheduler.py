@@ -1,4 +1,4 @@
-"""The scheduler over a simulated memory: right tokens, fair order, nothing left, whatever comes when."""
+"""The scheduler over a simulated cache: right tokens and no leaks, for any order of arrivals and aborts."""
 
 from dataclasses import replace
 from itertools import count
@@ -179,9 +179,9 @@ def test_a_boundary_is_reused_to_the_token() -> None:
     assert (counts.prefix_cache_queries, counts.prefix_cache_hits) == (18, 7)
 
 
-def test_the_third_request_profits_from_the_junction_of_the_first_two() -> None:
+def test_the_third_request_reuses_the_prefix_up_to_where_the_first_two_diverge() -> None:
     simulation = Simulation(layout_of(), snapshot_interval=100)
-    shared = [0, 1, 2, 3, 4, 0, 1, 2, 3]  # nobody has announced it
+    shared = [0, 1, 2, 3, 4, 0, 1, 2, 3]  # no request names it as a boundary
     assert prefilled(simulation, request("a", [*shared, 1, 1], 1)) == 11
     assert prefilled(simulation, request("b", [*shared, 2, 2], 1)) == 11
     assert prefilled(simulation, request("c", [*shared, 3, 3], 1)) == 3  # two full blocks
@@ -214,7 +214,7 @@ def test_existing_snapshots_are_not_taken_again() -> None:
     for name in "abc":
         prefilled(simulation, request(name, [0, 1, 2, 3, 4, 0], 1, boundaries=(3,)))
         taken.append(simulation.scheduler.pool.cache.states.snapshots_used)
-    assert taken == [2, 3, 3]  # the boundary and the end of the prompt; then the divergence_point; then nothing new
+    assert taken == [2, 3, 3]  # the boundary and the end of the prompt; then the divergence point; then nothing new
 
 
 def test_a_scored_prompt_reuses_what_lies_before_its_last_boundary() -> None:
@@ -318,7 +318,7 @@ def test_found_blocks_are_not_taken_for_new_ones() -> None:
     simulation = Simulation(layout_of(blocks=6, state=False), max_num_batched_tokens=32)
     prompt = [0, 1, 2, 3, 4, 0, 1, 2]
     prefilled(simulation, request("a", prompt, 1))
-    prefilled(simulation, request("b", [4] * 12, 1))  # unused for less long than the blocks of the first
+    prefilled(simulation, request("b", [4] * 12, 1))  # used more recently than the blocks of the first
     assert prefilled(simulation, request("c", [*prompt, *[3] * 9], 1)) == 9
 
 
