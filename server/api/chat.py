@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, model_validator
 
-from server.api.chunks import ChunkFactory, StreamOptions
+from server.api.chunks import ChunkFactory, ChunkHead, StreamOptions
 from server.api.dependencies import Context
 from server.api.logprobs import ChoiceLogprobs, PromptLogprobs, chat_logprobs, prompt_logprobs, with_prompt_logprobs
 from server.api.messages import ChatFields, Messages, ignored_message_fields
@@ -25,6 +25,7 @@ from server.api.sampling import (
     unlimited_max_tokens,
 )
 from server.api.sse import Event, Events
+from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
 from server.generation.logprobs import DecodedLogprobs, limited
 from server.generation.prompt import Prompt
@@ -101,39 +102,37 @@ class ChatCompletion(BaseModel):
 async def chat_completions(body: ChatRequest, context: Context) -> Any:
     """OpenAI's chat completions. With `stream` the answer is server-sent events that end with `[DONE]`."""
     _ignore_unused_variables(context.admission.service, body)
-    service, created = context.accept(body), int(time.time())
-    n, logprobs = body.n or 1, body.num_logprobs
-    unlimited = unlimited_max_tokens(service, n, logprobs)
-    sampling = body.sampling_params(
-        service, max_tokens=unlimited, unlimited=unlimited, defaults=service.defaults, logprobs=logprobs
-    )
-    sampling = with_prompt_logprobs(sampling, body.prompt_logprobs, stream=bool(body.stream))
-    prompt = await _prompt(service, body)
+    service, n = context.accept(body), body.n or 1
+    prompt, sampling = await _prompt(service, body), _sampling(service, body)
     check_total_logprobs(service, [prompt], n, sampling)
     generations = context.admission.start([prompt], sampling, body.text_options, n)
-    answer_id, model = f"chatcmpl-{context.admission.request_id}", body.model or service.model_id
+    head = ChunkHead(
+        f"chatcmpl-{context.admission.request_id}",
+        "chat.completion.chunk",
+        int(time.time()),
+        body.model or service.model_id,
+    )
+    extras = _extras(body, prompt)
     if body.stream:
-        chunks = ChunkFactory(
-            answer_id,
-            "chat.completion.chunk",
-            created,
-            model,
-            body.stream_options,
-            generations,
-            n,
-            _extras(body, prompt),
-        )
-        return context.stream(_events(chunks, body))
+        return context.stream(_events(ChunkFactory(head, body.stream_options, generations, n, extras), body))
     results = await context.until_disconnect(all_results(generations))
     return ChatCompletion(
-        id=answer_id,
-        created=created,
-        model=model,
+        id=head.id,
+        created=head.created,
+        model=head.model,
         choices=[_choice(index, result, body) for index, result in enumerate(results)],
         usage=usage_of(generations, n),
         prompt_logprobs=prompt_logprobs(prompt, results[0], body.prompt_logprobs),
-        **_extras(body, prompt),
+        **extras,
     )
+
+
+def _sampling(service: GenerationService, body: ChatRequest) -> SamplingParams:
+    unlimited = unlimited_max_tokens(service, body.n or 1, body.num_logprobs)
+    sampling = body.sampling_params(
+        service, max_tokens=unlimited, unlimited=unlimited, defaults=service.defaults, logprobs=body.num_logprobs
+    )
+    return with_prompt_logprobs(sampling, body.prompt_logprobs, stream=bool(body.stream))
 
 
 def _ignore_unused_variables(service: GenerationService, body: ChatRequest) -> None:

@@ -115,33 +115,40 @@ class SamplingFields(RequestBody):
         `unlimited` stands for a max_tokens of -1: by default the length of the context. Raises InvalidRequestError if
         fields contradict each other or name ids outside the vocabulary.
         """
-        if self.max_tokens is not None:
-            max_tokens = self.max_tokens
+        max_tokens = max_tokens if self.max_tokens is None else self.max_tokens
         if max_tokens == UNLIMITED:
             max_tokens = unlimited or service.max_model_len
-        logit_bias = {int(token_id): bias for token_id, bias in (self.logit_bias or {}).items()}
-        stop_token_ids = self.stop_token_ids or []
         self._check_min_tokens(max_tokens)
-        service.check_token_ids(list(logit_bias), "logit_bias")
-        service.check_token_ids(stop_token_ids, "stop_token_ids")
-        service.check_token_ids(self.allowed_token_ids or [], "allowed_token_ids")
-        given = {field.name: value for field in fields(defaults) if (value := getattr(self, field.name)) is not None}
-        if given.get("top_p") == 0:  # the smallest set of tokens that has any probability at all
-            given |= {"top_p": 1.0, "top_k": 1}
+        self._check_token_ids(service)
         return replace(
-            replace(defaults, **given).sampling(max_tokens),
+            self._over(defaults).sampling(max_tokens),
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=frequency_penalty if self.frequency_penalty is None else self.frequency_penalty,
-            logit_bias=tuple(logit_bias.items()),
+            logit_bias=tuple(self._biases().items()),
             allowed_token_ids=tuple(dict.fromkeys(self.allowed_token_ids or ())),
             bad_words=service.word_token_ids(self.bad_words or ()),
-            stop_token_ids=frozenset(stop_token_ids),
+            stop_token_ids=frozenset(self.stop_token_ids or ()),
             min_tokens=self.min_tokens or 0,
             ignore_eos=self.ignore_eos,
-            seed=None if self.seed in (None, RANDOM_SEED) else self.seed & (2**63 - 1),
+            seed=None if self.seed is None or self.seed == RANDOM_SEED else self.seed & (2**63 - 1),
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
         )
+
+    def _over(self, defaults: GenerationDefaults) -> GenerationDefaults:
+        """The defaults with the request's own values."""
+        given = {field.name: value for field in fields(defaults) if (value := getattr(self, field.name)) is not None}
+        if given.get("top_p") == 0:  # no token has that little; the engine takes the likeliest one by top_k
+            given |= {"top_p": 1.0, "top_k": 1}
+        return replace(defaults, **given)
+
+    def _biases(self) -> dict[int, float]:
+        return {int(token_id): bias for token_id, bias in (self.logit_bias or {}).items()}
+
+    def _check_token_ids(self, service: GenerationService) -> None:
+        service.check_token_ids(list(self._biases()), "logit_bias")
+        service.check_token_ids(self.stop_token_ids or [], "stop_token_ids")
+        service.check_token_ids(self.allowed_token_ids or [], "allowed_token_ids")
 
     def _check_min_tokens(self, max_tokens: int) -> None:
         if (self.min_tokens or 0) > max_tokens:

@@ -257,6 +257,9 @@ JSON_VALUES = st.recursive(
 FIELDS = sorted(
     {
         *("model", "stream", "stop", "seed", "n", "logprobs", "echo", "temperature", "max_tokens", "logit_bias"),
+        *("prompt_logprobs", "truncate_prompt_tokens", "bad_words", "allowed_token_ids", "chat_template_kwargs"),
+        *("stream_options", "continue_final_message", "add_generation_prompt", "reasoning_effort", "top_logprobs"),
+        *("tools", "grammar", "n_predict", "best_of", "return_token_ids", "parse_special", "unknown"),
         *(name for body in BODIES.values() for name in body),
     }
 )
