@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from model.bundled_recipe.data_sources import provenance
+from model.bundled_recipe.model_card import provenance
 from model.evaluation.card import CardFacts, model_card
 from model.evaluation.report import EvaluationReport
 from model.evaluation.run import evaluate
