@@ -1,18 +1,18 @@
-"""Recorded decode steps give the bits of computed ones, wherever sequences stand and however long they are."""
+"""Replayed decode steps give the bits of computed ones, in any slots and at any length."""
 
 import pytest
 import torch
 
+from model import kernels
 from model.batch import ForwardBatch
 from model.cache import CacheStorage
 from model.config import SigmoidBiasConfig
-from model.kernels import native
 from model.layers.router import Routing
 from model.network import CausalLM
 from server.engine.decode_graphs import DecodeGraphs
 from tests.server.engine.tiny import VOCAB, tiny_config, tiny_network
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="no compiled kernels: run python -m model.kernels.build")
+pytestmark = pytest.mark.skipif(not kernels.compiled(), reason="no compiled kernels: run python -m model.kernels.build")
 
 WIDTH, BLOCK = 4, 8
 
@@ -20,8 +20,8 @@ WIDTH, BLOCK = 4, 8
 class Decoder:
     """Sequences that begin with nothing in the cache and get random tokens."""
 
-    def __init__(self, network: CausalLM, most_bytes: int = 1 << 20) -> None:
-        self.steps = DecodeGraphs(network, WIDTH, most_bytes=most_bytes)
+    def __init__(self, network: CausalLM, max_bytes: int = 1 << 20) -> None:
+        self.steps = DecodeGraphs(network, WIDTH, max_bytes=max_bytes)
         self.cache = CacheStorage(
             network.cache_specs(), num_blocks=4 * WIDTH, block_size=BLOCK, num_rows=4, dtype=network.dtype
         )
@@ -38,12 +38,12 @@ class Decoder:
         for slot in slots:
             self.lengths[slot] += 1
         with torch.inference_mode():
-            scores, self.routings = self.steps.run(ForwardBatch(tokens, positions, starts, table, rows, self.cache))
-        return scores.clone()
+            logits, self.routings = self.steps.run(ForwardBatch(tokens, positions, starts, table, rows, self.cache))
+        return logits.clone()
 
     @property
-    def recorded(self) -> list[int]:
-        return list(self.steps._recorded)
+    def captured(self) -> list[int]:
+        return list(self.steps._graphs)
 
 
 PLAN = [[0], [0], [0], [2, 0], [0, 2], [0, 2], [1, 3], [3, 0], [0], [0, 1, 2], [0, 1, 2], [1, 2, 3], *[[0, 2]] * 20]
@@ -54,57 +54,57 @@ def network() -> CausalLM:
     return tiny_network()
 
 
-def test_recorded_steps_have_the_bits_of_computed_ones(network: CausalLM) -> None:
+def test_replayed_steps_have_the_bits_of_computed_ones(network: CausalLM) -> None:
     """Past the ends of blocks, too, where tables grow."""
-    recording, computing = Decoder(network), Decoder(network)
-    computing.steps._most_sequences = 0
+    replaying, computing = Decoder(network), Decoder(network)
+    computing.steps._max_sequences = 0
     for seed, slots in enumerate(PLAN):
-        assert torch.equal(recording.step(slots, seed), computing.step(slots, seed))
-    assert sorted(recording.recorded) == [1, 2, 3]
-    assert computing.recorded == []
+        assert torch.equal(replaying.step(slots, seed), computing.step(slots, seed))
+    assert sorted(replaying.captured) == [1, 2, 3]
+    assert computing.captured == []
 
 
 def test_the_comparison_can_fail(network: CausalLM) -> None:
-    """Negative control: a step over inputs that were not written anew gives other scores."""
+    """Negative control: a step whose inputs are not overwritten gives other logits."""
     decoder, other = Decoder(network), Decoder(network)
     for seed in range(3):
         decoder.step([0, 1], seed)
         other.step([0, 1], seed)
-    decoder.steps._recorded[2]._write = lambda batch: None  # type: ignore[method-assign]
+    decoder.steps._graphs[2]._copy_inputs = lambda batch: None  # type: ignore[method-assign]
     assert not torch.equal(decoder.step([0, 1], 3), other.step([0, 1], 3))
 
 
-def test_a_step_is_recorded_when_it_comes_twice_in_a_row(network: CausalLM) -> None:
+def test_a_step_is_captured_when_it_comes_twice_in_a_row(network: CausalLM) -> None:
     decoder = Decoder(network)
-    for seed, (slots, recorded) in enumerate([([0], []), ([0, 1], []), ([0], []), ([1], [1]), ([0, 1], [1])]):
+    for seed, (slots, captured) in enumerate([([0], []), ([0, 1], []), ([0], []), ([1], [1]), ([0, 1], [1])]):
         decoder.step(slots, seed)
-        assert decoder.recorded == recorded
+        assert decoder.captured == captured
 
 
-def test_the_oldest_recordings_make_room(network: CausalLM) -> None:
+def test_the_oldest_graphs_are_evicted(network: CausalLM) -> None:
     one = Decoder(network)
     one.step([0], 0), one.step([0], 1)
-    nbytes = one.steps._recorded[1].recording.nbytes
-    decoder = Decoder(network, most_bytes=4 * nbytes)  # one and two sequences, or three
+    nbytes = one.steps._graphs[1].kernels.nbytes
+    decoder = Decoder(network, max_bytes=4 * nbytes)  # one and two sequences, or three
     for seed, slots in enumerate([[0], [0], [0, 1], [0, 1], [0], [0, 1, 2], [0, 1, 2]]):
         decoder.step(slots, seed)
-    assert decoder.recorded == [1, 3]
+    assert decoder.captured == [1, 3]
 
 
-def test_what_is_too_large_is_not_recorded_again_and_again(network: CausalLM) -> None:
+def test_what_is_too_large_is_not_captured_again_and_again(network: CausalLM) -> None:
     one = Decoder(network)
     one.step([0], 0), one.step([0], 1)
-    decoder, other = Decoder(network, most_bytes=one.steps._recorded[1].recording.nbytes), Decoder(network)
-    other.steps._most_sequences = 0
+    decoder, other = Decoder(network, max_bytes=one.steps._graphs[1].kernels.nbytes), Decoder(network)
+    other.steps._max_sequences = 0
     for seed, slots in enumerate([[0], [0], [0, 1], [0, 1], [0, 1], [0, 1, 2], [0, 1, 2]]):
         assert torch.equal(decoder.step(slots, seed), other.step(slots, seed))
-    assert decoder.steps._most_sequences == 1
-    assert decoder.recorded == [1]
+    assert decoder.steps._max_sequences == 1
+    assert decoder.captured == [1]
 
 
-def test_routings_are_not_written_over_by_later_steps(network: CausalLM) -> None:
+def test_routings_are_not_overwritten_by_later_steps(network: CausalLM) -> None:
     decoder, other = Decoder(network), Decoder(network)
-    other.steps._most_sequences = 0
+    other.steps._max_sequences = 0
     seen = []
     for seed in range(6):
         decoder.step([0, 1], seed), other.step([0, 1], seed)
@@ -114,11 +114,11 @@ def test_routings_are_not_written_over_by_later_steps(network: CausalLM) -> None
     assert len({tuple(r.experts_TK.flatten().tolist()) for routings, _ in seen for r in routings if r}) > 6
 
 
-def test_a_network_that_computes_in_pytorch_is_not_recorded() -> None:
+def test_a_network_that_computes_in_pytorch_is_not_captured() -> None:
     network = tiny_network(tiny_config(router=SigmoidBiasConfig(top_k=2)))
     decoder, other = Decoder(network), Decoder(network)
-    other.steps._most_sequences = 0
+    other.steps._max_sequences = 0
     for seed in range(4):
         assert torch.equal(decoder.step([0, 1], seed), other.step([0, 1], seed))
-    assert decoder.recorded == []
-    assert decoder.steps._most_sequences == 0
+    assert decoder.captured == []
+    assert decoder.steps._max_sequences == 0
