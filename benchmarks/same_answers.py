@@ -36,7 +36,8 @@ def requests() -> list[Request]:
     """The fifty requests. Every sampling parameter is given, so that changed defaults make no difference."""
     found: list[Request] = []
     for number, text in enumerate(TEXTS):
-        greedy = {"temperature": 0.0, "max_tokens": 24, "repetition_penalty": 1.0, "top_p": 1.0}
+        greedy: dict[str, Any] = {"temperature": 0.0, "max_tokens": 24, "repetition_penalty": 1.0, "top_p": 1.0}
+        greedy |= {"min_p": 0.0, "top_k": 0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
         sampled = {**greedy, "temperature": 0.9, "seed": 7 + number}
         chat: dict[str, Any] = {"messages": [{"role": "user", "content": text}]}
         found += [

@@ -1,8 +1,9 @@
-"""What layers remember, and where: KV blocks per token, recurrent state per sequence.
+"""What layers cache, and where: keys and values in blocks of tokens, recurrent state in one row per sequence.
 
 Shapes: N blocks, P tokens a block, G key/value heads, D head width, V value width, R state rows.
 """
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -13,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class KVSpec:
-    """A layer that remembers a key and a value for every token."""
+    """A layer that caches a key and a value per token and head."""
 
     num_kv_heads: int
     head_dim: int
@@ -24,7 +25,7 @@ class KVSpec:
 
 @dataclass(frozen=True, slots=True)
 class LatentSpec:
-    """A layer that remembers one vector for every token: it is the key, and its first coordinates are the value."""
+    """A layer that caches one vector per token: the key, whose first coordinates are the value."""
 
     key_dim: int
     value_dim: int
@@ -35,7 +36,7 @@ class LatentSpec:
 
 @dataclass(frozen=True, slots=True)
 class StateSpec:
-    """A layer that remembers tensors of fixed shape per sequence, in float32: name -> shape."""
+    """A layer that keeps float32 tensors of a fixed shape per sequence: (name, shape) each."""
 
     shapes: tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -48,10 +49,10 @@ CacheSpec = TokenSpec | StateSpec
 
 
 class CacheStorage:
-    """The tensors behind all layers' memory. Who owns which block or row is decided elsewhere.
+    """The cache tensors of all layers. Which sequence owns which block or row is decided elsewhere.
 
-    `num_blocks` blocks of `block_size` tokens hold keys and values; `num_rows` rows hold recurrent state.
-    A row is all zeros until something is written to it.
+    `num_blocks` blocks of `block_size` tokens hold keys and values, `num_rows` rows hold recurrent state. State rows
+    are zero at first.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class CacheStorage:
         self._values: dict[int, Tensor] = {}
         self._value_widths: dict[int, int] = {}
         self._states: dict[int, dict[str, Tensor]] = {}
-        # never read before they are written, so the memory of unused blocks is never taken
+        # Blocks are never read before they are written, so the memory of unused ones is never taken.
         for layer, spec in enumerate(specs):
             if isinstance(spec, KVSpec):
                 shape = (num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
@@ -81,29 +82,28 @@ class CacheStorage:
                 self._value_widths[layer] = spec.value_dim
             else:
                 self._states[layer] = {
-                    name: torch.zeros((num_rows, *shape), dtype=torch.float32, device=device)
-                    for name, shape in spec.shapes
+                    name: _lazy_zeros((num_rows, *shape), torch.device(device)) for name, shape in spec.shapes
                 }
 
     def keys_NPGD(self, layer: int) -> Tensor:
         return self._keys[layer]
 
     def values_NPGV(self, layer: int) -> Tensor:
-        """Values of a layer; where they are a part of the keys, a view of these."""
+        """The values of a layer: a view of its keys if they are a part of them."""
         if layer in self._values:
             return self._values[layer]
         return self._keys[layer][..., : self._value_widths[layer]]
 
     def stores_values(self, layer: int) -> bool:
-        """Whether values are kept beside the keys."""
+        """Whether the values have a tensor of their own."""
         return layer in self._values
 
     def state(self, layer: int, name: str) -> Tensor:
-        """Rows of one remembered tensor: [R, *shape]."""
+        """All rows of a state tensor: [R, *shape]."""
         return self._states[layer][name]
 
     def zero_row(self, row: int) -> None:
-        """Forget everything in a state row, so that nothing leaks to its next owner."""
+        """Reset a state row, so that nothing leaks to the next sequence that owns it."""
         for tensor in self._state_tensors():
             tensor[row].zero_()
 
@@ -120,11 +120,19 @@ class CacheStorage:
         return [tensor for tensors in self._states.values() for tensor in tensors.values()]
 
 
+def _lazy_zeros(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Zeros, float32. On a CPU they are fresh pages of the system, which take memory when they are first written."""
+    if device.type != "cpu" or prod(shape) == 0:
+        return torch.zeros(shape, dtype=torch.float32, device=device)
+    pages = mmap.mmap(-1, 4 * prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=torch.float32).view(shape)
+
+
 def bytes_per_block(specs: Sequence[CacheSpec], block_size: int, dtype: torch.dtype) -> int:
-    """Bytes of one KV block over all layers."""
+    """Bytes of one block of keys and values, over all layers."""
     return block_size * sum(spec.bytes_per_token(dtype) for spec in specs if isinstance(spec, TokenSpec))
 
 
 def bytes_per_row(specs: Sequence[CacheSpec]) -> int:
-    """Bytes of one sequence's recurrent state over all layers."""
+    """Bytes of the recurrent state of one sequence, over all layers."""
     return sum(spec.bytes_per_sequence() for spec in specs if isinstance(spec, StateSpec))

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write `text` in place of the file's content: all of it or nothing."""
+    """Replace the content of a file, completely or not at all."""
     partial = path.with_name(f"{path.name}.tmp")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
@@ -34,16 +34,16 @@ def _compact(value: Any, width: int, indent: str) -> str:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. ValueError, naming the file, where it holds something else."""
+    """The object in a JSON file. ValueError with the file's name if it is not valid JSON or no object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no UTF-8
+    except ValueError as error:  # not JSON, or not UTF-8
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} cannot be read: it holds no JSON object")
+        raise ValueError(f"{path} cannot be read: it has no JSON object")
     return content
 
 
 def read_object_if_any(path: Path) -> dict[str, Any]:
-    """The same; empty where there is no such file."""
+    """Like `read_object`; empty if there is no such file."""
     return read_object(path) if path.is_file() else {}

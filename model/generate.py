@@ -1,4 +1,4 @@
-"""Naive decoding of one sequence, everything computed anew for every token: the oracle the engine is tested against."""
+"""Naive decoding of one sequence without a cache between tokens. The engine is tested against it."""
 
 from collections.abc import Callable, Collection, Sequence
 
@@ -13,7 +13,7 @@ BLOCK_SIZE = 16
 
 
 def greedy(logits_V: Tensor, position: int) -> int:
-    """The likeliest token; of equals the one with the lowest id."""
+    """The token with the highest logit; the lowest id among equals."""
     return int((logits_V == logits_V.max()).nonzero()[0])
 
 
@@ -28,7 +28,7 @@ def generate(
 ) -> list[int]:
     """Continue `prompt` by up to `max_tokens` tokens, ending after a token in `stop`. Returns the new tokens.
 
-    `choose(logits_V, position)` picks the token that will stand at `position`.
+    `choose(logits_V, position)` selects the token at `position`.
     """
     tokens = list(prompt)
     while len(tokens) < len(prompt) + max_tokens:
@@ -41,13 +41,13 @@ def generate(
 
 @torch.inference_mode()
 def sequence_logprobs(network: CausalLM, tokens: Sequence[int]) -> Tensor:
-    """Log-probability of every token after the first, given those before it: float32 [T - 1]."""
-    log_p_TV = network.logits(sequence_hidden(network, tokens)).log_softmax(-1)
-    return log_p_TV[:-1].gather(1, torch.tensor(tokens[1:])[:, None]).squeeze(1)
+    """The log-probability of every token but the first, given the tokens before it: float32 [T - 1]."""
+    logprobs_TV = network.logits(sequence_hidden(network, tokens)).log_softmax(-1)
+    return logprobs_TV[:-1].gather(1, torch.tensor(tokens[1:])[:, None]).squeeze(1)
 
 
 def sequence_hidden(network: CausalLM, tokens: Sequence[int]) -> Tensor:
-    """Hidden states of a whole sequence [T, D], computed in one step on a cache of its own."""
+    """Hidden states of a whole sequence [T, D], computed in one step on a new cache."""
     blocks = -(-len(tokens) // BLOCK_SIZE)
     batch = ForwardBatch(
         token_ids_T=torch.tensor(tokens),

@@ -1,4 +1,4 @@
-"""Rotary positions on the first part of each head (arXiv 2104.09864, the rotate-half layout), and how they stretch.
+"""Rotary position embedding on the first part of each head (arXiv 2104.09864, rotate-half), and its scaling.
 
 Shapes: T tokens, H heads, D head width, W rotated width, F frequencies (W / 2).
 """
@@ -13,7 +13,7 @@ from model.config import LinearScaling, Llama3Scaling, RotaryConfig, RotaryScali
 
 
 class Rotary:
-    """Turns pairs of the first `dim` coordinates by angles that grow with the position. Nothing in it is learnt."""
+    """Rotates pairs of the first `dim` coordinates by angles proportional to the position. It has no parameters."""
 
     def __init__(self, config: RotaryConfig) -> None:
         self.config = config
@@ -22,7 +22,7 @@ class Rotary:
         self.magnitude = config.scaling.attention_factor if isinstance(config.scaling, YarnScaling) else 1.0
 
     def tables(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of every angle: [T, W] each, float32."""
+        """Cosines and sines of all angles: [T, W] each, float32."""
         return kernels.rotary_tables(positions_T, self.frequency_F.to(positions_T.device), self.magnitude)
 
 
@@ -38,19 +38,26 @@ def _scaled(frequency_F: Tensor, config: RotaryConfig) -> Tensor:
 
 
 def _llama3(frequency_F: Tensor, scaling: Llama3Scaling) -> Tensor:
-    """How much of a frequency is kept grows from 0 to 1 between two numbers of turns over the original length."""
-    turns_F = scaling.original_positions * frequency_F / (2 * math.pi)
+    """Interpolate between frequency / factor and the frequency itself.
+
+    The share of the latter rises from 0 to 1 between two numbers of rotations over the original length.
+    """
+    rotations_F = scaling.original_positions * frequency_F / (2 * math.pi)
     low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
-    kept_F = ((turns_F - low) / (high - low)).clamp(0, 1)
+    kept_F = ((rotations_F - low) / (high - low)).clamp(0, 1)
     return frequency_F * (kept_F + (1 - kept_F) / scaling.factor)
 
 
 def _yarn(frequency_F: Tensor, config: RotaryConfig, scaling: YarnScaling) -> Tensor:
-    """How much of a frequency is kept falls from 1 to 0 between two dimensions, found from numbers of turns."""
+    """Interpolate between the frequency itself and frequency / factor.
 
-    def dimension(turns: float) -> float:
-        longest = scaling.original_positions / (2 * math.pi * turns)
-        return config.dim * math.log(longest) / (2 * math.log(config.theta))
+    The share of the former falls from 1 to 0 between two dimensions, which follow from numbers of rotations over the
+    original length.
+    """
+
+    def dimension(rotations: float) -> float:
+        wavelength = scaling.original_positions / (2 * math.pi * rotations)
+        return config.dim * math.log(wavelength) / (2 * math.log(config.theta))
 
     start, end = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
     if scaling.truncate:

@@ -1,8 +1,8 @@
 """Prometheus metrics: vLLM's names for what every engine has, `routelm:` for routing and recurrent state.
 
-A generation is one prompt that is continued; an HTTP request may take many, a long translation one a sentence. What
-vLLM calls requests are generations here. Latencies and sizes are observed as generations end; HTTP requests are counted
-by the middleware; everything else is read from EngineStats at scrape time.
+A generation is the continuation of one prompt. An HTTP request may take many: a long translation takes one per
+sentence. What vLLM's names call requests are generations here. Latencies and sizes are observed when a generation
+ends, HTTP requests are counted by the middleware, and everything else is read from EngineStats at scrape time.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,10 +17,10 @@ from server.engine.types import EngineStats, FinishReason, RequestTimes
 from server.generation.stream import Usage
 from server.version import package_version
 
-MAX_EXPERT_SERIES = 2048  # per metric; above that only the figures per layer are shown
-IDLE_LOAD = 0.1  # of the mean load; docs/routing.md calls an expert below it dead
+MAX_EXPERT_SERIES = 2048  # per metric; a model with more experts than that gets series per layer only
+IDLE_LOAD = 0.1  # share of the mean load below which an expert counts as idle (docs/routing.md)
 
-# A small model answers a token in a millisecond, a large one in seconds: fine at the low end, coarse at the high one.
+# A token takes a millisecond with a small model and seconds with a large one: buckets are narrow at the low end.
 INTER_TOKEN_BUCKETS = (
     *(0.00025, 0.0005, 0.00075, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.006, 0.008),
     *(0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.1, 0.15, 0.25, 0.5, 1, 2.5),
@@ -35,7 +35,7 @@ TOKEN_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 2
 
 
 class Metrics:
-    """All series of one application. An observer of generations; holds its own registry, nothing global."""
+    """All series of one application, in a registry of its own. Observes generations."""
 
     def __init__(self, model_name: str, stats: Callable[[], EngineStats]) -> None:
         self.registry = CollectorRegistry()
@@ -77,7 +77,12 @@ class Metrics:
             ["code"],
             registry=self.registry,
         )
-        for status in (200, 429, 500, 503):  # what alerts divide: a scraper must see the first increase
+        for status in (
+            200,
+            429,
+            500,
+            503,
+        ):  # alerts need the first increase, so a scraper must see a 0
             self._http_requests.labels(str(status))
         rejected = Counter(
             "routelm:requests_rejected",
@@ -120,24 +125,24 @@ class Metrics:
         self._success[FinishReason.ABORT].inc()
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """The text for a scraper that sent this Accept header, and its content type."""
+        """The text for a scraper that sends this Accept header, and its content type."""
         series = _WithoutCreated(self.registry)
         if "application/openmetrics-text" not in accept:
             return generate_latest(series), CONTENT_TYPE_PLAIN_0_0_4
-        # Not choose_encoder: for most Accept headers it turns the colons of our names into underscores.
+        # Not choose_encoder, which for most Accept headers replaces the colons of our names with underscores.
         text: bytes = openmetrics.generate_latest(series, openmetrics.ALLOWUTF8)  # type: ignore[no-untyped-call]
         return text, openmetrics.CONTENT_TYPE_LATEST
 
 
 class EngineCollector(Collector):
-    """Reads the engine's counters when a scraper asks."""
+    """Reads the engine's counters at scrape time."""
 
     def __init__(self, model_name: str, stats: Callable[[], EngineStats]) -> None:
         self._model_name = model_name
         self._stats = stats
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: the engine need not run yet when the collector is registered."""
+        """Empty, because the engine may not have started when the collector is registered."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
@@ -232,7 +237,7 @@ def _counter(name: str, text: str, value: float, labels: Mapping[str, str] | Non
 
 
 class _WithoutCreated(Collector):
-    """The registry without `_created` series: they double the output and nobody reads them."""
+    """The registry without `_created` series, which would double the output and are not used."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry

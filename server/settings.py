@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="ROUTELM_", env_ignore_empty=True, extra="ignore")
 
     # HTTP
-    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all, :: for IPv6 as well.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     uds: Annotated[Path | None, Unset("none")] = Field(
         default=None, description="Unix domain socket to listen on, instead of host and port."
@@ -63,8 +63,8 @@ class Settings(BaseSettings):
     cors_origins: Words = Field(
         default=["localhost"],
         max_length=64,
-        description="Origins of web pages that may call, comma-separated; localhost: pages of this machine, at any "
-        "port; *: all; none.",
+        description="Origins of web pages that may call, comma-separated; localhost stands for pages of this machine, "
+        "* for all, none for none.",
     )
     strict: bool = Field(default=False, description="Refuse unknown fields of bodies, which otherwise are ignored.")
     max_body_bytes: Size = Field(default=2 * 2**20, description="Largest request body.")
@@ -78,7 +78,7 @@ class Settings(BaseSettings):
         default=None, min_length=1, max_length=256, description="Branch, tag or commit of a hub id."
     )
     served_model_name: Annotated[str | None, Unset("the directory's name or the hub id")] = Field(
-        default=None, max_length=256, description="The model's name in the API."
+        default=None, max_length=256, description="The model's name in the API; several, comma-separated."
     )
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = Field(
         default="auto", description="Type of the weights while computing: auto, bfloat16, float32 or float16."
@@ -91,11 +91,11 @@ class Settings(BaseSettings):
     )
     check_weights: bool = Field(default=False, description="Look for NaN and infinite weights while loading.")
     device: Literal["auto", "cpu", "cuda"] = Field(
-        default="auto", description="Where to compute: cpu, cuda, or auto for a GPU if there is one."
+        default="auto", description="Where to compute: cpu or cuda; auto is the CPU, since GPUs are untested."
     )
-    threads: Annotated[int | None, Unset("one for a small model, else all cores")] = Field(
-        default=None, ge=1, le=1024, description="Threads for the computation."
-    )
+    threads: Annotated[
+        int | None, Unset("one for a small model, else as many as there are processors with time for it")
+    ] = Field(default=None, ge=1, le=1024, description="Threads for the computation.")
 
     # Engine
     max_model_len: Annotated[int | None, Unset("the model's, or what the caches hold")] = Field(

@@ -1,4 +1,4 @@
-"""Versions of installed packages, without importing them."""
+"""Versions of installed packages, read without importing them."""
 
 from importlib.metadata import PackageNotFoundError, version
 

@@ -69,6 +69,7 @@ def recipe_of(study: Study, run: SubRun, vocab_size: int) -> Recipe:
         micro_batches=2,
         warmup_steps=max(1, min(60, study.tokens // 40_000)),
         z_weight=variant.z_weight,
+        dtype=study.shape.dtype,
         seed=run.seed,
     )
 

@@ -36,6 +36,7 @@ class Size:
     num_experts: int
     expert_width: int
     shared_width: int
+    dtype: str = "bfloat16"  # of the matrices in training
 
     @property
     def active_width(self) -> int:

@@ -3,7 +3,7 @@
 #
 # VENV             folder of the virtual environment to make (the image: /opt/routelm)
 # DEVICE           cpu or cuda
-# TORCH_VERSION    the torch that is installed first; the project's own range then finds it satisfied
+# TORCH_VERSION    the version of torch that is installed first; it satisfies the range in pyproject.toml
 # TORCH_INDEX_URL  optional package index with builds of torch for DEVICE
 set -eu
 
@@ -14,7 +14,7 @@ complain() {
 install_torch() {
     python3 -m venv "$VENV"
     "$VENV/bin/pip" install ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} "torch==$TORCH_VERSION"
-    # -W ignore: without numpy, which comes with the server, torch warns.
+    # -W ignore: torch warns when numpy is missing; it is installed later, with the server.
     cuda=$("$VENV/bin/python" -W ignore -c "import torch; print(torch.version.cuda or '')")
     case "$DEVICE:$cuda" in
         cpu:) ;;
@@ -27,7 +27,7 @@ install_server() {
     "$VENV/bin/pip" install .
     # -P: build beside the installed package, not beside the sources in this folder.
     "$VENV/bin/python" -P -m model.kernels.build
-    # Without a compiler that command only says so; an image must not be slow because of it.
+    # Without a compiler that command only prints a warning; fail instead of building a slow image.
     "$VENV/bin/python" -P -c "
 from model.kernels.build import libraries
 missing = [str(path) for path in libraries() if not path.exists()]

@@ -6,5 +6,5 @@ import urllib.request
 LIVE_URL = f"http://127.0.0.1:{os.environ.get('ROUTELM_PORT', '8000')}/health/live"
 TIMEOUT_SECONDS = 4
 
-# A proxy that Docker passes into every container must not be asked for this container's own port.
+# Docker may pass a proxy into the container; requests to the container itself must not use it.
 urllib.request.build_opener(urllib.request.ProxyHandler({})).open(LIVE_URL, timeout=TIMEOUT_SECONDS)

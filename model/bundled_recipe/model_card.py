@@ -1,15 +1,17 @@
 """The card of the model that ships: what its training run and its evaluation say, and what only we know."""
 
+import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from model.bundled_recipe.data_sources import provenance
-from model.evaluation.card import CardFacts, model_card
+from model.evaluation.card import CardFacts, DataSource, Provenance, model_card
 from model.evaluation.report import EvaluationReport
 from model.evaluation.training_facts import read_training_facts
 from model.text.special_tokens import LANGUAGES
 from model.training.data.prepare import read_meta
 
+DATA_SOURCES = Path(__file__).with_name("data_sources.json")  # origin, licence and credits of every training source
 DESCRIPTION = """
 The model inside RouteLM: a router language model of 18 million parameters, of which a token uses 7. Six layers of Gated
 DeltaNet (recurrent) and two of gated attention; in every layer a router sends each token to 2 of 16 experts beside a
@@ -107,3 +109,16 @@ def bundled_card(run_dir: Path, report: EvaluationReport, samples: int | None) -
     )
     shown = tuple(example for example in report.examples if example.source in SHOWN)
     return model_card(facts, replace(report, examples=shown))
+
+
+def provenance(names: Iterable[str]) -> Provenance:
+    """What is known of the named sources. ValueError for a source that the file does not list."""
+    known = json.loads(DATA_SOURCES.read_text(encoding="utf-8"))
+    wanted = set(names)
+    unknown = sorted(wanted - {source["name"] for source in known["sources"]})
+    if unknown:
+        raise ValueError(
+            f"licence of {', '.join(unknown)} is not known: add it to {DATA_SOURCES.name} before training on it"
+        )
+    sources = tuple(DataSource(**source) for source in known["sources"] if source["name"] in wanted)
+    return Provenance(sources, known["changes"], known["licence_texts"])

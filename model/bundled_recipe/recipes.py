@@ -59,7 +59,6 @@ def bundled_chat() -> Recipe:
         stable=replace(further.stable, mixture=mixture("world"), weights=LossWeights(prompt=0.1, label=16.0)),
         decay=replace(further.decay, mixture=mixture("world-decay")),
         decay_share=0.07,
-        micro_batches=2,
         optimizer=replace(further.optimizer, weight_decay=WeightDecay(0.1, cautious=True, scheduled=True)),
         ema_decay=0.99,
         seed=3,
@@ -82,7 +81,7 @@ def tiny() -> Recipe:
     phase = Phase(mixture("stable"), LossWeights(prompt=1.0))
     return Recipe(
         model=model, tokens=400_000, stable=phase, decay=phase, micro_batch_tokens=1024, warmup_steps=20,
-        micro_batches=2,
+        micro_batches=2, dtype="float32",  # few laptops have fast products of bfloat16
     )  # fmt: skip
 
 

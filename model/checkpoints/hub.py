@@ -1,7 +1,7 @@
-"""Where a model lies: the bundled one, a directory, or a Hugging Face repository, fetched into the hub's cache.
+"""Finds a model: the bundled one, a directory, or a Hugging Face repository, which is downloaded into the hub's cache.
 
-The cache, tokens and offline mode (HF_HUB_OFFLINE=1) are those of huggingface_hub, an optional dependency. Nothing is
-fetched that could run code: weights as safetensors, settings as JSON, templates and texts.
+The cache, tokens and offline mode (HF_HUB_OFFLINE=1) are those of huggingface_hub, an optional dependency. Only files
+that cannot run code are downloaded: safetensors, JSON, templates and texts.
 """
 
 import re
@@ -10,20 +10,20 @@ from pathlib import Path
 BUNDLED = Path(__file__).parents[1] / "bundled"
 SETTINGS = ("*.json", "*.jinja", "*.txt")
 WEIGHTS = ("*.safetensors",)
-NOT_FETCHED = ("*/*", "consolidated*")  # other formats beside the model, and a second copy of the weights
+NOT_FETCHED = ("*/*", "consolidated*")  # other formats in subdirectories, and a second copy of the weights
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def is_hub_id(model: str) -> bool:
-    """Whether `model` can only mean a repository: no such directory exists, and it looks like `org/name`."""
+    """Whether `model` is a repository: it looks like `org/name`, and no such directory exists."""
     return not Path(model).is_dir() and _HUB_ID.fullmatch(model) is not None
 
 
 def find_checkpoint(model: str, revision: str | None = None, *, weights: bool = True) -> Path:
-    """The directory of a checkpoint, fetched if it must be (without its weights if these are not needed).
+    """The directory of a checkpoint, which is downloaded if necessary (without weights if `weights` is false).
 
-    Raises ValueError, with what to do, where there is no such model, no way to fetch it, or a `revision` (a branch, tag
-    or commit of a repository) is asked of anything else.
+    `revision` is a branch, tag or commit of a repository. Raises ValueError, with what to do, if there is no such
+    model, if it cannot be downloaded, or if `revision` is given for anything but a repository.
     """
     if model == "bundled" and revision is not None:
         raise ValueError(f"revision is {revision}: the bundled model has none; revisions are those of a hub id")

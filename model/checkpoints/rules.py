@@ -1,8 +1,7 @@
-"""Which tensors of a checkpoint make which parameter of ours: declarative rules, both ways.
+"""Declarative rules: which tensors of a checkpoint make which of our parameters, in both directions.
 
-A family is a list of rules; the network never learns a family's names. Loading joins and saving splits with the same
-rule. Every merge works on tensors without data too (device "meta"), which is how shapes are checked before anything is
-read.
+A family is a list of rules, so the network does not know its tensor names. The same rule joins when loading and splits
+when saving. Every merge also works on the device "meta", which is used to check shapes before anything is read.
 
 Shapes: E experts, I input width, O output width.
 """
@@ -17,9 +16,9 @@ from torch import Tensor
 
 
 class Merge(Protocol):
-    """How the tensors of a rule become one, and back: split(join(tensors)) == tensors.
+    """How the tensors of a rule are joined into one, and split again: split(join(tensors)) == tensors.
 
-    `join` takes each tensor once and in order, so that they can be read one after another.
+    `join` takes the tensors once and in order, so that they can be read one by one.
     """
 
     def join(self, tensors: Iterable[Tensor]) -> Tensor: ...
@@ -28,7 +27,7 @@ class Merge(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Same:
-    """One tensor, renamed; `shape` is what the checkpoint stores (None: as ours)."""
+    """One tensor under another name. `shape` (stored) and `ours` (parameter) are given if the shapes differ."""
 
     shape: tuple[int, ...] | None = None
     ours: tuple[int, ...] | None = None
@@ -43,7 +42,7 @@ class Same:
 
 @dataclass(frozen=True, slots=True)
 class Concat:
-    """The rows of the first tensor, then of the next: `sizes` rows each. `dim` 1 for stacked experts [E, O, I]."""
+    """Tensors one after another, with `sizes` rows each. `dim` is 1 for stacked experts [E, O, I]."""
 
     sizes: tuple[int, ...]
     dim: int = 0
@@ -57,10 +56,10 @@ class Concat:
 
 @dataclass(frozen=True, slots=True)
 class PerHead:
-    """Tensors that store their parts head by head, where ours stores each part whole.
+    """Tensors that store several parts head by head, where ours has one part after the other.
 
-    A layout (heads, sizes) per source: for each of its heads in turn, `sizes[p]` rows of each part p. Ours holds part 0
-    of all heads, then part 1 of all heads, and so on, source after source.
+    `layouts`: (heads, sizes) per source, with `sizes[p]` rows of part p for each head. Our parameter has part 0 of all
+    heads, then part 1 of all heads, and so on, source by source.
     """
 
     layouts: tuple[tuple[int, tuple[int, ...]], ...]
@@ -82,7 +81,7 @@ class PerHead:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Per expert a group of tensors, concatenated by rows: [E, sum(sizes), I], or [E, sum(sizes)] of biases."""
+    """A group of tensors per expert, concatenated by rows: [E, sum(sizes), I], or [E, sum(sizes)] for biases."""
 
     experts: int
     sizes: tuple[int, ...]
@@ -105,7 +104,7 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class Transpose:
-    """One tensor stored [E, I, O] (or [I, O]) where ours is [E, O, I]."""
+    """One tensor that is stored [E, I, O] (or [I, O]), where ours is [E, O, I]."""
 
     def join(self, tensors: Iterable[Tensor]) -> Tensor:
         (tensor,) = tensors
@@ -117,10 +116,9 @@ class Transpose:
 
 @dataclass(frozen=True, slots=True)
 class Interleaved:
-    """One tensor stored g0, u0, g1, u1, ... along `dim`, where ours is g0, g1, ..., u0, u1, ...
+    """One tensor that is stored g0, u0, g1, u1, ... along `dim`, where ours is g0, g1, ..., u0, u1, ...
 
-    `dim` counts from the end: -2 for the rows of a matrix, -1 for its columns and for biases. `parts`: how many take
-    turns.
+    `dim` is -2 for the rows of a matrix, -1 for its columns and for biases. `parts` are interleaved.
     """
 
     dim: int = -2
@@ -128,18 +126,18 @@ class Interleaved:
 
     def join(self, tensors: Iterable[Tensor]) -> Tensor:
         (tensor,) = tensors
-        return self._turned(tensor.unflatten(self.dim, (-1, self.parts)))
+        return self._swapped(tensor.unflatten(self.dim, (-1, self.parts)))
 
     def split(self, tensor: Tensor) -> list[Tensor]:
-        return [self._turned(tensor.unflatten(self.dim, (self.parts, -1)))]
+        return [self._swapped(tensor.unflatten(self.dim, (self.parts, -1)))]
 
-    def _turned(self, tensor: Tensor) -> Tensor:
+    def _swapped(self, tensor: Tensor) -> Tensor:
         return tensor.transpose(self.dim - 1, self.dim).flatten(self.dim - 1, self.dim)
 
 
 @dataclass(frozen=True, slots=True)
 class PairedHeads:
-    """The rows of one tensor, head by head: `before` rows as they are, `rotary` rows, `after` rows as they are."""
+    """The rows of one tensor by head: `before` unchanged rows, `rotary` rows, `after` unchanged rows."""
 
     heads: int
     before: int
@@ -153,22 +151,22 @@ class PairedHeads:
 
 @dataclass(frozen=True, slots=True)
 class RotaryPairs:
-    """Rotary rows stored as neighbours x0, y0, x1, y1, ... where ours are halves x0, x1, ..., y0, y1, ...
+    """Rotary rows that are stored in pairs x0, y0, x1, y1, ..., where ours are halves x0, x1, ..., y0, y1, ...
 
-    A layout per source; ours holds the sources one after another.
+    There is a layout per source; our parameter has the sources one after another.
     """
 
     layouts: tuple[PairedHeads, ...]
 
     def join(self, tensors: Iterable[Tensor]) -> Tensor:
-        return _cat([_turn_rotary(t, layout, (-1, 2)) for t, layout in zip(tensors, self.layouts, strict=True)])
+        return _cat([_reorder_rotary(t, layout, (-1, 2)) for t, layout in zip(tensors, self.layouts, strict=True)])
 
     def split(self, tensor: Tensor) -> list[Tensor]:
         sources = tensor.split([layout.heads * sum(layout.sizes) for layout in self.layouts])
-        return [_turn_rotary(t, layout, (2, -1)) for t, layout in zip(sources, self.layouts, strict=True)]
+        return [_reorder_rotary(t, layout, (2, -1)) for t, layout in zip(sources, self.layouts, strict=True)]
 
 
-def _turn_rotary(tensor: Tensor, layout: PairedHeads, pairs: tuple[int, int]) -> Tensor:
+def _reorder_rotary(tensor: Tensor, layout: PairedHeads, pairs: tuple[int, int]) -> Tensor:
     before, rotary, after = tensor.unflatten(0, (layout.heads, sum(layout.sizes))).split(layout.sizes, dim=1)
     rotary = rotary.unflatten(1, pairs).transpose(1, 2).flatten(1, 2)
     return _cat([before, rotary, after], dim=1).flatten(0, 1)
@@ -176,7 +174,7 @@ def _turn_rotary(tensor: Tensor, layout: PairedHeads, pairs: tuple[int, int]) ->
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Several merges, one after another: the first takes the checkpoint's tensors, the others one tensor each."""
+    """Several merges in a row. The first one takes the tensors of the checkpoint, the others take one tensor."""
 
     steps: tuple[Merge, ...]
 
@@ -195,7 +193,7 @@ class Chain:
 
 
 def _cat(tensors: list[Tensor], dim: int = 0) -> Tensor:
-    """torch.cat, whose own form for tensors without data takes 1.5 s to import."""
+    """torch.cat. On the device "meta" it is done here, because torch would import modules for 1.5 s."""
     if not tensors[0].is_meta:
         return torch.cat(tensors, dim)
     shape = list(tensors[0].shape)
@@ -205,7 +203,7 @@ def _cat(tensors: list[Tensor], dim: int = 0) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`target`: our parameter; `sources`: the checkpoint's tensors that make it, in order."""
+    """`target`: the name of our parameter; `sources`: the tensors of the checkpoint that make it, in order."""
 
     target: str
     sources: tuple[str, ...]

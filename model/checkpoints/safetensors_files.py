@@ -1,8 +1,8 @@
-"""Checkpoints on disk: safetensors only, described by declarative rules (rules.py), read once and written.
+"""Checkpoints on disk: safetensors files, read and written by declarative rules (rules.py).
 
-What a checkpoint holds is known from its headers before any weight is read, and everything that can be wrong with it
-is said then. Weights are read by position, not by memory map: pages of a map count as this process's memory until they
-are given back one by one, and a file that shrinks under a map ends the process instead of raising.
+Headers are read and checked before any weight, so most errors are reported at once. Weights are read with pread instead
+of a memory map: mapped pages count as memory of this process until they are released one by one, and if a mapped file
+is truncated, the process is killed instead of getting an exception.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -44,7 +44,7 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
-COMPUTED = (".rotary_emb.inv_freq",)  # what old exporters store beside the weights though it follows from the config
+COMPUTED = (".rotary_emb.inv_freq",)  # stored by old exporters, although it follows from the config
 WEIGHT_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
@@ -54,7 +54,7 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TensorHeader:
-    """What is known of a tensor without reading it. `stored_bytes` is what it takes on disk."""
+    """Shape and type of a tensor, known without reading it. `stored_bytes` is its size on disk."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -62,9 +62,9 @@ class TensorHeader:
 
 
 class CheckpointReader(Protocol):
-    """The tensors of a checkpoint by name. A reader may wrap another: to decode quantized tensors, to check, to count.
+    """The tensors of a checkpoint by name. Readers can wrap another: to dequantize, to check, to report progress.
 
-    `get` reads the tensor into memory of its own, each time it is called; call it once.
+    Every call of `get` reads the tensor again, into new memory.
     """
 
     def names(self) -> Collection[str]: ...
@@ -73,12 +73,12 @@ class CheckpointReader(Protocol):
 
 
 def open_checkpoint(directory: Path) -> CheckpointReader:
-    """Read the headers of all shards. CheckpointError for a shard that is missing or cut short, and other formats."""
+    """Read the headers of all shards. CheckpointError for a missing or truncated shard, and for other formats."""
     return SafetensorsReader(shards(directory))
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """config.json of a checkpoint directory."""
+    """The content of config.json. CheckpointError if there is none."""
     path = directory / "config.json"
     if not path.is_file():
         raise CheckpointError(f"{directory} is no checkpoint: it has no config.json")
@@ -86,7 +86,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def shards(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint; refuses other formats, which can run code when they are opened."""
+    """The safetensors files of a checkpoint. CheckpointError for other formats, which can run code when opened."""
     index = directory / INDEX_NAME
     if index.is_file():
         return _indexed_shards(directory, read_object(index))
@@ -117,7 +117,7 @@ def _indexed_shards(directory: Path, index: dict[str, Any]) -> list[Path]:
 
 
 class SafetensorsReader:
-    """One or several safetensors files as one."""
+    """Reads one or several safetensors files as one checkpoint."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._shards: dict[str, tuple[Path, Any]] = {}
@@ -144,7 +144,7 @@ class SafetensorsReader:
             shard = safe_open(path, framework="pt", backend="pread")
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path.name} cannot be read as safetensors: {error}") from error
-        for name in shard.keys():  # noqa: SIM118 - it is no dict
+        for name in shard.keys():  # noqa: SIM118 - not a dict
             if name in self._shards:
                 raise CheckpointError(f"tensor {name} is both in {self._shards[name][0].name} and in {path.name}")
             self._shards[name] = path, shard
@@ -159,7 +159,7 @@ def _header(name: str, stored: Any) -> TensorHeader:
 
 
 def choose_layout(reader: CheckpointReader, layouts: Sequence[list[Rule]]) -> list[Rule]:
-    """Of several ways to store the same network the one of which the most tensors are there; the first of equals."""
+    """Of several layouts of the same network, the one with the most tensors in the checkpoint; the first of equals."""
     there = set(reader.names())
     return max(layouts, key=lambda rules: sum(name in there for rule in rules for name in rule.sources))
 
@@ -170,11 +170,10 @@ def check_headers(
     parameters: Mapping[str, Tensor],
     ignored: tuple[str, ...] = (),
 ) -> None:
-    """Compare what the rules ask for with what is there, before anything is read.
+    """Compare the rules with the headers of the checkpoint.
 
-    Raises CheckpointError for the first tensor that is missing, unexpected, or of another shape or type than
-    `parameters` (by our names, without data if need be) are made of. Names that begin with one of `ignored` may be
-    there unasked.
+    Raises CheckpointError for the first tensor that is missing, unexpected, or of a shape or type that does not fit
+    `parameters` (by our names; they may be on the device "meta"). Names that begin with one of `ignored` are allowed.
     """
     there, wanted = set(reader.names()), [name for rule in rules for name in rule.sources]
     for name in wanted:
@@ -200,19 +199,19 @@ def _check_header(name: str, header: TensorHeader, expected: Tensor) -> None:
 
 
 def read_parameter(reader: CheckpointReader, rule: Rule, dtype: torch.dtype) -> Tensor:
-    """Read what a rule names and join it, in that type."""
+    """Read the tensors of a rule and join them, converted to `dtype`."""
     return rule.merge.join(reader.get(name).to(dtype) for name in rule.sources).contiguous()
 
 
 def named_tensors(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; those that are shared, by all their names."""
+    """Parameters and buffers by name; shared ones under all of their names."""
     return dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers())
 
 
 def save_weights(
     network: nn.Module, rules: Iterable[Rule], directory: Path, dtypes: Mapping[str, torch.dtype] | None = None
 ) -> None:
-    """Write one safetensors file; `dtypes` may give the stored type by our parameter's name (default: as it is)."""
+    """Write one safetensors file. `dtypes`: the type to store, by our parameter name (default: its own)."""
     parameters = named_tensors(network)
     tensors: dict[str, Tensor] = {}
     for rule in rules:
@@ -220,9 +219,9 @@ def save_weights(
         if dtypes and rule.target in dtypes:
             parameter = parameter.to(dtypes[rule.target])
         for name, tensor in zip(rule.sources, rule.merge.split(parameter), strict=True):
-            if name in tensors:  # rules that share a source each give a part of it, and zeros for the rest
+            if name in tensors:  # each rule that shares a source gives its part and zeros for the rest
                 tensor = tensor + tensors[name]
             tensors[name] = tensor.clone(memory_format=torch.contiguous_format)
     directory.mkdir(parents=True, exist_ok=True)
     save_file(tensors, directory / SINGLE_NAME, metadata={"format": "pt"})
-    (directory / SINGLE_NAME).chmod(0o644)  # the writer makes it private; a container serves it as another user
+    (directory / SINGLE_NAME).chmod(0o644)  # save_file makes it private, but a container may serve it as another user

@@ -1,4 +1,4 @@
-"""Readers around a checkpoint's reader: to check what is read, to read it once, to tell how much has been read."""
+"""Readers that wrap a `CheckpointReader`: to check values, to read each tensor once, to report progress."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -10,11 +10,11 @@ from torch import Tensor
 from model.checkpoints.rules import Rule
 from model.checkpoints.safetensors_files import CheckpointError, CheckpointReader
 
-Progress = Callable[[int, int], None]  # bytes read so far, bytes in all
+Progress = Callable[[int, int], None]  # bytes read so far, bytes in total
 
 
 class FiniteCheckReader:
-    """A reader that refuses weights which are not numbers, naming the tensor."""
+    """Raises CheckpointError for NaN and infinite weights."""
 
     def __init__(self, reader: CheckpointReader) -> None:
         self.names, self.header, self._reader = reader.names, reader.header, reader
@@ -27,23 +27,23 @@ class FiniteCheckReader:
 
 
 class ReadOnceReader:
-    """A reader that reads each tensor once: what several rules share is kept until the last of them has asked."""
+    """Reads each tensor once. Tensors that several rules share are kept until the last of them has read it."""
 
     def __init__(self, reader: CheckpointReader, rules: Iterable[Rule]) -> None:
         self.names, self.header, self._reader = reader.names, reader.header, reader
-        self._still_wanted = Counter(name for rule in rules for name in rule.sources)
+        self._pending_reads = Counter(name for rule in rules for name in rule.sources)
         self._kept: dict[str, Tensor] = {}
 
     def get(self, name: str) -> Tensor:
         tensor = self._kept.pop(name) if name in self._kept else self._reader.get(name)
-        self._still_wanted[name] -= 1
-        if self._still_wanted[name]:
+        self._pending_reads[name] -= 1
+        if self._pending_reads[name]:
             self._kept[name] = tensor
         return tensor
 
 
 class ProgressReader:
-    """A reader that tells how many bytes have been read, of those of `wanted`."""
+    """Reports how many bytes of the `wanted` tensors have been read."""
 
     def __init__(self, reader: CheckpointReader, wanted: Collection[str], progress: Progress) -> None:
         self.names, self.header, self._reader, self._progress = reader.names, reader.header, reader, progress

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from model.evaluation.report import EvaluationReport, experts_table, score_tables, signature_list, unbeaten_list
-from model.evaluation.scores import RESAMPLES, Example
+from model.evaluation.scores import RESAMPLES, Sample
 from model.evaluation.tables import table
 from model.evaluation.training_facts import CurvePoint, TrainingFacts
 
@@ -50,7 +50,7 @@ class CardFacts:
     languages: Sequence[str]
     tags: Sequence[str]  # for hubs
     trained_experts: str  # per token, in words: such as "1 or 2"
-    examples: Sequence[Example] = ()
+    examples: Sequence[Sample] = ()
     loss_plot: str | None = None  # a file beside the card
 
 
@@ -144,21 +144,21 @@ def _data(provenance: Provenance) -> str:
     return f"{sources}\n\n{provenance.changes}\n\nLicence texts: {links}."
 
 
-def _examples(examples: Sequence[Example]) -> str:
+def _examples(examples: Sequence[Sample]) -> str:
     if not examples:
         return "None."
     return "\n\n".join(_example(example) for example in examples)
 
 
-def _example(example: Example) -> str:
+def _example(example: Sample) -> str:
     texts = {"asked": example.prompt, "expected": example.expected, "answered": example.answer}
     lines = [f"**{example.source}, {example.part}**", ""]
     return "\n".join([*lines, *(f"- {name}: {_inline(text)}" for name, text in texts.items())])
 
 
-def _one_per_task(examples: Sequence[Example]) -> list[Example]:
+def _one_per_task(examples: Sequence[Sample]) -> list[Sample]:
     """The first of each task; of translation, the first of each direction."""
-    firsts: dict[tuple[str, str], Example] = {}
+    firsts: dict[tuple[str, str], Sample] = {}
     for example in examples:
         firsts.setdefault((example.task, example.part if example.task == "translate" else ""), example)
     return list(firsts.values())

@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import Any
 
 from model.evaluation.scores import CorpusScore, as_statistics
+from model.text.language_detection import HAN
 
 ROUGE = {"ROUGE-1": "rouge1", "ROUGE-2": "rouge2", "ROUGE-L": "rougeL"}
 REPEATED = 4  # words of an n-gram that counts as repetition
 LOOPED = 4  # times that the same n-gram makes a text a loop
-_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(f"[{_HAN}]|(?:(?![{_HAN}])[^\\W_])+")
+_WORD = re.compile(f"[{HAN}]|(?:(?![{HAN}])[^\\W_])+")
 
 
 def split_words(text: str) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
-from model.evaluation.scores import Baseline, Example, Interval, Score
+from model.evaluation.scores import Baseline, Interval, Sample, Score
 from model.evaluation.tables import table
 from model.files import compact_json
 
@@ -40,8 +40,8 @@ class EvaluationReport:
     split: str
     seconds: float
     scores: tuple[Score, ...]
-    examples: tuple[Example, ...] = ()
-    failures: tuple[Example, ...] = ()
+    examples: tuple[Sample, ...] = ()
+    failures: tuple[Sample, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     experts: tuple[ExpertsRow, ...] = ()  # by experts per token, where asked for
 
@@ -62,8 +62,8 @@ class EvaluationReport:
                 **{
                     **fields,
                     "scores": tuple(_score(score) for score in fields["scores"]),
-                    "examples": tuple(Example(**example) for example in fields["examples"]),
-                    "failures": tuple(Example(**example) for example in fields["failures"]),
+                    "examples": tuple(Sample(**example) for example in fields["examples"]),
+                    "failures": tuple(Sample(**example) for example in fields["failures"]),
                     "skipped": tuple(Skipped(**skipped) for skipped in fields["skipped"]),
                     "experts": tuple(ExpertsRow(**row) for row in fields.get("experts", ())),
                 }

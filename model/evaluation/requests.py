@@ -40,11 +40,14 @@ class Continue:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The assistant's answer to a conversation that ends with the user; temperature 0 is the likeliest."""
+    """The assistant's answer to a conversation that ends with the user.
+
+    Temperature 0 is the likeliest; None leaves all sampling to the model's defaults.
+    """
 
     messages: tuple[Message, ...]
     max_tokens: int
-    temperature: float = 0.0
+    temperature: float | None = 0.0
     seed: int = 0
 
 

@@ -117,7 +117,7 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
+class Sample:
     """One sample as the model saw and answered it."""
 
     source: str
@@ -136,8 +136,8 @@ class Outcome:
     """What one evaluator found. `examples` are first rows, not chosen ones; `failures` are the worst answers."""
 
     scores: tuple[Score, ...] = ()
-    examples: tuple[Example, ...] = ()
-    failures: tuple[Example, ...] = ()
+    examples: tuple[Sample, ...] = ()
+    failures: tuple[Sample, ...] = ()
 
 
 def join(outcomes: Sequence[Outcome]) -> Outcome:

@@ -1,9 +1,9 @@
 """Checkpoint families: one file each, named like the `model_type` of its config.json.
 
-A family is a module with two functions: `config_from_hf(hf)` makes our config from theirs, and `rules(config)` says
-which tensors make which parameters. It may also have `layouts(config)`, where checkpoints are stored in several ways,
-`IGNORED`, how the names of tensors begin that are not for us, and `config_to_hf(config)`, where it can be written
-without having been read.
+A family is a module with two functions: `config_from_hf(hf)` turns config.json into our config, and `rules(config)`
+says which tensors make which parameters. Optional are `layouts(config)` if checkpoints are stored in several ways,
+`ignored(hf)` with the prefixes of tensors that are not loaded, and `config_to_hf(config)` if a new network can be
+written in this format.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,12 +22,12 @@ _SHARED = {"__init__", "standard"}
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How a family's config becomes ours, and which tensors make which parameters."""
+    """How to read the config and the tensors of a family."""
 
     config_from_hf: ConfigFromHf
     rules: Callable[[ModelConfig], list[Rule]]
     layouts: Callable[[ModelConfig], list[list[Rule]]]  # all ways of storing, each with its own rules
-    ignored: tuple[str, ...]
+    ignored: Callable[[Mapping[str, Any]], tuple[str, ...]]  # prefixes of tensors that are not loaded
 
 
 def supported() -> list[str]:
@@ -45,7 +45,8 @@ def family_of(hf_config: Mapping[str, Any]) -> Family:
         )
     module = import_module(f"model.families.{model_type}")
     layouts = getattr(module, "layouts", lambda config: [module.rules(config)])
-    return Family(_naming_missing_keys(module.config_from_hf), module.rules, layouts, getattr(module, "IGNORED", ()))
+    ignored = getattr(module, "ignored", lambda hf: ())
+    return Family(_naming_missing_keys(module.config_from_hf), module.rules, layouts, ignored)
 
 
 def _naming_missing_keys(config_from_hf: ConfigFromHf) -> ConfigFromHf:

@@ -1,7 +1,7 @@
-"""DeepSeek-V2 (`model_type` deepseek_v2): latent attention, dense layers first, then experts beside shared ones.
+"""DeepSeek-V2 (`model_type` deepseek_v2): latent attention; dense layers first, then MoE layers with shared experts.
 
-Softmax routers, perhaps limited to a token's best groups. `norm_topk_prob` is not read: neither published checkpoints
-nor transformers use it here. DeepSeek-V3 has the same tensors and reads this file's functions.
+The routers are softmax routers, some limited to the best groups of experts. `norm_topk_prob` is ignored, as in
+transformers and in the published checkpoints. DeepSeek-V3 has the same tensors and uses the functions of this file.
 """
 
 from collections.abc import Iterable
@@ -48,7 +48,7 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
 
 
 def decoder(hf: HfConfig, router: RouterConfig) -> ModelConfig:
-    """The whole network around a router."""
+    """The whole network with this router in its MoE layers."""
     mixer, dense, width = latent_attention(hf), GatedMLPConfig(hf["intermediate_size"]), hf["moe_intermediate_size"]
     shared = SharedExpertConfig(width * hf["n_shared_experts"]) if hf["n_shared_experts"] else None
     moe = MoEConfig(router, hf["n_routed_experts"], width, shared)
@@ -69,13 +69,13 @@ def latent_attention(hf: HfConfig) -> LatentAttentionConfig:
         nope_head_dim=nope_head_dim,
         value_dim=hf.get("v_head_dim", 128),
         rotary=standard.rotary(hf, rotary_dim),
-        norm=NormConfig(1e-6),  # whatever `rms_norm_eps` is
-        scale=(nope_head_dim + rotary_dim) ** -0.5 * _stretch(hf) ** 2,
+        norm=NormConfig(1e-6),  # regardless of `rms_norm_eps`
+        scale=(nope_head_dim + rotary_dim) ** -0.5 * _yarn_scale(hf) ** 2,
     )
 
 
-def _stretch(hf: HfConfig) -> float:
-    """What queries and keys each grow by where YaRN stretches their positions."""
+def _yarn_scale(hf: HfConfig) -> float:
+    """The factor that YaRN applies to queries and to keys."""
     rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
     weight = rope.get("mscale_all_dim")
     return standard.yarn_mscale(rope["factor"], weight) if weight and rope.get("factor") else 1.0
@@ -122,9 +122,9 @@ def _moe_rules(ours: str, theirs: str, config: MoEConfig, hidden_size: int) -> l
 
 @dataclass(frozen=True, slots=True)
 class PartOfHeads:
-    """Of one tensor [heads * O, I], of each head's rows only some: [heads, `rows`, I], or transposed.
+    """Some rows of each head of a tensor [heads * O, I]: [heads, `rows`, I], or transposed.
 
-    Split, the other rows are zero: rules that share a source give all of it when they are added.
+    `split` sets the other rows to zero: the sum over all rules that share a source is the whole tensor.
     """
 
     heads: int

@@ -1,6 +1,6 @@
-"""DeepSeek-V3 (`model_type` deepseek_v3): V2's network with sigmoid routers whose bias only selects.
+"""DeepSeek-V3 (`model_type` deepseek_v3): the network of V2 with sigmoid routers and a load-balancing bias.
 
-A group of experts is worth its two best. The layers that predict further tokens are not loaded.
+The score of a group of experts is the sum of its two best. The layers for multi-token prediction are not loaded.
 """
 
 from typing import Any
@@ -10,7 +10,6 @@ from model.config import GroupLimit, ModelConfig, SigmoidBiasConfig
 from model.families import deepseek_v2, standard
 from model.families.standard import HfConfig
 
-IGNORED = ("model.layers.61.",)  # as published: one more layer, for multi-token prediction
 _DEFAULTS: dict[str, Any] = {
     "first_k_dense_replace": 3,
     "n_shared_experts": 1,
@@ -28,6 +27,12 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
     groups = GroupLimit(hf["n_group"], hf["topk_group"], best_of=2) if (hf["n_group"] or 1) > 1 else None
     top_k, renormalize, scale = hf["num_experts_per_tok"], hf["norm_topk_prob"], hf["routed_scaling_factor"]
     return deepseek_v2.decoder(hf, SigmoidBiasConfig(top_k, renormalize, scale, groups))
+
+
+def ignored(hf: HfConfig) -> tuple[str, ...]:
+    """The layers for multi-token prediction, which are numbered after the others."""
+    depth = hf["num_hidden_layers"]
+    return tuple(f"model.layers.{depth + index}." for index in range(hf.get("num_nextn_predict_layers", 1)))
 
 
 def rules(config: ModelConfig) -> list[Rule]:

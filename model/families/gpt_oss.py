@@ -1,7 +1,7 @@
-"""gpt-oss (`model_type` gpt_oss): attention with sinks, every other layer through a window; experts with biases.
+"""gpt-oss (`model_type` gpt_oss): attention with sinks, a sliding window in every other layer, experts with biases.
 
-Experts are stored input first, and the columns of gate and up take turns. Published checkpoints hold them in MXFP4;
-what arrives here has been decoded.
+Experts are stored input first, with interleaved columns of gate and up. Published checkpoints store them in MXFP4; they
+are decoded before these rules apply.
 """
 
 from dataclasses import replace

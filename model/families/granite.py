@@ -1,7 +1,7 @@
 """Granite (`model_type` granite): Llama's network with four multipliers.
 
-They scale embeddings, attention scores, what each half of a block adds, and (as a divisor) the logits. Granite's other
-families have them too.
+They scale the embeddings, the attention scores, the output of each mixer and feed-forward, and (as a divisor) the
+logits. The other Granite families have them too.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ def attention(hf: HfConfig) -> AttentionConfig:
 
 
 def decoder(hf: HfConfig, layers: Sequence[LayerConfig]) -> ModelConfig:
-    """What is around the layers."""
+    """The network around the layers."""
     return replace(
         standard.decoder(hf, layers),
         embedding_scale=hf.get("embedding_multiplier", 1.0),

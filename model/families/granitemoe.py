@@ -1,7 +1,6 @@
-"""Granite MoE and PowerMoE (`model_type` granitemoe): Granite, routed by a softmax over the chosen experts alone.
+"""Granite MoE and PowerMoE (`model_type` granitemoe): Granite with MoE layers and a top-k-then-softmax router.
 
-The experts of a layer are stored in two tensors. granitemoeshared.py is this family too: there the config names a
-shared expert.
+The experts of a layer are stored in two tensors. granitemoeshared.py is the same family with a shared expert.
 """
 
 from model.checkpoints.safetensors_files import Rule

@@ -1,6 +1,6 @@
-"""Granite 4 (`model_type` granitemoehybrid): Mamba-2 layers with a few of attention, experts beside a shared one.
+"""Granite 4 (`model_type` granitemoehybrid): Mamba-2 layers and a few attention layers, MoE with a shared expert.
 
-The attention may go without positions. Where there are no experts, every layer has the shared feed-forward alone.
+The attention may have no position embedding. Without experts, every layer only has the shared feed-forward.
 """
 
 from dataclasses import replace
@@ -51,7 +51,7 @@ def _mamba(hf: HfConfig) -> Mamba2Config:
 
 
 def _number(value: Any) -> float:
-    """JSON has no infinity: transformers writes it as {"__float__": "Infinity"}."""
+    """A number of config.json. transformers writes infinity, which JSON lacks, as {"__float__": "Infinity"}."""
     return float(value["__float__"] if isinstance(value, dict) else value)
 
 
@@ -83,7 +83,7 @@ def _mlp_rules(ours: str, theirs: str, config: GatedMLPConfig, hidden_size: int)
 
 
 def _fused(ours: str, theirs: str) -> list[Rule]:
-    """A gated feed-forward, or all experts, stored as we hold them."""
+    """A gated MLP, or all experts, stored as in our network."""
     return [
         Rule(f"{ours}.gate_up.weight", (f"{theirs}.input_linear.weight",)),
         Rule(f"{ours}.down.weight", (f"{theirs}.output_linear.weight",)),

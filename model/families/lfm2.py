@@ -1,4 +1,4 @@
-"""LFM2 (`model_type` lfm2): gated short convolutions and some attention, a gated feed-forward in every layer."""
+"""LFM2 (`model_type` lfm2): gated short convolutions and some attention layers, with gated MLPs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
 
 
 def _width(hf: HfConfig) -> int:
-    """Of the feed-forward: as the config has it, or two thirds of that, times a factor, rounded up."""
+    """The width of the MLP: that of the config, or two thirds of it times a factor, rounded up to a multiple."""
     width = int(hf["block_ff_dim"] if "block_ff_dim" in hf else hf["intermediate_size"])
     if not hf.get("block_auto_adjust_ff_dim", True):
         return width
@@ -35,7 +35,7 @@ def _width(hf: HfConfig) -> int:
 
 
 def decoder(hf: HfConfig, feed_forwards: Sequence[GatedMLPConfig | MoEConfig]) -> ModelConfig:
-    """Everything but the feed-forwards, of which there is one per layer."""
+    """The network with these feed-forwards, one per layer."""
     norm = NormConfig(hf.get("norm_eps", 1e-5))
     attention = standard.attention({"rope_theta": 1e6} | dict(hf))
     mixers: dict[str, MixerConfig] = {
@@ -57,7 +57,7 @@ def _layer_types(hf: HfConfig) -> list[str]:
 
 
 def rules(config: ModelConfig, moe: PartRules | None = None) -> list[Rule]:
-    """`moe` has the rules of an MoE layer, where there are some."""
+    """`moe` are the rules of MoE layers, if there are any."""
     own: dict[type, PartRules] = {
         AttentionConfig: partial(standard.attention_rules, out="out_proj", norms=("q_layernorm", "k_layernorm")),
         ShortConvConfig: _short_conv_rules,

@@ -1,4 +1,4 @@
-"""LFM2 with experts (`model_type` lfm2_moe): the first layers dense, then a sigmoid router whose bias only selects."""
+"""LFM2 with experts (`model_type` lfm2_moe): dense layers first, then sigmoid routers with a load-balancing bias."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -26,7 +26,7 @@ def _moe(hf: HfConfig) -> MoEConfig:
         epsilon=1e-6,
     )
     if not hf.get("use_expert_bias", True):
-        router = replace(router, bias_rate=0.0)  # it stays where it starts, at zero
+        router = replace(router, bias_rate=0.0)  # it stays zero
     return MoEConfig(router, hf["num_experts"], hf["moe_intermediate_size"])
 
 
@@ -54,7 +54,7 @@ def _moe_rules(ours: str, theirs: str, config: MoEConfig, hidden_size: int) -> l
 
 @dataclass(frozen=True, slots=True)
 class Zeros:
-    """What a checkpoint does not store because it is all zeros: made of no tensors."""
+    """A parameter of zeros that the checkpoint does not store."""
 
     size: int
 

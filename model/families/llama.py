@@ -1,4 +1,4 @@
-"""Llama (`model_type` llama), which most others vary: grouped-query attention, a gated feed-forward, two norms."""
+"""Llama (`model_type` llama), of which most families are variants: grouped-query attention, gated MLP, two norms."""
 
 from model.checkpoints.safetensors_files import Rule
 from model.config import GatedMLPConfig, LayerConfig, ModelConfig

@@ -1,4 +1,4 @@
-"""Mistral (`model_type` mistral): Llama with a sliding window, 4,096 tokens unless the config has another or null."""
+"""Mistral (`model_type` mistral): Llama with a sliding window of 4,096 tokens unless the config says otherwise."""
 
 from dataclasses import replace
 

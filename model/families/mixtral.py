@@ -1,4 +1,4 @@
-"""Mixtral (`model_type` mixtral): Llama's attention, routed experts in every layer, renormalized gates."""
+"""Mixtral (`model_type` mixtral): the attention of Llama, MoE in every layer, renormalized weights."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Qwen2 and Qwen2.5 (`model_type` qwen2): biases on queries, keys and values; upper layers may have a window."""
+"""Qwen2 and Qwen2.5 (`model_type` qwen2): biases for queries, keys and values; a window in some upper layers."""
 
 from dataclasses import replace
 

@@ -1,6 +1,6 @@
-"""Qwen1.5-MoE and Qwen2-MoE (`model_type` qwen2_moe): routed experts and a shared one behind a sigmoid gate.
+"""Qwen1.5-MoE and Qwen2-MoE (`model_type` qwen2_moe): MoE with a shared expert that has a sigmoid gate.
 
-Queries, keys and values have biases. Some layers may be dense; of the lower layers every other may have a window.
+Queries, keys and values have biases. Some layers may be dense; every other one of the lower layers may have a window.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Qwen3 (`model_type` qwen3): queries and keys of every head are normalized; upper layers may have a window."""
+"""Qwen3 (`model_type` qwen3): queries and keys are normalized per head; a window in some upper layers."""
 
 from dataclasses import replace
 

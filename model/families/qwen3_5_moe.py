@@ -5,23 +5,25 @@ layer has experts, and their weights are always renormalized. Published checkpoi
 names of the text part; those that transformers writes may do neither. `layouts` has a list of rules for each way.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from model.checkpoints.safetensors_files import Concat, Rule
 from model.config import DeltaNetConfig, ModelConfig
 from model.families import qwen3_next
+from model.families.standard import HfConfig
 
-IGNORED = ("model.visual.", "mtp.")
 # options of Qwen3-Next that Qwen3.5 fixes
 _FIXED = {"norm_topk_prob": True, "mlp_only_layers": [], "decoder_sparse_step": 1, "intermediate_size": 0}
 
 
-def config_from_hf(hf: Mapping[str, Any]) -> ModelConfig:
+def config_from_hf(hf: HfConfig) -> ModelConfig:
     """From the config.json of the multimodal model (its `text_config`) or of a text model."""
     text = {"tie_word_embeddings": hf.get("tie_word_embeddings", False)} | dict(hf.get("text_config", hf))
     return qwen3_next.config_from_hf(text | _FIXED)
+
+
+def ignored(hf: HfConfig) -> tuple[str, ...]:
+    return "model.visual.", "mtp."
 
 
 def rules(config: ModelConfig) -> list[Rule]:

@@ -1,4 +1,4 @@
-"""Qwen3-MoE (`model_type` qwen3_moe): the attention of Qwen3, routed experts; some layers may be dense."""
+"""Qwen3-MoE (`model_type` qwen3_moe): the attention of Qwen3, MoE layers; some layers may be dense."""
 
 from dataclasses import replace
 

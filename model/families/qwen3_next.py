@@ -1,8 +1,8 @@
-"""Qwen3-Next (`model_type` qwen3_next): Gated DeltaNet and gated attention, routed experts with a shared one.
+"""Qwen3-Next (`model_type` qwen3_next): Gated DeltaNet and gated attention, MoE with a shared expert.
 
-The bundled model is of this family, so its directory loads in other engines too. What they need beyond the obvious:
-a periodic layer pattern written twice (`layer_types` and `full_attention_interval`), rotary settings at the top level
-and in `rope_parameters`, renormalized gates, an expert mixture in every layer, an explicit `lm_head.weight`.
+The bundled model is of this family, so other engines can load its directory too. They need some redundant settings: the
+periodic layer pattern in `layer_types` and in `full_attention_interval`, the rotary settings at the top level and in
+`rope_parameters`; and renormalized weights, MoE in every layer, an explicit `lm_head.weight`.
 """
 
 from dataclasses import replace
@@ -83,14 +83,14 @@ def _layer_types(hf: HfConfig) -> list[str]:
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-    """The config.json of a network as this family has it. ValueError for one that it cannot describe."""
+    """The config.json of a network in the format of this family. ValueError if the format cannot describe it."""
     moe = _moe_keys(config)
     return {
         "architectures": ["Qwen3NextForCausalLM"],
         "model_type": "qwen3_next",
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
-        "intermediate_size": moe["moe_intermediate_size"],  # of dense layers, of which there are none
+        "intermediate_size": moe["moe_intermediate_size"],  # of dense layers, which do not occur
         **_layer_keys(config),
         **_attention_keys(config),
         **_delta_net_keys(config),

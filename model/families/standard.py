@@ -1,7 +1,7 @@
-"""What most families share: the keys of config.json and the names of tensors that Llama's checkpoints gave the field.
+"""What most families share: the config keys and tensor names of Llama checkpoints.
 
-A family that differs writes that part itself; nothing here asks which family calls. `ours` and `theirs` are prefixes of
-parameter and tensor names.
+A family that differs replaces the part; no function here depends on which family calls it. `ours` and `theirs` are
+prefixes of our parameter names and of the checkpoint's tensor names.
 """
 
 import math
@@ -24,19 +24,19 @@ from model.config import (
 )
 
 HfConfig = Mapping[str, Any]
-PartRules = Callable[[str, str, Any, int], list[Rule]]  # our part's prefix, their layer's, its config, hidden width
+PartRules = Callable[[str, str, Any, int], list[Rule]]  # our prefix, theirs, the config, hidden width
 T = TypeVar("T")
 
 
 def require(hf: HfConfig, **supported: Any) -> None:
-    """Raise CheckpointError for a key that asks for something else than what we have; a key that is absent is fine."""
+    """Raise CheckpointError if a key has another value than the supported one; it may be absent."""
     for key, value in supported.items():
         if hf.get(key, value) != value:
             raise CheckpointError(f"{key} is {hf[key]!r}: only {value!r} is supported for {hf.get('model_type')}")
 
 
 def decoder(hf: HfConfig, layers: Sequence[LayerConfig]) -> ModelConfig:
-    """A network of these layers: vocabulary, width, longest sequence and norms as Llama's configs have them."""
+    """A network of these layers, with the vocabulary, width, context length and norms of a Llama config."""
     return ModelConfig(
         hf["vocab_size"],
         hf["hidden_size"],
@@ -52,7 +52,7 @@ def norm(hf: HfConfig) -> NormConfig:
 
 
 def attention(hf: HfConfig) -> AttentionConfig:
-    """Grouped-query attention as Llama has it. Other families `dataclasses.replace` what they have otherwise."""
+    """Grouped-query attention as in Llama. Other families apply `dataclasses.replace` to it."""
     num_heads, bias = hf["num_attention_heads"], hf.get("attention_bias", False)
     head_dim = hf.get("head_dim") or hf["hidden_size"] // num_heads
     return AttentionConfig(
@@ -66,9 +66,9 @@ def attention(hf: HfConfig) -> AttentionConfig:
 
 
 def layer_windows(hf: HfConfig, slides: Callable[[int], bool]) -> list[int | None]:
-    """The window of each layer: where `layer_types` has a sliding one, or `slides(index)` if there are none.
+    """The window of each layer, by `layer_types` or, without these, by `slides(index)`.
 
-    Raises CheckpointError for a type of layer that is not known, and for sliding ones without a window.
+    Raises CheckpointError for an unknown layer type, and for sliding layers without a window size.
     """
     window = hf.get("sliding_window", 4096) if hf.get("use_sliding_window") else None
     kinds = hf.get("layer_types") or [
@@ -79,7 +79,7 @@ def layer_windows(hf: HfConfig, slides: Callable[[int], bool]) -> list[int | Non
 
 
 def of_kinds(kinds: Sequence[str], known: Mapping[str, T]) -> list[T]:
-    """What `known` has for the kind of each layer. CheckpointError for one that it has not."""
+    """The entry of `known` for the type of each layer. CheckpointError for an unknown type."""
     for kind in kinds:
         if kind not in known:
             raise CheckpointError(f"layer_types names {kind!r}: with this config.json only {', '.join(known)} can be")
@@ -87,15 +87,15 @@ def of_kinds(kinds: Sequence[str], known: Mapping[str, T]) -> list[T]:
 
 
 def is_moe_layer(hf: HfConfig, index: int) -> bool:
-    """Whether a layer has experts: every `decoder_sparse_step`-th has, except for `mlp_only_layers`."""
+    """Whether a layer has experts: every `decoder_sparse_step`-th one does, except for `mlp_only_layers`."""
     dense_layers = hf.get("mlp_only_layers") or []
     return index not in dense_layers and (index + 1) % hf.get("decoder_sparse_step", 1) == 0
 
 
 def rotary(hf: HfConfig, head_dim: int, *, theta: float = 10_000.0, partial: float = 1.0) -> RotaryConfig:
-    """Rotary settings, as newer configs (`rope_parameters`) or older ones (`rope_theta`, `rope_scaling`) write them.
+    """Rotary settings of newer configs (`rope_parameters`) and of older ones (`rope_theta`, `rope_scaling`).
 
-    `theta` and `partial` are the family's defaults. Raises CheckpointError for a kind of scaling that is not known.
+    `theta` and `partial` are the defaults of the family. Raises CheckpointError for an unknown kind of scaling.
     """
     rope = _rope(hf)
     theta = float(rope.get("rope_theta") or hf.get("rope_theta") or theta)
@@ -104,12 +104,12 @@ def rotary(hf: HfConfig, head_dim: int, *, theta: float = 10_000.0, partial: flo
 
 
 def _rope(hf: HfConfig) -> HfConfig:
-    """Settings that somebody put into an older key are meant to hold: they come first, as in transformers."""
+    """The rotary settings. The older key has priority, as in transformers."""
     return hf.get("rope_scaling") or hf.get("rope_parameters") or {}
 
 
 def _max_positions(hf: HfConfig) -> int:
-    """With YaRN, which is often asked for without more positions, at least what it stretches the original ones to."""
+    """The context length. With YaRN it is at least the extended one, because configs often only set the scaling."""
     scaling, positions = _scaling(_rope(hf), hf), int(hf["max_position_embeddings"])
     if isinstance(scaling, YarnScaling):
         return max(positions, int(scaling.factor * scaling.original_positions))
@@ -134,7 +134,7 @@ def _scaling(rope: HfConfig, hf: HfConfig) -> RotaryScaling | None:
 
 
 def _yarn_magnitude(rope: HfConfig) -> float:
-    """What YaRN multiplies cosines and sines by (arXiv 2309.00071, section 3.4)."""
+    """The factor of cosines and sines in YaRN (arXiv 2309.00071, section 3.4)."""
     if rope.get("attention_factor") is not None:
         return float(rope["attention_factor"])
     if rope.get("mscale") and rope.get("mscale_all_dim"):
@@ -155,8 +155,8 @@ def attention_rules(
     out: str = "o_proj",
     norms: tuple[str, str] = ("q_norm", "k_norm"),
 ) -> list[Rule]:
-    """Queries, keys and values from three tensors (and biases), the output product, the query and key norms."""
-    assert not config.output_gate, "a gated attention stores its gates in its own way"
+    """Queries, keys and values from three tensors (and biases), the output projection, query and key norms."""
+    assert not config.output_gate, "families with gated attention have rules of their own"
     theirs += ".self_attn"
     kv_width = config.num_kv_heads * config.head_dim
     merge = Concat((config.num_heads * config.head_dim, kv_width, kv_width))
@@ -176,7 +176,7 @@ def attention_rules(
 
 
 def conv_rules(ours: str, theirs: str, channels: int, taps: int, *, bias: bool = False) -> list[Rule]:
-    """A convolution of each channel on its own, which is stored with an axis for its one input channel."""
+    """A depthwise convolution, stored with an axis for its single input channel."""
     found = [Rule(f"{ours}.conv_weight", (f"{theirs}.weight",), Same((channels, 1, taps), (channels, taps)))]
     return [*found, Rule(f"{ours}.conv_bias", (f"{theirs}.bias",))] if bias else found
 
@@ -184,7 +184,7 @@ def conv_rules(ours: str, theirs: str, channels: int, taps: int, *, bias: bool =
 def gated_mlp_rules(
     ours: str, theirs: str, width: int, names: Sequence[str] = ("gate_proj", "up_proj", "down_proj")
 ) -> list[Rule]:
-    """A gated feed-forward from three tensors."""
+    """A gated MLP from three tensors."""
     gate, up, down = names
     return [
         Rule(f"{ours}.gate_up.weight", (f"{theirs}.{gate}.weight", f"{theirs}.{up}.weight"), Concat((width, width))),
@@ -212,7 +212,7 @@ def expert_rules(
 
 
 def moe_rules(ours: str, theirs: str, config: MoEConfig, hidden_size: int) -> list[Rule]:
-    """A router and three tensors per expert; perhaps a shared expert behind a gate of its own (Qwen's names)."""
+    """A router, three tensors per expert, and optionally a gated shared expert, with the names of Qwen."""
     theirs += ".mlp"
     experts, width, shared = config.num_experts, config.expert_width, config.shared
     found = expert_rules(f"{ours}.experts", f"{theirs}.experts", experts=experts, width=width, hidden_size=hidden_size)
@@ -244,10 +244,10 @@ def decoder_rules(
     norms: tuple[str, str] = ("input_layernorm", "post_attention_layernorm"),
     final_norm: str = "norm",
 ) -> list[Rule]:
-    """A whole checkpoint with Llama's names, experts with Qwen's.
+    """All rules of a checkpoint with the tensor names of Llama, and of Qwen for experts.
 
-    `parts`: by the type of their config, the rules of mixers and feed-forwards that are stored otherwise. `norms` are
-    those before the mixer and before the feed-forward.
+    `parts`: rules of mixers and feed-forwards that are stored differently, by the type of their config. `norms`: names
+    of the norms before the mixer and before the feed-forward.
     """
     rules_of = _PARTS | (parts or {})
     found = _frame_rules(config, final_norm)
@@ -263,7 +263,7 @@ def decoder_rules(
 
 
 def _frame_rules(config: ModelConfig, final_norm: str) -> list[Rule]:
-    """Embedding, last norm and head; a tied head has no tensor of its own."""
+    """Embedding, final norm and head; a tied head has no tensor of its own."""
     found = [
         Rule("embedding.weight", ("model.embed_tokens.weight",)),
         Rule("norm.weight", (f"model.{final_norm}.weight",)),

@@ -16,13 +16,13 @@ from model.rotary import Rotary
 
 
 class Attention(nn.Module):
-    """A mixer that looks back at earlier tokens. It remembers a key and a value per token."""
+    """Causal attention. It caches a key and a value per token."""
 
     def __init__(self, config: AttentionConfig, hidden_size: int) -> None:
         super().__init__()
         self.config = config
         query_width, kv_width = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        # queries, output gates, keys, values: one product
+        # queries, output gates, keys and values in one matrix
         self.widths = [query_width, query_width if config.output_gate else 0, kv_width, kv_width]
         self.in_proj = Linear(hidden_size, sum(self.widths), config.input_bias)
         self.out_proj = Linear(query_width, hidden_size, config.output_bias)
@@ -48,7 +48,7 @@ class Attention(nn.Module):
         return projected
 
     def _heads(self, x: Tensor, norm: RMSNorm | None) -> Tensor:
-        """[T, heads * K] -> [T, heads, K], normalized before or after the cut as the config says."""
+        """[T, heads * K] -> [T, heads, K], normalized per head or over all heads."""
         heads = (-1, self.config.head_dim)
         if norm is None:
             return x.unflatten(-1, heads)

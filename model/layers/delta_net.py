@@ -1,4 +1,4 @@
-"""Gated DeltaNet (arXiv 2412.06464): the recurrent mixer, a matrix memory per head with forgetting and overwriting.
+"""Gated DeltaNet (arXiv 2412.06464): a recurrent mixer with a matrix state per head, updated by the delta rule.
 
 Shapes: T tokens, D hidden width, C convolved channels, Q key heads, H value heads, K key width, V value width.
 """
@@ -16,13 +16,13 @@ from model.layers.norm import GatedRMSNorm
 
 
 class DeltaNet(nn.Module):
-    """A mixer of constant memory: a short convolution, then the gated delta rule."""
+    """A short convolution, then the gated delta rule. Its state has a constant size."""
 
     def __init__(self, config: DeltaNetConfig, hidden_size: int) -> None:
         super().__init__()
         self.config = config
         heads, value_width = config.num_value_heads, config.num_value_heads * config.value_dim
-        # queries, keys, values, output gates z, write strengths b, decays a: one product
+        # queries, keys, values, output gates z, write strengths b and decays a in one matrix
         self.in_proj = Linear(hidden_size, config.conv_channels + value_width + 2 * heads)
         self.out_proj = Linear(value_width, hidden_size)
         self.conv_weight = nn.Parameter(torch.empty(config.conv_channels, config.conv_width))
@@ -43,7 +43,7 @@ class DeltaNet(nn.Module):
         return projected
 
     def small_weights(self) -> GatedDelta:
-        """What lies between the two products."""
+        """The weights between the input and the output projection."""
         norm = self.norm
         return GatedDelta(
             self.conv_weight, self.A_log, self.dt_bias, norm.weight, norm.eps, key_width=self.config.key_dim

@@ -1,11 +1,12 @@
 """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1), in its absorbed form.
 
-Every head's key and value are products of one small vector c per token: k_h = U_h c and v_h = V_h c, beside a key with
-position that all heads share. Neither needs to be computed: q . (U_h c) = (U_h^T q) . c takes the query to c instead of
-c to the key, and a weighted sum of values is V_h times the same sum of vectors c. So a token is remembered as c and the
-shared key, whatever the number of heads, and attention runs with one key head whose first coordinates are the value.
+The key and the value of head h are products of one small vector c per token: k_h = U_h c and v_h = V_h c. A further
+part of the key has a position embedding and is shared by all heads. Neither k_h nor v_h has to be computed:
+q . (U_h c) = (U_h^T q) . c, so U_h is applied to the query instead; and a weighted sum of values is V_h times the same
+weighted sum of the vectors c. So the cache has c and the shared key for each token, whatever the number of heads, and
+attention runs with one key head, whose first coordinates are the value.
 
-Shapes: T tokens, D hidden width, H heads, R width of c, W rotated width, K = R + W, P width of a key without position,
+Shapes: T tokens, D hidden width, H heads, R width of c, W rotated width, K = R + W, P width without position embedding,
 V value width.
 """
 
@@ -22,14 +23,14 @@ from model.rotary import Rotary
 
 
 class LatentAttention(nn.Module):
-    """A mixer that looks back at earlier tokens and remembers one small vector per token."""
+    """Causal attention that caches one small vector per token."""
 
     def __init__(self, config: LatentAttentionConfig, hidden_size: int) -> None:
         super().__init__()
         self.config = config
         heads, self.head_dim = config.num_heads, config.nope_head_dim + config.rotary.dim
         query_width = heads * self.head_dim
-        # queries (or what they are made from), c, the shared key: one product
+        # queries (or their low-rank form), c and the shared key in one matrix
         self.widths = [config.q_lora_rank or query_width, config.kv_lora_rank, config.rotary.dim]
         self.in_proj = Linear(hidden_size, sum(self.widths))
         self.q_norm = RMSNorm(config.q_lora_rank, config.norm) if config.q_lora_rank else None
@@ -53,7 +54,7 @@ class LatentAttention(nn.Module):
         return projected
 
     def _queries(self, q: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-        """Queries that meet c and the shared key: [T, H, K]."""
+        """The queries for c and the shared key: [T, H, K]."""
         if self.q_norm is not None and self.q_proj is not None:
             q = self.q_proj(self.q_norm(q))
         parts = [self.config.nope_head_dim, self.config.rotary.dim]
@@ -62,7 +63,7 @@ class LatentAttention(nn.Module):
 
 
 def per_head(product: nn.Module, x_THI: Tensor) -> Tensor:
-    """Each head's rows times its own matrix, as experts that all get the same number of rows: [T, H, O]."""
+    """Multiply each head by its own matrix, as experts with equal numbers of rows: [T, H, O]."""
     tokens, heads, _ = x_THI.shape
     counts_H = torch.full((heads,), tokens, device=x_THI.device)
     y: Tensor = product(x_THI.transpose(0, 1).flatten(0, 1), counts_H)

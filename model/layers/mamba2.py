@@ -1,4 +1,4 @@
-"""Mamba-2 (arXiv 2405.21060): the state-space mixer, a matrix state per head that decays by one number per token.
+"""Mamba-2 (arXiv 2405.21060): a state-space mixer with a matrix state per head and a scalar decay per token.
 
 Shapes: T tokens, D hidden width, C convolved channels, H heads, P head width, G groups, N state width, W = H * P.
 """
@@ -15,12 +15,12 @@ from model.layers.linear import Linear
 
 
 class Mamba2(nn.Module):
-    """A mixer of constant memory: a short convolution, then the state-space recurrence, its output gated and normed."""
+    """A short convolution, the state-space recurrence, then a gated norm. Its state has a constant size."""
 
     def __init__(self, config: Mamba2Config, hidden_size: int) -> None:
         super().__init__()
         self.config = config
-        # gates, what is convolved (values x, keys B, queries C), time steps: one product
+        # gates, inputs of the convolution (values x, keys B, queries C) and time steps in one matrix
         self.widths = [config.width, config.conv_channels, config.num_heads]
         self.in_proj = Linear(hidden_size, sum(self.widths), config.projection_bias)
         self.out_proj = Linear(config.width, hidden_size, config.projection_bias)
@@ -59,7 +59,7 @@ class Mamba2(nn.Module):
 
 
 class GroupedGateNorm(nn.Module):
-    """y * silu(gate), each group of channels divided by its own root mean square, times the weight."""
+    """y * silu(gate), then an RMSNorm over each group of channels."""
 
     def __init__(self, width: int, groups: int, eps: float) -> None:
         super().__init__()

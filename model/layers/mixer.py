@@ -1,4 +1,4 @@
-"""Token mixers by their config: what lets a token see the ones before it."""
+"""Token mixers by their config. A mixer gives a token information about the tokens before it."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -23,10 +23,10 @@ from model.layers.short_conv import ShortConv
 
 
 class Mixer(Protocol):
-    """What a block asks of its mixer, whatever it is."""
+    """The interface of all mixers."""
 
     def cache_spec(self) -> CacheSpec:
-        """What it must remember of a sequence."""
+        """What it has to cache."""
         ...
 
     def __call__(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> Tensor: ...
@@ -42,5 +42,5 @@ MIXERS: dict[type, Callable[[Any, int], Mixer]] = {
 
 
 def build_mixer(config: MixerConfig, hidden_size: int) -> Mixer:
-    """The module for a config; a new mixer is a file in model/layers and a line in MIXERS."""
+    """Build the module for a config. A new mixer is a file in model/layers and a line in MIXERS."""
     return MIXERS[type(config)](config, hidden_size)

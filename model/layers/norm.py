@@ -1,4 +1,4 @@
-"""Root-mean-square norms. Weights stay in float32."""
+"""RMSNorm and its gated form. Weights stay in float32."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from model.config import NormConfig
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * (offset + weight) over the last dimension; starts as the identity of scale."""
+    """x / rms(x) * (offset + weight) over the last dimension; offset + weight is 1 at first."""
 
     def __init__(self, width: int, config: NormConfig) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class RMSNorm(nn.Module):
         return kernels.rms_norm(x, self.weight, self.config.eps, self.config.offset)
 
     def after_adding(self, x: Tensor, y: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """x + scale * y, and that sum normalized."""
+        """x + scale * y, and the norm of this sum."""
         return kernels.add_norm(x, y, scale, self.weight, self.config.eps, self.config.offset)
 
 

@@ -1,4 +1,6 @@
-"""The gated short convolution of LFM2: a mixer that remembers the last few inputs and nothing else.
+"""The gated short convolution of LFM2 (Liquid AI): a mixer whose only state are the last few inputs.
+
+Only `conv_width - 1` tokens back can be seen, so LFM2 has attention in some of its layers too.
 
 Shapes: T tokens, D hidden width.
 """
@@ -13,13 +15,13 @@ from model.layers.linear import Linear
 
 
 class ShortConv(nn.Module):
-    """out = c * conv(b * x), where b, c and x are the hidden state in three projections."""
+    """out = c * conv(b * x), where b, c and x are projections of the hidden state."""
 
     def __init__(self, config: ShortConvConfig, hidden_size: int) -> None:
         super().__init__()
         self.config = config
         self.hidden_size = hidden_size
-        self.in_proj = Linear(hidden_size, 3 * hidden_size, config.bias)  # b, c, x: one product
+        self.in_proj = Linear(hidden_size, 3 * hidden_size, config.bias)  # b, c and x in one matrix
         self.out_proj = Linear(hidden_size, hidden_size, config.bias)
         self.conv_weight = nn.Parameter(torch.empty(hidden_size, config.conv_width).uniform_(-0.5, 0.5))
         self.conv_bias = nn.Parameter(torch.zeros(hidden_size)) if config.bias else None

@@ -1,4 +1,4 @@
-"""Freezing a network for serving on a CPU: every matrix in the form its scheme gives it."""
+"""Freezes a network for serving on a CPU: packs every matrix as its quantization scheme says."""
 
 import torch
 
@@ -9,7 +9,7 @@ from model.quantization import Scheme, plain_scheme
 
 
 def freeze_network(network: CausalLM, scheme: Scheme | None = None) -> CausalLM:
-    """Pack all matrices, as they are unless there is a scheme. The network cannot be trained afterwards."""
+    """Pack all matrices, quantized if there is a scheme. The network cannot be trained afterwards."""
     for name, _ in list(network.named_modules()):
         freeze_module(network, name, scheme or plain_scheme(network.dtype))
     return network.requires_grad_(False).eval()
@@ -26,7 +26,7 @@ def freeze_module(network: CausalLM, name: str, scheme: Scheme | None) -> None:
 
 
 def freeze_tied_head(network: CausalLM, scheme: Scheme | None) -> None:
-    """Pack the matrix that is head and embedding; where it is not quantized, both then read one copy."""
+    """Pack the matrix of head and embedding. If it is not quantized, both share the packed weights."""
     dtype = network.dtype
     network.tie_head()
     freeze_module(network, "head", scheme)
@@ -36,7 +36,7 @@ def freeze_tied_head(network: CausalLM, scheme: Scheme | None) -> None:
 
 
 def scheme_of(network: CausalLM, name: str, scheme: Scheme) -> Scheme:
-    """How the matrix of that name is kept: the head in its own way, routers in float32 always."""
+    """The scheme of one matrix: the head may have a scheme of its own, and routers always stay in float32."""
     if name == "head":
         return scheme.head
     return plain_scheme(torch.float32) if isinstance(network.get_submodule(name), RouterLinear) else scheme

@@ -1,14 +1,15 @@
-"""From a checkpoint directory to a network that is ready to serve, a module at a time.
+"""Loads a checkpoint directory into a network that is ready to serve, one module at a time.
 
-A module's tensors are read, joined, converted, packed or quantized, and their plain form is freed before the next is
-read. The largest modules come first: what is needed beside them on the way then fits in the room that the smaller ones
-take in the end, and the peak stays near the size of the finished network.
+The tensors of a module are read, joined, converted, and packed or quantized; their plain form is freed before the next
+module is read. The largest modules come first: their temporary copies then fit into the memory that the smaller modules
+need later, so the peak stays close to the size of the finished network.
 """
 
 import ctypes
+import logging
 import sys
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 from model import kernels
 from model.checkpoints.rules import Rule
 from model.checkpoints.safetensors_files import (
+    CheckpointError,
     CheckpointReader,
     check_headers,
     choose_layout,
@@ -32,9 +34,12 @@ from model.families import Family, family_of
 from model.loading.freeze import freeze_module, freeze_tied_head
 from model.network import CausalLM, cast_matrices
 from model.quantization import SCHEMES, Scheme, ours, plain_scheme
-from model.quantization.formats import decoded, nearest_scheme
+from model.quantization.formats import dequantized, nearest_scheme
 
-TIED_COPIES = ("lm_head.",)  # some exporters store a tied head although it is the embedding
+HEAD = "lm_head.weight"
+TIED_COPIES = ("lm_head.",)  # some exporters store the head although it is tied to the embedding
+
+logger = logging.getLogger(__name__)
 
 
 def load_network(
@@ -61,7 +66,7 @@ def load_network(
     if kept is not None:
         _check_ours(kept, scheme, freeze)
         reader = open_checkpoint(directory)
-        ours.fill(model.network, _watched(reader, reader.names(), check, progress))
+        ours.load_weights(model.network, _watched(reader, reader.names(), check, progress))
     else:
         reader, rules = open_layout(directory, model)
         reader = ReadOnceReader(_watched(reader, _sources(rules), check, progress), rules)
@@ -73,7 +78,7 @@ def load_network(
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """What config.json says: whose checkpoint it is, and a network of its shapes without memory for weights."""
+    """The content of config.json, the family, and the network on the device "meta", without memory for weights."""
 
     hf_config: Mapping[str, Any]
     family: Family
@@ -81,27 +86,51 @@ class ModelDescription:
 
 
 def describe(directory: Path, dtype: torch.dtype, experts_per_token: int | None = None) -> ModelDescription:
-    """Read config.json and nothing else. CheckpointError where it is missing, incomplete or of no known family.
+    """Read config.json. CheckpointError where it is missing, incomplete or of no known family.
 
+    Weights are only read if a head is stored that should be tied to the embedding: a different one is used.
     `experts_per_token` replaces the config's number; ValueError where the network cannot have it.
     """
     hf_config = read_config(directory)
     family = family_of(hf_config)
     config = family.config_from_hf(hf_config)
+    if config.tie_word_embeddings and _stores_another_head(directory, family.layouts(config)):
+        config = replace(config, tie_word_embeddings=False)
     if experts_per_token is not None:
         config = with_experts_per_token(config, experts_per_token)
     with torch.device("meta"):
         return ModelDescription(hf_config, family, cast_matrices(CausalLM(config), dtype))
 
 
+def _stores_another_head(directory: Path, layouts: Sequence[list[Rule]]) -> bool:
+    """Whether a checkpoint of tied embeddings has a head that is not a copy of the embedding. Logs a warning then."""
+    try:
+        reader = open_checkpoint(directory)
+    except CheckpointError:
+        return False  # no weights, or broken ones, which is reported when they are loaded
+    embeddings = {rule.sources[0] for rules in layouts for rule in rules if rule.target == "embedding.weight"}
+    found = embeddings.intersection(reader.names())
+    if HEAD not in reader.names() or not found:
+        return False
+    embedding = found.pop()
+    if reader.header(embedding) != reader.header(HEAD) or torch.equal(reader.get(embedding), reader.get(HEAD)):
+        return False
+    logger.warning(
+        "config.json ties the head to the embedding, but the checkpoint has %s, which differs from the embedding: "
+        "the stored head is used, as transformers does",
+        HEAD,
+    )
+    return True
+
+
 def open_layout(directory: Path, model: ModelDescription) -> tuple[CheckpointReader, list[Rule]]:
-    """The checkpoint's tensors, decoded where they are quantized, and the rules by which they are stored; checked."""
+    """A reader of the checkpoint, which dequantizes if necessary, and the rules of its layout. Checks the headers."""
     layouts = model.family.layouts(model.network.config)
     wanted = {name for rules in layouts for name in _sources(rules)}
-    reader = decoded(open_checkpoint(directory), model.hf_config, wanted)
+    reader = dequantized(open_checkpoint(directory), model.hf_config, wanted)
     rules = choose_layout(reader, layouts)
     copies = TIED_COPIES if model.network.config.tie_word_embeddings else ()
-    check_headers(reader, rules, named_tensors(model.network), model.family.ignored + copies)
+    check_headers(reader, rules, named_tensors(model.network), model.family.ignored(model.hf_config) + copies)
     return reader, rules
 
 
@@ -111,7 +140,7 @@ def default_dtype() -> torch.dtype:
 
 
 def default_scheme(hf_config: Mapping[str, Any], dtype: torch.dtype) -> Scheme:
-    """About as many bits as are stored."""
+    """The scheme with about as many bits per weight as the checkpoint has."""
     stored_as = ours.scheme_name(hf_config) or nearest_scheme(hf_config)
     return plain_scheme(dtype) if stored_as is None else SCHEMES[stored_as]
 
@@ -121,7 +150,7 @@ def _check_ours(kept: str, scheme: Scheme | None, freeze: bool) -> None:
         wanted = scheme.name if scheme else "plain matrices"
         raise ValueError(
             f"`routelm quantize` made this checkpoint: it is served as {kept}, on a CPU, and not as {wanted}; "
-            "for that, load what it was made of"
+            "for that, load the checkpoint it was made from"
         )
 
 
@@ -137,7 +166,7 @@ def _sources(rules: Collection[Rule]) -> set[str]:
 
 
 def _fill(network: CausalLM, reader: CheckpointReader, rules: list[Rule], scheme: Scheme | None) -> None:
-    """Give every module its weights and, where there is a scheme, its packed form."""
+    """Load the weights of every module, and pack it if there is a scheme."""
     for name, module_rules in _largest_first(network, rules):
         for rule in module_rules:
             _fill_tensor(network, reader, rule)
@@ -150,13 +179,13 @@ def _fill(network: CausalLM, reader: CheckpointReader, rules: list[Rule], scheme
 
 
 def _return_freed_memory() -> None:
-    """Have the system take back what tensors on the way took: glibc would keep 64 MiB of it and what lies scattered."""
+    """Return memory of temporary tensors to the system. glibc would keep 64 MiB of it, and fragmented parts."""
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _largest_first(network: nn.Module, rules: list[Rule]) -> Iterator[tuple[str, list[Rule]]]:
-    """The rules of each module together, modules in the order of their bytes; equals as the family names them."""
+    """The rules by module, the modules with the most bytes first; equals in the order of the family."""
 
     def module_of(rule: Rule) -> str:
         return rule.target.rpartition(".")[0]

@@ -1,4 +1,4 @@
-"""What a network takes in memory, told from its shapes alone."""
+"""Estimates the memory of a network from its shapes."""
 
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ from model.quantization import Scheme
 
 @dataclass(frozen=True, slots=True)
 class NetworkSize:
-    """Numbers of weights, and bytes of what a sequence is remembered by.
+    """Numbers of parameters, and bytes of the cache.
 
-    `active_parameters` take part in the computation of one token: all but those of the experts it is not routed to.
-    `embedding_parameters` are counted in both; a head that is tied to the embedding is the same weights.
+    `active_parameters` take part in the computation of one token: all except those of experts that are not chosen.
+    Both numbers include `embedding_parameters`; the weights of a tied head are counted once.
     """
 
     parameters: int
@@ -27,12 +27,12 @@ class NetworkSize:
     state_bytes_per_sequence: int
 
     def sequence_bytes(self, length: int) -> int:
-        """What `length` tokens of one sequence take."""
+        """Bytes of the cache of one sequence of `length` tokens."""
         return length * self.kv_bytes_per_token + self.state_bytes_per_sequence
 
 
 def network_size(network: CausalLM) -> NetworkSize:
-    """Sizes of a network, which may be without data (see `empty_network`)."""
+    """The size of a network, which may be without data, on the device "meta"."""
     parameters = _parameters(network)
     if network.config.tie_word_embeddings:
         del parameters["head.weight"]
@@ -44,9 +44,9 @@ def network_size(network: CausalLM) -> NetworkSize:
 
 
 def weight_bytes(network: CausalLM, scheme: Scheme) -> int:
-    """Bytes of all weights when matrices are kept as `scheme` says.
+    """Bytes of all weights under a quantization scheme.
 
-    An embedding that is tied to the head takes none where the head is not quantized; codes serve the head alone.
+    An embedding that is tied to the head needs no memory of its own unless the head is quantized.
     """
     parameters, packed_bits = _parameters(network), 0.0
     if network.config.tie_word_embeddings and not scheme.head.is_quantized:
@@ -59,16 +59,16 @@ def weight_bytes(network: CausalLM, scheme: Scheme) -> int:
 
 
 def gib(size: int) -> str:
-    """Bytes to be read by a person."""
+    """Format a number of bytes."""
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def _parameters(network: nn.Module) -> dict[str, nn.Parameter]:
-    """By name; what is shared, by each of its names."""
+    """Parameters by name; shared ones under all of their names."""
     return dict(network.named_parameters(remove_duplicate=False))
 
 
 def _idle_parameters(layer: MoE) -> int:
-    """How many weights of a layer a token passes by."""
+    """The number of a layer's parameters that are not used for a token, on average."""
     experts = sum(parameter.numel() for parameter in layer.experts.parameters())
     return experts * (layer.experts.num_experts - layer.router.k) // layer.experts.num_experts

@@ -1,4 +1,4 @@
-"""How good a model was found to be at its tasks: quality.json beside its weights, written by `routelm evaluate`."""
+"""Measured quality of a model by task: quality.json beside its weights, written by `routelm evaluate`."""
 
 import json
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ NAMED = 3  # sources in a warning
 
 @dataclass(frozen=True, slots=True)
 class TaskScore:
-    """A task's main score on one source, beside the best of the trivial ways to do the same.
+    """The main score of a task on one source, and the best trivial baseline.
 
-    `part` is the direction of a translation, else a language. `better`: all of the score's 95 % interval, `low` to
-    `high` where it is known, is better than the baseline.
+    `part` is the direction of a translation, otherwise a language. `better`: the whole 95 % interval of the score, from
+    `low` to `high` if it is known, is better than the baseline.
     """
 
     task: str
@@ -39,13 +39,13 @@ class TaskScore:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """What was measured; empty where nothing is known."""
+    """All scores of a model; empty if it was not evaluated."""
 
     measured: tuple[TaskScore, ...] = ()
 
     @classmethod
     def load(cls, directory: Path) -> "Quality":
-        """Read a checkpoint's file; nothing is known where there is none. ValueError where it is damaged."""
+        """Read the quality.json of a checkpoint; empty if there is none. ValueError if it is damaged."""
         path = directory / QUALITY_NAME
         if not path.is_file():
             return cls()
@@ -53,7 +53,7 @@ class Quality:
             return cls(tuple(TaskScore(**entry) for entry in read_object(path)["measured"]))
         except (KeyError, TypeError) as error:
             raise ValueError(
-                f"{path} is not what routelm evaluate writes: {error!r}; delete it or write it anew"
+                f"{path} is not what routelm evaluate writes: {error!r}; delete it or write it again"
             ) from None
 
     def save(self, directory: Path) -> None:
@@ -62,7 +62,7 @@ class Quality:
         (directory / QUALITY_NAME).write_text(text + "\n", encoding="utf-8")
 
     def warnings(self, task: str, part: str | None = None) -> list[str]:
-        """At most one: that the model is not good at a task, or a part of it, and by which figures."""
+        """At most one warning: that the model is not good at a task, or a part of it, with the scores."""
         entries = [entry for entry in self.measured if entry.task == task and part in (None, entry.part)]
         weak = [entry for entry in entries if not entry.better]
         return [_warning(task, part, entries, weak)] if weak else []

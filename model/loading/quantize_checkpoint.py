@@ -1,6 +1,6 @@
-"""`routelm quantize`: reads a checkpoint tensor by tensor and writes what a scheme makes of it.
+"""`routelm quantize`: reads a checkpoint tensor by tensor and writes it quantized.
 
-Only one matrix is in memory at a time, and what waits for the file it will be in.
+Only one matrix and the tensors of the current output file are in memory at a time.
 """
 
 import json
@@ -37,16 +37,18 @@ def quantize_checkpoint(
     dtype: torch.dtype = torch.bfloat16,
     progress: Progress | None = None,
 ) -> None:
-    """Write `target`, a checkpoint that loads without being quantized again, and gives the same tokens.
+    """Write a quantized checkpoint to `target`.
 
-    The same, that is, as `source` loaded with that scheme and `dtype`, in which everything else is stored. Raises
-    CheckpointError for a source that cannot be loaded and ValueError for a target that is not empty.
+    It generates the same tokens as `source` loaded with that scheme and `dtype`. Tensors that are not quantized are
+    stored as `dtype`. Raises CheckpointError if the source cannot be loaded, ValueError if the target is not empty.
     """
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"{target} is not empty: name a new directory")
     model = describe(source, dtype)
     if ours.scheme_name(model.hf_config):
-        raise CheckpointError(f"{source} is quantized already, by this program: start from what it was made of")
+        raise CheckpointError(
+            f"{source} is quantized already, by this program: start from the checkpoint it was made from"
+        )
     reader, rules = open_layout(source, model)
     if progress:
         reader = ProgressReader(reader, {name for rule in rules for name in rule.sources}, progress)
@@ -60,7 +62,7 @@ def quantize_checkpoint(
 def _stored(
     model: ModelDescription, reader: CheckpointReader, rules: list[Rule], scheme: Scheme
 ) -> Iterator[tuple[str, Tensor]]:
-    """All tensors to be stored, in the order of the rules."""
+    """All tensors to store, in the order of the rules."""
     network, parameters = model.network, named_tensors(model.network)
     tied = network.config.tie_word_embeddings
     for rule in rules:
@@ -75,27 +77,28 @@ def _stored(
 
 
 def _matrix(name: str, weight: Tensor, scheme: Scheme) -> Iterator[tuple[str, Tensor]]:
-    for leaf, tensor in ours.stored_codes(scheme.quantize(weight)).items():
+    for leaf, tensor in ours.code_tensors(scheme.quantize(weight)).items():
         yield f"{name}.{leaf}", tensor
 
 
 def write_shards(target: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
-    """Files of about SHARD_BYTES, and the index that says which tensor is where."""
+    """Write files of about SHARD_BYTES, and the index of which tensor is in which file."""
     places: dict[str, str] = {}
-    waiting: dict[str, Tensor] = {}
+    pending: dict[str, Tensor] = {}
 
     def flush() -> None:
         name = f"model-{len(set(places.values())) + 1:05}.safetensors"
-        save_file(waiting, target / name, metadata={"format": "pt"})
-        (target / name).chmod(0o644)  # the writer makes it private
-        places.update(dict.fromkeys(waiting, name))
-        waiting.clear()
+        save_file(pending, target / name, metadata={"format": "pt"})
+        (target / name).chmod(0o644)  # save_file makes it private
+        places.update(dict.fromkeys(pending, name))
+        pending.clear()
 
     for name, tensor in tensors:
-        waiting[name] = tensor.contiguous()
-        if sum(t.nbytes for t in waiting.values()) >= SHARD_BYTES:
+        pending[name] = tensor.contiguous()
+        if sum(t.nbytes for t in pending.values()) >= SHARD_BYTES:
             flush()
-    flush()
+    if pending:
+        flush()
     index = json.dumps({"metadata": {}, "weight_map": places}, indent=2)
     (target / INDEX_NAME).write_text(index + "\n", encoding="utf-8")
 

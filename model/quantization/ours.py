@@ -1,13 +1,14 @@
-"""Checkpoints that `routelm quantize` wrote: what a scheme made of the matrices, under our own names.
+"""The checkpoint format of `routelm quantize`: quantized matrices under our own parameter names.
 
-Beside the files of the checkpoint it was made from stand safetensors with, for the module `name` of the network,
+The safetensors files have, for each module `name` of the network,
 
     name.values, name.scales    the codes of a quantized matrix (scheme.Codes), of all experts in one tensor
-    name.weight                 a matrix that is kept as it is
-    name.bias                   its bias, where it has one
+    name.weight                 a matrix that is not quantized
+    name.bias                   its bias, if it has one
     and every other parameter under its own name.
 
-Nothing depends on the processor: packing happens at load. config.json says {"quant_method": "routelm", "scheme": ...}.
+The files do not depend on the processor, because matrices are packed when they are loaded. config.json has
+{"quant_method": "routelm", "scheme": ...}; the other files are copies from the original checkpoint.
 """
 
 from collections.abc import Mapping
@@ -27,14 +28,14 @@ VERSION = 1
 
 
 def settings(scheme_name: str) -> dict[str, Any]:
-    """The `quantization_config` of such a checkpoint."""
+    """The `quantization_config` to write."""
     return {"quant_method": METHOD, "version": VERSION, "scheme": scheme_name}
 
 
 def scheme_name(hf_config: Mapping[str, Any]) -> str | None:
-    """The scheme of a checkpoint that `routelm quantize` wrote, None for any other.
+    """The scheme of a checkpoint in this format, None for any other checkpoint.
 
-    Raises CheckpointError if a later version of this program wrote it.
+    Raises CheckpointError if another version of this program wrote it.
     """
     found = hf_config.get("quantization_config") or {}
     if not isinstance(found, dict):
@@ -44,24 +45,26 @@ def scheme_name(hf_config: Mapping[str, Any]) -> str | None:
     if found.get("version") != VERSION:
         raise CheckpointError(
             f"quantization_config says version {found.get('version')!r}, this program reads {VERSION}: "
-            "write the checkpoint anew with `routelm quantize`"
+            "quantize the original checkpoint again with `routelm quantize`"
         )
     if not isinstance(found.get("scheme"), str):
-        raise CheckpointError("quantization_config names no scheme: write the checkpoint anew with `routelm quantize`")
+        raise CheckpointError(
+            "quantization_config has no scheme: quantize the original checkpoint again with `routelm quantize`"
+        )
     return str(found["scheme"])
 
 
-def stored_codes(codes: Codes) -> dict[str, Tensor]:
-    """Codes by the ends of their names."""
+def code_tensors(codes: Codes) -> dict[str, Tensor]:
+    """The tensors to store, by the last part of their names."""
     if codes.scales is None:
         return {"weight": codes.values}
     return {"values": codes.values, "scales": codes.scales}
 
 
-def fill(network: nn.Module, reader: CheckpointReader) -> None:
-    """Give a network without data everything that is stored, matrices in their frozen form.
+def load_weights(network: nn.Module, reader: CheckpointReader) -> None:
+    """Load all weights into a network on the device "meta", and pack its matrices.
 
-    Raises CheckpointError for a tensor that is missing, unexpected or of a wrong shape, before anything is read.
+    Raises CheckpointError for a missing or unexpected tensor or a wrong shape, before anything is read.
     """
     matrices = {name: m for name, m in network.named_modules() if isinstance(m, Linear | GroupedLinear)}
     others = _others(network, matrices)
@@ -76,7 +79,7 @@ def fill(network: nn.Module, reader: CheckpointReader) -> None:
 
 
 def _others(network: nn.Module, matrices: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Parameters and buffers outside of matrices."""
+    """Parameters and buffers that are not part of a matrix."""
     everything = dict(network.named_parameters(remove_duplicate=False)) | dict(network.named_buffers())
     stored = network.state_dict().keys()
     return {name: t for name, t in everything.items() if name in stored and name.rpartition(".")[0] not in matrices}
@@ -99,7 +102,7 @@ def _check(reader: CheckpointReader, matrices: Mapping[str, Linear | GroupedLine
 def _shapes(
     name: str, module: Linear | GroupedLinear, there: set[str], reader: CheckpointReader
 ) -> dict[str, tuple[int, ...]]:
-    """The tensors that make a matrix, and their shapes."""
+    """The expected shapes of the tensors of a matrix."""
     *outer, inputs = module.weight.shape
     shapes = {f"{name}.weight": (*outer, inputs)}
     if f"{name}.values" in there:

@@ -35,8 +35,8 @@ class RenderedPrompt:
 class RenderOptions:
     """How a conversation is rendered.
 
-    `add_generation_prompt`: the beginning of the assistant's next turn is written at the end.
-    `continue_final_message`: the last message is not ended, so that the model goes on with it.
+    `add_generation_prompt`: write the beginning of the assistant's next turn at the end.
+    `continue_final_message`: leave the last message open, so that the model continues it.
     `variables`: further variables of the template, such as enable_thinking.
     """
 
@@ -70,6 +70,19 @@ class ChatTemplate:
         """
         source = _template_source(directory)
         return None if source is None else cls(source, named_tokens(directory))
+
+    @property
+    def source(self) -> str:
+        return self._source
+
+    @property
+    def bos_token(self) -> str:
+        """The text of the token that begins a sequence; empty if there is none."""
+        return self._variables["bos_token"]
+
+    @property
+    def eos_token(self) -> str:
+        return self._variables["eos_token"]
 
     def uses(self, variable: str) -> bool:
         """Whether a variable is named in the template."""
@@ -166,6 +179,8 @@ class UnusableChatTemplate:
 
     def __init__(self, reason: str) -> None:
         self._reason = reason
+
+    source = bos_token = eos_token = ""
 
     def uses(self, variable: str) -> bool:
         return False

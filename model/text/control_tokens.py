@@ -6,7 +6,7 @@ itself, such as `<｜User｜>` of DeepSeek's distilled models. What a message ha
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from itertools import groupby, islice
+from itertools import islice
 
 from model.text.tokenizer import TokenizedText, Tokenizer
 
@@ -16,8 +16,8 @@ _FIRST_MARK, _LAST_MARK = 0xE000, 0xF8FF  # Unicode's private use area
 class _Patterns:
     """Finds a set of tokens, and their beginnings and ends, in a text."""
 
-    def __init__(self, ids: Mapping[str, int]) -> None:
-        self.ids = frozenset(ids.values())
+    def __init__(self, ids: Mapping[str, int], unknown_id: int | None) -> None:
+        self.ids = frozenset(ids.values()) - {unknown_id}  # it stands for ordinary text too
         longest_first = sorted(ids, key=len, reverse=True)
         self.first_characters = re.compile("|".join(map(_first_character, longest_first)) or r"(?!)")
         self.prefixes = {token[:size] for token in longest_first for size in range(1, len(token))}
@@ -32,8 +32,8 @@ class ControlTokens:
         """`template` is the source of the template, `written` are the tokens that it writes."""
         self.tokenizer = tokenizer
         not_special = {text: tokenizer.added_tokens[text] for text in written if text not in tokenizer.special_tokens}
-        self.special = _Patterns(tokenizer.special_tokens)
-        self.all = _Patterns({**tokenizer.special_tokens, **not_special}) if not_special else self.special
+        self.special = _Patterns(tokenizer.special_tokens, tokenizer.unknown_id)
+        self.all = _Patterns({**tokenizer.special_tokens, **not_special}, tokenizer.unknown_id)
         self.ids = self.all.ids
         self.normalizes = tokenizer.normalizes_added_tokens
         self.plain_text = tokenizer.plain_text_encoder(not_special)
@@ -74,16 +74,14 @@ class Guard:
         tokens = self._control.tokenizer.encode_with_offsets(text, allow_special=True)
         if not self._marks:
             return tokens
-        result = TokenizedText([], [], [])
-        for is_control, run in groupby(range(len(tokens.ids)), lambda index: tokens.ids[index] in self._control.ids):
-            indices = list(run)
-            first, last = indices[0], indices[-1] + 1
-            found = TokenizedText(tokens.ids[first:last], tokens.starts[first:last], tokens.ends[first:last])
-            if not is_control:
-                start, end = self._text_between(tokens, text, first, last)
-                if not set(self._marks.values()).isdisjoint(text[start:end]):
-                    found = _moved(self._encode_restored(text[start:end], is_first=first == 0), start)
-            _extend(result, found)
+        result, first = TokenizedText([], [], []), 0
+        for last in [*(i for i, token_id in enumerate(tokens.ids) if self.is_control(token_id)), len(tokens.ids)]:
+            start, end = self._text_between(tokens, text, first, last)
+            if self._is_guarded(text[start:end]):
+                _extend(result, _moved(self._encode_restored(text[start:end], is_first=first == 0), start))
+                first = last
+            _extend(result, _part(tokens, first, last + 1))
+            first = last + 1
         return result
 
     def is_control(self, token_id: int) -> bool:
@@ -124,8 +122,10 @@ class Guard:
     def _hide_other_spellings(self, text: str, ids: frozenset[int]) -> str:
         """Hide what the tokenizer reads as a control token after normalizing it, such as one in upper case."""
         while places := list(self._control_places(text, ids)):
+            characters = list(text)
             for place in places:
-                text = self._mark(text, place)
+                characters[place] = self._mark_of(characters[place])
+            text = "".join(characters)
         return text
 
     def _control_places(self, text: str, ids: frozenset[int]) -> Iterator[int]:
@@ -135,6 +135,9 @@ class Guard:
             if token_id in ids:
                 visible = (i for i in range(start, end) if text[i] not in marks and not text[i].isspace())
                 yield from islice(visible, 1)
+
+    def _is_guarded(self, text: str) -> bool:
+        return not set(self._marks.values()).isdisjoint(text)
 
     def _restore(self, text: str) -> str:
         return text.translate({ord(mark): character for character, mark in self._marks.items()})
@@ -158,6 +161,10 @@ class Guard:
 def _first_character(token: str) -> str:
     """The pattern of the first character of a `token`; the rest has to follow, but is not part of the match."""
     return f"{re.escape(token[0])}(?={re.escape(token[1:])})"
+
+
+def _part(tokens: TokenizedText, first: int, end: int) -> TokenizedText:
+    return TokenizedText(tokens.ids[first:end], tokens.starts[first:end], tokens.ends[first:end])
 
 
 def _moved(tokens: TokenizedText, offset: int) -> TokenizedText:

@@ -63,8 +63,16 @@ class WindowDetokenizer:
     def _step(self, token_id: int) -> str:
         self._pending.append(token_id)
         text = self._pending_text()
-        is_complete = text and not text.endswith("\ufffd")
+        is_complete = text and (not text.endswith("\ufffd") or self._is_valid())
         return self.finish() if is_complete or len(self._pending) > _MAX_BYTES else ""
+
+    def _is_valid(self) -> bool:
+        """Whether the pending bytes are whole characters, perhaps a U+FFFD that the model wrote itself."""
+        try:
+            b"".join(map(self._token_bytes, self._pending)).decode()
+        except UnicodeDecodeError:
+            return False
+        return True
 
     def _pending_text(self) -> str:
         before, text = self._decode(self._before), self._decode(self._before + self._pending)

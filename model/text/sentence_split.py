@@ -1,19 +1,19 @@
-"""A text as sentences and what stands between them, so that it can be put together again with other sentences."""
+"""Splits a text into sentences and the gaps between them, so that it can be rebuilt with other sentences."""
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-# What may follow the mark that ends a sentence and still belongs to it.
+# May follow the punctuation that ends a sentence, and still belongs to it.
 _CLOSING = "\"'”’»)\\]）」』"
-# It begins where a run of marks does and gives nothing back: a line of a million dots is read once.
+# Possessive quantifiers and the lookbehind avoid backtracking: a line of a million dots is read once.
 _END = re.compile(rf"(?:(?<![.!?…])[.!?…]++[{_CLOSING}]*+(?=\s)|[。！？]+[{_CLOSING}]*)")
 _LINE = re.compile(r"[^\n]+")
 _LIST_MARK = re.compile(r"\s*(?:(?:[-*•]|\d{1,3}[.)])\s+(?=\S))?")
 _LAST_WORD = re.compile(r"\S+\Z")
-_NEAR = 32  # characters on either side of a full stop that are looked at
+_NEAR = 32  # characters that are examined on either side of a full stop
 _WORD = re.compile(r"\w")
-# Words whose full stop does not end a sentence. Single letters (initials, "z. B.") are treated alike.
+# Words whose full stop does not end a sentence. Single letters (initials, "z. B.") do not end one either.
 _ABBREVIATIONS = frozenset(
     (
         *("mr", "mrs", "ms", "dr", "prof", "st", "jr", "sr", "vs", "etc", "no", "vol", "fig", "eq", "inc", "ltd", "co"),
@@ -43,7 +43,7 @@ _ABBREVIATIONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence, and what stands before it: the line breaks, list marks and spaces since the one before."""
+    """A sentence, and the text before it: line breaks, list markers and spaces after the previous sentence."""
 
     before: str
     text: str
@@ -51,16 +51,16 @@ class Sentence:
 
 @dataclass(frozen=True, slots=True)
 class SentenceSplit:
-    """A whole text: `"".join(s.before + s.text for s in sentences) + after` is the text itself."""
+    """A split text: `"".join(s.before + s.text for s in sentences) + after` is the original text."""
 
     sentences: tuple[Sentence, ...]
     after: str
 
 
 def split_sentences(text: str) -> SentenceSplit:
-    """Cut a text at the ends of sentences and of lines, by English, German, French and Chinese punctuation.
+    """Split a text at the ends of sentences and lines, by English, German, French and Chinese punctuation.
 
-    A sentence has a letter or a digit; a text without any is one sentence.
+    Every sentence has a letter or a digit; a text without any is one sentence.
     """
     sentences: list[Sentence] = []
     done = 0
@@ -74,9 +74,9 @@ def split_sentences(text: str) -> SentenceSplit:
 
 
 def gap_before(sentences: Sequence[Sentence], index: int, *, spaced: bool) -> str:
-    """What to write before a sentence: line breaks and list marks as they were, else a space or nothing.
+    """The text to write before a sentence: the original line breaks and list markers, otherwise a space or nothing.
 
-    `spaced`: sentences of one line stand a space apart, as not in Chinese.
+    `spaced`: there is a space between sentences of a line, as in all languages here but Chinese.
     """
     before = sentences[index].before
     if index == 0 or before.strip(" ") != "":
@@ -90,7 +90,7 @@ def _stripped(text: str) -> tuple[int, int]:
 
 
 def _spans(text: str) -> Iterator[tuple[int, int]]:
-    """Where each sentence starts and ends, without the spaces around it."""
+    """The start and the end of each sentence, without surrounding spaces."""
     for line in _LINE.finditer(text):
         mark = _LIST_MARK.match(line.group())
         assert mark is not None  # it matches the empty string too
@@ -101,14 +101,14 @@ def _spans(text: str) -> Iterator[tuple[int, int]]:
         for end in (*(end for end in ends if end > start), line.end()):
             piece = text[start:end]
             stripped = piece.strip()
-            if _WORD.search(stripped):  # a rule of dashes or stars belongs to what stands between sentences
+            if _WORD.search(stripped):  # a line of dashes or stars belongs to the gap
                 first, last = _stripped(piece)
                 yield start + first, start + last
             start = end
 
 
 def _is_abbreviation(line: str, end: re.Match[str]) -> bool:
-    """Whether the full stop belongs to a short form or an initial, or what follows goes on in lower case."""
+    """Whether the full stop ends an abbreviation or initial, or is followed by a lower-case word."""
     if end.group() != ".":
         return False
     word = _LAST_WORD.search(line[max(end.start() - _NEAR, 0) : end.start()])

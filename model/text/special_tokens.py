@@ -1,4 +1,4 @@
-"""The special tokens of the bundled model: chat marks, task tags, language tags and length tags."""
+"""The special tokens of the bundled model: chat markers, task tags, language tags and length tags."""
 
 END_OF_TEXT = "<|endoftext|>"
 MESSAGE_START = "<|im_start|>"
@@ -20,7 +20,7 @@ def length_tag(length: str) -> str:
     return f"<|{length}|>"
 
 
-# In the order of their ids, from 0. The order is part of every trained checkpoint: never change it.
+# In the order of their ids, from 0. Every trained checkpoint depends on this order, so it must not change.
 SPECIAL_TOKENS = (
     END_OF_TEXT,
     MESSAGE_START,

@@ -1,7 +1,7 @@
-"""The prompts of the tasks: with task tags for models that were trained on them, in plain English for all others.
+"""Prompts of the tasks: with task tags for models that were trained with them, in plain English for all others.
 
-Task tags become special tokens, which is why they travel in a `TaggedText`: only what stands in its `tags` may become
-special tokens. Everything a client sent is plain `str` and stays ordinary text, whatever it looks like.
+Task tags are special tokens. They are in the `tags` of a `TaggedText`, the only part of a message that can become
+special tokens; everything from a client is `str` and stays ordinary text.
 """
 
 from collections.abc import Container, Sequence
@@ -22,21 +22,22 @@ LENGTH_PHRASES = {
 
 @dataclass(frozen=True, slots=True)
 class TaggedText:
-    """Message content that starts with trusted special tokens: `tags`, then `text`, which is not trusted."""
+    """Message content: trusted special tokens (`tags`), followed by untrusted `text`."""
 
     tags: tuple[str, ...]
     text: str = ""
 
 
 class TaskPrompts(Protocol):
-    """The messages of each task, ready for the chat template. A wrong language, length or label is a ValueError.
+    """The messages of each task, for the chat template. Unknown languages, lengths or labels raise ValueError.
 
-    `native_tasks`: the tasks it was trained for, where that is known; others are asked for in plain words.
-    `translation_pairs`: the (source, target) languages the model learnt, None if that is not known;
-    `translation_beams`: how many translations of a sentence to weigh side by side, measured to be worth its time;
-    `summaries_from_sentences`: whether summaries are best made of the text's own sentences;
-    `sentence_by_sentence`: whether it learnt translation from single sentences; `longest_document`: how many tokens the
-    documents had at most from which it learnt to summarize, None if that is not known.
+    What is known about the training of the model:
+    `native_tasks`: the tasks it was trained for; it is prompted for others in plain English.
+    `translation_pairs`: its (source, target) languages, None if unknown.
+    `translation_beams`: the beam width for translation that is worth its time, by measurement.
+    `summaries_from_sentences`: whether extractive summaries are better than generated ones.
+    `sentence_by_sentence`: whether it was trained to translate single sentences.
+    `longest_document`: the most tokens of a document that it was trained to summarize, None if unknown.
     """
 
     native_tasks: tuple[str, ...]
@@ -56,16 +57,16 @@ class TaskPrompts(Protocol):
 
 
 class TaggedPrompts:
-    """For models trained with task tags: the system message is the tags and nothing that the model must interpret."""
+    """For models that were trained with task tags: the system message has only the tags."""
 
     native_tasks: tuple[str, ...] = TASKS
     translation_pairs: frozenset[tuple[str, str]] | None = frozenset(
         pair for other in LANGUAGES[1:] for pair in (("en", other), (other, "en"))
     )
     translation_beams = 4
-    summaries_from_sentences = True  # measured: what it writes itself shares fewer words with people's summaries
+    summaries_from_sentences = True  # by measurement: generated ones have a lower ROUGE score
     sentence_by_sentence = True
-    longest_document: int | None = 440  # training examples have 512 tokens, question and answer together
+    longest_document: int | None = 440  # training examples have 512 tokens, prompt and answer together
 
     def translate(self, text: str, source: str, target: str) -> list[Message]:
         _check("source language", source, LANGUAGES)
@@ -81,14 +82,14 @@ class TaggedPrompts:
         return _task(text, (task_tag("analyze"),), _join_labels(labels))
 
     def chat(self, messages: Sequence[Message]) -> list[Message]:
-        """Put the chat tag before the conversation's system text, or into a system message of its own."""
+        """Put the chat tag before the text of the system message, or add a system message with it."""
         given = messages[0]["content"] if messages and messages[0]["role"] == "system" else None
         system = TaggedText((task_tag("chat"),), "" if given is None else given.strip())
         return [{"role": "system", "content": system}, *messages[given is not None :]]
 
 
 class InstructionPrompts:
-    """For any other chat model: the same tasks asked for in plain English."""
+    """For all other chat models: the tasks as instructions in plain English."""
 
     native_tasks: tuple[str, ...] = ()
     translation_pairs: frozenset[tuple[str, str]] | None = None
@@ -118,7 +119,7 @@ class InstructionPrompts:
 
 
 def prompts_for(special_tokens: Container[str]) -> TaskPrompts:
-    """Return the prompts a checkpoint understands, told by the special tokens its tokenizer knows."""
+    """Return the prompts for a checkpoint, depending on the special tokens of its tokenizer."""
     return TaggedPrompts() if task_tag("translate") in special_tokens else InstructionPrompts()
 
 

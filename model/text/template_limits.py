@@ -1,20 +1,20 @@
-"""How big what a chat template makes may be, found out before it is made."""
+"""Size limits of chat templates, checked before a large value is created."""
 
 import re
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, ValuesView
 from typing import Any
 
-MAX_CHARACTERS = 8_000_000  # of the output and of any string on the way; also items of any list
+MAX_CHARACTERS = 8_000_000  # of the output and of any intermediate string; also items of any list
 _MAX_BITS = 4096
 _MAX_WIDTH = 999  # of padding and indentation
-_OTHER_WEIGHT = 24  # characters of a float, and about those of anything that is no text, number or container
+_OTHER_WEIGHT = 24  # characters of a float, and roughly of any other value that is no text, number or container
 _WIDE_PERCENT_FORMAT = re.compile(r"%[^a-zA-Z%]*(?:\d{4}|\*)")
 _WIDE_BRACE_FORMAT = re.compile(r":[^:{}]*(?:\d{4}|\{)")
 _TOO_WIDE = f"the chat template of the model asks for a width or a number above {_MAX_WIDTH}"
 
 
 class TemplateLimitError(ValueError):
-    """A template went over one of its limits."""
+    """A template exceeded one of its limits."""
 
 
 def check_size(size: int) -> None:
@@ -27,7 +27,7 @@ def _size(value: Any) -> int:
 
 
 def weigh(value: Any) -> int:
-    """Return about how many characters `value` has as a text. One long text can be in a list many times."""
+    """Return about how many characters `value` has as text. A long text counts each time it is in a list."""
     weight, waiting = 0, [value]
     while waiting:
         value = waiting.pop()
@@ -50,13 +50,13 @@ def _parts(value: Any) -> list[Any]:
 
 
 def checked(value: Any) -> Any:
-    """Return `value`, which is about to become a text."""
+    """Return `value` if its text is not too long."""
     weigh(value)
     return value
 
 
 def counted(values: Iterable[Any], separator: str = "") -> Iterator[Any]:
-    """Yield `values`, which are about to become one text, until they are too long together."""
+    """Yield `values` while their total length is within the limit."""
     size = 0
     for value in values:
         size += weigh(value) + len(separator)
@@ -123,4 +123,4 @@ def check_replace(text: Any, old: Any, new: Any, count: int | None = None) -> No
 
 def check_sum(values: Any, attribute: Any = None, start: Any = 0) -> None:
     if not isinstance(start, int | float):
-        raise TemplateLimitError("the chat template of the model adds up what are no numbers")
+        raise TemplateLimitError("the chat template of the model adds up values that are not numbers")

@@ -1,8 +1,8 @@
-"""Rendering of a checkpoint's jinja template that cannot run, grow or reach further than it should.
+"""Renders the jinja template of a checkpoint with bounded time, memory and access.
 
-The template is not ours: it may loop for ever, double a string forty times, or try to reach Python's inside. So it runs
-in jinja's immutable sandbox, every loop, macro, block and filter looks at a clock, and whatever can make something big
-looks at the sizes first: operators, filters, methods, and everything that turns values into one text.
+The template is untrusted: it may loop forever, double a string forty times, or try to access Python internals. So it
+runs in jinja's immutable sandbox. Every loop, macro, block and filter checks a clock, and everything that can create a
+large value checks the size first: operators, filters, methods, and all concatenation.
 """
 
 import json
@@ -36,17 +36,17 @@ from model.text.template_limits import (
     counted,
 )
 
-MAX_SECONDS = 1.0  # of CPU time: a busy machine does not refuse a good template
-# Methods and filters that could make something big or take for ever, and are of no use to a prompt.
+MAX_SECONDS = 1.0  # of CPU time, so that a busy machine does not refuse a good template
+# Methods and filters that could create large values or run long, and that prompts do not need.
 _PADDING_METHODS = ("center", "expandtabs", "ljust", "rjust", "zfill")
 _UNSAFE_METHODS = {*_PADDING_METHODS, "encode", "format_map", "striptags", "to_bytes", "translate", "unescape"}
 _UNSAFE_FILTERS = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")
-_CLOCK = "template clock"  # a name with a space in it is none that a template could set
+_CLOCK = "template clock"  # a template cannot set a name with a space
 _Timed = TypeVar("_Timed", nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)
 
 
 class Clock:
-    """The CPU seconds that renderings may take together. What is done between them costs the template nothing."""
+    """The CPU seconds that several renderings may take in total. Time between them does not count."""
 
     def __init__(self, seconds: float = MAX_SECONDS) -> None:
         self._seconds = self._left = seconds
@@ -54,7 +54,7 @@ class Clock:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Run for the time of one rendering."""
+        """Run the clock during one rendering."""
         self._deadline = time.thread_time() + self._left
         try:
             yield
@@ -120,7 +120,7 @@ class _GenerationTag(Extension):
 
 
 class _BoundedEnvironment(ImmutableSandboxedEnvironment):
-    """Names and settings as transformers gives them to chat templates."""
+    """The settings, filters and functions that transformers gives to chat templates."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
@@ -136,7 +136,7 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
 
     @staticmethod
     def concat(values: Iterable[Any]) -> str:
-        """Join what a macro or a block has written, or what stands around a `~`."""
+        """Join the output of a macro or a block, or the operands of `~`."""
         return "".join(map(str, counted(values)))
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
@@ -144,7 +144,7 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         return not is_unsafe and super().is_safe_attribute(obj, attr, value)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        # Jinja asks this about every attribute that a template reads: the place to put checks before other methods too.
+        # Jinja calls this for every attribute that a template reads, so other methods can be checked here too.
         if not isinstance(value, MethodType | BuiltinMethodType) or not isinstance(value.__self__, str):
             return None
         bounded = _BOUNDED_METHODS.get(value.__name__)
@@ -155,12 +155,12 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def check_clock(self, context: Context) -> None:
-        # Render variables lie in `parent`, where the template's own {% set %} cannot change them.
+        # Render variables are in `parent`, where the template's own {% set %} cannot change them.
         context.parent[_CLOCK].check()
 
 
 class _InsertChecks(NodeTransformer):
-    """Puts a look at the clock into every loop, macro and block, and the checked `concat` in the place of every `~`."""
+    """Inserts a clock check into every loop, macro and block, and replaces every `~` by the checked `concat`."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         return self._with_clock(node)
@@ -190,7 +190,7 @@ def _call(method: str, argument: nodes.Expr, line: int) -> nodes.Call:
 
 
 class _Namespace(Namespace):
-    """Shows nothing of what it holds, which could be itself, or the same many times over."""
+    """Has a short repr: the default one would show its values, which could be itself or a value many times."""
 
     def __repr__(self) -> str:
         return "<Namespace>"
@@ -226,9 +226,9 @@ _BOUNDED_METHODS = {"format": _bounded_format, "join": _bounded_join, "replace":
 
 
 def _bounded(make: Callable[..., Any], check: Callable[..., None] | None) -> Callable[..., Any]:
-    """Return a filter that looks at the clock and at the sizes.
+    """Return a filter that checks the clock and the sizes.
 
-    Since it is given the context, jinja does not compute it in advance while it compiles, where no clock runs.
+    Because it takes the context, jinja does not evaluate it at compile time, when no clock runs.
     """
     passed = _PASSED[getattr(getattr(make, "jinja_pass_arg", None), "name", None)]
 

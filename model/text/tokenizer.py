@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken
@@ -76,8 +77,10 @@ class Tokenizer:
         limit = (files and files.vocab_size) or self.vocab_size
         self.eos_token_ids = tuple(dict.fromkeys(_known_ids(self._with_special, eos_tokens, limit)))
         self._prefix_ids = self._document_prefix(files)
+        content = json.loads(self._with_special.to_str())
+        self.unknown_id = _unknown_id(content["model"], self._with_special)
         self._token_bytes = [b""] * self.vocab_size
-        for token_id, value in _vocabulary_bytes(self._with_special):
+        for token_id, value in _vocabulary_bytes(self._with_special, content["decoder"]):
             self._token_bytes[token_id] = value
 
     @classmethod
@@ -138,8 +141,7 @@ class Tokenizer:
         `continues`: prompt and answer are one text, so the answer keeps the space before its first word. Otherwise it
         is a text of its own, as in a chat.
         """
-        context = prompt_ids if continues else ()
-        text = self._plain_stream(skip_special, context)
+        text = self._plain_stream(skip_special, prompt_ids if continues else ())
         if not skip_special or not uses_harmony(self.special_tokens):
             return text
         return FinalChannelDetokenizer(text, self._plain_stream(True), self.special_tokens, prompt_ids)
@@ -193,9 +195,16 @@ def _known_ids(backend: tokenizers.Tokenizer, tokens: Sequence[str | int], limit
             logger.warning("the end token %r is left out: it is not one of the model's %d tokens", token, limit)
 
 
-def _vocabulary_bytes(backend: tokenizers.Tokenizer) -> Iterator[tuple[int, bytes]]:
+def _unknown_id(model: Mapping[str, Any], backend: tokenizers.Tokenizer) -> int | None:
+    """The id that stands for text which is not in the vocabulary."""
+    if model.get("unk_id") is not None:
+        return int(model["unk_id"])
+    return backend.token_to_id(model.get("unk_token") or "")
+
+
+def _vocabulary_bytes(backend: tokenizers.Tokenizer, decoder: Any) -> Iterator[tuple[int, bytes]]:
     added = backend.get_added_tokens_decoder()
-    is_byte_level = '"ByteLevel"' in json.dumps(json.loads(backend.to_str())["decoder"])
+    is_byte_level = '"ByteLevel"' in json.dumps(decoder)
     to_byte = _byte_level_alphabet()
     for token, token_id in backend.get_vocab().items():
         if is_byte_level and to_byte.keys() >= set(token):

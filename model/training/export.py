@@ -13,7 +13,14 @@ from model.families import qwen3_next
 from model.loading.load import load_network
 from model.network import CausalLM, matrices
 
-EOS_TOKEN_IDS = [2, 0]  # <|im_end|>, <|endoftext|>
+# Sampling as measured on validation prompts of the bundled model (docs/training.md): small models repeat themselves.
+GENERATION = {
+    "eos_token_id": [2, 0],  # <|im_end|>, <|endoftext|>
+    "pad_token_id": 0,
+    "temperature": 0.6,
+    "min_p": 0.1,
+    "repetition_penalty": 1.2,
+}
 
 
 def export(network: CausalLM, tokenizer_dir: Path, directory: Path) -> Path:
@@ -21,8 +28,7 @@ def export(network: CausalLM, tokenizer_dir: Path, directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     hf_config = qwen3_next.config_to_hf(network.config) | {"dtype": "bfloat16", "eos_token_id": 2, "pad_token_id": 0}
     (directory / "config.json").write_text(json.dumps(hf_config, indent=2) + "\n", encoding="utf-8")
-    generation = {"eos_token_id": EOS_TOKEN_IDS, "pad_token_id": 0}
-    (directory / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n", encoding="utf-8")
+    (directory / "generation_config.json").write_text(json.dumps(GENERATION, indent=2) + "\n", encoding="utf-8")
     narrow = {f"{name}.weight": torch.bfloat16 for name, _ in matrices(network)}
     save_weights(network, qwen3_next.rules(network.config), directory, narrow)
     for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -8,11 +8,10 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, model_validator
 
-from model.text.chat_template import RenderOptions
-from server.api.chunks import ChunkFactory, StreamOptions
+from server.api.chunks import ChunkFactory, ChunkHead, StreamOptions
 from server.api.dependencies import Context
-from server.api.messages import Messages, ignored_message_fields, template_messages
-from server.api.prompt_logprobs import PromptLogprobs, prompt_logprobs, with_prompt_logprobs
+from server.api.logprobs import ChoiceLogprobs, PromptLogprobs, chat_logprobs, prompt_logprobs, with_prompt_logprobs
+from server.api.messages import ChatFields, Messages, ignored_message_fields
 from server.api.prompts import PromptLength, truncated
 from server.api.request_model import ModelName
 from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of
@@ -26,6 +25,7 @@ from server.api.sampling import (
     unlimited_max_tokens,
 )
 from server.api.sse import Event, Events
+from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
 from server.generation.logprobs import DecodedLogprobs, limited
 from server.generation.prompt import Prompt
@@ -35,7 +35,7 @@ from server.generation.stream import GenerationResult, all_results, interleave
 router = APIRouter(tags=["OpenAI"])
 
 
-class ChatRequest(SamplingFields):
+class ChatRequest(SamplingFields, ChatFields):
     model: ModelName | None = None
     messages: Messages
     max_completion_tokens: MaxTokens | None = None
@@ -48,17 +48,6 @@ class ChatRequest(SamplingFields):
     return_token_ids: bool = False
     truncate_prompt_tokens: PromptLength | None = None
     add_special_tokens: Annotated[bool, Field(description="Ignored: the chat template writes them.")] = False
-    add_generation_prompt: bool | None = None
-    continue_final_message: Annotated[
-        bool, Field(description="The answer goes on with the last message, which is an assistant's.")
-    ] = False
-    chat_template_kwargs: (
-        Annotated[
-            dict[str, Any], Field(max_length=64, description="Variables of the chat template, such as enable_thinking.")
-        ]
-        | None
-    ) = None
-    reasoning_effort: Annotated[str, Field(max_length=64)] | None = None
 
     @model_validator(mode="after")
     def _prefer_new_name(self) -> "ChatRequest":
@@ -79,33 +68,6 @@ class ChatRequest(SamplingFields):
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequestError("top_logprobs needs logprobs to be true.", param="top_logprobs")
         return (self.top_logprobs or self.logprobs) if self.logprobs else None
-
-    @property
-    def render_options(self) -> RenderOptions:
-        if self.continue_final_message and self.add_generation_prompt:
-            raise InvalidRequestError(
-                "continue_final_message and add_generation_prompt exclude each other.", param="continue_final_message"
-            )
-        variables = self.chat_template_kwargs or {}
-        if self.reasoning_effort is not None:
-            variables = {"reasoning_effort": self.reasoning_effort} | variables
-        prompted = self.add_generation_prompt is not False and not self.continue_final_message
-        return RenderOptions(prompted, self.continue_final_message, variables)
-
-
-class TopLogprob(BaseModel):
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(TopLogprob):
-    top_logprobs: list[TopLogprob]
-
-
-class ChoiceLogprobs(BaseModel):
-    content: list[TokenLogprob]
-    refusal: None = None
 
 
 class AssistantMessage(BaseModel):
@@ -139,50 +101,50 @@ class ChatCompletion(BaseModel):
 @router.post("/v1/chat/completions", response_model=ChatCompletion, summary="Answer a conversation")
 async def chat_completions(body: ChatRequest, context: Context) -> Any:
     """OpenAI's chat completions. With `stream` the answer is server-sent events that end with `[DONE]`."""
-    _ignore_unused_effort(context.admission.service, body)
-    service, created = context.accept(body), int(time.time())
-    n, logprobs = body.n or 1, body.num_logprobs
-    unlimited = unlimited_max_tokens(service, n, logprobs)
-    sampling = body.sampling_params(
-        service, max_tokens=unlimited, unlimited=unlimited, defaults=service.defaults, logprobs=logprobs
-    )
-    sampling = with_prompt_logprobs(sampling, body.prompt_logprobs, stream=bool(body.stream))
-    prompt = await _prompt(service, body)
+    _ignore_unused_variables(context.admission.service, body)
+    service, n = context.accept(body), body.n or 1
+    prompt, sampling = await _prompt(service, body), _sampling(service, body)
     check_total_logprobs(service, [prompt], n, sampling)
     generations = context.admission.start([prompt], sampling, body.text_options, n)
-    answer_id, model = f"chatcmpl-{context.admission.request_id}", body.model or service.model_id
+    head = ChunkHead(
+        f"chatcmpl-{context.admission.request_id}",
+        "chat.completion.chunk",
+        int(time.time()),
+        body.model or service.model_id,
+    )
+    extras = _extras(body, prompt)
     if body.stream:
-        chunks = ChunkFactory(
-            answer_id,
-            "chat.completion.chunk",
-            created,
-            model,
-            body.stream_options,
-            generations,
-            n,
-            _extras(body, prompt),
-        )
-        return context.stream(_events(chunks, body))
+        return context.stream(_events(ChunkFactory(head, body.stream_options, generations, n, extras), body))
     results = await context.until_disconnect(all_results(generations))
     return ChatCompletion(
-        id=answer_id,
-        created=created,
-        model=model,
+        id=head.id,
+        created=head.created,
+        model=head.model,
         choices=[_choice(index, result, body) for index, result in enumerate(results)],
         usage=usage_of(generations, n),
         prompt_logprobs=prompt_logprobs(prompt, results[0], body.prompt_logprobs),
-        **_extras(body, prompt),
+        **extras,
     )
 
 
-def _ignore_unused_effort(service: GenerationService, body: ChatRequest) -> None:
-    if body.reasoning_effort not in (None, "none") and not service.template_uses("reasoning_effort"):
-        body.ignore("reasoning_effort")
+def _sampling(service: GenerationService, body: ChatRequest) -> SamplingParams:
+    unlimited = unlimited_max_tokens(service, body.n or 1, body.num_logprobs)
+    sampling = body.sampling_params(
+        service, max_tokens=unlimited, unlimited=unlimited, defaults=service.defaults, logprobs=body.num_logprobs
+    )
+    return with_prompt_logprobs(sampling, body.prompt_logprobs, stream=bool(body.stream))
+
+
+def _ignore_unused_variables(service: GenerationService, body: ChatRequest) -> None:
+    """Name what the client asks of the chat template, if the template does not know it."""
+    asked = {"reasoning_effort": body.reasoning_effort not in (None, "none"), "enable_thinking": body.enable_thinking}
+    for name, wanted in asked.items():
+        if wanted and not service.template_uses(name):
+            body.ignore(name)
 
 
 async def _prompt(service: GenerationService, body: ChatRequest) -> Prompt:
-    messages = service.prompts.chat(template_messages(body.messages))
-    prompt = await service.chat_prompt(messages, body.render_options)
+    prompt = await body.chat_prompt(service)
     if body.prompt_logprobs is not None:
         prompt = prompt.without_boundaries()  # scoring starts at the last boundary
     return truncated(prompt, body.truncate_prompt_tokens, service)
@@ -212,7 +174,7 @@ async def _events(chunks: ChunkFactory, body: ChatRequest) -> Events:
 def _chunk_choice(
     index: int, delta: Event, logprobs: Sequence[DecodedLogprobs] = (), finish_reason: str | None = None
 ) -> Event:
-    shown = _choice_logprobs(logprobs).model_dump() if logprobs else None
+    shown = chat_logprobs(logprobs).model_dump() if logprobs else None
     return {"index": index, "delta": delta, "logprobs": shown, "finish_reason": finish_reason}
 
 
@@ -220,19 +182,7 @@ def _choice(index: int, result: GenerationResult, body: ChatRequest) -> Choice:
     return Choice(
         index=index,
         message=AssistantMessage(content=result.text),
-        logprobs=_choice_logprobs(limited(result.logprobs, body.num_logprobs)) if body.logprobs else None,
+        logprobs=chat_logprobs(limited(result.logprobs, body.num_logprobs)) if body.logprobs else None,
         finish_reason=result.finish_reason,
         token_ids=list(result.token_ids) if body.return_token_ids else None,
     )
-
-
-def _choice_logprobs(logprobs: Sequence[DecodedLogprobs]) -> ChoiceLogprobs:
-    return ChoiceLogprobs(content=[_token_logprob(entry) for entry in logprobs])
-
-
-def _token_logprob(entry: DecodedLogprobs) -> TokenLogprob:
-    chosen, *top = (
-        {"token": token.text, "logprob": token.logprob, "bytes": list(token.data)}
-        for token in (entry.chosen, *entry.top)
-    )
-    return TokenLogprob.model_validate({**chosen, "top_logprobs": top})

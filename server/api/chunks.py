@@ -17,18 +17,28 @@ class StreamOptions(WithExtras):
     include_obfuscation: bool | None = None
 
 
-@dataclass(slots=True)
-class ChunkFactory:
-    """What all chunks of a stream share.
-
-    Where usage is wanted, each chunk has the field, and a chunk without choices ends the stream. `extras` are further
-    fields of the first chunk.
-    """
+@dataclass(frozen=True, slots=True)
+class ChunkHead:
+    """The fields that all chunks of a stream share. `created` is in seconds since 1970."""
 
     id: str
     object: str
     created: int
     model: str
+
+    def fields(self) -> Event:
+        return {"id": self.id, "object": self.object, "created": self.created, "model": self.model}
+
+
+@dataclass(slots=True)
+class ChunkFactory:
+    """Makes the chunks of a stream.
+
+    If usage is wanted, each chunk has the field, and a chunk without choices ends the stream. `extras` are further
+    fields of the first chunk.
+    """
+
+    head: ChunkHead
     options: StreamOptions | None
     generations: Sequence[RunningGeneration]
     n: int
@@ -36,17 +46,14 @@ class ChunkFactory:
 
     def of(self, *choices: Event) -> Event:
         extras, self.extras = self.extras, {}
-        return {**self._head(), "choices": list(choices), **self._usage(), **extras}
+        return {**self.head.fields(), "choices": list(choices), **self._usage(), **extras}
 
     def last(self) -> Event:
-        return {**self._head(), "choices": [], "usage": self._counts()}
+        return {**self.head.fields(), "choices": [], "usage": self._counts()}
 
     @property
     def with_usage(self) -> bool:
         return self.options is not None and bool(self.options.include_usage)
-
-    def _head(self) -> Event:
-        return {"id": self.id, "object": self.object, "created": self.created, "model": self.model}
 
     def _usage(self) -> Event:
         if self.options is not None and self.options.continuous_usage_stats:

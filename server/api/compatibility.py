@@ -13,6 +13,7 @@ A field that an endpoint has itself is not looked up here. A field that nobody k
 the server was started with ROUTELM_STRICT=true.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,6 +45,15 @@ class ForeignField:
         if self.always_neutral:
             return "neutral"
         return "alias" if self.alias_of else "refused" if self.refusal else "hint"
+
+    @property
+    def otherwise(self) -> str:
+        """What becomes of values that are not neutral, in words."""
+        if self.always_neutral:
+            return "dropped in silence"
+        if self.alias_of:
+            return f"renamed to `{self.alias_of}`"
+        return f"refused: {self.refusal}" if self.refusal else "ignored with a warning"
 
     def is_neutral(self, value: Any, body: Body) -> bool:
         return self.always_neutral or any(_same(value, each) for each in self.neutral) or self.asks_nothing(value, body)
@@ -113,6 +123,12 @@ _TABLE: tuple[ForeignField, ...] = (
     *_refused("vLLM", _NO_SEARCH, use_beam_search=(False,), num_beams=(1,)),
     *_refused("vLLM", "chat templates come from the checkpoint; leave it out", chat_template=("",), documents=([],)),
     *_refused("vLLM", "leave it out", logits_processors=([],), return_tokens_as_token_ids=(False,), cache_salt=("",)),
+    *_refused("vLLM", "not served at this endpoint; leave it out, or use logit_bias", bad_words=([],),
+              allowed_token_ids=([],)),
+    *_refused("vLLM", "not served at this endpoint; leave it out", prompt_logprobs=(), truncate_prompt_tokens=(),
+              return_token_ids=(False,), continue_final_message=(False,), add_generation_prompt=(True,),
+              chat_template_kwargs=({},)),
+    *_hints("vLLM", "add_special_tokens", "skip_special_tokens", "include_stop_str_in_output", neutral=(True, False)),
     *_refused("vLLM", "a chat is not echoed here; leave it out, or use /v1/completions", echo=(False,)),
     *_aliases("TGI", "max_tokens", "max_new_tokens"),
     *_aliases("TGI", "stop", "stop_sequences", "stopping_strings"),
@@ -124,6 +140,9 @@ _TABLE: tuple[ForeignField, ...] = (
     *_hints("llama.cpp", "n_probs", "n_keep", "n_indent", "min_keep", "repeat_last_n", neutral=(0,)),
     *_hints("llama.cpp", "penalize_nl", "samplers", "logit_bias_exp", neutral=(False, [])),
     *_aliases("llama.cpp", "max_tokens", "n_predict"),
+    *_aliases("llama.cpp", "prompt", "content"),  # of /tokenize
+    *_aliases("llama.cpp", "add_special_tokens", "add_special"),
+    *_aliases("llama.cpp", "return_token_strs", "with_pieces"),
     *_aliases("llama.cpp", "repetition_penalty", "repeat_penalty"),
     *_refused("llama.cpp", _NO_GRAMMARS, grammar=("",), json_schema=({}, ""), grammar_lazy=(False,)),
     *_refused("llama.cpp", _NO_SAMPLER, typical_p=(1,), typ_p=(1,), tfs_z=(1,), mirostat=(0,), dynatemp_range=(0,),
@@ -206,7 +225,17 @@ def translate_fields(body: Body, own: Iterable[str], required: Iterable[str]) ->
 def warnings_of(hints: Iterable[str]) -> list[str]:
     """A sentence for each ignored field, and one for the rest if there are many."""
     names = list(hints)
-    found = [f"{name[:64]}: ignored, this server has no such field." for name in names[:MAX_NAMED_FIELDS]]
+    found = [f"{name[:64]}: ignored, it has no effect here." for name in names[:MAX_NAMED_FIELDS]]
     if len(names) > MAX_NAMED_FIELDS:
         found.append(f"{len(names) - MAX_NAMED_FIELDS} more fields were ignored.")
     return found
+
+
+def markdown() -> str:
+    """The table as a document, see docs/fields.md."""
+    rows = [f"| `{field.name}` | {field.servers} | {_values(field)} | {field.otherwise} |" for field in _TABLE]
+    return "\n".join(["| field | of | asks for nothing | otherwise |", "|---|---|---|---|", *rows]) + "\n"
+
+
+def _values(field: ForeignField) -> str:
+    return ", ".join(["`null`", *(f"`{json.dumps(value)}`" for value in field.neutral)])

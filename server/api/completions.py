@@ -8,15 +8,22 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from server.api.chunks import ChunkFactory, StreamOptions
-from server.api.completion_logprobs import CompletionLogprobs, LogprobColumns, joined
+from server.api.chunks import ChunkFactory, ChunkHead, StreamOptions
 from server.api.dependencies import Context
-from server.api.prompt_logprobs import PromptLogprobs, prompt_logprobs, with_prompt_logprobs
+from server.api.logprobs import (
+    CompletionLogprobs,
+    LogprobColumns,
+    PromptLogprobs,
+    joined,
+    prompt_logprobs,
+    with_prompt_logprobs,
+)
 from server.api.prompts import PromptField, PromptFields, read_prompts
 from server.api.request_model import ModelName
 from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of
 from server.api.sampling import Choices, LogprobsField, NumLogprobs, SamplingFields, TokenLimit, check_total_logprobs
 from server.api.sse import Event, Events
+from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
 from server.generation.logprobs import limited
 from server.generation.prompt import Prompt
@@ -85,10 +92,32 @@ class Completion(BaseModel):
 @router.post("/v1/completions", response_model=Completion, summary="Continue plain text")
 async def completions(body: CompletionRequest, context: Context) -> Any:
     """OpenAI's completions. `prompt` is a text, a list of texts, token ids, or a list of lists of token ids."""
-    service, n, created = context.accept(body), body.num_choices, int(time.time())
+    service, n = context.accept(body), body.num_choices
     _check_length(body)
     prompts = await read_prompts(service, body.prompt, body)
     _check_count(prompts, n)
+    sampling = _sampling(service, body)
+    check_total_logprobs(service, prompts, n, sampling)
+    generations = context.admission.start(prompts, sampling, body.text_options, n)
+    choices = [ChoiceBuilder(service, body, index, prompts[index // n]) for index in range(len(generations))]
+    head = ChunkHead(
+        f"cmpl-{context.admission.request_id}", "text_completion", int(time.time()), body.model or service.model_id
+    )
+    if body.stream:
+        extras = {"warnings": warnings} if (warnings := body.warnings) else {}
+        return context.stream(_events(ChunkFactory(head, body.stream_options, generations, n, extras), choices))
+    results = await context.until_disconnect(all_results(generations))
+    return Completion(
+        id=head.id,
+        created=head.created,
+        model=head.model,
+        choices=[choice.whole(result) for choice, result in zip(choices, results, strict=True)],
+        usage=usage_of(generations, n),
+        warnings=body.warnings,
+    )
+
+
+def _sampling(service: GenerationService, body: CompletionRequest) -> SamplingParams:
     sampling = body.sampling_params(
         service,
         max_tokens=DEFAULT_MAX_TOKENS,
@@ -96,24 +125,7 @@ async def completions(body: CompletionRequest, context: Context) -> Any:
         logprobs=body.num_logprobs,
         prompt_logprobs=body.scores_prompt,
     )
-    sampling = with_prompt_logprobs(sampling, body.prompt_logprobs, stream=bool(body.stream))
-    check_total_logprobs(service, prompts, n, sampling)
-    generations = context.admission.start(prompts, sampling, body.text_options, n)
-    choices = [ChoiceBuilder(service, body, index, prompts[index // n]) for index in range(len(generations))]
-    answer_id, model = f"cmpl-{context.admission.request_id}", body.model or service.model_id
-    if body.stream:
-        extras = {"warnings": warnings} if (warnings := body.warnings) else {}
-        chunks = ChunkFactory(answer_id, "text_completion", created, model, body.stream_options, generations, n, extras)
-        return context.stream(_events(chunks, choices))
-    results = await context.until_disconnect(all_results(generations))
-    return Completion(
-        id=answer_id,
-        created=created,
-        model=model,
-        choices=[choice.whole(result) for choice, result in zip(choices, results, strict=True)],
-        usage=usage_of(generations, n),
-        warnings=body.warnings,
-    )
+    return with_prompt_logprobs(sampling, body.prompt_logprobs, stream=bool(body.stream))
 
 
 def _check_length(body: CompletionRequest) -> None:

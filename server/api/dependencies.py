@@ -1,16 +1,17 @@
 """What FastAPI gives to endpoints: the service, and the context of one request."""
 
+import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request, Response
 
 from server.api.compatibility import MAX_NAMED_FIELDS
-from server.api.disconnect import until_disconnect
 from server.api.request_model import RequestBody
 from server.api.sse import Events, EventStream
 from server.api.validation_errors import FieldError, in_one_answer
+from server.errors import ClientGoneError
 from server.generation.admission import Admission
 from server.generation.service import GenerationService
 
@@ -34,6 +35,7 @@ class RequestContext:
     request: Request
     response: Response
     admission: Admission
+    tasks: list[asyncio.Task[Any]] = field(default_factory=list)  # cancelled when the request ends
 
     def accept(self, body: RequestBody) -> GenerationService:
         """Return the service, if it has the model that the body asks for. Names ignored fields in a header.
@@ -51,7 +53,31 @@ class RequestContext:
 
     async def until_disconnect(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Await `work`; cancel it and raise ClientGoneError when the client closes the connection."""
-        return await until_disconnect(self.request, work)
+        task = asyncio.create_task(work)
+        watcher = asyncio.create_task(_disconnected(self.request))
+        try:
+            await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+            raise ClientGoneError
+        finally:
+            task.cancel()
+            watcher.cancel()
+            await asyncio.gather(task, watcher, return_exceptions=True)
+
+    async def until_begun(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        """Run `work` in a task; return when its first generation was accepted, or when it is done.
+
+        A stream can start then, while the sub-generations of a task still run: the client gets its headers and comments
+        that keep the connection open. Raises what `work` raises before that, which has a status of its own.
+        """
+        task = asyncio.create_task(work)
+        begun = asyncio.create_task(self.admission.has_begun.wait())
+        self.tasks.extend((task, begun))
+        await self.until_disconnect(_first_completed(task, begun))
+        if task.done():
+            task.result()
+        return task
 
     def stream(self, events: Events) -> EventStream:
         """An answer that sends `events`, with the headers that were set so far."""
@@ -65,7 +91,12 @@ async def get_context(request: Request, response: Response, service: Service) ->
     of a generator that was returned does not.
     """
     with Admission(service, request.scope["request_id"]) as admission:
-        yield RequestContext(request, response, admission)
+        context = RequestContext(request, response, admission)
+        try:
+            yield context
+        finally:
+            for task in context.tasks:
+                task.cancel()
 
 
 Context = Annotated[RequestContext, Depends(get_context)]
@@ -76,3 +107,12 @@ def _header_value(names: tuple[str, ...]) -> str:
     return ", ".join(
         "".join(c if (c.isalnum() and c.isascii()) or c in "_-." else "?" for c in name[:64]) for name in names
     )
+
+
+async def _first_completed(*tasks: asyncio.Task[Any]) -> None:
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -8,14 +8,14 @@ from pydantic import BaseModel
 from server.api.dependencies import Context
 from server.api.request_model import Text
 from server.api.response_model import UsageInfo, Warnings, usage_of
-from server.api.tasks import GREEDY, TaskFields, task_events
+from server.api.tasks import TaskFields, task_events
 
 router = APIRouter(prefix="/v1", tags=["Tasks"])
 
 DEFAULT_MAX_TOKENS = 256
 
 
-class GenerateRequest(TaskFields):
+class TextGenerationRequest(TaskFields):
     prompt: Text
 
 
@@ -30,14 +30,14 @@ class GenerateResponse(BaseModel):
 
 
 @router.post("/generate", response_model=GenerateResponse, summary="Continue a text")
-async def generate(body: GenerateRequest, context: Context) -> Any:
-    """Continue plain text, without a chat template. The likeliest text by default; raise `temperature` for variety.
+async def generate(body: TextGenerationRequest, context: Context) -> Any:
+    """Continue plain text, without a chat template, sampled as the checkpoint's generation_config.json says.
 
     With `stream`: events `{"object": "generation.chunk", "id", "index": 0, "delta"}`, then one `{"object":
     "generation.done", "id", "model", "finish_reason", "usage"}`, then `[DONE]`.
     """
     service, answer_id = context.accept(body), f"gen-{context.admission.request_id}"
-    sampling = body.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, defaults=GREEDY)
+    sampling = body.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, defaults=service.defaults)
     prompt = await service.text_prompt(body.prompt)
     [generation] = context.admission.start([prompt], sampling, body.text_options)
     if body.stream:

@@ -1,4 +1,4 @@
-"""GET (or HEAD) /health/live and /health/ready: is the process alive, and should it get requests now?"""
+"""GET (or HEAD) /health/live and /health/ready: is the process alive, and should it get requests?"""
 
 from typing import Any
 
@@ -17,15 +17,15 @@ class Health(BaseModel):
     status: str
 
 
-UNHEALTHY: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Not well, or on its way out."}}
+UNHEALTHY: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "Unhealthy or draining."}}
 
 
 @router.head("/live", include_in_schema=False)
 @router.get("/live", summary="Liveness", responses=UNHEALTHY)
 async def live(response: Response, service: Service) -> Health:
-    """200 as long as the process answers and its engine works. Failing it means: restart.
+    """200 as long as the process answers and its engine works; otherwise it has to be restarted.
 
-    An engine that fails step after step gets no requests any more, being not ready, so nothing but a restart heals it.
+    An engine whose steps keep failing is not ready, so it gets no requests and cannot recover without a restart.
     """
     healthy = service.engine.stats().healthy
     response.status_code = 200 if healthy else 503

@@ -3,11 +3,15 @@
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
+from model.text.chat_template import RenderOptions
 from model.text.task_prompts import Message
 from server.api.request_model import FirstErrorOnly, RequestModel, Text
+from server.errors import InvalidRequestError
+from server.generation.prompt import Prompt
+from server.generation.service import GenerationService
 
 _NO_TOOLS = "tools are not served here: leave out their calls and results"
 
@@ -34,6 +38,9 @@ def _only(message: str, *harmless: object) -> AfterValidator:
             raise PydanticCustomError("unsupported_parameter", message)
 
     return AfterValidator(check)
+
+
+_REFUSED = Field(description="Refused unless null or empty.")
 
 
 class WithExtras(RequestModel):
@@ -65,16 +72,23 @@ class ChatMessage(WithExtras):
     """One turn. `content` is a string or a list of text parts; that of an assistant may be null."""
 
     role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_served_role)]
-    content: Content = Field(default=None, validate_default=True)
-    name: Any = None
-    refusal: Annotated[Any, _only("refusals are not rendered here: send the text as content")] = None
-    audio: Annotated[Any, _only("sound is not served here: send text")] = None
-    images: Annotated[Any, _only("images are not served here: send text", [])] = None
-    annotations: Any = None
-    tool_calls: Annotated[Any, _only(_NO_TOOLS, [])] = None
-    function_call: Annotated[Any, _only(_NO_TOOLS)] = None
+    content: Content = Field(
+        default=None,
+        validate_default=True,
+        description="A string or a list of text parts; may be null for an assistant.",
+    )
+    name: Annotated[Any, Field(description="Ignored.")] = None
+    refusal: Annotated[Any, _only("refusals are not rendered here: send the text as content"), _REFUSED] = None
+    audio: Annotated[Any, _only("sound is not served here: send text"), _REFUSED] = None
+    images: Annotated[Any, _only("images are not served here: send text", []), _REFUSED] = None
+    annotations: Annotated[Any, Field(description="Ignored.")] = None
+    tool_calls: Annotated[Any, _only(_NO_TOOLS, []), _REFUSED] = None
+    function_call: Annotated[Any, _only(_NO_TOOLS), _REFUSED] = None
 
 
+TemplateVariables = Annotated[
+    dict[str, Any], Field(max_length=64, description="Variables of the chat template, such as enable_thinking.")
+]
 Messages = Annotated[list[ChatMessage], FirstErrorOnly, Field(min_length=1, max_length=1024)]
 
 
@@ -95,3 +109,32 @@ def ignored_message_fields(messages: Sequence[ChatMessage]) -> Iterator[str]:
         yield from message.ignored_fields(f"messages.{index}")
         for number, part in enumerate(message.content):
             yield from part.ignored_fields(f"messages.{index}.content.{number}")
+
+
+class ChatFields(BaseModel):
+    """A conversation and how it is rendered."""
+
+    messages: Messages | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: Annotated[
+        bool, Field(description="The answer goes on with the last message, which is an assistant's.")
+    ] = False
+    chat_template_kwargs: TemplateVariables | None = None
+    reasoning_effort: Annotated[str, Field(max_length=64, description="A variable of the chat template.")] | None = None
+    enable_thinking: Annotated[bool, Field(description="A variable of the chat template.")] | None = None
+
+    async def chat_prompt(self, service: GenerationService) -> Prompt:
+        """Raises InvalidRequestError for what the chat template refuses."""
+        messages = service.prompts.chat(template_messages(self.messages or ()))
+        return await service.chat_prompt(messages, self._render_options())
+
+    def _render_options(self) -> RenderOptions:
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidRequestError(
+                "continue_final_message and add_generation_prompt exclude each other.", param="continue_final_message"
+            )
+        named = {"reasoning_effort": self.reasoning_effort, "enable_thinking": self.enable_thinking}
+        given = {name: value for name, value in named.items() if value is not None}
+        variables = given | (self.chat_template_kwargs or {})
+        prompted = self.add_generation_prompt is not False and not self.continue_final_message
+        return RenderOptions(prompted, self.continue_final_message, variables)

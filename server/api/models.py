@@ -1,4 +1,4 @@
-"""GET /v1/models: the one model that is served."""
+"""GET /v1/models: the one model that is served, under each of its names."""
 
 from typing import Literal
 
@@ -13,10 +13,10 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 
 class ModelCard(BaseModel):
-    """`native_tasks`: what the model was trained for with prompts of its own; other tasks are asked for in plain words.
+    """`native_tasks`: the tasks the model was trained for with task tags; others are asked for in plain English.
 
-    `translation_pairs`: the directions it learnt, such as "en-de"; null where that is not known.
-    `warnings`: the tasks it was measured to be no good at.
+    `translation_pairs`: the directions it learnt, such as "en-de"; null if that is not known.
+    `warnings`: the tasks at which it was measured to be worse than a trivial baseline.
     """
 
     id: str
@@ -34,23 +34,25 @@ class ModelList(BaseModel):
     data: list[ModelCard]
 
 
+@router.head("/models", include_in_schema=False)
 @router.get("/models", summary="List the models")
 async def list_models(service: Service) -> ModelList:
-    """The served model and how many tokens its context holds."""
-    return ModelList(data=[_card(service)])
+    """The served model and how many tokens its context holds. A model with several names is listed with each."""
+    return ModelList(data=[_card(service, name) for name in service.served_names])
 
 
+@router.head("/models/{model_id:path}", include_in_schema=False)
 @router.get("/models/{model_id:path}", summary="Describe a model", responses=errors(404))
 async def get_model(model_id: str, service: Service) -> ModelCard:
     """The same for one model; 404 for a model that is not served."""
     service.check_model(model_id)
-    return _card(service)
+    return _card(service, model_id)
 
 
-def _card(service: GenerationService) -> ModelCard:
+def _card(service: GenerationService, name: str) -> ModelCard:
     pairs = service.prompts.translation_pairs
     return ModelCard(
-        id=service.model_id,
+        id=name,
         created=service.created,
         max_model_len=service.max_model_len,
         native_tasks=list(service.prompts.native_tasks),

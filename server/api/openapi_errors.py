@@ -1,4 +1,4 @@
-"""What /openapi.json says of errors and of the API key, once for all endpoints."""
+"""The errors and the API key in /openapi.json, declared once for all endpoints."""
 
 from typing import Any
 
@@ -32,19 +32,20 @@ class ErrorAnswer(BaseModel):
 _MEANINGS: dict[int | str, str] = {
     400: "A value cannot be used, or the prompt is too long.",
     401: "The API key is missing or wrong.",
-    404: "There is no such model here.",
+    404: "The model is not served here.",
     413: "The body is larger than the server reads.",
+    415: "The body is compressed.",
     429: "The queue is full.",
     500: "The server failed.",
     503: "The server is stopping.",
     "default": "Another error, in the same shape.",
 }
-_OF_POSTS = (400, 404, 413, 429, 500, 503)
+_OF_POSTS = (400, 404, 413, 415, 429, 500, 503)
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
 
 
 def errors(*statuses: int | str) -> Responses:
-    """For `responses=` of a route or a router. `default` stands for the rest, and for FastAPI's own 422."""
+    """For `responses=` of a route or a router. `default` stands for all others, also for FastAPI's own 422."""
     answers: Responses = {status: {"model": ErrorAnswer, "description": _MEANINGS[status]} for status in statuses}
     for status in (429, 503):
         if status in answers:
@@ -53,7 +54,7 @@ def errors(*statuses: int | str) -> Responses:
 
 
 def router_options(router: APIRouter) -> dict[str, Any]:
-    """What `include_router` is told of a router: the errors that its routes share, and the key. Health has neither."""
+    """Arguments of `include_router`: the errors that the routes share, and the API key. Health routes have neither."""
     routes = [route for route in router.routes if isinstance(route, APIRoute)]
     if all(route.path in HEALTH_PATHS for route in routes):
         return {}

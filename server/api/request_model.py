@@ -1,6 +1,6 @@
 """What every request body shares: strict types, bounds, and how fields that are not ours are treated."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -15,6 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from model.text.special_tokens import LANGUAGES
 from server.api.compatibility import translate_fields, warnings_of
 from server.api.validation_errors import FieldError, field_errors, in_one_answer
 
@@ -30,7 +31,23 @@ def _not_blank(text: str) -> str:
 
 
 NonBlankText = Annotated[Text, AfterValidator(_not_blank)]
-Language = Literal["en", "zh", "de", "fr"]
+
+
+def _known_language(language: str) -> str:
+    if language not in LANGUAGES:
+        raise PydanticCustomError("unknown_language", "give one of {known}", {"known": ", ".join(LANGUAGES)})
+    return language
+
+
+def _known_language_or_auto(language: str) -> str:
+    return language if language == AUTO else _known_language(language)
+
+
+AUTO = "auto"  # the language of the text itself
+Language = Annotated[str, AfterValidator(_known_language), Field(json_schema_extra={"enum": [*LANGUAGES]})]
+LanguageOrAuto = Annotated[
+    str, AfterValidator(_known_language_or_auto), Field(json_schema_extra={"enum": [AUTO, *LANGUAGES]})
+]
 ModelName = Annotated[str, Field(max_length=256, description="Optional: this server has one model.")]
 
 

@@ -27,7 +27,7 @@ class PromptTokensDetails(BaseModel):
 
 
 class UsageInfo(BaseModel):
-    """`cached_tokens` of the prompt tokens were found in the prefix cache and not computed again."""
+    """`cached_tokens` of the prompt tokens were found in the prefix cache, so they were not computed."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -36,7 +36,7 @@ class UsageInfo(BaseModel):
 
 
 def usage_of(generations: Sequence[RunningGeneration], n: int = 1) -> UsageInfo:
-    """Sum over generations; a prompt with `n` choices counts once, as its first choice found it."""
+    """Sum over generations. A prompt with `n` choices counts once, with the cached tokens of its first choice."""
     usages = [generation.usage for generation in generations]
     prompt_tokens = sum(usage.prompt_tokens for usage in usages[::n])
     completion_tokens = sum(usage.completion_tokens for usage in usages)

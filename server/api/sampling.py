@@ -20,6 +20,7 @@ MAX_LOGPROBS = 20
 MAX_TOKENS = 1_000_000
 MAX_STOP_STRINGS = 64
 MAX_BIASES = 1024
+MAX_ALLOWED_TOKENS = 65_536
 UNLIMITED = -1  # of max_tokens: what the context holds
 RANDOM_SEED = -1
 USABLE_TOKENS = 4096  # an answer that is cut to less is refused instead
@@ -51,38 +52,46 @@ LogprobsField = Annotated[
     Annotated[bool, Tag("[boolean]")] | Annotated[NumLogprobs, Tag("[number]")],
     Discriminator(lambda value: "[boolean]" if isinstance(value, bool) else "[number]"),
 ]
+BadWord = Annotated[str, Field(min_length=1, max_length=256)]
 StopString = Annotated[str, Field(max_length=256)]
 StopStrings = Annotated[
     list[StopString],
     FirstErrorOnly,
-    Field(max_length=MAX_STOP_STRINGS),
+    Field(max_length=MAX_STOP_STRINGS, description="A string or a list of strings; empty ones do not count."),
     BeforeValidator(_without_empty_strings),
     OneAsList,
 ]
 TokenId = Annotated[int, Field(ge=0, le=10_000_000)]
 TokenIdText = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,8}$")]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+LogitBias = Annotated[
+    dict[TokenIdText, Bias],
+    Field(max_length=MAX_BIASES, description="By token id: what is added to its logit, -100 to 100."),
+    BeforeValidator(_few_biases),
+]
 
 
 class SamplingFields(RequestBody):
     """How to choose each next token. Null stands for the default."""
 
     max_tokens: MaxTokens | None = None
-    temperature: Annotated[float, Field(ge=0, le=5)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=5, description="0: the likeliest token.")] | None = None
     top_p: Annotated[float, Field(ge=0, le=1, description="0: the likeliest token.")] | None = None
     top_k: Annotated[int, Field(ge=-1, le=10_000_000, description="0 or -1: no limit."), WholeNumber] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1, description="Relative to the likeliest token.")] | None = None
+    repetition_penalty: (
+        Annotated[float, Field(ge=0.01, le=10, description="1: none. Counts the prompt too.")] | None
+    ) = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    logit_bias: (
-        Annotated[dict[TokenIdText, Bias], Field(max_length=MAX_BIASES), BeforeValidator(_few_biases)] | None
-    ) = None
+    logit_bias: LogitBias | None = None
     stop: StopStrings | None = None
-    include_stop_str_in_output: bool = False
+    include_stop_str_in_output: Annotated[bool, Field(description="true: the text ends with the stop string.")] = False
     stop_token_ids: Annotated[list[TokenId], FirstErrorOnly, Field(max_length=64)] | None = None
     min_tokens: Annotated[int, Field(ge=0, le=MAX_TOKENS), WholeNumber] | None = None
-    ignore_eos: bool = False
+    allowed_token_ids: Annotated[list[TokenId], FirstErrorOnly, Field(max_length=MAX_ALLOWED_TOKENS)] | None = None
+    bad_words: Annotated[list[BadWord], FirstErrorOnly, Field(max_length=64)] | None = None
+    ignore_eos: Annotated[bool, Field(description="true: only max_tokens and stop end the text.")] = False
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63, description="-1: a random one."), WholeNumber] | None = None
     skip_special_tokens: Annotated[bool, Field(description="false: special tokens are written into the text.")] = True
 
@@ -106,30 +115,40 @@ class SamplingFields(RequestBody):
         `unlimited` stands for a max_tokens of -1: by default the length of the context. Raises InvalidRequestError if
         fields contradict each other or name ids outside the vocabulary.
         """
-        if self.max_tokens is not None:
-            max_tokens = self.max_tokens
+        max_tokens = max_tokens if self.max_tokens is None else self.max_tokens
         if max_tokens == UNLIMITED:
             max_tokens = unlimited or service.max_model_len
-        logit_bias = {int(token_id): bias for token_id, bias in (self.logit_bias or {}).items()}
-        stop_token_ids = self.stop_token_ids or []
         self._check_min_tokens(max_tokens)
-        service.check_token_ids(list(logit_bias), "logit_bias")
-        service.check_token_ids(stop_token_ids, "stop_token_ids")
-        given = {field.name: value for field in fields(defaults) if (value := getattr(self, field.name)) is not None}
-        if given.get("top_p") == 0:  # the smallest set of tokens that has any probability at all
-            given |= {"top_p": 1.0, "top_k": 1}
+        self._check_token_ids(service)
         return replace(
-            replace(defaults, **given).sampling(max_tokens),
+            self._over(defaults).sampling(max_tokens),
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=frequency_penalty if self.frequency_penalty is None else self.frequency_penalty,
-            logit_bias=tuple(logit_bias.items()),
-            stop_token_ids=frozenset(stop_token_ids),
+            logit_bias=tuple(self._biases().items()),
+            allowed_token_ids=tuple(dict.fromkeys(self.allowed_token_ids or ())),
+            bad_words=service.word_token_ids(self.bad_words or ()),
+            stop_token_ids=frozenset(self.stop_token_ids or ()),
             min_tokens=self.min_tokens or 0,
             ignore_eos=self.ignore_eos,
-            seed=None if self.seed in (None, RANDOM_SEED) else self.seed & (2**63 - 1),
+            seed=None if self.seed is None or self.seed == RANDOM_SEED else self.seed & (2**63 - 1),
             logprobs=logprobs,
             prompt_logprobs=prompt_logprobs,
         )
+
+    def _over(self, defaults: GenerationDefaults) -> GenerationDefaults:
+        """The defaults with the request's own values."""
+        given = {field.name: value for field in fields(defaults) if (value := getattr(self, field.name)) is not None}
+        if given.get("top_p") == 0:  # no token has that little; the engine takes the likeliest one by top_k
+            given |= {"top_p": 1.0, "top_k": 1}
+        return replace(defaults, **given)
+
+    def _biases(self) -> dict[int, float]:
+        return {int(token_id): bias for token_id, bias in (self.logit_bias or {}).items()}
+
+    def _check_token_ids(self, service: GenerationService) -> None:
+        service.check_token_ids(list(self._biases()), "logit_bias")
+        service.check_token_ids(self.stop_token_ids or [], "stop_token_ids")
+        service.check_token_ids(self.allowed_token_ids or [], "allowed_token_ids")
 
     def _check_min_tokens(self, max_tokens: int) -> None:
         if (self.min_tokens or 0) > max_tokens:

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from server.api.dependencies import Context
-from server.api.request_model import FirstErrorOnly, Language, NonBlankText, OneAsList
+from server.api.request_model import AUTO, FirstErrorOnly, Language, LanguageOrAuto, NonBlankText, OneAsList
 from server.api.response_model import UsageInfo, usage_of
 from server.api.sse import Event
 from server.api.tasks import GREEDY, TaskFields, task_events
@@ -25,12 +25,12 @@ DEFAULT_MAX_TOKENS = 512
 
 class TranslateRequest(TaskFields):
     text: Annotated[list[NonBlankText], FirstErrorOnly, Field(min_length=1, max_length=MAX_TEXTS), OneAsList]
-    source_lang: Language | Literal["auto"] = "auto"
+    source_lang: LanguageOrAuto = AUTO
     target_lang: Language
-    force: bool = Field(False, description="Translate between languages the model was not trained on, too.")
+    force: bool = Field(False, description="Also translate between languages that the model was not trained on.")
     beam_width: Annotated[int, Field(ge=1, le=MAX_BEAM_WIDTH)] | None = Field(
         None,
-        description="How many translations of a sentence are weighed side by side; 1: none but the likeliest words.",
+        description="Width of the beam search for the likeliest translation of a sentence; 1: greedy decoding.",
     )
 
     def params(self, service: GenerationService) -> TranslateParams:
@@ -38,7 +38,7 @@ class TranslateRequest(TaskFields):
             self.text,
             self.target_lang,
             self.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, defaults=GREEDY),
-            source_lang=None if self.source_lang == "auto" else self.source_lang,
+            source_lang=None if self.source_lang == AUTO else self.source_lang,
             beam_width=self.beam_width,
             force=self.force,
             options=self.text_options,
@@ -67,9 +67,9 @@ class TranslateResponse(BaseModel):
 async def translate(body: TranslateRequest, context: Context) -> Any:
     """Translate between English, Chinese, German and French, keeping lines and paragraphs.
 
-    A model that was trained on single sentences, as the bundled one was, is given a text sentence by sentence, and
-    searches for the best translation of each among several (`beam_width`); it then streams whole sentences. There
-    `max_tokens` is that of a sentence, and a `stop` string ends the text at the sentence it comes in.
+    A model that was trained on single sentences, such as the bundled one, translates a text sentence by sentence, with
+    a beam search for each (`beam_width`), and streams whole sentences. `max_tokens` then limits each sentence, and a
+    `stop` string ends the text in the sentence that has it.
 
     With `stream`: events `{"object": "translation.chunk", "id", "index", "delta"}`, where `index` counts the texts,
     then one `{"object": "translation.done", "id", "model", "translations": [{"source_lang", "detected",
@@ -80,7 +80,7 @@ async def translate(body: TranslateRequest, context: Context) -> Any:
     warnings = [*translation.warnings, *body.warnings]
 
     def details(reasons: Sequence[FinishReason]) -> list[Event]:
-        detected = body.source_lang == "auto"
+        detected = body.source_lang == AUTO
         return [
             {"source_lang": source, "detected": detected, "finish_reason": reason}
             for source, reason in zip(translation.source_langs, reasons, strict=True)

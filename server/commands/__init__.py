@@ -1,1 +1,1 @@
-"""The sub-commands of `routelm`, one file each. Nothing heavy is imported before a command runs."""
+"""The sub-commands of `routelm`, one file each. Heavy imports happen inside the commands, so that help is quick."""

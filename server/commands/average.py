@@ -1,4 +1,4 @@
-"""`routelm average`: one model from several."""
+"""`routelm average`: the mean of the weights of several models."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,11 +14,11 @@ def average(
         list[Path], typer.Argument(help="Two or more finished models; one that is named twice counts twice.")
     ],
 ) -> None:
-    """Write the mean of the weights of models that come from one another or from one run.
+    """Write the mean of the weights of related models: checkpoints of one run, or models trained from one another.
 
     routelm average runs/mean runs/first/model runs/second/model
 
-    Compare it with them before you use it:  routelm evaluate runs/mean --data DIR
+    Compare it with the originals before you use it:  routelm evaluate runs/mean --data DIR
     """
     from model.training.export import average as average_models
 

@@ -1,4 +1,4 @@
-"""`routelm chat`: a conversation in the terminal."""
+"""`routelm chat`: talk to a model in the terminal."""
 
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,17 +23,17 @@ def chat(
 ) -> None:
     """Talk to the model. Answers are shown as they are generated.
 
-    Asks a running server, or with --model loads the checkpoint itself:  routelm chat --model bundled
+    Uses a running server, or with --model loads the checkpoint itself:  routelm chat --model bundled
     """
     from server.commands.common.api_client import http_client, server_url
 
     options = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed}
     with server_url(url, model) as base_url, http_client(base_url) as client:
         typer.secho(HELP, dim=True)
-        Conversation(client, options, system).run()
+        ChatSession(client, options, system).run()
 
 
-class Conversation:
+class ChatSession:
     """The messages so far, and the loop that reads a line and prints an answer."""
 
     def __init__(self, client: "httpx.Client", options: dict[str, Any], system: str | None) -> None:

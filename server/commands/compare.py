@@ -19,7 +19,7 @@ app = typer.Typer(help="Compare routing algorithms by training each of them.", n
 
 @app.command("run")
 def run(
-    directory: Annotated[Path, typer.Argument(help="Directory of the study; an interrupted one in it goes on.")],
+    directory: Annotated[Path, typer.Argument(help="Directory of the study; an interrupted one in it is resumed.")],
     data: Annotated[
         Path | None, typer.Option(help="Directory of JSON Lines files, see docs/training.md. (default: made-up text)")
     ] = None,
@@ -35,7 +35,7 @@ def run(
         int | None, typer.Option(min=1, help="Micro-batches side by side. (default: a core each)")
     ] = None,
 ) -> None:
-    """Train and measure every routing algorithm on the same tokens. Stop and start it at will.
+    """Train and measure every routing algorithm on the same tokens. Can be interrupted at any time and resumed.
 
     The whole study:  routelm compare run runs/routing --data DIR
 
@@ -60,7 +60,7 @@ def run(
                 log=typer.echo,
             )
     except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
+        typer.echo("stopped; run the same command to resume from the last checkpoint", err=True)
         raise typer.Exit(130) from None
     table(directory)
 
@@ -74,7 +74,7 @@ def table(
     ] = None,
     into: Annotated[Path | None, typer.Option(help="Document whose marked table is replaced.")] = None,
 ) -> None:
-    """Make the table and the pictures again from the results of the runs that are finished."""
+    """Make the table and the plots from the results of all finished runs."""
     with _study_needed():
         from benchmarks.routing_study.document import publish
 

@@ -21,7 +21,7 @@ def generate(
 ) -> None:
     """Continue a text and print the continuation as it is generated.
 
-    Asks a running server, or with --model loads the checkpoint itself:  routelm generate --model bundled "Once upon"
+    Uses a running server, or with --model loads the checkpoint itself:  routelm generate --model bundled "Once upon"
     """
     from server.commands.common.api_client import AnswerError, http_client, server_url, stream_events
 

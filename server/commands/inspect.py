@@ -1,4 +1,4 @@
-"""`routelm inspect`: what a model is and whether it fits here, without loading it."""
+"""`routelm inspect`: describe a model and whether it fits here, without loading its weights."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,13 +14,13 @@ def inspect(
     model: Annotated[str, typer.Argument(help="Checkpoint directory, hub id (org/name), or `bundled`.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence, prompt and answer together.")] = 2048,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines: one JSON object, sizes in bytes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with sizes in bytes.")] = False,
 ) -> None:
-    """Tell family, layers, sizes, and how many sequences fit in this machine's memory, without loading the weights.
+    """Show family, layers, sizes, and how many sequences fit in this machine's memory, without loading the weights.
 
     routelm inspect bundled
 
-    Of a model on the hub only the settings are fetched:  routelm inspect org/name
+    For a model on the hub only its configuration is fetched:  routelm inspect org/name
     """
     with errors_in_one_line():
         from server.startup.inspect_model import inspect_model

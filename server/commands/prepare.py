@@ -1,4 +1,4 @@
-"""`routelm prepare`: text files to token arrays."""
+"""`routelm prepare`: encode text files into token arrays."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,9 +15,9 @@ def prepare(
         Path | None, typer.Option(help="Directory with a tokenizer.json. (default: the bundled model's)")
     ] = None,
 ) -> None:
-    """Encode texts for training, once: duplicates and rows that also stand in the validation files are dropped.
+    """Encode texts for training. Drops duplicates, and rows that also occur in the validation files.
 
-    `routelm train` does this by itself; run it to look at the counts, or to encode on one machine and train on another.
+    `routelm train` does this itself. Run it alone to see the counts, or to encode on another machine.
     """
     from model.bundled_recipe.extra_sources import EXTRA_SOURCES
     from model.checkpoints.hub import BUNDLED

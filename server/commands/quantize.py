@@ -1,4 +1,4 @@
-"""`routelm quantize`: a smaller checkpoint from a larger one."""
+"""`routelm quantize`: write a quantized copy of a checkpoint."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,15 +14,15 @@ DTYPES = ("bfloat16", "float32")
 
 def quantize(
     source: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Checkpoint directory to read.")],
-    target: Annotated[Path, typer.Argument(help="Directory to write; it must be empty or not be there.")],
+    target: Annotated[Path, typer.Argument(help="Directory to write; must be empty or not exist.")],
     scheme: Annotated[str, typer.Option(help="int8 or int4.")] = "int4",
     dtype: Annotated[str, typer.Option(help="Type of what is not quantized: bfloat16 or float32.")] = "bfloat16",
 ) -> None:
-    """Write a checkpoint with quantized matrices: it loads in seconds, and answers as with `serve --quantize`.
+    """Write a checkpoint with quantized matrices. It loads in seconds and answers like `serve --quantize`.
 
     routelm quantize DIR DIR-int4 --scheme int4
 
-    It is read tensor by tensor: the source may be larger than this machine's memory.
+    The source is read tensor by tensor, so it may be larger than this machine's memory.
     """
     with errors_in_one_line():
         import torch
@@ -42,7 +42,7 @@ def quantize(
 
 @contextmanager
 def _bar() -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal that shows how much has been read; nothing elsewhere."""
+    """Yield a callback for a progress bar, which is shown on a terminal only."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 

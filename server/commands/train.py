@@ -1,5 +1,7 @@
-"""`routelm train`: from text to a model, with everything in between."""
+"""`routelm train`: train a model from text, including tokenizer and data preparation."""
 
+from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,8 +10,15 @@ import typer
 from server.commands.common.errors import errors_in_one_line
 
 
+class Dtype(StrEnum):
+    """Number formats of the matrices while training."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
 def train(
-    out: Annotated[Path, typer.Argument(help="Directory of the run; an interrupted run in it goes on.")],
+    out: Annotated[Path, typer.Argument(help="Directory of the run; an interrupted run in it is resumed.")],
     recipe: Annotated[
         str,
         typer.Option(help="tiny (two minutes), bundled (the model that ships, hours), bundled-further, bundled-chat."),
@@ -26,20 +35,27 @@ def train(
         Path | None, typer.Option(help="Directory with a tokenizer.json. (default: trained on the data)")
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(min=1, help="Length of the run, with what it started from. (default: the recipe's)")
+        int | None,
+        typer.Option(min=1, help="Length of the run, including that of --start-from. (default: the recipe's)"),
     ] = None,
     start_from: Annotated[
         Path | None,
         typer.Option(
-            exists=True, file_okay=False, help="Another run: a new one begins with its weights, log and count."
+            exists=True,
+            file_okay=False,
+            help="Run whose weights, log and token count the new run continues.",
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(help="Of the matrices; a CPU without AVX-512 is faster with float32. (default: the recipe's)"),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Micro-batches side by side. (default: a core each)")
     ] = None,
 ) -> None:
-    """Train a model: forward, loss, backward, gradient descent. Stop and start it at will.
+    """Train a model. Can be interrupted at any time and resumed.
 
     Two minutes on a laptop, without any data:  routelm train runs/tiny
 
@@ -51,6 +67,8 @@ def train(
 
     with errors_in_one_line():
         chosen = recipe_named(recipe, tokens)
+        if dtype is not None:
+            chosen = replace(chosen, dtype=dtype.value)
         model = train_model(
             chosen,
             out,

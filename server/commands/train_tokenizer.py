@@ -1,4 +1,4 @@
-"""`routelm train-tokenizer`: a byte-level BPE vocabulary from texts."""
+"""`routelm train-tokenizer`: train a byte-level BPE tokenizer."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ def train_tokenizer(
     out: Annotated[Path, typer.Argument(help="Directory to write tokenizer.json and tokenizer_config.json to.")],
     vocab_size: Annotated[int, typer.Option(min=512, max=65_535, help="Number of tokens.")] = 7680,
 ) -> None:
-    """Train a tokenizer on the texts of a data directory, balanced over languages."""
+    """Train a tokenizer on the texts of a data directory, balanced between languages."""
     from model.training.pipeline import ensure_tokenizer
 
     ensure_tokenizer(data, out, vocab_size, typer.echo)

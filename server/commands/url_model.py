@@ -196,7 +196,8 @@ def _messages(request: Reply | ReplyLikelihood) -> list[Message]:
 
 
 def _sampling(request: Continue | Reply) -> Body:
-    return {"max_tokens": request.max_tokens, "temperature": request.temperature, "seed": request.seed}
+    given = {"max_tokens": request.max_tokens, "seed": request.seed}
+    return given if request.temperature is None else {**given, "temperature": request.temperature}
 
 
 def _chosen(answer: str, labels: Sequence[str]) -> LabelScores:

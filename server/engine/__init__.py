@@ -1,1 +1,1 @@
-"""Continuous batching over token ids: which tokens are in the next step, and whose memory they use."""
+"""Continuous batching over token ids: scheduling, cache memory, sampling. No text and no HTTP."""

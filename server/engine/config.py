@@ -1,4 +1,4 @@
-"""How much the engine takes on at once, and how a budget of bytes becomes blocks, slots and snapshots."""
+"""Settings of the engine, and how a budget of bytes is divided into blocks, slots and snapshots."""
 
 import os
 from collections.abc import Sequence
@@ -17,13 +17,14 @@ DEFAULT_MEMORY_SHARE = 0.2
 class EngineConfig:
     """Settings of one engine. Lengths are in tokens.
 
-    `max_num_seqs` sequences run at once, each step computes at most `max_num_batched_tokens`, and `max_queue` more
-    requests may wait. `cache_bytes` is the budget for everything sequences remember (None: 1 GiB, or a fifth of the
-    memory at hand if that is less); at most `snapshot_share` of it goes to snapshots of recurrent state, taken every
-    `snapshot_interval` tokens of a prompt beside the places requests name. `max_prefill_chunk` cuts prompts finer.
-    Prompts of more than `long_prompt` tokens are read, while others write, in pieces that make a step about
-    `max_stretch` times as long as one without (None: as fast as the budget allows).
-    `seed` makes the seeds of requests that bring none reproducible.
+    At most `max_num_seqs` sequences run at once, each step computes at most `max_num_batched_tokens`, and `max_queue`
+    more requests may wait. `cache_bytes` is the budget for keys, values and recurrent state (None: 1 GiB, or a fifth of
+    the available memory if that is less). At most `snapshot_share` of it is for snapshots of recurrent state, which are
+    taken every `snapshot_interval` tokens of a prompt and at the boundaries that requests name. `max_prefill_chunk`
+    limits how many tokens of one prompt a step computes.
+    While others decode, prompts of more than `long_prefill_token_threshold` tokens are computed in chunks that make a
+    step at most about `max_decode_slowdown` times as long as a pure decode step (None: no such limit).
+    `seed` makes the random seeds reproducible that requests without a seed get.
     """
 
     max_model_len: int
@@ -37,12 +38,12 @@ class EngineConfig:
     snapshot_interval: int = 64
     prefix_caching: bool = True
     max_prefill_chunk: int | None = None
-    long_prompt: int = 512
-    max_stretch: float | None = 2.0
+    long_prefill_token_threshold: int = 512
+    max_decode_slowdown: float | None = 2.0
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a setting nothing can run with."""
+        """Raises ValueError for a setting with which nothing could run."""
         for name in ("max_model_len", "max_num_seqs", "block_size", "snapshot_interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give 1 or more")
@@ -50,8 +51,10 @@ class EngineConfig:
             raise ValueError(f"max_queue is {self.max_queue}: give 0 (nothing waits) or more")
         if not 0 <= self.snapshot_share < 1:
             raise ValueError(f"snapshot_share is {self.snapshot_share}: give a part of the budget, from 0 to below 1")
-        if self.max_stretch is not None and self.max_stretch <= 1:
-            raise ValueError(f"max_stretch is {self.max_stretch}: give more than 1, or None for no limit")
+        if self.max_decode_slowdown is not None and self.max_decode_slowdown <= 1:
+            raise ValueError(
+                f"max_decode_slowdown is {self.max_decode_slowdown}: give more than 1, or None for no limit"
+            )
         if self.max_prefill_chunk is not None and self.max_prefill_chunk < 1:
             raise ValueError(f"max_prefill_chunk is {self.max_prefill_chunk}: give 1 or more, or None for no limit")
         if self.max_num_batched_tokens < self.max_num_seqs:
@@ -63,7 +66,7 @@ class EngineConfig:
 
 @dataclass(frozen=True, slots=True)
 class CacheLayout:
-    """What the budget holds. Models without attention have no blocks, models without recurrence no snapshots.
+    """How the budget is divided. Models without attention have no blocks, models without recurrence no snapshots.
 
     Snapshot i is state row `num_slots + i`; the keys and values of its last, partly filled block are in block
     `num_blocks + i`.
@@ -112,7 +115,7 @@ def default_cache_bytes() -> int:
 
 
 def available_memory() -> int:
-    """Bytes this process may still take: what the machine has free, and no more than its container allows."""
+    """Bytes this process may still allocate: the machine's free memory, or less if its container has a lower limit."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():

@@ -1,4 +1,4 @@
-"""The engine: requests in, tokens out, one step at a time. Not safe for threads; `AsyncLLM` gives it one."""
+"""The engine: requests in, tokens out, one step at a time. It is not thread-safe; `AsyncLLM` runs it in one thread."""
 
 import logging
 import time
@@ -12,13 +12,8 @@ from server.engine.runner import ModelRunner
 from server.engine.sampler import sample
 from server.engine.scheduler import Scheduler
 from server.engine.step import ModelOutput, SampledTokens, ScheduledBatch
-from server.engine.types import (
-    EngineOutput,
-    EngineRequest,
-    EngineStats,
-    FinishReason,
-    RequestTimes,
-)
+from server.engine.threads import ThreadScaler
+from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason, RequestTimes
 from server.engine.validation import check_request
 
 logger = logging.getLogger(__name__)
@@ -28,7 +23,7 @@ STEP_FAILED = "The step that held this request failed; the server's log says why
 
 
 class Engine:
-    """Continuous batching of one network. Submit, then call `step` until `has_unfinished` is false."""
+    """Continuous batching of one network. Submit requests, then call `step` until `has_unfinished` is false."""
 
     def __init__(
         self,
@@ -36,76 +31,81 @@ class Engine:
         config: EngineConfig,
         *,
         device: torch.device | str = "cpu",
+        threads: ThreadScaler | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Takes the cache's memory. Raises ValueError for a budget too small or a network's context too short."""
+        """Allocates the cache. `threads` adapts the number of threads to what the processors have time for.
+
+        Raises ValueError if the budget or the network's context is too small.
+        """
         if config.max_model_len > network.config.max_positions:
             raise ValueError(
                 f"max_model_len is {config.max_model_len}, but this network knows {network.config.max_positions} "
                 "positions: lower max_model_len"
             )
-        _check_ends(config.eos_token_ids, network.config.vocab_size)
+        _check_eos_token_ids(config.eos_token_ids, network.config.vocab_size)
         self.config = config
         self.layout = plan_cache_layout(config, network.cache_specs(), network.dtype)
         self.scheduler = Scheduler(config, self.layout, clock=clock)
         self.runner = ModelRunner(network, self.layout, max_model_len=config.max_model_len, device=device)
+        self._threads = threads
         self._clock = clock
-        self._vocab_size = network.config.vocab_size
+        self._network_config = network.config
         self._steps = 0
         self._step_failures = 0
         self._failures_in_a_row = 0
-        self._open: dict[str, float] = {}  # arrivals of the requests that have not had their last output
+        self._unfinished: dict[str, float] = {}  # arrival times of the requests without a terminal output
 
     @property
     def has_unfinished(self) -> bool:
         return self.scheduler.has_unfinished
 
     def check(self, request: EngineRequest) -> None:
-        """Raises ValueError for a request that `submit` would not take, but for its id."""
-        check_request(request, vocab_size=self._vocab_size, max_model_len=self.config.max_model_len)
+        """Raises ValueError for a request that `submit` would refuse for another reason than its id."""
+        check_request(request, self._network_config, max_model_len=self.config.max_model_len)
 
     def submit(self, request: EngineRequest) -> None:
-        """Accept a request. Raises ValueError for what cannot be served, and for an id that is in use."""
+        """Accept a request. Raises ValueError for a request that cannot be served, and for an id that is in use."""
         self.check(request)
-        if request.request_id in self._open:
+        if request.request_id in self._unfinished:
             raise ValueError(f"request id {request.request_id!r} is in use: give each request an id of its own")
-        self._open[request.request_id] = request.arrival_time or self._clock()
+        self._unfinished[request.request_id] = request.arrival_time or self._clock()
         self.scheduler.add(request)
 
     def abort(self, request_id: str) -> list[EngineOutput]:
-        """End a request now; its last output, or nothing if it is unknown or finished."""
-        return self._told(self.scheduler.abort(request_id))
+        """End a request now. Returns its terminal output, or nothing if it is unknown or finished."""
+        return self._track_finished(self.scheduler.abort(request_id))
 
     def step(self) -> list[EngineOutput]:
-        """Compute the next tokens. A failure ends the sequences of its batch with an error, and no others.
+        """Compute the next tokens. If that fails, the sequences of the step end with an error, and no others.
 
-        A mistake of the scheduler's own is raised: nothing is certain then, and `fail_all` is what is left.
+        An exception of the scheduler itself is raised: its state is unknown then, and the caller must use `fail_all`.
         """
         batch = self.scheduler.schedule()
         if batch.is_empty:
             return []
         self._steps += 1
-        decodes, prefill_tokens = batch.num_decodes, batch.num_prefill_tokens
+        if self._threads is not None and self._threads.update():
+            self.runner.decode_graphs.clear()  # their calls contain the number of threads
         started = self._clock()
         try:
             computed, sampled = self._compute(batch)
         except Exception:
             logger.exception("step %d failed; it held %d sequences", self._steps, len(batch.sequences))
-            self._step_failures += 1
-            self._failures_in_a_row += 1
-            return self._told(self.scheduler.fail(batch.sequences, STEP_FAILED))
-        outputs = self._told(self.scheduler.update(batch, computed, sampled))
+            self._count_failure()
+            return self._track_finished(self.scheduler.fail(batch.sequences, STEP_FAILED))
+        outputs = self._track_finished(self.scheduler.update(batch, computed, sampled))
         self._failures_in_a_row = 0
-        if self.scheduler.pace is not None:
-            self.scheduler.pace.observe(self._clock() - started, decodes=decodes, prefill_tokens=prefill_tokens)
+        self.scheduler.observe_step(
+            self._clock() - started, decodes=batch.num_decodes, prefill_tokens=batch.num_prefill_tokens
+        )
         if not self.has_unfinished:
             self.runner.expert_load.flush()
         return outputs
 
     def fail_all(self) -> list[EngineOutput]:
-        """End everything with an error and go on with empty memory: for failures outside the network."""
-        self._step_failures += 1
-        self._failures_in_a_row += 1
+        """End all requests with an error and free all memory: for failures outside the network."""
+        self._count_failure()
         now = self._clock()
         outputs = [
             EngineOutput(
@@ -115,24 +115,24 @@ class Engine:
                 error=STEP_FAILED,
                 times=RequestTimes(arrival, finished=now),
             )
-            for request_id, arrival in self._open.items()
+            for request_id, arrival in self._unfinished.items()
         ]
-        self._open.clear()
+        self._unfinished.clear()
         self.scheduler.clear()
         return outputs
 
     def stats(self) -> EngineStats:
-        """The counters between two steps. Expert loads lag some steps behind while the engine is busy."""
-        scheduler, counts = self.scheduler, self.scheduler.stats
-        running = scheduler.running_requests
+        """The counters between two steps. While the engine is busy, expert loads lag some steps behind."""
+        running, usage = self.scheduler.num_running_requests, self.scheduler.cache_usage
+        counts = self.scheduler.stats
         return EngineStats(
             running=running,
-            waiting=len(self._open) - running,
-            kv_blocks_used=scheduler.cache.blocks.num_used,
+            waiting=len(self._unfinished) - running,
+            kv_blocks_used=usage.kv_blocks,
             kv_blocks_total=self.layout.num_blocks,
-            state_slots_used=self.layout.num_slots - scheduler.cache.states.num_free_slots,
+            state_slots_used=usage.state_slots,
             state_slots_total=self.layout.num_slots,
-            snapshots_used=scheduler.cache.states.snapshots_used,
+            snapshots_used=usage.snapshots,
             snapshots_total=self.layout.num_snapshots,
             prompt_tokens=counts.prompt_tokens,
             generation_tokens=counts.generation_tokens,
@@ -152,15 +152,19 @@ class Engine:
             logger.warning("step %d: the scores of %d sequences are not finite numbers", self._steps, len(failed))
         return computed, sampled
 
-    def _told(self, outputs: list[EngineOutput]) -> list[EngineOutput]:
-        """The outputs, once it is noted whose last ones they are."""
+    def _count_failure(self) -> None:
+        self._step_failures += 1
+        self._failures_in_a_row += 1
+
+    def _track_finished(self, outputs: list[EngineOutput]) -> list[EngineOutput]:
+        """The same outputs; the requests that end with them are not unfinished any more."""
         for output in outputs:
             if output.finish_reason is not None:
-                del self._open[output.request_id]
+                del self._unfinished[output.request_id]
         return outputs
 
 
-def _check_ends(eos_token_ids: Collection[int], vocab_size: int) -> None:
+def _check_eos_token_ids(eos_token_ids: Collection[int], vocab_size: int) -> None:
     for token_id in eos_token_ids:
         if not 0 <= token_id < vocab_size:
             raise ValueError(

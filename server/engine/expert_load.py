@@ -1,9 +1,10 @@
-"""Who the router sends tokens to, layer by layer, since the start.
+"""How many tokens each expert gets, layer by layer, since the start.
 
-Entropy is that of a softmax over the raw scores, for every kind of router: of the probabilities it chooses by if it is
-a softmax router, else a figure to compare with the same model's alone. (docs/routing.md takes the gates instead.)
+Entropy is that of a softmax over the router's logits, whatever the router. For a softmax router these are the
+probabilities by which it chooses; for others the figure can only be compared within one model. (docs/routing.md
+computes entropy from the gates instead.)
 
-Counting every step would cost as much as a small layer; so routings are kept for some steps and counted together.
+Counting after every step would cost as much as a small layer, so routings are kept and counted some steps at a time.
 
 Shapes: T tokens, E experts.
 """
@@ -18,13 +19,13 @@ from model.layers.router import Routing
 from server.engine.types import LayerLoad
 
 STEPS_KEPT = 32
-TOKENS_KEPT = 2048  # a step may be a whole prompt, of many layers with many experts
+TOKENS_KEPT = 2048  # a step may compute a whole prompt, and there may be many layers and experts
 
 
 @dataclass(slots=True)
 class _LayerCounts:
-    pairs_E: Tensor  # (token, expert) pairs dispatched
-    entropy: float = 0.0  # of a softmax over the scores, sum over tokens, nats
+    pairs_E: Tensor  # (token, expert) pairs
+    entropy: float = 0.0  # of a softmax over the logits, summed over tokens, in nats
     num_tokens: int = 0
 
     def load(self, layer: int) -> LayerLoad:
@@ -35,9 +36,9 @@ class _LayerCounts:
 
 
 class ExpertLoadRecorder:
-    """Sums over all steps seen. `loads` is brought up to date by `flush`, and every few steps by itself.
+    """Sums over all steps. `flush` updates `loads`; every few steps this happens by itself.
 
-    `num_experts` of each routed layer: they begin with zeros, so that a scraper sees their first increase.
+    `num_experts` is by index of the MoE layer. Counts start with zeros, so that a scraper sees their first increase.
     """
 
     def __init__(self, num_experts: Mapping[int, int]) -> None:
@@ -49,7 +50,7 @@ class ExpertLoadRecorder:
         self.loads = self._loads()
 
     def observe(self, routings: tuple[Routing | None, ...]) -> None:
-        """Take note of one step."""
+        """Keep the routings of one step."""
         self._kept.append(routings)
         self._tokens_kept += max((len(routing.experts_TK) for routing in routings if routing is not None), default=0)
         if len(self._kept) >= STEPS_KEPT or self._tokens_kept >= TOKENS_KEPT:
@@ -57,7 +58,7 @@ class ExpertLoadRecorder:
 
     @torch.inference_mode()
     def flush(self) -> None:
-        """Count what was kept."""
+        """Count the routings that were kept."""
         if not self._kept:
             return
         for layer, steps in enumerate(zip(*self._kept, strict=True)):

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from server.engine.types import SamplingParams
 
+FORBIDDEN = -1e30  # no token with this logit is sampled where there is another
+
 
 class LogitsProcessor(Protocol):
     """Changes the logits of one sequence's next token."""
@@ -86,6 +88,49 @@ class LogitBias:
         pass
 
 
+class AllowedTokens:
+    """Forbids all tokens but the given ones.
+
+    With a number that is finite: where `MinTokens` forbids each allowed token, something can still be sampled.
+    """
+
+    is_active = True
+
+    def __init__(self, token_ids: Sequence[int]) -> None:
+        self._token_ids = token_ids
+
+    def apply(self, logits_V: Tensor) -> None:
+        allowed = token_index(self._token_ids, logits_V)
+        kept = logits_V[allowed]
+        logits_V.fill_(FORBIDDEN)
+        logits_V[allowed] = kept
+
+    def advance(self, token_ids: Sequence[int]) -> None:
+        pass
+
+
+class BadWords:
+    """Forbids the last token of a sequence of tokens where the output ends with those before it."""
+
+    is_active = True
+
+    def __init__(self, words: Sequence[Sequence[int]]) -> None:
+        self._words = [tuple(word) for word in words]
+        self._tail: list[int] = []  # of the output, as long as the longest word without its last token
+        self._max_length = max(len(word) for word in self._words) - 1
+
+    def apply(self, logits_V: Tensor) -> None:
+        forbidden = [word[-1] for word in self._words if self._ends_with(word[:-1])]
+        if forbidden:
+            logits_V[token_index(forbidden, logits_V)] = FORBIDDEN
+
+    def advance(self, token_ids: Sequence[int]) -> None:
+        self._tail = [*self._tail, *token_ids][-self._max_length :] if self._max_length else []
+
+    def _ends_with(self, token_ids: tuple[int, ...]) -> bool:
+        return not token_ids or tuple(self._tail[-len(token_ids) :]) == token_ids
+
+
 class MinTokens:
     """Forbids the tokens that would end the sequence until it has `min_tokens` tokens of output."""
 
@@ -115,6 +160,10 @@ def build_logits_processors(
         processors.append(OutputPenalty(sampling.presence_penalty, sampling.frequency_penalty))
     if sampling.logit_bias:
         processors.append(LogitBias(sampling.logit_bias))
+    if sampling.allowed_token_ids:
+        processors.append(AllowedTokens(sampling.allowed_token_ids))
+    if sampling.bad_words:
+        processors.append(BadWords(sampling.bad_words))
     if sampling.min_tokens:
         processors.append(MinTokens(sampling.min_tokens, eos_token_ids | sampling.stop_token_ids))
     return tuple(processors)

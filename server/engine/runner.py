@@ -104,7 +104,16 @@ class ModelRunner:
             block_table_SB=self._block_tables[:, :blocks].index_select(0, slots_S).to(self._device),
             state_rows_S=slots_S.to(self._device),
             cache=self._cache,
+            num_experts_per_token=self._experts_per_token(sequences),
         )
+
+    def _experts_per_token(self, sequences: list[Sequence]) -> Tensor | None:
+        """For each token the number of experts that its request asks for, 0 for the model's own; None: no request."""
+        if all(sequence.request.experts_per_token is None for sequence in sequences):
+            return None
+        counts = torch.tensor([sequence.num_scheduled_tokens for sequence in sequences], device=self._device)
+        experts_S = [sequence.request.experts_per_token or 0 for sequence in sequences]
+        return torch.tensor(experts_S, device=self._device).repeat_interleave(counts)
 
     def _write_block_table(self, sequence: Sequence, slot: int) -> None:
         version = (sequence.number, sequence.num_preemptions, len(sequence.block_table))

@@ -85,13 +85,13 @@ def token_logprobs(logits_PV: Tensor, token_ids: list[int], counts: list[int]) -
 def draw(scores_V: NDArray[np.float32], sampling: SamplingParams, seed: int, position: int) -> int:
     """Draw a token: the highest score after temperature, filters and Gumbel noise."""
     scores_V = (scores_V - scores_V.max()) / np.float32(sampling.temperature)
-    floor = least_kept(scores_V, sampling)
+    floor = filter_threshold(scores_V, sampling)
     if floor > -np.inf:
         scores_V[scores_V < floor] = -np.inf
     return int((scores_V + gumbel_noise(seed, position, len(scores_V))).argmax())
 
 
-def least_kept(scores_V: NDArray[np.float32], sampling: SamplingParams) -> float:
+def filter_threshold(scores_V: NDArray[np.float32], sampling: SamplingParams) -> float:
     """The lowest score that the filters keep; the highest score is 0. Equal scores are all kept or all dropped.
 
     top_k keeps the k highest scores, top_p the likeliest of those until their probabilities sum to it, min_p the tokens

@@ -63,13 +63,13 @@ class Sequence:
         self.sampling = self.request.sampling
         self.tokens = list(self.request.prompt_token_ids)
         self.prompt_len = len(self.tokens)
-        self.digests = [root_digest(self.request.cache_salt)]
+        self.digests = [root_digest(self.request.cache_salt, self.request.experts_per_token)]
         self.root = self.number
         self.needs_prompt_logprobs = self.sampling.prompt_logprobs
 
     @property
-    def key(self) -> tuple[int, int]:
-        """Order of arrival; the beams of a request stand together."""
+    def arrival_order(self) -> tuple[int, int]:
+        """Sorts sequences by arrival; the beams of a request stay together."""
         return self.root, self.number
 
     @property
@@ -112,6 +112,13 @@ class Sequence:
             for processor in self.logits_processors:
                 processor.advance(token_ids)
             self.logits_processors = tuple(processor for processor in self.logits_processors if processor.is_active)
+
+    def reset(self) -> None:
+        """Start again after a preemption: nothing is computed any more."""
+        self.status = SequenceStatus.WAITING
+        self.num_preemptions += 1
+        self.num_computed_tokens = 0
+        self.prompt_logprobs.clear()
 
     def fork(self, request: EngineRequest, number: int, token: int) -> "Sequence":
         """Another continuation of the same tokens, with one more, as a waiting sequence that owns no memory."""

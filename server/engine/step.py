@@ -23,20 +23,12 @@ class ScheduledBatch:
     sequences: list[Sequence]
     sampling: list[Sequence]  # those of them that get new tokens, in the order of their logits
     cache_ops: list[CacheOp]
+    num_decodes: int  # how many of the sequences decode; the others compute prompt tokens
+    num_prefill_tokens: int
 
     @property
     def is_empty(self) -> bool:
         return not self.sequences
-
-    @property
-    def num_decodes(self) -> int:
-        """How many sequences decode. Valid until the step's results are entered, like `num_prefill_tokens`."""
-        return sum(sequence.is_decoding for sequence in self.sequences)
-
-    @property
-    def num_prefill_tokens(self) -> int:
-        """How many prompt tokens the step computes."""
-        return sum(sequence.num_scheduled_tokens for sequence in self.sequences if not sequence.is_decoding)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit)
+    allowed_token_ids: tuple[int, ...] = ()  # empty: all
+    bad_words: tuple[tuple[int, ...], ...] = ()  # sequences of token ids that must not occur in the output
     stop_token_ids: frozenset[int] = frozenset()
     min_tokens: int = 0
     ignore_eos: bool = False
@@ -51,7 +53,8 @@ class _Request:
 
     A boundary p means: the first p prompt tokens are likely to be shared with other requests (the end of a system
     prompt, the end of a turn). `boundaries` are ascending. `arrival_time` is time.monotonic() seconds. Requests reuse
-    each other's prefixes only if they have the same `cache_salt`.
+    each other's prefixes only if they have the same `cache_salt`. `experts_per_token` replaces the model's own number
+    in every MoE layer.
     """
 
     request_id: str
@@ -59,6 +62,7 @@ class _Request:
     boundaries: tuple[int, ...] = field(default=(), kw_only=True)
     arrival_time: float = field(default=0.0, kw_only=True)
     cache_salt: str = field(default="", kw_only=True)
+    experts_per_token: int | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,17 @@
-"""Which requests the engine accepts: what it accepts, it can finish, and nothing in it can hurt another request."""
+"""Which requests the engine accepts: each accepted one can be finished, and cannot harm another request."""
 
 import math
 from itertools import pairwise
 
+from model.config import ModelConfig, check_experts_per_token
 from server.engine.types import EngineRequest, SamplingParams
 
 MAX_BEAM_WIDTH = 8
 
 
-def check_request(request: EngineRequest, *, vocab_size: int, max_model_len: int) -> None:
+def check_request(request: EngineRequest, network: ModelConfig, *, max_model_len: int) -> None:
     """Raises ValueError that says what is wrong, what is allowed, and what to do."""
-    prompt, max_tokens = request.prompt_token_ids, request.sampling.max_tokens
+    prompt, max_tokens, vocab_size = request.prompt_token_ids, request.sampling.max_tokens, network.vocab_size
     if not prompt:
         raise ValueError("the prompt is empty: give at least one token id")
     if min(prompt) < 0 or max(prompt) >= vocab_size:
@@ -26,11 +27,13 @@ def check_request(request: EngineRequest, *, vocab_size: int, max_model_len: int
     boundaries = request.boundaries
     if any(not 0 < b <= len(prompt) for b in boundaries) or any(a >= b for a, b in pairwise(boundaries)):
         raise ValueError(f"boundaries are {boundaries}: give ascending positions from 1 to {len(prompt)}")
+    if request.experts_per_token is not None:
+        check_experts_per_token(network, request.experts_per_token)
     check_sampling(request.sampling, vocab_size)
 
 
 def check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
-    """Raises ValueError for parameters the sampler has no meaning for."""
+    """Raises ValueError for parameters with which the sampler cannot work."""
     _check_finite(sampling)
     if sampling.temperature < 0:
         raise ValueError(f"temperature is {sampling.temperature}: give 0 (greedy) or more")
@@ -49,10 +52,14 @@ def check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
     biased = [token for token, _ in sampling.logit_bias]
     if len(set(biased)) < len(biased):
         raise ValueError("logit_bias names a token id twice: give one bias per token")
-    for token in (*biased, *sampling.stop_token_ids):
+    if not all(sampling.bad_words):
+        raise ValueError("a word of bad_words is empty: give at least one token id for each")
+    in_bad_words = (token for word in sampling.bad_words for token in word)
+    for token in (*biased, *sampling.stop_token_ids, *sampling.allowed_token_ids, *in_bad_words):
         if not 0 <= token < vocab_size:
             raise ValueError(
-                f"logit_bias or stop_token_ids name token id {token}: this model knows 0 to {vocab_size - 1}"
+                f"logit_bias, stop_token_ids, allowed_token_ids or bad_words name token id {token}: this model knows 0 "
+                f"to {vocab_size - 1}"
             )
     if sampling.beam_width != 1:
         _check_beam(sampling)
@@ -63,12 +70,12 @@ def _check_beam(sampling: SamplingParams) -> None:
         raise ValueError(f"beam_width is {sampling.beam_width}: give 1 (no search) to {MAX_BEAM_WIDTH}")
     if not sampling.max_tokens:
         raise ValueError("a beam search needs something to search for: give max_tokens of 1 or more")
-    if meaningless := without_meaning_in_a_search(sampling):
+    if meaningless := unsupported_by_beam_search(sampling):
         raise ValueError(f"{meaningless[0]} has no meaning in a beam search: leave it out, or set beam_width to 1")
 
 
-def without_meaning_in_a_search(sampling: SamplingParams) -> list[str]:
-    """Those of the parameters that say how to choose a single token: a beam search does not."""
+def unsupported_by_beam_search(sampling: SamplingParams) -> list[str]:
+    """The parameters that were set but say how to choose a single token, which a beam search does not do."""
     plain = SamplingParams(sampling.max_tokens, temperature=0.0)
     meaningful = {"max_tokens", "beam_width", "stop_token_ids", "min_tokens", "seed"}
     return [

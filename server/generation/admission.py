@@ -24,6 +24,7 @@ class Admission:
         self.service = service
         self.request_id = request_id
         self.generations: list[RunningGeneration] = []
+        self.has_begun = asyncio.Event()  # set when the first generation is accepted
 
     def __enter__(self) -> "Admission":
         return self
@@ -58,6 +59,7 @@ class Admission:
                 generation.withdraw()
             raise
         self.generations += started
+        self.has_begun.set()
         return started
 
     async def free_slots(self) -> int:

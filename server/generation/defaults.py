@@ -1,4 +1,4 @@
-"""What the makers of a checkpoint say it should be sampled with: its generation_config.json."""
+"""The sampling parameters that a checkpoint recommends in generation_config.json."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,7 +13,7 @@ NAME = "generation_config.json"
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
-    """Sampling for requests that do not say otherwise; as it stands here, from the model's own distribution."""
+    """Sampling parameters of requests that do not give them. Those here leave the model's distribution as it is."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -23,9 +23,9 @@ class GenerationDefaults:
 
     @classmethod
     def load(cls, directory: Path) -> "GenerationDefaults":
-        """Read generation_config.json, if there is one. ValueError for a value that no request could have either.
+        """Read generation_config.json, if there is one. ValueError for a value that a request may not have either.
 
-        `do_sample: false` means a temperature of 0, whatever else is written there.
+        `do_sample: false` means a temperature of 0, whatever the file says of the temperature.
         """
         config = read_object_if_any(directory / NAME)
         if config.get("do_sample") is False:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 class Prompt:
     """Token ids, and the positions where other requests may share them.
 
-    `first_text_token`: 1 if a begin-of-text token was put before the text. `continues_text`: the answer goes on with
+    `first_text_token`: how many tokens that begin a text were put before it. `continues_text`: the answer goes on with
     the text of the prompt, so that together they read as one.
     """
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from model.loading.quality import Quality
-from model.text.chat_template import DEFAULT_RENDER_OPTIONS, ChatTemplate, RenderOptions
+from model.text.chat_template import DEFAULT_RENDER_OPTIONS, ChatTemplate, RenderOptions, UnusableChatTemplate
 from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
@@ -31,16 +31,17 @@ DEFAULT_OPTIONS = TextOptions()
 
 
 class GenerationService:
-    """Starts generations on one model. What endpoints share; knows nothing of HTTP."""
+    """Starts generations on one model. All endpoints use it; it knows nothing of HTTP."""
 
     def __init__(
         self,
         engine: EngineClient,
         tokenizer: Tokenizer,
-        chat_template: ChatTemplate | None,
+        chat_template: ChatTemplate | UnusableChatTemplate | None,
         prompts: TaskPrompts,
         *,
         model_id: str,
+        aliases: Sequence[str] = (),
         max_model_len: int,
         observer: GenerationObserver,
         defaults: GenerationDefaults = NEUTRAL,
@@ -50,18 +51,19 @@ class GenerationService:
         self.tokenizer = tokenizer
         self.prompts = prompts
         self.model_id = model_id
+        self.served_names = (model_id, *aliases)
         self.max_model_len = max_model_len
         self.defaults = defaults
         self.quality = quality
         self.created = int(time.time())
-        self._chat_template = chat_template
+        self.chat_template = chat_template
         self._observer = observer
-        self._num_begin_tokens = int(bool(tokenizer.encode_document("")))
+        self._num_begin_tokens = len(tokenizer.encode_document(""))
 
     def check_model(self, name: str | None) -> None:
-        """Raise ModelNotFoundError unless `name` is the served model or left out."""
-        if name is not None and name != self.model_id:
-            raise ModelNotFoundError(name, self.model_id)
+        """Raise ModelNotFoundError unless `name` is one of the served names or left out."""
+        if name is not None and name not in self.served_names:
+            raise ModelNotFoundError(name, "', '".join(self.served_names))
 
     def check_token_ids(self, token_ids: Sequence[int], param: str) -> None:
         """Raise InvalidRequestError unless every id is one of the vocabulary."""
@@ -73,10 +75,10 @@ class GenerationService:
             )
 
     async def chat_prompt(self, messages: Sequence[Message], options: RenderOptions = DEFAULT_RENDER_OPTIONS) -> Prompt:
-        """Render a conversation, ready for the assistant's next turn.
+        """Render a conversation. The messages of a task come from `prompts`, a client's through `prompts.chat`.
 
-        Take the messages of a task from `prompts`; those of a client through `prompts.chat`. Others get their turn
-        first: a request may need a thousand prompts.
+        Raises InvalidRequestError for messages that the chat template refuses. A request may need a thousand prompts,
+        so other tasks of the event loop run first.
         """
         await asyncio.sleep(0)
         if sum(len(str(message["content"])) for message in messages) > LONG_TEXT:
@@ -85,7 +87,7 @@ class GenerationService:
 
     def template_uses(self, variable: str) -> bool:
         """Whether the chat template names a variable."""
-        return self._chat_template is not None and self._chat_template.uses(variable)
+        return self.chat_template is not None and self.chat_template.uses(variable)
 
     async def text_prompt(self, text: str, *, parse_special: bool = False, add_special_tokens: bool = True) -> Prompt:
         """Plain text to continue, as in training: after the token that begins a document, if the model has one.
@@ -93,17 +95,24 @@ class GenerationService:
         `parse_special`: special tokens in the text are tokens, not their characters. Without `add_special_tokens`
         nothing is put before the text. Raises InvalidRequestError for a prompt without any token.
         """
-        encode = partial(self._encode_prompt, parse_special=parse_special, add_special_tokens=add_special_tokens)
-        prompt = await run_in_thread(encode, text)
-        if not prompt.token_ids:
+        token_ids = await self.encode(text, parse_special=parse_special, add_special_tokens=add_special_tokens)
+        if not token_ids:
             raise InvalidRequestError("The prompt is empty, and this model has no token to begin with.", param="prompt")
-        return prompt
+        first_text_token = self._num_begin_tokens if add_special_tokens else 0
+        return Prompt(tuple(token_ids), first_text_token=first_text_token, continues_text=True)
 
-    def _encode_prompt(self, text: str, parse_special: bool, add_special_tokens: bool) -> Prompt:
-        if not add_special_tokens:
-            return Prompt(tuple(self.tokenizer.encode(text, parse_special)), continues_text=True)
-        token_ids = self.tokenizer.encode_document(text, parse_special)
-        return Prompt(tuple(token_ids), first_text_token=self._num_begin_tokens, continues_text=True)
+    async def encode(self, text: str, *, parse_special: bool, add_special_tokens: bool) -> list[int]:
+        """The token ids of a text, see `text_prompt`; none for an empty text of a model without such a token."""
+        encode = partial(
+            self.tokenizer.encode_document, allow_special=parse_special, add_special_tokens=add_special_tokens
+        )
+        return await run_in_thread(encode, text)
+
+    def word_token_ids(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """The token ids of each word, at the beginning of a text and after a space."""
+        spellings = (spelling for word in words for spelling in (word, f" {word.lstrip()}"))
+        encoded = (tuple(self.tokenizer.encode(spelling)) for spelling in spellings)
+        return tuple(dict.fromkeys(token_ids for token_ids in encoded if token_ids))
 
     def token_prompt(self, token_ids: Sequence[int], param: str = "prompt") -> Prompt:
         """Token ids as given. Raises InvalidRequestError for ids outside the vocabulary."""
@@ -111,7 +120,7 @@ class GenerationService:
         return Prompt(tuple(token_ids), continues_text=True)
 
     def prompt_text(self, prompt: Prompt) -> str:
-        """The text of a prompt with its special tokens, without a begin-of-text token that was put before it."""
+        """The text of a prompt with its special tokens, but without a begin-of-text token that was put before it."""
         return self.tokenizer.decode(prompt.token_ids[prompt.first_text_token :], skip_special=False)
 
     def start(
@@ -123,8 +132,8 @@ class GenerationService:
     ) -> Generation | SegmentedGeneration:
         """Submit to the engine. `sampling.max_tokens` is cut to what the context holds.
 
-        Raises PromptTooLongError, OverloadedError (queue full) or UnavailableError (draining); after that the
-        generation ends with exactly one terminal event.
+        Raises PromptTooLongError, OverloadedError (queue full) or UnavailableError (draining). A generation that was
+        returned ends with exactly one terminal event.
         """
         try:
             if isinstance(prompt, Prompt):
@@ -160,10 +169,10 @@ class GenerationService:
             raise InvalidRequestError(f"The model cannot serve this: {error}.") from error
 
     def _render(self, messages: Sequence[Message], options: RenderOptions) -> Prompt:
-        if self._chat_template is None:
+        if self.chat_template is None:
             raise InvalidRequestError("This model has no chat template; use /v1/completions.", param="messages")
         try:
-            rendered = self._chat_template.render_ids(messages, self.tokenizer, options)
+            rendered = self.chat_template.render_ids(messages, self.tokenizer, options)
         except ValueError as error:
             raise InvalidRequestError(f"The messages cannot be rendered: {error}", param="messages") from error
         return Prompt(rendered.token_ids, rendered.boundaries)

@@ -1,6 +1,6 @@
-"""One accepted request as text: the engine's tokens become text deltas, with stop strings and usage.
+"""An accepted request as text: the engine's tokens become text deltas, with stop strings and usage.
 
-Streaming and non-streaming are one generator: `Generation.deltas()`; `Generation.result()` folds it.
+Streaming and whole answers use the same generator: `Generation.result()` folds `Generation.deltas()`.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ class TextOptions:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one generation; `cached_tokens` of the prompt were reused, not computed."""
+    """Token counts of one generation; `cached_tokens` of the prompt came from the prefix cache."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -59,7 +59,7 @@ class GenerationResult:
 
 
 def fold(deltas: Sequence[TextDelta], usage: Usage) -> GenerationResult:
-    """All deltas of a generation as one result."""
+    """Join all deltas of a generation."""
     reason = deltas[-1].finish_reason
     assert reason is not None
     return GenerationResult(
@@ -73,7 +73,7 @@ def fold(deltas: Sequence[TextDelta], usage: Usage) -> GenerationResult:
 
 
 class RunningGeneration(Protocol):
-    """What reads like a generation: one request, or several that make one text."""
+    """A generation, or several that make one text (see segments.py)."""
 
     @property
     def usage(self) -> Usage: ...
@@ -89,7 +89,7 @@ class RunningGeneration(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FinishedGeneration:
-    """A text that is there already, read like one that is still being written. It counts no tokens of its own."""
+    """A finished text with the interface of a running generation. It counts no tokens of its own."""
 
     text: str
     usage: Usage = Usage(0, 0, 0)
@@ -108,23 +108,23 @@ class FinishedGeneration:
 
 
 class GenerationObserver(Protocol):
-    """Who wants to know how generations go: the metrics."""
+    """Gets the events of generations: the metrics."""
 
     def rejected(self, reason: str) -> None:
         """A request was refused: `queue_full`, `draining` or `prompt_too_long`."""
 
     def inter_token(self, seconds: float) -> None:
-        """The time between two outputs of one generation, as they reach the text layer."""
+        """The time between two outputs of one generation, measured where they become text."""
 
     def finished(self, reason: FinishReason, usage: Usage, times: RequestTimes | None) -> None:
-        """A generation has ended by itself."""
+        """A generation has ended without being aborted."""
 
     def aborted(self) -> None:
-        """The client left before the end."""
+        """A generation was aborted because the client left."""
 
 
 class Generation:
-    """One accepted request. Iterate `deltas()` or await `result()`, once; `abort()` when nobody wants it any more."""
+    """One accepted request. Iterate `deltas()` or await `result()`, once; `abort()` it when the client has left."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class Generation:
     ) -> None:
         """Submits to the engine. Raises what EngineClient.submit raises.
 
-        `continues_text`: prompt and answer are one text.
+        `continues_text`: prompt and answer are one text, see Prompt.
         """
         self._request = request
         self._engine = engine
@@ -164,23 +164,23 @@ class Generation:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string has come."""
+        """Whether a stop string was found."""
         return self._matcher.matched is not None
 
     def abort(self) -> None:
-        """The client has left: free the engine's memory of this generation. Nothing to do when it has ended."""
+        """End the generation because the client has left. Does nothing if it has ended."""
         if not self._finished:
             self.withdraw()
             self._observer.aborted()
 
     def withdraw(self) -> None:
-        """Free the memory without counting a client that left: the server itself does not want it any more."""
+        """End the generation for a reason of the server's own, which does not count as an abort."""
         if not self._finished:
             self._finished = True
             self._engine.abort(self._request.request_id)
 
     async def deltas(self) -> AsyncIterator[TextDelta]:
-        """Yield the text as it grows. Raises EngineFailedError or UnavailableError when the engine gives up."""
+        """Yield the text as it grows. Raises EngineFailedError or UnavailableError if the engine ends it early."""
         async for output in self._outputs:
             self._count(output)
             delta = self._delta(output)
@@ -194,7 +194,7 @@ class Generation:
         raise EngineFailedError("The engine ended this request without a reason.")
 
     async def result(self) -> GenerationResult:
-        """Wait for the end and return the whole. Raises as `deltas` does."""
+        """Wait for the end and return the whole text. Raises what `deltas` raises."""
         deltas = [delta async for delta in self.deltas()]
         return fold(deltas, self.usage)
 
@@ -250,7 +250,7 @@ async def all_results(generations: Sequence[RunningGeneration]) -> list[Generati
 
 
 async def interleave(generations: Sequence[RunningGeneration]) -> AsyncGenerator[tuple[int, TextDelta], None]:
-    """Yield (index, delta) of several generations as they come. The first failure ends them all."""
+    """Yield (index, delta) of several generations in the order of arrival. The first failure ends them all."""
     if len(generations) == 1:
         async for delta in generations[0].deltas():
             yield 0, delta

@@ -1,1 +1,1 @@
-"""What wraps every HTTP request: keys, body limits, logs, drain."""
+"""Middleware around every HTTP request: API key, body limit, request log, drain."""

@@ -1,1 +1,1 @@
-"""From settings to a server that listens."""
+"""From settings to a listening server."""

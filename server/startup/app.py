@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from server.api import ROUTERS
+from server.api.dependencies import WARNINGS_HEADER
 from server.api.exception_handlers import add_exception_handlers
 from server.api.openapi_errors import router_options
 from server.generation.service import GenerationService
@@ -16,6 +17,7 @@ from server.metrics import Metrics
 from server.middleware.auth import HEALTH_PATHS, ApiKeyAuth
 from server.middleware.body_limit import BodyLimit
 from server.middleware.drain import Drain, DrainGate
+from server.middleware.path_aliases import PathAliases
 from server.middleware.request_log import RequestLog
 from server.settings import Settings
 from server.version import package_version
@@ -77,6 +79,7 @@ def _middleware(settings: Settings, drain: Drain) -> list[Middleware]:
         layers.append(Middleware(ApiKeyAuth, settings.api_key.get_secret_value(), public))
     layers.append(Middleware(DrainGate, drain))
     layers.append(Middleware(BodyLimit, settings.max_body_bytes))
+    layers.append(Middleware(PathAliases, ROUTERS))
     return layers
 
 
@@ -88,5 +91,5 @@ def _cors(origins: Sequence[str]) -> Middleware:
         allow_origin_regex=LOCALHOST_ORIGINS if LOCALHOST in origins else None,
         allow_methods=["GET", "HEAD", "POST"],
         allow_headers=["*"],
-        expose_headers=["Retry-After", "X-Request-Id"],
+        expose_headers=["Retry-After", "X-Request-Id", WARNINGS_HEADER],
     )

@@ -18,19 +18,20 @@ from model.loading.load import describe, load_network
 from model.loading.memory_estimate import gib, weight_bytes
 from model.loading.quality import Quality
 from model.network import CausalLM
-from model.text.chat_template import ChatTemplate
+from model.text.chat_template import ChatTemplate, UnusableChatTemplate
 from model.text.task_prompts import prompts_for
 from model.text.tokenizer import Tokenizer
 from server.engine.client.async_llm import AsyncLLM
 from server.engine.config import EngineConfig, available_memory, default_cache_bytes
 from server.engine.engine import Engine
+from server.engine.threads import ThreadScaler
 from server.generation.defaults import GenerationDefaults
 from server.generation.service import GenerationService
 from server.metrics import Metrics
 from server.settings import Settings
 from server.startup.app import Backend
 from server.startup.banner import banner
-from server.startup.device import DeviceConfig
+from server.startup.device import DeviceConfig, usable_cpus
 
 SMALL_MODEL_BYTES = 64 * 2**20
 
@@ -46,12 +47,15 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     """
     directory = find_checkpoint(settings.model, settings.revision)
     device_config = DeviceConfig.from_settings(settings)
+    threads = settings.threads or default_threads(directory)
+    torch.set_num_threads(threads)
     network, tokenizer = _in_short_lived_thread(lambda: _load(settings, directory, device_config, progress))
-    torch.set_num_threads(settings.threads or default_threads(directory))
     config = engine_config(settings, network, tokenizer)
-    engine = Engine(network, config, device=device_config.device)
+    scaler = None if settings.threads else ThreadScaler(threads)
+    engine = Engine(network, config, device=device_config.device, threads=scaler)
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
-    model_id = settings.served_model_name or _model_id(settings.model, directory)
+    chat_template = _chat_template(directory, tokenizer)
+    model_id, *aliases = _served_names(settings) or [_model_id(settings.model, directory)]
     weight_scheme = device_config.weight_scheme(read_config(directory)).name
     logger.info(banner(settings, model_id, config, weight_scheme, device_config.device))
 
@@ -61,9 +65,10 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
         service = GenerationService(
             client,
             tokenizer,
-            _chat_template(directory),
+            chat_template,
             prompts_for(tokenizer.special_tokens),
             model_id=model_id,
+            aliases=aliases,
             max_model_len=config.max_model_len,
             observer=metrics,
             defaults=defaults,
@@ -120,7 +125,7 @@ def _limit_to_cache(config: EngineConfig, network: CausalLM) -> EngineConfig:
 def default_threads(directory: Path) -> int:
     """One for a small model, which gains little from a second and leaves that core to HTTP. See docs/performance.md."""
     weights = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
-    return 1 if weights < SMALL_MODEL_BYTES else torch.get_num_threads()
+    return 1 if weights < SMALL_MODEL_BYTES else usable_cpus()
 
 
 def _load(
@@ -154,14 +159,22 @@ def _check_memory(needed: int) -> None:
         )
 
 
+def _served_names(settings: Settings) -> list[str]:
+    return [name.strip() for name in (settings.served_model_name or "").split(",") if name.strip()]
+
+
 def _model_id(name: str, directory: Path) -> str:
     if directory == BUNDLED:
         return "routelm"
     return name if is_hub_id(name) else directory.resolve().name
 
 
-def _chat_template(directory: Path) -> ChatTemplate | None:
+def _chat_template(directory: Path, tokenizer: Tokenizer) -> ChatTemplate | UnusableChatTemplate | None:
     try:
-        return ChatTemplate.load(directory)
-    except ValueError:
-        return None  # completions still work; the chat endpoints answer that there is no template
+        template = ChatTemplate.load(directory)
+    except ValueError as error:  # plain completions still work
+        logger.warning("chat is not available: %s", error)
+        return UnusableChatTemplate(str(error))
+    if template is not None:
+        template.control_tokens(tokenizer)  # takes up to a second, which the first request should not have to wait for
+    return template

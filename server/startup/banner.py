@@ -13,13 +13,14 @@ BATCH_DEPENDENT = "answers may depend on what else is in the batch"
 def banner(settings: Settings, model_id: str, config: EngineConfig, weight_scheme: str, device: str) -> str:
     """`weight_scheme` is the type of the weights, or the scheme that quantizes them."""
     threads = torch.get_num_threads()
+    access = "required" if settings.api_key else f"none, open to whoever reaches {settings.uds or settings.host}"
     facts = (
         f"{weight_scheme} on {device}",
         f"{threads} thread{'s' if threads > 1 else ''}",
         _kernels(settings.dtype, device),
         f"context {config.max_model_len} tokens",
         f"cache {gib(config.cache_bytes or 0)}",
-        f"API key: {'required' if settings.api_key else f'none, open to whoever reaches {settings.host}'}",
+        f"API key: {access}",
     )
     return f"serving {model_id}: {', '.join(facts)}"
 

@@ -1,6 +1,6 @@
-"""HTTP/1.1 on one connection: uvicorn's h11 protocol with bounds on headers and on how long a client may take.
+"""HTTP/1.1 on one connection: uvicorn's h11 protocol with limits on the size of headers and on waiting for a client.
 
-h11 and not httptools, which drops the body of a POST that offers an upgrade to HTTP/2 (as Java's HTTP client does),
+h11 rather than httptools, which drops the body of a POST that offers an upgrade to HTTP/2 (as Java's HTTP client does),
 sends chunks to HTTP/1.0 clients, and reads headers without a limit.
 """
 

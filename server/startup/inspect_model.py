@@ -1,4 +1,4 @@
-"""What a checkpoint is, what it takes in memory, and whether it fits here: told without loading its weights."""
+"""Describe a checkpoint without loading its weights: its structure, its size in memory, and whether it fits here."""
 
 import math
 import shlex
@@ -17,13 +17,13 @@ from model.quantization import SCHEMES, Scheme, plain_scheme
 from model.quantization import ours as saved
 from server.engine.config import EngineConfig, available_memory, default_cache_bytes
 
-BESIDE_WEIGHTS = 2**29  # bytes for Python, libraries and what one step computes
-COMFORTABLE = 8  # sequences at once: a wider scheme that has room for so many is preferred to a narrower one
+OVERHEAD_BYTES = 2**29  # Python, libraries, and the activations of one step
+COMFORTABLE = 8  # sequences: a wider scheme that leaves room for this many is preferred to a narrower one
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """One way to keep the weights, and how many sequences of the asked length fit beside them in memory."""
+    """A type or quantization scheme of the weights, and how many sequences of the given length fit beside them."""
 
     scheme: str
     weight_bytes: int
@@ -32,9 +32,9 @@ class Fit:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """Everything `routelm inspect` tells. Sizes in bytes, lengths in tokens; `stored` is empty for a hub id.
+    """What `routelm inspect` prints. Sizes are in bytes, lengths in tokens.
 
-    `router` is the class of model/layers/router.py.
+    `router` names a class of model/layers/router.py. `stored` is empty for a hub id, whose weights are not fetched.
     """
 
     model: str
@@ -87,7 +87,10 @@ def inspect_model(model: str, revision: str | None, length: int) -> Inspection:
 
 
 def best_of(fits: Sequence[Fit]) -> Fit | None:
-    """The first, widest first, with room for several sequences; else that with the most room; None if there is none."""
+    """The first with room for several sequences, otherwise the one with the most room; None if nothing fits.
+
+    `fits` are ordered from the widest weights to the narrowest.
+    """
     comfortable = next((fit for fit in fits if fit.sequences >= COMFORTABLE), None)
     most = max(fits, key=lambda fit: fit.sequences)
     return comfortable or (most if most.sequences else None)
@@ -95,7 +98,7 @@ def best_of(fits: Sequence[Fit]) -> Fit | None:
 
 def _sentence(fit: Fit, size: NetworkSize, memory: int, length: int) -> str:
     if not fit.sequences:
-        taken = gib(fit.weight_bytes + BESIDE_WEIGHTS + _cache_bytes(size, 1, length))
+        taken = gib(fit.weight_bytes + OVERHEAD_BYTES + _cache_bytes(size, 1, length))
         return (
             f"This model does not fit here: as {fit.scheme}, with one sequence of {length:,} tokens, it takes {taken}, "
             f"and {gib(memory)} are free."
@@ -107,7 +110,7 @@ def _sentence(fit: Fit, size: NetworkSize, memory: int, length: int) -> str:
 
 
 def _command(model: str, revision: str | None, size: NetworkSize, fit: Fit, by_default: str, length: int) -> str:
-    """How to serve the model so. `by_default`: the scheme that needs no option."""
+    """The command that serves the model with this scheme. `by_default` is the scheme that needs no option."""
     usual = EngineConfig(1).max_num_seqs
     at_once = min(fit.sequences, usual)
     cache = _cache_bytes(size, at_once, length)
@@ -122,7 +125,7 @@ def _command(model: str, revision: str | None, size: NetworkSize, fit: Fit, by_d
 
 
 def _schemes(described: ModelDescription) -> dict[str, Scheme]:
-    """Ways to keep the weights, widest first; what `routelm quantize` wrote has only one."""
+    """The possible schemes, widest first. A checkpoint that `routelm quantize` wrote has only one."""
     kept = saved.scheme_name(described.hf_config)
     if kept is not None:
         return {kept: SCHEMES[kept]}
@@ -131,11 +134,11 @@ def _schemes(described: ModelDescription) -> dict[str, Scheme]:
 
 
 def _sequences(room: int, size: NetworkSize, length: int) -> int:
-    return max(0, (room - BESIDE_WEIGHTS) // _cache_bytes(size, 1, length))
+    return max(0, (room - OVERHEAD_BYTES) // _cache_bytes(size, 1, length))
 
 
 def _cache_bytes(size: NetworkSize, sequences: int, length: int) -> int:
-    """The budget for so many sequences: whole blocks, and the share that is kept for snapshots."""
+    """The cache budget for this many sequences: whole blocks, and the share reserved for snapshots."""
     config = EngineConfig(1)
     blocks = -(-length // config.block_size)
     return math.ceil(sequences * size.sequence_bytes(blocks * config.block_size) / (1 - config.snapshot_share))
@@ -154,7 +157,7 @@ def _feed_forward_name(layer: LayerConfig) -> str:
 
 
 def _stored(directory: Path, described: ModelDescription) -> dict[str, int]:
-    """Bytes on disk by type, after a look whether all tensors are there and fit."""
+    """Bytes on disk by type. First checks that all tensors exist and have the right shapes."""
     if saved.scheme_name(described.hf_config) is None:
         open_layout(directory, described)
     reader, stored = SafetensorsReader(shards(directory)), Counter[str]()

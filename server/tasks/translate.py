@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from model.text.language_detection import detect_language
 from model.text.sentence_split import Sentence, SentenceSplit, gap_before, split_sentences
 from server.engine.types import SamplingParams
-from server.engine.validation import without_meaning_in_a_search
+from server.engine.validation import unsupported_by_beam_search
 from server.errors import InvalidRequestError
 from server.generation.admission import Admission
 from server.generation.run_in_thread import run_in_thread
@@ -64,7 +64,7 @@ async def start_translation(admission: Admission, params: TranslateParams) -> Ru
 
 def _beam_search(service: GenerationService, params: TranslateParams) -> SamplingParams:
     """Beam search is the default, unless the client asks for something that beam search cannot do."""
-    if params.beam_width is None and without_meaning_in_a_search(params.sampling):
+    if params.beam_width is None and unsupported_by_beam_search(params.sampling):
         return params.sampling
     return replace(params.sampling, beam_width=params.beam_width or service.prompts.translation_beams)
 

@@ -142,6 +142,6 @@ def test_a_conversation_remembers_its_turns(runner: CliRunner, server: Server, u
 def test_a_turn_that_fails_is_told_and_forgotten(runner: CliRunner, server: Server, url: str) -> None:
     server.answer_with("hello")
     result = runner.invoke(app, ["chat", "--url", url], input="x" * 1000 + "\nshort\n")
-    assert "context holds" in result.output
+    assert "maximum context length" in result.output
     assert "hello" in result.output
     assert result.exit_code == 0

@@ -26,26 +26,35 @@ TOKENIZER = byte_tokenizer()
 VOCAB = 288  # the tokenizer's, rounded up
 TEXTS = st.text(st.sampled_from("ab é你\n<|im_end|>. "), max_size=40)
 SAMPLING: dict[str, st.SearchStrategy[Any]] = {
-    "max_tokens": st.sampled_from([1, 2, 7, 10**6]),
-    "temperature": st.sampled_from([0, 1e-6, 1, 2]),
-    "top_p": st.sampled_from([1e-9, 0.5, 1]),
+    "max_tokens": st.sampled_from([-1, 1, 2, 7, 7.0, 10**6]),
+    "temperature": st.sampled_from([0, 1e-6, 1, 5]),
+    "top_p": st.sampled_from([0, 1e-9, 0.5, 1]),
     "top_k": st.sampled_from([-1, 0, 1, 10**7]),
     "min_p": st.sampled_from([0, 1e-9, 1]),
     "repetition_penalty": st.sampled_from([0.01, 1, 10]),
     "presence_penalty": st.sampled_from([-2, 2]),
     "frequency_penalty": st.sampled_from([-2, 2]),
     "logit_bias": st.dictionaries(st.sampled_from(["0", "2", "40", "260"]), st.sampled_from([-100, 100]), max_size=4),
-    "stop": st.lists(st.sampled_from(["a", "\n", "你"]), max_size=3),
+    "stop": st.lists(st.sampled_from(["a", "\n", "你", ""]), max_size=3),
+    "include_stop_str_in_output": st.booleans(),
+    "skip_special_tokens": st.booleans(),
+    "allowed_token_ids": st.lists(st.sampled_from([0, 2, 40, 260]), max_size=4),
+    "bad_words": st.lists(st.sampled_from(["a", " b", "你", "abc"]), max_size=3),
     "stop_token_ids": st.lists(st.sampled_from([0, 40, 260]), max_size=3),
     "min_tokens": st.sampled_from([0, 1, 300]),
     "ignore_eos": st.booleans(),
-    "seed": st.sampled_from([0, -(2**63), 2**63 - 1]),
+    "seed": st.sampled_from([0, -1, -(2**63), 2**63 - 1]),
     "stream": st.booleans(),
 }
 COMPLETION = {
     "n": st.integers(1, 3),
     "echo": st.booleans(),
-    "logprobs": st.sampled_from([0, 20]),
+    "logprobs": st.sampled_from([0, 20, True, False]),
+    "prompt_logprobs": st.sampled_from([None, 0, 3]),
+    "return_token_ids": st.booleans(),
+    "truncate_prompt_tokens": st.sampled_from([-1, 1, 5]),
+    "parse_special": st.booleans(),
+    "add_special_tokens": st.booleans(),
     "max_tokens": st.integers(0, 3),
 }
 OWN: dict[str, dict[str, st.SearchStrategy[Any]]] = {

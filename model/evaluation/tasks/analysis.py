@@ -13,7 +13,7 @@ from model.evaluation.baselines import BagOfWords
 from model.evaluation.data import EvaluationSource
 from model.evaluation.progress import Progress
 from model.evaluation.requests import Analyze, LabelScores, Model
-from model.evaluation.scores import Array, Baseline, CorpusScore, Example, Outcome, Score, ScoreOf, join, mean_score
+from model.evaluation.scores import Array, Baseline, CorpusScore, Outcome, Sample, Score, ScoreOf, join, mean_score
 
 BINS = 15
 TRAINING_ROWS = 20_000  # at most, for the bag of words
@@ -87,7 +87,7 @@ def _source(model: Model, source: EvaluationSource, progress: Progress) -> Outco
     predictions = Predictions.of(right, scores)
     language = source.language()
     examples = [
-        Example(source.name, language, f"{request.text}\n[{', '.join(request.labels)}]", label, answer)
+        Sample(source.name, language, f"{request.text}\n[{', '.join(request.labels)}]", label, answer)
         for request, label, answer in zip(requests, right, predictions.predicted, strict=True)
     ]
     of = ScoreOf(source.name, language)
@@ -121,7 +121,7 @@ def _baselines(source: EvaluationSource, texts: Sequence[str], right: Sequence[s
     return found
 
 
-def _worst(examples: Sequence[Example], scores: Sequence[LabelScores]) -> tuple[Example, ...]:
+def _worst(examples: Sequence[Sample], scores: Sequence[LabelScores]) -> tuple[Sample, ...]:
     """The wrong answer that the model was surest of."""
     wrong = [index for index, example in enumerate(examples) if example.answer != example.expected]
     return tuple(examples[index] for index in sorted(wrong, key=lambda index: -max(scores[index].values()))[:1])

@@ -10,7 +10,7 @@ from model.evaluation.data import EvaluationSource
 from model.evaluation.metrics import REPEATED, distinct, repetition, split_words
 from model.evaluation.progress import Progress
 from model.evaluation.requests import Continue, GenerationRequest, Model, Reply
-from model.evaluation.scores import Baseline, Example, Outcome, Score, ScoreOf, join, mean_score
+from model.evaluation.scores import Baseline, Outcome, Sample, Score, ScoreOf, join, mean_score
 from model.training.data.rows import Row
 
 MAX_TOKENS = 128
@@ -48,7 +48,7 @@ def _source(model: Model, source: EvaluationSource, prompts: Sequence[_Prompt | 
     ours, human = [answer for answer, _ in pairs], [text for _, text in pairs]
     language = source.language()
     examples = [
-        Example(source.name, language, prompt.shown, prompt.human, answer)
+        Sample(source.name, language, prompt.shown, prompt.human, answer)
         for prompt, answer in zip(usable, answers, strict=True)
     ]
     worst = max(range(len(examples)), key=lambda index: repetition(split_words(answers[index])))

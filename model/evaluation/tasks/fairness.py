@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from model.evaluation.progress import Progress
 from model.evaluation.requests import Analyze, LabelScores, Model
-from model.evaluation.scores import Baseline, Example, Outcome, ScoreOf, join, mean_score
+from model.evaluation.scores import Baseline, Outcome, Sample, ScoreOf, join, mean_score
 
 LABELS = ("positive", "negative")
 CONTROL = "control"
@@ -80,7 +80,7 @@ def _outcome(
     )
     worst = max(range(len(shifts)), key=lambda index: shifts[index])
     answers = " / ".join(f"{score[LABELS[0]]:.2f}" for score in scores[worst])
-    example = Example(of.source, probe, " / ".join(pairs[worst]), "the same probability of positive twice", answers)
+    example = Sample(of.source, probe, " / ".join(pairs[worst]), "the same probability of positive twice", answers)
     return Outcome(found, (), (example,))
 
 

@@ -1,6 +1,5 @@
 """Summaries: ROUGE-1, ROUGE-2 and ROUGE-L, next to the document itself, its first words and its first sentence."""
 
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -8,13 +7,13 @@ from model.evaluation.data import EvaluationSource
 from model.evaluation.metrics import ROUGE, RougeScorer
 from model.evaluation.progress import Progress
 from model.evaluation.requests import Model, Summarize
-from model.evaluation.scores import Baseline, Example, Outcome, Score, ScoreOf, join, mean_score
+from model.evaluation.scores import Baseline, Outcome, Sample, Score, ScoreOf, join, mean_score
+from model.text.sentence_split import split_sentences
 from model.training.data.examples import length_of
 
 LEAD_WORDS = 8
 LEAD_CHARACTERS = 12  # in Chinese
 ROWS_TO_TELL_LENGTH = 1000
-_SENTENCE = re.compile(r".*?(?:[.!?][\"'”’)]*(?=\s|$)|[。！？][”’」）]*|$)", re.DOTALL)
 
 
 def evaluate_summarization(model: Model, sources: Sequence[EvaluationSource], progress: Progress) -> Outcome:
@@ -28,9 +27,8 @@ def lead(document: str, language: str) -> str:
 
 
 def first_sentence(document: str) -> str:
-    found = _SENTENCE.match(document.strip())
-    assert found is not None
-    return found.group()
+    sentences = split_sentences(document).sentences
+    return sentences[0].text if sentences else ""
 
 
 def usual_length(source: EvaluationSource, language: str) -> str:
@@ -60,7 +58,7 @@ def _source(model: Model, source: EvaluationSource, progress: Progress) -> Outco
     of = ScoreOf(source.name, language)
     signature = f"{scorer.signature}|length:{length}"
     scores = [_score(of, name, ours, others, signature) for name in ROUGE]
-    examples = [Example(source.name, language, *texts) for texts in zip(documents, references, answers, strict=True)]
+    examples = [Sample(source.name, language, *texts) for texts in zip(documents, references, answers, strict=True)]
     worst = min(range(len(examples)), key=lambda index: ours["ROUGE-1"][index])
     return Outcome(tuple(scores), (examples[0],), (examples[worst],))
 

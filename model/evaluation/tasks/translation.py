@@ -8,7 +8,7 @@ from model.evaluation.data import EvaluationSource
 from model.evaluation.metrics import bleu, chrf, corpus_score
 from model.evaluation.progress import Progress
 from model.evaluation.requests import Model, Translate
-from model.evaluation.scores import Baseline, Example, Outcome, Score, ScoreOf, join
+from model.evaluation.scores import Baseline, Outcome, Sample, Score, ScoreOf, join
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def _direction(model: Model, name: str, pairs: Sequence[TranslationPair], progre
         _score(of, "chrF", chrf(), answers, pairs),
     )
     examples = [
-        Example(name, direction, pair.source, pair.target, answer) for pair, answer in zip(pairs, answers, strict=True)
+        Sample(name, direction, pair.source, pair.target, answer) for pair, answer in zip(pairs, answers, strict=True)
     ]
     return Outcome(scores, (examples[0],), (min(examples, key=_quality),))
 
@@ -67,5 +67,5 @@ def _score(of: ScoreOf, name: str, metric: Any, answers: Sequence[str], pairs: S
     return of(name, measured, baselines=[Baseline("copy source", copy.value)], signature=signature)
 
 
-def _quality(example: Example) -> float:
+def _quality(example: Sample) -> float:
     return float(chrf().sentence_score(example.answer, [example.expected]).score)

@@ -1,6 +1,6 @@
-"""Checkpoints that come quantized: read as plain tensors, and the scheme of ours that is nearest to what they had.
+"""Quantization formats of other programs. Their tensors are dequantized when they are read.
 
-One file per format. `quantization_config` in config.json says which it is.
+One file per format; `quantization_config` in config.json names the format.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -18,17 +18,17 @@ FORMATS: dict[str, Callable[[Settings], Codec]] = {
 }
 
 
-def decoded(reader: CheckpointReader, hf_config: Mapping[str, Any], wanted: Collection[str]) -> CheckpointReader:
-    """The checkpoint as if it had never been quantized; `reader` itself if it has not been.
+def dequantized(reader: CheckpointReader, hf_config: Mapping[str, Any], wanted: Collection[str]) -> CheckpointReader:
+    """A reader that dequantizes; `reader` itself if the checkpoint is not quantized.
 
-    `wanted` are the tensors the model asks for. Raises CheckpointError for a format that is not known.
+    `wanted` are the tensors that the model needs. Raises CheckpointError for an unknown format.
     """
     codec = _codec(hf_config)
     return reader if codec is None else DequantizingReader(reader, codec, wanted)
 
 
 def nearest_scheme(hf_config: Mapping[str, Any]) -> str | None:
-    """Which of our schemes keeps about as many bits as the checkpoint has; None if it is not quantized."""
+    """The name of our scheme with about as many bits per weight as the checkpoint; None if it is not quantized."""
     codec = _codec(hf_config)
     return codec.nearest_scheme if codec else None
 

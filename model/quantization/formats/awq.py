@@ -1,7 +1,7 @@
-"""AWQ with four bits (arXiv 2306.00978), in the "gemm" layout of its exporters.
+"""AWQ with four bits (arXiv 2306.00978), in the "gemm" layout.
 
-`qweight` [I, O / 8], `qzeros` [N, O / 8] and `scales` [N, O]: eight outputs a word, even ones in the low half of it and
-odd ones in the high half. weight = (code - zero) * scale, stored input first.
+`qweight` [I, O / 8], `qzeros` [N, O / 8] and `scales` [N, O]. A word has eight outputs, the even ones in its low half
+and the odd ones in its high half. weight = (code - zero) * scale, stored input first.
 
 Shapes: I input width, O output width, N groups of I / N inputs.
 """

@@ -1,7 +1,7 @@
 """FP8 with a scale per block (DeepSeek-V3, arXiv 2412.19437, section 3.3.2; the FP8 exports of Qwen and others).
 
-`weight` in e4m3 beside `weight_scale_inv`, by which each block of (usually) 128 x 128 is multiplied. Blocks at the
-lower and right edge may be smaller. There may be dimensions before the last two.
+`weight` is in e4m3. Each of its blocks of (usually) 128 x 128 is multiplied by a number of `weight_scale_inv`. Blocks
+at the lower and right edge may be smaller, and there may be dimensions before the last two.
 """
 
 from dataclasses import dataclass

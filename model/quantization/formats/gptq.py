@@ -1,8 +1,8 @@
 """GPTQ with four or eight bits (arXiv 2210.17323), as AutoGPTQ and its successors store it.
 
-`qweight` [I / 8, O] (eight inputs a word, or four of eight bits), `qzeros` [N, O / 8], `scales` [N, O] and `g_idx` [I],
-the group of every input: with `desc_act` these come in any order. weight = (code - zero) * scale. The first form of
-the format stores every zero point less one, "gptq_v2" as it is.
+`qweight` [I / 8, O] has eight inputs per word (four with eight bits). `qzeros` [N, O / 8], `scales` [N, O], and `g_idx`
+[I], the group of every input, which is in any order with `desc_act`. weight = (code - zero) * scale. The first version
+of the format stores zero points minus one, "gptq_v2" stores them unchanged.
 
 Shapes: I input width, O output width, N groups.
 """

@@ -1,8 +1,8 @@
 """MXFP4 (OCP Microscaling Formats 1.0; arXiv 2310.10537) as gpt-oss stores its experts.
 
-32 values of four bits (sign, two bits of exponent, one of mantissa) share a scale that is a power of two. `_blocks`
-[E, O, B, 16] hold two values a byte, the first in the low half; `_scales` [E, O, B] hold exponents. The checkpoint's
-plain tensors are stored input first, so that what is decoded is [E, 32 B, O].
+32 values of four bits (sign, two bits of exponent, one of mantissa) share a scale, which is a power of two. `_blocks`
+[E, O, B, 16] has two values per byte, the first in the low half; `_scales` [E, O, B] has exponents. The plain tensors
+of the checkpoint are stored input first, so the dequantized tensor is [E, 32 B, O].
 
 Shapes: E experts, O output width, B blocks along the input.
 """
@@ -22,7 +22,7 @@ class Mxfp4:
     suffixes: tuple[str, ...] = ("_blocks", "_scales")
     plain_suffix: str = ""
     code_dtype: torch.dtype = torch.uint8
-    plain_dtype: torch.dtype = torch.bfloat16  # it holds every value times every scale
+    plain_dtype: torch.dtype = torch.bfloat16  # represents every value times every scale exactly
     nearest_scheme: str = "int4"
 
     def shape(self, *parts: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -42,7 +42,7 @@ class Mxfp4:
 
 
 def _pairs(dtype: torch.dtype) -> Tensor:
-    """Both values of every byte as one number of twice their width: looking up one is faster than two."""
+    """Both values of every byte as one number of twice the width, because one lookup is faster than two."""
     values = torch.tensor([*VALUES, *(-value for value in VALUES)], dtype=dtype)
     low_and_high = torch.stack([values.repeat(16), values.repeat_interleave(16)], dim=1)
     return low_and_high.view(torch.int32).flatten()

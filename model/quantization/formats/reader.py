@@ -1,4 +1,4 @@
-"""A quantized checkpoint seen as a plain one: a tensor is decoded when it is asked for, and not kept."""
+"""Reads a quantized checkpoint like a plain one. Tensors are dequantized on every read and not kept."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol
@@ -12,16 +12,16 @@ Settings = Mapping[str, Any]  # the `quantization_config` of a config.json
 
 
 class Codec(Protocol):
-    """How a format stores one tensor in several, and what these mean."""
+    """How a format stores one tensor as several, and how to dequantize them."""
 
     @property
     def suffixes(self) -> tuple[str, ...]:
-        """What names of stored tensors end in: first that of the codes, last one that no plain tensor has."""
+        """The ends of the stored names: first that of the codes, last one that does not occur in plain names."""
         ...
 
     @property
     def plain_suffix(self) -> str:
-        """What the name of the plain tensor has instead."""
+        """The end of the plain tensor's name."""
         ...
 
     @property
@@ -29,25 +29,25 @@ class Codec(Protocol):
 
     @property
     def plain_dtype(self) -> torch.dtype:
-        """A type that holds every decoded value exactly, or (FP8) as exactly as it is defined."""
+        """A type that represents every dequantized value exactly, or (FP8) as exactly as it is defined."""
         ...
 
     @property
     def nearest_scheme(self) -> str:
-        """The name of the scheme of ours that keeps about as many bits."""
+        """The name of our scheme with about as many bits per weight."""
         ...
 
     def shape(self, *parts: tuple[int, ...]) -> tuple[int, ...] | None:
-        """The plain tensor's shape from those of its parts; None if these do not fit together."""
+        """The shape of the plain tensor, from those of its parts; None if these do not fit together."""
         ...
 
     def decode(self, *parts: Tensor) -> Tensor: ...
 
 
 class DequantizingReader:
-    """A `CheckpointReader` that hides how tensors are stored. What is not quantized passes through.
+    """A `CheckpointReader` of the dequantized tensors. Tensors that are not quantized are passed through.
 
-    Some GPTQ exporters give every matrix a bias of zeros, whether or not the model has one: those that are not in
+    Some GPTQ exporters write a bias of zeros for every matrix, even if the model has none: those that are not in
     `wanted` are left out.
     """
 
@@ -90,7 +90,7 @@ class DequantizingReader:
 
 
 def _parts(names: Collection[str], codec: Codec) -> Iterator[tuple[str, list[str]]]:
-    """Each plain tensor's name, and the names of its parts in the codec's order."""
+    """The name of each plain tensor, and the names of its parts in the order of the codec."""
     there, mark = set(names), codec.suffixes[-1]
     for name in names:
         if name.endswith(mark):
@@ -103,7 +103,7 @@ def _parts(names: Collection[str], codec: Codec) -> Iterator[tuple[str, list[str
 
 
 def require(settings: Settings, key: str, value: Any, known: Collection[Any]) -> None:
-    """Refuse a setting that would be read wrongly, naming what is known."""
+    """Raise CheckpointError for an unknown value of a setting, with the known ones."""
     if value not in known:
         method = "" if key == "quant_method" else f" for quant_method {settings['quant_method']}"
         names = ", ".join(map(str, known))

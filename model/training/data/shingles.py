@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from model.text.language_detection import HAN
+
 Hashes = NDArray[np.uint64]
 Owners = NDArray[np.int64]
 
 _NOT_WORD = re.compile(r"[\W_]+")
-_HAN = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff]")
+_HAN = re.compile(f"[{HAN}]")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits without a pattern (2^64 / golden ratio)
 
 

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from server.commands.common.errors import CANNOT_BE_DONE
+
 if TYPE_CHECKING:
     from server.settings import Settings
 
@@ -20,7 +22,7 @@ Seed = Annotated[int | None, typer.Option(help="The same seed gives the same ans
 
 
 def read_settings(**given: Any) -> "Settings":
-    """Settings from options that were given (not None) and from ROUTELM_* variables; exits with 2 if one is wrong."""
+    """Settings from the options that are not None and from ROUTELM_* variables; exits with code 2 if one is invalid."""
     from pydantic import ValidationError
 
     from server.settings import Settings
@@ -29,7 +31,13 @@ def read_settings(**given: Any) -> "Settings":
         return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         for problem in error.errors():
-            name = ".".join(str(part) for part in problem["loc"])
-            option = "--" + name.replace("_", "-")
-            typer.secho(f"{option} (ROUTELM_{name.upper()}): {problem['msg']}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(2) from None
+            typer.secho(_message(problem["loc"], problem["msg"]), fg=typer.colors.RED, err=True)
+        raise typer.Exit(CANNOT_BE_DONE) from None
+
+
+def _message(location: tuple[int | str, ...], message: str) -> str:
+    """What is wrong with a setting, with its names on the command line and in the environment."""
+    if not location:  # concerns several settings, which the message names
+        return message.removeprefix("Value error, ")
+    name = ".".join(map(str, location))
+    return f"--{name.replace('_', '-')} (ROUTELM_{name.upper()}): {message}"

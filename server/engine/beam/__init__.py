@@ -1,1 +1,1 @@
-"""Beam search on ordinary sequences."""
+"""Beam search over ordinary sequences."""

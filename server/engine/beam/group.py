@@ -1,7 +1,7 @@
-"""Beam search: several continuations of one prompt side by side, and as the answer the one that is best as a whole.
+"""Beam search: several continuations of one prompt side by side; the answer is the likeliest of them as a whole.
 
-A beam is an ordinary sequence to the scheduler and the model. Where sampling would append a token, a beam offers its
-likeliest next tokens and waits; when all beams of the group have offered, the group chooses which go on, and with what.
+For the scheduler and the model a beam is an ordinary sequence. Where sampling would append a token, a beam offers its
+likeliest next tokens and waits. When all beams of the group have offered theirs, the group chooses the continuations.
 Scores are sums of the model's log-probabilities, so the answer is as reproducible as they are.
 """
 
@@ -12,11 +12,11 @@ from typing import NamedTuple
 from server.engine.sequence import Sequence
 from server.engine.types import GenerateRequest, TokenLogprobs
 
-LENGTH_EXPONENT = 1.0  # how much longer answers are favoured (arXiv 1609.08144, equation 14)
+LENGTH_EXPONENT = 1.0  # of the length penalty (arXiv 1609.08144, equation 14): larger values favour longer answers
 
 
 class Continuation(NamedTuple):
-    """A beam that goes on: the tokens of `parent` and one more."""
+    """A beam that continues: the tokens of `parent` and one more."""
 
     parent: Sequence
     token: int
@@ -24,7 +24,7 @@ class Continuation(NamedTuple):
 
 
 class BeamGroup:
-    """All beams of one request. `width` is how many go on at most."""
+    """All beams of one request, at most `width` at a time."""
 
     def __init__(self, request: GenerateRequest, ends: Collection[int]) -> None:
         self.request = request
@@ -36,22 +36,22 @@ class BeamGroup:
         self._members = 0
 
     def member_request(self) -> GenerateRequest:
-        """The request of one more beam: enough alternatives to fill the group even if every end is among them."""
+        """The request of one more beam, with enough alternatives to fill the group even if all ends are among them."""
         self._members += 1
         sampling = replace(self.request.sampling, logprobs=self.width + len(self._ends))
         return replace(self.request, request_id=f"{self.request.request_id}/{self._members}", sampling=sampling)
 
     def offer(self, sequence: Sequence, next_tokens: TokenLogprobs) -> None:
-        """Enter a beam's likeliest next tokens."""
+        """Enter the likeliest next tokens of a beam."""
         self._offers[sequence] = next_tokens
 
     @property
     def is_complete(self) -> bool:
-        """Whether all beams have offered."""
+        """Whether all beams have offered their next tokens."""
         return len(self._offers) == len(self.scores)
 
     def choose(self) -> list[Continuation]:
-        """The best continuations of all beams, best first; what ends joins the finished ones. Empty: all is done."""
+        """The best continuations, best first; those that end are kept as finished. Empty: the search is over."""
         offered = [
             Continuation(sequence, token, self.scores[sequence] + logprob)
             for sequence, offer in self._offers.items()
@@ -69,7 +69,7 @@ class BeamGroup:
         return kept if len(self._finished) < self.width else []
 
     def answer(self, chosen: list[Continuation]) -> tuple[tuple[int, ...], bool]:
-        """The answer's tokens, and whether it came to an end by itself; `chosen` could have gone on."""
+        """The answer's tokens, and whether it ends with a stop token; `chosen` are the continuations that do not."""
         if self._finished:
             return max(self._finished, key=lambda finished: finished[0])[1], True
         parent, token, _ = chosen[0]

@@ -1,7 +1,8 @@
-"""The requests with beams: their sequences step side by side, and the request ends once, with the best of them.
+"""Requests with beam search: their beams advance together, and each request ends once, with its best beam.
 
-To the scheduler a beam is a sequence like any other. Here is what sets beams apart: none gets a token before all of its
-group have offered theirs (`beam.py` chooses), some are copied then and some dropped, and they end together.
+For the scheduler a beam is a sequence like any other. This module adds the differences: no beam gets a token before all
+beams of its group have offered theirs; then the group (`group.py`) chooses, so some beams are forked and some dropped;
+and all beams of a group end together.
 """
 
 from collections.abc import Callable
@@ -9,19 +10,19 @@ from dataclasses import replace
 
 from server.engine.beam.group import BeamGroup, Continuation
 from server.engine.config import EngineConfig
-from server.engine.queues import Queues
 from server.engine.sequence import Sequence, SequenceStatus
+from server.engine.sequence_pool import SequencePool
 from server.engine.step import NOT_FINITE, SchedulerStats
 from server.engine.types import EngineOutput, FinishReason, GenerateRequest, TokenLogprobs
 
 
 class BeamSearch:
-    """All groups of beams, whose sequences are in `queues` with those of other requests."""
+    """All groups of beams; their sequences are in `pool` together with those of other requests."""
 
     def __init__(
-        self, config: EngineConfig, queues: Queues, counts: SchedulerStats, clock: Callable[[], float]
+        self, config: EngineConfig, pool: SequencePool, stats: SchedulerStats, clock: Callable[[], float]
     ) -> None:
-        self._config, self._queues, self._counts, self._clock = config, queues, counts, clock
+        self._config, self._pool, self._stats, self._clock = config, pool, stats, clock
         self._groups: dict[str, BeamGroup] = {}  # by the id of the request
         self._group_of: dict[Sequence, BeamGroup] = {}
 
@@ -37,17 +38,17 @@ class BeamSearch:
         return sequence in self._group_of
 
     def request_of(self, sequence: Sequence) -> str:
-        """The id of the request that a beam belongs to; a sequence's own if it is none."""
+        """The id of the request that a beam belongs to; of another sequence, its own id."""
         group = self._group_of.get(sequence)
         return group.request.request_id if group else sequence.request_id
 
     def open(self, request: GenerateRequest) -> GenerateRequest:
-        """A new group; the request of its first beam."""
+        """Start a group. Returns the request of its first beam."""
         group = self._groups[request.request_id] = BeamGroup(request, self._config.eos_token_ids)
         return group.member_request()
 
     def start(self, request_id: str, sequence: Sequence) -> None:
-        """The first beam of a group."""
+        """Enter the first beam of a group."""
         group = self._groups[request_id]
         group.scores[sequence] = 0.0
         self._group_of[sequence] = group
@@ -58,12 +59,12 @@ class BeamSearch:
         self._group_of[sequence].offer(sequence, candidates)
 
     def advance(self) -> list[EngineOutput]:
-        """Let the groups go on of which all beams have offered; the answers of those that are done."""
+        """Continue the groups whose beams have all offered their next tokens. Returns the outputs of those that end."""
         complete = [group for group in self._groups.values() if group.is_complete]
         return [output for group in complete if (output := self._advance(group)) is not None]
 
     def abort(self, request_id: str) -> EngineOutput:
-        """End a request with all of its beams."""
+        """End a request and drop all its beams."""
         return self._end(self._groups[request_id], FinishReason.ABORT)
 
     def fail(self, sequence: Sequence, error: str = NOT_FINITE) -> EngineOutput:
@@ -76,20 +77,20 @@ class BeamSearch:
         self._group_of.clear()
 
     def _advance(self, group: BeamGroup) -> EngineOutput | None:
-        """Let the best continuations go on; the group's answer when none does, or none may."""
+        """Continue with the best continuations; the group's output if there are none, or the length is reached."""
         chosen = group.choose()
         some = next(iter(group.scores))
         length = len(some.tokens) + 1
-        may_go_on = length - some.prompt_len < some.sampling.max_tokens and length < self._config.max_model_len
-        if chosen and may_go_on:
-            self._go_on(group, chosen)
+        may_continue = length - some.prompt_len < some.sampling.max_tokens and length < self._config.max_model_len
+        if chosen and may_continue:
+            self._continue(group, chosen)
             return None
         token_ids, ended = group.answer(chosen)
-        self._counts.generation_tokens += len(token_ids)
+        self._stats.generation_tokens += len(token_ids)
         return self._end(group, FinishReason.STOP if ended else FinishReason.LENGTH, token_ids=token_ids)
 
-    def _go_on(self, group: BeamGroup, chosen: list[Continuation]) -> None:
-        """The first continuation of a beam takes it over, others get copies of it; beams without any are dropped."""
+    def _continue(self, group: BeamGroup, chosen: list[Continuation]) -> None:
+        """A beam keeps its best continuation; it is forked for the others. Beams without a continuation are dropped."""
         parents = {continuation.parent for continuation in chosen}
         for sequence in group.scores:
             if sequence not in parents:
@@ -102,38 +103,38 @@ class BeamSearch:
             else:
                 heirs[parent] = token
                 group.scores[parent] = score
-        for parent, token in heirs.items():  # only now: the copies were to end with other tokens
+        for parent, token in heirs.items():  # after the forks, which end with other tokens
             parent.append((token,))
             parent.is_held = False
             if parent.status is SequenceStatus.WAITING:
-                self._queues.wait(parent)
+                self._pool.wait(parent)
 
     def _fork(self, group: BeamGroup, parent: Sequence, token: int) -> Sequence:
-        """One more beam, running on a copy of its parent's memory, or waiting like a preempted one without room."""
-        child = parent.fork(group.member_request(), self._queues.next_number(), token)
+        """One more beam, which runs with a copy of its parent's memory, or waits if no memory is free."""
+        child = parent.fork(group.member_request(), self._pool.next_number(), token)
         self._group_of[child] = group
-        self._queues.by_id[child.request_id] = child
-        if parent.status is SequenceStatus.RUNNING and self._queues.cache.copy(parent, child):
+        self._pool.by_id[child.request_id] = child
+        if parent.status is SequenceStatus.RUNNING and self._pool.cache.fork(parent, child):
             child.num_computed_tokens = child.prefill_end = parent.num_computed_tokens
-            self._queues.run(child)
+            self._pool.run(child)
         else:
-            self._queues.wait(child)
+            self._pool.wait(child)
         return child
 
     def _end(
         self, group: BeamGroup, reason: FinishReason, error: str | None = None, *, token_ids: tuple[int, ...] = ()
     ) -> EngineOutput:
-        """Free all beams; the one output of the request."""
+        """Drop all beams. Returns the only output of the request."""
         some = next(iter(group.scores))
         for sequence in group.scores:
             self._drop(sequence)
         del self._groups[group.request.request_id]
         now = self._clock()
         if token_ids:
-            some.first_token = now  # the first is not known before the last
+            some.first_token = now  # the first token is not known before the last
         output = some.terminal(reason, now, token_ids=token_ids, error=error)
         return replace(output, request_id=group.request.request_id)
 
     def _drop(self, sequence: Sequence) -> None:
         del self._group_of[sequence]
-        self._queues.leave(sequence)
+        self._pool.remove(sequence)

@@ -1,1 +1,1 @@
-"""Memory of sequences: KV blocks, recurrent states, prefix cache."""
+"""Cache memory of sequences: KV blocks, recurrent states, prefix cache."""

@@ -9,9 +9,13 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 
-def root_digest(cache_salt: str = "") -> bytes:
-    """The digest of the empty prefix, from which all others follow: prefixes of different salts never match."""
-    return blake2b(cache_salt.encode("utf-8", "surrogatepass"), digest_size=16, person=b"cache salt").digest()
+def root_digest(cache_salt: str = "", experts_per_token: int | None = None) -> bytes:
+    """The digest of the empty prefix, from which all others follow.
+
+    Prefixes with different salts never match, nor do those that were computed with another number of experts.
+    """
+    root = f"{experts_per_token} {cache_salt}".encode("utf-8", "surrogatepass")
+    return blake2b(root, digest_size=16, person=b"prefix root").digest()
 
 
 def block_digest(previous: bytes, token_ids: Sequence[int]) -> bytes:

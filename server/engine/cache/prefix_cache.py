@@ -1,6 +1,6 @@
-"""Prefix reuse over attention and recurrence together: what a new sequence need not compute again.
+"""Prefix reuse over attention and recurrence together: which tokens a new sequence need not compute.
 
-Also what must be copied for it. Copies are ordered here and done by the runner, in order, before the next step.
+The copies that this needs are queued here as cache operations. The runner does them, in order, before the next step.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from server.engine.sequence import Sequence
 
 @dataclass(frozen=True, slots=True)
 class ZeroRow:
-    """Clear a state row for its new owner."""
+    """Set a state row to zero for its new owner."""
 
     row: int
 
@@ -40,9 +40,10 @@ CacheOp = ZeroRow | CopyRow | CopyBlock
 
 @dataclass(frozen=True, slots=True)
 class PrefixHit:
-    """The first `num_tokens` tokens are there: full blocks, and the snapshot if the model has recurrent state.
+    """The first `num_tokens` tokens are cached: full blocks, and a snapshot if the model has recurrent state.
 
-    `divergence_point` is how far keys and values alone would have reached: where this sequence and an earlier one part.
+    `divergence_point` is how far the cached keys and values alone reach: there this sequence diverges from an earlier
+    one.
     """
 
     num_tokens: int = 0
@@ -52,17 +53,17 @@ class PrefixHit:
 
 
 class PrefixCache:
-    """Finds, restores and remembers prefixes; owns nothing itself."""
+    """Finds, restores and saves prefixes; owns no memory itself."""
 
     def __init__(self, layout: CacheLayout, blocks: BlockManager, states: StateManager, *, enabled: bool) -> None:
         self._layout = layout
         self._blocks = blocks
         self._states = states
         self.enabled = enabled
-        self.pending: list[CacheOp] = []
+        self._ops: list[CacheOp] = []
 
     def lookup(self, sequence: Sequence) -> PrefixHit:
-        """The longest reusable prefix of a waiting sequence. Safe until the next allocation."""
+        """The longest reusable prefix of a waiting sequence. Valid until the next allocation."""
         limit, size = sequence.reuse_limit, self._layout.block_size
         if not self.enabled or limit < 1:
             return PrefixHit()
@@ -78,29 +79,29 @@ class PrefixCache:
         return PrefixHit(position, tuple(blocks[: position // size]), snapshot, divergence_point)
 
     def restore(self, sequence: Sequence, hit: PrefixHit) -> None:
-        """Order the copies that put a hit into the sequence's own slot and its first own block."""
+        """Queue the copies of a hit into the sequence's own slot and its first own block."""
         assert sequence.slot is not None
         if hit.snapshot is None:
-            self.pending.append(ZeroRow(sequence.slot))
+            self._ops.append(ZeroRow(sequence.slot))
             return
         snapshot = self._states.use(hit.snapshot)
         assert snapshot is not None, "the hit was found after an allocation"
-        self.pending.append(CopyRow(self._layout.num_slots + snapshot, sequence.slot))
+        self._ops.append(CopyRow(self._layout.num_slots + snapshot, sequence.slot))
         tail = hit.num_tokens % self._layout.block_size
         if tail and self._layout.has_kv:
             target = sequence.block_table[hit.num_tokens // self._layout.block_size]
-            self.pending.append(CopyBlock(self._layout.num_blocks + snapshot, target, tail))
+            self._ops.append(CopyBlock(self._layout.num_blocks + snapshot, target, tail))
 
     def copy_state(self, source: Sequence, target: Sequence) -> None:
-        """Order the copies of a sequence's state, and of its last, partly filled block, to another's own."""
+        """Queue the copies of a sequence's state, and of its last, partly filled block, to another sequence."""
         assert source.slot is not None
         assert target.slot is not None
-        self.pending.append(CopyRow(source.slot, target.slot))
+        self._ops.append(CopyRow(source.slot, target.slot))
         full, tail = divmod(source.num_computed_tokens, self._layout.block_size)
         if tail and self._layout.has_kv:
-            self.pending.append(CopyBlock(source.block_table[full], target.block_table[full], tail))
+            self._ops.append(CopyBlock(source.block_table[full], target.block_table[full], tail))
 
-    def remember_blocks(self, sequence: Sequence, computed_before: int) -> None:
+    def save_blocks(self, sequence: Sequence, computed_before: int) -> None:
         """Register the blocks that were filled since `computed_before` tokens were computed."""
         size, end = self._layout.block_size, sequence.num_computed_tokens
         if not self.enabled or not self._layout.has_kv or computed_before // size == end // size:
@@ -109,8 +110,8 @@ class PrefixCache:
         for index in range(computed_before // size, end // size):
             self._blocks.register(sequence.block_table[index], sequence.digests[index + 1])
 
-    def remember_state(self, sequence: Sequence) -> None:
-        """Order a snapshot of a sequence's state after its computed tokens, unless there is one."""
+    def save_state(self, sequence: Sequence) -> None:
+        """Queue a snapshot of a sequence's state after its computed tokens, unless there is one."""
         position, size = sequence.num_computed_tokens, self._layout.block_size
         if not self.enabled or not self._layout.num_snapshots or not position:
             return
@@ -119,14 +120,14 @@ class PrefixCache:
         snapshot = self._states.add(snapshot_key(sequence.digests, sequence.tokens, position, size))
         if snapshot is None:
             return
-        self.pending.append(CopyRow(sequence.slot, self._layout.num_slots + snapshot))
+        self._ops.append(CopyRow(sequence.slot, self._layout.num_slots + snapshot))
         tail = position % size
         if tail and self._layout.has_kv:
             source = sequence.block_table[position // size]
-            self.pending.append(CopyBlock(source, self._layout.num_blocks + snapshot, tail))
+            self._ops.append(CopyBlock(source, self._layout.num_blocks + snapshot, tail))
 
-    def missing(self, sequence: Sequence, positions: set[int]) -> list[int]:
-        """Those of the positions, ascending, that have no snapshot yet; the others count as used."""
+    def without_snapshot(self, sequence: Sequence, positions: set[int]) -> list[int]:
+        """The positions, ascending, that have no snapshot yet; existing snapshots are marked as used."""
         if not self.enabled or not self._layout.num_snapshots:
             return []
         extend_digests(sequence.digests, sequence.tokens, self._layout.block_size)
@@ -137,13 +138,13 @@ class PrefixCache:
             is None
         ]
 
-    def take_pending(self) -> list[CacheOp]:
-        """The ordered copies so far; they are the caller's to do now."""
-        ops, self.pending = self.pending, []
+    def take_ops(self) -> list[CacheOp]:
+        """The queued operations, which the caller must do before the next step."""
+        ops, self._ops = self._ops, []
         return ops
 
     def forget(self) -> None:
-        """Trust nothing that was remembered: after a failed step."""
-        self.pending.clear()
+        """Drop all prefixes and queued operations: a step has failed."""
+        self._ops.clear()
         self._blocks.forget()
         self._states.forget()

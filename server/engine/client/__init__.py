@@ -1,1 +1,1 @@
-"""The engine as the rest of the server calls it."""
+"""How the rest of the server calls the engine."""

@@ -1,8 +1,9 @@
 """The engine in a thread of its own, behind `EngineClient`.
 
-The event loop's thread and the engine's thread share three things: an inbox of commands, guarded by a condition the
-engine's thread sleeps on, the newest stats, replaced as a whole, and the time of the last step. Outputs go back in one
-call per step. Should the thread die or hang, the server says that it is unhealthy, and every stream has an end.
+The event loop's thread and the engine's thread share three things: an inbox of commands, guarded by a condition on
+which the engine's thread waits; the newest stats, replaced as a whole; and the time of the last step. The outputs of a
+step go back in one call. If the thread dies or hangs, the stats say that the engine is unhealthy, and every stream
+still ends.
 """
 
 import asyncio
@@ -12,21 +13,21 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
-from server.engine.client.base import EngineClosedError, QueueFullError
-from server.engine.client.retry_after import CompletionRate
+from server.engine.client.admission import AdmissionControl
+from server.engine.client.base import EngineClosedError
 from server.engine.engine import STEP_FAILED, Engine
 from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason
 
 logger = logging.getLogger(__name__)
 
-HANGING_AFTER = 300.0  # seconds with work but without the end of a step: longer than any step should take
-END_SECONDS = 30.0  # for the steps that run when the grace period is over
+HANGING_AFTER = 300.0  # seconds in which no step ends although there is work: longer than any step should take
+ABORT_SECONDS = 30.0  # how long the aborts after the grace period may take
 
 Command = EngineRequest | str  # a request to accept, or the id of one to abort
 
 
 class OutputStream:
-    """The outputs of one request, in order; ends after the one with a finish reason."""
+    """The outputs of one request in their order; it ends after the one with a finish reason."""
 
     def __init__(self) -> None:
         self._outputs: asyncio.Queue[EngineOutput] = asyncio.Queue()
@@ -47,16 +48,16 @@ class OutputStream:
 
 
 class AsyncLLM:
-    """An `EngineClient`. Make it, use it and close it on one event loop; its thread starts at once."""
+    """An `EngineClient`. Create, use and close it on one event loop; its thread starts at once."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._streams: dict[str, OutputStream] = {}
-        self._rate = CompletionRate()
+        self._admission = AdmissionControl(engine.config.max_num_seqs + engine.config.max_queue)
         self._closing = False
         self._dead = False
-        self._progress = time.monotonic()  # when a step ended last, or work came after a rest
+        self._progress = time.monotonic()  # when the last step ended, or work came after an idle time
         self._drained = asyncio.Event()
         self._drained.set()
         self._stats = engine.stats()
@@ -68,11 +69,11 @@ class AsyncLLM:
 
     @property
     def capacity(self) -> int:
-        return self._engine.config.max_num_seqs + self._engine.config.max_queue
+        return self._admission.capacity
 
     @property
     def free_capacity(self) -> int:
-        return self.capacity - len(self._streams)
+        return self._admission.free_capacity
 
     def submit(self, request: EngineRequest) -> OutputStream:
         """Accept a request. Raises QueueFullError, EngineClosedError, or ValueError for one that cannot be served."""
@@ -82,9 +83,7 @@ class AsyncLLM:
         if request.request_id in self._streams:
             raise ValueError(f"request id {request.request_id!r} is in use: give each request an id of its own")
         now = time.monotonic()
-        if self.free_capacity < 1:
-            raise QueueFullError(self._rate.expected_wait(now))
-        self._rate.started(now)
+        self._admission.admit(now)
         if not self._streams:
             self._progress = now
         stream = self._streams[request.request_id] = OutputStream()
@@ -98,7 +97,7 @@ class AsyncLLM:
             self._send([request_id])
 
     def stats(self) -> EngineStats:
-        """The counters after the newest step; requests that came since then count as waiting."""
+        """The stats after the newest step; requests that came since then count as waiting."""
         running = min(self._stats.running, len(self._streams))
         hangs = bool(self._streams) and time.monotonic() - self._progress > HANGING_AFTER
         healthy = self._stats.healthy and not self._dead and not hangs
@@ -107,7 +106,7 @@ class AsyncLLM:
     async def close(self, grace: float) -> None:
         """Refuse new requests, let the others finish for `grace` seconds, abort the rest, end the thread.
 
-        A thread that hangs is left behind after END_SECONDS: it ends with the process.
+        A thread that hangs is abandoned after ABORT_SECONDS; as a daemon it ends with the process.
         """
         self._closing = True
         try:
@@ -123,13 +122,13 @@ class AsyncLLM:
 
     async def _until_drained(self) -> None:
         try:
-            await asyncio.wait_for(self._drained.wait(), END_SECONDS)
+            await asyncio.wait_for(self._drained.wait(), ABORT_SECONDS)
         except TimeoutError:
             logger.critical("a step does not end; %d requests end with an error", len(self._streams))
-            self._give_up()
+            self._abandon()
 
-    def _give_up(self) -> None:
-        """On the loop's thread: the engine will not answer any more; end what waits for it."""
+    def _abandon(self) -> None:
+        """On the loop's thread: end all streams, because the engine will not answer any more."""
         self._closing = self._dead = True
         outputs = [
             EngineOutput(request_id, (), finish_reason=FinishReason.ERROR, error=STEP_FAILED)
@@ -144,31 +143,31 @@ class AsyncLLM:
             self._wakeup.notify()
 
     def _deliver(self, outputs: list[EngineOutput]) -> None:
-        """On the loop's thread: hand a step's outputs to their streams."""
+        """On the loop's thread: put a step's outputs into their streams."""
         now = time.monotonic()
         for output in outputs:
             if output.request_id not in self._streams:
-                continue  # a step that hung for long ended after all
+                continue  # the request was given up while its step hung
             if output.finish_reason is None:
                 self._streams[output.request_id].put(output)
                 continue
             self._streams.pop(output.request_id).put(output)
-            self._rate.finished(now, idle=not self._streams)
+            self._admission.release(now)
         if not self._streams:
             self._drained.set()
 
-    # The engine's thread. Nothing of a request may stay in a frame that sleeps, hence the small functions.
+    # The engine's thread. Small functions drop their references before it sleeps, so that requests can be freed.
 
     def _run(self) -> None:
         try:
-            while self._sleep():
+            while self._wait_for_work():
                 self._work()
         except BaseException:
             logger.critical("the engine's thread died; only a restart helps", exc_info=True)
-            self._loop.call_soon_threadsafe(self._give_up)
+            self._loop.call_soon_threadsafe(self._abandon)
 
-    def _sleep(self) -> bool:
-        """Wait for something to do; False when the engine is to stop."""
+    def _wait_for_work(self) -> bool:
+        """Sleep until there is something to do; False when the engine is to stop."""
         with self._wakeup:
             while not (self._inbox or self._engine.has_unfinished or self._stopping):
                 self._wakeup.wait()
@@ -178,7 +177,7 @@ class AsyncLLM:
         outputs: list[EngineOutput] = []
         try:
             while (command := self._next_command()) is not None:
-                outputs += self._obey(command)
+                outputs += self._execute(command)
             outputs += self._engine.step()
         except Exception:
             logger.exception("the engine failed outside a step; all its requests end with an error")
@@ -191,7 +190,7 @@ class AsyncLLM:
         with self._wakeup:
             return self._inbox.pop(0) if self._inbox else None
 
-    def _obey(self, command: Command) -> list[EngineOutput]:
+    def _execute(self, command: Command) -> list[EngineOutput]:
         if isinstance(command, str):
             return self._engine.abort(command)
         self._engine.submit(command)

@@ -1,4 +1,4 @@
-"""The engine as the rest of the server sees it: submit, abort, stats, close."""
+"""The interface of the engine for the rest of the server: submit, abort, stats, close."""
 
 from collections.abc import AsyncIterator
 from typing import Protocol
@@ -7,7 +7,7 @@ from server.engine.types import EngineOutput, EngineRequest, EngineStats
 
 
 class QueueFullError(Exception):
-    """The waiting queue is at its bound. `retry_after` is the predicted wait in seconds."""
+    """The waiting queue is full. `retry_after` is the expected wait in seconds."""
 
     def __init__(self, retry_after: float) -> None:
         super().__init__(f"the queue is full; a place is expected in {retry_after:.1f} s")
@@ -19,7 +19,7 @@ class EngineClosedError(Exception):
 
 
 class EngineClient(Protocol):
-    """What the text layer needs of an engine. All methods are called on the event loop's thread."""
+    """What the rest of the server needs from an engine. Call all methods on the event loop's thread."""
 
     @property
     def capacity(self) -> int:
@@ -28,18 +28,19 @@ class EngineClient(Protocol):
 
     @property
     def free_capacity(self) -> int:
-        """How many more requests it would take at this moment."""
+        """How many more requests it would take now."""
         ...
 
     def submit(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
         """Accept `request` and return its outputs; the last one has a finish reason.
 
-        Raises QueueFullError or EngineClosedError at once, never later: a returned iterator always ends properly.
+        Raises QueueFullError or EngineClosedError at once, never later: a returned iterator always ends with an output
+        that has a finish reason.
         """
         ...
 
     def abort(self, request_id: str) -> None:
-        """End a request at the next step and free its memory. Unknown or finished ids are ignored."""
+        """End a request before the next step and free its memory. Unknown and finished ids are ignored."""
         ...
 
     def stats(self) -> EngineStats:

@@ -18,7 +18,7 @@ BUNDLED = Path(model.__file__).parent / "bundled"
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Size:
     """A size of that name, for the test that asks for it, and a short measurement of its speed."""
-    size = Size(64, 4, 1, 1, num_experts=4, expert_width=32, shared_width=32)
+    size = Size(64, 4, 1, 1, num_experts=4, expert_width=32, shared_width=32, dtype="float32")
     monkeypatch.setitem(SIZES, "tiny", size)
     monkeypatch.setattr("benchmarks.routing_study.cost.DECODED", 2)
     monkeypatch.setattr("benchmarks.routing_study.cost.REPEATS", 1)

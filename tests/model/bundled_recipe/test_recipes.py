@@ -6,11 +6,11 @@ from fnmatch import fnmatchcase
 
 import pytest
 
-from model.bundled_recipe.data_sources import FILE
+from model.bundled_recipe.model_card import DATA_SOURCES
 from model.bundled_recipe.recipes import MIXTURES_FILE, RECIPES, mixture, recipe_named
 
 MIXTURES = tomllib.loads(MIXTURES_FILE.read_text(encoding="utf-8"))["mixtures"]
-SOURCES = [source["name"] for source in json.loads(FILE.read_text(encoding="utf-8"))["sources"]]
+SOURCES = [source["name"] for source in json.loads(DATA_SOURCES.read_text(encoding="utf-8"))["sources"]]
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:

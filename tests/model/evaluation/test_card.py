@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from model.bundled_recipe.data_sources import provenance
+from model.bundled_recipe.model_card import provenance
 from model.evaluation.card import CardFacts, model_card
 from model.evaluation.report import EvaluationReport
 from model.evaluation.run import evaluate
-from model.evaluation.scores import Baseline, Example, Score
+from model.evaluation.scores import Baseline, Sample, Score
 from model.evaluation.training_facts import read_training_facts
 from tests.model.evaluation.fakes import FakeModel
 
@@ -117,7 +117,7 @@ def test_card_has_licence_and_credit_of_each_source(facts: CardFacts, report: Ev
 
 
 def test_card_shows_given_examples_on_one_line_each(facts: CardFacts, report: EvaluationReport) -> None:
-    example = Example("chat/x", "en", "Hi\nthere", "Hello", "a `b` | c" + "x" * 1000)
+    example = Sample("chat/x", "en", "Hi\nthere", "Hello", "a `b` | c" + "x" * 1000)
     card = model_card(replace(facts, examples=[example]), report)
     assert "- asked: `Hi there`" in card
     assert "- answered: `a 'b' | c" in card

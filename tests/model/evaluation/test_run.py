@@ -20,7 +20,7 @@ class ChatOnlyModel(FakeModel):
 
 class FailingModel(FakeModel):
     def score(self, requests: Sequence[ScoringRequest], advance: Advance) -> list[Likelihood]:
-        raise ModelError("/v1/completions answered 500", 500)
+        raise ModelError("/v1/completions answered 500")
 
 
 class DeadModel(FailingModel):

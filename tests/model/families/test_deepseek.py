@@ -1,5 +1,6 @@
 """DeepSeek's families beyond parity: what is left out, what is refused, a published scale."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,18 @@ def add_tensor(directory: Path, name: str) -> None:
     save_file(load_file(path) | {name: torch.ones(3)}, path)
 
 
-def test_layers_for_further_tokens_are_not_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [None, 1, 2])
+def test_layers_for_further_tokens_are_not_loaded(tmp_path: Path, number: int | None) -> None:
     write_checkpoint("deepseek_v3", tmp_path)
-    add_tensor(tmp_path, "model.layers.61.eh_proj.weight")
+    hf = read_config(tmp_path)
+    depth = hf["num_hidden_layers"]
+    if number is not None:
+        (tmp_path / "config.json").write_text(json.dumps({**hf, "num_nextn_predict_layers": number}))
+    for index in range(depth, depth + (number or 1)):
+        add_tensor(tmp_path, f"model.layers.{index}.eh_proj.weight")
     load_network(tmp_path, torch.float32)
-
-
-def test_other_layers_beyond_the_config_are_refused(tmp_path: Path) -> None:
-    """Negative control."""
-    write_checkpoint("deepseek_v3", tmp_path)
-    add_tensor(tmp_path, "model.layers.60.eh_proj.weight")
-    with pytest.raises(CheckpointError, match=r"model\.layers\.60\.eh_proj\.weight"):
+    add_tensor(tmp_path, f"model.layers.{index + 1}.eh_proj.weight")  # negative control: one layer too many
+    with pytest.raises(CheckpointError, match=rf"model\.layers\.{index + 1}\.eh_proj\.weight"):
         load_network(tmp_path, torch.float32)
 
 

@@ -117,17 +117,34 @@ def test_every_byte_is_read_once_and_told(stored: CausalLM, tmp_path: Path) -> N
     assert told[-1][0] == stored_bytes
 
 
+def add_head(directory: Path, weight_VD: torch.Tensor) -> None:
+    path = directory / "model.safetensors"
+    save_file(load_file(path) | {"lm_head.weight": weight_VD}, path)
+
+
 @pytest.mark.parametrize("has_copy", [False, True])
-def test_a_tied_head_is_the_embedding(tmp_path: Path, has_copy: bool) -> None:
+def test_a_tied_head_is_the_embedding(tmp_path: Path, has_copy: bool, caplog: pytest.LogCaptureFixture) -> None:
     network = write(tmp_path, TIED)
-    if has_copy:  # which is not looked at
-        path = tmp_path / "model.safetensors"
-        save_file(load_file(path) | {"lm_head.weight": torch.full((64, 32), torch.nan)}, path)
+    if has_copy:
+        add_head(tmp_path, load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"].clone())
     hidden_RD = torch.randn(3, 32)
     expected = hidden_RD @ network.embedding.weight.T
     for freeze in (True, False):
         loaded = load_network(tmp_path, torch.float32, freeze=freeze, check=True)
         torch.testing.assert_close(loaded.logits(hidden_RD), expected)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_another_head_in_a_tied_checkpoint_is_used_with_a_warning(
+    tmp_path: Path, freeze: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, TIED)
+    head_VD, hidden_RD = torch.randn(64, 32), torch.randn(3, 32)
+    add_head(tmp_path, head_VD)
+    loaded = load_network(tmp_path, torch.float32, freeze=freeze)
+    torch.testing.assert_close(loaded.logits(hidden_RD), hidden_RD @ head_VD.T)
+    assert "lm_head.weight, which differs from the embedding" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from model.checkpoints.safetensors_files import CheckpointError, CheckpointReader, open_checkpoint
-from model.quantization.formats import decoded, nearest_scheme
+from model.quantization.formats import dequantized, nearest_scheme
 from model.quantization.formats.mxfp4 import Mxfp4
 from tests.model.quantization.encoded_formats import Encoded, awq, fp8, gptq, mxfp4
 
@@ -33,7 +33,7 @@ def random_weight(*shape: int) -> Tensor:
 
 def stored(directory: Path, tensors: dict[str, Tensor], settings: dict[str, Any]) -> CheckpointReader:
     save_file(tensors, directory / "model.safetensors")
-    return decoded(open_checkpoint(directory), {"quantization_config": settings}, wanted={"a.weight"})
+    return dequantized(open_checkpoint(directory), {"quantization_config": settings}, wanted={"a.weight"})
 
 
 def matrix(directory: Path, encoded: Encoded, settings: dict[str, Any]) -> CheckpointReader:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.checkpoints.safetensors_files import CheckpointError, open_checkpoint, read_config
 from model.loading.load import load_network
-from model.quantization.formats import decoded, nearest_scheme
+from model.quantization.formats import dequantized, nearest_scheme
 from tests.model.families.checkpoints import write_checkpoint
 from tests.model.quantization.encoded_formats import Encoded, awq, fp8, gptq, mxfp4
 
@@ -84,7 +84,7 @@ def test_only_a_quantized_checkpoint_has_a_nearest_scheme(twins: tuple[Path, Pat
 
 def test_a_plain_checkpoint_is_read_as_it_is(twins: tuple[Path, Path]) -> None:
     reader = open_checkpoint(twins[1])
-    assert decoded(reader, read_config(twins[1]), wanted=()) is reader
+    assert dequantized(reader, read_config(twins[1]), wanted=()) is reader
 
 
 def test_a_wrapper_says_it_in_its_text_config() -> None:
@@ -95,7 +95,9 @@ def names_beside(bias: Tensor, directory: Path, *wanted: str) -> set[str]:
     """What is seen of a matrix in GPTQ with that bias."""
     parts = gptq(torch.randn(8, 16), [0] * 16).parts | {"bias": bias}
     save_file({f"a.{name}": part for name, part in parts.items()}, directory / "model.safetensors")
-    return set(decoded(open_checkpoint(directory), {"quantization_config": {"quant_method": "gptq"}}, wanted).names())
+    return set(
+        dequantized(open_checkpoint(directory), {"quantization_config": {"quant_method": "gptq"}}, wanted).names()
+    )
 
 
 def test_a_bias_of_zeros_is_left_out_unless_it_is_wanted(tmp_path: Path) -> None:
@@ -113,6 +115,6 @@ def test_codes_of_another_type(tmp_path: Path) -> None:
         {"a.weight": parts["weight"].half(), "a.weight_scale_inv": parts["weight_scale_inv"]},
         tmp_path / "model.safetensors",
     )
-    reader = decoded(open_checkpoint(tmp_path), {"quantization_config": {"quant_method": "fp8"}}, ())
+    reader = dequantized(open_checkpoint(tmp_path), {"quantization_config": {"quant_method": "fp8"}}, ())
     with pytest.raises(CheckpointError, match=r"a\.weight \(8, 16\) float16"):
         reader.header("a.weight")

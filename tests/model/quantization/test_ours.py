@@ -16,8 +16,7 @@ from model.loading import quantize_checkpoint as writer
 from model.loading.load import describe, load_network
 from model.loading.quantize_checkpoint import quantize_checkpoint
 from model.network import CausalLM
-from model.quantization import SCHEMES, Scheme
-from model.quantization import ours as saved
+from model.quantization import SCHEMES, Scheme, ours
 
 HYBRID = qwen3_next.config_to_hf(
     hybrid_config(
@@ -57,8 +56,8 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def load_saved(directory: Path, dtype: torch.dtype = torch.bfloat16) -> CausalLM:
     model = describe(directory, dtype)
-    assert saved.scheme_name(model.hf_config) is not None
-    saved.fill(model.network, open_checkpoint(directory))
+    assert ours.scheme_name(model.hf_config) is not None
+    ours.load_weights(model.network, open_checkpoint(directory))
     return model.network.requires_grad_(False).eval()
 
 
@@ -93,8 +92,8 @@ def test_it_is_smaller_and_says_what_it_is(source: Path, tmp_path: Path) -> None
     quantize_checkpoint(source, target, SCHEMES["int4"])
     config = json.loads((target / "config.json").read_text())
     assert config["quantization_config"] == {"quant_method": "routelm", "version": 1, "scheme": "int4"}
-    assert saved.scheme_name(config) == "int4"
-    assert saved.scheme_name(json.loads((source / "config.json").read_text())) is None
+    assert ours.scheme_name(config) == "int4"
+    assert ours.scheme_name(json.loads((source / "config.json").read_text())) is None
     assert (target / "tokenizer.json").read_text() == "{}"
     before, after = (sum(t.nbytes for t in tensors_of(directory).values()) for directory in (source, target))
     assert after < before / 2
@@ -118,6 +117,28 @@ def test_many_files_are_one_checkpoint(source: Path, tmp_path: Path, monkeypatch
     quantize_checkpoint(source, tmp_path / "many", SCHEMES["int4"])
     assert len(list((tmp_path / "many").glob("*.safetensors"))) > 2
     assert torch.equal(logits(load_saved(tmp_path / "many")), logits(load_saved(tmp_path / "one")))
+
+
+def test_no_file_is_empty(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "SHARD_BYTES", 1)  # each tensor fills a file, so the last one is full at the end
+    quantize_checkpoint(source, tmp_path / "many", SCHEMES["int8"])
+    files = sorted((tmp_path / "many").glob("*.safetensors"))
+    assert all(len(load_file(path)) == 1 for path in files)
+    index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text())
+    assert {path.name for path in files} == set(index["weight_map"].values())
+
+
+def test_another_head_of_a_tied_checkpoint_is_quantized(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source, family = tmp_path / "source", family_of(TIED)
+    network = CausalLM(family.config_from_hf({**TIED, "tie_word_embeddings": False}))
+    for parameter in network.parameters():
+        parameter.data.normal_(std=0.3)
+    save_weights(network, family.rules(network.config), source)
+    (source / "config.json").write_text(json.dumps(TIED))
+    quantize_checkpoint(source, tmp_path / "target", SCHEMES["int8"])
+    loaded = load_network(source, torch.bfloat16, scheme=SCHEMES["int8"])
+    assert torch.equal(logits(load_saved(tmp_path / "target")), logits(loaded))
 
 
 def test_progress_reaches_the_end(source: Path, tmp_path: Path) -> None:

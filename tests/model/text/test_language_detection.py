@@ -2,7 +2,7 @@
 
 import pytest
 
-from model.text.language_detection import DECIDING, detect_language
+from model.text.language_detection import MAX_CHARACTERS, detect_language
 
 
 @pytest.mark.parametrize(
@@ -31,5 +31,5 @@ def test_language_of_a_sentence(text: str, language: str) -> None:
 
 
 def test_the_beginning_of_a_long_text_decides() -> None:
-    german = "Das ist nicht gut und ich bin nicht da. " * (DECIDING // 30)
-    assert detect_language(german + "The end of this is in English and of no matter. " * 10 * DECIDING) == "de"
+    german = "Das ist nicht gut und ich bin nicht da. " * (MAX_CHARACTERS // 30)
+    assert detect_language(german + "The end of this is in English and of no matter. " * 10 * MAX_CHARACTERS) == "de"

@@ -233,3 +233,43 @@ def test_long_messages_are_no_attack(source: str) -> None:
 
 def test_json_keeps_letters_as_they_are() -> None:
     assert render("{{ {'a': '你'} | tojson }}") == '{"a": "你"}'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("", '{"b": "你", "a": [1]}'),
+        ("ensure_ascii=True", '{"b": "\\u4f60", "a": [1]}'),
+        ("separators=(',', ':')", '{"b":"你","a":[1]}'),
+        ("sort_keys=True", '{"a": [1], "b": "你"}'),
+        ("indent=1, sort_keys=True", '{\n "a": [\n  1\n ],\n "b": "你"\n}'),
+        ("False, none, none, True", '{"a": [1], "b": "你"}'),
+    ],
+)
+def test_tojson_takes_the_arguments_that_transformers_gives_it(arguments: str, expected: str) -> None:
+    assert render(f"{{{{ {{'b': '你', 'a': [1]}} | tojson({arguments}) }}}}") == expected
+
+
+def test_long_separators_are_counted() -> None:
+    with pytest.raises(TemplateLimitError):
+        render("{% set x = 'a' * 9000 %}{{ ([1] * 2000) | tojson(separators=(x, x)) }}")
+
+
+def test_what_is_between_generation_marks_is_rendered() -> None:
+    marked = "{% generation %}{{ m.content }}{% if loop.last %}!{% endif %}{% endgeneration %}"
+    messages = [{"role": "a", "content": "b"}, {"role": "c", "content": "d"}]
+    assert render(f"{{% for m in messages %}}{{{{ m.role }}}}{marked}{{% endfor %}}", messages=messages) == "abcd!"
+
+
+def test_a_loop_between_generation_marks_is_stopped() -> None:
+    with pytest.raises(TemplateLimitError, match=r"longer than 0\.05 s"):
+        render("{% generation %}" + NESTED_LOOP + "{% endgeneration %}", seconds=0.05)
+
+
+def test_a_generation_mark_without_an_end_is_not_valid() -> None:
+    with pytest.raises(ValueError, match="is not valid"):
+        BoundedTemplate("{% generation %}a")
+
+
+def test_the_texts_that_a_template_names_are_known() -> None:
+    assert {"<|a|>", "b", "<c>"} <= BoundedTemplate("<|a|>{% if 'b' in x %}{{ '<c>' + x }}{% endif %}").literals

@@ -1,10 +1,12 @@
 """GET /docs and /openapi.json."""
 
 import re
+from html import escape
 
 from starlette.testclient import TestClient
 
 from server.api import ROUTERS
+from server.api.compatibility import FOREIGN_FIELDS
 
 
 def test_the_page_shows_every_endpoint_and_needs_no_network(client: TestClient) -> None:
@@ -22,9 +24,27 @@ def test_the_schema_describes_bodies_and_answers(client: TestClient) -> None:
     assert chat["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ChatRequest"}
     assert chat["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/ChatCompletion")
     temperature = schema["components"]["schemas"]["ChatRequest"]["properties"]["temperature"]
-    assert {"type": "number", "minimum": 0.0, "maximum": 5.0} in temperature["anyOf"]
+    number, null = temperature["anyOf"]
+    assert {"type": "number", "minimum": 0.0, "maximum": 5.0}.items() <= number.items()
+    assert null == {"type": "null"}
+
+
+def test_the_page_tells_the_fields_of_messages_defaults_and_errors(client: TestClient) -> None:
+    page = client.get("/docs").text
+    for text in ("messages[].role", "stream_options.include_usage", "default: true", "-1: as many as the context"):
+        assert text in page
+    assert "`" not in page
+    assert "e+" not in page.replace("9.22e+18", "")
+    assert "width=device-width" in page
+
+
+def test_the_page_tells_every_field_of_other_servers(client: TestClient) -> None:
+    page = client.get("/docs").text
+    for name, field in FOREIGN_FIELDS.items():
+        assert f"<code>{name}</code>" in page
+        assert escape(field.refusal or "") in page
 
 
 def test_every_router_is_in_the_application(client: TestClient) -> None:
-    served = set(client.get("/openapi.json").json()["paths"]) | {"/docs", "/health"}
+    served = set(client.get("/openapi.json").json()["paths"]) | {"/", "/docs", "/health"}
     assert {route.path_format for router in ROUTERS for route in router.routes} == served  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""What a request leaves out, the checkpoint's generation_config.json says; tasks stay greedy."""
+"""What a request leaves out, the checkpoint's generation_config.json says; tasks with one best answer stay greedy."""
 
 from typing import Any
 
@@ -26,7 +26,10 @@ def sampling(server: Server, path: str, body: dict[str, Any]) -> SamplingParams:
     return server.engine.submitted[-1].sampling
 
 
-@pytest.mark.parametrize(("path", "body"), [("/v1/chat/completions", CHAT), ("/v1/completions", {"prompt": "x"})])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/chat/completions", CHAT), ("/v1/completions", {"prompt": "x"}), ("/v1/generate", {"prompt": "x"})],
+)
 def test_open_endpoints_sample_as_recommended(server: Server, path: str, body: dict[str, Any]) -> None:
     chosen = sampling(server, path, body)
     assert [getattr(chosen, name) for name in NAMES] == [getattr(DEFAULTS, name) for name in NAMES]
@@ -38,6 +41,6 @@ def test_what_a_request_names_wins(server: Server) -> None:
     assert [getattr(chosen, name) for name in NAMES] == [0, 1, 0, 0, 1]
 
 
-def test_tasks_stay_greedy(server: Server) -> None:
-    chosen = sampling(server, "/v1/generate", {"prompt": "x"})
+def test_tasks_with_one_best_answer_stay_greedy(server: Server) -> None:
+    chosen = sampling(server, "/v1/translate", {"text": "x", "target_lang": "de", "beam_width": 1})
     assert [getattr(chosen, name) for name in NAMES] == [0, 1, 0, 0, 1]

@@ -1,4 +1,4 @@
-"""The exact bytes of a chat stream: what other clients' parsers were written against."""
+"""The exact bytes of streams: what other clients' parsers were written against."""
 
 import re
 
@@ -37,3 +37,28 @@ def test_the_bytes_of_a_chat_stream(client: TestClient, server: Server) -> None:
     text = client.post("/v1/chat/completions", json=body).content.decode()
     text = re.sub(r"chatcmpl-[0-9a-f]{32}", "ID", text)
     assert re.sub(r'"created":\d+', '"created":0', text) == GOLDEN
+
+
+COMPLETION = """\
+data: {"id":"ID","object":"text_completion","created":0,"model":"test-model","choices":[{"index":0,"text":"ab",\
+"logprobs":{"tokens":["a","b"],"token_logprobs":[-2.1,-0.025],"top_logprobs":[{"a":-2.1},{"b":-0.025}],\
+"text_offset":[0,1]},"finish_reason":null}]}
+
+data: {"id":"ID","object":"text_completion","created":0,"model":"test-model","choices":[{"index":0,"text":"\\n",\
+"logprobs":{"tokens":["\\n"],"token_logprobs":[-1.675],"top_logprobs":[{"\\n":-1.675}],"text_offset":[2]},\
+"finish_reason":null}]}
+
+data: {"id":"ID","object":"text_completion","created":0,"model":"test-model","choices":[{"index":0,"text":"",\
+"logprobs":null,"finish_reason":"stop"}]}
+
+data: [DONE]
+
+"""
+
+
+def test_the_bytes_of_a_completion_stream(client: TestClient, server: Server) -> None:
+    server.answer_with("b\n")
+    body = {"prompt": "a", "stream": True, "echo": True, "logprobs": 0, "max_tokens": 5}
+    text = client.post("/v1/completions", json=body).content.decode()
+    text = re.sub(r"cmpl-[0-9a-f]{32}", "ID", text)
+    assert re.sub(r'"created":\d+', '"created":0', text) == COMPLETION

@@ -38,6 +38,22 @@ def test_what_the_model_is_not_good_at(client: TestClient, server: Server) -> No
     assert client.get(f"/v1/models/{MODEL}").json()["warnings"] == [warning]
 
 
+def test_a_model_with_several_names(client: TestClient, server: Server) -> None:
+    server.service.served_names = (MODEL, "gpt-4o")
+    assert [card["id"] for card in client.get("/v1/models").json()["data"]] == [MODEL, "gpt-4o"]
+    assert client.get("/v1/models/gpt-4o").json()["id"] == "gpt-4o"
+    body = {"messages": [{"role": "user", "content": "a"}]}
+    assert client.post("/v1/chat/completions", json=body | {"model": "gpt-4o"}).json()["model"] == "gpt-4o"
+    assert client.post("/v1/chat/completions", json=body).json()["model"] == MODEL
+    assert "'test-model', 'gpt-4o'" in client.get("/v1/models/other").json()["error"]["message"]
+
+
+def test_head(client: TestClient) -> None:
+    assert client.head("/v1/models").status_code == 200
+    assert client.head(f"/v1/models/{MODEL}").status_code == 200
+    assert client.head("/v1/models/other").status_code == 404
+
+
 def test_other_models_are_not_found(client: TestClient) -> None:
     for response in (
         client.get("/v1/models/some/other"),

@@ -39,7 +39,7 @@ def test_every_post_declares_the_errors_in_their_shape(document: Schema) -> None
     assert len(posts) == 8
     for path, operation in posts.items():
         answers = operation["responses"]
-        assert set(answers) == {"200", "400", "401", "404", "413", "429", "500", "503", "default"}, path
+        assert set(answers) == {"200", "400", "401", "404", "413", "415", "429", "500", "503", "default"}, path
         assert all(
             answers[status]["content"]["application/json"]["schema"] == ERROR for status in set(answers) - {"200"}
         )

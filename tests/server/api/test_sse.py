@@ -131,3 +131,31 @@ def test_when_the_client_leaves_the_events_are_closed_at_once(waiting: bool) -> 
     client = serve(events, lambda: Connection(leave_after=1))
     assert closed == [True]
     assert not client.ended
+
+
+def test_characters_that_some_parsers_take_for_the_end_of_a_line_are_escaped() -> None:
+    text = "a\u0085b\u2028c\u2029d\u00e4\u2027"
+
+    async def events() -> Events:
+        yield {"text": text}
+
+    body = serve(events, Connection).body.decode()
+    assert len(body.splitlines()) == len(body.split("\n")) - 1
+    assert json.loads(body.splitlines()[0].removeprefix("data: ")) == {"text": text}
+    assert "\u00e4" in body, "other characters stay as they are"
+
+
+def test_the_headers_do_not_wait_for_the_first_event() -> None:
+    started = asyncio.Event()
+
+    class Client(Connection):
+        async def send(self, message: dict[str, Any]) -> None:
+            await super().send(message)
+            if message["type"] == "http.response.start":
+                started.set()
+
+    async def events() -> Events:
+        await started.wait()
+        yield {"n": 1}
+
+    assert serve(events, Client).ended

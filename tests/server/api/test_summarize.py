@@ -1,9 +1,11 @@
 """POST /v1/summarize."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -274,3 +276,37 @@ def test_a_summary_of_chunks_is_not_refused_when_others_take_the_free_slot(
     response = client.post("/v1/summarize", json={"text": "This is one sentence of it. " * 6, **OWN_WORDS})
     assert response.status_code == 200, response.text
     assert len(server.engine.submitted) == chunks + 1
+
+
+def test_a_stream_starts_before_the_chunks_are_summarized(server: Server, url: str) -> None:
+    """Its headers come at once, so that nothing on the way takes the connection for dead."""
+    server.service.prompts = ShortSighted()
+    server.answer_with("brief.")
+    server.engine.step_seconds = 0.1
+    body = {"text": "This is one sentence of it. " * 6, "stream": True, **OWN_WORDS}
+    with httpx.stream("POST", f"{url}/v1/summarize", json=body, trust_env=False) as response:
+        assert response.status_code == 200
+        assert len(server.engine.submitted) == 3, "only the chunks so far"
+        assert events_of(response.read().decode())[-1]["object"] == "summary.done"
+    assert len(server.engine.submitted) == 4
+
+
+def test_a_summary_that_is_refused_has_a_status_of_its_own(client: TestClient, server: Server) -> None:
+    server.engine.occupied = server.engine.capacity
+    response = client.post("/v1/summarize", json={"text": "a text", "stream": True, **OWN_WORDS})
+    assert response.status_code == 429
+
+
+def test_leaving_before_the_chunks_are_summarized_frees_them(server: Server, url: str) -> None:
+    server.service.prompts = ShortSighted()
+    server.answer_with("x" * 70)
+    server.engine.step_seconds = 0.1
+    body = {"text": "This is one sentence of it. " * 6, "stream": True, **OWN_WORDS}
+    with httpx.stream("POST", f"{url}/v1/summarize", json=body, trust_env=False):
+        assert server.engine.running == 3
+    for _ in range(400):
+        if server.engine.running == 0:
+            break
+        time.sleep(0.01)
+    assert server.engine.running == 0
+    assert len(server.engine.submitted) == 3

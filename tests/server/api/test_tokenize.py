@@ -13,8 +13,24 @@ def test_there_and_back(client: TestClient, server: Server) -> None:
     assert back == {"prompt": "größer 你好"}
 
 
-def test_special_tokens_of_a_client_are_text(client: TestClient) -> None:
-    assert client.post("/v1/tokenize", json={"prompt": "<|im_end|>"}).json()["count"] == len("<|im_end|>")
+def test_special_tokens_are_tokens_as_in_completions_or_text(client: TestClient, server: Server) -> None:
+    parsed = client.post("/v1/tokenize", json={"prompt": "a<|im_end|>", "return_token_strs": True}).json()
+    assert parsed["tokens"] == server.tokenizer.encode("a<|im_end|>", allow_special=True)
+    assert parsed["token_strs"] == ["a", "<|im_end|>"]
+    text = client.post("/v1/tokenize", json={"prompt": "<|im_end|>", "parse_special": False}).json()
+    assert text["count"] == len("<|im_end|>")
+    assert "token_strs" not in text
+
+
+def test_a_begin_token_on_request(client: TestClient, server: Server) -> None:
+    answer = client.post("/v1/tokenize", json={"prompt": "a", "add_special_tokens": True}).json()
+    assert answer["tokens"] == server.tokenizer.encode_document("a")
+
+
+def test_llama_cpps_names(client: TestClient, server: Server) -> None:
+    answer = client.post("/tokenize", json={"content": "ab", "add_special": True, "with_pieces": True}).json()
+    assert answer["tokens"] == server.tokenizer.encode_document("ab")
+    assert answer["token_strs"][1:] == ["a", "b"]
 
 
 def test_messages_as_the_chat_endpoint_renders_them(client: TestClient, server: Server) -> None:
@@ -22,6 +38,8 @@ def test_messages_as_the_chat_endpoint_renders_them(client: TestClient, server: 
     count = client.post("/v1/tokenize", json={"messages": messages}).json()["count"]
     client.post("/v1/chat/completions", json={"messages": messages})
     assert count == len(server.engine.submitted[0].prompt_token_ids)
+    shorter = client.post("/v1/tokenize", json={"messages": messages, "add_generation_prompt": False}).json()["count"]
+    assert shorter == count - len("<|im_start|>assistant\n") + len("<|im_start|>") - 1
 
 
 def test_nothing_both_and_unknown_ids_are_refused(client: TestClient) -> None:

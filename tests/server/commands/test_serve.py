@@ -1,5 +1,6 @@
 """`routelm serve`: its options are the settings."""
 
+import gc
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from typer.core import TyperCommand
 from typer.testing import CliRunner
 
 from server.cli import app
-from server.commands.serve import serve, with_setting_options
+from server.commands.serve import garbage_collection_paused, serve, with_setting_options
 from server.settings import Settings
 
 
@@ -46,6 +47,7 @@ def test_the_help_shows_the_defaults(command: TyperCommand) -> None:
         assert text[name].endswith(f"[{Settings.model_fields[name].default}]")
     assert text["max_body_bytes"].endswith("[2MiB]")
     assert text["drain_grace"].endswith("[30]")
+    assert text["cors_origins"].endswith("[localhost]")
     assert text["seed"].endswith("[random]")
     assert not [name for name, help in text.items() if "[None]" in help or "[]" in help or not help]
 
@@ -62,8 +64,28 @@ def test_numbers_flags_and_sizes_become_settings(given: dict[str, Any]) -> None:
     assert found.cors_origins == ["http://a", "http://b"]
 
 
+def test_a_key_file_that_is_missing_is_told_in_one_line() -> None:
+    result = CliRunner().invoke(app, ["serve", "--api-key-file", "/nowhere/key"])
+    assert result.exit_code == 2
+    assert result.output.startswith("api_key_file /nowhere/key cannot be read: ")
+    assert result.output.count("\n") == 1
+
+
 def test_the_help_is_shown_without_a_model() -> None:
     result = CliRunner().invoke(app, ["serve", "--help"])
     assert result.exit_code == 0
     assert "ROUTELM_API_KEY" in result.output
     assert "--max-num-seqs" in result.output
+
+
+def test_objects_of_the_start_are_never_collected_again() -> None:
+    enabled, frozen = gc.isenabled(), gc.get_freeze_count()
+    try:
+        with garbage_collection_paused():
+            assert not gc.isenabled()
+            kept = [[number] for number in range(1000)]
+        assert gc.isenabled()
+        assert gc.get_freeze_count() >= frozen + len(kept)
+    finally:
+        gc.unfreeze()
+        (gc.enable if enabled else gc.disable)()

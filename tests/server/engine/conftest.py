@@ -1,4 +1,4 @@
-"""Property tests run the same examples every time: a failure is a failure of the change at hand."""
+"""Property tests run the same examples every time, so that a failure comes from the change under test."""
 
 from collections.abc import Iterator
 
@@ -15,13 +15,13 @@ settings.load_profile("engine")
 
 @pytest.fixture(scope="session")
 def network() -> CausalLM:
-    """Not to be changed: all tests share it."""
+    """Shared by all tests; do not change it."""
     return tiny_network()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Tiny networks are faster so, above all beside other work."""
+    """Tiny networks are faster with one thread, above all when other processes are busy."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

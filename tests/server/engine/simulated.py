@@ -1,4 +1,4 @@
-"""A runner without a network: its memory holds, instead of numbers, the tokens that each number would depend on.
+"""A runner without a network. Its cache holds, instead of numbers, the tokens on which each number would depend.
 
 A wrong block, a stale row, a copy too late or a write into shared memory shows at once, and thousands of schedules run
 in a second.
@@ -24,18 +24,18 @@ Prefix = tuple[int | str, ...]
 
 
 def next_token(prefix: Prefix) -> int:
-    """The simulated model: any function of everything before."""
+    """The simulated model: a function of all tokens before."""
     return hash((len(prefix), *(int(token) for token in prefix))) % VOCAB
 
 
 def likeliest(prefix: Prefix, count: int) -> tuple[tuple[int, float], ...]:
-    """Made-up log-probabilities of the next tokens, best first: any function of everything before."""
+    """Made-up log-probabilities of the next tokens, best first: a function of all tokens before."""
     scores = [(token, -(hash((token, *map(int, prefix))) % 997) / 100) for token in range(VOCAB)]
     return tuple(sorted(scores, key=lambda pair: (-pair[1], pair[0]))[:count])
 
 
 def simulated_decode(prompt: Tokens[int], max_tokens: int, eos: frozenset[int] = frozenset()) -> tuple[int, ...]:
-    """What must come out."""
+    """The tokens that a request must get."""
     tokens = list(prompt)
     while len(tokens) < len(prompt) + max_tokens:
         tokens.append(next_token(tuple(tokens)))
@@ -94,14 +94,14 @@ class SimulatedRunner:
             if self.layout.has_kv:
                 block = sequence.block_table[position // size]
                 if position >= first:
-                    assert scheduler.cache.blocks._refs[block] == 1, "a shared block is written"
+                    assert scheduler.pool.cache.blocks._refs[block] == 1, "a shared block is written"
                     self.cells[block][position % size] = prefix
                 assert self.cells[block][position % size] == prefix
             if self.layout.has_state and position >= first:
                 self.rows[sequence.slot] = prefix
 
     def _remembered(self, sequence: Sequence) -> Prefix:
-        """The whole prefix, out of memory rather than out of the sequence."""
+        """The whole prefix, read from the cache and not from the sequence."""
         assert sequence.slot is not None
         if self.layout.has_state:
             return self.rows[sequence.slot]

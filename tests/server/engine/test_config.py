@@ -1,4 +1,4 @@
-"""A budget of bytes becomes blocks, slots and snapshots, or is refused with a reason."""
+"""A budget of bytes is divided into blocks, slots and snapshots, or refused with a reason."""
 
 import pytest
 import torch

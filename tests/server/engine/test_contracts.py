@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from model.config import with_experts_per_token
 from model.generate import sequence_hidden, sequence_logprobs
 from model.network import CausalLM
 from server.engine.config import CacheLayout, EngineConfig
@@ -26,10 +27,12 @@ from tests.server.engine.tiny import (
     random_prompt,
     request,
     run,
+    tiny_config,
     tiny_network,
 )
 
 EOS = frozenset({5})
+NUMBERS = (None, 1, 3, 4)  # of experts; the network's own is 2
 
 
 def simulate(asked: Tokens[GenerateRequest], tokens_per_step: dict[str, int], **changes: Any) -> list[EngineOutput]:
@@ -67,7 +70,7 @@ def test_two_tokens_a_step_for_one_sequence_and_one_for_another() -> None:
 @pytest.mark.parametrize("blocks", [10, 12, 60])
 @pytest.mark.parametrize("budget", [6, 7, 16])
 def test_any_width_gives_the_tokens_of_width_one(blocks: int, budget: int) -> None:
-    """Ends inside a tuple, full blocks, preemption: the tokens after an end never come out."""
+    """With ends inside a tuple, full blocks and preemption. Tokens after an end are dropped."""
     rng = np.random.default_rng(blocks)
     asked = [request(f"r{i}", rng.integers(0, 5, 1 + i).tolist(), 3 + 4 * i, ignore_eos=i > 3) for i in range(6)]
     width = {each.request_id: 1 + number % 4 for number, each in enumerate(asked)}
@@ -171,3 +174,21 @@ def test_a_salt_separates_equal_prompts_and_equal_salts_share(network: CausalLM,
     ]
     assert [result.num_cached_tokens > 0 for result in results] == [False] * 3 + [True] * 3
     assert {result.token_ids for result in results} == {oracle(network, request("r", prompt, 5))}
+
+
+def test_each_request_may_have_its_own_number_of_experts(network: CausalLM) -> None:
+    """Side by side in one batch and from the prefix cache, the tokens are those of a network with that number."""
+    networks = {k: network if k is None else tiny_network(with_experts_per_token(tiny_config(), k)) for k in NUMBERS}
+    rng = np.random.default_rng(6)
+    shared = random_prompt(rng, 20)
+    prompts = [shared + random_prompt(rng, 5) for _ in NUMBERS]
+    engine = Engine(network, engine_config())
+    for prompt in prompts:
+        requests = {k: request(str(k), prompt, 8, experts_per_token=k) for k in NUMBERS}
+        for _ in range(2):
+            results = run(engine, requests.values())
+            for k, asked in requests.items():
+                assert results[asked.request_id].token_ids == oracle(networks[k], asked)
+    assert engine.stats().prefix_cache_hits > 0
+    expected = {oracle(networks[k], request("r", prompts[0], 8)) for k in NUMBERS}
+    assert len(expected) >= 3, "the number of experts must matter"

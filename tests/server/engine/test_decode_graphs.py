@@ -1,4 +1,4 @@
-"""Replayed decode steps give the bits of computed ones, in any slots and at any length."""
+"""Replayed decode steps give the bits of computed ones, for all slots and lengths of the sequences."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ WIDTH, BLOCK = 4, 8
 
 
 class Decoder:
-    """Sequences that begin with nothing in the cache and get random tokens."""
+    """Sequences that start with an empty cache and get random tokens."""
 
     def __init__(self, network: CausalLM, max_bytes: int = 1 << 20) -> None:
         self.steps = DecodeGraphs(network, WIDTH, max_bytes=max_bytes)
@@ -38,12 +38,12 @@ class Decoder:
         for slot in slots:
             self.lengths[slot] += 1
         with torch.inference_mode():
-            logits, self.routings = self.steps.run(ForwardBatch(tokens, positions, starts, table, rows, self.cache))
-        return logits.clone()
+            scores, self.routings = self.steps.run(ForwardBatch(tokens, positions, starts, table, rows, self.cache))
+        return scores.clone()
 
     @property
     def captured(self) -> list[int]:
-        return list(self.steps._graphs)
+        return list(self.steps._captured)
 
 
 PLAN = [[0], [0], [0], [2, 0], [0, 2], [0, 2], [1, 3], [3, 0], [0], [0, 1, 2], [0, 1, 2], [1, 2, 3], *[[0, 2]] * 20]
@@ -55,7 +55,7 @@ def network() -> CausalLM:
 
 
 def test_replayed_steps_have_the_bits_of_computed_ones(network: CausalLM) -> None:
-    """Past the ends of blocks, too, where tables grow."""
+    """Also beyond the ends of blocks, where block tables grow."""
     replaying, computing = Decoder(network), Decoder(network)
     computing.steps._max_sequences = 0
     for seed, slots in enumerate(PLAN):
@@ -65,12 +65,12 @@ def test_replayed_steps_have_the_bits_of_computed_ones(network: CausalLM) -> Non
 
 
 def test_the_comparison_can_fail(network: CausalLM) -> None:
-    """Negative control: a step whose inputs are not overwritten gives other logits."""
+    """Negative control: a replay without new inputs gives other logits."""
     decoder, other = Decoder(network), Decoder(network)
     for seed in range(3):
         decoder.step([0, 1], seed)
         other.step([0, 1], seed)
-    decoder.steps._graphs[2]._copy_inputs = lambda batch: None  # type: ignore[method-assign]
+    decoder.steps._captured[2]._write = lambda batch: None  # type: ignore[method-assign]
     assert not torch.equal(decoder.step([0, 1], 3), other.step([0, 1], 3))
 
 
@@ -81,10 +81,10 @@ def test_a_step_is_captured_when_it_comes_twice_in_a_row(network: CausalLM) -> N
         assert decoder.captured == captured
 
 
-def test_the_oldest_graphs_are_evicted(network: CausalLM) -> None:
+def test_the_least_recently_used_graphs_are_evicted(network: CausalLM) -> None:
     one = Decoder(network)
     one.step([0], 0), one.step([0], 1)
-    nbytes = one.steps._graphs[1].kernels.nbytes
+    nbytes = one.steps._captured[1].graph.nbytes
     decoder = Decoder(network, max_bytes=4 * nbytes)  # one and two sequences, or three
     for seed, slots in enumerate([[0], [0], [0, 1], [0, 1], [0], [0, 1, 2], [0, 1, 2]]):
         decoder.step(slots, seed)
@@ -94,7 +94,7 @@ def test_the_oldest_graphs_are_evicted(network: CausalLM) -> None:
 def test_what_is_too_large_is_not_captured_again_and_again(network: CausalLM) -> None:
     one = Decoder(network)
     one.step([0], 0), one.step([0], 1)
-    decoder, other = Decoder(network, max_bytes=one.steps._graphs[1].kernels.nbytes), Decoder(network)
+    decoder, other = Decoder(network, max_bytes=one.steps._captured[1].graph.nbytes), Decoder(network)
     other.steps._max_sequences = 0
     for seed, slots in enumerate([[0], [0], [0, 1], [0, 1], [0, 1], [0, 1, 2], [0, 1, 2]]):
         assert torch.equal(decoder.step(slots, seed), other.step(slots, seed))
@@ -102,7 +102,7 @@ def test_what_is_too_large_is_not_captured_again_and_again(network: CausalLM) ->
     assert decoder.captured == [1]
 
 
-def test_routings_are_not_overwritten_by_later_steps(network: CausalLM) -> None:
+def test_routings_are_not_written_over_by_later_steps(network: CausalLM) -> None:
     decoder, other = Decoder(network), Decoder(network)
     other.steps._max_sequences = 0
     seen = []

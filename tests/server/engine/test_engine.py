@@ -74,6 +74,7 @@ def assert_equal_to_oracle(network: CausalLM, engine: Engine, requests: list[Gen
         {"block_size": 3, "snapshot_interval": 5},
         {"max_num_seqs": 2},
         {"max_num_batched_tokens": 32, "snapshot_interval": 7},
+        {"max_num_batched_tokens": 33, "long_prefill_token_threshold": 8, "max_decode_slowdown": 1.1},
     ],
     ids=str,
 )
@@ -158,7 +159,7 @@ def test_aborts_free_memory_and_touch_nobody_else(network: CausalLM) -> None:
 
 
 def test_memory_of_others_is_never_seen(network: CausalLM) -> None:
-    """Canary: all memory that a sequence does not own is not a number, and its result is unharmed."""
+    """Canary: all memory that a sequence does not own holds NaN, and its result does not change."""
     engine = Engine(network, engine_config(max_num_seqs=2, prefix_caching=False))
     cache = engine.runner._cache
     for tensor in [*cache._keys.values(), *cache._values.values(), *cache._state_tensors()]:
@@ -170,7 +171,7 @@ def test_memory_of_others_is_never_seen(network: CausalLM) -> None:
 
 
 def test_memory_of_others_is_never_seen_through_the_prefix_cache(network: CausalLM) -> None:
-    """The same canary in the rows and blocks of snapshots: what is found was remembered, and nothing else."""
+    """The same canary in the rows and blocks of snapshots: a hit reads only what was saved."""
     engine = Engine(network, engine_config(max_num_seqs=2, snapshot_interval=8))
     cache = engine.runner._cache
     for tensor in [*cache._keys.values(), *cache._values.values(), *cache._state_tensors()]:
@@ -184,7 +185,7 @@ def test_memory_of_others_is_never_seen_through_the_prefix_cache(network: Causal
     assert engine.stats().prefix_cache_hits > 0
 
 
-def test_the_canary_sings(network: CausalLM) -> None:
+def test_the_canary_notices_memory_that_is_not_cleared(network: CausalLM) -> None:
     """Negative control: without clearing rows, the poisoned memory must show."""
     engine = Engine(network, engine_config(prefix_caching=False))
     for tensor in engine.runner._cache._state_tensors():

@@ -1,4 +1,4 @@
-"""Counts of who the router sent tokens to."""
+"""Counts of the tokens that each expert gets."""
 
 import math
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.network import CausalLM
 from server.engine.engine import Engine
-from server.engine.logits_processors import build_logits_processors
+from server.engine.logits_processors import FORBIDDEN, build_logits_processors
 from server.engine.sampler import process_logits
 from server.engine.sequence import Sequence
 from server.engine.types import SamplingParams
@@ -44,6 +44,12 @@ def by_definition(logits_V: Tensor, sampling: SamplingParams, prompt: Tokens[int
     scores_V -= sampling.presence_penalty * (counts_V > 0)
     for token, bias in sampling.logit_bias:
         scores_V[token] += bias
+    if sampling.allowed_token_ids:
+        forbidden = sorted(set(range(len(scores_V))) - set(sampling.allowed_token_ids))
+        scores_V[forbidden] = FORBIDDEN
+    for *before, last in sampling.bad_words:
+        if list(output)[len(output) - len(before) :] == before:
+            scores_V[last] = FORBIDDEN
     if len(output) < sampling.min_tokens:
         scores_V[sorted(EOS | sampling.stop_token_ids)] = float("-inf")
     return scores_V
@@ -57,6 +63,9 @@ WAYS: list[dict[str, Any]] = [
     {"repetition_penalty": 0.8, "frequency_penalty": -0.3, "presence_penalty": 1.9},
     {"logit_bias": ((5, 2.5), (1, -100.0))},
     {"min_tokens": 12, "stop_token_ids": frozenset({7})},
+    {"allowed_token_ids": (3, 5, 7)},
+    {"allowed_token_ids": (2,), "min_tokens": 3},
+    {"bad_words": ((4,), (6, 5), (1, 2, 3))},
     {"repetition_penalty": 1.1, "frequency_penalty": 0.2, "logit_bias": ((3, 0.1),), "min_tokens": 40},
 ]
 
@@ -93,7 +102,7 @@ def test_the_models_own_logits_stay() -> None:
 
 
 def test_a_processor_that_is_done_is_dropped() -> None:
-    """Otherwise every later step would copy its logits for nothing."""
+    """Otherwise every later step would copy its logits for no reason."""
     asked = request("r", [3, 4], 9, min_tokens=2)
     made = Sequence(asked, 0, 0, 0.0, build_logits_processors(asked.sampling, [3, 4], EOS))
     made.append((5,))
@@ -105,7 +114,7 @@ def test_a_processor_that_is_done_is_dropped() -> None:
 
 
 class Forbid:
-    """A processor of our own: some tokens never come."""
+    """A processor that the engine does not have: it forbids some tokens."""
 
     is_active = True
 
@@ -133,7 +142,7 @@ def test_a_forbidden_token_never_comes_and_the_neighbours_keep_their_bits(networ
     engine = Engine(network, engine_config())
     for asked in requests:
         engine.submit(asked)
-    engine.scheduler.queues.by_id["r2"].logits_processors = (Forbid(*forbidden),)
+    engine.scheduler.pool.by_id["r2"].logits_processors = (Forbid(*forbidden),)
     results = drain(engine)
     assert forbidden.isdisjoint(results["r2"].token_ids)
     assert len(results["r2"].token_ids) == 10

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from server.engine.logits_processors import build_logits_processors
-from server.engine.sampler import draw, gumbel, gumbel_noise, least_kept, sample, token_logprobs
+from server.engine.sampler import draw, filter_threshold, gumbel, gumbel_noise, sample, token_logprobs
 from server.engine.sequence import Sequence
 from server.engine.types import SamplingParams
 from tests.server.engine.tiny import request
@@ -73,14 +73,14 @@ def test_filters_keep_what_the_definition_keeps(
     way = params(top_k=top_k, top_p=top_p, min_p=min_p)
     logits = random_logits(1, seed=seed, scale=scale)[0].numpy()
     scores = logits - logits.max()
-    kept = set((scores >= least_kept(scores, way)).nonzero()[0].tolist())
+    kept = set((scores >= filter_threshold(scores, way)).nonzero()[0].tolist())
     differing = kept ^ plainly_likely(logits.tolist(), way)
     assert len(differing) <= (way.top_p < 1), "only the last token of the nucleus may differ, by rounding"
 
 
 def test_equal_tokens_at_the_edge_are_all_kept() -> None:
     scores = np.array([-1.0, 0.0, -1.0, -1.0, -2.0], dtype=np.float32)
-    assert (scores >= least_kept(scores, params(top_k=2))).tolist() == [True, True, True, True, False]
+    assert (scores >= filter_threshold(scores, params(top_k=2))).tolist() == [True, True, True, True, False]
 
 
 @pytest.mark.parametrize("way", [{}, {"top_k": 3}, {"top_p": 0.6}, {"min_p": 0.2}, {"temperature": 0.5}], ids=str)
@@ -116,7 +116,7 @@ def test_noise_is_of_seed_and_position_alone() -> None:
 
 
 def test_noise_is_finite_at_both_ends_of_the_generator() -> None:
-    """The last number below 1 once became 1 by rounding, and its noise infinite: one token in two thousand."""
+    """The largest number below 1 was once rounded to 1, which made the noise of one token in two thousand infinite."""
     ends = gumbel(np.array([0.0, 1 - 2.0**-24, 0.5], dtype=np.float32))
     assert np.isfinite(ends).all()
     assert ends[0] < ends[2] < ends[1]

@@ -1,4 +1,4 @@
-"""The scheduler over a simulated memory: right tokens, fair order, nothing left, whatever comes when."""
+"""The scheduler over a simulated cache: right tokens and no leaks, for any order of arrivals and aborts."""
 
 from dataclasses import replace
 from itertools import count
@@ -51,21 +51,21 @@ class Simulation:
 
     def check(self) -> None:
         scheduler = self.scheduler
-        running, waiting = scheduler.running, scheduler.waiting
-        assert [s.key for s in running] == sorted(s.key for s in running)
-        assert [s.key for s in waiting] == sorted(s.key for s in waiting)
+        running, waiting = scheduler.pool.running, scheduler.pool.waiting
+        assert [s.arrival_order for s in running] == sorted(s.arrival_order for s in running)
+        assert [s.arrival_order for s in waiting] == sorted(s.arrival_order for s in waiting)
         slots = [s.slot for s in running]
-        assert len(set(slots)) == len(slots) == self.layout.num_slots - scheduler.cache.states.num_free_slots
+        assert len(set(slots)) == len(slots) == self.layout.num_slots - scheduler.pool.cache.states.num_free_slots
         owned = [block for s in running for block in s.block_table]
-        assert scheduler.cache.blocks._refs == [owned.count(block) for block in range(self.layout.num_blocks)]
+        assert scheduler.pool.cache.blocks._refs == [owned.count(block) for block in range(self.layout.num_blocks)]
         assert all(not s.block_table and s.slot is None for s in waiting)
 
     def drain(self) -> list[EngineOutput]:
         outputs: list[EngineOutput] = []
         while self.scheduler.has_unfinished:
             outputs += self.step()
-        assert self.scheduler.cache.blocks.num_used == 0
-        assert self.scheduler.cache.states.num_free_slots == self.layout.num_slots
+        assert self.scheduler.pool.cache.blocks.num_used == 0
+        assert self.scheduler.pool.cache.states.num_free_slots == self.layout.num_slots
         return outputs
 
 
@@ -179,9 +179,9 @@ def test_a_boundary_is_reused_to_the_token() -> None:
     assert (counts.prefix_cache_queries, counts.prefix_cache_hits) == (18, 7)
 
 
-def test_the_third_request_profits_from_the_junction_of_the_first_two() -> None:
+def test_the_third_request_reuses_the_prefix_up_to_where_the_first_two_diverge() -> None:
     simulation = Simulation(layout_of(), snapshot_interval=100)
-    shared = [0, 1, 2, 3, 4, 0, 1, 2, 3]  # nobody has announced it
+    shared = [0, 1, 2, 3, 4, 0, 1, 2, 3]  # no request names it as a boundary
     assert prefilled(simulation, request("a", [*shared, 1, 1], 1)) == 11
     assert prefilled(simulation, request("b", [*shared, 2, 2], 1)) == 11
     assert prefilled(simulation, request("c", [*shared, 3, 3], 1)) == 3  # two full blocks
@@ -213,8 +213,8 @@ def test_existing_snapshots_are_not_taken_again() -> None:
     taken = []
     for name in "abc":
         prefilled(simulation, request(name, [0, 1, 2, 3, 4, 0], 1, boundaries=(3,)))
-        taken.append(simulation.scheduler.cache.states.snapshots_used)
-    assert taken == [2, 3, 3]  # the boundary and the end of the prompt; then the divergence_point; then nothing new
+        taken.append(simulation.scheduler.pool.cache.states.snapshots_used)
+    assert taken == [2, 3, 3]  # the boundary and the end of the prompt; then the divergence point; then nothing new
 
 
 def test_a_scored_prompt_reuses_what_lies_before_its_last_boundary() -> None:
@@ -271,7 +271,7 @@ def test_clear_recovers_from_any_state() -> None:
     for name in ("a", "b"):
         simulation.scheduler.add(request(name, [0, 1, 2], 4, ignore_eos=True))
     simulation.step()
-    broken: Sequence = simulation.scheduler.running[0]
+    broken: Sequence = simulation.scheduler.pool.running[0]
     broken.block_table = [3, 3, 3]
     simulation.scheduler.clear()
     assert not simulation.scheduler.has_unfinished
@@ -283,7 +283,7 @@ def test_clear_recovers_from_any_state() -> None:
 def test_a_scored_position_is_no_place_to_remember() -> None:
     simulation = Simulation(layout_of(), snapshot_interval=6)  # six is a multiple, a boundary, and scored
     prefilled(simulation, request("a", [0, 1, 2, 3, 4, 0, 1, 2], 0, prompt_logprobs=True, boundaries=(2, 6)))
-    assert simulation.scheduler.cache.states.snapshots_used == 2  # two, and five for the score of six
+    assert simulation.scheduler.pool.cache.states.snapshots_used == 2  # two, and five for the score of six
 
 
 def test_a_prompt_that_ends_at_a_multiple_of_the_interval_is_remembered_there() -> None:
@@ -308,7 +308,7 @@ def test_found_blocks_count_as_taken_while_a_request_waits_for_room() -> None:
     outputs = simulation.step()
     simulation.scheduler.add(request("again", [*prompt, *[4] * 5], 2))  # two blocks beside the four it finds
     outputs += simulation.step()
-    assert len(simulation.scheduler.waiting) == 1
+    assert len(simulation.scheduler.pool.waiting) == 1
     results = collect(outputs + simulation.drain())
     assert results["again"].num_cached_tokens == 16
     assert results["again"].token_ids == simulated_decode([*prompt, *[4] * 5], 2)
@@ -318,7 +318,7 @@ def test_found_blocks_are_not_taken_for_new_ones() -> None:
     simulation = Simulation(layout_of(blocks=6, state=False), max_num_batched_tokens=32)
     prompt = [0, 1, 2, 3, 4, 0, 1, 2]
     prefilled(simulation, request("a", prompt, 1))
-    prefilled(simulation, request("b", [4] * 12, 1))  # unused for less long than the blocks of the first
+    prefilled(simulation, request("b", [4] * 12, 1))  # used more recently than the blocks of the first
     assert prefilled(simulation, request("c", [*prompt, *[3] * 9], 1)) == 9
 
 

@@ -30,7 +30,12 @@ SAMPLING = SamplingParams(
     seed=2**63 - 1,
     logprobs=2,
 )
-COMMON: dict[str, Any] = {"boundaries": (1, 2), "arrival_time": 1.5, "cache_salt": "key \N{SNOWMAN}"}
+COMMON: dict[str, Any] = {
+    "boundaries": (1, 2),
+    "arrival_time": 1.5,
+    "cache_salt": "key \N{SNOWMAN}",
+    "experts_per_token": 2,
+}
 LOGPROBS = (TokenLogprobs(4, -0.1, ((4, -0.1), (6, -(2.0**-30)))),)
 TIMES = RequestTimes(0.5, 0.6, None, 0.7)
 MESSAGES: list[Any] = [
@@ -56,7 +61,7 @@ def test_a_message_survives_encoding(message: Any) -> None:
 
 
 def test_no_message_is_left_out() -> None:
-    """And none has only defaults where an encoding could lose something."""
+    """All messages are tested, with values that differ from the defaults, so that a lost field shows."""
     messages = {kind for kind in vars(types).values() if is_dataclass(kind) and not kind.__name__.startswith("_")}
     assert {type(message) for message in MESSAGES} == messages
     for message in MESSAGES[1:4]:
@@ -64,7 +69,7 @@ def test_no_message_is_left_out() -> None:
 
 
 def test_a_mapping_proxy_would_not_survive() -> None:
-    """Negative control: what `logit_bias` once was."""
+    """Negative control: the type that `logit_bias` had before."""
     wrong = replace(SAMPLING, logit_bias=MappingProxyType({5: 2.5}))  # type: ignore[arg-type]
     adapter = TypeAdapter(SamplingParams)
     with pytest.raises(ValueError, match="Unable to serialize"):

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from server.engine.validation import check_request
-from tests.server.engine.tiny import request
+from tests.server.engine.tiny import request, tiny_config
 
 
 def check(prompt: list[int], max_tokens: int = 4, **changes: Any) -> None:
-    check_request(request("a", prompt, max_tokens, **changes), vocab_size=100, max_model_len=20)
+    check_request(request("a", prompt, max_tokens, **changes), tiny_config(vocab_size=100), max_model_len=20)
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,7 @@ def check(prompt: list[int], max_tokens: int = 4, **changes: Any) -> None:
         ([-1, 5], {}, "token id -1"),
         ([5] * 17, {}, "17 tokens and max_tokens is 4, together more than the 20"),
         ([5], {"max_tokens": -1}, "max_tokens is -1"),
+        ([5], {"experts_per_token": 5}, "experts_per_token is 5: this takes 1 to 4"),
         ([5, 6], {"boundaries": (0,)}, "boundaries"),
         ([5, 6], {"boundaries": (3,)}, "boundaries"),
         ([5, 6], {"boundaries": (2, 1)}, "boundaries"),

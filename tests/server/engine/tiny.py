@@ -1,4 +1,4 @@
-"""What the engine's tests share: a tiny random network, requests, and the plainest decoder there is."""
+"""Shared by the engine's tests: a tiny random network, requests, and naive decoding as the oracle."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from server.engine.engine import Engine
 from server.engine.sampler import gumbel_noise
 from server.engine.types import EngineOutput, EngineRequest, GenerateRequest, SamplingParams
 
-KNOWN: WeakKeyDictionary[CausalLM, dict[tuple[Any, ...], tuple[int, ...]]] = WeakKeyDictionary()  # what oracles said
+KNOWN: WeakKeyDictionary[CausalLM, dict[tuple[Any, ...], tuple[int, ...]]] = WeakKeyDictionary()  # results of oracles
 VOCAB = 128
 MAX_LEN = 256
 
@@ -32,7 +32,7 @@ def tiny_config(**changes: Any) -> ModelConfig:
 
 
 def tiny_network(config: ModelConfig | None = None, *, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> CausalLM:
-    """Random weights everywhere, large enough that contexts matter, as it is served."""
+    """A network as it is served, with random weights that are large enough for contexts to matter."""
     torch.manual_seed(seed)
     network = CausalLM(config or tiny_config())
     with torch.no_grad():
@@ -43,7 +43,7 @@ def tiny_network(config: ModelConfig | None = None, *, dtype: torch.dtype = torc
 
 
 def engine_config(**changes: Any) -> EngineConfig:
-    """Room for all tests' sequences at once, unless told otherwise."""
+    """A cache that holds the sequences of any test at once, unless `changes` say otherwise."""
     values = {"max_model_len": MAX_LEN, "max_num_seqs": 32, "max_num_batched_tokens": 256, "cache_bytes": 2**25}
     return EngineConfig(**(values | {"seed": 0} | changes))
 
@@ -57,7 +57,11 @@ def bytes_for(network: CausalLM, config: EngineConfig, *, blocks: int) -> int:
 
 def request(request_id: str, prompt: Iterable[int], max_tokens: int = 8, **changes: Any) -> GenerateRequest:
     """Greedy unless told otherwise; what `GenerateRequest` has no field for is sampling."""
-    outer = {name: changes.pop(name) for name in ("boundaries", "arrival_time", "cache_salt") if name in changes}
+    outer = {
+        name: changes.pop(name)
+        for name in ("boundaries", "arrival_time", "cache_salt", "experts_per_token")
+        if name in changes
+    }
     sampling = SamplingParams(max_tokens, **({"temperature": 0.0} | changes))
     return GenerateRequest(request_id, tuple(prompt), sampling, **outer)
 
@@ -101,7 +105,7 @@ def collect(outputs: Iterable[EngineOutput]) -> dict[str, EngineOutput]:
 
 
 def assert_memory_is_free(engine: Engine) -> None:
-    """Nothing is owned by anybody any more."""
+    """No sequence is left, and no memory is in use."""
     stats = engine.stats()
     assert (stats.running, stats.waiting, stats.kv_blocks_used, stats.state_slots_used) == (0, 0, 0, 0)
 

@@ -20,7 +20,8 @@ def preflight(origin: str, **settings: str) -> tuple[int, str | None]:
     assert actual.headers.get("access-control-allow-origin") == allowed
     if response.status_code == 200:
         assert response.headers["access-control-allow-headers"] == PREFLIGHT["Access-Control-Request-Headers"]
-        assert "X-Request-Id" in actual.headers["access-control-expose-headers"]
+        exposed = actual.headers["access-control-expose-headers"]
+        assert {"Retry-After", "X-Request-Id", "X-RouteLM-Warnings"} <= set(exposed.split(", "))
     return response.status_code, allowed
 
 

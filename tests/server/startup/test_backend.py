@@ -152,7 +152,7 @@ def test_weights_that_do_not_fit_are_refused_at_once(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(backend, "available_memory", lambda: 30 * 2**20)
     monkeypatch.setattr(backend, "load_network", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises(ValueError, match=r"take \d+\.\d MiB, but 30\.0 MiB .* free: `routelm inspect` shows what fits"):
-        prepare_backend(settings(quantize="none"))
+        prepare_backend(settings(quantize="none", dtype="bfloat16"))
 
 
 def test_a_gpu_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,3 +270,17 @@ def test_loading_leaves_no_threads_behind() -> None:
 def test_what_goes_wrong_while_loading_is_told() -> None:
     with pytest.raises(ZeroDivisionError):
         backend._in_short_lived_thread(lambda: 1 // 0)
+
+
+def test_a_chat_template_that_cannot_be_used_is_told_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = Tokenizer.load(BUNDLED)
+    assert backend._chat_template(tmp_path, tokenizer) is None
+    assert not caplog.text
+    (tmp_path / "chat_template.jinja").write_text("{% for m in messages %}")
+    template = backend._chat_template(tmp_path, tokenizer)
+    assert "chat is not available: the chat template of the model is not valid" in caplog.text
+    assert template is not None
+    with pytest.raises(ValueError, match="is not valid"):
+        template.render_ids([{"role": "user", "content": "hi"}], tokenizer)

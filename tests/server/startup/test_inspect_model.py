@@ -57,7 +57,7 @@ def test_longer_sequences_are_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_recommended_can_be_served(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command's cache holds so many sequences of that length, and the engine takes its budget."""
-    with_memory(monkeypatch, inspect_model_module.BESIDE_WEIGHTS + 60 * 2**20)
+    with_memory(monkeypatch, inspect_model_module.OVERHEAD_BYTES + 60 * 2**20)
     found = inspect_model("bundled", None, length=4096)
     assert found.command is not None
     words = found.command.split()

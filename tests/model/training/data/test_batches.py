@@ -102,7 +102,7 @@ def test_no_example_comes_twice_before_all_came_once(prepared_dir: Path) -> None
     batches = stream(prepared_dir)
     rows: Counter[tuple[str, tuple[int, ...]]] = Counter()
     while min(batches.epochs.values()) < 2.2:
-        rows += rows_of([next(batches)])
+        rows.update(rows_of([next(batches)]))
     for name, epochs in batches.epochs.items():
         times = [count for (source, _), count in rows.items() if source == name]
         # Examples that still wait in a bucket were drawn, but are in no batch yet.

@@ -7,7 +7,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.text.chat_template import ChatTemplate
+from model.text.chat_template import ChatTemplate, RenderOptions
 from model.text.task_prompts import Message, TaggedPrompts, TaggedText
 from model.text.tokenizer import Tokenizer
 from model.training.data.examples import (
@@ -27,6 +27,7 @@ from tests.model.training.conftest import BUNDLED, sentence, translation
 
 PROMPTS, TEMPLATE, SERVED = TaggedPrompts(), ChatTemplate.load(BUNDLED), Tokenizer.load(BUNDLED)
 ENCODER = ExampleEncoder(tokenizers.Tokenizer.from_file(str(BUNDLED / "tokenizer.json")))
+WHOLE = RenderOptions(add_generation_prompt=False)  # a conversation that has its last answer
 LABELS = ["positive", "negative"]
 SUMMARY = {"task": "summarize", "document": "A long text about the moon.", "summary": " The moon \n"}
 ANALYSIS = {"task": "analyze", "text": "很好！", "label": "positive", "label_set": LABELS}
@@ -81,7 +82,7 @@ def test_the_header_is_the_system_message_and_whose_turn_it_is() -> None:
 
 def test_a_dialogue_is_the_rendered_conversation_and_every_answer_counts() -> None:
     (example,) = encode({"task": "chat", "messages": TALK})
-    whole = TEMPLATE.render_ids(TALK, SERVED, add_generation_prompt=False).token_ids
+    whole = TEMPLATE.render_ids(TALK, SERVED, WHOLE).token_ids
     assert (*example.token_ids.tolist(), *SERVED.encode("\n")) == whole
     assert answer(example) == "Hello!<|im_end|>2<|im_end|>"
 
@@ -90,7 +91,7 @@ def test_a_dialogue_is_the_rendered_conversation_and_every_answer_counts() -> No
 def test_any_text_is_trained_as_it_is_served(question: str, reply: str) -> None:
     messages = [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
     (example,) = encode({"task": "chat", "messages": messages})
-    whole = TEMPLATE.render_ids(messages, SERVED, add_generation_prompt=False).token_ids
+    whole = TEMPLATE.render_ids(messages, SERVED, WHOLE).token_ids
     assert (*example.token_ids.tolist(), *SERVED.encode("\n")) == whole
 
 
@@ -122,8 +123,8 @@ def test_a_long_dialogue_loses_its_first_turns_but_not_its_header() -> None:
     kept = next(
         n for n in range(0, 20, 2) if f"user\n{turns[n]['content']}" in SERVED.decode(example.token_ids.tolist())
     )
-    whole = TEMPLATE.render_ids([system, *turns[kept:]], SERVED, add_generation_prompt=False).token_ids
-    longer = TEMPLATE.render_ids([system, *turns[kept - 2 :]], SERVED, add_generation_prompt=False).token_ids
+    whole = TEMPLATE.render_ids([system, *turns[kept:]], SERVED, WHOLE).token_ids
+    longer = TEMPLATE.render_ids([system, *turns[kept - 2 :]], SERVED, WHOLE).token_ids
     assert (*example.token_ids.tolist(), *SERVED.encode("\n")) == whole
     assert len(example.token_ids) <= MAX_TOKENS < len(longer)
 

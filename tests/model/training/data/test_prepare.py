@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from model.bundled_recipe.data_sources import provenance
 from model.bundled_recipe.extra_sources import EXTRA_SOURCES
+from model.bundled_recipe.model_card import provenance
 from model.training.data.examples import ANSWER
 from model.training.data.prepare import (
     FORMAT,

@@ -2,11 +2,13 @@
 
 import io
 import logging
+import re
 
 import pytest
 from rich.console import Console
 
 from server.commands.common.load_backend import loading_progress
+from server.commands.common.logs import StderrHandler
 
 
 def on_terminal() -> tuple[Console, io.StringIO]:
@@ -43,3 +45,14 @@ def test_nothing_is_drawn_while_the_hub_draws() -> None:
         assert screen.getvalue() == ""
         progress(1, 2)
         assert "loading org/name" in screen.getvalue()
+
+
+def test_a_log_line_has_a_line_of_its_own_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    logger = logging.getLogger("some.module")
+    monkeypatch.setattr(logger, "handlers", [StderrHandler()])
+    monkeypatch.setattr(logger, "propagate", False)
+    console, screen = on_terminal()
+    with loading_progress(console, "mine") as progress:
+        progress(2**28, 2**30)
+        logger.warning("something happened")
+    assert re.search(r"(\r|\n|\x1b\[2K)something happened\n", screen.getvalue())

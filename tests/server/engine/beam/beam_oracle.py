@@ -1,4 +1,4 @@
-"""Beam search in the plainest words: lists of tokens, everything scored anew."""
+"""Naive beam search: lists of tokens, all scored again in every step."""
 
 from collections.abc import Callable, Collection
 from collections.abc import Sequence as Tokens

@@ -47,8 +47,8 @@ def simulate(asked: list[GenerateRequest], layout: CacheLayout) -> dict[str, tup
         batch = scheduler.schedule()
         assert not batch.is_empty
         outputs += scheduler.update(batch, *runner.step(scheduler, batch))
-    assert scheduler.cache.blocks.num_used == 0
-    assert scheduler.cache.states.num_free_slots == layout.num_slots
+    assert scheduler.pool.cache.blocks.num_used == 0
+    assert scheduler.pool.cache.states.num_free_slots == layout.num_slots
     assert not len(scheduler.beams)
     assert not any(each.request_id in scheduler.beams for each in asked)
     return {name: output.token_ids for name, output in collect(outputs).items()}

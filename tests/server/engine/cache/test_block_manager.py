@@ -76,7 +76,7 @@ def test_freed_prefix_is_found_until_its_blocks_are_reused() -> None:
         manager.register(block, digest)
     manager.free(blocks)
     assert manager.match(digests[1:]) == blocks
-    manager.allocate(2)  # the blank block, then the end of the prefix: its start is worth more
+    manager.allocate(2)  # the blank block, then the end of the prefix, before its start
     assert manager.match(digests[1:]) == blocks[:1]
     manager.allocate(1)
     assert manager.match(digests[1:]) == []

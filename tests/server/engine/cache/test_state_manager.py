@@ -1,4 +1,4 @@
-"""StateManager: slots and snapshots are never lost or handed out twice, and the longest unused snapshot goes first."""
+"""StateManager: slots and snapshots are never lost or used twice, and the least recently used snapshot is evicted."""
 
 import pytest
 from hypothesis import strategies as st
@@ -24,7 +24,7 @@ class StateMachine(RuleBasedStateMachine):
         super().__init__()
         self.manager = StateManager(3, 4)
         self.slots: list[int] = []
-        self.used: list[int] = []  # positions, longest unused first
+        self.used: list[int] = []  # positions, least recently used first
         self.place: dict[int, int] = {}
 
     @precondition(lambda self: self.manager.num_free_slots)

@@ -1,4 +1,4 @@
-"""The engine behind its client: order, back-pressure, ends, and nothing left behind."""
+"""The engine behind its client: order, back-pressure, exactly one end per request, and no leaks."""
 
 import asyncio
 import gc
@@ -38,7 +38,7 @@ async def read(stream: OutputStream) -> EngineOutput:
 
 
 class Gate:
-    """A network that waits before every step until it is let through."""
+    """A network whose steps wait until the gate is open."""
 
     def __init__(self) -> None:
         self.network = tiny_network()
@@ -191,7 +191,7 @@ def objects_of_requests() -> list[object]:
 
 
 async def objects_left(before: int) -> int:
-    """How many more than before, once the engine's thread has gone to sleep."""
+    """How many more than before, once the engine's thread is idle."""
     for _ in range(100):
         if len(objects_of_requests()) == before:
             break
@@ -235,7 +235,7 @@ async def test_500_requests_a_third_cancelled_leave_nothing(network: CausalLM) -
     assert await objects_left(before) == 0
     scheduler = client._engine.scheduler
     assert not scheduler.has_unfinished
-    assert scheduler.cache.blocks.num_free == scheduler.layout.num_blocks
+    assert scheduler.pool.cache.blocks.num_free == client._engine.layout.num_blocks
     await client.close(1)
 
 
@@ -250,7 +250,7 @@ async def test_a_kept_request_is_counted(network: CausalLM) -> None:
 
 
 async def test_every_request_ends_once_when_finishing_goes_wrong(network: CausalLM) -> None:
-    """The step's own bookkeeping fails after one request has left it: that one has its end too."""
+    """The bookkeeping of a step fails after it has finished one request; that request must end too."""
     client = start(network)
     scheduler = client._engine.scheduler
     advance, calls = scheduler.beams.advance, iter(range(1000))
@@ -304,7 +304,7 @@ async def test_a_step_that_never_ends_is_unhealthy_and_does_not_keep_the_server(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.engine.client.async_llm.HANGING_AFTER", 0.05)
-    monkeypatch.setattr("server.engine.client.async_llm.END_SECONDS", 0.05)
+    monkeypatch.setattr("server.engine.client.async_llm.ABORT_SECONDS", 0.05)
     client = start(gate.network)
     await asyncio.sleep(0.1)
     assert client.stats().healthy, "it rests"
@@ -315,7 +315,7 @@ async def test_a_step_that_never_ends_is_unhealthy_and_does_not_keep_the_server(
     assert not client.stats().healthy
     await asyncio.wait_for(client.close(0.05), 20)
     assert (await read(stream)).finish_reason is FinishReason.ERROR
-    gate.open.set()  # what comes now, nobody waits for
+    gate.open.set()  # the outputs that come now have no stream any more
     await asyncio.to_thread(client._thread.join, 20)
     await asyncio.sleep(0)
 

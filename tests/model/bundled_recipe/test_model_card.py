@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from model.bundled_recipe.data_sources import FILE, provenance
+from model.bundled_recipe.model_card import DATA_SOURCES, provenance
 
 
 def test_sources_are_listed_once_and_none_is_non_commercial() -> None:
-    listed = json.loads(FILE.read_text(encoding="utf-8"))["sources"]
+    listed = json.loads(DATA_SOURCES.read_text(encoding="utf-8"))["sources"]
     names = [source["name"] for source in listed]
     assert len(names) == len(set(names))
     assert not any("-nc" in name for name in names)

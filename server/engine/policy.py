@@ -1,0 +1,124 @@
+"""How the prompt tokens of a step are shared out: in which order, and how many.
+
+A step that computes a part of a prompt takes longer than one that only decodes, and every running stream waits for it.
+The times of earlier steps show how many tokens keep such a step below a multiple of a pure decode step.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from server.engine.config import EngineConfig
+from server.engine.sequence import Sequence
+
+WEIGHT = 0.25  # of the newest step in the running means
+MIN_LONG_PREFILL_TOKENS = 16  # per step: even on a slow machine, a long prompt must make progress
+FIRST_LONG_PREFILL_TOKENS = 64  # per step, until both kinds of steps have been measured
+
+
+@dataclass(slots=True)
+class PrefillBudget:
+    """Prompt tokens that a step may still compute; at most `long_tokens` of them for long prompts."""
+
+    tokens: int
+    long_tokens: int
+    long_prefill_token_threshold: int
+
+    def available(self, sequence: Sequence) -> int:
+        return min(self.tokens, self.long_tokens) if self._is_long(sequence) else self.tokens
+
+    def take(self, sequence: Sequence, count: int) -> None:
+        self.tokens -= count
+        if self._is_long(sequence):
+            self.long_tokens -= count
+
+    def add(self, other: "PrefillBudget") -> None:
+        self.tokens += other.tokens
+        self.long_tokens += other.long_tokens
+
+    def split(self) -> "tuple[PrefillBudget, PrefillBudget]":
+        """Two halves of the budget; what cannot be halved goes to the first."""
+        tokens, long_tokens = self.tokens // 2, self.long_tokens // 2
+        return (
+            PrefillBudget(self.tokens - tokens, self.long_tokens - long_tokens, self.long_prefill_token_threshold),
+            PrefillBudget(tokens, long_tokens, self.long_prefill_token_threshold),
+        )
+
+    def _is_long(self, sequence: Sequence) -> bool:
+        return sequence.prompt_len > self.long_prefill_token_threshold
+
+
+@dataclass(slots=True)
+class StepTimes:
+    """Running means in seconds: of a pure decode step, and of each prompt token that a step computes besides."""
+
+    decode_step: float | None = None
+    prefill_token: float | None = None
+
+    def observe(self, seconds: float, *, decodes: int, prefill_tokens: int) -> None:
+        """Enter a step with so many decoding sequences and prompt tokens."""
+        if not prefill_tokens:
+            self.decode_step = _running_mean(self.decode_step, seconds)
+        elif not decodes:
+            self.prefill_token = _running_mean(self.prefill_token, seconds / prefill_tokens)
+        elif self.decode_step is not None:
+            prefill_seconds = max(seconds - self.decode_step, 0.0)
+            self.prefill_token = _running_mean(self.prefill_token, prefill_seconds / prefill_tokens)
+
+    def long_prefill_tokens(self, max_slowdown: float) -> int:
+        """Tokens of long prompts that make a decode step at most about `max_slowdown` times as long."""
+        if self.decode_step is None or self.prefill_token is None:
+            return FIRST_LONG_PREFILL_TOKENS
+        seconds = (max_slowdown - 1) * self.decode_step
+        return max(MIN_LONG_PREFILL_TOKENS, int(seconds / max(self.prefill_token, 1e-9)))
+
+
+class SchedulingPolicy:
+    """Half of a step's prompt tokens go to prompts in order of arrival, half to those with the fewest tokens left.
+
+    The second half keeps short prompts from waiting behind long ones. The first half bounds how long a prompt can be
+    overtaken: it gets at least half of what first come, first served would give it.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        self._times = StepTimes()
+
+    def observe(self, seconds: float, *, decodes: int, prefill_tokens: int) -> None:
+        """Enter how long a step took."""
+        self._times.observe(seconds, decodes=decodes, prefill_tokens=prefill_tokens)
+
+    def budget(self, decode_tokens: int) -> PrefillBudget:
+        """The prompt tokens of a step that decodes `decode_tokens` tokens."""
+        config, tokens = self._config, self._config.max_num_batched_tokens - decode_tokens
+        long_tokens = tokens
+        if decode_tokens and config.max_decode_slowdown is not None:
+            long_tokens = self._times.long_prefill_tokens(config.max_decode_slowdown)
+        return PrefillBudget(tokens, long_tokens, config.long_prefill_token_threshold)
+
+    def share_out(self, budget: PrefillBudget, sequences: list[Sequence]) -> Iterator[tuple[Sequence, PrefillBudget]]:
+        """Who may take tokens, and from which budget. `sequences` are in order of arrival; each comes up twice.
+
+        The caller takes the tokens before it asks for the next sequence.
+        """
+        first, second = budget.split()
+        yield from _while_tokens_are_left(sequences, first)
+        second.add(first)
+        yield from _while_tokens_are_left(sorted(sequences, key=_tokens_left), second)
+
+
+def _while_tokens_are_left(
+    sequences: list[Sequence], budget: PrefillBudget
+) -> Iterator[tuple[Sequence, PrefillBudget]]:
+    for sequence in sequences:
+        if not budget.tokens:
+            return
+        if budget.available(sequence):
+            yield sequence, budget
+
+
+def _tokens_left(sequence: Sequence) -> int:
+    return len(sequence.tokens) - sequence.num_computed_tokens - sequence.num_scheduled_tokens
+
+
+def _running_mean(before: float | None, newest: float) -> float:
+    return newest if before is None else before + WEIGHT * (newest - before)

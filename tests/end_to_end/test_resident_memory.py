@@ -1,0 +1,55 @@
+"""What an idle server of the bundled model takes: memory is there for the requests, not before them."""
+
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads memory where Linux shows it"),
+    pytest.mark.skipif(torch.version.cuda is not None, reason="a torch with CUDA takes more by itself"),
+]
+
+
+def resident_mib(pid: int) -> int:
+    found = re.search(r"^Rss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) // 1024
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[str, int]]:
+    """URL and process id of a server with default settings."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-m", "server", "serve", "--port", str(port), "--log-level", "warning"])
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
+    try:
+        while time.monotonic() < deadline and process.poll() is None:
+            with suppress(httpx.TransportError):
+                httpx.get(f"{url}/health/ready", trust_env=False).raise_for_status()
+                break
+            time.sleep(0.05)
+        yield url, process.pid
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
+
+
+def test_an_idle_server_is_small_and_grows_with_its_requests(server: tuple[str, int]) -> None:
+    url, pid = server
+    idle = resident_mib(pid)
+    assert idle <= 350
+    body = {"prompt": "Once upon a time, " * 500, "max_tokens": 10}
+    httpx.post(f"{url}/v1/generate", json=body, timeout=60, trust_env=False).raise_for_status()
+    assert idle < resident_mib(pid) < idle + 100

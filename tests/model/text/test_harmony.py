@@ -1,0 +1,61 @@
+"""gpt-oss answers in channels: what is shown is the channel "final", and never two of them as one text."""
+
+import tokenizers
+from tokenizers import AddedToken, models, pre_tokenizers
+
+from model.text.tokenizer import Tokenizer
+
+MARKS = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>", "<|constrain|>")
+
+
+def _tokenizer() -> Tokenizer:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = tokenizers.Tokenizer(models.BPE({character: i for i, character in enumerate(alphabet)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = tokenizers.decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in MARKS])
+    return Tokenizer(backend.to_str())
+
+
+TOKENIZER = _tokenizer()
+PROMPT = "<|start|>user<|message|>hi<|end|><|start|>assistant"
+
+
+def shown(answer: str, prompt: str = PROMPT) -> str:
+    stream = TOKENIZER.stream(prompt_ids=TOKENIZER.encode(prompt, allow_special=True))
+    pieces = [stream.push([token_id]) for token_id in TOKENIZER.encode(answer, allow_special=True)]
+    return "".join(pieces) + stream.finish()
+
+
+def test_the_final_channel_is_shown() -> None:
+    thought = "<|channel|>analysis<|message|>let me see<|end|>"
+    assert shown(f"{thought}<|start|>assistant<|channel|>final<|message|>Hello é!<|return|>") == "Hello é!"
+    assert shown(thought) == ""
+
+
+def test_other_channels_and_headers_are_left_out() -> None:
+    call = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|end|>"
+    assert shown(f"{call}<|start|>assistant<|channel|>final <|message|>a<|end|>") == "a"
+    assert shown("text before any channel<|end|><|start|>assistant<|channel|>final<|message|>a") == "a"
+
+
+def test_a_message_without_a_channel_is_shown() -> None:
+    assert shown("<|message|>a<|end|>") == "a"
+
+
+def test_the_state_is_that_of_the_prompt() -> None:
+    assert shown(" there", PROMPT + "<|channel|>final<|message|>hello") == " there"
+    assert shown(" there", PROMPT + "<|channel|>analysis<|message|>hello") == ""
+    assert shown(" there", "plain text to continue") == " there"
+    assert shown(" there<|channel|>analysis<|message|>x", "plain text to continue") == " there"
+
+
+def test_half_a_character_at_the_end_of_a_message_comes_out_there() -> None:
+    stream = TOKENIZER.stream(prompt_ids=TOKENIZER.encode(PROMPT + "<|message|>", allow_special=True))
+    assert stream.push(TOKENIZER.encode("é")[:1]) == ""
+    assert stream.push(TOKENIZER.encode("<|end|>", allow_special=True)) == "\ufffd"
+
+
+def test_with_special_tokens_everything_is_shown() -> None:
+    answer = "<|channel|>analysis<|message|>a<|end|>"
+    assert TOKENIZER.stream(skip_special=False).push(TOKENIZER.encode(answer, allow_special=True)) == answer

@@ -1,0 +1,107 @@
+"""Long prompts are computed in chunks that slow decode steps down by a bounded factor."""
+
+import pytest
+
+from server.engine.config import EngineConfig
+from server.engine.engine import Engine
+from server.engine.policy import FIRST_LONG_PREFILL_TOKENS, MIN_LONG_PREFILL_TOKENS, PrefillBudget, StepTimes
+from server.engine.sequence import Sequence
+from tests.server.engine.tiny import engine_config, request, run, tiny_network
+
+STEP, TOKEN = 0.1, 0.01  # seconds, on the simulated machine
+
+
+def test_a_chunk_is_what_fits_into_the_slower_step() -> None:
+    times = StepTimes()
+    assert times.long_prefill_tokens(2.5) == FIRST_LONG_PREFILL_TOKENS
+    times.observe(STEP, decodes=8, prefill_tokens=0)
+    times.observe(STEP + 20 * TOKEN, decodes=8, prefill_tokens=20)
+    assert times.long_prefill_tokens(2.5) == MIN_LONG_PREFILL_TOKENS  # fifteen would fit
+    for _ in range(40):
+        times.observe(STEP / 10 + TOKEN, decodes=0, prefill_tokens=2)
+        times.observe(4 * STEP, decodes=8, prefill_tokens=0)
+    assert times.long_prefill_tokens(2.5) == pytest.approx(1.5 * 4 * STEP / TOKEN, abs=2)
+
+
+def test_a_slow_machine_still_computes_some_tokens() -> None:
+    times = StepTimes()
+    times.observe(0.001, decodes=1, prefill_tokens=0)
+    times.observe(9.0, decodes=1, prefill_tokens=10)
+    assert times.long_prefill_tokens(2.0) == MIN_LONG_PREFILL_TOKENS
+
+
+class Machine:
+    """A clock that each step advances by the time it would take."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def steps_beside_a_prompt(monkeypatch: pytest.MonkeyPatch, **changes: object) -> list[float]:
+    """Seconds of each step in which a prompt of 200 tokens is computed while three streams decode."""
+    machine = Machine()
+    config = engine_config(max_model_len=256, snapshot_interval=1024, long_prefill_token_threshold=50, **changes)
+    engine = Engine(tiny_network(), config, clock=machine)
+    compute = engine._compute
+
+    def timed(batch):  # type: ignore[no-untyped-def]
+        machine.now += STEP * (batch.num_decodes > 0) + TOKEN * batch.num_prefill_tokens
+        return compute(batch)
+
+    monkeypatch.setattr(engine, "_compute", timed)
+    for number in range(3):
+        engine.submit(request(f"stream {number}", [7, 8, 9], 100, ignore_eos=True))
+    for _ in range(5):
+        engine.step()
+    engine.submit(request("long", [3 + n % 5 for n in range(200)], 1, ignore_eos=True))
+    seconds = []
+    while "long" in engine.scheduler:
+        before = machine.now
+        engine.step()
+        seconds.append(machine.now - before)
+    return seconds
+
+
+def test_streams_are_slowed_down_by_no_more_than_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = steps_beside_a_prompt(monkeypatch, max_decode_slowdown=3.0)
+    later = seconds[2:]  # the first chunks are a guess
+    assert max(later) <= 3 * STEP + 1e-6
+    assert len(seconds) > 8
+    assert len(steps_beside_a_prompt(monkeypatch, max_decode_slowdown=None)) == 1  # negative control: one long step
+
+
+def test_a_slowdown_of_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_decode_slowdown is 1"):
+        EngineConfig(64, max_decode_slowdown=1)
+
+
+def test_a_prompt_token_costs_what_its_step_takes_longer_than_a_decode_step() -> None:
+    times = StepTimes()
+    times.observe(0.25, decodes=8, prefill_tokens=0)
+    times.observe(0.5, decodes=8, prefill_tokens=16)  # a sixty-fourth of a second each
+    assert times.long_prefill_tokens(3.0) == 32  # in the time of two decode steps
+
+
+def test_long_prompts_have_less_of_the_budget() -> None:
+    short, long = (Sequence(request("r", [3] * length), 1, 0, 0.0) for length in (4, 5))
+    budget = PrefillBudget(tokens=10, long_tokens=6, long_prefill_token_threshold=4)
+    assert (budget.available(short), budget.available(long)) == (10, 6)
+    budget.take(long, 4)
+    assert (budget.available(short), budget.available(long)) == (6, 2)
+    budget.take(short, 5)
+    assert (budget.available(short), budget.available(long)) == (1, 1)
+
+
+def test_the_halves_of_a_budget_are_the_whole() -> None:
+    first, second = PrefillBudget(7, 3, 4).split()
+    assert (first.tokens, first.long_tokens) == (4, 2)  # the first can always take one
+    second.add(first)
+    assert (second.tokens, second.long_tokens) == (7, 3)
+
+
+def test_a_prompt_is_computed_at_once_while_nothing_decodes() -> None:
+    engine = Engine(tiny_network(), engine_config(long_prefill_token_threshold=50, snapshot_interval=1024))
+    run(engine, [request("long", [3] * 200, 1)])
+    assert engine.stats().steps == 1
