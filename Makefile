@@ -35,7 +35,7 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --editable ".[train,evaluate]" --group dev
 	@touch $@ $(VENV)/.installed
 
-$(VENV)/.kernels: $(wildcard model/kernels/*.cpp model/kernels/*.inc) model/kernels/build.py model/kernels/library.py | $(VENV)/.torch
+$(VENV)/.kernels: $(wildcard model/kernels/*.h model/kernels/*/*.h model/kernels/*/*.cpp) model/kernels/build.py model/kernels/library.py | $(VENV)/.torch
 	$(BIN)/python -m model.kernels.build
 	@touch $@
 
@@ -63,4 +63,4 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 kernels: $(VENV)/.kernels ## compile the CPU kernels
 
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache model/kernels/*.so
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache model/kernels/*.so model/kernels/*/*.so

@@ -4,7 +4,7 @@
 
 The engine decodes N streams in one process, without HTTP. A step's parts: matrix products, the other compiled kernels,
 and the engine around them: scheduling, inputs, sampling. Beside the products stands the time in which their weights can
-be read, or their operations done, whichever is longer. Medians over steps, which must be recorded ones: a network in
+be read, or their operations done, whichever is longer. Medians over steps, which must be replayed graphs: a network in
 which PyTorch computes has none.
 """
 
@@ -24,9 +24,10 @@ from torch import Tensor
 from benchmarks import record
 from benchmarks.kernels import Roofline, measure_roofline
 from model.evaluation.tables import table
-from model.kernels import product
-from model.kernels.product import FeedForwardWeights, Panels
-from model.kernels.recording import Recording
+from model.kernels.kernel_graph import KernelGraph
+from model.kernels.matmul import packed
+from model.kernels.matmul.packed import PackedWeights
+from model.kernels.types import GatedMLPWeights
 from model.loading.load import load_network
 from model.quantization import SCHEMES
 from server.engine.config import EngineConfig
@@ -36,7 +37,7 @@ from server.engine.types import GenerateRequest, SamplingParams
 PROMPT, WARM, STEPS = 128, 4, 32
 LONGEST = 128  # tokens of an answer: the first streams write while the last prompts are read
 PARTS = ("products", "other kernels", "engine around it")
-PRODUCTS = ("product", "sums", "experts")  # how the names of these kernels begin
+PRODUCTS = ("matmul", "moe")  # how the names of these kernels begin
 
 
 @dataclass(slots=True)
@@ -46,60 +47,60 @@ class Work:
     bytes_read: float = 0.0
     operations: float = 0.0
 
-    def count_product(self, x: Tensor, weights: Panels) -> None:
+    def count_linear(self, x: Tensor, weights: PackedWeights) -> None:
         self.bytes_read += weights.nbytes
         self.operations += 2 * len(x) * weights.inputs * weights.outputs
 
-    def count_experts(
+    def count_moe(
         self,
         x: Tensor,
         experts_TK: Tensor | None,
-        routed: FeedForwardWeights | None,
-        shared: FeedForwardWeights | None,
+        routed: GatedMLPWeights[PackedWeights] | None,
+        shared: GatedMLPWeights[PackedWeights] | None,
     ) -> None:
         """Each touched expert's weights once; the shared one's, too."""
         if routed is not None and experts_TK is not None:
             share = len(experts_TK.unique()) / routed.gate_up.experts
-            self._count_feed_forward(routed, share, experts_TK.numel())
+            self._count_mlp(routed, share, experts_TK.numel())
         if shared is not None:
-            self._count_feed_forward(shared, 1.0, len(x))
+            self._count_mlp(shared, 1.0, len(x))
 
-    def _count_feed_forward(self, weights: FeedForwardWeights, share: float, rows: int) -> None:
-        for panels in (weights.gate_up, weights.down):
-            self.bytes_read += panels.nbytes * share
-            self.operations += 2 * rows * panels.inputs * panels.outputs
+    def _count_mlp(self, weights: GatedMLPWeights[PackedWeights], share: float, rows: int) -> None:
+        for matrix in (weights.gate_up, weights.down):
+            self.bytes_read += matrix.nbytes * share
+            self.operations += 2 * rows * matrix.inputs * matrix.outputs
 
 
 @contextmanager
 def counted() -> Iterator[Work]:
-    """Counts the products that are called by name in the block; one counts them before it calls them."""
-    work, product_before, experts_before = Work(), product._product, product._experts
+    """Counts the matrix products that are computed in the block, except for those of replayed graphs."""
+    work, linear, moe = Work(), packed._linear, packed._moe
 
-    def counting_product(x: Tensor, counts_E: Tensor | None, weights: Panels, **named: Any) -> Tensor:
-        work.count_product(x, weights)
-        return product_before(x, counts_E, weights, **named)
+    def counting_linear(x: Tensor, counts_E: Tensor | None, weights: PackedWeights, *rest: Any) -> Tensor:
+        work.count_linear(x, weights)
+        return linear(x, counts_E, weights, *rest)
 
-    def counting_experts(x: Tensor, tensors: tuple[Tensor | None, ...], feed_forwards: Any, *rest: Any) -> Tensor:
-        work.count_experts(x, tensors[0], *feed_forwards)
-        return experts_before(x, tensors, feed_forwards, *rest)
+    def counting_moe(x: Tensor, choices: tuple[Tensor, Tensor] | None, weights: Any, *rest: Any) -> Tensor:
+        work.count_moe(x, choices and choices[0], *weights)
+        return moe(x, choices, weights, *rest)
 
-    with patch.object(product, "_product", counting_product), patch.object(product, "_experts", counting_experts):
+    with patch.object(packed, "_linear", counting_linear), patch.object(packed, "_moe", counting_moe):
         yield work
 
 
 @contextmanager
-def timed(recording: Recording) -> Iterator[dict[str, float]]:
-    """Seconds in products and in other kernels, added up over the repetitions in the block."""
+def timed(graph: KernelGraph) -> Iterator[dict[str, float]]:
+    """Seconds in matrix products and in other kernels, added up over the replays in the block."""
     seconds = dict.fromkeys(PARTS[:2], 0.0)
 
-    def repeat() -> None:
-        for kernel, arguments in recording.calls:
+    def replay() -> None:
+        for kernel, arguments in graph.calls:
             start = time.perf_counter()
             kernel(*arguments)
             part = PARTS[0] if kernel.__name__.startswith(PRODUCTS) else PARTS[1]
             seconds[part] += time.perf_counter() - start
 
-    with patch.object(recording, "repeat", repeat):
+    with patch.object(graph, "replay", replay):
         yield seconds
 
 
@@ -115,18 +116,18 @@ def decode_steps(engine: Engine, streams: int) -> tuple[list[dict[str, float]], 
         writing |= {output.request_id for output in engine.step()}
     with counted() as work:
         engine.step()
-    engine.step()  # the second one of as many sequences is recorded
-    recording = engine.runner.decode_graphs.graph(streams)
-    if recording is None:
-        raise RuntimeError("the steps of this network cannot be recorded: PyTorch computes in them")
-    parts = [_parts(engine, recording) for _ in range(WARM + STEPS)]
+    engine.step()  # the second one of as many sequences is captured
+    graph = engine.runner.decode_graphs.graph(streams)
+    if graph is None:
+        raise RuntimeError("the steps of this network cannot be captured: PyTorch computes in them")
+    parts = [_parts(engine, graph) for _ in range(WARM + STEPS)]
     while engine.has_unfinished:
         engine.step()
     return parts[WARM:], work
 
 
-def _parts(engine: Engine, recording: Recording) -> dict[str, float]:
-    with timed(recording) as seconds:
+def _parts(engine: Engine, graph: KernelGraph) -> dict[str, float]:
+    with timed(graph) as seconds:
         start = time.perf_counter()
         engine.step()
         step = time.perf_counter() - start

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from benchmarks import record
-from model.kernels import combine, product, product_reference, silu_mul
-from model.kernels.product import FeedForwardWeights, Panels
-from model.kernels.product_reference import PlainFeedForwardWeights as PlainWeights
+from model.kernels import moe_combine, silu_mul
+from model.kernels.matmul import packed, reference
+from model.kernels.matmul.packed import GROUP_SIZE, PackedWeights
+from model.kernels.matmul.reference import PlainWeights
+from model.kernels.types import GatedMLPWeights
 
 ROWS = (1, 2, 4, 8, 16, 32, 128, 512)
 COLD_BYTES = 96 << 20
@@ -90,25 +92,25 @@ def seconds_of(call: Call, budget: float) -> float:
 def measure_roofline() -> Roofline:
     """The fastest of several readings of 256 MB, and of several large products; torch's and ours."""
     words, row = torch.ones(64 << 20), torch.randn(1, 4096).bfloat16()
-    panels = Panels(torch.ones(1, words.nbytes // 8192, 4096, dtype=torch.bfloat16))
+    weights = PackedWeights(torch.ones(1, words.nbytes // 8192, 4096, dtype=torch.bfloat16))
     square = torch.randn(2048, 2048).bfloat16()
-    products = [partial(_panel_product, Panels(square[None]), square)]
+    products = [partial(_matmul, PackedWeights(square[None]), square)]
     if ONEDNN in contenders():
-        products.append(partial(_product, onednn_pack(square), square))
-    read = min(seconds_of(call, 0.05) for call in (words.sum, partial(_panel_product, panels, row)) for _ in range(5))
+        products.append(partial(onednn_matmul, onednn_pack(square), square))
+    read = min(seconds_of(call, 0.05) for call in (words.sum, partial(_matmul, weights, row)) for _ in range(5))
     multiply = min(seconds_of(call, 0.1) for call in products for _ in range(5))
     return Roofline(words.nbytes / read, 2 * 2048**3 / multiply)
 
 
-def random_panels(kind: str, experts: int, outputs: int, inputs: int) -> Panels:
+def random_weights(kind: str, experts: int, outputs: int, inputs: int) -> PackedWeights:
     """Packed weights of a kind: any numbers will do."""
     if kind == "bf16":
-        return Panels(torch.randn(experts, outputs, inputs, dtype=torch.bfloat16))
+        return PackedWeights(torch.randn(experts, outputs, inputs, dtype=torch.bfloat16))
     if kind == "int8":
         codes = torch.randint(-127, 128, (experts, outputs, inputs), dtype=torch.int8)
-        return Panels(codes, torch.full((experts, outputs), 0.01))
+        return PackedWeights(codes, torch.full((experts, outputs), 0.01))
     codes = torch.randint(0, 256, (experts, outputs, inputs // 2), dtype=torch.uint8)
-    return Panels(codes, torch.full((experts, outputs, inputs // product.GROUP), 0.2, dtype=torch.bfloat16))
+    return PackedWeights(codes, torch.full((experts, outputs, inputs // GROUP_SIZE), 0.2, dtype=torch.bfloat16))
 
 
 class MatrixCase:
@@ -126,10 +128,10 @@ class MatrixCase:
 
     def _make(self, kind: str) -> Callable[[Tensor], Tensor]:
         if kind == DEFINITION:
-            return partial(_definition, torch.randn(self.shape.outputs, self.shape.inputs))
+            return partial(_definition, PlainWeights(torch.randn(1, self.shape.outputs, self.shape.inputs)))
         if kind == ONEDNN:
-            return partial(_product, onednn_pack(torch.randn(self.shape.outputs, self.shape.inputs).bfloat16()))
-        return partial(_panel_product, random_panels(kind, 1, self.shape.outputs, self.shape.inputs))
+            return partial(onednn_matmul, onednn_pack(torch.randn(self.shape.outputs, self.shape.inputs).bfloat16()))
+        return partial(_matmul, random_weights(kind, 1, self.shape.outputs, self.shape.inputs))
 
     def weights_read(self, rows: int) -> float:
         """How many weights a call of that many rows has to read."""
@@ -162,25 +164,21 @@ def contenders() -> tuple[str, ...]:
 
 
 def onednn_pack(weight_OI: Tensor) -> Tensor:
-    """The weight in the layout that `onednn_product` wants."""
+    """The weight in the layout that `onednn_matmul` wants."""
     return torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous())
 
 
-def onednn_product(x_TI: Tensor, packed: Tensor) -> Tensor:
+def onednn_matmul(packed: Tensor, x_TI: Tensor) -> Tensor:
     """x_TI times a packed weight: [T, O]."""
     return torch.ops.mkldnn._linear_pointwise(x_TI, packed, None, "none", [], "")
 
 
-def _product(packed: Tensor, x_TI: Tensor) -> Tensor:
-    return onednn_product(x_TI, packed)
+def _matmul(weights: PackedWeights, x_TI: Tensor) -> Tensor:
+    return packed.linear(x_TI, weights)
 
 
-def _panel_product(panels: Panels, x_TI: Tensor) -> Tensor:
-    return product.product(x_TI, panels)
-
-
-def _definition(weight_OI: Tensor, x_TI: Tensor) -> Tensor:
-    return product_reference.product(x_TI, weight_OI)
+def _definition(weights: PlainWeights, x_TI: Tensor) -> Tensor:
+    return reference.linear(x_TI, weights)
 
 
 class ExpertsCase:
@@ -201,11 +199,12 @@ class ExpertsCase:
         s = self.shape
         if kind == DEFINITION:
             gate_up = torch.randn(s.num_experts, 2 * s.width, s.hidden)
-            return partial(_plain_experts, PlainWeights(gate_up, torch.randn(s.num_experts, s.hidden, s.width)))
+            down = PlainWeights(torch.randn(s.num_experts, s.hidden, s.width))
+            return partial(_plain_moe, GatedMLPWeights(PlainWeights(gate_up), down))
         if kind == ONEDNN:
             return OneDNNExperts(s)
-        packed = random_panels(kind, s.num_experts, 2 * s.width, s.hidden)
-        return partial(_experts, FeedForwardWeights(packed, random_panels(kind, s.num_experts, s.hidden, s.width)))
+        gate_up = random_weights(kind, s.num_experts, 2 * s.width, s.hidden)
+        return partial(_moe, GatedMLPWeights(gate_up, random_weights(kind, s.num_experts, s.hidden, s.width)))
 
     def weights_read(self, rows: int) -> float:
         """The mean over the choices that are measured."""
@@ -231,12 +230,12 @@ def _with_next(call: Callable[..., Tensor], choices: Iterator[Tensor], x_TD: Ten
     return call(x_TD, next(choices), weights_TK)
 
 
-def _experts(weights: FeedForwardWeights, x_TD: Tensor, experts_TK: Tensor, weights_TK: Tensor) -> Tensor:
-    return product.experts(x_TD, experts_TK, weights_TK, weights)
+def _moe(weights: GatedMLPWeights[PackedWeights], x_TD: Tensor, experts_TK: Tensor, weights_TK: Tensor) -> Tensor:
+    return packed.moe(x_TD, experts_TK, weights_TK, weights)
 
 
-def _plain_experts(weights: PlainWeights, x_TD: Tensor, experts_TK: Tensor, weights_TK: Tensor) -> Tensor:
-    return product_reference.experts(x_TD, experts_TK, weights_TK, weights)
+def _plain_moe(weights: GatedMLPWeights[PlainWeights], x_TD: Tensor, experts_TK: Tensor, weights_TK: Tensor) -> Tensor:
+    return reference.moe(x_TD, experts_TK, weights_TK, weights)
 
 
 class OneDNNExperts:
@@ -253,10 +252,10 @@ class OneDNNExperts:
         counts = torch.bincount(experts_S, minlength=len(self.down)).tolist()
         x_SD = x_TD.index_select(0, order_S // experts_TK.shape[1])
         pieces = zip(torch.split(x_SD, counts), self.gate_up, self.down, strict=True)
-        outs = [onednn_product(silu_mul(onednn_product(x, gate_up)), down) for x, gate_up, down in pieces if len(x)]
+        outs = [onednn_matmul(down, silu_mul(onednn_matmul(gate_up, x))) for x, gate_up, down in pieces if len(x)]
         y_SD = torch.cat(outs)
         y_TKD = y_SD.new_empty(y_SD.shape).index_copy(0, order_S, y_SD).view(*experts_TK.shape, -1)
-        return combine(y_TKD, weights_TK, None, None)
+        return moe_combine(y_TKD, weights_TK, None, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def percentile(values: list[float], share: float) -> float:
 
 def _kernels() -> list[str]:
     """The compiled libraries in use, and which version of their sources they were built of."""
-    libraries = [load_library(source) for source in ("cpu", "product")]
+    libraries = [load_library(source) for source in ("cpu", "matmul")]
     return [f"{Path(library._name).name} of {source_digest()[:12]}" for library in libraries if library is not None]
 
 

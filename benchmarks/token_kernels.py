@@ -21,8 +21,9 @@ from torch import Tensor
 from benchmarks import record
 from benchmarks.kernels import Roofline, measure_roofline, seconds_of
 from model.evaluation.tables import table
-from model.kernels import cpu, reference
-from model.kernels.reference import GatedDelta, Paging
+from model.kernels import reference
+from model.kernels.cpu import inference
+from model.kernels.types import GatedDelta, Paging
 
 WIDTH, INNER, VOCABULARY, EXPERTS, TOP_K = 1024, 512, 49155, 32, 8
 HEADS, GROUPS, HEAD, CONTEXT, BLOCK = 16, 8, 64, 512, 16
@@ -32,7 +33,7 @@ MAMBA_HEADS, MAMBA_STATE = 48, 128
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """A kernel by its name in cpu.py and reference.py, and the bytes it has to move beside its small arguments."""
+    """A kernel by its name in cpu/inference.py and reference.py, and the bytes that it moves beside small ones."""
 
     name: str
     arguments: tuple[Any, ...]
@@ -56,10 +57,10 @@ def cases(tokens: int) -> Iterator[Case]:
     yield Case("silu_mul", (_random(tokens, 2 * INNER),))
     yield Case("clamped_mul", (_random(tokens, 2 * INNER), 1.702, 7.0))
     chosen = torch.randint(VOCABULARY, (tokens,))
-    yield Case("rows_of", (_random(VOCABULARY, WIDTH), chosen), 2 * x.nbytes)
-    yield Case("highest", (torch.randn(tokens, VOCABULARY),))
+    yield Case("embedding", (_random(VOCABULARY, WIDTH), chosen), 2 * x.nbytes)
+    yield Case("argmax", (torch.randn(tokens, VOCABULARY),))
     yield Case("top_k_softmax", (torch.randn(tokens, EXPERTS), TOP_K, False))
-    yield Case("combine", (_random(tokens, TOP_K, WIDTH), torch.rand(tokens, TOP_K), x, torch.randn(tokens)))
+    yield Case("moe_combine", (_random(tokens, TOP_K, WIDTH), torch.rand(tokens, TOP_K), x, torch.randn(tokens)))
     yield from _attention(tokens)
     yield from _recurrences(tokens)
 
@@ -105,7 +106,7 @@ def _random(*shape: int) -> Tensor:
 def measure(case: Case, repeats: int, roofline: Roofline) -> dict[str, float]:
     """Medians of interleaved rounds, in microseconds."""
     calls = {
-        "compiled": partial(getattr(cpu, case.name), *case.arguments),
+        "compiled": partial(getattr(inference, case.name), *case.arguments),
         "definition": partial(getattr(reference, case.name), *case.arguments),
     }
     times: dict[str, list[float]] = {name: [] for name in calls}

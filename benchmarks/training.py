@@ -21,7 +21,8 @@ from benchmarks import record
 from model import batch
 from model.bundled_recipe.recipes import bundled
 from model.checkpoints.hub import BUNDLED
-from model.kernels import cpu_autograd, reference
+from model.kernels import reference
+from model.kernels.cpu import autograd
 from model.layers import feed_forward
 from model.training.data.batches import BatchStream
 from model.training.data.prepare import prepare
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="what routelm prepare made (default: made-up text)")
     given = parser.parse_args()
     figures: dict[str, float] = {
-        "delta rule, recurrence, ms": round(delta_rule_ms(cpu_autograd.delta_rule_train), 1),
+        "delta rule, recurrence, ms": round(delta_rule_ms(autograd.delta_rule_train), 1),
         "delta rule, chunked definition, ms": round(delta_rule_ms(reference.delta_rule_train), 1),
     }
     with tempfile.TemporaryDirectory() as directory:

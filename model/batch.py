@@ -20,7 +20,7 @@ from torch.nn import functional
 from model import kernels
 from model.cache import CacheStorage
 from model.config import RotaryConfig
-from model.kernels.reference import GatedDelta, Paging
+from model.kernels.types import GatedDelta, Paging
 from model.rotary import Rotary
 
 RotaryTables = dict[RotaryConfig, tuple[Tensor, Tensor]]

@@ -15,7 +15,7 @@ from model.cache import CacheSpec
 from model.config import LayerConfig, ModelConfig
 from model.layers.delta_net import DeltaNet
 from model.layers.feed_forward import MoE, build_feed_forward
-from model.layers.frozen_linear import PackedEmbedding
+from model.layers.frozen_linear import FrozenEmbedding
 from model.layers.linear import GroupedLinear, Linear, RouterLinear
 from model.layers.mixer import build_mixer
 from model.layers.norm import RMSNorm
@@ -91,7 +91,7 @@ class CausalLM(nn.Module):
     def dtype(self) -> torch.dtype:
         """The dtype of hidden states and matrices."""
         embedding: nn.Module = self.embedding
-        return embedding.dtype if isinstance(embedding, PackedEmbedding) else self.embedding.weight.dtype
+        return embedding.dtype if isinstance(embedding, FrozenEmbedding) else self.embedding.weight.dtype
 
     def cache_specs(self) -> list[CacheSpec]:
         """What each layer has to cache."""
@@ -113,8 +113,8 @@ class CausalLM(nn.Module):
 
     def _embedded(self, token_ids_T: Tensor) -> Tensor:
         embedding: nn.Module = self.embedding
-        packed = isinstance(embedding, PackedEmbedding)
-        x_TD = embedding(token_ids_T) if packed else kernels.rows_of(self.embedding.weight, token_ids_T)
+        packed = isinstance(embedding, FrozenEmbedding)
+        x_TD = embedding(token_ids_T) if packed else kernels.embedding(self.embedding.weight, token_ids_T)
         return x_TD if self.config.embedding_scale == 1 else kernels.scaled(x_TD, self.config.embedding_scale)
 
 

@@ -5,10 +5,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from model.kernels import library, native, product
+from model import kernels
+from model.kernels import library
+from model.kernels.cpu import calls
+from model.kernels.matmul import packed
 
 
-def runnable_levels(source: str = "product") -> list[str]:
+def runnable_levels(source: str = "matmul") -> list[str]:
     """The levels whose library was built and can run on this machine, best first."""
     return [level for level in library.allowed_levels() if library.load_level(source, level) is not None]
 
@@ -25,5 +28,5 @@ def use_level(level: str) -> Iterator[None]:
 
 
 def forget_libraries() -> None:
-    for cached in (library.load_library, native._function, product._functions):
+    for cached in (kernels.compiled, library.load_library, calls._function, packed._function):
         cached.cache_clear()

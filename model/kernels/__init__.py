@@ -1,41 +1,51 @@
-"""The few operations the network's speed hangs on, as functions on plain tensors.
+"""The operations on which the network's speed depends, as functions on plain tensors.
 
-`reference.py` defines each of them. `cpu.py` is the compiled version and `cpu_autograd.py` the compiled one with
-gradients. The choice is made here and nowhere else: compiled where the library was built and the tensors are on the
-CPU, otherwise the definition. ROUTELM_REFERENCE_KERNELS=1 forces the definition.
+This file is the only place that chooses an implementation. The definitions are in reference.py and matmul/reference.py;
+they compute on other devices than the CPU and where nothing was compiled. On a CPU, the compiled kernels compute: those
+of cpu/autograd.py while gradients are recorded, otherwise those of cpu/inference.py, and matmul/packed.py. The
+environment variable ROUTELM_REFERENCE_KERNELS=1 forces the definitions everywhere.
 """
 
 import os
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
+from types import ModuleType
 from typing import Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
-from model.kernels import cpu, cpu_autograd, library, native, product, reference
+from model.kernels import library, reference
+from model.kernels.cpu import autograd, inference
+from model.kernels.matmul import packed
+from model.kernels.matmul import reference as matmul_reference
+from model.kernels.matmul.packed import PackedWeights
+from model.kernels.matmul.reference import PlainWeights
+from model.kernels.types import GatedMLPWeights
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Kernel = Callable[Concatenate[Tensor, P], R]
+FrozenWeights = PackedWeights | PlainWeights
 
-_FORCED = os.environ.get("ROUTELM_REFERENCE_KERNELS") == "1"
 
-
+@cache
 def compiled() -> bool:
-    """Whether the compiled CPU kernels are in use."""
-    return not _FORCED and native.available()
+    """Whether the compiled CPU kernels are used."""
+    if os.environ.get("ROUTELM_REFERENCE_KERNELS") == "1":
+        return False
+    return all(library.load_library(source) is not None for source in ("cpu", "matmul"))
 
 
 def instruction_set() -> str | None:
-    """What the compiled kernels in use were built for: that of the matrix products. None: the definitions compute."""
-    return library.instruction_set("product") if compiled() and product.available() else None
+    """The instruction set of the compiled kernels, namely of the matrix products; None if the definitions compute."""
+    return library.instruction_set("matmul") if compiled() else None
 
 
 def _kernel(definition: Kernel[P, R], serving: Kernel[P, R], training: Kernel[P, R] | None = None) -> Kernel[P, R]:
-    """The definition, behind it the compiled versions: one without gradients and one with them.
+    """A kernel with compiled versions without gradients and with them.
 
-    Where there is none for training, PyTorch differentiates the definition.
+    Without a version for training, PyTorch differentiates the definition.
     """
     differentiable = training or definition
 
@@ -48,34 +58,81 @@ def _kernel(definition: Kernel[P, R], serving: Kernel[P, R], training: Kernel[P,
     return kernel
 
 
-rms_norm = _kernel(reference.rms_norm, cpu.rms_norm, cpu_autograd.rms_norm)
-add_norm = _kernel(reference.add_norm, cpu.add_norm, cpu_autograd.add_norm)
-gated_rms_norm = _kernel(reference.gated_rms_norm, cpu.gated_rms_norm, cpu_autograd.gated_rms_norm)
-silu_mul = _kernel(reference.silu_mul, cpu.silu_mul, cpu_autograd.silu_mul)
-clamped_mul = _kernel(reference.clamped_mul, cpu.clamped_mul)
-sigmoid_mul = _kernel(reference.sigmoid_mul, cpu.sigmoid_mul)
-scaled = _kernel(reference.scaled, cpu.scaled)
-add_scaled = _kernel(reference.add_scaled, cpu.add_scaled)
-rows_of = _kernel(reference.rows_of, cpu.rows_of)
-rotate = _kernel(reference.rotate, cpu.rotate)
-rotary_tables = _kernel(reference.rotary_tables, cpu.rotary_tables)
-top_k_softmax = _kernel(reference.top_k_softmax, cpu.top_k_softmax)
-highest = _kernel(reference.highest, cpu.highest)
-combine = _kernel(reference.combine, cpu.combine)
-time_steps = _kernel(reference.time_steps, cpu.time_steps)
+rms_norm = _kernel(reference.rms_norm, inference.rms_norm, autograd.rms_norm)
+add_norm = _kernel(reference.add_norm, inference.add_norm, autograd.add_norm)
+gated_rms_norm = _kernel(reference.gated_rms_norm, inference.gated_rms_norm, autograd.gated_rms_norm)
+silu_mul = _kernel(reference.silu_mul, inference.silu_mul, autograd.silu_mul)
+clamped_mul = _kernel(reference.clamped_mul, inference.clamped_mul)
+sigmoid_mul = _kernel(reference.sigmoid_mul, inference.sigmoid_mul)
+scaled = _kernel(reference.scaled, inference.scaled)
+add_scaled = _kernel(reference.add_scaled, inference.add_scaled)
+embedding = _kernel(reference.embedding, inference.embedding)
+rotate = _kernel(reference.rotate, inference.rotate)
+rotary_tables = _kernel(reference.rotary_tables, inference.rotary_tables)
+top_k_softmax = _kernel(reference.top_k_softmax, inference.top_k_softmax)
+argmax = _kernel(reference.argmax, inference.argmax)
+moe_combine = _kernel(reference.moe_combine, inference.moe_combine)
+time_steps = _kernel(reference.time_steps, inference.time_steps)
 
-# What advances a cache.
-short_conv = _kernel(reference.short_conv, cpu.short_conv)
-gated_delta = _kernel(reference.gated_delta, cpu.gated_delta)
-mamba_scan = _kernel(reference.mamba_scan, cpu.mamba_scan)
-store_kv = _kernel(reference.store_kv, cpu.store_kv)
-paged_attention = _kernel(reference.paged_attention, cpu.paged_attention)
+# Kernels that advance a cache.
+short_conv = _kernel(reference.short_conv, inference.short_conv)
+gated_delta = _kernel(reference.gated_delta, inference.gated_delta)
+mamba_scan = _kernel(reference.mamba_scan, inference.mamba_scan)
+store_kv = _kernel(reference.store_kv, inference.store_kv)
+paged_attention = _kernel(reference.paged_attention, inference.paged_attention)
 
-# What trains on whole rows: its compiled versions have gradients or are one.
-short_conv_train = _kernel(reference.short_conv_train, cpu_autograd.short_conv_train, cpu_autograd.short_conv_train)
-delta_rule_train = _kernel(reference.delta_rule_train, cpu_autograd.delta_rule_train, cpu_autograd.delta_rule_train)
-softmax_gradient = _kernel(reference.softmax_gradient, cpu_autograd.softmax_gradient, cpu_autograd.softmax_gradient)
+# Kernels that train on whole rows; their compiled versions have gradients or compute one.
+short_conv_train = _kernel(reference.short_conv_train, autograd.short_conv_train, autograd.short_conv_train)
+delta_rule_train = _kernel(reference.delta_rule_train, autograd.delta_rule_train, autograd.delta_rule_train)
+softmax_gradient = _kernel(reference.softmax_gradient, autograd.softmax_gradient, autograd.softmax_gradient)
 
-# What is PyTorch's anywhere.
+# Operations that PyTorch computes everywhere.
 delta_gates = reference.delta_gates
 mamba_scan_train = reference.mamba_scan_train
+
+
+def pack_weights(values_EOI: Tensor, scales: Tensor | None = None, bias_EO: Tensor | None = None) -> FrozenWeights:
+    """Frozen weights in the form in which they are multiplied here; see `PackedWeights` for the arguments."""
+    return (PackedWeights if compiled() else PlainWeights)(values_EOI, scales, bias_EO)
+
+
+def _matmul_backend(weights: FrozenWeights) -> ModuleType:
+    return packed if isinstance(weights, PackedWeights) else matmul_reference
+
+
+def linear(x_TI: Tensor, weights: FrozenWeights, out_dtype: torch.dtype | None = None) -> Tensor:
+    """x W^T + b for a single matrix: [T, O], by default in x's type; `out_dtype` may be float32."""
+    y_TO: Tensor = _matmul_backend(weights).linear(x_TI, weights, out_dtype)
+    return y_TO
+
+
+def grouped_linear(x_SI: Tensor, counts_E: Tensor, weights: FrozenWeights) -> Tensor:
+    """Rows that are sorted by expert, `counts_E` (int64) for each, times the matrix of their expert: [S, O]."""
+    y_SO: Tensor = _matmul_backend(weights).grouped_linear(x_SI, counts_E, weights)
+    return y_SO
+
+
+def supports_fused_mlp(dtype: torch.dtype, weights: GatedMLPWeights[FrozenWeights]) -> bool:
+    """Whether `gated_mlp` and `moe` have one compiled call for activations of this type and these weights."""
+    return packed.supports_fused(dtype, weights)
+
+
+def gated_mlp(x_TD: Tensor, weights: GatedMLPWeights[FrozenWeights]) -> Tensor:
+    """down(silu(gate(x)) * up(x)): [T, D]."""
+    y_TD: Tensor = _matmul_backend(weights.down).gated_mlp(x_TD, weights)
+    return y_TD
+
+
+def moe(
+    x_TD: Tensor,
+    experts_TK: Tensor,
+    weights_TK: Tensor,
+    routed: GatedMLPWeights[FrozenWeights],
+    shared: GatedMLPWeights[FrozenWeights] | None = None,
+    shared_gate_T: Tensor | None = None,
+    clamp: tuple[float, float] | None = None,
+) -> Tensor:
+    """The sum of weight * expert(x) over a token's experts, plus the shared expert: [T, D]; see matmul/reference.py."""
+    arguments = (x_TD, experts_TK, weights_TK, routed, shared, shared_gate_T, clamp)
+    y_TD: Tensor = _matmul_backend(routed.down).moe(*arguments)
+    return y_TD

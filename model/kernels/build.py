@@ -30,7 +30,7 @@ X86 = {
 }
 
 # source -> levels that it has code of its own for
-SOURCES = {"cpu": ("avx512", "avx2", "generic"), "product": LEVELS}
+SOURCES = {"cpu": ("avx512", "avx2", "generic"), "matmul": LEVELS}
 
 
 def levels() -> dict[str, list[str]]:
@@ -49,7 +49,7 @@ def libraries() -> list[Path]:
 
 
 def _openmp_library() -> list[str]:
-    """torch's own OpenMP runtime: a second one in the process would fight it for the cores."""
+    """Linker options for torch's own OpenMP runtime: the threads of a second one would compete for the same cores."""
     found = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
     if not found:
         return ["-fopenmp"]
@@ -57,10 +57,10 @@ def _openmp_library() -> list[str]:
 
 
 def compile_library(compiler: str, source: str, level: str, flags: list[str]) -> Path:
-    """Build one library; raises RuntimeError with the compiler's words when that fails."""
+    """Build one library. Raises RuntimeError with the compiler's output if that fails."""
     output = library_path(source, level)
     partial = output.with_suffix(f".{os.getpid()}.tmp")
-    code = Path(__file__).with_name(f"{source}.cpp")
+    code = Path(__file__).parent / source / f"{source}.cpp"
     version = f'-DBUILT_OF="{source_digest()}"'
     command = [compiler, version, "-std=c++17", "-O3", "-fPIC", "-fopenmp", "-fno-math-errno", *flags, "-c", str(code)]
     done = subprocess.run([*command, "-o", f"{partial}.o"], capture_output=True, text=True, check=False)
@@ -75,7 +75,7 @@ def compile_library(compiler: str, source: str, level: str, flags: list[str]) ->
 
 
 def main(names: list[str]) -> int:
-    """Build the named sources, or all."""
+    """Build the named sources, by default all."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         print("No C++ compiler found: RouteLM works, on its plain and slower kernels. Install g++ and run this again.")

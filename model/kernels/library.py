@@ -25,14 +25,15 @@ _BEST_LEVEL = {"AVX512": "avx512bf16", "AVX2": "avx2"}
 
 
 def library_path(source: str, level: str) -> Path:
-    """The library built of model/kernels/<source>.cpp for an instruction set."""
-    return Path(__file__).with_name(f"{source}_{level}.so")
+    """Where the library of model/kernels/<source>/<source>.cpp for an instruction set is built."""
+    return Path(__file__).parent / source / f"{source}_{level}.so"
 
 
 @cache
 def source_digest() -> str:
-    """Tells one version of the C++ sources and of how they are compiled from another."""
-    files = sorted(path for pattern in ("*.cpp", "*.inc", "build.py") for path in Path(__file__).parent.glob(pattern))
+    """Identifies a version of the C++ sources and of the compiler options."""
+    patterns = ("**/*.cpp", "**/*.h", "build.py")
+    files = sorted(path for pattern in patterns for path in Path(__file__).parent.glob(pattern))
     return hashlib.blake2b(b"".join(path.read_bytes() for path in files), digest_size=16).hexdigest()
 
 
@@ -50,22 +51,22 @@ def allowed_levels() -> tuple[str, ...]:
 
 @cache
 def load_library(source: str) -> ctypes.CDLL | None:
-    """The library of the best allowed level; None if there is none.
-
-    A library that was built from other sources than those beside it is not used: a warning says so.
-    """
+    """The library of the best allowed level; None if there is none."""
     loaded = (load_level(source, level) for level in allowed_levels())
     return next((library for library in loaded if library is not None), None)
 
 
 def load_level(source: str, level: str) -> ctypes.CDLL | None:
-    """The library of one level, if it was built, is current and can run here."""
+    """The library of one level, if it was built and can run here.
+
+    A library that was built from other sources than those beside it is not used: a warning says so.
+    """
     path = library_path(source, level)
     if not path.exists():
         return None
     library = ctypes.CDLL(str(path))
     if not is_current(library):
-        logger.warning("%s is of an older build and not used: run python -m model.kernels.build", path.name)
+        logger.warning("%s was built from other sources and is not used: run python -m model.kernels.build", path.name)
         return None
     return library if library.supported() else None
 
@@ -77,7 +78,7 @@ def instruction_set(source: str) -> str | None:
 
 
 def is_current(library: ctypes.CDLL) -> bool:
-    """Whether it was built of the sources that are there now."""
+    """Whether a library was built from the sources beside it."""
     if not hasattr(library, "built_of"):
         return False
     library.built_of.restype = ctypes.c_char_p

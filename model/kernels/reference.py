@@ -1,23 +1,22 @@
-"""The plain definition of every kernel, in PyTorch: what the fast ones are tested against, and the fallback.
+"""The definition of every kernel in PyTorch: what the compiled kernels are tested against, and the fallback.
 
-Nothing here is clever. Sequences are walked token by token, so results do not depend on what shares the batch. Except
-for those that advance a cache, all of them are differentiable.
+These functions are written for clarity. Recurrences and attention compute one token after another. Except for those
+that advance a cache, all are differentiable. matmul/reference.py defines the matrix products with frozen weights.
 
 Shapes: T tokens, S sequences, C channels, J convolution taps, H heads, Q key heads, K key width, V value width, R rows,
-N blocks, P tokens a block, G key/value heads, D head width, F feed-forward width. In the Mamba-2 scan: P head width,
-G groups, N state width.
+N blocks, P tokens per block, G key/value heads, D head width, F inner width. In the Mamba-2 scan: P head width, G
+groups, N state width.
 """
-
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from model.kernels.types import GatedDelta, Paging
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
-    """x / rms(x) * (weight + offset) over the last dimension, in float32, returned in x's type."""
+    """x / rms(x) * (weight + offset) over the last dimension, computed in float32, returned in x's type."""
     x32 = x.float()
     scale = torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
     return (x32 * scale * (weight.float() + offset)).to(x.dtype)
@@ -26,26 +25,26 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tens
 def add_norm(
     x: Tensor, y: Tensor, scale: float, weight: Tensor, eps: float, offset: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """x + scale * y, and that sum normalized."""
+    """x + scale * y, and rms_norm of it."""
     out = add_scaled(x, y, scale)
     return out, rms_norm(out, weight, eps, offset)
 
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / rms(x) * weight * silu(gate) over the last dimension, in float32, returned in x's type."""
+    """x / rms(x) * weight * silu(gate) over the last dimension, computed in float32, returned in x's type."""
     x32 = x.float()
     scale = torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
     return (x32 * scale * weight.float() * functional.silu(gate.float())).to(x.dtype)
 
 
 def silu_mul(x_T2F: Tensor) -> Tensor:
-    """silu of the first half times the second half."""
+    """silu(gate) * up for x = [gate | up]."""
     gate, up = x_T2F.chunk(2, dim=-1)
     return functional.silu(gate) * up
 
 
 def clamped_mul(x_T2F: Tensor, alpha: float, limit: float) -> Tensor:
-    """gate * sigmoid(alpha * gate) * (up + 1): the first half, clamped from above, gates the second, clamped both ways.
+    """gate * sigmoid(alpha * gate) * (up + 1) for x = [gate | up], with gate <= limit and |up| <= limit.
 
     Computed in float32, returned in x's type.
     """
@@ -64,9 +63,9 @@ def scaled(x: Tensor, scale: float) -> Tensor:
     return x * scale
 
 
-def rows_of(matrix_VD: Tensor, chosen_T: Tensor) -> Tensor:
-    """The chosen rows of a matrix: [T, D]."""
-    return functional.embedding(chosen_T, matrix_VD)
+def embedding(matrix_VD: Tensor, ids_T: Tensor) -> Tensor:
+    """The rows of a matrix with these ids: [T, D]."""
+    return functional.embedding(ids_T, matrix_VD)
 
 
 def add_scaled(x: Tensor, y: Tensor, scale: float) -> Tensor:
@@ -75,39 +74,39 @@ def add_scaled(x: Tensor, y: Tensor, scale: float) -> Tensor:
 
 
 def rotate(x_THD: Tensor, cos_TW: Tensor, sin_TW: Tensor) -> Tensor:
-    """Turn coordinate i of the first W of every head with i + W / 2, in float32, and leave the others."""
+    """Rotate coordinate i with i + W / 2, for the first W coordinates of every head, in float32; copy the others."""
     width = cos_TW.shape[-1]
-    turned, rest = x_THD[..., :width].float(), x_THD[..., width:]
-    first, second = turned.chunk(2, dim=-1)
-    turned = turned * cos_TW[:, None] + torch.cat([-second, first], dim=-1) * sin_TW[:, None]
-    return torch.cat([turned.to(x_THD.dtype), rest], dim=-1)
+    x_THW, rest = x_THD[..., :width].float(), x_THD[..., width:]
+    first, second = x_THW.chunk(2, dim=-1)
+    rotated_THW = x_THW * cos_TW[:, None] + torch.cat([-second, first], dim=-1) * sin_TW[:, None]
+    return torch.cat([rotated_THW.to(x_THD.dtype), rest], dim=-1)
 
 
 def rotary_tables(positions_T: Tensor, frequency_F: Tensor, magnitude: float) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of every angle position * frequency, times the magnitude: [T, W] each, float32."""
+    """Cosine and sine of position * frequency, times the magnitude: float32 [T, 2F] each, with equal halves."""
     angles_TF = positions_T[:, None].float() * frequency_F
     angles_TW = torch.cat([angles_TF, angles_TF], dim=-1)
     return angles_TW.cos() * magnitude, angles_TW.sin() * magnitude
 
 
-def top_k_softmax(scores_TE: Tensor, k: int, over_all: bool) -> tuple[Tensor, Tensor]:
-    """The k highest scores, highest first, equal ones in the order of their index: weights and indices, [T, k] each.
+def top_k_softmax(logits_TE: Tensor, k: int, over_all: bool) -> tuple[Tensor, Tensor]:
+    """The k highest logits, highest first, ties in the order of their index: weights and indices, [T, k] each.
 
-    Weights are a softmax over the chosen scores, or the chosen ones' shares of a softmax over all.
+    Weights are a softmax over the chosen logits, or with `over_all` their shares of a softmax over all.
     """
-    experts_TK = scores_TE.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    experts_TK = logits_TE.sort(dim=-1, descending=True, stable=True).indices[:, :k]
     if over_all:
-        return scores_TE.softmax(-1).gather(1, experts_TK), experts_TK
-    return scores_TE.gather(1, experts_TK).softmax(-1), experts_TK
+        return logits_TE.softmax(-1).gather(1, experts_TK), experts_TK
+    return logits_TE.gather(1, experts_TK).softmax(-1), experts_TK
 
 
-def highest(scores_RV: Tensor) -> Tensor:
-    """The place of each row's highest score, the first of equals: int64 [R]."""
+def argmax(scores_RV: Tensor) -> Tensor:
+    """The index of the highest score of each row, the first of equals: int64 [R]."""
     return scores_RV.argmax(-1)
 
 
-def combine(y_TKD: Tensor, weights_TK: Tensor, shared_TD: Tensor | None, gate_T: Tensor | None) -> Tensor:
-    """Gate-weighted sum of the experts' outputs, plus sigmoid(gate) times the shared expert's where there is one."""
+def moe_combine(y_TKD: Tensor, weights_TK: Tensor, shared_TD: Tensor | None, gate_T: Tensor | None) -> Tensor:
+    """The weighted sum of the outputs of a token's experts, plus sigmoid(gate) * shared if there is a shared expert."""
     out_TD = (y_TKD.float() * weights_TK[..., None]).sum(1)
     if shared_TD is not None and gate_T is not None:
         out_TD = out_TD + shared_TD.float() * torch.sigmoid(gate_T)[:, None]
@@ -115,7 +114,7 @@ def combine(y_TKD: Tensor, weights_TK: Tensor, shared_TD: Tensor | None, gate_T:
 
 
 def delta_gates(a_TH: Tensor, b_TH: Tensor, A_log_H: Tensor, dt_bias_H: Tensor) -> tuple[Tensor, Tensor]:
-    """Log decay -e^A_log softplus(a + dt_bias) and write strength sigmoid(b), both float32 [T, H]."""
+    """The log decay -e^A_log softplus(a + dt_bias) and the write strength sigmoid(b), both float32 [T, H]."""
     log_decay_TH = -A_log_H.float().exp() * functional.softplus(a_TH.float() + dt_bias_H.float())
     return log_decay_TH, torch.sigmoid(b_TH.float())
 
@@ -129,7 +128,7 @@ def short_conv(
     starts_S1: Tensor,
     silu: bool,
 ) -> Tensor:
-    """Causal depthwise convolution, then SiLU or not; advances `state_RJC`, the last J - 1 inputs, oldest first."""
+    """Causal depthwise convolution, with `silu` followed by SiLU; advances `state_RJC`, the last J - 1 inputs."""
     out_TC = torch.empty_like(x_TC)
     for row, start, end in _spans(rows_S, starts_S1):
         window = torch.cat([state_RJC[row], x_TC[start:end].float()])
@@ -143,7 +142,7 @@ def short_conv(
 
 
 def short_conv_train(x_BLC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None, silu: bool) -> Tensor:
-    """The same convolution over whole rows that start from nothing: differentiable."""
+    """The same convolution over whole rows, each preceded by zeros; differentiable."""
     channels, taps = weight_CJ.shape
     padded_BCL = functional.pad(x_BLC.transpose(1, 2), (taps - 1, 0))
     weight, bias = weight_CJ[:, None].to(x_BLC.dtype), bias_C.to(x_BLC.dtype) if bias_C is not None else None
@@ -152,7 +151,7 @@ def short_conv_train(x_BLC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None, si
 
 
 def normalize(x: Tensor) -> Tensor:
-    """Unit length over the last dimension, as the delta rule wants its queries and keys, in float32."""
+    """x / |x| over the last dimension in float32, as the delta rule normalizes queries and keys."""
     x32 = x.float()
     return x32 * torch.rsqrt(x32.square().sum(-1, keepdim=True) + 1e-6)
 
@@ -167,7 +166,7 @@ def delta_rule(
     rows_S: Tensor,
     starts_S1: Tensor,
 ) -> Tensor:
-    """The gated delta rule (arXiv 2412.06464), one token after another; advances `state_RHKV`. Returns o_THV.
+    """The gated delta rule (arXiv 2412.06464), one token after another; advances `state_RHKV`. Returns [T, H, V].
 
     S <- e^g S;  u = beta (v - S^T k);  S <- S + k u^T;  o = S^T q / sqrt(K), with q and k of unit length.
     """
@@ -186,39 +185,10 @@ def delta_rule(
     return out_THV
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class GatedDelta:
-    """The small weights of a Gated DeltaNet layer, all float32, and the width of its keys.
-
-    A token comes as [q | k | v | z | b | a]: C = q + k + v channels that are convolved, the output gate z, and for each
-    of H value heads a write strength b and a decay a.
-    """
-
-    conv_CJ: Tensor
-    A_log_H: Tensor
-    dt_bias_H: Tensor
-    norm_V: Tensor
-    eps: float
-    key_width: int
-
-    def split(self, x: Tensor) -> tuple[Tensor, ...]:
-        """[..., P] -> what is convolved, z, b, a."""
-        heads = len(self.A_log_H)
-        return x.split([len(self.conv_CJ), heads * len(self.norm_V), heads, heads], dim=-1)
-
-    def heads(self, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What was convolved, as queries, keys [..., Q, K] and values [..., H, V]."""
-        values = len(self.A_log_H) * len(self.norm_V)
-        keys = (len(self.conv_CJ) - values) // 2
-        q, k, v = mixed.split([keys, keys, values], dim=-1)
-        width = (-1, self.key_width)
-        return q.unflatten(-1, width), k.unflatten(-1, width), v.unflatten(-1, (-1, len(self.norm_V)))
-
-
 def gated_delta(
     x_TP: Tensor, weights: GatedDelta, conv_RJC: Tensor, state_RHKV: Tensor, rows_S: Tensor, starts_S1: Tensor
 ) -> Tensor:
-    """All of a Gated DeltaNet between its two products; advances both states. Returns [T, H * V]."""
+    """A Gated DeltaNet layer without its two matrix products; advances both states. Returns [T, H * V]."""
     mixed_TC, z, b_TH, a_TH = weights.split(x_TP)
     mixed_TC = short_conv(mixed_TC, weights.conv_CJ, None, conv_RJC, rows_S, starts_S1, silu=True)
     gates = delta_gates(a_TH, b_TH, weights.A_log_H, weights.dt_bias_H)
@@ -227,10 +197,10 @@ def gated_delta(
 
 
 def delta_rule_train(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_BLH: Tensor, beta_BLH: Tensor) -> Tensor:
-    """The same rule over whole rows from a zero state, as matrix products over chunks: differentiable. Returns o_BLHV.
+    """The same rule over whole rows from a zero state, as matrix products over chunks; differentiable: [B, L, H, V].
 
-    Within a chunk (G: running sum of log decays) the writes u solve (I + A) u = beta (v - decayed S^T k) with A
-    strictly lower triangular; its inverse is (I - A)(I + A^2)(I + A^4)... because A is nilpotent.
+    Within a chunk (G: cumulative sum of log decays), the writes u solve (I + A) u = beta (v - decayed S^T k), where A
+    is strictly lower triangular. The inverse of I + A is (I - A)(I + A^2)(I + A^4)..., because A is nilpotent.
     """
     chunk = 32
     q = _chunks(normalize(q_BLHK) * q_BLHK.shape[-1] ** -0.5, chunk)
@@ -258,7 +228,7 @@ def delta_rule_train(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_B
 
 
 def time_steps(dt_TH: Tensor, dt_bias_H: Tensor, low: float, high: float) -> Tensor:
-    """Mamba's time steps softplus(dt + dt_bias), clamped to [low, high], float32 [T, H]."""
+    """The time steps of Mamba-2, softplus(dt + dt_bias) clamped to [low, high]: float32 [T, H]."""
     return functional.softplus(dt_TH.float() + dt_bias_H.float()).clamp(low, high)
 
 
@@ -272,7 +242,7 @@ def mamba_scan(
     rows_S: Tensor,
     starts_S1: Tensor,
 ) -> Tensor:
-    """Mamba-2's recurrence (arXiv 2405.21060), one token after another; advances `state_RHPN`. Returns y_THP.
+    """The recurrence of Mamba-2 (arXiv 2405.21060), one token after another; advances `state_RHPN`. Returns [T, H, P].
 
     S <- e^(dt A) S + dt x B^T;  y = S C, in float32. Head h reads group h // (H / G).
     """
@@ -292,9 +262,10 @@ def mamba_scan(
 def mamba_scan_train(
     x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLGN: Tensor, C_BLGN: Tensor, chunk: int = 64
 ) -> Tensor:
-    """The same recurrence over whole rows from a zero state, as matrix products over chunks: differentiable.
+    """The same recurrence over whole rows from a zero state, as matrix products over chunks; differentiable.
 
-    A chunk answers its own tokens through (C B^T) times the decay between them, and earlier ones through the state.
+    The output of a token is the sum over earlier tokens of its chunk, by (C B^T) times the decay between them, plus
+    what the state at the start of the chunk adds.
     """
     heads = x_BLHP.shape[2] // B_BLGN.shape[2]
     k, q = (_chunks(x.repeat_interleave(heads, dim=2), chunk) for x in (B_BLGN, C_BLGN))
@@ -312,36 +283,24 @@ def mamba_scan_train(
 
 
 def _chunks(x: Tensor, chunk: int) -> Tensor:
-    """[B, L, H, ...] -> [B, H, n, chunk, ...] in float32, padded with zeros: tokens that change nothing."""
+    """[B, L, H, ...] as float32 [B, H, n, chunk, ...]; tokens of zeros, which have no effect, fill the last chunk."""
     x = functional.pad(x.float(), (0, 0) * (x.dim() - 2) + (0, -x.shape[1] % chunk))
     return x.transpose(1, 2).unflatten(2, (-1, chunk))
 
 
 def _decay_between(G: Tensor) -> Tensor:
-    """e^(G_i - G_j) for j <= i and 0 for later tokens j, from running sums of log decays: [..., chunk, chunk]."""
+    """e^(G_i - G_j) for j <= i, otherwise 0, from cumulative sums of log decays: [..., chunk, chunk]."""
     future = torch.ones(G.shape[-1], G.shape[-1], dtype=torch.bool, device=G.device).triu(1)
     return (G[..., :, None] - G[..., None, :]).masked_fill(future, float("-inf")).exp()
 
 
 def softmax_gradient(logits_RV: Tensor, targets_R: Tensor, weights_R: Tensor) -> tuple[Tensor, Tensor]:
-    """-log p(target) per row, float32 [R], and weight * (softmax - one-hot), which may overwrite the logits."""
+    """-log p(target) per row, float32 [R], and the gradient weight * (softmax - one-hot), which may reuse logits."""
     log_p_RV = logits_RV.float().log_softmax(-1)
     losses_R = -log_p_RV.gather(1, targets_R[:, None]).squeeze(1)
     gradient_RV = log_p_RV.exp()
     gradient_RV.scatter_add_(1, targets_R[:, None], gradient_RV.new_full((len(targets_R), 1), -1.0))
     return losses_R, (gradient_RV * weights_R[:, None]).to(logits_RV.dtype)
-
-
-class Paging(NamedTuple):
-    """Where the tokens of a step lie in the paged cache.
-
-    The tokens of sequence s are starts_S1[s] .. starts_S1[s + 1]; token t is at `positions_T[t]` of its sequence, whose
-    position p is kept in block p // P of `block_table_SB[s]`.
-    """
-
-    positions_T: Tensor
-    starts_S1: Tensor
-    block_table_SB: Tensor
 
 
 def store_kv(
@@ -351,7 +310,7 @@ def store_kv(
     values_NPGD: Tensor,
     paging: Paging,
 ) -> None:
-    """Write every token's key and value to its place in the paged cache. Without a value, the key alone."""
+    """Store the key and, unless it is None, the value of every token in the paged cache."""
     positions_T, starts_S1, block_table_SB = paging
     block_size = keys_NPGD.shape[1]
     counts = (starts_S1[1:] - starts_S1[:-1]).long()
@@ -371,10 +330,10 @@ def paged_attention(
     window: int | None,
     sinks_H: Tensor | None,
 ) -> Tensor:
-    """Softmax attention of every token over its own sequence up to itself, in float32. Returns o_THV.
+    """Causal softmax attention of every token over its own sequence, computed in float32: [T, H, V].
 
-    A token sees the last `window` positions, its own included; None: all. Values may be narrower than keys and may be a
-    view of them (latent attention). A sink is a score that takes its share of the softmax and adds nothing.
+    A token attends to the last `window` positions, its own included; None: to all. Values may be narrower than keys and
+    may be a view of them (latent attention). A sink is a score that takes part in the softmax and has no value.
     """
     positions_T, starts_S1, block_table_SB = paging
     groups, block_size = q_THD.shape[1] // keys_NPGD.shape[2], keys_NPGD.shape[1]

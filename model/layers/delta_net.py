@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from model.batch import TokenBatch
 from model.cache import CacheSpec, StateSpec
 from model.config import DeltaNetConfig
-from model.kernels.reference import GatedDelta
+from model.kernels.types import GatedDelta
 from model.layers.decay import reset_decays
 from model.layers.linear import Linear
 from model.layers.norm import GatedRMSNorm

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from model import kernels
 from model.config import ActivationConfig, ClampedSwiGLU, GatedMLPConfig, MoEConfig
-from model.kernels import native, product
-from model.layers.frozen_linear import feed_forward_weights
+from model.layers.frozen_linear import fused_mlp_weights
 from model.layers.linear import GroupedLinear, Linear, RouterLinear
 from model.layers.router import Routing, build_router
 
@@ -28,9 +27,9 @@ class GatedMLP(nn.Module):
         self.down = Linear(width, hidden_size)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        weights = feed_forward_weights(self.gate_up, self.down)
-        if weights is not None and x_TD.dtype in native.SUFFIXES:
-            return product.feed_forward(x_TD, weights)
+        weights = fused_mlp_weights(self.gate_up, self.down, x_TD.dtype)
+        if weights is not None:
+            return kernels.gated_mlp(x_TD, weights)
         out: Tensor = self.down(kernels.silu_mul(self.gate_up(x_TD)))
         return out
 
@@ -97,20 +96,22 @@ class MoE(nn.Module):
 
     def _fused(self, x_TD: Tensor, routing: Routing, shared_gate_T: Tensor | None) -> Tensor | None:
         """All experts in one compiled call; None if their weights are not packed for it."""
-        routed = feed_forward_weights(self.experts.gate_up, self.experts.down)
-        shared = feed_forward_weights(self.shared.gate_up, self.shared.down) if self.shared is not None else None
-        if routed is None or (shared is None) != (self.shared is None) or x_TD.dtype not in native.SUFFIXES:
+        experts, shared, shared_weights = self.experts, self.shared, None
+        weights = fused_mlp_weights(experts.gate_up, experts.down, x_TD.dtype)
+        if shared is not None:
+            shared_weights = fused_mlp_weights(shared.gate_up, shared.down, x_TD.dtype)
+        if weights is None or (shared_weights is None) != (shared is None):
             return None
         choices = (routing.experts_TK, routing.weights_TK)
-        return product.experts(x_TD, *choices, routed, shared, shared_gate_T, self.clamp)
+        return kernels.moe(x_TD, *choices, weights, shared_weights, shared_gate_T, self.clamp)
 
     def _unfused(self, x_TD: Tensor, routing: Routing, shared_gate_T: Tensor | None) -> Tensor:
         y_TKD = self.experts(x_TD, routing)
         if self.shared is None:
-            return kernels.combine(y_TKD, routing.weights_TK, None, None)
+            return kernels.moe_combine(y_TKD, routing.weights_TK, None, None)
         if shared_gate_T is None:
-            return kernels.combine(y_TKD, routing.weights_TK, None, None) + self.shared(x_TD)
-        return kernels.combine(y_TKD, routing.weights_TK, self.shared(x_TD), shared_gate_T)
+            return kernels.moe_combine(y_TKD, routing.weights_TK, None, None) + self.shared(x_TD)
+        return kernels.moe_combine(y_TKD, routing.weights_TK, self.shared(x_TD), shared_gate_T)
 
     def route(self, x_TD: Tensor, token_ids_T: Tensor, k: int | Tensor | None = None) -> tuple[Routing, Tensor | None]:
         """The routing, and the logit of the shared expert's gate if it has one."""

@@ -1,7 +1,7 @@
-"""Linear layers as they are served on a CPU: packed, and not to be trained.
+"""Linear layers and embeddings for serving: their weights are packed or quantized and cannot be trained.
 
-kernels/product.py multiplies them. By its compiled products, every row has the same bits whatever the number of rows
-and threads; by their definition, which computes where nothing was compiled, it has not.
+The compiled matrix products give every row the same bits whatever the number of rows and threads; see
+model/kernels/__init__.py for where they compute.
 
 Shapes: T tokens, I input width, O output width, S dispatched (token, expert) pairs.
 """
@@ -9,29 +9,41 @@ Shapes: T tokens, I input width, O output width, S dispatched (token, expert) pa
 import torch
 from torch import Tensor, nn
 
-from model.kernels import product
-from model.kernels.product import FeedForwardWeights, Panels
-from model.kernels.product_reference import PlainWeights
+from model import kernels
+from model.kernels import FrozenWeights
+from model.kernels.types import GatedMLPWeights
 
 
-class PackedLinear(nn.Module):
-    """A frozen `Linear`; its weights may be integers."""
+class FrozenLinear(nn.Module):
+    """A `Linear` with frozen weights."""
 
-    def __init__(self, weights: Panels | PlainWeights) -> None:
+    def __init__(self, weights: FrozenWeights) -> None:
         super().__init__()
         self.weights = weights
 
     def forward(self, x_TI: Tensor) -> Tensor:
-        return product.product(x_TI, self.weights)
+        return kernels.linear(x_TI, self.weights)
 
     def in_float32(self, x_TI: Tensor) -> Tensor:
-        return product.sums(x_TI, self.weights)
+        """The same with float32 outputs."""
+        return kernels.linear(x_TI, self.weights, torch.float32)
 
 
-class PackedEmbedding(nn.Module):
-    """A frozen embedding that lies in a head's weights: a tied matrix is in memory once."""
+class FrozenGroupedLinear(nn.Module):
+    """A `GroupedLinear` with frozen weights; those of an expert are read only if it has rows."""
 
-    def __init__(self, weights: Panels | PlainWeights, dtype: torch.dtype) -> None:
+    def __init__(self, weights: FrozenWeights) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def forward(self, x_SI: Tensor, counts_E: Tensor) -> Tensor:
+        return kernels.grouped_linear(x_SI, counts_E, self.weights)
+
+
+class FrozenEmbedding(nn.Module):
+    """An embedding that reads the weights of the head it is tied to, so that they are in memory once."""
+
+    def __init__(self, weights: FrozenWeights, dtype: torch.dtype) -> None:
         super().__init__()
         self.weights, self.dtype = weights, dtype
 
@@ -39,22 +51,12 @@ class PackedEmbedding(nn.Module):
         return self.weights.rows(token_ids_T).to(self.dtype)
 
 
-class PackedGroupedLinear(nn.Module):
-    """A frozen `GroupedLinear`: an expert's weights are read if a token goes there."""
+def fused_mlp_weights(gate_up: nn.Module, down: nn.Module, dtype: torch.dtype) -> GatedMLPWeights[FrozenWeights] | None:
+    """The weights of a gated MLP, or of all experts, for `kernels.gated_mlp` or `kernels.moe`.
 
-    def __init__(self, weights: Panels | PlainWeights) -> None:
-        super().__init__()
-        self.weights = weights
-
-    def forward(self, x_SI: Tensor, counts_E: Tensor) -> Tensor:
-        return product.grouped_product(x_SI, counts_E, self.weights)
-
-
-def feed_forward_weights(gate_up: nn.Module, down: nn.Module) -> FeedForwardWeights | None:
-    """Both products of a feed-forward, or of all experts, for the call that computes it whole; None if it cannot."""
-    if not isinstance(gate_up, PackedLinear | PackedGroupedLinear) or not isinstance(down, type(gate_up)):
+    None if no compiled call supports them with activations of this type.
+    """
+    if not isinstance(gate_up, FrozenLinear | FrozenGroupedLinear) or not isinstance(down, type(gate_up)):
         return None
-    if not isinstance(gate_up.weights, Panels) or not isinstance(down.weights, Panels):
-        return None
-    whole = down.weights.outputs % product.PANEL == 0 and down.weights.inputs % product.PANEL == 0
-    return FeedForwardWeights(gate_up.weights, down.weights) if whole else None
+    weights = GatedMLPWeights(gate_up.weights, down.weights)
+    return weights if kernels.supports_fused_mlp(dtype, weights) else None

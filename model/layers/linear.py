@@ -1,4 +1,4 @@
-"""Matrix products with or without bias, trainable; frozen_linear.py has the forms in which a CPU serves them.
+"""Trainable linear layers, with or without bias; frozen_linear.py has the layers that serve on a CPU.
 
 Shapes: T tokens, I input width, O output width, E experts, S dispatched (token, expert) pairs.
 """
@@ -20,21 +20,22 @@ class Linear(nn.Module):
         return functional.linear(x_TI, self.weight, self.bias)
 
     def in_float32(self, x_TI: Tensor) -> Tensor:
-        """The product in the weights' type, returned in float32: for scores, which are compared with each other."""
+        """The product in the weights' type, converted to float32: for logits, which are compared with each other."""
         product_TO: Tensor = self(x_TI.to(self.weight.dtype))
         return product_TO.float()
 
 
 class RouterLinear(Linear):
-    """The scores by which tokens choose their experts: a few rows that decide where everything else is computed.
+    """The logits by which tokens are routed to experts.
 
-    Two scores nearly tie often, and a rounding would send the token elsewhere: whatever the network's type and scheme,
-    these weights stay in float32. They start small, so that no expert is preferred, and learn at a rate of their own.
+    Its weights stay in float32 whatever the network's type and scheme, because two logits are often nearly equal and
+    rounding could then route the token elsewhere. They start small, so that no expert is preferred, and have a learning
+    rate of their own.
     """
 
 
 class GroupedLinear(nn.Module):
-    """One matrix (and bias) per expert; rows come sorted by expert, `counts_E` of them for each."""
+    """One matrix, and bias, per expert. Rows are sorted by expert, `counts_E` for each."""
 
     def __init__(self, experts: int, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__()

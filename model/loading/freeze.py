@@ -2,7 +2,7 @@
 
 import torch
 
-from model.layers.frozen_linear import PackedEmbedding, PackedLinear
+from model.layers.frozen_linear import FrozenEmbedding, FrozenLinear
 from model.layers.linear import GroupedLinear, Linear, RouterLinear
 from model.network import CausalLM
 from model.quantization import Scheme, plain_scheme
@@ -31,8 +31,8 @@ def freeze_tied_head(network: CausalLM, scheme: Scheme | None) -> None:
     network.tie_head()
     freeze_module(network, "head", scheme)
     head = network.get_submodule("head")
-    if isinstance(head, PackedLinear) and not head.weights.is_quantized:
-        network.set_submodule("embedding", PackedEmbedding(head.weights, dtype))
+    if isinstance(head, FrozenLinear) and not head.weights.is_quantized:
+        network.set_submodule("embedding", FrozenEmbedding(head.weights, dtype))
 
 
 def scheme_of(network: CausalLM, name: str, scheme: Scheme) -> Scheme:

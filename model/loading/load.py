@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from model import kernels
 from model.checkpoints.rules import Rule
 from model.checkpoints.safetensors_files import (
     CheckpointError,
@@ -30,7 +31,6 @@ from model.checkpoints.safetensors_files import (
 from model.checkpoints.tensor_readers import FiniteCheckReader, Progress, ProgressReader, ReadOnceReader
 from model.config import with_experts_per_token
 from model.families import Family, family_of
-from model.kernels import product
 from model.loading.freeze import freeze_module, freeze_tied_head
 from model.network import CausalLM, cast_matrices
 from model.quantization import SCHEMES, Scheme, ours, plain_scheme
@@ -136,7 +136,7 @@ def open_layout(directory: Path, model: ModelDescription) -> tuple[CheckpointRea
 
 def default_dtype() -> torch.dtype:
     """bfloat16 where the matrix products are compiled, which read half the bytes then; otherwise float32."""
-    return torch.bfloat16 if product.available() else torch.float32
+    return torch.bfloat16 if kernels.compiled() else torch.float32
 
 
 def default_scheme(hf_config: Mapping[str, Any], dtype: torch.dtype) -> Scheme:

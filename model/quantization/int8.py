@@ -1,4 +1,4 @@
-"""Eight bits: whole numbers of -127..127 times one float32 scale per output.
+"""int8: integers from -127 to 127, with one float32 scale per output.
 
 Shapes: I input width, O output width.
 """
@@ -8,11 +8,11 @@ from torch import Tensor
 
 from model.quantization.scheme import Codes
 
-CHUNK = 1 << 18  # weights at a time: what a chunk needs on the way stays in the cache
+CHUNK = 1 << 18  # weights quantized at a time, so that intermediate results stay in the cache
 
 
 def quantize(weight: Tensor) -> Codes:
-    """The nearest multiple of the largest weight of the row / 127: weight [..., O, I]."""
+    """Round each weight of [..., O, I] to the nearest multiple of the largest of its row / 127."""
     values = torch.empty(weight.shape, dtype=torch.int8)
     scales = torch.empty(weight.shape[:-1], dtype=torch.float32)
     rows_OI, values_OI, scales_O = weight.flatten(0, -2), values.flatten(0, -2), scales.flatten()

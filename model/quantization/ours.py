@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoints.safetensors_files import CheckpointError, CheckpointReader
-from model.kernels.product import GROUP
+from model.kernels.matmul.packed import GROUP_SIZE
 from model.layers.linear import GroupedLinear, Linear
 from model.quantization import plain
 from model.quantization.scheme import Codes, frozen_grouped, frozen_linear
@@ -111,7 +111,7 @@ def _shapes(
             raise CheckpointError(f"tensor {name}.values has type {dtype} where codes (int8 or uint8) are expected")
         shapes = {f"{name}.values": (*outer, inputs), f"{name}.scales": (*outer,)}
         if dtype == torch.uint8:
-            shapes = {f"{name}.values": (*outer, inputs // 2), f"{name}.scales": (*outer, inputs // GROUP)}
+            shapes = {f"{name}.values": (*outer, inputs // 2), f"{name}.scales": (*outer, inputs // GROUP_SIZE)}
     if module.bias is not None:
         shapes[f"{name}.bias"] = tuple(module.bias.shape)
     return shapes

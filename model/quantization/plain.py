@@ -1,4 +1,4 @@
-"""Weights as they are."""
+"""Weights that are not quantized."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,9 @@ CHUNK = 1 << 20
 
 
 def keep(weight: Tensor) -> Codes:
-    """The weights; in bfloat16 where that loses nothing, which halves what has to be read.
+    """The weights; as bfloat16 if they all are bfloat16 numbers, which halves what is read for every product.
 
-    A checkpoint of bfloat16 may be served in float32: float32 rows times bfloat16 weights have the same sums as float32
-    rows times float32 weights.
+    So a bfloat16 checkpoint that is served in float32 stays in memory as bfloat16. The sums are the same.
     """
     weight = weight.contiguous()
     if weight.dtype == torch.float32 and _is_bfloat16(weight):
@@ -21,5 +20,5 @@ def keep(weight: Tensor) -> Codes:
 
 
 def _is_bfloat16(weight: Tensor) -> bool:
-    """Whether the low halves of all float32 numbers are zero."""
+    """Whether the low 16 bits of all float32 numbers are zero."""
     return not any((chunk & 0xFFFF).any() for chunk in weight.view(torch.int32).flatten().split(CHUNK))

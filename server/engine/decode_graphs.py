@@ -15,7 +15,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from model.batch import ForwardBatch
-from model.kernels.recording import Recording, recorded
+from model.kernels.kernel_graph import KernelGraph, capture
 from model.layers.router import Routing
 from model.network import CausalLM
 
@@ -51,7 +51,7 @@ class DecodeGraphs:
             return _compute(self._network, batch)
         return self._capture(count, batch)
 
-    def graph(self, count: int) -> Recording | None:
+    def graph(self, count: int) -> KernelGraph | None:
         """The graph of steps with that many sequences, if there is one."""
         return self._captured[count].graph if count in self._captured else None
 
@@ -61,9 +61,9 @@ class DecodeGraphs:
 
     def _capture(self, count: int, batch: ForwardBatch) -> StepOutput:
         step = _CapturedStep(self._network, batch, self._table_width)
-        if not step.graph.is_whole:
+        if not step.graph.is_complete:
             self._max_sequences = 0
-            logger.info("decode steps are not captured: PyTorch computes %s", ", ".join(sorted(step.graph.foreign)))
+            logger.info("decode steps are not captured: PyTorch computes %s", ", ".join(sorted(step.graph.uncaptured)))
         elif step.graph.nbytes > self._max_bytes:
             self._max_sequences = count - 1
         else:
@@ -84,13 +84,13 @@ class _CapturedStep:
         own = {name: getattr(batch, name).clone() for name in _INPUTS}
         self._batch = replace(batch, **own, block_table_SB=table_SB, tables={})
         self._write(batch)
-        with recorded() as self.graph:
+        with capture() as self.graph:
             self._output = _compute(network, self._batch)
 
     def replay(self, batch: ForwardBatch) -> StepOutput:
         """The same step with other inputs."""
         self._write(batch)
-        self.graph.repeat()
+        self.graph.replay()
         return self.output()
 
     def output(self) -> StepOutput:

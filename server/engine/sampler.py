@@ -33,7 +33,7 @@ def sample(logits_RV: Tensor, sequences: Rows[Sequence]) -> SampledTokens:
         return SampledTokens(())
     finite = torch.isfinite(logits_RV.sum(-1)).tolist()
     processed_RV = process_logits(logits_RV, sequences)
-    token_ids: list[int] = kernels.highest(processed_RV).tolist()
+    token_ids: list[int] = kernels.argmax(processed_RV).tolist()
     for row, sequence in enumerate(sequences):
         if finite[row] and sequence.sampling.temperature >= GREEDY_BELOW:
             token_ids[row] = draw(

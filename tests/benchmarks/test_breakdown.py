@@ -4,17 +4,15 @@ import pytest
 import torch
 
 from benchmarks.breakdown import PARTS, STEPS, Work, decode_steps
-from benchmarks.kernels import random_panels
+from benchmarks.kernels import random_weights
+from model import kernels
 from model.checkpoints.hub import BUNDLED
-from model.kernels import product
-from model.kernels.product import FeedForwardWeights
+from model.kernels.types import GatedMLPWeights
 from model.loading.load import load_network
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 
-pytestmark = pytest.mark.skipif(
-    not product.available(), reason="no compiled kernels: run python -m model.kernels.build"
-)
+pytestmark = pytest.mark.skipif(not kernels.compiled(), reason="no compiled kernels: run python -m model.kernels.build")
 
 
 def test_a_step_has_parts_and_work() -> None:
@@ -27,7 +25,7 @@ def test_a_step_has_parts_and_work() -> None:
 
 
 def test_each_touched_expert_is_read_once() -> None:
-    work, weights = Work(), FeedForwardWeights(random_panels("bf16", 4, 64, 32), random_panels("bf16", 4, 32, 32))
-    work.count_experts(torch.zeros(2, 32), torch.tensor([[0, 1], [1, 0]]), weights, None)
+    work, weights = Work(), GatedMLPWeights(random_weights("bf16", 4, 64, 32), random_weights("bf16", 4, 32, 32))
+    work.count_moe(torch.zeros(2, 32), torch.tensor([[0, 1], [1, 0]]), weights, None)
     assert work.bytes_read == 2 * 2 * (64 * 32 + 32 * 32)
     assert work.operations == 2 * 4 * (64 * 32 + 32 * 32)

@@ -80,9 +80,9 @@ STAYS_OUT = [
     "tests/deploy/files.py",
     "deploy/k8s/base/hpa.yaml",
     "model/__pycache__/config.cpython-311.pyc",
-    "model/kernels/cpu_avx2.so",
+    "model/kernels/cpu/cpu_avx2.so",
 ]
-ENTERS = ["pyproject.toml", "model/kernels/cpu.cpp", "model/bundled/config.json", "deploy/docker/build.sh"]
+ENTERS = ["pyproject.toml", "model/kernels/cpu/cpu.cpp", "model/bundled/config.json", "deploy/docker/build.sh"]
 
 
 @pytest.mark.parametrize("path", STAYS_OUT)

@@ -31,5 +31,5 @@ class OlderProcessor(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """See `_Watch` in model/kernels/recording.py."""
+        """See `_Watch` in model/kernels/kernel_graph.py."""
         return False

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from model.kernels import cpu, reference
-from model.kernels.reference import Paging
+from model.kernels import reference
+from model.kernels.cpu import inference
+from model.kernels.types import Paging
 from tests.model.kernels.random_inputs import DTYPES, close, normal, starts_of
 
 pytestmark = pytest.mark.usefixtures("cpu_isa")  # at every level that runs here
@@ -47,7 +48,7 @@ class Step:
     window: int | None = None
     sinks_H: Tensor | None = None
 
-    def run(self, module: object = cpu) -> Tensor:
+    def run(self, module: object = inference) -> Tensor:
         out: Tensor = module.paged_attention(*(getattr(self, name) for name in self.__slots__))  # type: ignore[attr-defined]
         return out
 
@@ -69,7 +70,7 @@ def make_step(shape: Shape, past: list[int], new: list[int], dtype: torch.dtype)
     k = normal(sum(ends), shape.groups, shape.width, dtype=dtype)
     v = None if shape.latent else normal(sum(ends), shape.groups, shape.width, dtype=dtype)
     written = torch.cat([torch.arange(end) for end in ends])
-    cpu.store_kv(k, v, keys, values, Paging(written, starts_of(ends), table))
+    inference.store_kv(k, v, keys, values, Paging(written, starts_of(ends), table))
     positions = torch.cat([torch.arange(p, p + n) for p, n in zip(past, new, strict=True)])
     q = normal(sum(new), shape.heads, shape.width, dtype=dtype)
     return Step(q, keys, values, Paging(positions, starts_of(new), table))
@@ -162,7 +163,7 @@ def test_a_sink_takes_its_share_and_adds_nothing() -> None:
     close(replace(step, sinks_H=total + 20.0).run(), torch.zeros_like(plain), torch.float32)
 
 
-@pytest.mark.parametrize("module", [cpu, reference])
+@pytest.mark.parametrize("module", [inference, reference])
 def test_storing_keys_alone_leaves_values_alone(module: object) -> None:
     keys, values = torch.zeros(4, BLOCK, 2, 32), torch.ones(4, BLOCK, 2, 32)
     table, starts = torch.tensor([[2, 1], [3, 0]], dtype=torch.int32), starts_of([3, 1])

@@ -37,12 +37,12 @@ def compile_answer(directory: Path, level: str, supported: int, built_of: str | 
         f'int supported() {{ return {supported}; }} const char* name() {{ return "{level}"; }}'
         f'const char* built_of() {{ return "{digest}"; }}'
     )
-    library_path = directory / f"product_{level}.so"
+    library_path = directory / f"matmul_{level}.so"
     subprocess.run([compiler(), "-x", "c", "-shared", "-fPIC", str(code), "-o", str(library_path)], check=True)
 
 
 def chosen() -> bytes | None:
-    found = library.load_library.__wrapped__("product")
+    found = library.load_library.__wrapped__("matmul")
     if found is None:
         return None
     found.name.restype = ctypes.c_char_p
@@ -106,7 +106,7 @@ def test_a_library_for_more_than_this_processor_is_not_opened(elsewhere: Path, m
 
 def test_what_the_compiler_says_is_told(elsewhere: Path) -> None:
     with pytest.raises(RuntimeError, match="no-such-option"):
-        build.compile_library(compiler(), "product", "avx2", ["--no-such-option"])
+        build.compile_library(compiler(), "matmul", "avx2", ["--no-such-option"])
     assert list(elsewhere.glob("*.so")) == []
 
 
@@ -128,7 +128,7 @@ def test_a_library_of_other_sources_is_not_used(
     compile_answer(elsewhere, "avx2", 1)
     compile_answer(elsewhere, "avx512", 1, built_of="of yesterday")
     assert chosen() == b"avx2"
-    assert "product_avx512.so is of an older build" in caplog.text
+    assert "matmul_avx512.so was built from other sources" in caplog.text
 
 
 def test_a_library_that_does_not_say_of_what_it_is_is_not_used(elsewhere: Path) -> None:
@@ -149,13 +149,13 @@ def test_what_is_built_now_is_current() -> None:
 
 def test_every_library_of_a_build_is_named() -> None:
     names = {path.name for path in build.libraries()}
-    assert {f"product_{level}.so" for level in build.levels()} <= names
-    assert {"cpu_generic.so", "product_generic.so"} <= names
+    assert {f"matmul_{level}.so" for level in build.levels()} <= names
+    assert {"cpu_generic.so", "matmul_generic.so"} <= names
 
 
 def test_every_level_of_this_processor_was_built() -> None:
     """Otherwise the tests of levels would have little to run on, and pass."""
     compiler()
-    libraries = [(level, library.load_level("product", level)) for level in library.allowed_levels()]
+    libraries = [(level, library.load_level("matmul", level)) for level in library.allowed_levels()]
     assert [level for level, found in libraries if found is not None], "run python -m model.kernels.build"
     assert all(library_path.exists() for library_path in build.libraries())

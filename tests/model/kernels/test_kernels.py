@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model import kernels
-from model.kernels import cpu, cpu_autograd, reference
+from model.kernels import reference
+from model.kernels.cpu import autograd, inference
 from tests.model.kernels.random_inputs import DTYPES, close, normal
 
 pytestmark = pytest.mark.usefixtures("cpu_isa")  # at every level that runs here
@@ -20,16 +21,22 @@ pytestmark = pytest.mark.usefixtures("cpu_isa")  # at every level that runs here
 @settings(max_examples=10, deadline=None)
 def test_token_kernels_equal_their_definitions(rows: int, width: int, dtype: torch.dtype) -> None:
     x, gate, weight = normal(rows, width, dtype=dtype), normal(rows, width, dtype=dtype), normal(width)
-    close(cpu.rms_norm(x, weight, 1e-6, 1.0), reference.rms_norm(x, weight, 1e-6, 1.0), dtype)
-    close(cpu.gated_rms_norm(x, gate, weight, 1e-6), reference.gated_rms_norm(x, gate, weight, 1e-6), dtype)
-    close(cpu.sigmoid_mul(x, gate), reference.sigmoid_mul(x, gate), dtype)
+    close(inference.rms_norm(x, weight, 1e-6, 1.0), reference.rms_norm(x, weight, 1e-6, 1.0), dtype)
+    close(inference.gated_rms_norm(x, gate, weight, 1e-6), reference.gated_rms_norm(x, gate, weight, 1e-6), dtype)
+    close(inference.sigmoid_mul(x, gate), reference.sigmoid_mul(x, gate), dtype)
     halves = torch.cat([x, gate], dim=-1)
-    close(cpu.silu_mul(halves), reference.silu_mul(halves), dtype)
+    close(inference.silu_mul(halves), reference.silu_mul(halves), dtype)
     wide = halves * 6.0  # beyond the limit
-    close(cpu.clamped_mul(wide, 1.702, 7.0), reference.clamped_mul(wide, 1.702, 7.0), dtype)
+    close(inference.clamped_mul(wide, 1.702, 7.0), reference.clamped_mul(wide, 1.702, 7.0), dtype)
     y_TKD, weights_TK, gate_T = normal(rows, 3, width, dtype=dtype), torch.rand(rows, 3), normal(rows)
-    close(cpu.combine(y_TKD, weights_TK, x, gate_T), reference.combine(y_TKD, weights_TK, x, gate_T), dtype)
-    close(cpu.combine(y_TKD, weights_TK, None, None), reference.combine(y_TKD, weights_TK, None, None), dtype)
+    close(
+        inference.moe_combine(y_TKD, weights_TK, x, gate_T), reference.moe_combine(y_TKD, weights_TK, x, gate_T), dtype
+    )
+    close(
+        inference.moe_combine(y_TKD, weights_TK, None, None),
+        reference.moe_combine(y_TKD, weights_TK, None, None),
+        dtype,
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -37,23 +44,23 @@ def test_rows_among_other_numbers_are_those_without(dtype: torch.dtype) -> None:
     """As slices of a wider product come."""
     wide, x, weight = normal(5, 100, dtype=dtype), normal(5, 64, dtype=dtype), normal(32)
     part = wide[:, 7:71]
-    assert torch.equal(cpu.sigmoid_mul(x, part), cpu.sigmoid_mul(x, part.contiguous()))
+    assert torch.equal(inference.sigmoid_mul(x, part), inference.sigmoid_mul(x, part.contiguous()))
     for rows in (part[:, :32], part.unflatten(1, (2, 32)), part.unflatten(1, (2, 32)).transpose(0, 1)):
-        assert torch.equal(cpu.rms_norm(rows, weight, 1e-6), cpu.rms_norm(rows.contiguous(), weight, 1e-6))
-    assert cpu.rms_norm(wide[:0, :32], weight, 1e-6).shape == (0, 32)
+        assert torch.equal(inference.rms_norm(rows, weight, 1e-6), inference.rms_norm(rows.contiguous(), weight, 1e-6))
+    assert inference.rms_norm(wide[:0, :32], weight, 1e-6).shape == (0, 32)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_scaled_and_chosen_rows_equal_their_definitions(dtype: torch.dtype) -> None:
+def test_scaled_and_embedding_equal_their_definitions(dtype: torch.dtype) -> None:
     matrix, chosen = normal(9, 7, dtype=dtype), torch.tensor([8, 0, 3, 3])
-    assert torch.equal(cpu.rows_of(matrix, chosen), reference.rows_of(matrix, chosen))
-    assert torch.equal(cpu.scaled(matrix, 0.22), reference.scaled(matrix, 0.22))
+    assert torch.equal(inference.embedding(matrix, chosen), reference.embedding(matrix, chosen))
+    assert torch.equal(inference.scaled(matrix, 0.22), reference.scaled(matrix, 0.22))
 
 
 def test_rotary_tables_equal_their_definition() -> None:
     positions, frequencies = torch.tensor([0, 1, 77, 130_000]), 10_000.0 ** -torch.linspace(0, 1, 13)
     for actual, expected in zip(
-        cpu.rotary_tables(positions, frequencies, 1.3),
+        inference.rotary_tables(positions, frequencies, 1.3),
         reference.rotary_tables(positions, frequencies, 1.3),
         strict=True,
     ):
@@ -64,9 +71,12 @@ def test_rotary_tables_equal_their_definition() -> None:
 @pytest.mark.parametrize("scale", [1.0, 0.22])
 def test_scaled_sums_equal_their_definition(scale: float, dtype: torch.dtype) -> None:
     x, y = normal(5, 48, dtype=dtype), normal(5, 48, dtype=dtype)
-    close(cpu.add_scaled(x, y, scale), reference.add_scaled(x, y, scale), dtype)
-    weight, total = normal(48), cpu.add_scaled(x, y, scale)
-    in_one, in_two = cpu.add_norm(x, y, scale, weight, 1e-6, 1.0), (total, cpu.rms_norm(total, weight, 1e-6, 1.0))
+    close(inference.add_scaled(x, y, scale), reference.add_scaled(x, y, scale), dtype)
+    weight, total = normal(48), inference.add_scaled(x, y, scale)
+    in_one, in_two = (
+        inference.add_norm(x, y, scale, weight, 1e-6, 1.0),
+        (total, inference.rms_norm(total, weight, 1e-6, 1.0)),
+    )
     assert all(map(torch.equal, in_one, in_two))
 
 
@@ -79,7 +89,7 @@ def test_rotation_equals_its_definition(tokens: int, heads: int, half: int, rest
     x_THD = whole[:, 1:-1, : 2 * half + rest]
     angles_TW = (normal(tokens, half) * 9).repeat(1, 2)
     arguments = (x_THD, angles_TW.cos(), angles_TW.sin())
-    close(cpu.rotate(*arguments), reference.rotate(*arguments), dtype)
+    close(inference.rotate(*arguments), reference.rotate(*arguments), dtype)
 
 
 @given(tokens=st.integers(1, 6), experts=st.integers(1, 40), data=st.data())
@@ -88,30 +98,30 @@ def test_chosen_experts_equal_their_definition(tokens: int, experts: int, data: 
     """Among scores with ties, too: to the lowest index. Rows may be part of wider ones."""
     k, over_all = data.draw(st.integers(1, experts)), data.draw(st.booleans())
     scores_TE = (torch.randint(-4, 5, (tokens, experts + 1)) * data.draw(st.sampled_from([0.5, 20.0])))[:, :experts]
-    (weights, chosen), (expected, indices) = (m.top_k_softmax(scores_TE, k, over_all) for m in (cpu, reference))
+    (weights, chosen), (expected, indices) = (m.top_k_softmax(scores_TE, k, over_all) for m in (inference, reference))
     assert torch.equal(chosen, indices)
     torch.testing.assert_close(weights, expected, atol=1e-6, rtol=1e-5)
 
 
 @given(rows=st.integers(1, 5), width=st.integers(1, 600), data=st.data())
 @settings(max_examples=40, deadline=None)
-def test_the_highest_score_equals_its_definition(rows: int, width: int, data: st.DataObject) -> None:
+def test_argmax_equals_its_definition(rows: int, width: int, data: st.DataObject) -> None:
     """The first of equals, among infinities, too."""
     scores_RV = torch.randint(-9, data.draw(st.sampled_from([-7, 10])), (rows, width)).float()
     scores_RV[data.draw(st.integers(0, rows - 1)), width // 2 :] = float("-inf")
-    assert torch.equal(cpu.highest(scores_RV), reference.highest(scores_RV))
+    assert torch.equal(inference.argmax(scores_RV), reference.argmax(scores_RV))
 
 
-def test_a_row_of_no_numbers_has_a_highest_place_all_the_same() -> None:
+def test_argmax_of_nan_is_an_index() -> None:
     scores_RV = normal(2, 300)
     scores_RV[0] = torch.nan
-    assert cpu.highest(scores_RV).tolist() == [0, int(scores_RV[1].argmax())]
+    assert inference.argmax(scores_RV).tolist() == [0, int(scores_RV[1].argmax())]
 
 
 def test_scores_that_are_no_numbers_harm_their_own_token_only() -> None:
     scores_TE = normal(3, 8)
     scores_TE[1, [0, 5]] = torch.nan
-    weights_TK, experts_TK = cpu.top_k_softmax(scores_TE, 2, over_all=False)
+    weights_TK, experts_TK = inference.top_k_softmax(scores_TE, 2, over_all=False)
     assert weights_TK.isfinite().tolist() == [[True, True], [False, False], [True, True]]
     assert all(len({*row}) == 2 and {*row} <= {*range(8)} for row in experts_TK.tolist())
 
@@ -122,7 +132,7 @@ def test_clamped_mul_bounds_what_it_gates() -> None:
     rows = torch.stack([torch.cat([x[0, 0], x[0, 1]]), torch.cat([x[0, 1], x[0, 0]])])
     gate = torch.tensor([7.0, -9.0])
     expected = gate * torch.sigmoid(1.702 * gate) * (torch.tensor([-7.0, 7.0]) + 1)
-    for module in (cpu, reference):
+    for module in (inference, reference):
         close(module.clamped_mul(rows, 1.702, 7.0), expected[:, None].expand(2, 16), torch.float32)
 
 
@@ -134,7 +144,7 @@ def test_what_is_no_number_is_not_bounded_into_one(dtype: torch.dtype) -> None:
     halves = torch.cat([x, gate], dim=-1)
     calls = {"sigmoid_mul": (x, gate), "silu_mul": (halves,), "clamped_mul": (halves, 1.702, 7.0)}
     for name, arguments in calls.items():
-        found, expected = (getattr(module, name)(*arguments).isnan() for module in (cpu, reference))
+        found, expected = (getattr(module, name)(*arguments).isnan() for module in (inference, reference))
         assert torch.equal(found, expected), name
         assert found.sum() == 2
 
@@ -143,20 +153,22 @@ def test_what_is_no_number_is_not_bounded_into_one(dtype: torch.dtype) -> None:
 def test_time_steps_equal_their_definition(dtype: torch.dtype) -> None:
     dt, bias = normal(9, 3, dtype=dtype) * 15, normal(3)
     for limits in ((0.0, float("inf")), (0.5, 2.0)):
-        close(cpu.time_steps(dt, bias, *limits), reference.time_steps(dt, bias, *limits), torch.float32)
-    assert cpu.time_steps(dt, bias, 0.5, 2.0).aminmax() == (0.5, 2.0)
+        close(inference.time_steps(dt, bias, *limits), reference.time_steps(dt, bias, *limits), torch.float32)
+    assert inference.time_steps(dt, bias, 0.5, 2.0).aminmax() == (0.5, 2.0)
 
 
 def test_sequences_and_rows_do_not_feel_their_neighbours() -> None:
     """Bitwise: a token alone equals the same token among others; the plain float32 product is the counterexample."""
     x, weight = normal(33, 256), normal(256)
-    whole = cpu.gated_rms_norm(x, x.flip(1).contiguous(), weight, 1e-6)
-    alone = torch.cat([cpu.gated_rms_norm(r[None], r.flip(0)[None].contiguous(), weight, 1e-6) for r in x])
+    whole = inference.gated_rms_norm(x, x.flip(1).contiguous(), weight, 1e-6)
+    alone = torch.cat([inference.gated_rms_norm(r[None], r.flip(0)[None].contiguous(), weight, 1e-6) for r in x])
     assert torch.equal(whole, alone)
-    assert torch.equal(cpu.clamped_mul(x, 1.7, 2.0), torch.cat([cpu.clamped_mul(r[None], 1.7, 2.0) for r in x]))
+    assert torch.equal(
+        inference.clamped_mul(x, 1.7, 2.0), torch.cat([inference.clamped_mul(r[None], 1.7, 2.0) for r in x])
+    )
     dt, bias = normal(33, 5), normal(5)
-    whole = cpu.time_steps(dt, bias, 0.0, 9.0)
-    assert torch.equal(whole, torch.cat([cpu.time_steps(row[None], bias, 0.0, 9.0) for row in dt]))
+    whole = inference.time_steps(dt, bias, 0.0, 9.0)
+    assert torch.equal(whole, torch.cat([inference.time_steps(row[None], bias, 0.0, 9.0) for row in dt]))
     matrix = normal(64, 256)
     product = torch.cat([torch.nn.functional.linear(row[None], matrix) for row in x])
     assert not torch.equal(torch.nn.functional.linear(x, matrix), product)
@@ -202,5 +214,5 @@ def test_gradients_equal_those_of_the_definition(name: str) -> None:
 def test_softmax_gradient_equals_its_definition() -> None:
     logits, targets, weights = normal(5, 64) * 4, torch.randint(0, 64, (5,)), torch.rand(5)
     expected = reference.softmax_gradient(logits, targets, weights)
-    for actual, wanted in zip(cpu_autograd.softmax_gradient(logits.clone(), targets, weights), expected, strict=True):
+    for actual, wanted in zip(autograd.softmax_gradient(logits.clone(), targets, weights), expected, strict=True):
         close(actual, wanted, torch.float32)

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.kernels import cpu, reference
-from model.kernels.reference import GatedDelta
+from model.kernels import reference
+from model.kernels.cpu import inference
+from model.kernels.types import GatedDelta
 from tests.model.kernels.random_inputs import DTYPES, close, normal, ragged, starts_of
 
 pytestmark = pytest.mark.usefixtures("cpu_isa")  # at every level that runs here
@@ -26,7 +27,8 @@ def test_short_conv(lengths: list[int], taps: int, bias: bool, silu: bool, dtype
     history = normal(len(lengths) + 1, taps - 1, 48)
     histories = [history.clone(), history.clone()]
     outs = [
-        m.short_conv(x, weight, bias_C, h, rows, starts, silu) for m, h in zip((cpu, reference), histories, strict=True)
+        m.short_conv(x, weight, bias_C, h, rows, starts, silu)
+        for m, h in zip((inference, reference), histories, strict=True)
     ]
     close(*outs, dtype)
     assert torch.equal(*histories)
@@ -53,7 +55,7 @@ def test_gated_delta(lengths: list[int], taps: int, key_heads: int, width: int, 
     x = gated_delta_inputs(sum(lengths), weights, dtype)
     conv, delta = normal(len(lengths) + 1, taps - 1, len(weights.conv_CJ)), normal(len(lengths) + 1, 4, width, width)
     states = [(conv.clone(), delta.clone()) for _ in range(2)]
-    outs = [m.gated_delta(x, weights, *s, rows, starts) for m, s in zip((cpu, reference), states, strict=True)]
+    outs = [m.gated_delta(x, weights, *s, rows, starts) for m, s in zip((inference, reference), states, strict=True)]
     close(*outs, dtype)
     (conv_a, delta_a), (conv_b, delta_b) = states
     assert torch.equal(conv_a, conv_b)
@@ -80,7 +82,7 @@ def test_mamba_scan(lengths: list[int], sizes: tuple[int, int, int, int], dtype:
     x, dt, A, B, C = mamba_inputs(sum(lengths), sizes, dtype)
     state = normal(len(lengths) + 1, sizes[0], sizes[1], sizes[3])
     states = [state.clone(), state.clone()]
-    outs = [m.mamba_scan(x, dt, A, B, C, s, rows, starts) for m, s in zip((cpu, reference), states, strict=True)]
+    outs = [m.mamba_scan(x, dt, A, B, C, s, rows, starts) for m, s in zip((inference, reference), states, strict=True)]
     close(*outs, dtype)
     close(*states, torch.float32)
     untouched = sorted({*range(len(lengths) + 1)} - {*rows.tolist()})
@@ -92,7 +94,7 @@ def test_a_time_step_of_zero_changes_no_state() -> None:
     state, row = normal(1, 2, 16, 16), torch.zeros(1, dtype=torch.int32)
     for still in (True, False):
         after = state.clone()
-        cpu.mamba_scan(x, dt * (not still), A, B, C, after, row, starts_of([5]))
+        inference.mamba_scan(x, dt * (not still), A, B, C, after, row, starts_of([5]))
         assert torch.equal(after, state) == still
 
 
@@ -101,7 +103,7 @@ Run = Callable[[slice, Tensor, Tensor, Tensor], Tensor]
 
 def short_conv_run(dtype: torch.dtype) -> tuple[Run, Tensor]:
     x, weight, bias = normal(46, 64, dtype=dtype), normal(64, 4), normal(64)
-    return lambda span, *state: cpu.short_conv(x[span], weight, bias, *state, True), torch.zeros(2, 3, 64)
+    return lambda span, *state: inference.short_conv(x[span], weight, bias, *state, True), torch.zeros(2, 3, 64)
 
 
 def gated_delta_run(dtype: torch.dtype) -> tuple[Run, Tensor]:
@@ -112,7 +114,7 @@ def gated_delta_run(dtype: torch.dtype) -> tuple[Run, Tensor]:
     def run(span: slice, state: Tensor, rows_S: Tensor, starts_S1: Tensor) -> Tensor:
         conv, delta = (part.contiguous() for part in state.split(sizes, dim=1))
         states = conv.unflatten(1, (3, -1)), delta.unflatten(1, (4, 32, 32))
-        out = cpu.gated_delta(x[span], weights, *states, rows_S, starts_S1)
+        out = inference.gated_delta(x[span], weights, *states, rows_S, starts_S1)
         state.copy_(torch.cat([conv, delta], dim=1))
         return out
 
@@ -121,7 +123,7 @@ def gated_delta_run(dtype: torch.dtype) -> tuple[Run, Tensor]:
 
 def mamba_run(dtype: torch.dtype) -> tuple[Run, Tensor]:
     x, dt, A, B, C = mamba_inputs(46, (4, 64, 2, 48), dtype)
-    return lambda span, *state: cpu.mamba_scan(x[span], dt[span], A, B[span], C[span], *state), torch.zeros(
+    return lambda span, *state: inference.mamba_scan(x[span], dt[span], A, B[span], C[span], *state), torch.zeros(
         2, 4, 64, 48
     )
 

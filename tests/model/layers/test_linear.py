@@ -1,4 +1,4 @@
-"""Linear layers: trainable, and frozen as they are served, with the compiled products and with their definition."""
+"""Linear layers: trainable, and frozen for serving, with compiled matrix products and with their definition."""
 
 from typing import TypeVar
 
@@ -6,17 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from model.kernels import product
-from model.kernels.product import Panels
-from model.kernels.product_reference import PlainWeights
-from model.layers.frozen_linear import PackedGroupedLinear, PackedLinear, feed_forward_weights
+from model import kernels
+from model.kernels.matmul.packed import PackedWeights
+from model.kernels.matmul.reference import PlainWeights
+from model.layers.frozen_linear import FrozenGroupedLinear, FrozenLinear, fused_mlp_weights
 from model.layers.linear import GroupedLinear, Linear
 
 COUNTS = torch.tensor([3, 0, 5])
 M = TypeVar("M", bound=nn.Module)
-Form = type[Panels] | type[PlainWeights]
-needs_panels = pytest.mark.skipif(not product.available(), reason="the products are not compiled")
-FORMS = [pytest.param(PlainWeights, id="plain"), pytest.param(Panels, id="panels", marks=needs_panels)]
+Form = type[PackedWeights] | type[PlainWeights]
+needs_compiled = pytest.mark.skipif(
+    not kernels.compiled(), reason="no compiled kernels: run python -m model.kernels.build"
+)
+FORMS = [pytest.param(PlainWeights, id="plain"), pytest.param(PackedWeights, id="packed", marks=needs_compiled)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -34,8 +36,8 @@ def filled(layer: M) -> M:
 def frozen(layer: Linear | GroupedLinear, form: Form) -> nn.Module:
     """The layer in another form."""
     if isinstance(layer, GroupedLinear):
-        return PackedGroupedLinear(form(layer.weight, None, layer.bias))
-    return PackedLinear(form(layer.weight[None], None, None if layer.bias is None else layer.bias[None]))
+        return FrozenGroupedLinear(form(layer.weight, None, layer.bias))
+    return FrozenLinear(form(layer.weight[None], None, None if layer.bias is None else layer.bias[None]))
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -87,10 +89,10 @@ def test_no_rows_give_no_rows(form: Form) -> None:
     assert (found.shape, found.dtype) == ((0, 24), torch.bfloat16)
 
 
-@needs_panels
+@needs_compiled
 @pytest.mark.parametrize("inputs", [256, 250, 37])
 def test_frozen_rows_do_not_depend_on_each_other(inputs: int) -> None:
-    layer, x = frozen(filled(Linear(inputs, 96)), Panels), torch.randn(64, inputs)
+    layer, x = frozen(filled(Linear(inputs, 96)), PackedWeights), torch.randn(64, inputs)
     whole = layer(x)
     assert all(torch.equal(layer(x[:count]), whole[:count]) for count in range(1, 64))
 
@@ -99,31 +101,41 @@ def test_plain_products_are_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     """So that a large matrix is never in memory as float32."""
     layer, x = frozen(filled(Linear(32, 70, bias=True)), PlainWeights), torch.randn(3, 32)
     whole = layer(x)
-    monkeypatch.setattr("model.kernels.product_reference.CHUNK", 32 * 16)
+    monkeypatch.setattr("model.kernels.matmul.reference.CHUNK", 32 * 16)
     torch.testing.assert_close(layer(x), whole)
 
 
-def feed_forward_layers(form: Form, width: int, hidden: int) -> tuple[nn.Module, nn.Module]:
+def mlp_layers(form: Form, width: int, hidden: int) -> tuple[nn.Module, nn.Module]:
     return tuple(frozen(filled(layer), form) for layer in (Linear(64, 2 * width), Linear(width, hidden)))  # type: ignore
 
 
-@needs_panels
+@needs_compiled
 @pytest.mark.parametrize(
-    ("form", "width", "hidden", "whole"),
-    [(Panels, 32, 64, True), (Panels, 32, 40, False), (Panels, 40, 64, False), (PlainWeights, 32, 64, False)],
+    ("form", "width", "hidden", "fused"),
+    [
+        (PackedWeights, 32, 64, True),
+        (PackedWeights, 32, 40, False),
+        (PackedWeights, 40, 64, False),
+        (PlainWeights, 32, 64, False),
+    ],
 )
-def test_a_feed_forward_is_computed_whole_where_it_can_be(form: Form, width: int, hidden: int, whole: bool) -> None:
-    gate_up, down = feed_forward_layers(form, width, hidden)
-    weights = feed_forward_weights(gate_up, down)
-    assert (weights is not None) == whole
+def test_a_gated_mlp_is_one_call_if_it_is_supported(form: Form, width: int, hidden: int, fused: bool) -> None:
+    gate_up, down = mlp_layers(form, width, hidden)
+    weights = fused_mlp_weights(gate_up, down, torch.float32)
+    assert (weights is not None) == fused
     if weights:
         x = torch.randn(5, 64)
         gate, up = gate_up(x).chunk(2, -1)
-        torch.testing.assert_close(product.feed_forward(x, weights), down(nn.functional.silu(gate) * up))
+        torch.testing.assert_close(kernels.gated_mlp(x, weights), down(nn.functional.silu(gate) * up))
 
 
-@needs_panels
-def test_layers_of_two_kinds_are_not_computed_whole() -> None:
-    gate_up, _ = feed_forward_layers(Panels, 32, 64)
-    assert feed_forward_weights(gate_up, frozen(filled(GroupedLinear(3, 32, 64)), Panels)) is None
-    assert feed_forward_weights(gate_up, filled(Linear(32, 64))) is None
+@needs_compiled
+def test_layers_of_two_kinds_are_not_fused() -> None:
+    gate_up, _ = mlp_layers(PackedWeights, 32, 64)
+    for down in (frozen(filled(GroupedLinear(3, 32, 64)), PackedWeights), filled(Linear(32, 64))):
+        assert fused_mlp_weights(gate_up, down, torch.float32) is None
+
+
+@needs_compiled
+def test_float16_is_not_fused() -> None:
+    assert fused_mlp_weights(*mlp_layers(PackedWeights, 32, 64), torch.float16) is None

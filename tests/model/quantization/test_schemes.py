@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.kernels import product
-from model.kernels.product_reference import PlainWeights
+from model import kernels
+from model.kernels.matmul.reference import PlainWeights
 from model.quantization import SCHEMES, Scheme, int4, plain_scheme
 
 # Relative error (of norms) for Gaussian weights. 8 bits: a row's largest weight of about 3.5 sigma in 127 steps, each
@@ -26,7 +26,7 @@ def scheme(request: pytest.FixtureRequest) -> Scheme:
 
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(product, "available", lambda: False)
+    monkeypatch.setattr(kernels, "compiled", lambda: False)
 
 
 def error(found: Tensor, expected: Tensor) -> float:

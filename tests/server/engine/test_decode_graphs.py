@@ -3,16 +3,16 @@
 import pytest
 import torch
 
+from model import kernels
 from model.batch import ForwardBatch
 from model.cache import CacheStorage
 from model.config import SigmoidBiasConfig
-from model.kernels import native
 from model.layers.router import Routing
 from model.network import CausalLM
 from server.engine.decode_graphs import DecodeGraphs
 from tests.server.engine.tiny import VOCAB, tiny_config, tiny_network
 
-pytestmark = pytest.mark.skipif(not native.available(), reason="no compiled kernels: run python -m model.kernels.build")
+pytestmark = pytest.mark.skipif(not kernels.compiled(), reason="no compiled kernels: run python -m model.kernels.build")
 
 WIDTH, BLOCK = 4, 8
 

@@ -8,7 +8,6 @@ from torch.nn import functional
 
 from model import kernels
 from model.config import SoftmaxTopKConfig, hybrid_config
-from model.kernels import product
 from model.loading.freeze import freeze_network
 from model.network import CausalLM, cast_matrices
 from model.quantization import SCHEMES
@@ -36,7 +35,6 @@ WIDTHS = {"even": Widths(64, 32, 64, 32), "odd": Widths(52, 24, 21, 40)}
 def _kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "definitions":
         monkeypatch.setattr(kernels, "compiled", lambda: False)
-        monkeypatch.setattr(product, "available", lambda: False)
     elif not kernels.compiled():
         pytest.skip("no compiled kernels: run python -m model.kernels.build")
 

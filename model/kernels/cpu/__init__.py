@@ -1,0 +1,1 @@
+"""The compiled CPU kernels other than matrix products: C++ sources and their bindings."""

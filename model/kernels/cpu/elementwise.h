@@ -1,0 +1,87 @@
+// Activations, scaled sums, embedding rows and the weighted sum of expert outputs.
+
+#pragma once
+
+#include <cmath>
+
+#include "../vectors.h"
+
+namespace {
+
+inline float softplus(float x) { return x > 20.0f ? x : std::log1p(std::exp(x)); }
+
+// out = scale * x, converted to float; n is a multiple of 16.
+template <class T> void scaled_copy(const T* x, float scale, float* out, int64_t n) {
+    for (int64_t i = 0; i < n; i += W) store(out + i, load(x + i) * scale);
+}
+
+// out = silu(x[:, :width]) * x[:, width:]; width is a multiple of 16.
+template <class T>
+void silu_mul(const T* x, T* out, int64_t rows, int64_t width, int threads) {
+#pragma omp parallel for num_threads(threads) if (rows * width > 16384)
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t i = 0; i < width; i += W)
+            store(out + r * width + i, silu(load(x + 2 * r * width + i)) * load(x + (2 * r + 1) * width + i));
+}
+
+// out = gate * sigmoid(alpha * gate) * (up + 1) for x = [gate | up], with gate <= limit and |up| <= limit; width is a
+// multiple of 16. The limits are the first arguments of min and max, so NaN passes through.
+template <class T>
+void clamped_mul(const T* x, T* out, int64_t rows, int64_t width, float alpha, float limit, int threads) {
+#pragma omp parallel for num_threads(threads) if (rows * width > 16384)
+    for (int64_t r = 0; r < rows; ++r) {
+        f32x16 highest = splat(limit), lowest = splat(-limit);
+        for (int64_t i = 0; i < width; i += W) {
+            f32x16 gate = load(x + 2 * r * width + i), up = load(x + (2 * r + 1) * width + i);
+            gate = min(highest, gate), up = max(lowest, min(highest, up));
+            store(out + r * width + i, gate * sigmoid(alpha * gate) * (up + 1.0f));
+        }
+    }
+}
+
+// out = x * sigmoid(gate); rows of the gate are `stride` elements apart; width is a multiple of 16.
+template <class T>
+void sigmoid_mul(const T* x, const T* gate, T* out, int64_t rows, int64_t width, int64_t stride, int threads) {
+#pragma omp parallel for num_threads(threads) if (rows * width > 16384)
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t i = 0; i < width; i += W)
+            store(out + r * width + i, load(x + r * width + i) * sigmoid(load(gate + r * stride + i)));
+}
+
+// out = sum over k of weights[k] * y[k], plus sigmoid(gate) * shared where `shared` is not null; width is a multiple of
+// 16.
+template <class T>
+void moe_combine(const T* y, const float* weights, const T* shared, const float* gate, T* out,
+                 int64_t tokens, int64_t K, int64_t width, int threads) {
+#pragma omp parallel for num_threads(threads) if (tokens * K * width > 32768)
+    for (int64_t t = 0; t < tokens; ++t) {
+        float open = shared ? 1.0f / (1.0f + std::exp(-gate[t])) : 0.0f;
+        for (int64_t i = 0; i < width; i += W) {
+            f32x16 acc{};
+            for (int64_t k = 0; k < K; ++k) acc += weights[t * K + k] * load(y + (t * K + k) * width + i);
+            if (shared) acc += open * load(shared + t * width + i);
+            store(out + t * width + i, acc);
+        }
+    }
+}
+
+// out = scale * x
+template <class T> void scaled(const T* x, float scale, T* out, int64_t count, int threads) {
+#pragma omp parallel for num_threads(threads) if (count > 65536)
+    for (int64_t i = 0; i < count; ++i) store_scalar(out + i, scale * load_scalar(x + i));
+}
+
+// out = x + scale * y, rounded once; count is a multiple of 16.
+template <class T> void add_scaled(const T* x, const T* y, float scale, T* out, int64_t count, int threads) {
+#pragma omp parallel for num_threads(threads) if (count > 65536)
+    for (int64_t i = 0; i < count; i += W) store(out + i, load(x + i) + scale * load(y + i));
+}
+
+// out[t] = matrix[ids[t]]
+template <class T>
+void embedding(const T* matrix, const int64_t* ids, T* out, int64_t rows, int64_t width, int threads) {
+#pragma omp parallel for num_threads(threads) if (rows * width > 262144)
+    for (int64_t r = 0; r < rows; ++r) std::memcpy(out + r * width, matrix + ids[r] * width, width * sizeof(T));
+}
+
+}  // namespace

@@ -1,0 +1,172 @@
+// From whole matrices to microkernels: how the work is split over threads, and the plain and the grouped product.
+
+#pragma once
+
+#include <initializer_list>
+#include <memory>
+#include <vector>
+
+#include "microkernel.h"
+
+namespace {
+
+// The type in which activations of type T are multiplied: T where the processor has a dot product for it, else float.
+#ifdef ROUTELM_BF16_DOT
+template <class T> struct ComputeType { typedef T type; };
+#else
+template <class T> struct ComputeType { typedef float type; };
+#endif
+
+// Whether the weights can be multiplied by floats only.
+inline bool needs_float(const PackedMatrix* m) { return m && m->format == F32; }
+
+// A buffer that grows and is not initialized.
+class Scratch {
+    std::unique_ptr<uint8_t[]> data;
+    size_t size = 0;
+
+public:
+    // Room for `count` elements, aligned to 64 bytes. The content is lost when it grows.
+    template <class T> T* reserve(int64_t count) {
+        if (size < count * sizeof(T) + 64) {
+            size = count * sizeof(T) + 64;
+            data.reset(new uint8_t[size]);
+        }
+        return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(data.get()) + 63) & ~uintptr_t(63));
+    }
+};
+
+// One row converted to In, followed by zeros up to the padded width.
+template <class In, class T> void convert_row(const T* x, int64_t width, In* out) {
+    int64_t whole = width / LANES * LANES;
+    for (int64_t i = 0; i < whole; i += LANES) store(out + i, load<f32v>(x + i));
+    for (int64_t i = whole; i < padded(width); i += LANES) {
+        T last[LANES] = {};
+        for (int64_t j = i; j < width; ++j) last[j - i] = x[j];
+        store(out + i, load<f32v>(last));
+    }
+}
+
+// Rows of x as In, padded(width) wide: x itself if it is so already, otherwise a converted copy in `scratch`.
+template <class In, class T>
+const In* as_compute_type(const T* x, int64_t rows, int64_t width, Scratch& scratch, int64_t threads) {
+    if constexpr (sizeof(T) == sizeof(In))
+        if (padded(width) == width) return x;
+    In* out = scratch.reserve<In>(rows * padded(width));
+#pragma omp parallel for num_threads(threads) if (rows * width > 65536)
+    for (int64_t r = 0; r < rows; ++r) convert_row(x + r * width, width, out + r * padded(width));
+    return out;
+}
+
+constexpr int64_t PREFETCH_DISTANCE = 8 << 10;  // bytes, where weights are read once; by measurement
+
+// Panels per job: enough to read memory at full speed, and several jobs per thread.
+inline int64_t panels_per_job(const PackedMatrix& m, int64_t panels, int64_t threads) {
+    int64_t fit = (256 << 10) / m.panel_bytes(), fair = panels / (4 * threads);
+    int64_t count = fit < fair ? fit : fair;
+    return count < 1 ? 1 : count;
+}
+
+// Applies the scales of INT8 and the bias.
+inline void scale_and_bias(const PackedMatrix& m, int64_t panel, int64_t rows, float* sums) {
+    for (int64_t v = 0; v < PANEL; v += LANES) {
+        const float* scales = static_cast<const float*>(m.scales);
+        f32v scale = m.format == INT8 ? load<f32v>(scales + panel * PANEL + v) : splat<f32v>(1.0f);
+        f32v bias = m.bias ? load<f32v>(m.bias + panel * PANEL + v) : f32v{};
+        for (int64_t r = 0; r < rows; ++r)
+            store(sums + r * PANEL + v, load<f32v>(sums + r * PANEL + v) * scale + bias);
+    }
+}
+
+// All rows times the panels [first, last). `sink(row, count, panel, sums)` receives finished sums [count, 32].
+//
+// Up to four tiles of rows: each panel is multiplied by all tiles while the next panel is prefetched. More tiles: each
+// tile is multiplied by all panels, whose integers are decoded only once.
+template <class In, class Sink>
+void multiply(const In* x, int64_t stride, int64_t rows, const PackedMatrix& m, int64_t first, int64_t last,
+              Sink sink) {
+    alignas(64) float sums[MAX_ROWS * PANEL];
+    int64_t size = m.panel_bytes(), tiles = (rows + MAX_ROWS - 1) / MAX_ROWS;
+    bool few = tiles <= 4, decoded = !few && (m.format == INT8 || m.format == INT4);
+    const uint8_t* panels = m.data + first * size;
+    Scratch scratch;
+    if (decoded) {
+        int64_t steps = (last - first) * m.padded_inputs() / STEP;
+        uint8_t* wide = scratch.reserve<uint8_t>(steps * step_bytes(BF16));
+        m.format == INT8 ? decode_to_bf16<INT8>(panels, steps, wide) : decode_to_bf16<INT4>(panels, steps, wide);
+        panels = wide, size = m.padded_inputs() / STEP * step_bytes(BF16);
+    }
+    auto multiply_tile = [&](int64_t t, int64_t p) {
+        int64_t row = rows * t / tiles, count = rows * (t + 1) / tiles - row;
+        const uint8_t* w = panels + (p - first) * size;
+        const bf16* scales = static_cast<const bf16*>(m.scales) + p * PANEL * (m.padded_inputs() / GROUP);
+        Prefetch prefetch{w + PREFETCH_DISTANCE, step_bytes(decoded ? int64_t(BF16) : m.format)};
+        if (few && tiles > 1) prefetch = {w + size + size / tiles * t, step_bytes(m.format) / tiles};
+        microkernel(count, m, Panel{w, scales, decoded}, x + row * stride, stride, prefetch, sums);
+        if (m.format == INT8 || m.bias) scale_and_bias(m, p, count, sums);
+        sink(row, count, p, sums);
+    };
+    if (few) {
+        for (int64_t p = first; p < last; ++p)
+            for (int64_t t = 0; t < tiles; ++t) multiply_tile(t, p);
+    } else {
+        for (int64_t t = 0; t < tiles; ++t)
+            for (int64_t p = first; p < last; ++p) multiply_tile(t, p);
+    }
+}
+
+// Rows [row, row + rows) times the panels [first, last) of expert `group`.
+struct Job { int64_t group, first, last, row, rows; };
+
+// Splits the product of rows [starts[g], starts[g + 1]) by matrix g, for all g, into jobs.
+inline std::vector<Job> jobs_of(const std::vector<int64_t>& starts, const PackedMatrix& m, int64_t threads) {
+    int64_t groups = starts.size() - 1, used = 0;
+    for (int64_t g = 0; g < groups; ++g) used += starts[g + 1] > starts[g];
+    int64_t step = panels_per_job(m, m.panels() * used, threads), parts = (m.panels() + step - 1) / step;
+    int64_t cuts = used * parts < 4 * threads ? 4 * threads / (used * parts + 1) + 1 : 1;
+    std::vector<Job> jobs;
+    for (int64_t g = 0; g < groups; ++g) {
+        int64_t rows = starts[g + 1] - starts[g], tiles = (rows + MAX_ROWS - 1) / MAX_ROWS;
+        int64_t blocks = cuts < tiles ? cuts : tiles;
+        for (int64_t b = 0; b < blocks; ++b)
+            for (int64_t p = 0; p < m.panels(); p += step) {
+                int64_t row = rows * b / blocks, end = p + step < m.panels() ? p + step : m.panels();
+                jobs.push_back({g, p, end, starts[g] + row, rows * (b + 1) / blocks - row});
+            }
+    }
+    return jobs;
+}
+
+// Stores the first `count` of 32 sums.
+template <class T> void store_partial(T* to, const float* sums, int64_t count) {
+    alignas(64) T all[PANEL];
+    T* into = count < PANEL ? all : to;
+    for (int64_t v = 0; v < PANEL; v += LANES) store(into + v, load<f32v>(sums + v));
+    if (count < PANEL) std::memcpy(to, all, count * sizeof(T));
+}
+
+// x [rows, inputs] times one matrix; or with `counts`, the next counts[e] rows times the matrix of expert e.
+template <class In, class T, class Out>
+void matmul(const T* x, const int64_t* counts, int64_t experts, const PackedMatrix& m, Out* out, int64_t rows,
+            int64_t threads) {
+    std::vector<int64_t> starts(1, 0);
+    for (int64_t e = 0; e < experts; ++e) starts.push_back(counts ? starts[e] + counts[e] : rows);
+    std::vector<Job> jobs = jobs_of(starts, m, threads);
+    Scratch scratch;
+    const In* in = as_compute_type<In>(x, rows, m.inputs, scratch, threads);
+    int64_t stride = m.padded_inputs();
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (rows * m.outputs * m.inputs > (1 << 18))
+    for (size_t j = 0; j < jobs.size(); ++j) {
+        const Job& job = jobs[j];
+        Out* job_out = out + job.row * m.outputs;
+        multiply(in + job.row * stride, stride, job.rows, m.of_expert(job.group), job.first, job.last,
+                 [&](int64_t row, int64_t count, int64_t panel, const float* sums) {
+                     int64_t left = m.outputs - panel * PANEL;
+                     for (int64_t r = 0; r < count; ++r)
+                         store_partial(job_out + (row + r) * m.outputs + panel * PANEL, sums + r * PANEL,
+                                       left < PANEL ? left : PANEL);
+                 });
+    }
+}
+
+}  // namespace

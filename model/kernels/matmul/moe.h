@@ -1,0 +1,165 @@
+// A mixture of experts in one call: gate and up, activation, down, and the weighted sum over experts. The weights of
+// each chosen expert are read once. A shared expert is computed as one more expert that every token chose. Hidden and
+// inner widths are multiples of 32.
+
+#pragma once
+
+#include "gemm_driver.h"
+
+namespace {
+
+struct GatedMLP {
+    const PackedMatrix *gate_up, *down;  // gate_up: all gate outputs, then as many up outputs
+    bool needs_float() const { return ::needs_float(gate_up) || ::needs_float(down); }
+};
+
+// The arguments of a call; Python fills in this structure. Choices with weight zero are not computed.
+struct MoECall {
+    const int64_t* experts;       // [tokens, K]
+    const float* weights;         // [tokens, K]
+    GatedMLP routed, shared;      // null pointers if absent
+    const float* shared_gate;     // per token, before the sigmoid; null: the shared expert has weight 1
+    int64_t shared_gate_stride;   // from token to token
+    int64_t tokens, K, num_experts, hidden, clamped;
+    float alpha, limit;
+};
+
+// One expert and its tokens: rows of x, inner activations, and the weight of each row in the sum.
+template <class In> struct ExpertRows {
+    PackedMatrix gate_up, down;
+    int64_t rows, width, stride;
+    const int64_t* tokens;
+    const float* weights;
+    const In* x;
+    In* inner;
+};
+
+// silu(gate) * up; or if clamped, gate * sigmoid(alpha * gate) * (up + 1) with gate <= limit and |up| <= limit.
+INLINE f32v activate(const MoECall& call, f32v gate, f32v up) {
+    if (!call.clamped) return gate * sigmoid(gate) * up;
+    f32v limit = splat<f32v>(call.limit);
+    gate = min(limit, gate), up = max(-limit, min(limit, up));
+    return gate * sigmoid(call.alpha * gate) * (up + 1.0f);
+}
+
+// Tokens and weights of all choices that are computed, sorted by expert, then every token for the shared expert.
+struct SortedChoices {
+    std::vector<int64_t> starts, tokens;
+    std::vector<float> weights;
+
+    explicit SortedChoices(const MoECall& call) : starts(call.num_experts + 1, 0) {
+        for (int64_t i = 0; i < call.tokens * call.K; ++i)
+            if (call.weights[i] != 0.0f) ++starts[call.experts[i] + 1];
+        for (int64_t e = 0; e < call.num_experts; ++e) starts[e + 1] += starts[e];
+        std::vector<int64_t> next(starts.begin(), starts.end() - 1);
+        tokens.resize(starts.back() + (call.shared.down ? call.tokens : 0)), weights.resize(tokens.size());
+        for (int64_t i = 0; i < call.tokens * call.K; ++i)
+            if (call.weights[i] != 0.0f) set(next[call.experts[i]]++, i / call.K, call.weights[i]);
+        if (call.shared.down)
+            for (int64_t t = 0; t < call.tokens; ++t) set(starts.back() + t, t, shared_weight(call, t));
+    }
+
+    void set(int64_t place, int64_t token, float weight) { tokens[place] = token, weights[place] = weight; }
+
+    static float shared_weight(const MoECall& call, int64_t t) {
+        return call.shared_gate ? sigmoid(splat<f32v>(call.shared_gate[t * call.shared_gate_stride]))[0] : 1.0f;
+    }
+};
+
+// The inner activations of some panels of one expert: first all gates, then the ups that are multiplied with them.
+template <class In>
+void gate_up_panels(const MoECall& call, const ExpertRows<In>& e, int64_t first, int64_t last, Scratch& scratch) {
+    int64_t half = e.width / PANEL, width = (last - first) * PANEL;
+    float* gates = scratch.reserve<float>(e.rows * width);
+    multiply(e.x, e.stride, e.rows, e.gate_up, first, last,
+             [&](int64_t row, int64_t count, int64_t panel, const float* sums) {
+                 for (int64_t r = 0; r < count; ++r)
+                     std::memcpy(gates + (row + r) * width + (panel - first) * PANEL, sums + r * PANEL,
+                                 PANEL * sizeof(float));
+             });
+    multiply(e.x, e.stride, e.rows, e.gate_up, first + half, last + half,
+             [&](int64_t row, int64_t count, int64_t panel, const float* sums) {
+                 for (int64_t r = 0; r < count; ++r) {
+                     const float* gate = gates + (row + r) * width + (panel - half - first) * PANEL;
+                     In* to = e.inner + (row + r) * e.width + (panel - half) * PANEL;
+                     for (int64_t v = 0; v < PANEL; v += LANES)
+                         store(to + v, activate(call, load<f32v>(gate + v), load<f32v>(sums + r * PANEL + v)));
+                 }
+             });
+}
+
+// Some panels of the result: the outputs of the experts, added up in the order of the experts.
+template <class In, class T>
+void down_panels(const MoECall& call, const std::vector<ExpertRows<In>>& experts, int64_t first, int64_t last, T* out,
+                 Scratch& scratch) {
+    int64_t width = (last - first) * PANEL;
+    float* totals = scratch.reserve<float>(call.tokens * width);
+    std::memset(totals, 0, call.tokens * width * sizeof(float));
+    for (const ExpertRows<In>& e : experts)
+        multiply(e.inner, e.width, e.rows, e.down, first, last,
+                 [&](int64_t row, int64_t count, int64_t panel, const float* sums) {
+                     for (int64_t r = 0; r < count; ++r) {
+                         float weight = e.weights[row + r];
+                         float* total = totals + e.tokens[row + r] * width + (panel - first) * PANEL;
+                         for (int64_t v = 0; v < PANEL; v += LANES)
+                             store(total + v, load<f32v>(total + v) + weight * load<f32v>(sums + r * PANEL + v));
+                     }
+                 });
+    for (int64_t t = 0; t < call.tokens; ++t)
+        for (int64_t i = 0; i < width; i += LANES)
+            store(out + t * call.hidden + first * PANEL + i, load<f32v>(totals + t * width + i));
+}
+
+template <class In, class T> void moe(const T* x, const MoECall& call, T* out, int64_t threads) {
+    Scratch converted, gathered_scratch, inner_scratch;
+    const In* in = as_compute_type<In>(x, call.tokens, call.hidden, converted, threads);
+    SortedChoices sorted(call);
+    int64_t routed = sorted.starts.back(), routed_width = call.routed.down ? call.routed.down->inputs : 0;
+    int64_t shared_width = call.shared.down ? call.shared.down->inputs : 0;
+    In* inner = inner_scratch.reserve<In>(routed * routed_width + call.tokens * shared_width);
+    In* gathered = gathered_scratch.reserve<In>(call.tokens > 1 ? routed * call.hidden : 0);
+
+    std::vector<ExpertRows<In>> experts;
+    int64_t panels = 0;
+    for (int64_t e = 0; e < call.num_experts; ++e) {
+        int64_t start = sorted.starts[e], rows = sorted.starts[e + 1] - start;
+        if (rows == 0) continue;
+        experts.push_back({call.routed.gate_up->of_expert(e), call.routed.down->of_expert(e), rows, routed_width,
+                           call.hidden, sorted.tokens.data() + start, sorted.weights.data() + start,
+                           call.tokens > 1 ? gathered + start * call.hidden : in, inner + start * routed_width});
+        panels += routed_width / PANEL;
+    }
+    if (call.shared.down) {
+        experts.push_back({*call.shared.gate_up, *call.shared.down, call.tokens, shared_width, call.hidden,
+                           sorted.tokens.data() + routed, sorted.weights.data() + routed, in,
+                           inner + routed * routed_width});
+        panels += shared_width / PANEL;
+    }
+
+    std::vector<Job> jobs;
+    for (size_t e = 0; e < experts.size(); ++e) {
+        int64_t step = panels_per_job(experts[e].gate_up, panels, threads), end = experts[e].width / PANEL;
+        for (int64_t p = 0; p < end; p += step) jobs.push_back({int64_t(e), p, p + step < end ? p + step : end, 0, 0});
+    }
+    int64_t columns = call.hidden / PANEL, step = columns / (4 * threads);
+    int64_t fit = (256 << 10) / (call.tokens * 4 * PANEL);
+    step = step > fit ? fit : step;
+    step = step < 1 ? 1 : step;
+
+#pragma omp parallel num_threads(threads) \
+    if ((routed * routed_width + call.tokens * shared_width) * call.hidden > (1 << 17))
+    {
+        Scratch scratch;
+#pragma omp for schedule(static)
+        for (int64_t s = 0; s < (call.tokens > 1 ? routed : 0); ++s)
+            std::memcpy(gathered + s * call.hidden, in + sorted.tokens[s] * call.hidden, call.hidden * sizeof(In));
+#pragma omp for schedule(dynamic)
+        for (size_t j = 0; j < jobs.size(); ++j)
+            gate_up_panels(call, experts[jobs[j].group], jobs[j].first, jobs[j].last, scratch);
+#pragma omp for schedule(dynamic) nowait
+        for (int64_t p = 0; p < columns; p += step)
+            down_panels(call, experts, p, p + step < columns ? p + step : columns, out, scratch);
+    }
+}
+
+}  // namespace

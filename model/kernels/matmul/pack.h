@@ -1,0 +1,97 @@
+// From rows of weights, as checkpoints store them, to panels and back. INT8 comes as int8 [outputs, inputs]; INT4 as
+// bytes [outputs, inputs / 2] with the even input in the low half, both in two's complement.
+
+#pragma once
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#include "weights.h"
+
+namespace {
+
+// Bytes of two neighbouring inputs of one output.
+constexpr int64_t pair_bytes(int64_t format) { return 2 * step_bytes(format) / (STEP * PANEL); }
+
+// Stores inputs i and i + 1 of output c of the panel.
+template <int FORMAT> INLINE void store_weights(const uint8_t* pair, int64_t i, int64_t c, uint8_t* panel) {
+    uint8_t* step = panel + i / STEP * step_bytes(FORMAT);
+    int64_t p = i % STEP / 2, lane = c % 16, upper = c / 16;
+    if (FORMAT == F32) {
+        std::memcpy(step + 256 * p + 4 * c, pair, 4);
+        std::memcpy(step + 256 * p + 4 * c + 128, pair + 4, 4);
+    } else if (FORMAT == BF16) {
+        std::memcpy(step + 128 * p + 4 * c, pair, 4);
+    } else if (FORMAT == INT8) {
+        std::memcpy(step + 64 * p + lane / 4 * 16 + upper * 8 + lane % 4 * 2, pair, 2);
+    } else {  // byte p of the two 16-bit words of the output
+        uint8_t both = *pair, *to = step + 4 * lane + p;
+        to[0] |= (both & 15) << 4 * upper, to[2] |= (both >> 4) << 4 * upper;
+    }
+}
+
+// Packs `count` rows into a panel, BLOCK inputs at a time, so that what is read and written stays in the L1 cache.
+template <int FORMAT>
+void pack_panel(const uint8_t* rows, int64_t row_bytes, int64_t count, int64_t inputs, uint8_t* panel) {
+    constexpr int64_t BLOCK = 128;
+    int64_t even = inputs / 2 * 2;
+    if (FORMAT == INT4 || count < PANEL || padded(inputs) > inputs)
+        std::memset(panel, 0, padded(inputs) / STEP * step_bytes(FORMAT));
+    for (int64_t start = 0; start < even; start += BLOCK) {
+        int64_t end = start + BLOCK < even ? start + BLOCK : even;
+        for (int64_t c = 0; c < count; ++c)
+            for (int64_t i = start; i < end; i += 2)
+                store_weights<FORMAT>(rows + c * row_bytes + i / 2 * pair_bytes(FORMAT), i, c, panel);
+    }
+    for (int64_t c = 0; even < inputs && c < count; ++c) {  // the last of an odd number of inputs
+        uint8_t pair[8] = {};
+        std::memcpy(pair, rows + (c + 1) * row_bytes - pair_bytes(FORMAT) / 2, pair_bytes(FORMAT) / 2);
+        store_weights<FORMAT>(pair, even, c, panel);
+    }
+}
+
+// Asks for huge pages in memory that starts on one: reading weights then misses the TLB less often.
+inline void advise_huge_pages(uint8_t* start, int64_t bytes) {
+#ifdef MADV_HUGEPAGE
+    constexpr int64_t PAGE = 2 << 20;
+    if (reinterpret_cast<uintptr_t>(start) % PAGE == 0) madvise(start, bytes / PAGE * PAGE, MADV_HUGEPAGE);
+#endif
+}
+
+inline void pack(const uint8_t* rows, uint8_t* out, int64_t format, int64_t experts, int64_t outputs, int64_t inputs,
+                 int64_t threads) {
+    PackedMatrix m{nullptr, nullptr, nullptr, outputs, inputs, format};
+    int64_t row_bytes = inputs * pair_bytes(format) / 2;
+    auto pack_one = format == F32    ? pack_panel<F32>
+                    : format == BF16 ? pack_panel<BF16>
+                    : format == INT8 ? pack_panel<INT8>
+                                     : pack_panel<INT4>;
+    advise_huge_pages(out, experts * m.panels() * m.panel_bytes());
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t job = 0; job < experts * m.panels(); ++job) {
+        int64_t e = job / m.panels(), first = job % m.panels() * PANEL;
+        int64_t count = outputs - first < PANEL ? outputs - first : PANEL;
+        pack_one(rows + (e * outputs + first) * row_bytes, row_bytes, count, inputs, out + job * m.panel_bytes());
+    }
+}
+
+// Output o of an F32 or BF16 matrix as it was before packing.
+template <int FORMAT> void unpack_row(const PackedMatrix& m, int64_t o, uint8_t* out) {
+    constexpr int64_t SIZE = FORMAT == F32 ? 4 : 2, NEXT = FORMAT == F32 ? 128 : 2;  // bytes to the second of a pair
+    const uint8_t* panel = m.data + o / PANEL * m.panel_bytes();
+    int64_t c = o % PANEL;
+    for (int64_t i = 0; i < m.inputs; ++i) {
+        const uint8_t* pair = panel + i / STEP * step_bytes(FORMAT) + i % STEP / 2 * (step_bytes(FORMAT) / 2) + 4 * c;
+        std::memcpy(out + SIZE * i, pair + i % 2 * NEXT, SIZE);
+    }
+}
+
+inline void unpack(const PackedMatrix& m, const int64_t* outputs, int64_t rows, uint8_t* out, int64_t threads) {
+    auto unpack_one = m.format == F32 ? unpack_row<F32> : unpack_row<BF16>;
+    int64_t row_bytes = m.inputs * pair_bytes(m.format) / 2;
+#pragma omp parallel for num_threads(threads) if (rows * m.inputs > 65536)
+    for (int64_t r = 0; r < rows; ++r) unpack_one(m, outputs[r], out + r * row_bytes);
+}
+
+}  // namespace

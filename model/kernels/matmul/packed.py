@@ -1,0 +1,227 @@
+"""The compiled matrix products, on weights that were packed once.
+
+Every output row has the same bits whatever else is in the call and however many threads compute it. Sums are float32.
+reference.py defines all functions.
+
+Shapes: T tokens, S dispatched (token, expert) pairs, K choices per token, E experts, I inputs, O outputs, F inner
+width, D hidden width, G groups of 32 inputs.
+"""
+
+import ctypes
+from collections.abc import Callable
+from enum import IntEnum
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from model.kernels import native
+from model.kernels.types import GatedMLPWeights
+
+PANEL = 32  # outputs that are stored together
+GROUP_SIZE = 32  # inputs that share a scale in int4
+HUGE_PAGE = 2 << 20
+
+
+class Format(IntEnum):
+    """The enum `Format` of weights.h."""
+
+    F32 = 0
+    BF16 = 1
+    INT8 = 2
+    INT4 = 3
+
+
+FORMATS = {torch.float32: Format.F32, torch.bfloat16: Format.BF16, torch.int8: Format.INT8, torch.uint8: Format.INT4}
+BITS = {Format.F32: 32, Format.BF16: 16, Format.INT8: 8, Format.INT4: 4}  # per weight, without scales
+
+
+class _PackedMatrix(ctypes.Structure):
+    """The structure `PackedMatrix` of weights.h."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("outputs", ctypes.c_int64),
+        ("inputs", ctypes.c_int64),
+        ("format", ctypes.c_int64),
+    )
+
+
+class _MoECall(ctypes.Structure):
+    """The structure `MoECall` of moe.h."""
+
+    _fields_ = (
+        ("experts", ctypes.c_void_p),
+        ("weights", ctypes.c_void_p),
+        ("routed_gate_up", ctypes.c_void_p),
+        ("routed_down", ctypes.c_void_p),
+        ("shared_gate_up", ctypes.c_void_p),
+        ("shared_down", ctypes.c_void_p),
+        ("shared_gate", ctypes.c_void_p),
+        ("shared_gate_stride", ctypes.c_int64),
+        ("tokens", ctypes.c_int64),
+        ("top_k", ctypes.c_int64),
+        ("num_experts", ctypes.c_int64),
+        ("hidden", ctypes.c_int64),
+        ("clamped", ctypes.c_int64),
+        ("alpha", ctypes.c_float),
+        ("limit", ctypes.c_float),
+    )
+
+
+class PackedWeights:
+    """E matrices [O, I] in the layout of weights.h.
+
+    `values_EOI` are float32 or bfloat16 [E, O, I]; int8 [E, O, I] with float32 `scales` [E, O]; or int4 in two's
+    complement, uint8 [E, O, I / 2] with the even input in the low half of a byte, and bfloat16 `scales` [E, O, G].
+    """
+
+    def __init__(self, values_EOI: Tensor, scales: Tensor | None = None, bias_EO: Tensor | None = None) -> None:
+        self.format = FORMATS[values_EOI.dtype]
+        self.experts, self.outputs, width = values_EOI.shape
+        self.inputs = width * 2 if self.format is Format.INT4 else width
+        if self.format is Format.INT4 and self.inputs % GROUP_SIZE:
+            raise ValueError(f"int4 weights have {self.inputs} inputs: a multiple of {GROUP_SIZE} is needed")
+        self.data = _pack(values_EOI, self.format, self.inputs)
+        self.scales = None if scales is None else _pack_scales(scales)
+        self.bias = None if bias_EO is None else _pad_outputs(bias_EO.detach().float())
+        addresses = [None if t is None else t.data_ptr() for t in (self.data, self.scales, self.bias)]
+        self._matrix = _PackedMatrix(*addresses, self.outputs, self.inputs, self.format)
+        self.address = ctypes.addressof(self._matrix)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the weights are integers with scales."""
+        return self.format in (Format.INT8, Format.INT4)
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the packed weights take."""
+        return sum(t.nbytes for t in (self.data, self.scales, self.bias) if t is not None)
+
+    def rows(self, outputs_T: Tensor) -> Tensor:
+        """The weights of some outputs (int64) of a single matrix that is not quantized: [T, I]."""
+        assert not self.is_quantized
+        dtype = torch.float32 if self.format is Format.F32 else torch.bfloat16
+        outputs_T, found_TI = outputs_T.contiguous(), torch.empty(len(outputs_T), self.inputs, dtype=dtype)
+        arguments = (self.address, outputs_T.data_ptr(), len(found_TI), found_TI.data_ptr(), torch.get_num_threads())
+        native.run(_function("unpack_rows", len(arguments)), *arguments, keep=(self, outputs_T, found_TI))
+        return found_TI
+
+
+def _pack(values_EOI: Tensor, format: Format, inputs: int) -> Tensor:
+    values_EOI = values_EOI.detach().contiguous()
+    experts, outputs, _ = values_EOI.shape
+    padded_outputs, padded_inputs = -(-outputs // PANEL) * PANEL, -(-inputs // GROUP_SIZE) * GROUP_SIZE
+    data = _allocate(experts * padded_outputs * padded_inputs * BITS[format] // 8)
+    sizes = (format, experts, outputs, inputs, torch.get_num_threads())
+    _function("pack_weights", 7)(values_EOI.data_ptr(), data.data_ptr(), *sizes)
+    return data
+
+
+def _allocate(nbytes: int) -> Tensor:
+    """Memory that is not initialized. If it fills a huge page, it starts on one: `pack_weights` advises huge pages."""
+    if nbytes < HUGE_PAGE:
+        return torch.empty(nbytes, dtype=torch.uint8)
+    memory = torch.empty(nbytes + HUGE_PAGE, dtype=torch.uint8)  # pages that are never written take no memory
+    start = -memory.data_ptr() % HUGE_PAGE
+    return memory[start : start + nbytes]
+
+
+def _pad_outputs(values_EO: Tensor) -> Tensor:
+    """Pads with zeros to whole panels."""
+    return functional.pad(values_EO, (0, -values_EO.shape[1] % PANEL)).contiguous()
+
+
+def _pack_scales(scales: Tensor) -> Tensor:
+    """[E, O] padded, or [E, O, G] as [E, panels, G, 32]."""
+    if scales.dim() == 2:
+        return _pad_outputs(scales.float())
+    padded_EGO = functional.pad(scales.to(torch.bfloat16).transpose(1, 2), (0, -scales.shape[1] % PANEL))
+    return padded_EGO.unflatten(2, (-1, PANEL)).transpose(1, 2).contiguous()
+
+
+def linear(x_TI: Tensor, weights: PackedWeights, out_dtype: torch.dtype | None = None) -> Tensor:
+    return _linear(x_TI, None, weights, out_dtype or x_TI.dtype)
+
+
+def grouped_linear(x_SI: Tensor, counts_E: Tensor, weights: PackedWeights) -> Tensor:
+    return _linear(x_SI, counts_E, weights, x_SI.dtype)
+
+
+def _linear(x: Tensor, counts_E: Tensor | None, weights: PackedWeights, out_dtype: torch.dtype) -> Tensor:
+    assert x.shape[1] == weights.inputs
+    if x.dtype == torch.float16:
+        return _linear(x.float(), counts_E, weights, torch.float32).to(out_dtype)
+    x, out = x.contiguous(), x.new_empty(x.shape[0], weights.outputs, dtype=out_dtype)
+    addresses = (x.data_ptr(), 0 if counts_E is None else counts_E.data_ptr())
+    sizes = (weights.experts, weights.address, out.data_ptr(), x.shape[0], torch.get_num_threads())
+    kernel = _function(f"matmul_{native.SUFFIXES[x.dtype]}_{native.SUFFIXES[out_dtype]}", 7)
+    native.run(kernel, *addresses, *sizes, keep=(x, counts_E, weights, out))
+    return out
+
+
+def moe(
+    x_TD: Tensor,
+    experts_TK: Tensor,
+    weights_TK: Tensor,
+    routed: GatedMLPWeights[PackedWeights],
+    shared: GatedMLPWeights[PackedWeights] | None = None,
+    shared_gate_T: Tensor | None = None,
+    clamp: tuple[float, float] | None = None,
+) -> Tensor:
+    """In one call. The outputs of a token's experts are added up in the order of the experts, the shared one last."""
+    assert experts_TK.dtype == torch.int64
+    assert weights_TK.dtype == torch.float32
+    choices = (experts_TK.contiguous(), weights_TK.contiguous())
+    return _moe(x_TD, choices, (routed, shared), shared_gate_T, clamp)
+
+
+def gated_mlp(x_TD: Tensor, weights: GatedMLPWeights[PackedWeights]) -> Tensor:
+    return _moe(x_TD, None, (None, weights), None, None)
+
+
+def supports_fused(dtype: torch.dtype, weights: GatedMLPWeights[Any]) -> bool:
+    """Whether `moe` and `gated_mlp` support the type of x and the weights."""
+    down = weights.down
+    is_packed = isinstance(weights.gate_up, PackedWeights) and isinstance(down, PackedWeights)
+    return is_packed and dtype in native.SUFFIXES and down.outputs % PANEL == 0 and down.inputs % PANEL == 0
+
+
+def _moe(
+    x_TD: Tensor,
+    choices: tuple[Tensor, Tensor] | None,
+    weights: tuple[GatedMLPWeights[PackedWeights] | None, GatedMLPWeights[PackedWeights] | None],
+    shared_gate_T: Tensor | None,
+    clamp: tuple[float, float] | None,
+) -> Tensor:
+    """`weights`: of the routed experts and of the shared one."""
+    x_TD = x_TD.contiguous()
+    out_TD = torch.empty_like(x_TD)
+    if not len(x_TD):
+        return out_TD
+    gate_T = None if shared_gate_T is None else shared_gate_T.float()
+    top_k, num_experts = 0, 0
+    arguments: list[int | None] = [None, None]
+    if choices is not None and weights[0] is not None:
+        arguments = [tensor.data_ptr() for tensor in choices]
+        top_k, num_experts = choices[0].shape[1], weights[0].gate_up.experts
+    for mlp in weights:
+        arguments += [None, None] if mlp is None else [mlp.gate_up.address, mlp.down.address]
+    arguments += [None, 0] if gate_T is None else [gate_T.data_ptr(), gate_T.stride(0)]
+    arguments += [len(x_TD), top_k, num_experts, x_TD.shape[1], clamp is not None]
+    call = _MoECall(*arguments, *(clamp or (0.0, 0.0)))
+    addresses = (x_TD.data_ptr(), ctypes.addressof(call), out_TD.data_ptr())
+    kernel = _function(f"moe_{native.SUFFIXES[x_TD.dtype]}", 4)
+    native.run(kernel, *addresses, torch.get_num_threads(), keep=(x_TD, call, choices, gate_T, weights, out_TD))
+    return out_TD
+
+
+@cache
+def _function(name: str, num_arguments: int) -> Callable[..., None]:
+    """A compiled function. All arguments are 64 bits wide: addresses and counts."""
+    return native.function("matmul", name, *[ctypes.c_int64] * num_arguments)

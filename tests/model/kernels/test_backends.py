@@ -1,0 +1,48 @@
+"""Which implementation computes: the compiled one where it was built, unless the definition is forced."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from model import kernels
+
+PROGRAM = """
+import torch
+from model import kernels
+from model.kernels.cpu import inference
+from model.layers.linear import Linear
+from model.quantization import plain_scheme
+
+layer = plain_scheme(torch.float32).linear(Linear(32, 32).weight)
+print(kernels.compiled(), kernels.instruction_set(), type(layer.weights).__name__)
+
+compiled, inference.call = inference.call, lambda *arguments: print("compiled") or compiled(*arguments)
+with torch.inference_mode():
+    kernels.rms_norm(torch.ones(1, 16), torch.ones(16), 1e-6)
+"""
+
+
+def choice(**variables: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "ROUTELM_REFERENCE_KERNELS"} | variables
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_the_definitions_can_be_forced() -> None:
+    assert choice(ROUTELM_REFERENCE_KERNELS="1") == "False None PlainWeights\n"
+
+
+def test_otherwise_the_compiled_ones_compute() -> None:
+    """Negative control of the above."""
+    if not kernels.compiled():
+        pytest.skip("no compiled kernels: run python -m model.kernels.build")
+    assert choice() == f"True {kernels.instruction_set()} PackedWeights\ncompiled\n"
+
+
+def test_the_compiler_of_pytorch_is_not_imported() -> None:
+    """It would take two seconds of the first captured step, and 70 MB."""
+    program = "from model.kernels.kernel_graph import capture; import sys, torch\nwith capture(): torch.empty(3)"
+    command = [sys.executable, "-c", f"{program}\nsys.exit('torch._dynamo' in sys.modules)"]
+    assert subprocess.run(command, check=False).returncode == 0

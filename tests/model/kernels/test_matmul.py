@@ -1,0 +1,268 @@
+"""The compiled matrix products against their definition, at every level that this processor can run."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.kernels.matmul import packed, reference
+from model.kernels.matmul.packed import PackedWeights
+from model.kernels.matmul.reference import PlainWeights, dequantize
+from model.kernels.types import GatedMLPWeights
+
+pytestmark = pytest.mark.usefixtures("cpu_isa")
+
+BOUNDS = {torch.bfloat16: 3e-3, torch.float32: 1e-6}  # relative error of a product: the rounding of its type
+UNGROUPED = [torch.float32, torch.bfloat16, torch.int8]
+KINDS = [*UNGROUPED, torch.uint8]
+SHAPES = [(1, 32), (37, 96), (64, 64), (300, 160)]
+ODD_SHAPES = [(5, 1), (33, 16), (40, 31), (37, 33), (64, 100), (130, 255)]  # inputs that need padding
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def random_codes(kind: torch.dtype, *shape: int) -> tuple[Tensor, Tensor | None]:
+    """Weights of about unit size: [E, O, I]."""
+    *outer, inputs = shape
+    if kind == torch.int8:
+        return torch.randint(-127, 128, shape, dtype=kind), torch.rand(outer) * 0.03
+    if kind == torch.uint8:
+        scales = (torch.rand(*outer, inputs // 32) * 0.4).bfloat16()
+        return torch.randint(0, 256, (*outer, inputs // 2), dtype=kind), scales
+    return torch.randn(shape).to(kind), None
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected.float()).norm() / expected.float().norm())
+
+
+def rows_that_change(compute: Callable[[Tensor], Tensor], x: Tensor, counts: list[int]) -> list[int]:
+    """The numbers of rows with which the first rows have other bits than among all rows."""
+    whole = compute(x)
+    return [count for count in counts if not torch.equal(compute(x[:count]), whole[:count])]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("outputs", "inputs"), SHAPES)
+def test_linear_is_its_definition(dtype: torch.dtype, kind: torch.dtype, outputs: int, inputs: int) -> None:
+    codes, scales = random_codes(kind, 1, outputs, inputs)
+    bias, x = torch.randn(1, outputs), torch.randn(19, inputs).to(dtype)
+    found = packed.linear(x, PackedWeights(codes, scales, bias))
+    assert found.dtype == dtype
+    assert error(found, reference.linear(x, PlainWeights(codes, scales, bias))) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("kind", UNGROUPED)
+@pytest.mark.parametrize(("outputs", "inputs"), ODD_SHAPES)
+def test_any_number_of_inputs_is_multiplied(dtype: torch.dtype, kind: torch.dtype, outputs: int, inputs: int) -> None:
+    codes, scales = random_codes(kind, 3, outputs, inputs)
+    bias, counts, x = torch.randn(3, outputs), torch.tensor([4, 0, 57]), torch.randn(61, inputs).to(dtype)
+    weights, plain = PackedWeights(codes, scales, bias), PlainWeights(codes, scales, bias)
+    found = packed.grouped_linear(x, counts, weights)
+    assert error(found, reference.grouped_linear(x, counts, plain)) < BOUNDS[dtype]
+    assert rows_that_change(lambda x: packed.linear(x, weights), x, list(range(1, 61))) == []
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("kind", UNGROUPED)
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_what_follows_a_row_is_not_part_of_it(dtype: torch.dtype, kind: torch.dtype, broken: float) -> None:
+    """Rows are padded with zeros, not with the row behind them."""
+    weights, x = PackedWeights(*random_codes(kind, 1, 33, 37)), torch.randn(5, 37).to(dtype)
+    expected = packed.linear(x, weights)
+    x[1], x[3] = broken, broken
+    found = packed.linear(x, weights)
+    assert torch.equal(found[::2], expected[::2])
+    assert not found[1::2].isfinite().any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_float32_outputs_are_the_sums_before_they_are_rounded(kind: torch.dtype) -> None:
+    codes, scales = random_codes(kind, 1, 37, 96)
+    x, weights = torch.randn(19, 96).bfloat16(), PackedWeights(codes, scales)
+    found = packed.linear(x, weights, torch.float32)
+    assert found.dtype == torch.float32
+    assert torch.equal(found.bfloat16(), packed.linear(x, weights))
+    assert not torch.equal(found, packed.linear(x, weights).float())
+    assert torch.equal(packed.linear(x.float(), weights, torch.float32), packed.linear(x.float(), weights))
+    assert error(found, reference.linear(x, PlainWeights(codes, scales), torch.float32)) < 1e-6
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("inputs", [96, 37, 1])
+def test_rows_of_packed_weights_are_what_was_packed(kind: torch.dtype, inputs: int) -> None:
+    codes, _ = random_codes(kind, 1, 70, inputs)
+    chosen_T = torch.tensor([69, 0, 31, 32, 0])
+    assert torch.equal(PackedWeights(codes).rows(chosen_T), codes[0, chosen_T])
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_grouped_linear_is_its_definition(dtype: torch.dtype, kind: torch.dtype) -> None:
+    codes, scales = random_codes(kind, 5, 48, 64)
+    bias, counts = torch.randn(5, 48), torch.tensor([3, 0, 17, 1, 9])
+    x = torch.randn(30, 64).to(dtype)
+    found = packed.grouped_linear(x, counts, PackedWeights(codes, scales, bias))
+    assert error(found, reference.grouped_linear(x, counts, PlainWeights(codes, scales, bias))) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_code_means_its_number(kind: torch.dtype) -> None:
+    """Rows that pick one input each read the weights back exactly."""
+    codes, scales = random_codes(kind, 1, 70, 256)
+    if kind == torch.int8:
+        codes[0, :, :255] = torch.arange(-127, 128)
+    if kind == torch.uint8:
+        codes[0] = torch.arange(128).to(torch.uint8)[None] + torch.arange(70).to(torch.uint8)[:, None] * 2
+    scales = None if scales is None else torch.ones_like(scales)
+    weights, expected = PackedWeights(codes, scales), dequantize(codes, scales)[0].T
+    for dtype in BOUNDS:
+        assert torch.equal(packed.linear(torch.eye(256).to(dtype), weights), expected.to(dtype))
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_has_the_same_bits_among_any_number_of_rows(dtype: torch.dtype, kind: torch.dtype) -> None:
+    weights = PackedWeights(*random_codes(kind, 1, 70, 96))
+    x = torch.randn(200, 96).to(dtype)
+    assert rows_that_change(lambda x: packed.linear(x, weights), x, list(range(1, 201))) == []
+    assert torch.equal(packed.linear(x[50:90], weights), packed.linear(x, weights)[50:90])
+
+
+def test_the_check_of_rows_notices_another_order_of_addition() -> None:
+    weight, swapped = torch.randn(1, 32, 512), torch.arange(511, -1, -1)
+    forwards, backwards = PackedWeights(weight), PackedWeights(weight[..., swapped])
+
+    def compute(x: Tensor) -> Tensor:
+        return packed.linear(x, forwards) if len(x) > 4 else packed.linear(x[:, swapped], backwards)
+
+    assert rows_that_change(compute, torch.randn(20, 512), [2, 4, 5, 20]) == [2, 4]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rows", [1, 5, 64])
+def test_a_row_has_the_same_bits_with_any_number_of_threads(kind: torch.dtype, rows: int) -> None:
+    codes, scales = random_codes(kind, 1, 520, 512)
+    weights, x = PackedWeights(codes, scales), torch.randn(rows, 512)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3, 7):
+            torch.set_num_threads(count)
+            found.append(packed.linear(x, weights))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(y, found[0]) for y in found)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_bfloat16_weights_give_float32_rows_the_bits_of_float32_weights(exact: bool) -> None:
+    weight = torch.randn(1, 40, 64)
+    weight = weight.bfloat16().float() if exact else weight
+    x = torch.randn(9, 64)
+    narrow = PackedWeights(weight.bfloat16())
+    same = torch.equal(packed.linear(x, PackedWeights(weight)), packed.linear(x, narrow))
+    assert same == exact
+
+
+def test_no_rows_give_no_rows() -> None:
+    weights = PackedWeights(torch.randn(1, 40, 32))
+    assert packed.linear(torch.empty(0, 32), weights).shape == (0, 40)
+    assert packed.grouped_linear(torch.empty(0, 32), torch.zeros(1, dtype=torch.int64), weights).shape == (0, 40)
+    layer = Layer(torch.float32, torch.float32)
+    nothing = slice(0, 0)
+    assert packed.moe(*layer.choices(nothing), layer.routed, layer.shared, layer.gate_T[nothing]).shape == (0, 96)
+    assert packed.gated_mlp(torch.empty(0, 96), layer.shared).shape == (0, 96)
+
+
+def test_groups_that_are_not_full_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiple of 32"):
+        PackedWeights(torch.zeros(1, 8, 24, dtype=torch.uint8), torch.ones(1, 8, 2))
+
+
+class Layer:
+    """Six experts of width 64 and a shared one of width 32 over 96 coordinates, packed and plain, and 50 tokens."""
+
+    def __init__(self, kind: torch.dtype, dtype: torch.dtype, bias: bool = False) -> None:
+        self.routed, self.plain_routed = self._weights(kind, 6, 96, 64, bias)
+        self.shared, self.plain_shared = self._weights(kind, 1, 96, 32, False)
+        self.x_TD = torch.randn(50, 96).to(dtype)
+        self.experts_TK = torch.rand(50, 6).topk(2).indices
+        self.weights_TK = torch.rand(50, 2)
+        self.weights_TK[3, 1] = self.weights_TK[7, 0] = self.weights_TK[7, 1] = 0
+        self.gate_T = torch.randn(50)
+
+    def _weights(
+        self, kind: torch.dtype, experts: int, hidden: int, width: int, bias: bool
+    ) -> tuple[GatedMLPWeights[PackedWeights], GatedMLPWeights[PlainWeights]]:
+        gate_up, down = random_codes(kind, experts, 2 * width, hidden), random_codes(kind, experts, hidden, width)
+        biases = (torch.randn(experts, 2 * width), torch.randn(experts, hidden)) if bias else (None, None)
+        weights = GatedMLPWeights(PackedWeights(*gate_up, biases[0]), PackedWeights(*down, biases[1]))
+        return weights, GatedMLPWeights(PlainWeights(*gate_up, biases[0]), PlainWeights(*down, biases[1]))
+
+    def choices(self, part: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
+        return self.x_TD[part], self.experts_TK[part], self.weights_TK[part]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("clamp", [None, (1.7, 7.0)])
+def test_moe_is_its_definition(dtype: torch.dtype, kind: torch.dtype, clamp: tuple[float, float] | None) -> None:
+    layer = Layer(kind, dtype, bias=True)
+    bound = 2 * BOUNDS[dtype]
+    for gate_T in (layer.gate_T, None):
+        found = packed.moe(*layer.choices(), layer.routed, layer.shared, gate_T, clamp)
+        plain = reference.moe(*layer.choices(), layer.plain_routed, layer.plain_shared, gate_T, clamp)
+        assert error(found, plain) < bound
+    found = packed.moe(*layer.choices(), layer.routed, clamp=clamp)
+    assert error(found, reference.moe(*layer.choices(), layer.plain_routed, clamp=clamp)) < bound
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_gated_mlp_is_its_definition(dtype: torch.dtype) -> None:
+    layer = Layer(torch.int8, dtype)
+    expected = reference.gated_mlp(layer.x_TD, layer.plain_shared)
+    assert error(packed.gated_mlp(layer.x_TD, layer.shared), expected) < 2 * BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_token_has_the_same_bits_among_any_others(dtype: torch.dtype, kind: torch.dtype) -> None:
+    layer = Layer(kind, dtype)
+
+    def compute(part: slice) -> Tensor:
+        return packed.moe(*layer.choices(part), layer.routed, layer.shared, layer.gate_T[part])
+
+    whole = compute(slice(None))
+    for start, end in ((0, 1), (3, 4), (7, 8), (5, 20), (10, 50), (0, 49)):
+        assert torch.equal(compute(slice(start, end)), whole[start:end])
+
+
+def test_a_choice_of_weight_zero_is_not_computed() -> None:
+    """Its expert may hold anything."""
+    layer = Layer(torch.float32, torch.float32)
+    layer.weights_TK[layer.experts_TK == 4] = 0
+    expected = packed.moe(*layer.choices(), layer.routed)
+    layer.routed.down.data.view(torch.float32).view(6, -1)[4] = torch.nan
+    assert torch.equal(packed.moe(*layer.choices(), layer.routed), expected)
+    layer.weights_TK[0], layer.experts_TK[0, 0] = 1, 4
+    assert packed.moe(*layer.choices(), layer.routed)[0].isnan().all()
+
+
+def test_moe_is_the_same_with_any_number_of_threads() -> None:
+    gate_up, down = torch.randn(4, 512, 256).bfloat16(), torch.randn(4, 256, 256).bfloat16()
+    weights, x = GatedMLPWeights(PackedWeights(gate_up), PackedWeights(down)), torch.randn(30, 256).bfloat16()
+    choices = torch.rand(30, 4).topk(2).indices, torch.rand(30, 2)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            found.append(packed.moe(x, *choices, weights))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(y, found[0]) for y in found)
