@@ -77,12 +77,7 @@ class Metrics:
             ["code"],
             registry=self.registry,
         )
-        for status in (
-            200,
-            429,
-            500,
-            503,
-        ):  # alerts need the first increase, so a scraper must see a 0
+        for status in (200, 429, 500, 503):  # alerts need the first increase, so a scraper must see a 0
             self._http_requests.labels(str(status))
         rejected = Counter(
             "routelm:requests_rejected",

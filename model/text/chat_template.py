@@ -107,7 +107,7 @@ class ChatTemplate:
             return guard.hide(text, special_only=role == "assistant")
 
         guarded = [_copy(message, hide) for message in messages]
-        variables = _map_texts(dict(options.variables), guard.hide)
+        variables = _map_fields(options.variables, guard.hide)
         text = self._render(guarded, options.add_generation_prompt, variables, clock)
         if options.continue_final_message:
             text = _without_end(text, guarded)
@@ -250,21 +250,26 @@ def _checked_role(message: Message) -> str:
 def _copy(message: Message, change: Callable[[str, str], str]) -> Message:
     """A copy of a message with every text in it changed by `change(text, role)`."""
     role = _checked_role(message)
-    return {**_map_texts(message, lambda text: change(text, role)), "role": role}
+    return {**_map_fields(message, lambda text: change(text, role)), "role": role}
 
 
 def _unchanged(text: str, role: str) -> str:
     return text
 
 
+def _map_fields(fields: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """A copy with every text in the values changed. The names stay: the template looks the fields up by them."""
+    return {name: _map_texts(value, change) for name, value in fields.items()}
+
+
 def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
-    """A copy of a message's value with every text in it changed; tags stay as they are."""
+    """A copy of a value with every text in it changed, names of objects too; tags stay as they are."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, TaggedText):
         return "".join(value.tags) + change(value.text)
     if isinstance(value, dict):
-        return {key: _map_texts(entry, change) for key, entry in value.items()}
+        return {_map_texts(name, change): _map_texts(entry, change) for name, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_map_texts(entry, change) for entry in value]
     return value

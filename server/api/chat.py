@@ -164,9 +164,9 @@ async def _events(chunks: ChunkFactory, body: ChatRequest) -> Events:
     async with aclosing(interleave(chunks.generations)) as deltas:
         async for index, delta in deltas:
             logprobs = limited(delta.logprobs, body.num_logprobs)
-            if delta.text or logprobs:
-                choice = _chunk_choice(index, {"content": delta.text}, logprobs)
-                yield chunks.of(choice | ({"token_ids": delta.token_ids} if body.return_token_ids else {}))
+            token_ids = {"token_ids": delta.token_ids} if body.return_token_ids and delta.token_ids else {}
+            if delta.text or logprobs or token_ids:
+                yield chunks.of(_chunk_choice(index, {"content": delta.text}, logprobs) | token_ids)
             if delta.finish_reason is not None:
                 yield chunks.of(_chunk_choice(index, {}, finish_reason=delta.finish_reason))
     if chunks.with_usage:

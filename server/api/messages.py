@@ -1,6 +1,6 @@
 """Chat messages as OpenAI's clients send them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
@@ -13,6 +13,7 @@ from server.errors import InvalidRequestError
 from server.generation.prompt import Prompt
 from server.generation.service import GenerationService
 
+MAX_DEPTH = 32  # of lists and objects in the variables of a chat template
 _NO_TOOLS = "tools are not served here: leave out their calls and results"
 
 
@@ -86,8 +87,24 @@ class ChatMessage(WithExtras):
     function_call: Annotated[Any, _only(_NO_TOOLS), _REFUSED] = None
 
 
+def _not_too_deep(variables: dict[str, Any]) -> dict[str, Any]:
+    """Level by level: rendering works through the levels by recursion, so their number needs a bound."""
+    level: list[Any] = [variables]
+    for _ in range(MAX_DEPTH):
+        level = [part for value in level for part in _parts(value) if isinstance(part, dict | list)]
+    if level:
+        raise PydanticCustomError("too_deep", f"at most {MAX_DEPTH} lists and objects can be in each other")
+    return variables
+
+
+def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
+
+
 TemplateVariables = Annotated[
-    dict[str, Any], Field(max_length=64, description="Variables of the chat template, such as enable_thinking.")
+    dict[str, Any],
+    Field(max_length=64, description="Variables of the chat template, such as enable_thinking."),
+    AfterValidator(_not_too_deep),
 ]
 Messages = Annotated[list[ChatMessage], FirstErrorOnly, Field(min_length=1, max_length=1024)]
 

@@ -77,5 +77,5 @@ async def tokenizer_info(service: Service) -> TokenizerInfo:
         model_max_length=service.max_model_len,
         bos_token=(template.bos_token or None) if template else None,
         eos_token=(template.eos_token or None) if template else None,
-        chat_template=template.source if template else None,
+        chat_template=(template.source or None) if template else None,
     )

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 
 from model.evaluation.requests import ModelError
+from server.commands.common.api_client import is_local
 
 RETRIES = 8
 LONGEST_WAIT = 30.0  # seconds, whatever the server asks for
@@ -36,8 +37,9 @@ class Endpoints:
             raise ValueError(f"url {url!r} has no scheme: use one such as http://127.0.0.1:8000")
         headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         limits = httpx.Limits(max_connections=connections)
-        is_here = httpx.URL(root).host in ("127.0.0.1", "localhost", "::1")  # no proxy of the environment reaches that
-        self._http = httpx.Client(base_url=root, headers=headers, timeout=timeout, limits=limits, trust_env=not is_here)
+        self._http = httpx.Client(
+            base_url=root, headers=headers, timeout=timeout, limits=limits, trust_env=not is_local(root)
+        )
 
     def close(self) -> None:
         self._http.close()

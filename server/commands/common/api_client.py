@@ -52,11 +52,17 @@ def http_client(url: str) -> Iterator["httpx.Client"]:
     transport = None
     if url.startswith(UNIX):
         transport, url = httpx.HTTPTransport(uds=url.removeprefix(UNIX)), "http://localhost"
-    is_local = httpx.URL(url).host in ("127.0.0.1", "localhost", "::1")  # no proxy of the environment can reach it
     with httpx.Client(
-        base_url=url, headers=headers, timeout=timeout, transport=transport, trust_env=not is_local
+        base_url=url, headers=headers, timeout=timeout, transport=transport, trust_env=not is_local(url)
     ) as client:
         yield client
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL is of this machine, which no proxy of the environment can reach."""
+    import httpx
+
+    return httpx.URL(url).host in ("127.0.0.1", "localhost", "::1")
 
 
 def stream_events(client: "httpx.Client", path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from server.api.messages import MAX_DEPTH
 from tests.server.applications import client_of, make_server
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -143,6 +144,19 @@ def test_wrong_values_are_refused_by_name(
 
 
 JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/tokenize"])
+@pytest.mark.parametrize(("begin", "end"), [("[", "]"), ('{"a": ', "}")])
+def test_deeply_nested_template_variables_are_refused(open_client: TestClient, path: str, begin: str, end: str) -> None:
+    def ask(depth: int) -> Any:
+        variables = begin * depth + "1" + end * depth
+        body = '{"messages": [{"role": "user", "content": "hi"}], "chat_template_kwargs": {"a": ' + variables + "}}"
+        return open_client.post(path, content=body, headers=JSON)
+
+    assert ask(MAX_DEPTH - 1).status_code == 200
+    for depth in (MAX_DEPTH, 800):
+        check_refusal(ask(depth), "chat_template_kwargs")
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])

@@ -181,7 +181,7 @@ def test_token_ids_of_prompt_and_answer(client: TestClient, server: Server, path
     answer = [token for event in events for ids in _each(event, "token_ids") for token in ids]
     [request] = server.engine.submitted
     assert prompt == [list(request.prompt_token_ids)]
-    assert answer[:4] == server.tokenizer.encode("a你")
+    assert answer == [*server.tokenizer.encode("a你"), server.engine.eos[0]]  # the token that ended the text included
 
 
 def _each(event: dict[str, Any], name: str) -> list[Any]:

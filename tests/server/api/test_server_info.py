@@ -4,6 +4,7 @@ import re
 
 from starlette.testclient import TestClient
 
+from model.text.chat_template import UnusableChatTemplate
 from server.version import package_version
 from tests.server.applications import MAX_MODEL_LEN, MODEL, Server
 
@@ -44,3 +45,5 @@ def test_tokenizer_info(client: TestClient, server: Server) -> None:
     server.service.chat_template = None
     assert client.get("/tokenizer_info").json()["chat_template"] is None
     assert client.get("/props").json()["chat_template"] == ""
+    server.service.chat_template = UnusableChatTemplate("it is broken")
+    assert client.get("/tokenizer_info").json()["chat_template"] is None
