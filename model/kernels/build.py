@@ -56,6 +56,11 @@ def _openmp_library() -> list[str]:
     return [str(found[0]), f"-Wl,-rpath,{found[0].parent}"]
 
 
+def find_compiler() -> str | None:
+    """The C++ compiler: $CXX, g++ or clang++."""
+    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+
+
 def compile_library(compiler: str, source: str, level: str, flags: list[str]) -> Path:
     """Build one library. Raises RuntimeError with the compiler's output if that fails."""
     output = library_path(source, level)
@@ -76,9 +81,9 @@ def compile_library(compiler: str, source: str, level: str, flags: list[str]) ->
 
 def main(names: list[str]) -> int:
     """Build the named sources, by default all."""
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    compiler = find_compiler()
     if compiler is None:
-        print("No C++ compiler found: RouteLM works, on its plain and slower kernels. Install g++ and run this again.")
+        print("No C++ compiler found: slower kernels in PyTorch will be used. Install g++ and run this command again.")
         return 0
     flags = levels()
     with ThreadPoolExecutor(os.cpu_count()) as pool:

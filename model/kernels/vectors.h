@@ -149,6 +149,35 @@ INLINE void store_scalar(bf16* p, float x) {
     *p = bf16((b + 0x7fff + ((b >> 16) & 1)) >> 16);
 }
 
+// The lanes of one iteration of for_each_vector: all of them, or only the first ones of the last vector.
+struct AllLanes {
+    template <class T> INLINE f32x16 load(const T* p) const { return ::load(p); }
+    template <class T> INLINE void store(T* p, f32x16 v) const { ::store(p, v); }
+};
+
+struct FirstLanes {
+    int64_t count;
+
+    template <class T> INLINE f32x16 load(const T* p) const {  // zeros in the other lanes
+        T all[W] = {};
+        std::memcpy(all, p, count * sizeof(T));
+        return ::load(all);
+    }
+    template <class T> INLINE void store(T* p, f32x16 v) const {
+        T all[W];
+        ::store(all, v);
+        std::memcpy(p, all, count * sizeof(T));
+    }
+};
+
+// Calls step(i, lanes) for every vector of n elements, which starts at element i. The last elements, which may not fill
+// a vector, are computed by the same instructions as all others, so their bits do not depend on where they are.
+template <class Step> INLINE void for_each_vector(int64_t n, Step step) {
+    int64_t i = 0;
+    for (; i + W <= n; i += W) step(i, AllLanes{});
+    if (i < n) step(i, FirstLanes{n - i});
+}
+
 // 32 neighbouring numbers in an order that is cheap to load: for bfloat16 those at even and at odd places, which needs
 // no shuffle; for float the first and the second half. Code that loads and stores all its arrays as pairs works in
 // either order.

@@ -5,14 +5,13 @@ import torch
 
 from benchmarks.breakdown import PARTS, STEPS, Work, decode_steps
 from benchmarks.kernels import random_weights
-from model import kernels
 from model.checkpoints.hub import BUNDLED
 from model.kernels.types import GatedMLPWeights
 from model.loading.load import load_network
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 
-pytestmark = pytest.mark.skipif(not kernels.compiled(), reason="no compiled kernels: run python -m model.kernels.build")
+pytestmark = pytest.mark.compiled_kernels
 
 
 def test_a_step_has_parts_and_work() -> None:

@@ -41,6 +41,7 @@ def test_final_stage_runs_as_a_numbered_user_who_is_not_root() -> None:
     assert int(group) > 0
 
 
+@pytest.mark.compiled_kernels
 def test_final_stage_installs_nothing() -> None:
     runtime = stages(DOCKERFILE.read_text())["runtime"]
     [run] = runtime.all("RUN")

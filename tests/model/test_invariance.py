@@ -34,17 +34,17 @@ ROUTERS: list[RouterConfig] = [
 ]
 
 
-def tiny_config(router: RouterConfig) -> ModelConfig:
+def tiny_config(router: RouterConfig, hidden: int, expert: int) -> ModelConfig:
     return hybrid_config(
-        hidden_size=64, num_layers=4, num_heads=2, num_kv_heads=1, head_dim=32, num_experts=4, router=router,
-        expert_width=64, shared_width=64, vocab_size=128, max_positions=256,
+        hidden_size=hidden, num_layers=4, num_heads=2, num_kv_heads=1, head_dim=32, num_experts=4, router=router,
+        expert_width=expert, shared_width=expert, vocab_size=128, max_positions=256,
     )  # fmt: skip
 
 
-def tiny_network(router: RouterConfig, dtype: torch.dtype, seed: int = 0) -> CausalLM:
-    """A random network in which every part has a say."""
-    torch.manual_seed(seed)
-    network = CausalLM(tiny_config(router))
+def tiny_network(router: RouterConfig, dtype: torch.dtype, *, hidden: int = 64, expert: int = 64) -> CausalLM:
+    """A random network in which every part has an effect."""
+    torch.manual_seed(0)
+    network = CausalLM(tiny_config(router, hidden, expert))
     for parameter in network.parameters():
         parameter.data.add_(torch.randn_like(parameter) * 0.1)
     return freeze_network(cast_matrices(network, dtype))
@@ -97,6 +97,18 @@ def test_strangers_in_the_batch_change_nothing(network: CausalLM) -> None:
 def test_later_tokens_change_nothing(network: CausalLM) -> None:
     tokens = torch.randint(0, 128, (30,)).tolist()
     assert torch.equal(sequence_hidden(network, tokens)[:20], sequence_hidden(network, tokens[:20] + [5] * 10)[:20])
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_widths_may_be_any_numbers(dtype: torch.dtype) -> None:
+    """The last elements of a row do not fill a vector."""
+    network = tiny_network(SoftmaxTopKConfig(2), dtype, hidden=51, expert=21)
+    prompts = [torch.randint(0, 128, (length,)).tolist() for length in (7, 1, 30)]
+    hidden, _ = network(batch_of(cache_for(network, sequences=3), [(s, 0, ids) for s, ids in enumerate(prompts)]))
+    for ids, rows in zip(prompts, hidden.split([len(ids) for ids in prompts]), strict=True):
+        assert torch.equal(rows, sequence_hidden(network, ids))
+        assert torch.equal(rows, run_in_pieces(network, ids, list(range(1, len(ids)))))
 
 
 @torch.inference_mode()

@@ -111,12 +111,14 @@ def hidden_of(network: CausalLM, experts_per_token: int | Tensor | None) -> list
 
 
 @torch.inference_mode()
+@pytest.mark.compiled_kernels
 def test_one_number_for_the_batch_is_that_of_the_config(network: CausalLM) -> None:
     expected = [sequence_hidden(with_k(network, 3), ids) for ids in PROMPTS]
     assert all(map(torch.equal, hidden_of(network, 3), expected))
 
 
 @torch.inference_mode()
+@pytest.mark.compiled_kernels
 def test_a_token_with_a_number_of_its_own_gets_the_bits_it_would_have_alone(network: CausalLM) -> None:
     numbers = [1, 0, 3, 4]  # 0: the router's own
     asked_T = torch.tensor([k for k, ids in zip(numbers, PROMPTS, strict=True) for _ in ids])

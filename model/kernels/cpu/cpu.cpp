@@ -2,8 +2,8 @@
 //
 // Every output element is computed by one thread, from the inputs and the state of its own token, in an order that does
 // not depend on how many tokens or sequences are in the call. That makes answers bitwise reproducible in any batch.
-// Kernels with exponentials or sums across lanes have no scalar code for remainders, whose bits would differ: they
-// require widths that are multiples of 16, which the Python side checks.
+// There is no scalar code for remainders, whose bits would differ: see for_each_vector in vectors.h. Attention, the
+// recurrences and the gradients require widths that are multiples of 16, which the Python side checks.
 
 #include "../build_info.h"
 #include "argmax.h"

@@ -15,53 +15,58 @@ template <class T> void scaled_copy(const T* x, float scale, float* out, int64_t
     for (int64_t i = 0; i < n; i += W) store(out + i, load(x + i) * scale);
 }
 
-// out = silu(x[:, :width]) * x[:, width:]; width is a multiple of 16.
+// out = silu(gate) * up for x = [gate | up].
 template <class T>
 void silu_mul(const T* x, T* out, int64_t rows, int64_t width, int threads) {
 #pragma omp parallel for num_threads(threads) if (rows * width > 16384)
-    for (int64_t r = 0; r < rows; ++r)
-        for (int64_t i = 0; i < width; i += W)
-            store(out + r * width + i, silu(load(x + 2 * r * width + i)) * load(x + (2 * r + 1) * width + i));
+    for (int64_t r = 0; r < rows; ++r) {
+        const T *gate = x + 2 * r * width, *up = gate + width;
+        for_each_vector(width, [=](int64_t i, auto lanes) {
+            lanes.store(out + r * width + i, silu(lanes.load(gate + i)) * lanes.load(up + i));
+        });
+    }
 }
 
-// out = gate * sigmoid(alpha * gate) * (up + 1) for x = [gate | up], with gate <= limit and |up| <= limit; width is a
-// multiple of 16. The limits are the first arguments of min and max, so NaN passes through.
+// out = gate * sigmoid(alpha * gate) * (up + 1) for x = [gate | up], with gate <= limit and |up| <= limit. The limits
+// are the first arguments of min and max, so NaN passes through.
 template <class T>
 void clamped_mul(const T* x, T* out, int64_t rows, int64_t width, float alpha, float limit, int threads) {
 #pragma omp parallel for num_threads(threads) if (rows * width > 16384)
     for (int64_t r = 0; r < rows; ++r) {
         f32x16 highest = splat(limit), lowest = splat(-limit);
-        for (int64_t i = 0; i < width; i += W) {
-            f32x16 gate = load(x + 2 * r * width + i), up = load(x + (2 * r + 1) * width + i);
+        for_each_vector(width, [=](int64_t i, auto lanes) {
+            f32x16 gate = lanes.load(x + 2 * r * width + i), up = lanes.load(x + (2 * r + 1) * width + i);
             gate = min(highest, gate), up = max(lowest, min(highest, up));
-            store(out + r * width + i, gate * sigmoid(alpha * gate) * (up + 1.0f));
-        }
+            lanes.store(out + r * width + i, gate * sigmoid(alpha * gate) * (up + 1.0f));
+        });
     }
 }
 
-// out = x * sigmoid(gate); rows of the gate are `stride` elements apart; width is a multiple of 16.
+// out = x * sigmoid(gate); rows of the gate are `stride` elements apart.
 template <class T>
 void sigmoid_mul(const T* x, const T* gate, T* out, int64_t rows, int64_t width, int64_t stride, int threads) {
 #pragma omp parallel for num_threads(threads) if (rows * width > 16384)
-    for (int64_t r = 0; r < rows; ++r)
-        for (int64_t i = 0; i < width; i += W)
-            store(out + r * width + i, load(x + r * width + i) * sigmoid(load(gate + r * stride + i)));
+    for (int64_t r = 0; r < rows; ++r) {
+        const T *x_row = x + r * width, *gate_row = gate + r * stride;
+        for_each_vector(width, [=](int64_t i, auto lanes) {
+            lanes.store(out + r * width + i, lanes.load(x_row + i) * sigmoid(lanes.load(gate_row + i)));
+        });
+    }
 }
 
-// out = sum over k of weights[k] * y[k], plus sigmoid(gate) * shared where `shared` is not null; width is a multiple of
-// 16.
+// out = sum over k of weights[k] * y[k], plus sigmoid(gate) * shared where `shared` is not null.
 template <class T>
 void moe_combine(const T* y, const float* weights, const T* shared, const float* gate, T* out,
                  int64_t tokens, int64_t K, int64_t width, int threads) {
 #pragma omp parallel for num_threads(threads) if (tokens * K * width > 32768)
     for (int64_t t = 0; t < tokens; ++t) {
         float open = shared ? 1.0f / (1.0f + std::exp(-gate[t])) : 0.0f;
-        for (int64_t i = 0; i < width; i += W) {
+        for_each_vector(width, [=](int64_t i, auto lanes) {
             f32x16 acc{};
-            for (int64_t k = 0; k < K; ++k) acc += weights[t * K + k] * load(y + (t * K + k) * width + i);
-            if (shared) acc += open * load(shared + t * width + i);
-            store(out + t * width + i, acc);
-        }
+            for (int64_t k = 0; k < K; ++k) acc += weights[t * K + k] * lanes.load(y + (t * K + k) * width + i);
+            if (shared) acc += open * lanes.load(shared + t * width + i);
+            lanes.store(out + t * width + i, acc);
+        });
     }
 }
 
@@ -71,10 +76,13 @@ template <class T> void scaled(const T* x, float scale, T* out, int64_t count, i
     for (int64_t i = 0; i < count; ++i) store_scalar(out + i, scale * load_scalar(x + i));
 }
 
-// out = x + scale * y, rounded once; count is a multiple of 16.
+// out = x + scale * y, rounded once.
 template <class T> void add_scaled(const T* x, const T* y, float scale, T* out, int64_t count, int threads) {
+    int64_t whole = count / W * W;
 #pragma omp parallel for num_threads(threads) if (count > 65536)
-    for (int64_t i = 0; i < count; i += W) store(out + i, load(x + i) + scale * load(y + i));
+    for (int64_t i = 0; i < whole; i += W) store(out + i, load(x + i) + scale * load(y + i));
+    if (FirstLanes last{count - whole}; last.count)
+        last.store(out + whole, last.load(x + whole) + scale * last.load(y + whole));
 }
 
 // out[t] = matrix[ids[t]]

@@ -1,13 +1,14 @@
 """The compiled CPU kernels without gradients, with the signatures of reference.py, which defines them.
 
-Shapes for which nothing is compiled, such as widths that are no multiple of 16, are computed by the definition.
+Element types and shapes for which nothing is compiled, such as head widths that are no multiple of 16, are computed by
+the definition.
 """
 
 import torch
 from torch import Tensor
 
 from model.kernels import reference
-from model.kernels.cpu.calls import call, fits, fits_convolution, fits_delta_rule, fits_scan
+from model.kernels.cpu.calls import TAPS, call, fits, fits_delta_rule, fits_scan
 from model.kernels.native import SUFFIXES
 from model.kernels.types import GatedDelta, Paging
 
@@ -21,7 +22,7 @@ def _has_contiguous_rows(x: Tensor) -> bool:
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
     width = x.shape[-1]
-    if not fits(x, width):
+    if x.dtype not in SUFFIXES:
         return reference.rms_norm(x, weight, eps, offset)
     if not _has_contiguous_rows(x):
         x = x.contiguous()
@@ -37,7 +38,7 @@ def add_norm(
     x: Tensor, y: Tensor, scale: float, weight: Tensor, eps: float, offset: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     width = x.shape[-1]
-    if not fits(x, width):
+    if x.dtype not in SUFFIXES:
         return reference.add_norm(x, y, scale, weight, eps, offset)
     x, y = x.contiguous(), y.contiguous()
     out, normed = torch.empty_like(x), torch.empty_like(x)
@@ -48,7 +49,7 @@ def add_norm(
 
 def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tensor:
     width = x.shape[-1]
-    if not fits(x, width):
+    if x.dtype not in SUFFIXES:
         return reference.gated_rms_norm(x, gate, weight, eps)
     x, gate = x.contiguous(), gate.contiguous()
     out = torch.empty_like(x)
@@ -58,7 +59,7 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tenso
 
 def silu_mul(x_T2F: Tensor) -> Tensor:
     width = x_T2F.shape[-1] // 2
-    if not fits(x_T2F, width):
+    if x_T2F.dtype not in SUFFIXES:
         return reference.silu_mul(x_T2F)
     x_T2F = x_T2F.contiguous()
     out = x_T2F.new_empty(*x_T2F.shape[:-1], width)
@@ -68,7 +69,7 @@ def silu_mul(x_T2F: Tensor) -> Tensor:
 
 def clamped_mul(x_T2F: Tensor, alpha: float, limit: float) -> Tensor:
     width = x_T2F.shape[-1] // 2
-    if not fits(x_T2F, width):
+    if x_T2F.dtype not in SUFFIXES:
         return reference.clamped_mul(x_T2F, alpha, limit)
     x_T2F = x_T2F.contiguous()
     out = x_T2F.new_empty(*x_T2F.shape[:-1], width)
@@ -77,7 +78,7 @@ def clamped_mul(x_T2F: Tensor, alpha: float, limit: float) -> Tensor:
 
 
 def sigmoid_mul(x: Tensor, gate: Tensor) -> Tensor:
-    if not fits(x, x.shape[-1]):
+    if x.dtype not in SUFFIXES:
         return reference.sigmoid_mul(x, gate)
     x, gate = x.contiguous(), gate if _has_contiguous_rows(gate) else gate.contiguous()
     out, rows = torch.empty_like(x), len(x) if x.dim() > 1 else 1
@@ -112,7 +113,7 @@ def rotary_tables(positions_T: Tensor, frequency_F: Tensor, magnitude: float) ->
 
 
 def add_scaled(x: Tensor, y: Tensor, scale: float) -> Tensor:
-    if not fits(x, x.shape[-1]):
+    if x.dtype not in SUFFIXES:
         return reference.add_scaled(x, y, scale)
     x, y = x.contiguous(), y.contiguous()
     out = torch.empty_like(x)
@@ -155,7 +156,7 @@ def argmax(scores_RV: Tensor) -> Tensor:
 
 def moe_combine(y_TKD: Tensor, weights_TK: Tensor, shared_TD: Tensor | None, gate_T: Tensor | None) -> Tensor:
     tokens, k, width = y_TKD.shape
-    if not fits(y_TKD, width):
+    if y_TKD.dtype not in SUFFIXES:
         return reference.moe_combine(y_TKD, weights_TK, shared_TD, gate_T)
     y_TKD, weights_TK = y_TKD.contiguous(), weights_TK.contiguous()
     out = y_TKD.new_empty(tokens, width)
@@ -175,7 +176,7 @@ def short_conv(
     silu: bool,
 ) -> Tensor:
     channels, taps = weight_CJ.shape
-    if not fits_convolution(x_TC, channels, taps):
+    if x_TC.dtype not in SUFFIXES or taps not in TAPS:
         return reference.short_conv(x_TC, weight_CJ, bias_C, state_RJC, rows_S, starts_S1, silu)
     x_TC, weight_JC = x_TC.contiguous(), weight_CJ.t().float().contiguous()
     bias_C = bias_C.float().contiguous() if bias_C is not None else None

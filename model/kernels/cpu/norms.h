@@ -1,4 +1,4 @@
-// RMS norms. Widths are multiples of 16.
+// RMS norms.
 
 #pragma once
 
@@ -8,9 +8,10 @@
 
 namespace {
 
-template <class T> float dot(const T* a, const T* b, int64_t n) {
+// Inlined so that the compiler loads x once in dot(x, x).
+template <class T> INLINE float dot(const T* a, const T* b, int64_t n) {
     f32x16 acc{};
-    for (int64_t i = 0; i < n; i += W) acc += load(a + i) * load(b + i);
+    for_each_vector(n, [&](int64_t i, auto lanes) { acc += lanes.load(a + i) * lanes.load(b + i); });
     return reduce_add(acc);
 }
 
@@ -23,8 +24,9 @@ void rms_norm(const T* x, const float* weight, float offset, float eps, T* out,
     for (int64_t r = 0; r < rows; ++r) {
         const T* in = x + r / rows_per_group * stride + r % rows_per_group * width;
         float scale = 1.0f / std::sqrt(dot(in, in, width) / float(width) + eps);
-        for (int64_t i = 0; i < width; i += W)
-            store(out + r * width + i, load(in + i) * scale * (load(weight + i) + offset));
+        for_each_vector(width, [=](int64_t i, auto lanes) {
+            lanes.store(out + r * width + i, lanes.load(in + i) * scale * (lanes.load(weight + i) + offset));
+        });
     }
 }
 
@@ -34,11 +36,15 @@ void add_norm(const T* x, const T* y, float scale, const float* weight, float of
               int64_t rows, int64_t width, int threads) {
 #pragma omp parallel for num_threads(threads) if (rows * width > 32768)
     for (int64_t r = 0; r < rows; ++r) {
-        T* sum = out + r * width;
-        for (int64_t i = r * width; i < (r + 1) * width; i += W) store(out + i, load(x + i) + scale * load(y + i));
+        const T *x_row = x + r * width, *y_row = y + r * width;
+        T *sum = out + r * width, *normed_row = normed + r * width;
+        for_each_vector(width, [=](int64_t i, auto lanes) {
+            lanes.store(sum + i, lanes.load(x_row + i) + scale * lanes.load(y_row + i));
+        });
         float inverse = 1.0f / std::sqrt(dot(sum, sum, width) / float(width) + eps);
-        for (int64_t i = 0; i < width; i += W)
-            store(normed + r * width + i, load(sum + i) * inverse * (load(weight + i) + offset));
+        for_each_vector(width, [=](int64_t i, auto lanes) {
+            lanes.store(normed_row + i, lanes.load(sum + i) * inverse * (lanes.load(weight + i) + offset));
+        });
     }
 }
 
@@ -46,8 +52,9 @@ void add_norm(const T* x, const T* y, float scale, const float* weight, float of
 template <class T>
 void gated_rms_norm_row(const T* x, const T* gate, const float* weight, float eps, T* out, int64_t width) {
     float scale = 1.0f / std::sqrt(dot(x, x, width) / float(width) + eps);
-    for (int64_t i = 0; i < width; i += W)
-        store(out + i, load(x + i) * scale * load(weight + i) * silu(load(gate + i)));
+    for_each_vector(width, [=](int64_t i, auto lanes) {
+        lanes.store(out + i, lanes.load(x + i) * scale * lanes.load(weight + i) * silu(lanes.load(gate + i)));
+    });
 }
 
 template <class T>

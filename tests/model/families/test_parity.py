@@ -45,6 +45,7 @@ def test_prefill_equals_transformers(pair: Pair) -> None:
     torch.testing.assert_close(logits, pair.logits(ids_L[None])[0], atol=1e-4, rtol=0)
 
 
+@pytest.mark.compiled_kernels
 @torch.inference_mode()
 def test_chunks_and_single_tokens_change_no_bit(pair: Pair) -> None:
     network = load_network(pair.directory, torch.float32)

@@ -34,10 +34,9 @@ def test_the_definitions_can_be_forced() -> None:
     assert choice(ROUTELM_REFERENCE_KERNELS="1") == "False None PlainWeights\n"
 
 
+@pytest.mark.compiled_kernels
 def test_otherwise_the_compiled_ones_compute() -> None:
     """Negative control of the above."""
-    if not kernels.compiled():
-        pytest.skip("no compiled kernels: run python -m model.kernels.build")
     assert choice() == f"True {kernels.instruction_set()} PackedWeights\ncompiled\n"
 
 

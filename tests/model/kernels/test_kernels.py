@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("cpu_isa")  # at every level that runs here
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@given(rows=st.integers(1, 9), width=st.sampled_from([16, 48, 256]))
+@given(rows=st.integers(1, 9), width=st.sampled_from([1, 7, 16, 37, 48, 256]))
 @settings(max_examples=10, deadline=None)
 def test_token_kernels_equal_their_definitions(rows: int, width: int, dtype: torch.dtype) -> None:
     x, gate, weight = normal(rows, width, dtype=dtype), normal(rows, width, dtype=dtype), normal(width)
@@ -40,8 +40,8 @@ def test_token_kernels_equal_their_definitions(rows: int, width: int, dtype: tor
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_rows_among_other_numbers_are_those_without(dtype: torch.dtype) -> None:
-    """As slices of a wider product come."""
+def test_strided_rows_equal_contiguous_ones(dtype: torch.dtype) -> None:
+    """Such as slices of the outputs of a wider matrix."""
     wide, x, weight = normal(5, 100, dtype=dtype), normal(5, 64, dtype=dtype), normal(32)
     part = wide[:, 7:71]
     assert torch.equal(inference.sigmoid_mul(x, part), inference.sigmoid_mul(x, part.contiguous()))
@@ -157,16 +157,31 @@ def test_time_steps_equal_their_definition(dtype: torch.dtype) -> None:
     assert inference.time_steps(dt, bias, 0.5, 2.0).aminmax() == (0.5, 2.0)
 
 
-def test_sequences_and_rows_do_not_feel_their_neighbours() -> None:
-    """Bitwise: a token alone equals the same token among others; the plain float32 product is the counterexample."""
-    x, weight = normal(33, 256), normal(256)
-    whole = inference.gated_rms_norm(x, x.flip(1).contiguous(), weight, 1e-6)
-    alone = torch.cat([inference.gated_rms_norm(r[None], r.flip(0)[None].contiguous(), weight, 1e-6) for r in x])
-    assert torch.equal(whole, alone)
-    assert torch.equal(
-        inference.clamped_mul(x, 1.7, 2.0), torch.cat([inference.clamped_mul(r[None], 1.7, 2.0) for r in x])
-    )
-    dt, bias = normal(33, 5), normal(5)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [1, 23, 256])
+def test_a_row_has_the_same_bits_alone_and_among_others(width: int, dtype: torch.dtype) -> None:
+    x, y, gate = (normal(33, width, dtype=dtype) for _ in range(3))
+    weights_TK, weight = torch.rand(33, 2), normal(width)
+    kernels_of_rows: dict[str, Callable[[slice], Tensor]] = {
+        "rms_norm": lambda rows: inference.rms_norm(x[rows], weight, 1e-6),
+        "add_norm": lambda rows: torch.cat(inference.add_norm(x[rows], y[rows], 0.22, weight, 1e-6), dim=1),
+        "gated_rms_norm": lambda rows: inference.gated_rms_norm(x[rows], gate[rows], weight, 1e-6),
+        "silu_mul": lambda rows: inference.silu_mul(torch.cat([x, y], dim=1)[rows]),
+        "clamped_mul": lambda rows: inference.clamped_mul(torch.cat([x, y], dim=1)[rows], 1.7, 2.0),
+        "sigmoid_mul": lambda rows: inference.sigmoid_mul(x[rows], gate[rows]),
+        "add_scaled": lambda rows: inference.add_scaled(x[rows], y[rows], 0.22),
+        "moe_combine": lambda rows: inference.moe_combine(
+            torch.stack([x, y], dim=1)[rows], weights_TK[rows], gate[rows], weights_TK[rows, 0]
+        ),
+    }
+    for name, compute in kernels_of_rows.items():
+        alone = torch.cat([compute(slice(row, row + 1)) for row in range(33)])
+        assert torch.equal(compute(slice(None)), alone), name
+
+
+def test_a_time_step_is_the_same_alone_and_a_product_of_pytorch_is_not() -> None:
+    """The plain float32 product is the negative control of the tests of rows."""
+    x, (dt, bias) = normal(33, 256), (normal(33, 5), normal(5))
     whole = inference.time_steps(dt, bias, 0.0, 9.0)
     assert torch.equal(whole, torch.cat([inference.time_steps(row[None], bias, 0.0, 9.0) for row in dt]))
     matrix = normal(64, 256)

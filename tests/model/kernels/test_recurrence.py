@@ -19,12 +19,19 @@ LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=4)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@given(lengths=LENGTHS, taps=st.integers(2, 8), bias=st.booleans(), silu=st.booleans())
+@given(
+    lengths=LENGTHS,
+    channels=st.sampled_from([3, 37, 48]),
+    taps=st.integers(2, 8),
+    bias=st.booleans(),
+    silu=st.booleans(),
+)
 @settings(max_examples=15, deadline=None)
-def test_short_conv(lengths: list[int], taps: int, bias: bool, silu: bool, dtype: torch.dtype) -> None:
+def test_short_conv(lengths: list[int], channels: int, taps: int, bias: bool, silu: bool, dtype: torch.dtype) -> None:
     starts, rows = ragged(lengths)
-    x, weight, bias_C = normal(sum(lengths), 48, dtype=dtype), normal(48, taps), normal(48) if bias else None
-    history = normal(len(lengths) + 1, taps - 1, 48)
+    x, weight = normal(sum(lengths), channels, dtype=dtype), normal(channels, taps)
+    bias_C = normal(channels) if bias else None
+    history = normal(len(lengths) + 1, taps - 1, channels)
     histories = [history.clone(), history.clone()]
     outs = [
         m.short_conv(x, weight, bias_C, h, rows, starts, silu)

@@ -15,9 +15,7 @@ from model.layers.linear import GroupedLinear, Linear
 COUNTS = torch.tensor([3, 0, 5])
 M = TypeVar("M", bound=nn.Module)
 Form = type[PackedWeights] | type[PlainWeights]
-needs_compiled = pytest.mark.skipif(
-    not kernels.compiled(), reason="no compiled kernels: run python -m model.kernels.build"
-)
+needs_compiled = pytest.mark.compiled_kernels
 FORMS = [pytest.param(PlainWeights, id="plain"), pytest.param(PackedWeights, id="packed", marks=needs_compiled)]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from model import kernels
 from model.batch import ForwardBatch
 from model.cache import CacheStorage
 from model.config import SigmoidBiasConfig
@@ -12,7 +11,7 @@ from model.network import CausalLM
 from server.engine.decode_graphs import DecodeGraphs
 from tests.server.engine.tiny import VOCAB, tiny_config, tiny_network
 
-pytestmark = pytest.mark.skipif(not kernels.compiled(), reason="no compiled kernels: run python -m model.kernels.build")
+pytestmark = pytest.mark.compiled_kernels
 
 WIDTH, BLOCK = 4, 8
 

@@ -31,12 +31,10 @@ class Widths:
 WIDTHS = {"even": Widths(64, 32, 64, 32), "odd": Widths(52, 24, 21, 40)}
 
 
-@pytest.fixture(params=["compiled", "definitions"])
+@pytest.fixture(params=[pytest.param("compiled", marks=pytest.mark.compiled_kernels), "definitions"])
 def _kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "definitions":
         monkeypatch.setattr(kernels, "compiled", lambda: False)
-    elif not kernels.compiled():
-        pytest.skip("no compiled kernels: run python -m model.kernels.build")
 
 
 def plain_network(widths: Widths, dtype: torch.dtype) -> CausalLM:
