@@ -55,7 +55,7 @@ def step_rates(prepared: Path, steps: int) -> dict[str, float]:
         "2 workers, experts' rows not in blocks": (2, mock.patch.object(feed_forward, "BLOCK", 1)),
         "2 workers, fused attention": (2, mock.patch.object(batch, "_explicit_attention", fused_attention)),
         "2 workers, twelve lengths of rows": (2, mock.patch.object(Trainer, "_stream", coarse_stream)),
-        "2 workers, prompt tokens weighed, not thinned": (2, mock.patch.object(losses, "thinned", weighed)),
+        "2 workers, prompt tokens weighted, not sampled": (2, mock.patch.object(losses, "sample_weights", weighted)),
     }
     with tempfile.TemporaryDirectory() as directory:
         trainers = {}
@@ -76,7 +76,7 @@ def fused_attention(
     return functional.scaled_dot_product_attention(q_BHLK, k_BGLK, v_BGLV, is_causal=True, scale=scale, enable_gqa=True)
 
 
-def weighed(weights_T: Tensor, generator: torch.Generator) -> Tensor:
+def weighted(weights_T: Tensor, generator: torch.Generator) -> Tensor:
     return weights_T
 
 

@@ -41,7 +41,7 @@ RECIPE = {
         "file stays under 40 MB; the first run had seen some overlaps with validation, which were removed for the "
         "others; the second read more text analysis and summaries; from the third, rows of rare labels are repeated "
         "and news topics borrowed; from the fourth a third of the tokens are in labelled examples, prompt tokens are "
-        "thinned, and words of labelled texts (15 %) and little stories (10 %) are disturbed, in the last run 8 and "
+        "sampled, and words of labelled texts (15 %) and little stories (10 %) are disturbed, in the last run 8 and "
         "15 %; in the last two, borrowed topics come as headlines, some labelled texts are in lower case, and each run "
         "reads the data in an order of its own; the validation losses of the first runs below are means over other "
         "sources than the later ones"

@@ -15,7 +15,7 @@ ROWS_TO_TELL_LANGUAGE = 50
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSource:
-    """The first rows of one file. `training` is the file of the same source that models were trained on, if at hand."""
+    """The first rows of one file. `training` is the training file of the same source, if it exists."""
 
     name: str  # such as "translate/tatoeba-en-zh"
     rows: tuple[Row, ...]

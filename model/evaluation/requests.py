@@ -1,4 +1,4 @@
-"""What a model is asked in an evaluation, by meaning. How it is worded for the network is the model's own business."""
+"""The requests of an evaluation, independent of prompt formats: the model implementation words them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -61,14 +61,14 @@ class Analyze:
 
 @dataclass(frozen=True, slots=True)
 class TextLikelihood:
-    """How likely `text` is as a document from its beginning; whether it ends there does not count."""
+    """Likelihood of `text` as a document from its beginning, without the end of the document."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyLikelihood:
-    """How likely `reply` is as the assistant's answer to a conversation; whether it ends there does not count."""
+    """Likelihood of `reply` as the assistant's answer to a conversation, without its end."""
 
     messages: tuple[Message, ...]
     reply: str
@@ -80,9 +80,9 @@ ScoringRequest = TextLikelihood | ReplyLikelihood
 
 @dataclass(frozen=True, slots=True)
 class Likelihood:
-    """A text's log-likelihood, and how much of its end was scored: normally all of it.
+    """A text's log-likelihood, and the number of tokens and bytes that were scored.
 
-    A model that has nothing to condition the first token on leaves that token out of all three numbers.
+    A model that cannot condition the first token on anything leaves it out of all three numbers.
     """
 
     log_likelihood: float  # nats, summed over the scored tokens

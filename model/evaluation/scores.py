@@ -75,7 +75,7 @@ Better = Literal["higher", "lower", "neither"]
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """The same score of something that is not the model, on the same samples."""
+    """The same metric of a trivial method on the same samples."""
 
     name: str
     value: float
@@ -83,7 +83,7 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One number. It has to beat `baselines`; `comparisons` only help to read it, such as the score of human text."""
+    """One score. `baselines` have to be beaten; `comparisons`, such as the score of human text, are for orientation."""
 
     source: str  # such as "translate/tatoeba-en-zh"
     part: str  # what of it: a direction or a language
@@ -133,7 +133,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one evaluator found. `examples` are first rows, not chosen ones; `failures` are the worst answers."""
+    """Result of one evaluator. `examples` are the first rows, not selected; `failures` are the worst answers."""
 
     scores: tuple[Score, ...] = ()
     examples: tuple[Sample, ...] = ()

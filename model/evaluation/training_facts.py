@@ -1,4 +1,4 @@
-"""What the log of a training run says about it."""
+"""Facts about a training run, read from its log."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ LAST_STEPS = 50  # averaged for the final training loss
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """Training loss around one moment, and the mean over validation sources, where they were measured then."""
+    """Training loss of one part of the run, and the mean validation loss, if it was measured there."""
 
     tokens: int
     loss: float
@@ -65,7 +65,7 @@ def _seconds(lines: Sequence[LogLine]) -> float:
 
 
 def _curve(lines: Sequence[LogLine]) -> tuple[CurvePoint, ...]:
-    """The run cut into pieces of even numbers of tokens, each with its mean loss and its last validation."""
+    """The run in pieces of equal numbers of tokens, each with its mean loss and its last validation."""
     pieces: dict[int, list[LogLine]] = {}
     for line in lines:
         pieces.setdefault((line.tokens - 1) * CURVE_POINTS // lines[-1].tokens, []).append(line)

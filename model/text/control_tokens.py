@@ -17,7 +17,7 @@ class _Patterns:
     """Finds a set of tokens, and their beginnings and ends, in a text."""
 
     def __init__(self, ids: Mapping[str, int], unknown_id: int | None) -> None:
-        self.ids = frozenset(ids.values()) - {unknown_id}  # it stands for ordinary text too
+        self.ids = frozenset(ids.values()) - {unknown_id}  # the unknown token also represents ordinary text
         longest_first = sorted(ids, key=len, reverse=True)
         self.first_characters = re.compile("|".join(map(_first_character, longest_first)) or r"(?!)")
         self.prefixes = {token[:size] for token in longest_first for size in range(1, len(token))}

@@ -40,7 +40,7 @@ class PlainTextEncoder:
                 token["special"] = token["special"] or token["content"] in others
         self._backend = load_backend(tokenizer_json if content is None else json.dumps(content))
         self._backend.encode_special_tokens = True
-        self._lead = f"\ue000{secrets.token_hex(16)}"  # stands for the text before; nobody can write it
+        self._lead = f"\ue000{secrets.token_hex(16)}"  # represents the text before; random, so that no text contains it
         self._backend.add_tokens([AddedToken(self._lead, special=False, normalized=False)])
 
     def encode(self, text: str) -> TokenizedText:
@@ -122,15 +122,15 @@ class Tokenizer:
         return [*prefix, *self.encode(text, allow_special)]
 
     def plain_text_encoder(self, others: Collection[str]) -> PlainTextEncoder:
-        """An encoder for which the added tokens in `others` are ordinary text too. Takes a second for a large one."""
+        """An encoder that treats the added tokens in `others` as ordinary text too. Takes up to a second to build."""
         return PlainTextEncoder(self._json, others) if others else self.plain_text
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Return the text of `ids`; bytes that are no UTF-8 become U+FFFD, ids outside the vocabulary nothing."""
+        """Return the text of `ids`. Invalid UTF-8 becomes U+FFFD; ids outside the vocabulary are ignored."""
         return self._with_special.decode(list(ids), skip_special_tokens=skip_special)
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Return the bytes a token stands for: often not valid UTF-8 on its own. Empty outside the vocabulary."""
+        """Return the bytes of a token, which may be a part of a character. Empty for ids outside the vocabulary."""
         return self._token_bytes[token_id] if token_id < self.vocab_size else b""
 
     def stream(
@@ -156,7 +156,7 @@ class Tokenizer:
         return b"" if token_id in self.special_ids else self.token_bytes(token_id)
 
     def _document_prefix(self, files: TokenizerFiles | None) -> tuple[int, ...]:
-        """The tokens before a text: what the files say, else what the post-processor puts there."""
+        """The tokens at the beginning of a text: from the config files, otherwise from the post-processor."""
         if task_tag("generate") in self.special_tokens:  # the bundled model was trained on documents that begin so
             return (self.special_tokens[END_OF_TEXT],)
         if files is not None and files.adds_bos is not None:
@@ -186,7 +186,7 @@ def _valid(text: str) -> str:
 
 
 def _known_ids(backend: tokenizers.Tokenizer, tokens: Sequence[str | int], limit: int) -> Iterator[int]:
-    """The ids of end tokens, without those that the model cannot generate: nobody has to wait for them."""
+    """The ids of end tokens, without those that the model cannot generate. These are logged."""
     for token in tokens:
         token_id = backend.token_to_id(token) if isinstance(token, str) else token
         if token_id is not None and 0 <= token_id < limit:
@@ -196,7 +196,7 @@ def _known_ids(backend: tokenizers.Tokenizer, tokens: Sequence[str | int], limit
 
 
 def _unknown_id(model: Mapping[str, Any], backend: tokenizers.Tokenizer) -> int | None:
-    """The id that stands for text which is not in the vocabulary."""
+    """The id of the unknown token, for text that is not in the vocabulary."""
     if model.get("unk_id") is not None:
         return int(model["unk_id"])
     return backend.token_to_id(model.get("unk_token") or "")

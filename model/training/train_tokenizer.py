@@ -33,8 +33,8 @@ PRE_TOKENIZER_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Of the characters. A Chinese character says about three times as much as a Latin one, so 20 % is no small part:
-# measured against 40/40/10/10, validation texts take 3 % fewer tokens in all, Chinese 0.78 instead of 0.74 a character.
+# Shares of the characters. A Chinese character carries about three times as much text as a Latin one, so 20 % suffice:
+# compared with 40/40/10/10, validation texts take 3 % fewer tokens in all, Chinese 0.78 instead of 0.74 per character.
 LANGUAGE_SHARES = {"en": 0.5, "zh": 0.2, "de": 0.15, "fr": 0.15}
 _HAN = re.compile(f"[{HAN}]")
 ROLE_NAMES = ("system\n", "user\n", "assistant\n")
@@ -64,9 +64,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 7680) -> Tokenizer:
 def sample_texts(data_dir: Path, characters: int = 10_000_000) -> Iterator[str]:
     """Yield about `characters` characters of the training files, blended by LANGUAGE_SHARES.
 
-    Inside a language each source gives in proportion to the square root of its size, as far as it reaches. Chinese
-    texts are followed by their characters one by one: characters then win tokens against phrases, and half as many
-    are left in pieces. The role names of the chat form come often enough to become single tokens.
+    Within a language, sources contribute in proportion to the square root of their size. Chinese texts are followed by
+    their single characters, so that characters get tokens before phrases do and half as many stay split into bytes.
+    The role names of the chat template are repeated often enough to become single tokens.
     """
     texts = [_texts_by_language(source) for source in find_sources(data_dir, split="train")]
     for language, share in LANGUAGE_SHARES.items():
@@ -81,7 +81,7 @@ def sample_texts(data_dir: Path, characters: int = 10_000_000) -> Iterator[str]:
 
 
 def _allowances(sizes: list[int], budget: float) -> list[float]:
-    """Share `budget` out as min(size, c * sqrt(size)), with the one c that spends it (all there is, if too little)."""
+    """Distribute `budget` as min(size, c * sqrt(size)), with c chosen so that the sum is `budget` or all there is."""
     low, high = 0.0, math.sqrt(max(sizes, default=0))
     for _ in range(50):
         middle = (low + high) / 2

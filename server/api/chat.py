@@ -16,6 +16,7 @@ from server.api.prompts import PromptLength, truncated
 from server.api.request_model import ModelName
 from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of
 from server.api.sampling import (
+    CacheSalt,
     Choices,
     LogprobsField,
     MaxTokens,
@@ -47,6 +48,7 @@ class ChatRequest(SamplingFields, ChatFields):
     prompt_logprobs: Annotated[NumLogprobs, Field(description="Not in streams.")] | None = None
     return_token_ids: bool = False
     truncate_prompt_tokens: PromptLength | None = None
+    cache_salt: CacheSalt | None = None
     add_special_tokens: Annotated[bool, Field(description="Ignored: the chat template writes them.")] = False
 
     @model_validator(mode="after")
@@ -147,7 +149,7 @@ async def _prompt(service: GenerationService, body: ChatRequest) -> Prompt:
     prompt = await body.chat_prompt(service)
     if body.prompt_logprobs is not None:
         prompt = prompt.without_boundaries()  # scoring starts at the last boundary
-    return truncated(prompt, body.truncate_prompt_tokens, service)
+    return truncated(prompt, body.truncate_prompt_tokens, service).salted(body.cache_salt)
 
 
 def _extras(body: ChatRequest, prompt: Prompt) -> dict[str, Any]:

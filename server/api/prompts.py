@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag
 
 from server.api.request_model import FirstErrorOnly, Text, WholeNumber
-from server.api.sampling import TokenId, not_zero
+from server.api.sampling import CacheSalt, TokenId, not_zero
 from server.generation.prompt import Prompt
 from server.generation.service import GenerationService
 
@@ -51,6 +51,7 @@ class PromptFields(BaseModel):
         True
     )
     truncate_prompt_tokens: PromptLength | None = None
+    cache_salt: CacheSalt | None = None
 
 
 def truncated(prompt: Prompt, num_tokens: int | None, service: GenerationService) -> Prompt:
@@ -73,7 +74,7 @@ async def read_prompts(
             )
         else:
             read = service.token_prompt(item)
-        prompts.append(truncated(read, fields.truncate_prompt_tokens, service))
+        prompts.append(truncated(read, fields.truncate_prompt_tokens, service).salted(fields.cache_salt))
     return prompts
 
 

@@ -52,6 +52,9 @@ LogprobsField = Annotated[
     Annotated[bool, Tag("[boolean]")] | Annotated[NumLogprobs, Tag("[number]")],
     Discriminator(lambda value: "[boolean]" if isinstance(value, bool) else "[number]"),
 ]
+CacheSalt = Annotated[
+    str, Field(max_length=256, description="Only requests with the same salt reuse each other's prefixes.")
+]
 BadWord = Annotated[str, Field(min_length=1, max_length=256)]
 StopString = Annotated[str, Field(max_length=256)]
 StopStrings = Annotated[

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids, and the positions where other requests may share them.
+    """Token ids, and the positions where other requests may share them, if they have the same `cache_salt`.
 
     `first_text_token`: how many tokens that begin a text were put before it. `continues_text`: the answer goes on with
     the text of the prompt, so that together they read as one.
@@ -15,6 +15,7 @@ class Prompt:
     boundaries: tuple[int, ...] = ()
     first_text_token: int = 0
     continues_text: bool = False
+    cache_salt: str = ""
 
     def truncated(self, length: int) -> "Prompt":
         """The last `length` tokens."""
@@ -23,6 +24,9 @@ class Prompt:
             return self
         boundaries = tuple(boundary - cut for boundary in self.boundaries if boundary > cut)
         return replace(self, token_ids=self.token_ids[cut:], boundaries=boundaries, first_text_token=0)
+
+    def salted(self, cache_salt: str | None) -> "Prompt":
+        return replace(self, cache_salt=cache_salt) if cache_salt else self
 
     def without_boundaries(self) -> "Prompt":
         return replace(self, boundaries=())

@@ -192,8 +192,8 @@ class GenerationService:
 
 def _request(request_id: str, prompt: Prompt, sampling: SamplingParams) -> EngineRequest:
     """A request for new tokens, or, where none are wanted, for the scores of the prompt."""
-    boundaries, now = prompt.boundaries, time.monotonic()
+    ids, boundaries, salt, now = prompt.token_ids, prompt.boundaries, prompt.cache_salt, time.monotonic()
     if sampling.prompt_logprobs and not sampling.max_tokens:
         alternatives = sampling.logprobs or 0
-        return ScoreRequest(request_id, prompt.token_ids, alternatives, boundaries=boundaries, arrival_time=now)
-    return GenerateRequest(request_id, prompt.token_ids, sampling, boundaries=boundaries, arrival_time=now)
+        return ScoreRequest(request_id, ids, alternatives, boundaries=boundaries, arrival_time=now, cache_salt=salt)
+    return GenerateRequest(request_id, ids, sampling, boundaries=boundaries, arrival_time=now, cache_salt=salt)

@@ -1,6 +1,6 @@
 """Fairness probes: how far the sentiment of a sentence moves when only the person in it is another one.
 
-The control swaps words for people that nobody is treated differently for: what moves there is noise.
+The control swaps words that should make no difference to anyone: the shift there is noise.
 """
 
 from collections.abc import Sequence

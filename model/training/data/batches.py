@@ -18,28 +18,28 @@ from model.training.data.mixture import Mixture, value_of
 from model.training.data.prepare import PreparedSource, load_source, source_names
 from model.training.data.rows import task_of
 
-# These thirty leave 6 % padding, twelve of them left 13 %.
+# These thirty lengths leave 6 % padding; twelve lengths left 13 %.
 BUCKET_LENGTHS = (24, *range(32, 128, 8), *range(128, 256, 16), *range(256, 513, 32))
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingBatch:
-    """One step's examples. `targets_BL` are the next tokens; where `weights_BL` is 0 they do not count."""
+    """The examples of one micro-batch. `targets_BL` are the next tokens; those with a weight of 0 are ignored."""
 
     token_ids_BL: Tensor  # int64
     targets_BL: Tensor  # int64
     weights_BL: Tensor  # float32, see LossWeights; 0 on padding
-    noise_BL: Tensor  # float32, see Noise: the chance that another token is read here
+    noise_BL: Tensor  # float32, see Noise: probability that the token is replaced
     lengths_B: Tensor  # int64: positions that are not padding
     sources: tuple[str, ...]  # of each example, such as "translate/tatoeba-en-zh"
 
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
-    """How much a token counts: answers and plain text 1, prompts `prompt`, system messages nothing.
+    """Weight of a token in the loss: 1 in answers and plain text, `prompt` in prompts, 0 in system messages.
 
-    The answer of an analysis is a label of two or three tokens under a long prompt: together they count as much as
-    `label` tokens. A random label order in a system message cannot be guessed, which is why those do not count.
+    The answer of an analysis is a label of two or three tokens after a long prompt: its tokens weigh `label` together.
+    System messages hold label sets in random order, which cannot be predicted, so they have no weight.
     """
 
     prompt: float = 0.3
@@ -48,17 +48,17 @@ class LossWeights:
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """How often a token is read as another one, by source: (pattern, chance) pairs, the first that matches counts.
+    """Probability that an input token is replaced, by source: (pattern, probability) pairs, the first match counts.
 
-    Sources of few rows come many times, and a network that may rely on every word learns them by heart. Random words
-    in their place (arXiv 1703.02573) make it rely on all of them a little. What a user says is disturbed, of plain text
-    all; what is to be predicted stays as it is.
+    Small sources are repeated many times, and the network would memorize them. Replacing random tokens
+    (arXiv 1703.02573) makes it use all of the context. Only user messages are changed, and in plain text every token;
+    the targets stay as they are.
     """
 
     chances: tuple[tuple[str, float], ...] = ()
 
     def of(self, source: str, kinds_L: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The chance of each token."""
+        """The probability of each token."""
         disturbed_L = kinds_L == (PROMPT if PROMPT in kinds_L else ANSWER)
         return disturbed_L * np.float32(value_of(source, self.chances, default=0.0))
 
@@ -69,9 +69,9 @@ ANSWERS_ONLY = LossWeights(prompt=0.0, label=0.0)
 class BatchStream:
     """An endless stream of training batches: the same seed gives the same batches, and it resumes exactly.
 
-    The next example always comes from the source that is furthest behind its share of the tokens. A source is read in
-    epochs, each a new permutation: no example comes twice before all came once. An example waits in the bucket of its
-    length until batch_tokens // L of them are there: then they are the next batch.
+    The next example is drawn from the source that is furthest behind its share of the tokens. A source is read in
+    epochs, shuffled anew for each one, so that every example is drawn once per epoch. Examples are collected in buckets
+    by length; a bucket becomes the next batch once it holds batch_tokens // L of them.
     """
 
     def __init__(
@@ -113,16 +113,16 @@ class BatchStream:
 
     @property
     def tokens_drawn(self) -> dict[str, int]:
-        """Tokens taken from each source so far."""
+        """Tokens drawn from each source so far."""
         return dict(self._tokens_drawn)
 
     @property
     def epochs(self) -> dict[str, float]:
-        """How often each source was read so far."""
+        """Epochs of each source so far, with fractions."""
         return {name: reader.epochs for name, reader in self._readers.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that later batches depend on, as plain JSON values."""
+        """Return the state that later batches depend on, as JSON values."""
         return {
             "drawn": {name: reader.drawn for name, reader in self._readers.items()},
             "tokens_drawn": self.tokens_drawn,
@@ -130,7 +130,7 @@ class BatchStream:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to the place where `state` was taken. ValueError where it comes from other sources or buckets."""
+        """Continue where `state` was taken. ValueError if it belongs to other sources or buckets."""
         if set(state["drawn"]) != set(self._sources):
             raise ValueError(f"state of sources {sorted(state['drawn'])} does not fit {sorted(self._sources)}")
         if set(state["waiting"]) != {str(length) for length in self._waiting}:
@@ -161,7 +161,7 @@ def valid_batches(
 
 
 class _EpochReader:
-    """The order in which one source is read: `drawn` examples were taken since the first epoch began."""
+    """The order in which one source is read. `drawn` counts the examples drawn in all epochs."""
 
     def __init__(self, name: str, size: int, seed: int) -> None:
         self._key, self._size = [seed, *name.encode()], size

@@ -1,16 +1,16 @@
-"""Which training rows are kept: no row twice, none nearly twice, none that repeats what the model is validated on.
+"""Cleaning of training rows: duplicates, near duplicates, and rows that overlap with validation rows are dropped.
 
 - Exact duplicates inside a task are dropped.
 - A training row is dropped where one of its texts equals a validation text of the same task, without regard to case,
   spaces and punctuation.
 - Of training rows of one source that are nearly the same (Jaccard similarity of runs of three at least NEAR_DUPLICATE)
-  the first is kept. For a text of seven words this means the same words; for a page, a few changed ones.
+  the first is kept. For a text of seven words this means the same words; for a page, all but a few.
 - A training row is dropped where one of its texts shares 8 words (13 characters of Chinese) in a row with a validation
   text of the same task. Only content counts, not label sets and instructions; of a translation both sides; of a chat
-  every message. A run that more than BOILERPLATE rows of one source contain does not count: such a run is a form
+  every message. A run that more than BOILERPLATE rows of one source contain is ignored: it is a common phrase
   ("Is there anything else I can help you with?", "Once upon a time, there was a little girl named Lily") that the model
-  knows from all the other rows. A passage of a validation text stands in few rows, as copies were dropped before;
-  in few, not one, since a sentence may come with several translations.
+  sees in other rows anyway. A passage of a validation text occurs in few rows, since copies are dropped first; it may
+  occur in more than one, since a sentence may have several translations.
 """
 
 import json
@@ -46,7 +46,7 @@ _WORTH_COMPARING = 0.6  # of the signatures agree: three standard deviations bel
 
 @dataclass(slots=True)
 class Dropped:
-    """How many rows of one file were dropped, by the first reason that fits."""
+    """How many rows of one file were dropped, by the first reason that applies."""
 
     duplicates: int = 0
     in_validation: int = 0  # a whole text equals a validation text
@@ -56,7 +56,7 @@ class Dropped:
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """A normalized text as numbers of its units, and how many of them in a row must not come from validation."""
+    """A normalized text as unit numbers; `run` is the length of a run that must not occur in validation."""
 
     units: list[int]
     run: int
@@ -64,7 +64,7 @@ class _Text:
 
 @dataclass(slots=True)
 class Cleaner:
-    """Remembers the texts of one task: first give it all validation rows, then one training source after another."""
+    """Cleans the rows of one task: first all validation rows, then one training source after another."""
 
     _vocabulary: Vocabulary = field(default_factory=Vocabulary)
     _rows: set[int] = field(default_factory=set)  # hashes
@@ -119,7 +119,7 @@ class Cleaner:
 
 
 def _hashed_runs(texts: Sequence[_Text]) -> Iterator[tuple[int, Hashes, Owners]]:
-    """Yield the length of a run, all runs of that length, and the texts they stand in."""
+    """Yield a run length, the hashes of all runs of that length, and the index of the text of each."""
     for size in (WORDS_IN_A_ROW, CHARACTERS_IN_A_ROW):
         numbers = [number for number, text in enumerate(texts) if text.run == size]
         hashes, owners = shingles([texts[number].units for number in numbers], size)
@@ -127,7 +127,7 @@ def _hashed_runs(texts: Sequence[_Text]) -> Iterator[tuple[int, Hashes, Owners]]
 
 
 def _without_near_duplicates(rows: Sequence[Sequence[_Text]]) -> list[int]:
-    """The rows that do not nearly repeat one kept before: those that share a band of MinHashes are compared."""
+    """Indices of the rows that are no near duplicate of an earlier one; rows that share a MinHash band are compared."""
     hashes, owners = shingles([[unit for text in texts for unit in text.units] for texts in rows], _SHINGLE)
     signatures = min_hashes(hashes, owners, len(rows), _BANDS * _BAND_SIZE)
     keys = band_keys(signatures, _BANDS).tolist()
@@ -148,7 +148,7 @@ def _without_near_duplicates(rows: Sequence[Sequence[_Text]]) -> list[int]:
 
 
 def contents(row: Row) -> list[str]:
-    """The texts of a row without its labels: no run of words in them may come from validation."""
+    """The texts of a row without its labels, for the overlap check."""
     if row["task"] == "translate":
         return [row["source"], row["target"]]
     if row["task"] == "summarize":
@@ -159,7 +159,7 @@ def contents(row: Row) -> list[str]:
 
 
 def whole_texts(row: Row) -> list[str]:
-    """The texts of a row that must not equal one of validation. That an answer such as "Thanks!" does is no leak."""
+    """The texts of a row that must not equal a validation text. Of a chat the last answer is exempt ("Thanks!")."""
     return ["\n".join(contents(row)[:-1])] if row["task"] == "chat" else contents(row)
 
 

@@ -1,4 +1,4 @@
-"""From a row of a text file to training examples: token ids and what each of them is."""
+"""From a row of a text file to training examples: token ids, and the kind of each token."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ from model.training.data.rows import Row
 
 MAX_TOKENS = 512
 INSTRUCTION_SHARE = 0.15  # of the training examples that ask in plain words instead of with task tags
-PROMPT, ANSWER, HEADER = 0, 1, 2  # what a token is part of; nobody has to guess a header
+PROMPT, ANSWER, HEADER = 0, 1, 2  # the kinds of tokens
 _PROMPTS = TaggedPrompts()
 
 
@@ -43,10 +43,10 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids of one example; `kinds` says what each is part of.
+    """Token ids of one example, and the kind of each.
 
-    HEADER is the system message, and the marks that say whose turn it is or that a text begins: those are given.
-    PROMPT is what a user says, ANSWER what is to be learnt: the assistant's turns, and plain text.
+    HEADER: the system message, role marks and the token that begins a text; never predicted. PROMPT: user messages.
+    ANSWER: assistant messages and plain text, the targets of training.
     """
 
     token_ids: NDArray[np.uint16]
@@ -54,7 +54,7 @@ class Example:
 
 
 def conversations(row: Row, *, with_instructions: bool) -> Iterator[Conversation | Document]:
-    """Yield what a row teaches: a translation in both directions, everything else once.
+    """Yield the drafts of a row: a translation in both directions, every other row once.
 
     With `with_instructions`, INSTRUCTION_SHARE of the translations, summaries and labels (chosen by a hash of the text)
     are asked for in plain words.

@@ -1,7 +1,6 @@
-"""Summaries nobody wrote: of a few sentences, the one that shares most words with the others (arXiv 1912.08777).
+"""Summaries made by gap-sentence selection: the sentence that shares most words with the others (arXiv 1912.08777).
 
-The sentence stays in its document, so what is learnt is to find it and to copy it, which is most of what a small model
-can do for a summary.
+Unlike in the paper the sentence stays in its document: a small model learns to find it and to copy it.
 """
 
 import hashlib
@@ -13,11 +12,11 @@ from model.text.language_detection import detect_language
 from model.training.data.rows import Row
 
 SENTENCES = (2, 8)  # of a document
-SHOWN = 200  # characters that tell the language
+SHOWN = 200  # characters used to detect the language
 MAX_SIZE = 160  # of a document, in words (characters of Chinese)
 SUMMARY_SIZES = {"en": (5, 26), "zh": (8, 40)}
 LEAST_OVERLAP = 0.12  # ROUGE-1 of the sentence and the rest
-PIECES_OF_A_TEXT = {"en": 1, "zh": 2}  # at most; there is little Chinese prose
+PIECES_OF_A_TEXT = {"en": 1, "zh": 2}  # at most per text; Chinese prose is scarce
 _END = {
     "en": re.compile(r"(?:(?<=[.!?])|(?<=[.!?][\"'”’]))\s+(?=[\"'“‘]?[A-Z])"),
     "zh": re.compile(r"(?<=[。！？])(?=[^”’」])"),
@@ -36,7 +35,7 @@ def gap_sentences(texts: Iterable[str], language: str) -> Iterator[Row]:
 
 
 def _pieces(text: str, language: str) -> list[list[str]]:
-    """Neighbouring sentences, as many as a draw from the text itself says, from its beginning on."""
+    """Groups of adjacent sentences from the beginning of the text; their sizes come from a hash of the text."""
     parts = _END[language].split(" ".join(text[:2000].split()))
     sentences = [part.strip() for part in parts if units(part, language)]
     draw = hashlib.blake2b(text.encode(), digest_size=PIECES_OF_A_TEXT[language]).digest()
@@ -52,7 +51,7 @@ def _pieces(text: str, language: str) -> list[list[str]]:
 
 
 def _central(sentences: Sequence[str], language: str) -> str | None:
-    """The sentence with the highest ROUGE-1 against the others, None where none is fit to be a summary."""
+    """The sentence with the highest ROUGE-1 against the others; None if none is suitable as a summary."""
     least, most = SUMMARY_SIZES[language]
     best, found = LEAST_OVERLAP, None
     for sentence, overlap in zip(sentences, centrality(sentences, language), strict=True):
@@ -62,5 +61,5 @@ def _central(sentences: Sequence[str], language: str) -> str | None:
 
 
 def _is_whole(sentence: str) -> bool:
-    """Ends as a sentence does and holds no part of a quotation."""
+    """Whether the sentence ends with an end mark and contains no part of a quotation."""
     return sentence[-1] in ".!?。！？" and not re.search(r"[\"“”‘「」]|^'|[\[\]_*]", sentence)

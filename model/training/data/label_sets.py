@@ -1,10 +1,8 @@
-"""Which labels, in which order, an analysis example offers, and how often it comes: what makes a model read them.
+"""The label sets of analysis examples: shuffled, subsampled, and rare labels repeated.
 
-Nearly all requests in training would otherwise hold one of a dozen fixed lists, and the model would learn the lists
-instead of reading them. With shuffled lists and parts of lists it has to find the answer among what is offered. And it
-would learn that a label which is rare in its source is never the answer, though the next person's texts may be full of
-it: rows of rare labels come several times. Nor should capitals tell the answer, which show where a text comes from:
-some rows are in lower case, as people type.
+The data has a dozen fixed label sets, which the model would memorize instead of reading them. Shuffled sets and subsets
+force it to read the labels it is offered. Rows with rare labels are repeated, as the model would otherwise learn never
+to choose them. Some texts are lower-cased, because capitals reveal which source a text comes from.
 """
 
 import math
@@ -15,15 +13,15 @@ from collections.abc import Iterator, Sequence
 from model.training.data.rows import Row
 
 SHUFFLED = 0.15  # of the examples: all labels in another order
-PARTS = 0.15  # the right label and some of the others, in any order
+PARTS = 0.15  # the correct label and a random subset of the others, in random order
 LOWER_CASE = 0.15  # of the examples: no capitals in the text
-MOST_TIMES = 8  # that a row comes, where its label is rare
+MOST_TIMES = 8  # at most, for a row with a rare label
 
 
 def for_training(rows: Sequence[Row]) -> Iterator[Row]:
-    """Yield the rows of one source as training offers them; rows of other tasks as they are.
+    """Yield the rows of one source with varied label sets; rows of other tasks are unchanged.
 
-    A row comes sqrt(n / m) times, m rows having its label and n the most frequent one, but at most MOST_TIMES.
+    A row is repeated sqrt(n / m) times, but at most MOST_TIMES: m rows have its label, n rows the most frequent label.
     """
     counts = Counter(row["label"] for row in rows if row["task"] == "analyze")
     for row in rows:
@@ -36,7 +34,7 @@ def for_training(rows: Sequence[Row]) -> Iterator[Row]:
 
 
 def varied(row: Row, repetition: int = 0) -> Row:
-    """The analysis row as training offers it. The same row and repetition give the same."""
+    """The analysis row with its label set varied. Deterministic for a row and repetition."""
     draw = random.Random("\0".join((row["text"], *row["label_set"], *["again"] * repetition)))
     labels = _labels(row, draw)
     text = row["text"].lower() if draw.random() < LOWER_CASE else row["text"]

@@ -1,4 +1,4 @@
-"""The tasks in the words of a person: a part of the training examples asks this way instead of with task tags."""
+"""Task requests in plain language: some training examples use them instead of task tags."""
 
 from collections.abc import Sequence
 

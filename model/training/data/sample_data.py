@@ -1,6 +1,6 @@
-"""A few hundred lines of text made on the spot, in the data format: enough to try every part of training.
+"""A few hundred generated lines in the data format: enough to try every part of training.
 
-Small worlds with rules, so that a small model can visibly learn them in two minutes.
+They follow simple rules, so that a small model can learn them in two minutes.
 """
 
 import json

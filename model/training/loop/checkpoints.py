@@ -1,4 +1,4 @@
-"""The checkpoint of a run on disk: tensors and a state in JSON. Killed at any moment, a save leaves a whole one.
+"""The checkpoint of a run on disk: tensors and a state in JSON. A save that is killed leaves a complete one.
 
 <run_dir>/checkpoint/state.safetensors, state.json
          /checkpoint.tmp                     a save that is under way
@@ -19,20 +19,20 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Checkpoint:
-    """All that a run goes on from: tensors by name, and plain JSON values."""
+    """Everything a run resumes from: tensors by name, and plain JSON values."""
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
 
 class SaveClock:
-    """Says when to save: once in so many seconds."""
+    """Decides when to save: once every `seconds`."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._last = seconds, monotonic()
 
     def is_due(self) -> bool:
-        """Whether it is time; if so, the next time is counted from now."""
+        """Whether a save is due; if so, the interval restarts."""
         if monotonic() - self._last <= self._seconds:
             return False
         self._last = monotonic()
@@ -40,7 +40,7 @@ class SaveClock:
 
 
 def write_checkpoint(run_dir: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-    """Replace the run's checkpoint. What stands under its name is complete, at every moment."""
+    """Replace the run's checkpoint. The directory under its name is complete at every moment."""
     partial, final, old = _places(run_dir)
     if _is_between_renames(run_dir):
         partial.rename(final)
@@ -56,7 +56,7 @@ def write_checkpoint(run_dir: Path, tensors: Mapping[str, Tensor], state: Mappin
 
 
 def read_checkpoint(run_dir: Path, device: str = "cpu") -> Checkpoint | None:
-    """Return the last checkpoint of a run, None where there is none. Changes nothing: the run may be going on."""
+    """Return the last checkpoint of a run, or None. Read-only: the run may be active."""
     partial, final, _ = _places(run_dir)
     directory = partial if _is_between_renames(run_dir) else final
     if not directory.is_dir():
@@ -66,7 +66,7 @@ def read_checkpoint(run_dir: Path, device: str = "cpu") -> Checkpoint | None:
 
 
 def _is_between_renames(run_dir: Path) -> bool:
-    """Whether a save was killed after the old checkpoint moved away: then the partial one is whole."""
+    """Whether a save was killed after the old checkpoint was moved: then the partial one is complete."""
     _, final, old = _places(run_dir)
     return old.is_dir() and not final.is_dir()
 

@@ -274,3 +274,11 @@ def test_words_and_tokens_can_be_forbidden(client: TestClient, server: Server, p
     assert (second.bad_words, second.allowed_token_ids) == ((), ())
     assert refused(client, path, allowed_token_ids=[9999]) == "allowed_token_ids"
     assert refused(client, path, bad_words=[""]) == "bad_words.0"
+
+
+def test_a_salt_separates_the_prefixes_of_requests(client: TestClient, server: Server, path: str) -> None:
+    ask(client, path, cache_salt="mine")
+    ask(client, path, cache_salt="mine", truncate_prompt_tokens=3)
+    ask(client, path)
+    assert [request.cache_salt for request in server.engine.submitted] == ["mine", "mine", ""]
+    assert refused(client, path, cache_salt="x" * 257) == "cache_salt"

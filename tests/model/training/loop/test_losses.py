@@ -1,4 +1,4 @@
-"""The loss: by chunks as whole, thinned weights that give the same in the mean, and what a router costs."""
+"""The loss: by chunks as whole, sampled weights that give the same gradient in the mean, and router losses."""
 
 import math
 
@@ -34,7 +34,7 @@ def test_cross_entropy_by_chunks_equals_the_definition(monkeypatch: pytest.Monke
         torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_thinned_weights_are_the_same_in_the_mean_and_mostly_nothing() -> None:
+def test_sampled_weights_are_the_same_in_the_mean_and_mostly_nothing() -> None:
     weights_T = torch.tensor([0.0, 0.05, 0.3, 1.0, 5.3])
     draws = torch.stack([losses.sample_weights(weights_T, seeded(seed)) for seed in range(4000)])
     torch.testing.assert_close(draws.mean(0), weights_T, atol=0.03, rtol=0)
@@ -42,7 +42,7 @@ def test_thinned_weights_are_the_same_in_the_mean_and_mostly_nothing() -> None:
     assert torch.equal(draws[:, [0, 3, 4]], weights_T[[0, 3, 4]].expand(4000, 3))
 
 
-def test_thinned_weights_depend_on_the_generator_alone() -> None:
+def test_sampled_weights_depend_on_the_generator_alone() -> None:
     weights_T = torch.full((100,), 0.5)
     assert torch.equal(losses.sample_weights(weights_T, seeded(1)), losses.sample_weights(weights_T, seeded(1)))
     assert not torch.equal(losses.sample_weights(weights_T, seeded(1)), losses.sample_weights(weights_T, seeded(2)))

@@ -1,0 +1,33 @@
+"""The interview's questions are not trained on: none shares a run of words with what the recipe itself asks."""
+
+from collections.abc import Iterable
+
+from model.bundled_recipe.extra_sources import persona_rows
+from model.evaluation.tasks.interview import read_questions
+from model.training.data.shingles import is_chinese, normalize
+
+WORDS, CHARACTERS = 6, 10
+
+
+def runs(texts: Iterable[str]) -> set[tuple[str, ...]]:
+    """All runs of WORDS words, or of CHARACTERS characters of Chinese; a shorter text counts whole."""
+    found: set[tuple[str, ...]] = set()
+    for text in map(normalize, texts):
+        units = list(text.replace(" ", "")) if is_chinese(text) else text.split()
+        size = min(CHARACTERS if is_chinese(text) else WORDS, len(units))
+        found.update(tuple(units[start : start + size]) for start in range(len(units) - size + 1))
+    return found
+
+
+ASKED = runs(turn for question in read_questions() for turn in question.turns)
+
+
+def test_no_question_of_the_persona_is_one_of_the_interview() -> None:
+    taught = runs(m["content"] for row in persona_rows({}) for m in row["messages"] if m["role"] == "user")
+    greetings = runs(["Hello!", "Hi!"])
+    assert ASKED & taught <= greetings
+
+
+def test_an_overlap_would_be_found() -> None:
+    assert ASKED & runs(["Tell me: in what part of the world do I find India?"])
+    assert ASKED & runs(["我想知道英国首都在哪座城市，好吗？"])
