@@ -15,7 +15,7 @@ from server.engine.engine import Engine
 from server.engine.types import EngineOutput, GenerateRequest, SamplingParams
 from tests.end_to_end.conftest import RunningServer, serving
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.compiled_kernels]
 
 TOPICS = ["the sea", "a dog", "winter", "my friend", "a train", "music", "the moon", "bread"]
 PROMPTS = [f"{'Please tell me ' * (1 + n % 5)}a story about {TOPICS[n % 8]}, number {n}." for n in range(32)]

@@ -170,6 +170,7 @@ def test_memory_of_others_is_never_seen(network: CausalLM) -> None:
     assert run(engine, [asked])["a"].logprobs == fresh["a"].logprobs
 
 
+@pytest.mark.compiled_kernels
 def test_memory_of_others_is_never_seen_through_the_prefix_cache(network: CausalLM) -> None:
     """The same canary in the rows and blocks of snapshots: a hit reads only what was saved."""
     engine = Engine(network, engine_config(max_num_seqs=2, snapshot_interval=8))
@@ -194,6 +195,7 @@ def test_the_canary_notices_memory_that_is_not_cleared(network: CausalLM) -> Non
     assert run(engine, [request("a", [5, 6, 7])])["a"].finish_reason is FinishReason.ERROR
 
 
+@pytest.mark.compiled_kernels
 @pytest.mark.parametrize("changes", [{}, {"max_prefill_chunk": 1}, {"prefix_caching": False}], ids=str)
 def test_prompt_scores_equal_those_of_the_whole_sequence(network: CausalLM, changes: dict[str, Any]) -> None:
     prompt = random_prompt(np.random.default_rng(8), 70)
@@ -213,6 +215,7 @@ def test_prompt_scores_equal_those_of_the_whole_sequence(network: CausalLM, chan
         assert part.token_ids == oracle(network, asked)
 
 
+@pytest.mark.compiled_kernels
 def test_prompt_scores_survive_preemption(network: CausalLM) -> None:
     small = {"max_num_seqs": 4, "max_model_len": 64, "block_size": 8, "prefix_caching": False, "max_prefill_chunk": 1}
     budget = bytes_for(network, engine_config(**small), blocks=9)
