@@ -58,12 +58,14 @@ def loading_progress(console: "Console", model: str) -> Iterator[ProgressCallbac
 
 
 def _log_lines(model: str) -> ProgressCallback:
+    from model.loading.memory_estimate import gib
+
     last_line = time.monotonic()
 
     def update(read: int, total: int) -> None:
         nonlocal last_line
         if time.monotonic() - last_line >= SECONDS_BETWEEN_LOG_LINES:
             last_line = time.monotonic()
-            logger.info("loading %s: %.1f of %.1f GiB", model, read / 2**30, total / 2**30)
+            logger.info("loading %s: %s of %s", model, gib(read), gib(total))
 
     return update

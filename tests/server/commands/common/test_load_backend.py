@@ -33,8 +33,8 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog:
             now[0] = float(second)
             progress(second * 2**30, 25 * 2**30)
     assert [record.message for record in caplog.records] == [
-        "loading mine: 10.0 of 25.0 GiB",
-        "loading mine: 20.0 of 25.0 GiB",
+        "loading mine: 10.00 GiB of 25.00 GiB",
+        "loading mine: 20.00 GiB of 25.00 GiB",
     ]
     assert screen.getvalue() == ""
 
