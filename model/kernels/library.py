@@ -1,4 +1,4 @@
-"""The compiled libraries: where they lie, and which of them this processor can run.
+"""The compiled libraries: where they are, and which of them this processor can run.
 
 The kernels are compiled once per instruction set (level). The best level that was built and that this processor
 supports is loaded; the environment variable ROUTELM_CPU_ISA names the highest level that may be used, for instance
