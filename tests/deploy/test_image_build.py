@@ -75,7 +75,7 @@ def image_user(venv: Path) -> int | None:
 def test_kernels_lie_beside_the_installed_package(venv: Path, folder: Path) -> None:
     libraries = [path.relative_to(venv) for path in venv.rglob("cpu_*.so")]
     assert libraries
-    assert all(path.parts[-4:-1] == ("site-packages", "model", "kernels") for path in libraries)
+    assert all(path.parts[-5:-1] == ("site-packages", "model", "kernels", "cpu") for path in libraries)
     assert list((folder / "src").rglob("*.so")) == []
 
 
