@@ -43,14 +43,19 @@ class RepetitionPenalty:
     def __init__(self, penalty: float, prompt_token_ids: Iterable[int]) -> None:
         self._penalty = penalty
         self._seen = set(prompt_token_ids)
+        self._index: Tensor | None = None  # the seen tokens; kept, because a prompt may have thousands
 
     def apply(self, logits_V: Tensor) -> None:
-        seen = token_index(self._seen, logits_V)
-        old = logits_V[seen]
-        logits_V[seen] = torch.where(old > 0, old / self._penalty, old * self._penalty)
+        if self._index is None:
+            self._index = token_index(self._seen, logits_V)
+        old = logits_V[self._index]
+        logits_V[self._index] = torch.where(old > 0, old / self._penalty, old * self._penalty)
 
     def advance(self, token_ids: Sequence[int]) -> None:
-        self._seen.update(token_ids)
+        new = set(token_ids) - self._seen
+        self._seen |= new
+        if new and self._index is not None:
+            self._index = torch.cat([self._index, token_index(new, self._index)])
 
 
 class OutputPenalty:

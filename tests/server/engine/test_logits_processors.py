@@ -92,6 +92,19 @@ def test_penalties_by_hand() -> None:
     assert changed == [1.0, 1.0, 1.0, 1.0, 2.0, -4.0 - 0.5 - 0.5, 1.5 - 0.25 - 0.5, 2.5]
 
 
+def test_penalties_follow_the_output_step_by_step() -> None:
+    """Each step equals a processor that is built for all tokens so far; repeated tokens count once."""
+    sampling = SamplingParams(9, repetition_penalty=1.3)
+    prompt, output = [3, 4, 4], [7, 3, 7, 9]
+    (processor,) = build_logits_processors(sampling, prompt, EOS)
+    for step, token_id in enumerate(output):
+        logits_V = torch.randn(12, generator=torch.Generator().manual_seed(step))
+        expected = by_definition(logits_V, sampling, prompt, output[:step])
+        processor.apply(logits_V)
+        assert torch.equal(logits_V, expected)
+        processor.advance((token_id,))
+
+
 def test_the_models_own_logits_stay() -> None:
     """Log-probabilities are those of the model, so the processors work on a copy."""
     asked = request("r", [3, 4], 9, logit_bias=((1, 5.0),))
