@@ -38,7 +38,8 @@ class RequestContext:
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)  # cancelled when the request ends
 
     def accept(self, body: RequestBody) -> GenerationService:
-        """Return the service, if it has the model that the body asks for. Names ignored fields in a header.
+        """Return the service, if it has the model that the body asks for. Headers name ignored fields, and
+        tell how many requests wait before this one and for how many seconds.
 
         Raises ModelNotFoundError, and InvalidRequestError for unknown fields if the server is strict about them.
         """
@@ -47,6 +48,9 @@ class RequestContext:
                 [FieldError(name, "this field is not known here", "unknown_parameter") for name in body.unknown_fields]
             )
         self.admission.service.check_model(getattr(body, "model", None))
+        engine = self.admission.service.engine
+        self.response.headers["X-Queue-Position"] = str(engine.stats().waiting)
+        self.response.headers["X-Queue-Wait"] = f"{engine.expected_wait:.1f}"
         if body.ignored_fields:
             self.response.headers[WARNINGS_HEADER] = _header_value(body.ignored_fields[:MAX_NAMED_FIELDS])
         return self.admission.service
