@@ -1,4 +1,4 @@
-"""schemathesis: random requests by our OpenAPI document, valid and not. None gets a 5xx, and none is without an answer."""
+"""schemathesis: random requests by our OpenAPI document, valid and not. Each gets an answer, and none a 5xx."""
 
 import subprocess
 import sys
