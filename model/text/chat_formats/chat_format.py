@@ -29,6 +29,15 @@ class PromptEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class ThinkingMarkers:
+    """The texts that begin and end thinking. `open` is empty where the prompt has begun it; `forced` ends it early."""
+
+    open: str
+    close: str
+    forced: str
+
+
+@dataclass(frozen=True, slots=True)
 class Constraints:
     """What an answer must have.
 
@@ -59,6 +68,9 @@ class ChatFormat(Protocol):
     def write_calls(self, calls: Sequence[tuple[str, Any]]) -> str:
         """The text of calls (names and arguments), for a template that cannot write them."""
 
+    def thinking(self, end: PromptEnd) -> ThinkingMarkers | None:
+        """How thinking is marked in the answer; None where there is none."""
+
     def grammar(self, wanted: Constraints, end: PromptEnd) -> str | None:
         """A grammar of the answers that are wanted; None if any answer is."""
 
@@ -86,6 +98,12 @@ class TaggedFormat:
 
     def write_calls(self, calls: Sequence[tuple[str, Any]]) -> str:
         return self.family.calls.write(calls)
+
+    def thinking(self, end: PromptEnd) -> ThinkingMarkers | None:
+        if self.reasoning is None or end.text.rstrip().endswith(self.reasoning.close):
+            return None
+        opened = "" if self.begins_in_reasoning(end) else self.reasoning.open
+        return ThinkingMarkers(opened, self.reasoning.close, f"\n{self.reasoning.close}\n\n")
 
     def grammar(self, wanted: Constraints, end: PromptEnd) -> str | None:
         if wanted.is_empty:
@@ -151,6 +169,9 @@ class HarmonyFormat:
 
     def write_calls(self, calls: Sequence[tuple[str, Any]]) -> str:
         return PLAIN_JSON.calls.write(calls)
+
+    def thinking(self, end: PromptEnd) -> ThinkingMarkers | None:
+        return ThinkingMarkers(harmony.ANALYSIS, harmony.END, harmony.END + harmony.NEXT)
 
     def grammar(self, wanted: Constraints, end: PromptEnd) -> str | None:
         if wanted.is_empty:

@@ -19,7 +19,8 @@ from model.text.chat_formats.reader import Reader, Reading, markers
 START, CHANNEL, MESSAGE, END = "<|start|>", "<|channel|>", "<|message|>", "<|end|>"
 CALL, RETURN, CONSTRAIN = "<|call|>", "<|return|>", "<|constrain|>"
 MARKERS = (START, CHANNEL, MESSAGE, END, CALL, RETURN, CONSTRAIN)
-_NEXT = f"{START}assistant"
+NEXT = f"{START}assistant"
+ANALYSIS = f"{CHANNEL}analysis{MESSAGE}"
 FINAL = f"{CHANNEL}final{MESSAGE}"
 _RECIPIENT = re.compile(r"\bto=(?:functions\.)?([A-Za-z0-9_.-]+)")
 
@@ -66,7 +67,7 @@ class HarmonyAnswer:
 
 def analysis_grammar(build: GrammarBuilder) -> str:
     """Reasoning, if the model wants it, and the beginning of the next message."""
-    return f"({build.literal(f'{CHANNEL}analysis{MESSAGE}')} {build.until(END)} {build.literal(_NEXT)})*"
+    return f"({build.literal(ANALYSIS)} {build.until(END)} {build.literal(NEXT)})?"
 
 
 def call_grammar(build: GrammarBuilder, name: str, schema: Mapping[str, Any]) -> str:

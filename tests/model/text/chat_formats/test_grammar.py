@@ -128,7 +128,9 @@ def test_harmony() -> None:
 @pytest.mark.parametrize("reasoning", REASONING_FAMILIES, ids=lambda markers: markers.open)
 def test_a_response_begins_after_the_reasoning(reasoning: Any) -> None:
     tokenizer = byte_tokenizer()
-    sign = {"<|open|>think<|sep|>": "<|open|>", "<think:opensource>": ":opensource"}.get(reasoning.open, reasoning.close)
+    sign = {"<|open|>think<|sep|>": "<|open|>", "<think:opensource>": ":opensource"}.get(
+        reasoning.open, reasoning.close
+    )
     form = chat_format(sign, tokenizer.special_tokens)
     for end in (PromptEnd(f"user\n{reasoning.open}"), PromptEnd("user\n")):
         grammar = form.grammar(Constraints(response='start: "yes" | "no"'), end)
