@@ -7,6 +7,7 @@ from server.api import (
     chat,
     completions,
     docs,
+    embeddings,
     generate,
     health,
     index,
@@ -21,6 +22,7 @@ from server.api import (
 ROUTERS: tuple[APIRouter, ...] = (
     chat.router,
     completions.router,
+    embeddings.router,
     translate.router,
     summarize.router,
     generate.router,

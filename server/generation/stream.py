@@ -44,6 +44,7 @@ class TextDelta:
     prompt_logprobs: tuple[DecodedLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     token_ids: tuple[int, ...] = ()  # those that end the text included
+    embedding: tuple[float, ...] = ()  # in place of text
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class GenerationResult:
     finish_reason: FinishReason
     usage: Usage
     token_ids: tuple[int, ...] = ()
+    embedding: tuple[float, ...] = ()
 
 
 def fold(deltas: Sequence[TextDelta], usage: Usage) -> GenerationResult:
@@ -69,6 +71,7 @@ def fold(deltas: Sequence[TextDelta], usage: Usage) -> GenerationResult:
         finish_reason=reason,
         usage=usage,
         token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
+        embedding=deltas[-1].embedding,
     )
 
 
@@ -223,6 +226,7 @@ class Generation:
             decode_logprobs(self._tokenizer, output.logprobs[:shown]),
             decode_logprobs(self._tokenizer, output.prompt_logprobs),
             token_ids=self._unsent_ids + output.token_ids,
+            embedding=output.embedding,
         )
 
     def _close(self, output: EngineOutput, delta: TextDelta) -> TextDelta:

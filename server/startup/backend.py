@@ -16,6 +16,7 @@ from model.checkpoints.safetensors_files import read_config
 from model.checkpoints.tensor_readers import Progress
 from model.loading.load import describe, load_network
 from model.loading.memory_estimate import gib, weight_bytes
+from model.loading.pooling import Pooling
 from model.loading.quality import Quality
 from model.network import CausalLM
 from model.text.chat_template import ChatTemplate, UnusableChatTemplate
@@ -54,7 +55,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     scaler = None if settings.threads else ThreadScaler(threads)
     engine = Engine(network, config, device=device_config.device, threads=scaler)
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
-    chat_template = _chat_template(directory, tokenizer)
+    chat_template, pooling = _chat_template(directory, tokenizer), _pooling(directory)
     model_id, *aliases = _served_names(settings) or [_model_id(settings.model, directory)]
     weight_scheme = device_config.weight_scheme(read_config(directory)).name
     logger.info(banner(settings, model_id, config, weight_scheme, device_config.device))
@@ -73,6 +74,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
             observer=metrics,
             defaults=defaults,
             quality=quality,
+            pooling=pooling,
         )
         return Backend(service, metrics)
 
@@ -178,3 +180,11 @@ def _chat_template(directory: Path, tokenizer: Tokenizer) -> ChatTemplate | Unus
     if template is not None:
         template.control_tokens(tokenizer)  # takes up to a second, which the first request should not have to wait for
     return template
+
+
+def _pooling(directory: Path) -> Pooling | None:
+    try:
+        return Pooling.load(directory)
+    except ValueError as error:  # text is still served
+        logger.warning("embeddings are not available: %s", error)
+        return None
