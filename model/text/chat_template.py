@@ -16,6 +16,7 @@ from model.text.tokenizer_files import named_tokens
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MAX_TURN_BOUNDARIES = 8  # each costs one more rendering; only the last turns of a conversation are likely to come back
+_NO_TOOLS: Mapping[str, Any] = {"tools": None}
 _PROBES: tuple[list[Message], ...] = (
     [{"role": "user", "content": "a"}],
     [{"role": "system", "content": "a"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}],
@@ -38,11 +39,13 @@ class RenderOptions:
     `add_generation_prompt`: write the beginning of the assistant's next turn at the end.
     `continue_final_message`: leave the last message open, so that the model continues it.
     `variables`: further variables of the template, such as enable_thinking.
+    `tools`: the functions that the model may call, as JSON schemas: `{"type": "function", "function": {...}}`.
     """
 
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     variables: Mapping[str, Any] = field(default_factory=dict)
+    tools: Sequence[dict[str, Any]] = ()
 
 
 DEFAULT_RENDER_OPTIONS = RenderOptions()
@@ -90,7 +93,9 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         """Return the text of a conversation for a person to read: texts and special tokens look the same in it."""
-        return self._render([_copy(message, _unchanged) for message in messages], add_generation_prompt, {}, Clock())
+        return self._render(
+            [_copy(message, _unchanged) for message in messages], add_generation_prompt, _NO_TOOLS, Clock()
+        )
 
     def render_ids(
         self, messages: Sequence[Message], tokenizer: Tokenizer, options: RenderOptions = DEFAULT_RENDER_OPTIONS
@@ -100,14 +105,15 @@ class ChatTemplate:
         ValueError where the template refuses the messages, fails, or exceeds its limits, and where the last message
         cannot be continued.
         """
-        texts = _texts([*messages, dict(options.variables)])
+        texts = _texts([*messages, dict(options.variables), *options.tools])
         clock, guard = Clock(), Guard(self.control_tokens(tokenizer), texts)
 
         def hide(text: str, role: str) -> str:
             return guard.hide(text, special_only=role == "assistant")
 
         guarded = [_copy(message, hide) for message in messages]
-        variables = _map_fields(options.variables, guard.hide)
+        tools = [_map_fields(tool, guard.hide) for tool in options.tools]
+        variables = {**_map_fields(options.variables, guard.hide), "tools": tools or None}
         text = self._render(guarded, options.add_generation_prompt, variables, clock)
         if options.continue_final_message:
             text = _without_end(text, guarded)
@@ -140,7 +146,7 @@ class ChatTemplate:
 
     def _rendered_ids(self, messages: list[Message], tokenizer: Tokenizer) -> list[int]:
         try:
-            return tokenizer.encode(self._render(messages, True, {}, Clock()), allow_special=True)
+            return tokenizer.encode(self._render(messages, True, _NO_TOOLS, Clock()), allow_special=True)
         except ValueError:
             return []  # templates may refuse some conversations
 
@@ -170,7 +176,7 @@ class ChatTemplate:
     def _render(
         self, messages: list[Message], add_generation_prompt: bool, variables: Mapping[str, Any], clock: Clock
     ) -> str:
-        own = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": None}
+        own = {"messages": messages, "add_generation_prompt": add_generation_prompt}
         return self._template.render({**self._variables, **variables, **own}, clock)
 
 

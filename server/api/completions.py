@@ -28,7 +28,7 @@ from server.errors import InvalidRequestError
 from server.generation.logprobs import limited
 from server.generation.prompt import Prompt
 from server.generation.service import GenerationService
-from server.generation.stream import GenerationResult, TextDelta, all_results, interleave
+from server.generation.stream import GenerationResult, RunningGeneration, TextDelta, all_results, interleave
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -105,7 +105,8 @@ async def completions(body: CompletionRequest, context: Context) -> Any:
     )
     if body.stream:
         extras = {"warnings": warnings} if (warnings := body.warnings) else {}
-        return context.stream(_events(ChunkFactory(head, body.stream_options, generations, n, extras), choices))
+        chunks = ChunkFactory(head, body.stream_options, generations, n, extras)
+        return context.stream(_events(chunks, generations, choices))
     results = await context.until_disconnect(all_results(generations))
     return Completion(
         id=head.id,
@@ -178,8 +179,10 @@ class ChoiceBuilder:
         return event | ({"prompt_token_ids": list(self._prompt.token_ids)} if first else {})
 
 
-async def _events(chunks: ChunkFactory, choices: Sequence[ChoiceBuilder]) -> Events:
-    async with aclosing(interleave(chunks.generations)) as deltas:
+async def _events(
+    chunks: ChunkFactory, generations: Sequence[RunningGeneration], choices: Sequence[ChoiceBuilder]
+) -> Events:
+    async with aclosing(interleave(generations)) as deltas:
         async for index, delta in deltas:
             yield chunks.of(choices[index].piece(delta))
     if chunks.with_usage:

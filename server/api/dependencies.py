@@ -11,6 +11,7 @@ from server.api.compatibility import MAX_NAMED_FIELDS
 from server.api.request_model import RequestBody
 from server.api.sse import Events, EventStream
 from server.api.validation_errors import FieldError, in_one_answer
+from server.chat.service import ChatService
 from server.errors import ClientGoneError
 from server.generation.admission import Admission
 from server.generation.service import GenerationService
@@ -37,6 +38,16 @@ class RequestContext:
     admission: Admission
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)  # cancelled when the request ends
 
+    @property
+    def service(self) -> GenerationService:
+        return self.admission.service
+
+    @property
+    def chat(self) -> ChatService:
+        """What chats are started with."""
+        chat: ChatService = self.request.app.state.chat
+        return chat
+
     def accept(self, body: RequestBody) -> GenerationService:
         """Return the service, if it has the model that the body asks for. Names ignored fields in a header.
 
@@ -46,10 +57,10 @@ class RequestContext:
             raise in_one_answer(
                 [FieldError(name, "this field is not known here", "unknown_parameter") for name in body.unknown_fields]
             )
-        self.admission.service.check_model(getattr(body, "model", None))
+        self.service.check_model(getattr(body, "model", None))
         if body.ignored_fields:
             self.response.headers[WARNINGS_HEADER] = _header_value(body.ignored_fields[:MAX_NAMED_FIELDS])
-        return self.admission.service
+        return self.service
 
     async def until_disconnect(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Await `work`; cancel it and raise ClientGoneError when the client closes the connection."""

@@ -84,7 +84,7 @@ class GenerationService:
         so other tasks of the event loop run first.
         """
         await asyncio.sleep(0)
-        if sum(len(str(message["content"])) for message in messages) > LONG_TEXT:
+        if len(str(options.tools)) + sum(len(str(message)) for message in messages) > LONG_TEXT:
             return await asyncio.to_thread(self._render, messages, options)
         return self._render(messages, options)
 

@@ -7,7 +7,8 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from enum import StrEnum
+from typing import Protocol, TypeVar
 
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient
@@ -73,6 +74,28 @@ def fold(deltas: Sequence[TextDelta], usage: Usage) -> GenerationResult:
         token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
         embedding=deltas[-1].embedding,
     )
+
+
+class Ending(Protocol):
+    """A delta, of which the last one has a finish reason."""
+
+    @property
+    def finish_reason(self) -> StrEnum | None: ...
+
+
+Delta = TypeVar("Delta", bound=Ending, covariant=True)
+Result = TypeVar("Result", covariant=True)
+
+
+class Streaming(Protocol[Delta, Result]):
+    """A generation of text, or what is made of one, such as the answer of a chat."""
+
+    @property
+    def usage(self) -> Usage: ...
+
+    def deltas(self) -> AsyncIterator[Delta]: ...
+
+    async def result(self) -> Result: ...
 
 
 class RunningGeneration(Protocol):
@@ -248,20 +271,20 @@ class Generation:
         return replace(delta, text=text, finish_reason=reason)
 
 
-async def all_results(generations: Sequence[RunningGeneration]) -> list[GenerationResult]:
+async def all_results(generations: Sequence[Streaming[Delta, Result]]) -> list[Result]:
     """Wait for all generations. Raises what the first that fails raises."""
     return await asyncio.gather(*(generation.result() for generation in generations))
 
 
-async def interleave(generations: Sequence[RunningGeneration]) -> AsyncGenerator[tuple[int, TextDelta], None]:
+async def interleave(generations: Sequence[Streaming[Delta, Result]]) -> AsyncGenerator[tuple[int, Delta], None]:
     """Yield (index, delta) of several generations in the order of arrival. The first failure ends them all."""
     if len(generations) == 1:
         async for delta in generations[0].deltas():
             yield 0, delta
         return
-    arrived: asyncio.Queue[tuple[int, TextDelta | Exception]] = asyncio.Queue()
+    arrived: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue()
 
-    async def pump(index: int, generation: RunningGeneration) -> None:
+    async def pump(index: int, generation: Streaming[Delta, Result]) -> None:
         try:
             async for delta in generation.deltas():
                 arrived.put_nowait((index, delta))
