@@ -19,6 +19,10 @@ from server.api import (
     tokenize,
     translate,
 )
+from server.api.ollama import chat as ollama_chat
+from server.api.ollama import embed as ollama_embed
+from server.api.ollama import generate as ollama_generate
+from server.api.ollama import models as ollama_models
 
 ROUTERS: tuple[APIRouter, ...] = (
     chat.router,
@@ -30,6 +34,10 @@ ROUTERS: tuple[APIRouter, ...] = (
     generate.router,
     analyze.router,
     models.router,
+    ollama_chat.router,
+    ollama_generate.router,
+    ollama_embed.router,
+    ollama_models.router,
     tokenize.router,
     server_info.router,
     health.router,

@@ -162,6 +162,7 @@ _TABLE: tuple[ForeignField, ...] = (
     *_refused("Ollama", _NO_GRAMMARS, format=("",)),
     *_refused("Ollama", _NO_MEDIA, images=([],)),
     *_refused("Ollama", "send it as a message", system=("",)),
+    *_refused("Ollama", "send the whole conversation as messages", context=([],)),
     *_refused("Ollama", "chat templates come from the checkpoint; leave it out", template=("",), raw=(False,)),
     # text-generation-webui, KoboldCpp, SillyTavern
     *_aliases("SillyTavern", "repetition_penalty", "rep_pen"),

@@ -70,6 +70,16 @@ OneAsList = BeforeValidator(_as_list)  # "a" stands for ["a"]
 FirstErrorOnly = Field(fail_fast=True)  # a list of a million wrong items has one error, not a million
 
 
+def refused_unless(message: str, *harmless: object) -> AfterValidator:
+    """Null and the `harmless` values pass; all others are refused with the message."""
+
+    def check(value: Any) -> None:
+        if value is not None and not any(value == allowed for allowed in harmless):
+            raise PydanticCustomError("unsupported_parameter", message)
+
+    return AfterValidator(check)
+
+
 def served_types(*served: str, default: str | None = None) -> tuple[BeforeValidator, Discriminator]:
     """Metadata of a union of models that differ in their `type` and have the tags `[type]`; others are named."""
 

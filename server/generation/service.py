@@ -21,6 +21,7 @@ from server.errors import (
     UnavailableError,
 )
 from server.generation.defaults import GenerationDefaults
+from server.generation.model_facts import ModelFacts
 from server.generation.prompt import Prompt
 from server.generation.run_in_thread import LONG_TEXT, run_in_thread
 from server.generation.segments import SegmentedGeneration, SegmentedPrompt
@@ -28,6 +29,7 @@ from server.generation.stream import Generation, GenerationObserver, TextOptions
 
 NEUTRAL = GenerationDefaults()
 UNKNOWN = Quality()
+UNKNOWN_FACTS = ModelFacts()
 DEFAULT_OPTIONS = TextOptions()
 
 
@@ -48,6 +50,7 @@ class GenerationService:
         defaults: GenerationDefaults = NEUTRAL,
         quality: Quality = UNKNOWN,
         pooling: Pooling | None = None,
+        facts: ModelFacts = UNKNOWN_FACTS,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
@@ -58,6 +61,7 @@ class GenerationService:
         self.defaults = defaults
         self.quality = quality
         self.pooling = pooling
+        self.facts = facts
         self.created = int(time.time())
         self.chat_template = chat_template
         self._observer = observer

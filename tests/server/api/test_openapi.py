@@ -12,7 +12,7 @@ Schema = dict[str, Any]
 
 # Any value: it is ignored, refused unless it asks for nothing, or given to the chat template as it is
 NOT_READ = {
-    "name", "refusal", "audio", "images", "annotations", "parameters", "function_call", "chat_template_kwargs",
+    "format", "name", "refusal", "audio", "images", "annotations", "parameters", "function_call", "chat_template_kwargs",
 }  # fmt: skip
 ERROR = {"$ref": "#/components/schemas/ErrorAnswer"}
 
@@ -36,7 +36,7 @@ def test_nobody_is_promised_a_422(document: Schema) -> None:
 
 def test_every_post_declares_the_errors_in_their_shape(document: Schema) -> None:
     posts = operations(document, "post")
-    assert len(posts) == 10
+    assert len(posts) == 15
     for path, operation in posts.items():
         answers = operation["responses"]
         assert set(answers) == {"200", "400", "401", "404", "413", "415", "429", "500", "503", "default"}, path
