@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from server.api.bounded_json import BoundedObject
 from server.api.request_model import FirstErrorOnly, ModelName, RequestBody, Text, WithExtras, refused_unless
 from server.api.sampling import NumLogprobs, SamplingFields
-from server.api.tools import CallId, FunctionName, MessageToolCalls, ToolDefinitions
+from server.api.tools import CallId, MessageToolCalls, ToolDefinitions
 from server.chat.json_schema import json_schema_grammar
 from server.chat.request import ChatMessage, Thinking, ToolCall
 from server.errors import InvalidRequestError
@@ -109,7 +109,7 @@ class Message(WithExtras):
     content: Text | None = None
     thinking: Text | None = None
     tool_calls: MessageToolCalls | None = None
-    tool_name: Annotated[FunctionName, Field(description="The tool whose result this is.")] | None = None
+    tool_name: Annotated[str, Field(max_length=128, description="The tool whose result this is.")] | None = None
     tool_call_id: CallId | None = None
     images: Annotated[Any, refused_unless("images are not served here: send text", [])] = None
 
