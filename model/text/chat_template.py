@@ -16,6 +16,7 @@ from model.text.tokenizer_files import named_tokens
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MAX_TURN_BOUNDARIES = 8  # each costs one more rendering; only the last turns of a conversation are likely to come back
+_END_CHARACTERS = 512
 _NO_TOOLS: Mapping[str, Any] = {"tools": None}
 _PROBES: tuple[list[Message], ...] = (
     [{"role": "user", "content": "a"}],
@@ -26,10 +27,12 @@ _PROBES: tuple[list[Message], ...] = (
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
     """The ids of a conversation. `boundaries` are the lengths of its prefixes that are worth caching, ascending:
-    the end of the system message and of the last turns."""
+    the end of the system message and of the last turns. `end` are its last characters: special tokens in them are the
+    template's, never those of messages."""
 
     token_ids: tuple[int, ...]
     boundaries: tuple[int, ...]
+    end: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +126,7 @@ class ChatTemplate:
             boundary = self._boundary(prefix, variables, text, tokens, guard, clock)
             if boundary is not None:
                 boundaries.add(boundary)
-        return RenderedPrompt(tuple(tokens.ids), tuple(sorted(boundaries)))
+        return RenderedPrompt(tuple(tokens.ids), tuple(sorted(boundaries)), text[-_END_CHARACTERS:])
 
     def control_tokens(self, tokenizer: Tokenizer) -> ControlTokens:
         """The control tokens under this template, found once per tokenizer."""

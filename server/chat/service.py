@@ -1,19 +1,19 @@
 """From a chat request to accepted generations: messages -> prompt -> generations that are read as chat answers."""
 
-import json
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
+from model.text.chat_formats.chat_format import ChatFormat, PromptEnd, TaggedFormat, chat_format
+from model.text.chat_formats.fields import Schemas
 from model.text.chat_template import RenderOptions
-from model.text.task_prompts import Message
-from server.chat.generation import ChatGeneration
-from server.chat.request import ChatMessage, ChatRequest, Thinking, Tool
+from server.chat.generation import ChatGeneration, RoutedGeneration
+from server.chat.request import ChatRequest
+from server.chat.template_messages import template_messages, template_tools, thinking_variables
 from server.engine.types import SamplingParams
 from server.generation.admission import Admission
 from server.generation.prompt import Prompt
 from server.generation.service import DEFAULT_OPTIONS, GenerationService
-from server.generation.stream import TextOptions
+from server.generation.stop_strings import StopStringMatcher
+from server.generation.stream import RunningGeneration, TextOptions
 
 
 class ChatService:
@@ -21,11 +21,12 @@ class ChatService:
 
     def __init__(self, service: GenerationService) -> None:
         self._service = service
+        self._format = _format_of(service)
 
     async def prompt(self, request: ChatRequest) -> Prompt:
         """Render the conversation. Raises InvalidRequestError for what the chat template refuses."""
-        messages = self._service.prompts.chat(template_messages(request.messages))
-        prompt = await self._service.chat_prompt(messages, _render_options(request))
+        messages = template_messages(request, self._format, self._service.template_uses)
+        prompt = await self._service.chat_prompt(self._service.prompts.chat(messages), self._render_options(request))
         return prompt.salted(request.cache_salt)
 
     def start(
@@ -38,57 +39,47 @@ class ChatService:
         n: int = 1,
     ) -> list[ChatGeneration]:
         """Start `n` answers to a prompt that `prompt` made. Raises what Admission.start raises."""
-        return [ChatGeneration(generation) for generation in admission.start([prompt], sampling, options, n)]
+        schemas: Schemas = {tool.name: tool.parameters for tool in request.callable_tools}
+        end = PromptEnd(prompt.end, _continued(request))
+        if self._format.router(schemas, end) is None:
+            return [ChatGeneration(generation) for generation in admission.start([prompt], sampling, options, n)]
+        raw = replace(options, stop=(), include_stop=False, kept_special_tokens=self._format.marker_ids)
+        generations = admission.start([prompt], sampling, raw, n)
+        return [self._routed(generation, request, schemas, end, options) for generation in generations]
 
     def unknown_variables(self, request: ChatRequest) -> list[str]:
-        """What the request asks of the chat template that the template does not know: fields of Thinking by name."""
-        asked = _thinking_variables(request.thinking)
-        return [name for name, value in asked.items() if value and not self._service.template_uses(name)]
+        """What the request asks of the chat template that the template does not know, by the name of the variable."""
+        asked = thinking_variables(request.thinking)
+        wanted = {name for name, value in asked.items() if value and value != "none"}
+        return [name for name in asked if name in wanted and not self._service.template_uses(name)]
+
+    def _routed(
+        self,
+        generation: RunningGeneration,
+        request: ChatRequest,
+        schemas: Schemas,
+        end: PromptEnd,
+        options: TextOptions,
+    ) -> RoutedGeneration:
+        router = self._format.router(schemas, end)
+        assert router is not None
+        stops = StopStringMatcher(options.stop, include_stop=options.include_stop)
+        return RoutedGeneration(generation, router, stops, max_calls=None if request.parallel_tool_calls else 1)
+
+    def _render_options(self, request: ChatRequest) -> RenderOptions:
+        asked = thinking_variables(request.thinking)
+        thinking = {name: value for name, value in asked.items() if value is not None}
+        tools = template_tools(request.callable_tools) if self._service.template_uses("tools") else ()
+        return replace(request.render, variables=thinking | dict(request.render.variables), tools=tools)
 
 
-def template_messages(messages: Sequence[ChatMessage]) -> list[Message]:
-    """The chat template's form, as transformers documents it."""
-    names = {call.id: call.name for message in messages for call in message.tool_calls}
-    return [_template_message(message, names) for message in messages]
+def _format_of(service: GenerationService) -> ChatFormat:
+    template, tokenizer = service.chat_template, service.tokenizer
+    if template is None:
+        return TaggedFormat()
+    return chat_format(template.source, tokenizer.special_tokens, tokenizer.added_tokens)
 
 
-def _template_message(message: ChatMessage, names: Mapping[str, str]) -> Message:
-    fields: Message = {"role": message.role, "content": message.content}
-    if message.reasoning:
-        fields |= {"reasoning_content": message.reasoning, "thinking": message.reasoning}
-    if message.tool_calls:
-        fields["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
-            }
-            for call in message.tool_calls
-        ]
-    if message.role == "tool":
-        call_id = message.tool_call_id or ""
-        fields |= {"tool_call_id": call_id, "name": message.name or names.get(call_id, "")}
-    return fields
-
-
-def _arguments(text: str) -> Any:
-    """Templates expect an object; what is not JSON stays a text."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _render_options(request: ChatRequest) -> RenderOptions:
-    thinking = {name: value for name, value in _thinking_variables(request.thinking).items() if value is not None}
-    tools = tuple(map(_template_tool, request.callable_tools))
-    return replace(request.render, variables=thinking | dict(request.render.variables), tools=tools)
-
-
-def _thinking_variables(thinking: Thinking) -> dict[str, Any]:
-    return {"enable_thinking": thinking.enabled, "reasoning_effort": thinking.effort}
-
-
-def _template_tool(tool: Tool) -> dict[str, Any]:
-    function = {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
-    return {"type": "function", "function": function}
+def _continued(request: ChatRequest) -> str | None:
+    """The text that the answer goes on with, if it goes on with the last message."""
+    return request.messages[-1].content if request.render.continue_final_message and request.messages else None

@@ -182,7 +182,7 @@ class GenerationService:
             rendered = self.chat_template.render_ids(messages, self.tokenizer, options)
         except ValueError as error:
             raise InvalidRequestError(f"The messages cannot be rendered: {error}", param="messages") from error
-        return Prompt(rendered.token_ids, rendered.boundaries)
+        return Prompt(rendered.token_ids, rendered.boundaries, end=rendered.end)
 
     def _fit(self, prompt: Prompt, sampling: SamplingParams) -> SamplingParams:
         length = len(prompt.token_ids)

@@ -20,11 +20,15 @@ from server.generation.stop_strings import StopStringMatcher
 
 @dataclass(frozen=True, slots=True)
 class TextOptions:
-    """How generated tokens become text. `include_stop`: the text ends with the stop string, not before it."""
+    """How generated tokens become text. `include_stop`: the text ends with the stop string, not before it.
+
+    `kept_special_tokens` are written even if special tokens are skipped.
+    """
 
     stop: tuple[str, ...] = ()
     include_stop: bool = False
     skip_special_tokens: bool = True
+    kept_special_tokens: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,8 @@ class RunningGeneration(Protocol):
 
     def withdraw(self) -> None: ...
 
+    def stop(self) -> None: ...
+
     def deltas(self) -> AsyncIterator[TextDelta]: ...
 
     async def result(self) -> GenerationResult: ...
@@ -124,6 +130,9 @@ class FinishedGeneration:
         """Nothing runs."""
 
     def withdraw(self) -> None:
+        """Nothing runs."""
+
+    def stop(self) -> None:
         """Nothing runs."""
 
     async def deltas(self) -> AsyncIterator[TextDelta]:
@@ -173,7 +182,10 @@ class Generation:
         self._options = options
         self._matcher = StopStringMatcher(options.stop, include_stop=options.include_stop)
         self._detokenizer = tokenizer.stream(
-            options.skip_special_tokens, prompt_ids=request.prompt_token_ids, continues=continues_text
+            options.skip_special_tokens,
+            prompt_ids=request.prompt_token_ids,
+            continues=continues_text,
+            kept=options.kept_special_tokens,
         )
         self._ends = frozenset(tokenizer.eos_token_ids) | request.sampling.stop_token_ids
         self._unsent_ids: tuple[int, ...] = ()  # of tokens that have made no text yet
@@ -181,6 +193,7 @@ class Generation:
         self._cached_tokens = 0
         self._last_output: float | None = None
         self._finished = False
+        self._is_stopped = False
         self._outputs = engine.submit(request)
 
     @property
@@ -190,8 +203,14 @@ class Generation:
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string was found."""
-        return self._matcher.matched is not None
+        """Whether a stop string was found, or `stop` was called."""
+        return self._is_stopped or self._matcher.matched is not None
+
+    def stop(self) -> None:
+        """End the generation because its text is complete: it ends with STOP, and has no more text."""
+        if not self.stopped and not self._finished:
+            self._is_stopped = True
+            self._engine.abort(self._request.request_id)
 
     def abort(self) -> None:
         """End the generation because the client has left. Does nothing if it has ended."""
@@ -230,12 +249,12 @@ class Generation:
             self._observer.inter_token(now - self._last_output)
         if output.token_ids:
             self._last_output = now
-        if self._matcher.matched is None:
+        if not self.stopped:
             self._completion_tokens += len(output.token_ids)
         self._cached_tokens = max(self._cached_tokens, output.num_cached_tokens)
 
     def _delta(self, output: EngineOutput) -> TextDelta:
-        if self._matcher.matched is not None:
+        if self.stopped:
             return TextDelta("", token_ids=self._unsent_ids)
         shown = len(output.token_ids)
         ended = output.finish_reason is FinishReason.STOP and shown and output.token_ids[-1] in self._ends
@@ -256,9 +275,9 @@ class Generation:
         reason = output.finish_reason
         assert reason is not None
         text = delta.text
-        if self._matcher.matched is None:
+        if not self.stopped:
             text += self._matcher.push(self._detokenizer.finish())
-        if self._matcher.matched is None:
+        if not self.stopped:
             text += self._matcher.finish()
         else:
             reason = FinishReason.STOP
