@@ -19,6 +19,7 @@ from server.api import (
     tokenize,
     translate,
 )
+from server.api.anthropic import messages as anthropic_messages
 from server.api.ollama import chat as ollama_chat
 from server.api.ollama import embed as ollama_embed
 from server.api.ollama import generate as ollama_generate
@@ -34,6 +35,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     generate.router,
     analyze.router,
     models.router,
+    anthropic_messages.router,
     ollama_chat.router,
     ollama_generate.router,
     ollama_embed.router,

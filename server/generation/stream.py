@@ -108,6 +108,9 @@ class RunningGeneration(Protocol):
     @property
     def usage(self) -> Usage: ...
 
+    @property
+    def stop_string(self) -> str | None: ...
+
     def abort(self) -> None: ...
 
     def withdraw(self) -> None: ...
@@ -125,6 +128,7 @@ class FinishedGeneration:
 
     text: str
     usage: Usage = Usage(0, 0, 0)
+    stop_string: str | None = None
 
     def abort(self) -> None:
         """Nothing runs."""
@@ -200,6 +204,11 @@ class Generation:
     def usage(self) -> Usage:
         """Counts so far."""
         return Usage(len(self._request.prompt_token_ids), self._completion_tokens, self._cached_tokens)
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that has ended the text, if one did."""
+        return self._matcher.matched
 
     @property
     def stopped(self) -> bool:

@@ -1,13 +1,12 @@
 """The lines of Ollama's answers: pieces, and a last one with counts and times in nanoseconds."""
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
 from server.api.sse import Event, StreamFormat, json_line
+from server.api.tools import arguments_of
 from server.chat.answer import ChatFinishReason
 from server.chat.request import ToolCall
 from server.generation.logprobs import DecodedLogprobs, DecodedToken
@@ -68,15 +67,6 @@ def shown_calls(calls: Sequence[ToolCall]) -> Event:
         for index, call in enumerate(calls)
     ]
     return {"tool_calls": shown} if shown else {}
-
-
-def arguments_of(call: ToolCall) -> dict[str, Any]:
-    """The arguments as an object; an empty one for a call that was cut off."""
-    try:
-        found = json.loads(call.arguments)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def shown_logprobs(entries: tuple[DecodedLogprobs, ...]) -> Event:
