@@ -24,6 +24,7 @@ from server.api.ollama import chat as ollama_chat
 from server.api.ollama import embed as ollama_embed
 from server.api.ollama import generate as ollama_generate
 from server.api.ollama import models as ollama_models
+from server.api.responses import create as responses
 
 ROUTERS: tuple[APIRouter, ...] = (
     chat.router,
@@ -35,6 +36,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     generate.router,
     analyze.router,
     models.router,
+    responses.router,
     anthropic_messages.router,
     ollama_chat.router,
     ollama_generate.router,

@@ -164,6 +164,9 @@ _TABLE: tuple[ForeignField, ...] = (
     *_refused("Ollama", "send it as a message", system=("",)),
     *_refused("Ollama", "send the whole conversation as messages", context=([],)),
     *_refused("Ollama", "chat templates come from the checkpoint; leave it out", template=("",), raw=(False,)),
+    *_ignored("OpenAI", "prompt_cache_options", "background_options", "moderation", "access_programs"),
+    *_hints("OpenAI", "truncation", "max_tool_calls", neutral=("disabled",)),
+    *_refused("OpenAI", "wait for the answer instead; leave it out", background=(False,)),
     # Anthropic
     *_ignored("Anthropic", "cache_control", "inference_geo", "diagnostics", "user_profile_id", "workspace_id", "betas"),
     *_hints("Anthropic", "context_management", "speed", neutral=({}, "standard")),

@@ -39,7 +39,7 @@ class ToolUseBlock(WithExtras):
     type: Literal["tool_use"]
     id: CallId
     name: FunctionName
-    input: Annotated[BoundedObject, Field(max_length=1024)]
+    input: BoundedObject
 
 
 def _as_blocks(content: Any) -> Any:

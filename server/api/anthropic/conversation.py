@@ -44,7 +44,7 @@ class ToolDefinition(WithExtras):
     type: Annotated[Literal["custom"], BeforeValidator(_custom_only)] | None = None
     name: FunctionName
     description: Text = ""
-    input_schema: Annotated[BoundedObject, Field(max_length=1024)]
+    input_schema: BoundedObject
     strict: bool = False
 
     def tool(self) -> Tool:
@@ -68,7 +68,7 @@ class ThinkingField(WithExtras):
 
 class OutputFormat(WithExtras):
     type: Literal["json_schema"]
-    schema_: Annotated[BoundedObject, Field(max_length=1024, alias="schema")]
+    schema_: BoundedObject = Field(alias="schema")
 
 
 class OutputConfig(WithExtras):
