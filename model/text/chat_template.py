@@ -16,7 +16,6 @@ from model.text.tokenizer_files import named_tokens
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MAX_TURN_BOUNDARIES = 8  # each costs one more rendering; only the last turns of a conversation are likely to come back
-_END_CHARACTERS = 512
 _NO_TOOLS: Mapping[str, Any] = {"tools": None}
 _PROBES: tuple[list[Message], ...] = (
     [{"role": "user", "content": "a"}],
@@ -26,13 +25,29 @@ _PROBES: tuple[list[Message], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
-    """The ids of a conversation. `boundaries` are the lengths of its prefixes that are worth caching, ascending:
-    the end of the system message and of the last turns. `end` are its last characters: special tokens in them are the
-    template's, never those of messages."""
+    """The ids of a conversation.
+
+    `boundaries` are the lengths of its prefixes that are worth caching, ascending: the end of the system message and of
+    the last turns. Special tokens in `text` are the template's: in those of messages another character stands for one
+    (see Guard).
+    """
 
     token_ids: tuple[int, ...]
     boundaries: tuple[int, ...]
-    end: str = ""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPrefix:
+    """The token ids of the first `num_characters` of a rendered text, and their boundaries, as they were before."""
+
+    num_characters: int
+    token_ids: tuple[int, ...]
+    boundaries: tuple[int, ...]
+
+
+def nothing_known(text: str) -> KnownPrefix | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +116,15 @@ class ChatTemplate:
         )
 
     def render_ids(
-        self, messages: Sequence[Message], tokenizer: Tokenizer, options: RenderOptions = DEFAULT_RENDER_OPTIONS
+        self,
+        messages: Sequence[Message],
+        tokenizer: Tokenizer,
+        options: RenderOptions = DEFAULT_RENDER_OPTIONS,
+        known: Callable[[str], KnownPrefix | None] = nothing_known,
     ) -> RenderedPrompt:
         """Return the token ids of a conversation.
 
+        `known` may have the ids of a part of the text that were in a cache already; they are used as they are.
         ValueError where the template refuses the messages, fails, or exceeds its limits, and where the last message
         cannot be continued.
         """
@@ -120,13 +140,15 @@ class ChatTemplate:
         text = self._render(guarded, options.add_generation_prompt, variables, clock)
         if options.continue_final_message:
             text = _without_end(text, guarded)
-        tokens = guard.tokenize(text)
-        boundaries = set()
+        found = known(text)
+        tokens = None if found is None else _tokenize_after(found, text, guard)
+        boundaries = set(found.boundaries) if found is not None and tokens is not None else set()
+        tokens = guard.tokenize(text) if tokens is None else tokens
         for prefix in _prefixes(guarded):
             boundary = self._boundary(prefix, variables, text, tokens, guard, clock)
             if boundary is not None:
                 boundaries.add(boundary)
-        return RenderedPrompt(tuple(tokens.ids), tuple(sorted(boundaries)), text[-_END_CHARACTERS:])
+        return RenderedPrompt(tuple(tokens.ids), tuple(sorted(boundaries)), text)
 
     def control_tokens(self, tokenizer: Tokenizer) -> ControlTokens:
         """The control tokens under this template, found once per tokenizer."""
@@ -170,7 +192,7 @@ class ChatTemplate:
         if not start or not text.startswith(start):
             return None
         count = bisect_left(tokens.starts, len(start))
-        if count == 0 or tokens.ends[count - 1] > len(start):
+        if count == 0 or tokens.starts[count - 1] < 0 or tokens.ends[count - 1] > len(start):
             return None
         around = tokens.ids[count - 1 : count + 1]
         is_certain = count == len(tokens.ids) or any(guard.is_control(token_id) for token_id in around)
@@ -195,9 +217,28 @@ class UnusableChatTemplate:
         return False
 
     def render_ids(
-        self, messages: Sequence[Message], tokenizer: Tokenizer, options: RenderOptions = DEFAULT_RENDER_OPTIONS
+        self,
+        messages: Sequence[Message],
+        tokenizer: Tokenizer,
+        options: RenderOptions = DEFAULT_RENDER_OPTIONS,
+        known: Callable[[str], KnownPrefix | None] = nothing_known,
     ) -> RenderedPrompt:
         raise ValueError(self._reason)
+
+
+def _tokenize_after(known: KnownPrefix, text: str, guard: Guard) -> TokenizedText | None:
+    """The tokens of a text whose beginning is known; None where no control token separates it from the rest.
+
+    A place before the beginning of the text marks the tokens that are known.
+    """
+    rest = guard.tokenize(text[known.num_characters :])
+    if not rest.ids or rest.starts[0] > 0 or not guard.is_control(rest.ids[0]):
+        return None
+    count = len(known.token_ids)
+    starts, ends = ([place + known.num_characters for place in places] for places in (rest.starts, rest.ends))
+    return TokenizedText(
+        [*known.token_ids, *rest.ids], [*[-1] * count, *starts], [*[known.num_characters] * count, *ends]
+    )
 
 
 def _template_source(directory: Path) -> str | None:

@@ -1,12 +1,14 @@
 """From a chat request to accepted generations: messages -> prompt -> generations that are read as chat answers."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from model.text.chat_formats.chat_format import ChatFormat, PromptEnd, TaggedFormat, chat_format
 from model.text.chat_formats.fields import Schemas
 from model.text.chat_template import RenderOptions
 from server.chat.generation import ChatGeneration, RoutedGeneration
-from server.chat.request import ChatRequest
+from server.chat.known_answers import KnownAnswers
+from server.chat.request import ChatRequest, Tool
 from server.chat.template_messages import template_messages, template_tools, thinking_variables
 from server.engine.types import SamplingParams
 from server.generation.admission import Admission
@@ -22,11 +24,18 @@ class ChatService:
     def __init__(self, service: GenerationService) -> None:
         self._service = service
         self._format = _format_of(service)
+        self._known_answers = KnownAnswers(self._format)
 
     async def prompt(self, request: ChatRequest) -> Prompt:
         """Render the conversation. Raises InvalidRequestError for what the chat template refuses."""
-        messages = template_messages(request, self._format, self._service.template_uses)
-        prompt = await self._service.chat_prompt(self._service.prompts.chat(messages), self._render_options(request))
+        completed = replace(request, messages=self._known_answers.with_reasoning(request.messages))
+        messages = template_messages(completed, self._format, self._service.template_uses)
+        schemas = _schemas(request.tools)
+        prompt = await self._service.chat_prompt(
+            self._service.prompts.chat(messages),
+            self._render_options(request),
+            lambda text: self._known_answers.prefix(text, request.messages, schemas),
+        )
         return prompt.salted(request.cache_salt)
 
     def start(
@@ -39,13 +48,22 @@ class ChatService:
         n: int = 1,
     ) -> list[ChatGeneration]:
         """Start `n` answers to a prompt that `prompt` made. Raises what Admission.start raises."""
-        schemas: Schemas = {tool.name: tool.parameters for tool in request.callable_tools}
-        end = PromptEnd(prompt.end, _continued(request))
+        schemas = _schemas(request.callable_tools)
+        end = PromptEnd(prompt.text, _continued(request))
         if self._format.router(schemas, end) is None:
             return [ChatGeneration(generation) for generation in admission.start([prompt], sampling, options, n)]
         raw = replace(options, stop=(), include_stop=False, kept_special_tokens=self._format.marker_ids)
-        generations = admission.start([prompt], sampling, raw, n)
-        return [self._routed(generation, request, schemas, end, options) for generation in generations]
+        ends = {*self._service.tokenizer.eos_token_ids, *sampling.stop_token_ids}
+
+        def keep(call_ids: Sequence[str], token_ids: Sequence[int]) -> None:
+            answer = token_ids[:-1] if token_ids[-1] in ends else token_ids
+            text = self._service.tokenizer.decode(answer, skip_special=False)
+            self._known_answers.add(call_ids, prompt, answer, text, schemas)
+
+        return [
+            self._routed(generation, request, schemas, end, options, keep)
+            for generation in admission.start([prompt], sampling, raw, n)
+        ]
 
     def unknown_variables(self, request: ChatRequest) -> list[str]:
         """What the request asks of the chat template that the template does not know, by the name of the variable."""
@@ -60,11 +78,13 @@ class ChatService:
         schemas: Schemas,
         end: PromptEnd,
         options: TextOptions,
+        keep: Callable[[Sequence[str], Sequence[int]], None],
     ) -> RoutedGeneration:
         router = self._format.router(schemas, end)
         assert router is not None
         stops = StopStringMatcher(options.stop, include_stop=options.include_stop)
-        return RoutedGeneration(generation, router, stops, max_calls=None if request.parallel_tool_calls else 1)
+        max_calls = None if request.parallel_tool_calls else 1
+        return RoutedGeneration(generation, router, stops, max_calls=max_calls, on_calls=keep)
 
     def _render_options(self, request: ChatRequest) -> RenderOptions:
         asked = thinking_variables(request.thinking)
@@ -78,6 +98,10 @@ def _format_of(service: GenerationService) -> ChatFormat:
     if template is None:
         return TaggedFormat()
     return chat_format(template.source, tokenizer.special_tokens, tokenizer.added_tokens)
+
+
+def _schemas(tools: Sequence[Tool]) -> Schemas:
+    return {tool.name: tool.parameters for tool in tools}
 
 
 def _continued(request: ChatRequest) -> str | None:

@@ -2,13 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 from model.loading.pooling import Pooling
 from model.loading.quality import Quality
-from model.text.chat_template import DEFAULT_RENDER_OPTIONS, ChatTemplate, RenderOptions, UnusableChatTemplate
+from model.text.chat_template import (
+    DEFAULT_RENDER_OPTIONS,
+    ChatTemplate,
+    KnownPrefix,
+    RenderOptions,
+    UnusableChatTemplate,
+    nothing_known,
+)
 from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
@@ -81,7 +88,12 @@ class GenerationService:
                 f"{wrong} is not a token id: this model has the ids 0 to {size - 1}.", param=param
             )
 
-    async def chat_prompt(self, messages: Sequence[Message], options: RenderOptions = DEFAULT_RENDER_OPTIONS) -> Prompt:
+    async def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        options: RenderOptions = DEFAULT_RENDER_OPTIONS,
+        known: Callable[[str], KnownPrefix | None] = nothing_known,
+    ) -> Prompt:
         """Render a conversation. The messages of a task come from `prompts`, a client's through `prompts.chat`.
 
         Raises InvalidRequestError for messages that the chat template refuses. A request may need a thousand prompts,
@@ -89,8 +101,8 @@ class GenerationService:
         """
         await asyncio.sleep(0)
         if len(str(options.tools)) + sum(len(str(message)) for message in messages) > LONG_TEXT:
-            return await asyncio.to_thread(self._render, messages, options)
-        return self._render(messages, options)
+            return await asyncio.to_thread(self._render, messages, options, known)
+        return self._render(messages, options, known)
 
     def template_uses(self, variable: str) -> bool:
         """Whether the chat template names a variable."""
@@ -175,14 +187,16 @@ class GenerationService:
         except ValueError as error:
             raise InvalidRequestError(f"The model cannot serve this: {error}.") from error
 
-    def _render(self, messages: Sequence[Message], options: RenderOptions) -> Prompt:
+    def _render(
+        self, messages: Sequence[Message], options: RenderOptions, known: Callable[[str], KnownPrefix | None]
+    ) -> Prompt:
         if self.chat_template is None:
             raise InvalidRequestError("This model has no chat template; use /v1/completions.", param="messages")
         try:
-            rendered = self.chat_template.render_ids(messages, self.tokenizer, options)
+            rendered = self.chat_template.render_ids(messages, self.tokenizer, options, known)
         except ValueError as error:
             raise InvalidRequestError(f"The messages cannot be rendered: {error}", param="messages") from error
-        return Prompt(rendered.token_ids, rendered.boundaries, end=rendered.end)
+        return Prompt(rendered.token_ids, rendered.boundaries, text=rendered.text)
 
     def _fit(self, prompt: Prompt, sampling: SamplingParams) -> SamplingParams:
         length = len(prompt.token_ids)

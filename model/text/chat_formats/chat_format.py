@@ -11,13 +11,19 @@ from model.text.chat_formats.harmony import HarmonyAnswer, uses_harmony
 from model.text.chat_formats.router import Router
 from model.text.chat_formats.tagged_answer import ReasoningMarkers, TaggedAnswer
 
+_END_CHARACTERS = 512  # of the prompt: the beginning of an answer is among them
+
 
 @dataclass(frozen=True, slots=True)
 class PromptEnd:
-    """The last characters of a rendered prompt, and what the last message has if the answer goes on with it."""
+    """The end of a rendered prompt, and what the last message has if the answer goes on with it."""
 
     text: str = ""
     continued: str | None = None
+
+    def shortened(self) -> "PromptEnd":
+        """As much as formats look at."""
+        return PromptEnd(self.text[-_END_CHARACTERS:], self.continued)
 
 
 class ChatFormat(Protocol):
@@ -90,7 +96,7 @@ class HarmonyFormat:
         return PLAIN_JSON.calls.write(calls)
 
     def router(self, schemas: Schemas, end: PromptEnd) -> Router | None:
-        begun = end.text.rfind(harmony.START)
+        begun = end.text.rfind(harmony.START, -_END_CHARACTERS if end.continued is None else 0)
         return Router(HarmonyAnswer(end.text[begun:] if begun >= 0 else ""), schemas)
 
 

@@ -30,6 +30,7 @@ class FieldSink:
     def __init__(self, schemas: Schemas) -> None:
         self.schemas = schemas
         self.num_calls = 0
+        self.call_ends: list[tuple[int, int]] = []  # (number of calls so far, where in the text the last one ended)
         self._has_arguments = True
         self._deltas: list[FieldDelta] = []
         self.field = Field.CONTENT

@@ -87,6 +87,7 @@ def _call(name: str, reader: Reader, sink: FieldSink) -> Reading[None]:
     sink.begin_call(name)
     yield from pass_json(reader, sink.arguments)
     sink.end_call()
+    sink.call_ends.append((sink.num_calls, reader.offset))
 
 
 def _field(channel: list[str]) -> Field:

@@ -41,6 +41,7 @@ class Reader:
     def __init__(self) -> None:
         self._text = ""
         self._position = 0
+        self._num_dropped = 0  # characters that were read and are not kept
         self._mark: int | None = None
         self.has_ended = False
         self.is_truncated = False  # the text was cut off, perhaps within a marker
@@ -48,6 +49,7 @@ class Reader:
     def feed(self, text: str) -> None:
         start = self._position if self._mark is None else self._mark
         self._text = self._text[start:] + text
+        self._num_dropped += start
         self._position -= start
         self._mark = None if self._mark is None else 0
 
@@ -68,6 +70,11 @@ class Reader:
     def rest(self) -> str:
         """What arrived and was not read yet."""
         return self._text[self._position :]
+
+    @property
+    def offset(self) -> int:
+        """How many characters were read."""
+        return self._num_dropped + self._position
 
     @property
     def is_exhausted(self) -> bool:

@@ -33,6 +33,11 @@ class Router:
         """The field that the text is in now."""
         return self._sink.field
 
+    @property
+    def call_ends(self) -> Sequence[tuple[int, int]]:
+        """(number of calls so far, how many characters were read when they were complete)."""
+        return self._sink.call_ends
+
     def feed(self, text: str) -> list[FieldDelta]:
         self._reader.feed(text)
         return self._advance()

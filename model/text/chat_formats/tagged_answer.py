@@ -108,6 +108,8 @@ class TaggedAnswer:
         assert self.calls is not None
         reader.set_mark()
         found = yield from self.calls.read(opened, reader, sink)
+        if found:
+            sink.call_ends.append((sink.num_calls, reader.offset))
         unread = reader.take_marked()
         if unread and not (opened and reader.is_exhausted):
             sink.text(("" if opened in self.special or found else opened) + unread)

@@ -202,6 +202,46 @@ def test_a_template_without_tools_is_told_of_them_in_the_system_message() -> Non
         assert ask(client)["message"]["content"] == '{"no": "call"}'
 
 
+def again(choice: Any, **message: Any) -> list[Any]:
+    """The conversation after the tool has answered."""
+    result = {"role": "tool", "content": "rain", "tool_call_id": choice["message"]["tool_calls"][0]["id"]}
+    return [*QUESTION, choice["message"] | message, result]
+
+
+def test_a_call_goes_into_the_next_prompt_as_the_model_wrote_it(client: TestClient, server: Server) -> None:
+    written = '<tool_call>\n{ "arguments" : {"city":"K\\u00f6ln"},"name":"weather"}\n</tool_call>'
+    server.answer_with(written)
+    choice = ask(client)
+    first = server.engine.submitted[-1].prompt_token_ids
+    ask(client, messages=again(choice))
+    second = server.engine.submitted[-1]
+    answer = tuple(server.tokenizer.encode(written))
+    assert second.prompt_token_ids[: len(first) + len(answer)] == first + answer
+    assert len(first) in second.boundaries
+    assert len(first) + len(answer) in second.boundaries
+    assert prompt_of(server).endswith(f"{written}<|im_end|>\n<|im_start|>tool\nrain<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_call_that_the_client_has_changed_is_rendered_anew(client: TestClient, server: Server) -> None:
+    server.answer_with('<tool_call>{"name":"weather","arguments":{"city":"Köln"}}</tool_call>')
+    choice = ask(client)
+    choice["message"]["tool_calls"][0]["function"]["arguments"] = '{"city": "Bonn"}'
+    ask(client, messages=again(choice))
+    assert CALL.replace("Köln", "Bonn") in prompt_of(server)
+    choice["message"]["tool_calls"][0]["function"]["arguments"] = '{"city": "Köln"}'
+    ask(client, messages=again(choice, content="Other words"))
+    assert f"Other words{CALL}" in prompt_of(server)
+    ask(client, messages=[{"role": "system", "content": "Other."}, *again(choice)])
+    assert CALL in prompt_of(server)
+
+
+def test_reasoning_that_the_client_leaves_out_comes_back(client: TestClient, server: Server) -> None:
+    server.answer_with(f"<think>hm</think>\n{CALL}")
+    choice = ask(client)
+    ask(client, messages=again(choice, reasoning_content=None, reasoning=None))
+    assert f"assistant\n<think>hm</think>\n{CALL}<|im_end|>" in prompt_of(server)
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
