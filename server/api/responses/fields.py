@@ -107,9 +107,9 @@ class ResponsesRequest(SamplingFields):
     ) = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    prompt: Annotated[
-        Any, refused_unless("prompts are not stored here: send the text as input"), Field(description="Refused.")
-    ] = None
+    prompt: Annotated[BoundedObject, refused_unless("prompts are not stored here: send the text as input")] | None = (
+        Field(default=None, description="Refused.")
+    )
     previous_response_id: Annotated[Any, refused_unless(_NOT_STORED), Field(description="Refused.")] = None
     conversation: Annotated[Any, refused_unless(_NOT_STORED), Field(description="Refused.")] = None
 
