@@ -8,8 +8,7 @@ from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from server.api.dependencies import Context
-from server.api.messages import WithExtras
-from server.api.request_model import FirstErrorOnly, ModelName, NonBlankText, RequestBody, served_types
+from server.api.request_model import FirstErrorOnly, ModelName, NonBlankText, RequestBody, WithExtras, served_types
 from server.api.response_model import Warnings, usage_of
 from server.api.responses.input_items import (
     FunctionCallItem,

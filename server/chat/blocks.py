@@ -4,7 +4,6 @@ The APIs of Anthropic (content blocks) and of OpenAI's responses (output items) 
 """
 
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -57,10 +56,9 @@ BlockEvent = BlockStart | BlockDelta | BlockEnd | AnswerEnd
 async def block_events(answer: ChatGeneration) -> AsyncIterator[BlockEvent]:
     """The events of an answer; only the last one is an AnswerEnd. Raises what `ChatGeneration.deltas` raises."""
     builder = _BlockBuilder()
-    async with aclosing(answer.deltas()) as deltas:  # type: ignore[type-var]
-        async for delta in deltas:
-            for event in builder.take(delta):
-                yield event
+    async for delta in answer.deltas():
+        for event in builder.take(delta):
+            yield event
 
 
 def blocks_of(result: ChatResult) -> list[Block]:

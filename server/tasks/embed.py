@@ -118,4 +118,6 @@ def _vector(values: Sequence[float], pooling: Pooling, dimensions: int | None) -
 
 def normalized(vector: Vector) -> Vector:
     """The vector with the length 1; a vector of zeros stays as it is."""
-    return vector / np.maximum(np.linalg.norm(vector), np.float32(1e-12))
+    length = np.maximum(np.linalg.norm(vector), np.float32(1e-12))
+    unit: Vector = vector / length
+    return unit

@@ -1,7 +1,6 @@
 """POST /api/chat: Ollama's chat, as NDJSON unless `stream` is false."""
 
 from collections.abc import Iterator
-from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter
@@ -63,18 +62,17 @@ async def chat_generation(body: GenerationBody, request: ChatRequest, context: C
 
 async def _lines(answer: Answer, generation: ChatGeneration) -> Events:
     pieces: list[ToolCallDelta] = []
-    async with aclosing(generation.deltas()) as deltas:
-        async for delta in deltas:
-            pieces += delta.tool_calls
-            logprobs = shown_logprobs(delta.logprobs)
-            for message in _messages(delta):
-                yield answer.line({"message": message, **logprobs})
-                logprobs = {}
-            if delta.finish_reason is not None:
-                if calls := joined_calls(pieces):
-                    yield answer.line({"message": {"role": "assistant", "content": "", **shown_calls(calls)}})
-                message = {"role": "assistant", "content": ""}
-                yield answer.last({"message": message}, done_reason(delta.finish_reason), generation.usage)
+    async for delta in generation.deltas():
+        pieces += delta.tool_calls
+        logprobs = shown_logprobs(delta.logprobs)
+        for message in _messages(delta):
+            yield answer.line({"message": message, **logprobs})
+            logprobs = {}
+        if delta.finish_reason is not None:
+            if calls := joined_calls(pieces):
+                yield answer.line({"message": {"role": "assistant", "content": "", **shown_calls(calls)}})
+            message = {"role": "assistant", "content": ""}
+            yield answer.last({"message": message}, done_reason(delta.finish_reason), generation.usage)
 
 
 def _messages(delta: ChatDelta) -> Iterator[Event]:

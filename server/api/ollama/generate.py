@@ -1,7 +1,6 @@
 """POST /api/generate: Ollama's completions. The prompt is a user's message, or with `raw` a text to continue."""
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -70,18 +69,17 @@ async def _plain_deltas(generation: RunningGeneration) -> AsyncIterator[ChatDelt
 
 
 async def _lines(
-    answer: Answer, given: AsyncIterator[ChatDelta], generation: ChatGeneration | RunningGeneration
+    answer: Answer, deltas: AsyncIterator[ChatDelta], generation: ChatGeneration | RunningGeneration
 ) -> Events:
-    async with aclosing(given) as deltas:  # type: ignore[type-var]
-        async for delta in deltas:
-            logprobs = shown_logprobs(delta.logprobs)
-            if delta.reasoning:
-                yield answer.line({"response": "", "thinking": delta.reasoning, **logprobs})
-                logprobs = {}
-            if delta.content or logprobs:
-                yield answer.line({"response": delta.content, **logprobs})
-            if delta.finish_reason is not None:
-                yield answer.last({"response": ""}, done_reason(delta.finish_reason), generation.usage)
+    async for delta in deltas:
+        logprobs = shown_logprobs(delta.logprobs)
+        if delta.reasoning:
+            yield answer.line({"response": "", "thinking": delta.reasoning, **logprobs})
+            logprobs = {}
+        if delta.content or logprobs:
+            yield answer.line({"response": delta.content, **logprobs})
+        if delta.finish_reason is not None:
+            yield answer.last({"response": ""}, done_reason(delta.finish_reason), generation.usage)
 
 
 def _joined(lines: list[Event]) -> Event:

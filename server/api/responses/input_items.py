@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from server.api.messages import WithExtras
-from server.api.request_model import FirstErrorOnly, Text, served_types
+from server.api.request_model import FirstErrorOnly, Text, WithExtras, served_types
 
 MAX_ITEMS = 4096
 MAX_PARTS = 256
