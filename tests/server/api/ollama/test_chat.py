@@ -98,7 +98,7 @@ def test_calls_and_their_results_reach_the_template(client: TestClient, server: 
         {"role": "tool", "tool_name": "f", "content": "9"},
     ]
     post(client, "/api/chat", messages=turns, stream=False)
-    assert "tool\n9" in server.tokenizer.decode(server.engine.submitted[0].prompt_token_ids)
+    assert "Result of the call: 9" in server.tokenizer.decode(server.engine.submitted[0].prompt_token_ids)
 
 
 @pytest.mark.parametrize(("path", "field"), [("/api/chat", "message"), ("/api/generate", "response")])
