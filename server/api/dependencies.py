@@ -49,7 +49,8 @@ class RequestContext:
         return chat
 
     def accept(self, body: RequestBody) -> GenerationService:
-        """Return the service, if it has the model that the body asks for. Names ignored fields in a header.
+        """Return the service, if it has the model that the body asks for. Headers name ignored fields, and
+        tell how many requests wait before this one and for how many seconds.
 
         Raises ModelNotFoundError, and InvalidRequestError for unknown fields if the server is strict about them.
         """
@@ -58,6 +59,9 @@ class RequestContext:
                 [FieldError(name, "this field is not known here", "unknown_parameter") for name in body.unknown_fields]
             )
         self.service.check_model(getattr(body, "model", None))
+        engine = self.service.engine
+        self.response.headers["X-Queue-Position"] = str(engine.stats().waiting)
+        self.response.headers["X-Queue-Wait"] = f"{engine.expected_wait:.1f}"
         if body.ignored_fields:
             self.response.headers[WARNINGS_HEADER] = _header_value(body.ignored_fields[:MAX_NAMED_FIELDS])
         return self.service

@@ -148,31 +148,41 @@ class GenerationService:
         prompt: Prompt | SegmentedPrompt,
         sampling: SamplingParams,
         options: TextOptions = DEFAULT_OPTIONS,
+        *,
+        follow_up: bool = False,
     ) -> Generation | SegmentedGeneration:
         """Submit to the engine. `sampling.max_tokens` is cut to what the context holds.
+
+        A `follow_up` belongs to a client's request of which a part was accepted before.
 
         Raises PromptTooLongError, OverloadedError (queue full) or UnavailableError (draining). A generation that was
         returned ends with exactly one terminal event.
         """
         try:
             if isinstance(prompt, Prompt):
-                return self._submit(request_id, prompt, sampling, options)
+                return self._submit(request_id, prompt, sampling, options, follow_up)
             for segment in prompt.segments:
                 self._fit(segment.prompt, sampling)  # report a segment that is too long before any work is done
             return SegmentedGeneration(
-                prompt, lambda index, part: self._submit(f"{request_id}-{index}", part, sampling, options)
+                prompt,
+                lambda index, part: self._submit(
+                    f"{request_id}-{index}", part, sampling, options, follow_up or index > 0
+                ),
             )
         except OverloadedError:
             self._observer.rejected("queue_full")
             raise
 
-    def _submit(self, request_id: str, prompt: Prompt, sampling: SamplingParams, options: TextOptions) -> Generation:
+    def _submit(
+        self, request_id: str, prompt: Prompt, sampling: SamplingParams, options: TextOptions, follow_up: bool
+    ) -> Generation:
         request = _request(request_id, prompt, self._fit(prompt, sampling))
         try:
             return Generation(
                 request,
                 options,
                 continues_text=prompt.continues_text,
+                follow_up=follow_up,
                 engine=self.engine,
                 tokenizer=self.tokenizer,
                 observer=self._observer,

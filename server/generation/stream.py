@@ -171,13 +171,14 @@ class Generation:
         options: TextOptions,
         *,
         continues_text: bool = False,
+        follow_up: bool = False,
         engine: EngineClient,
         tokenizer: Tokenizer,
         observer: GenerationObserver,
     ) -> None:
         """Submits to the engine. Raises what EngineClient.submit raises.
 
-        `continues_text`: prompt and answer are one text, see Prompt.
+        `continues_text`: prompt and answer are one text, see Prompt; `follow_up`: see EngineClient.submit.
         """
         self._request = request
         self._engine = engine
@@ -198,7 +199,7 @@ class Generation:
         self._last_output: float | None = None
         self._finished = False
         self._is_stopped = False
-        self._outputs = engine.submit(request)
+        self._outputs = engine.submit(request, follow_up=follow_up)
 
     @property
     def usage(self) -> Usage:
