@@ -136,7 +136,7 @@ class ResponsesRequest(SamplingFields):
             tool_choice=self._tool_choice(),
             parallel_tool_calls=self.parallel_tool_calls is not False,
             response_grammar=self._grammar(),
-            thinking=Thinking(effort=effort),
+            thinking=Thinking(False if effort == "none" else None, effort=effort),
         )
 
     def allowed_tools(self) -> list[FunctionTool]:
