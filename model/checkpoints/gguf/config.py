@@ -84,7 +84,7 @@ def _common(metadata: Metadata) -> Json:
         "rms_norm_eps": metadata["attention.layer_norm_rms_epsilon"],
         "rope_theta": metadata.get("rope.freq_base", 10_000.0),
         "rope_scaling": _rope_scaling(metadata),
-        "attention_bias": "blk.0.attn_output.bias" in metadata.tensors,
+        "attention_bias": any(name.endswith("attn_output.bias") for name in metadata.tensors),
         "tie_word_embeddings": "output.weight" not in metadata.tensors,
         "hidden_act": "silu",
     }

@@ -105,7 +105,7 @@ def _granite_hybrid(hf: Mapping[str, Any]) -> dict[str, Any]:
         "ssm.inner_size": hf["mamba_expand"] * hf["hidden_size"],
         "ssm.time_step_rank": hf["mamba_n_heads"],
         "attention.head_count_kv": [hf["num_key_value_heads"] if "attention" in kind else 0 for kind in kinds],
-        "rope.scaling.finetuned": False,
+        "rope.scaling.finetuned": hf["position_embedding_type"] == "rope",
         "context_length": 2**20,
     }
 
@@ -113,11 +113,20 @@ def _granite_hybrid(hf: Mapping[str, Any]) -> dict[str, Any]:
 def _lfm2(hf: Mapping[str, Any]) -> dict[str, Any]:
     kv_heads = [hf["num_key_value_heads"] if kind != "conv" else 0 for kind in hf["layer_types"]]
     return {
+        "feed_forward_length": _lfm2_width(hf),
         "shortconv.l_cache": hf["conv_L_cache"],
         "attention.head_count_kv": kv_heads,
         "leading_dense_block_count": hf.get("num_dense_layers"),
         "expert_gating_func": 2 if hf.get("num_dense_layers") else None,
     }
+
+
+def _lfm2_width(hf: Mapping[str, Any]) -> int:
+    width: int = hf.get("block_ff_dim") or hf["intermediate_size"]
+    if not hf.get("block_auto_adjust_ff_dim"):
+        return width
+    width = int(hf["block_ffn_dim_multiplier"] * int(2 * width / 3))
+    return -(-width // hf["block_multiple_of"]) * hf["block_multiple_of"]
 
 
 def _qwen3_next(hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -234,7 +243,9 @@ def _changes(name: str, tensor: Tensor, hf: Mapping[str, Any], architecture: str
         return {f"{block}.attn_k_b.weight": keys.mT, f"{block}.attn_v_b.weight": values}
     if name.endswith("e_score_correction_bias") or name.endswith("expert_bias"):
         return {f"{block}.exp_probs_b.bias": tensor}
-    if "conv.conv" in name:
+    if "feed_forward.experts" in name:
+        return {name.removeprefix("model."): tensor}
+    if name.endswith("conv.conv.weight"):
         return {name: tensor.squeeze(1)}
     if architecture == "gpt-oss":
         return _gpt_oss(name, block, tensor)
