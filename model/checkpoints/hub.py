@@ -18,9 +18,17 @@ _HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*?)(?::([\w./-]+\.gg
 
 
 def is_hub_id(model: str) -> bool:
-    """Whether `model` is a repository: it looks like `org/name` or `org/name:file.gguf`, and is no file or directory."""
+    """Whether `model` is a repository: it looks like `org/name` or `org/name:file.gguf`, and is no file here."""
     match = _HUB_ID.fullmatch(model)
     return match is not None and not match[1].endswith(".gguf") and not Path(model).exists()
+
+
+def parse_hub_id(model: str) -> tuple[str, str | None]:
+    """The repository, and the file in it if one is named. ValueError for what is no hub id."""
+    match = _HUB_ID.fullmatch(model)
+    if match is None:
+        raise ValueError(f"{model!r} is no repository: give org/name or org/name:file.gguf")
+    return match[1], match[2]
 
 
 def find_checkpoint(model: str, revision: str | None = None, *, weights: bool = True) -> Directory:
@@ -33,11 +41,11 @@ def find_checkpoint(model: str, revision: str | None = None, *, weights: bool = 
         raise ValueError(f"revision is {revision}: the bundled model has none; revisions are those of a hub id")
     if model == "bundled":
         return BUNDLED
-    match = _HUB_ID.fullmatch(model) if is_hub_id(model) else None
-    if match and match[2]:
-        return GgufDirectory(_fetch(match[1], revision, part_names(match[2]), ()) / match[2])
-    if match:
-        return _fetch(model, revision, [*SETTINGS, *WEIGHTS] if weights else [*SETTINGS], NOT_FETCHED)
+    if is_hub_id(model):
+        hub_id, file = parse_hub_id(model)
+        if file is not None:
+            return GgufDirectory(_fetch(hub_id, revision, part_names(file), ()) / file)
+        return _fetch(hub_id, revision, [*SETTINGS, *WEIGHTS] if weights else [*SETTINGS], NOT_FETCHED)
     if not Path(model).exists():
         raise ValueError(
             f"there is no directory {model}; give one, a .gguf file, `bundled`, or the id of a repository: org/name"

@@ -1,6 +1,6 @@
 """The metadata of a GGUF file as the config.json of the checkpoint it was made from."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ class Metadata:
 
     def __init__(self, files: tuple[GgufFile, ...]) -> None:
         self._all = files[0].metadata
-        self.architecture = self._all.get("general.architecture")
+        self.architecture = str(self._all.get("general.architecture"))
         self.tensors: dict[str, StoredTensor] = {name: t for file in files for name, t in file.tensors.items()}
         self._files = files
 
@@ -40,6 +40,23 @@ class Metadata:
         if isinstance(value, bool) or not isinstance(value, int):
             raise CheckpointError(f"{self.name} has {self.architecture}.{key} {value!r}: a whole number is expected")
         return value
+
+    @property
+    def layers(self) -> int:
+        """The number of layers, those for multi-token prediction included. No more than there are tensors."""
+        count = self.number("block_count")
+        if not 0 < count <= len(self.tensors):
+            raise CheckpointError(f"{self.name} has {len(self.tensors)} tensors for {count} layers")
+        return count
+
+    @property
+    def experts(self) -> int:
+        """The number of experts of a layer, which is that of the stored ones."""
+        count = self.number("expert_count")
+        stored = next((t.shape[0] for name, t in self.tensors.items() if name.endswith("_exps.weight")), 0)
+        if count != stored:
+            raise CheckpointError(f"{self.name} holds {stored} experts, but its metadata says {count}")
+        return count
 
     @property
     def name(self) -> str:
@@ -75,7 +92,7 @@ def _common(metadata: Metadata) -> Json:
     return {
         "vocab_size": metadata.rows("token_embd.weight"),
         "hidden_size": hidden,
-        "num_hidden_layers": metadata.number("block_count") - metadata.number("nextn_predict_layers", 0),
+        "num_hidden_layers": metadata.layers - metadata.number("nextn_predict_layers", 0),
         "num_attention_heads": heads,
         "num_key_value_heads": metadata.number("attention.head_count_kv", heads),
         "head_dim": metadata.get("attention.key_length") or rotary or hidden // max(heads, 1),
@@ -123,7 +140,7 @@ def _llama(metadata: Metadata) -> Json:
         return {"model_type": "llama"}
     return {
         "model_type": "mixtral",
-        "num_local_experts": metadata.number("expert_count"),
+        "num_local_experts": metadata.experts,
         "num_experts_per_tok": metadata.number("expert_used_count"),
     }
 
@@ -131,7 +148,7 @@ def _llama(metadata: Metadata) -> Json:
 def _experts(metadata: Metadata, first: int = 0) -> Json:
     """`first`: the first layer that has experts."""
     return {
-        "num_experts": metadata.number("expert_count"),
+        "num_experts": metadata.experts,
         "num_experts_per_tok": metadata.number("expert_used_count"),
         "moe_intermediate_size": metadata.rows(f"blk.{first}.ffn_gate_exps.weight"),
     }
@@ -170,7 +187,7 @@ def _olmoe(metadata: Metadata) -> Json:
 
 
 def _delta_net(metadata: Metadata) -> Json:
-    value_heads, layers = metadata.number("ssm.time_step_rank"), metadata.number("block_count")
+    value_heads, layers = metadata.number("ssm.time_step_rank"), metadata.layers
     recurrent = [f"blk.{layer}.ssm_a" in metadata.tensors for layer in range(layers)]
     return {
         **_experts(metadata),
@@ -210,7 +227,7 @@ def _granite_moe(metadata: Metadata) -> Json:
     return {
         **_granite(metadata),
         "model_type": "granitemoeshared" if shared else "granitemoe",
-        "num_local_experts": metadata.number("expert_count"),
+        "num_local_experts": metadata.experts,
         "num_experts_per_tok": metadata.number("expert_used_count"),
         "intermediate_size": metadata.rows("blk.0.ffn_gate_exps.weight"),
         "shared_intermediate_size": shared,
@@ -218,9 +235,9 @@ def _granite_moe(metadata: Metadata) -> Json:
 
 
 def _granite_hybrid(metadata: Metadata) -> Json:
-    heads, experts = metadata.number("ssm.time_step_rank"), metadata.number("expert_count", 0)
+    heads, experts = metadata.number("ssm.time_step_rank"), (metadata.experts if metadata.get("expert_count") else 0)
     shared = "blk.0.ffn_gate_shexp.weight" if experts else "blk.0.ffn_gate.weight"
-    is_mamba = [f"blk.{layer}.ssm_a" in metadata.tensors for layer in range(metadata.number("block_count"))]
+    is_mamba = [f"blk.{layer}.ssm_a" in metadata.tensors for layer in range(metadata.layers)]
     moe = {"intermediate_size": metadata.rows("blk.0.ffn_gate_exps.weight")} if experts else {}
     return {
         **_granite(metadata),
@@ -242,7 +259,7 @@ def _granite_hybrid(metadata: Metadata) -> Json:
 
 
 def _lfm2(metadata: Metadata) -> Json:
-    layers = range(metadata.number("block_count"))
+    layers = range(metadata.layers)
     is_conv = [f"blk.{layer}.shortconv.conv.weight" in metadata.tensors for layer in layers]
     return {
         "model_type": "lfm2",
@@ -271,7 +288,7 @@ def _gpt_oss(metadata: Metadata) -> Json:
     scaling = _rope_scaling(metadata)
     return {
         "model_type": "gpt_oss",
-        "num_local_experts": metadata.number("expert_count"),
+        "num_local_experts": metadata.experts,
         "num_experts_per_tok": metadata.number("expert_used_count"),
         "intermediate_size": metadata.rows("blk.0.ffn_gate_exps.weight"),
         "sliding_window": metadata.number("attention.sliding_window"),

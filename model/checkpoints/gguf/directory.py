@@ -56,8 +56,10 @@ class GgufDirectory:
     @property
     def _makers(self) -> dict[str, Callable[[], dict[str, Any]]]:
         entries = self._files[0].metadata
-        return {
-            "config.json": lambda: self._config,
+        makers: dict[str, Callable[[], dict[str, Any]]] = {"config.json": lambda: self._config}
+        if "tokenizer.ggml.model" not in entries:
+            return makers
+        return makers | {
             "tokenizer.json": lambda: tokenizer.tokenizer_json(entries),
             "tokenizer_config.json": lambda: tokenizer.tokenizer_config(entries),
             "generation_config.json": lambda: tokenizer.generation_config(entries),

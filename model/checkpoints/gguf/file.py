@@ -23,7 +23,19 @@ MAGIC, VERSIONS = b"GGUF", (2, 3)
 MAX_DIMENSIONS, MAX_ALIGNMENT = 4, 1 << 20
 MAX_ENTRIES = 1 << 16  # of the metadata
 MAX_STRINGS = 1 << 22  # of a list; each takes more memory than bytes in the file
-NUMBERS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "?", 10: "<u8", 11: "<i8", 12: "<f8"}
+NUMBERS = {
+    0: "<u1",
+    1: "<i1",
+    2: "<u2",
+    3: "<i2",
+    4: "<u4",
+    5: "<i4",
+    6: "<f4",
+    7: "?",
+    10: "<u8",
+    11: "<i8",
+    12: "<f8",
+}
 STRING, ARRAY = 8, 9
 CHUNK = 1 << 12  # blocks that are dequantized at a time, so that intermediate results stay in the cache
 
@@ -63,7 +75,7 @@ class GgufFile:
         buffer = np.empty(stored.size, dtype=np.uint8)
         with self.path.open("rb", buffering=0) as file:
             file.seek(stored.start)
-            _read_into(file, memoryview(buffer), name)
+            _read_into(file, buffer.data, name)
         return _dequantized(torch.from_numpy(buffer), stored)
 
 

@@ -73,7 +73,8 @@ class GgufReader:
 
     def __init__(self, files: Iterable[GgufFile], architecture: str, hf_config: HfConfig) -> None:
         self._files = {name: file for file in files for name in file.tensors}
-        found = _mapped(self._files, architecture, hf_config)
+        experts = {name: file.tensors[name].shape[0] for name, file in self._files.items()}
+        found = _mapped(experts, architecture, hf_config)
         self._tensors = {tensor.target: tensor for tensor in found}
 
     def names(self) -> Collection[str]:
@@ -86,8 +87,11 @@ class GgufReader:
         try:
             joined = tensor.join(plain)
         except (RuntimeError, ValueError):
-            shapes = ", ".join(f"{source.name} {header.shape}" for source, header in zip(tensor.sources, headers))
-            raise CheckpointError(f"tensor {name} is stored with a shape that the metadata excludes: {shapes}") from None
+            pairs = zip(tensor.sources, headers, strict=True)
+            shapes = ", ".join(f"{source.name} {header.shape}" for source, header in pairs)
+            raise CheckpointError(
+                f"tensor {name} is stored with a shape that the metadata excludes: {shapes}"
+            ) from None
         stored_bytes = sum(header.stored_bytes for header in headers)
         return TensorHeader(tuple(joined.shape), joined.dtype, stored_bytes, headers[0].stored_type)
 
@@ -103,8 +107,11 @@ class GgufReader:
         return TensorHeader(shape, stored.type.dtype, size, stored.type.name)
 
 
-def _mapped(names: Collection[str], architecture: str, hf: HfConfig) -> Iterator[MappedTensor]:
-    """All tensors of the family. Unknown ones keep their names, and are refused with these."""
+def _mapped(names: Mapping[str, int], architecture: str, hf: HfConfig) -> Iterator[MappedTensor]:
+    """All tensors of the family. Unknown ones keep their names, and are refused with these.
+
+    `names`: those of the stored tensors, with the lengths of their first axes.
+    """
     table, fused = ARCHITECTURES[architecture](hf), {}
     parts_of = {part: rule for rule in table.fused for part in rule.parts}
     for name in names:
@@ -121,12 +128,12 @@ def _mapped(names: Collection[str], architecture: str, hf: HfConfig) -> Iterator
             sources = tuple(Source(f"blk.{layer}.{other}") for other in rule.parts)
             fused[prefix + rule.target] = MappedTensor(prefix + rule.target, sources, rule.join)
             continue
-        yield from _renamed(table, name, prefix, part, suffix, hf)
+        yield from _renamed(table, name, prefix, part, suffix, names[name])
     yield from fused.values()
 
 
 def _renamed(
-    table: Architecture, name: str, prefix: str, part: str, suffix: str, hf: HfConfig
+    table: Architecture, name: str, prefix: str, part: str, suffix: str, experts: int
 ) -> Iterator[MappedTensor]:
     whole, stem = table.names.get(part + suffix), table.names.get(part)
     target = whole if whole is not None else None if stem is None else stem + suffix
@@ -134,14 +141,10 @@ def _renamed(
     if target is None:
         yield MappedTensor(name, (Source(name),))
     elif "{expert}" in target:
-        for expert in range(_num_experts(hf)):
+        for expert in range(experts):
             yield MappedTensor(prefix + target.format(expert=expert), (Source(name, expert),), join)
     else:
         yield MappedTensor(prefix + target, (Source(name),), join)
-
-
-def _num_experts(hf: HfConfig) -> int:
-    return next(int(hf[key]) for key in ("num_local_experts", "num_experts", "n_routed_experts") if hf.get(key))
 
 
 _FRAME = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}

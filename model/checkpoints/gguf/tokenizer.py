@@ -58,7 +58,7 @@ PRE_TOKENIZERS: Mapping[str, tuple[str, ...]] = {
 }
 # those that take a piece as it is if it is a token, before any merge
 IGNORE_MERGES = {"llama3", "llama-v3", "llama-bpe", "falcon3", "lfm2", "pixtral", "glm4", "tekken"}
-COMPOSED = {"qwen2", "qwen35", "deepseek-r1-qwen", "megrez"}  # those that bring a text into Unicode's form NFC
+COMPOSED = {"qwen2", "deepseek-r1-qwen", "megrez"}  # those that bring a text into Unicode's form NFC
 NO_PRE_TOKENIZER = "default"
 
 
@@ -163,7 +163,8 @@ def _halves(merge: str) -> tuple[str, str]:
 def _bpe(tokens: list[str], merges: list[list[str]]) -> Json:
     vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
     return {
-        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None, "end_of_word_suffix": None,
+        "type": "BPE", "dropout": None, "unk_token": None,
+        "continuing_subword_prefix": None, "end_of_word_suffix": None,
         "fuse_unk": False, "byte_fallback": False, "ignore_merges": False, "vocab": vocabulary, "merges": merges,
     }  # fmt: skip
 

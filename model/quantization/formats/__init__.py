@@ -41,7 +41,7 @@ def _codec(hf_config: Mapping[str, Any]) -> Codec | None:
     settings = _settings(hf_config)
     if not settings or settings.get("quant_method") == GGUF:
         return None
-    method = settings.get("quant_method")
+    method = settings.get("quant_method", "")
     require(settings, "quant_method", method, FORMATS)
     return FORMATS[method](settings)
 

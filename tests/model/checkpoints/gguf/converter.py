@@ -1,7 +1,7 @@
 """Converts a checkpoint that transformers wrote into a GGUF file, as llama.cpp's convert_hf_to_gguf.py does.
 
 The names of the tensors are those of the `gguf` library; what is done to tensors, and which metadata there is, follows
-the classes of llama.cpp's `conversion` package. Nothing here comes from model/checkpoints/gguf, which is tested with it.
+llama.cpp's `conversion` package. Nothing here comes from model/checkpoints/gguf, which is tested with it.
 """
 
 import re
@@ -241,7 +241,7 @@ def _changes(name: str, tensor: Tensor, hf: Mapping[str, Any], architecture: str
         sizes = (hf["qk_nope_head_dim"], hf["v_head_dim"])
         keys, values = tensor.unflatten(0, (hf["num_attention_heads"], -1)).split(sizes, dim=1)
         return {f"{block}.attn_k_b.weight": keys.mT, f"{block}.attn_v_b.weight": values}
-    if name.endswith("e_score_correction_bias") or name.endswith("expert_bias"):
+    if name.endswith(("e_score_correction_bias", "expert_bias")):
         return {f"{block}.exp_probs_b.bias": tensor}
     if "feed_forward.experts" in name:
         return {name.removeprefix("model."): tensor}

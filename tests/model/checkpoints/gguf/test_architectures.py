@@ -13,7 +13,7 @@ from model.checkpoints.gguf.directory import GgufDirectory
 from model.checkpoints.gguf.tensors import ARCHITECTURES
 from model.checkpoints.safetensors_files import CheckpointError, open_checkpoint
 from model.generate import generate
-from model.loading.load import load_network, open_layout, describe
+from model.loading.load import describe, load_network, open_layout
 from model.network import CausalLM
 from tests.model.batches import whole_batch
 from tests.model.checkpoints.gguf import converter
@@ -102,12 +102,12 @@ def test_an_unknown_tensor_is_refused_by_its_name(twins: Twins) -> None:
         open_layout(directory, describe(directory, torch.float32))
 
 
-def test_an_order_that_is_not_undone_is_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_order_that_is_not_undone_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control."""
     write_checkpoint("llama", tmp_path)
     monkeypatch.setattr(converter, "_PERMUTED", ())
     path = write_gguf(tmp_path, tmp_path / "model.gguf")
-    difference = logits(load_network(GgufDirectory(path), torch.float32)) - logits(load_network(tmp_path, torch.float32))
+    difference = logits(load_network(GgufDirectory(path), torch.float32)) - logits(
+        load_network(tmp_path, torch.float32)
+    )
     assert difference.abs().max() > 1e-2

@@ -114,7 +114,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
     content = write_small(tmp_path / "small.gguf")
     path = tmp_path / "short.gguf"
     used = 16  # of the 32 bytes of the last tensor's place
-    for length in range(0, len(content) - used):
+    for length in range(len(content) - used):
         path.write_bytes(content[:length])
         with pytest.raises(CheckpointError):
             GgufFile(path)

@@ -10,7 +10,9 @@ from model.checkpoints.gguf.ggml_types import OTHER_NAMES, TYPES, GgmlType
 CODES = {kind.name: code for code, kind in TYPES.items()}
 
 
-@pytest.mark.filterwarnings("ignore:.*encountered in.*:RuntimeWarning")  # random scales are NaN or infinite here and there
+@pytest.mark.filterwarnings(
+    "ignore:.*encountered in.*:RuntimeWarning"
+)  # random scales are NaN or infinite here and there
 @pytest.mark.parametrize("name", CODES)
 def test_equals_the_library(name: str) -> None:
     kind = TYPES[CODES[name]]
