@@ -1,4 +1,4 @@
-"""Weights and vocabularies of real models, for the tests that need them. Those skip where `make real-models` was not run.
+"""Real weights and vocabularies, for the tests that need them; these skip where `make real-models` was not run.
 
 Run as a program, this file fetches llama.cpp's vocabulary files, which its Python package carries, with the token ids
 that are expected of them.

@@ -93,7 +93,7 @@ def generation_config(metadata: Mapping[str, Any]) -> Json:
 
 
 def _begins_with_bos(metadata: Mapping[str, Any]) -> bool:
-    pre = metadata.get("tokenizer.ggml.pre")
+    pre = str(metadata.get("tokenizer.ggml.pre"))
     return metadata.get("tokenizer.ggml.model") == "llama" or pre in IGNORE_MERGES - {"glm4"}
 
 
@@ -128,7 +128,7 @@ def _added_tokens(metadata: Mapping[str, Any]) -> Iterator[Json]:
 
 
 def _byte_level(metadata: Mapping[str, Any]) -> Json:
-    name = metadata.get("tokenizer.ggml.pre", NO_PRE_TOKENIZER)
+    name = str(metadata.get("tokenizer.ggml.pre", NO_PRE_TOKENIZER))
     if name not in PRE_TOKENIZERS:
         raise CheckpointError(f"the pre-tokenizer {name!r} is not known; known are: {', '.join(PRE_TOKENIZERS)}")
     splits = [_split({"Regex": pattern}) for pattern in PRE_TOKENIZERS[name]]
