@@ -5,6 +5,7 @@ of a memory map: mapped pages count as memory of this process until they are rel
 is truncated, the process is killed instead of getting an exception.
 """
 
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -45,6 +46,8 @@ DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+logger = logging.getLogger(__name__)
+
 COMPUTED = (".rotary_emb.inv_freq",)  # stored by old exporters, although it follows from the config
 WEIGHT_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
@@ -67,10 +70,11 @@ def read_config(directory: Directory) -> dict[str, Any]:
 
 def shards(directory: Path) -> list[Path]:
     """The safetensors files of a checkpoint. CheckpointError for other formats, which can run code when opened."""
-    index = directory / INDEX_NAME
-    if index.is_file():
+    index, single = directory / INDEX_NAME, directory / SINGLE_NAME
+    if single.is_file() and index.is_file():
+        logger.warning("%s and %s are both there: the former is read, as transformers does", SINGLE_NAME, INDEX_NAME)
+    elif index.is_file():
         return _indexed_shards(directory, read_object(index))
-    single = directory / SINGLE_NAME
     paths = [single] if single.is_file() else sorted(directory.glob("*.safetensors"))
     if paths:
         return paths

@@ -7,14 +7,17 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from model.checkpoints.safetensors_files import CheckpointReader
-from model.quantization.formats import awq, fp8, gptq, mxfp4
+from model.quantization.formats import awq, compressed_tensors, fp8, gptq, mxfp4, scaled
 from model.quantization.formats.reader import Codec, DequantizingReader, Settings, require
 
 GGUF = "gguf"  # its reader dequantizes; the settings only say which scheme is nearest
 FORMATS: dict[str, Callable[[Settings], Codec]] = {
     "awq": awq.codec,
+    "bitsandbytes": scaled.bitsandbytes,
+    "compressed-tensors": compressed_tensors.codec,
     "fp8": fp8.codec,
     "gptq": gptq.codec,
+    "modelopt": scaled.modelopt,
     "mxfp4": mxfp4.codec,
 }
 
@@ -41,7 +44,7 @@ def _codec(hf_config: Mapping[str, Any]) -> Codec | None:
     settings = _settings(hf_config)
     if not settings or settings.get("quant_method") == GGUF:
         return None
-    method = settings.get("quant_method", "")
+    method = str(settings.get("quant_method"))
     require(settings, "quant_method", method, FORMATS)
     return FORMATS[method](settings)
 

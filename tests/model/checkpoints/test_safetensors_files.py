@@ -16,6 +16,7 @@ from model.checkpoints.safetensors_files import (
     open_checkpoint,
     read_config,
     save_weights,
+    shards,
 )
 from model.checkpoints.tensor_readers import FiniteCheckReader, ProgressReader, ReadOnceReader
 from tests.model.loading.plain_loading import load_weights
@@ -132,6 +133,14 @@ def test_a_truncated_shard_is_named(directory: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(CheckpointError, match=r"model-00002-of-00003\.safetensors cannot be read as safetensors"):
         open_checkpoint(directory)
+
+
+def test_of_a_single_file_beside_an_index_the_former_is_read(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = (directory / "model.safetensors").read_bytes()
+    in_shards(directory)
+    (directory / "model.safetensors").write_bytes(content)
+    assert [path.name for path in shards(directory)] == ["model.safetensors"]
+    assert "are both there" in caplog.text
 
 
 def test_a_missing_shard_is_named(directory: Path) -> None:
