@@ -13,8 +13,9 @@ from tokenizers import AddedToken
 from tokenizers.decoders import ByteLevel
 
 from model.files import Directory
+from model.text.chat_formats.harmony import MARKERS, HarmonyAnswer, last_message, uses_harmony
+from model.text.chat_formats.router import ContentDetokenizer
 from model.text.detokenizer import ByteDetokenizer, Detokenizer, WindowDetokenizer
-from model.text.harmony import FinalChannelDetokenizer, uses_harmony
 from model.text.special_tokens import END_OF_TEXT, task_tag
 from model.text.tokenizer_files import TokenizerFiles, load_backend
 
@@ -134,26 +135,35 @@ class Tokenizer:
         return self._token_bytes[token_id] if token_id < self.vocab_size else b""
 
     def stream(
-        self, skip_special: bool = True, *, prompt_ids: Sequence[int] = (), continues: bool = False
+        self,
+        skip_special: bool = True,
+        *,
+        prompt_ids: Sequence[int] = (),
+        continues: bool = False,
+        kept: frozenset[int] = frozenset(),
     ) -> Detokenizer:
         """Return a detokenizer for one sequence that is generated after `prompt_ids`.
 
         `continues`: prompt and answer are one text, so the answer keeps the space before its first word. Otherwise it
-        is a text of its own, as in a chat.
+        is a text of its own, as in a chat. `kept` are special tokens that are written even if others are skipped: those
+        of the format of a chat.
         """
-        text = self._plain_stream(skip_special, prompt_ids if continues else ())
-        if not skip_special or not uses_harmony(self.special_tokens):
-            return text
-        return FinalChannelDetokenizer(text, self._plain_stream(True), self.special_tokens, prompt_ids)
+        context = prompt_ids if continues else ()
+        if not skip_special or kept or not uses_harmony(self.special_tokens):
+            return self._plain_stream(skip_special, kept, context)
+        marker_ids = frozenset(self.special_tokens[marker] for marker in MARKERS if marker in self.special_tokens)
+        begun = self.decode(last_message(prompt_ids, self.special_tokens), skip_special=False)
+        return ContentDetokenizer(self._plain_stream(True, marker_ids, context), HarmonyAnswer(begun))
 
-    def _plain_stream(self, skip_special: bool, context: Sequence[int] = ()) -> Detokenizer:
-        token_bytes = self._text_bytes if skip_special else self.token_bytes
+    def _plain_stream(self, skip_special: bool, kept: frozenset[int], context: Sequence[int]) -> Detokenizer:
+        skipped = self.special_ids - kept if skip_special else frozenset()
+        token_bytes = partial(self._shown_bytes, skipped) if skipped else self.token_bytes
         if isinstance(self._with_special.decoder, ByteLevel):
             return ByteDetokenizer(token_bytes)
-        return WindowDetokenizer(token_bytes, partial(self.decode, skip_special=skip_special), context)
+        return WindowDetokenizer(token_bytes, partial(self.decode, skip_special=False), context)
 
-    def _text_bytes(self, token_id: int) -> bytes:
-        return b"" if token_id in self.special_ids else self.token_bytes(token_id)
+    def _shown_bytes(self, skipped: frozenset[int], token_id: int) -> bytes:
+        return b"" if token_id in skipped else self.token_bytes(token_id)
 
     def _document_prefix(self, files: TokenizerFiles | None) -> tuple[int, ...]:
         """The tokens at the beginning of a text: from the config files, otherwise from the post-processor."""

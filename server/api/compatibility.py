@@ -88,7 +88,8 @@ def _as_many_as_are_returned(value: Any, body: Body) -> bool:
     return _same(value, body.get("n") or 1)
 
 
-_NO_TOOLS = "tools are not served here; leave it out, or set tool_choice to none"
+_NO_TOOLS = "tools are served at the chat endpoints only; leave it out, or set tool_choice to none"
+_NO_FUNCTIONS = "use tools and tool_choice; leave it out"
 _NO_GRAMMARS = "answers cannot be constrained here; leave it out and ask for the format in the prompt"
 _NO_SAMPLER = "this sampler is not served here; leave it out, or use temperature, top_p, top_k and min_p"
 _NO_MEDIA = "this server reads and writes text only; leave it out"
@@ -102,8 +103,9 @@ _TABLE: tuple[ForeignField, ...] = (
     *_hints("OpenAI", "verbosity", neutral=("medium",)),
     *_hints("OpenAI", "reasoning_effort", neutral=("none",)),
     ForeignField("tools", "OpenAI", ([],), refusal=_NO_TOOLS, asks_nothing=_no_tool_may_be_called),
-    ForeignField("functions", "OpenAI", ([],), refusal=_NO_TOOLS, asks_nothing=_no_tool_may_be_called),
-    *_refused("OpenAI", _NO_TOOLS, tool_choice=("none", "auto"), function_call=("none", "auto")),
+    *_refused("OpenAI", _NO_TOOLS, tool_choice=("none", "auto")),
+    ForeignField("functions", "OpenAI", ([],), refusal=_NO_FUNCTIONS, asks_nothing=_no_tool_may_be_called),
+    *_refused("OpenAI", _NO_FUNCTIONS, function_call=("none", "auto")),
     *_refused("OpenAI", _NO_GRAMMARS, response_format=({"type": "text"},)),
     *_refused("OpenAI", _NO_MEDIA, modalities=(["text"],), audio=()),
     *_refused("OpenAI", "there is no search here; leave it out", web_search_options=()),

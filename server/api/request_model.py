@@ -1,5 +1,6 @@
 """What every request body shares: strict types, bounds, and how fields that are not ours are treated."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -72,6 +73,15 @@ class RequestModel(BaseModel):
     """A part of a request. "0.5" is not a number."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class WithExtras(RequestModel):
+    """A part of a body in which fields of other servers are ignored and named in the warnings."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def ignored_fields(self, path: str) -> Iterator[str]:
+        return (f"{path}.{name}" for name, value in (self.model_extra or {}).items() if value is not None)
 
 
 class RequestBody(RequestModel):

@@ -14,6 +14,20 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class ThinkingBudget:
+    """After how many tokens thinking is ended.
+
+    Thinking begins after the tokens `open`, or with the first token if `open` is empty, and ends with the tokens
+    `close`. When it has `max_tokens`, the tokens `forced` come next, whatever the model says.
+    """
+
+    max_tokens: int
+    open: tuple[int, ...]
+    close: tuple[int, ...]
+    forced: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How to choose each next token. The defaults sample from the model's distribution as it is.
 
@@ -45,6 +59,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: bool = False
     beam_width: int = 1
+    thinking_budget: ThinkingBudget | None = None
 
 
 @dataclass(frozen=True, slots=True)

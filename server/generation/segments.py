@@ -64,6 +64,10 @@ class SegmentedGeneration:
         for generation in self._started:
             generation.withdraw()
 
+    def stop(self) -> None:
+        for generation in self._started:
+            generation.stop()
+
     async def deltas(self) -> AsyncIterator[TextDelta]:
         """Yield the text as it grows, segment after segment. The finish reason is `length` if any segment was cut off.
 

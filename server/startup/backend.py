@@ -99,6 +99,8 @@ def engine_config(settings: Settings, network: CausalLM, tokenizer: Tokenizer) -
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         max_queue=settings.max_queue,
+        max_queue_tokens=settings.max_queue_tokens,
+        max_queue_wait=settings.max_queue_wait,
         cache_bytes=settings.cache_bytes or default_cache_bytes(),
         seed=settings.seed,
     )

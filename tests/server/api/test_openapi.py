@@ -12,7 +12,7 @@ Schema = dict[str, Any]
 
 # Any value: it is ignored, refused unless it asks for nothing, or given to the chat template as it is
 NOT_READ = {
-    "name", "refusal", "audio", "images", "annotations", "tool_calls", "function_call", "chat_template_kwargs",
+    "name", "refusal", "audio", "images", "annotations", "parameters", "function_call", "chat_template_kwargs",
 }  # fmt: skip
 ERROR = {"$ref": "#/components/schemas/ErrorAnswer"}
 
