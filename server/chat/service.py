@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from model.text.chat_formats.chat_format import ChatFormat, PromptEnd, TaggedFormat, chat_format
 from model.text.chat_formats.fields import Schemas
@@ -10,7 +11,7 @@ from server.chat.generation import ChatGeneration, RoutedGeneration
 from server.chat.known_answers import KnownAnswers
 from server.chat.request import ChatRequest, Tool
 from server.chat.template_messages import template_messages, template_tools, thinking_variables
-from server.engine.types import SamplingParams
+from server.engine.types import SamplingParams, ThinkingBudget
 from server.generation.admission import Admission
 from server.generation.prompt import Prompt
 from server.generation.service import DEFAULT_OPTIONS, GenerationService
@@ -52,6 +53,7 @@ class ChatService:
         end = PromptEnd(prompt.text, _continued(request))
         if self._format.router(schemas, end) is None:
             return [ChatGeneration(generation) for generation in admission.start([prompt], sampling, options, n)]
+        sampling = self._with_budget(sampling, request, end)
         raw = replace(options, stop=(), include_stop=False, kept_special_tokens=self._format.marker_ids)
         ends = {*self._service.tokenizer.eos_token_ids, *sampling.stop_token_ids}
 
@@ -85,6 +87,15 @@ class ChatService:
         stops = StopStringMatcher(options.stop, include_stop=options.include_stop)
         max_calls = None if request.parallel_tool_calls else 1
         return RoutedGeneration(generation, router, stops, max_calls=max_calls, on_calls=keep)
+
+    def _with_budget(self, sampling: SamplingParams, request: ChatRequest, end: PromptEnd) -> SamplingParams:
+        """The thinking budget in token ids, if the request has one and the model thinks."""
+        markers, budget = self._format.thinking(end), request.thinking.budget
+        if markers is None or budget is None:
+            return sampling
+        encode = partial(self._service.tokenizer.encode, allow_special=True)
+        opened, close, forced = (tuple(encode(text)) for text in (markers.open, markers.close, markers.forced))
+        return replace(sampling, thinking_budget=ThinkingBudget(budget, opened, close, forced))
 
     def _render_options(self, request: ChatRequest) -> RenderOptions:
         asked = thinking_variables(request.thinking)

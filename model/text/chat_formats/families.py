@@ -55,11 +55,12 @@ CALL_FAMILIES: Sequence[CallFamily] = (
     CallFamily(
         "Seed-OSS", ("<seed:tool_call>", "<function="),
         TaggedCalls("<function=", (">",), "</function>", "<seed:tool_call>", "</seed:tool_call>",
-                    ParameterTags("<parameter=", _BY_SCHEMA, "</parameter>")),
+                    ParameterTags("<parameter=", _BY_SCHEMA, "</parameter>"), one_per_section=True),
     ),
     CallFamily(
         "Qwen3-Coder, Qwen3.5, Nemotron 3, Step 3.5", ("<tool_call>", "<function=", "<parameter="),
-        TaggedCalls("<function=", (">",), "</function>", "<tool_call>", "</tool_call>", _QWEN_PARAMETERS),
+        TaggedCalls("<function=", (">",), "</function>", "<tool_call>", "</tool_call>", _QWEN_PARAMETERS,
+                    one_per_section=True),
     ),
     CallFamily(
         "Hunyuan 3", (":opensource", "tool_sep"),

@@ -9,14 +9,19 @@ the channel "commentary" are for the user too. See https://github.com/openai/har
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from model.text.chat_formats.fields import Field, FieldSink
+from model.text.chat_formats.grammar import GrammarBuilder, object_schema
 from model.text.chat_formats.json_values import pass_json
 from model.text.chat_formats.reader import Reader, Reading, markers
 
 START, CHANNEL, MESSAGE, END = "<|start|>", "<|channel|>", "<|message|>", "<|end|>"
 CALL, RETURN, CONSTRAIN = "<|call|>", "<|return|>", "<|constrain|>"
 MARKERS = (START, CHANNEL, MESSAGE, END, CALL, RETURN, CONSTRAIN)
+NEXT = f"{START}assistant"
+ANALYSIS = f"{CHANNEL}analysis{MESSAGE}"
+FINAL = f"{CHANNEL}final{MESSAGE}"
 _RECIPIENT = re.compile(r"\bto=(?:functions\.)?([A-Za-z0-9_.-]+)")
 
 
@@ -58,6 +63,17 @@ class HarmonyAnswer:
                 header = ""
             else:
                 stop = yield from reader.until(markers(START, CHANNEL, MESSAGE), _drop)
+
+
+def analysis_grammar(build: GrammarBuilder) -> str:
+    """Reasoning, if the model wants it, and the beginning of the next message."""
+    return f"({build.literal(ANALYSIS)} {build.until(END)} {build.literal(NEXT)})?"
+
+
+def call_grammar(build: GrammarBuilder, name: str, schema: Mapping[str, Any]) -> str:
+    """A call of one tool; the token that ends it ends the answer."""
+    header = f"{CHANNEL}commentary to=functions.{name} {CONSTRAIN}json{MESSAGE}"
+    return f"{build.literal(header)} {build.json(object_schema(schema))}"
 
 
 def _header(begun: str, reader: Reader) -> Reading[tuple[str | None, str]]:

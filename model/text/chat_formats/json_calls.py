@@ -1,14 +1,16 @@
 """Calls as JSON objects with a name and arguments: between markers or alone, one or many, perhaps in a list."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.text.chat_formats.fields import FieldSink
+from model.text.chat_formats.fields import FieldSink, Schemas
+from model.text.chat_formats.grammar import GrammarBuilder, object_schema, one_of, separated
 from model.text.chat_formats.json_values import json_text, parsed, pass_json
 from model.text.chat_formats.reader import Reader, Reading
 
+_NEWLINE = "\n"
 _BEFORE_NAME = ("type", "id", "tool_call_id", "index")  # keys that may come before the name
 
 
@@ -44,6 +46,22 @@ class JsonCalls:
         if self.is_list:
             return f"{self.open}[{', '.join(written)}]{self.close}"
         return "\n".join(f"{self.open}\n{call}\n{self.close}".strip() for call in written)
+
+    def grammar(self, build: GrammarBuilder, schemas: Schemas, *, many: bool) -> str:
+        call = build.rule(one_of([self._call_grammar(build, *each) for each in schemas.items()]))
+        if self.is_list:
+            listed = separated(call, build.literal(", "), many=many)
+            return f"{build.literal('[')} {listed} {build.literal(']' + self.close)}"
+        if not self.open:
+            return call
+        closed = f"{build.literal(_NEWLINE)} {call} {build.literal(_NEWLINE + self.close)}"
+        return separated(closed, build.literal(_NEWLINE + self.open), many=many)
+
+    def _call_grammar(self, build: GrammarBuilder, name: str, schema: Mapping[str, Any]) -> str:
+        head = f'{{"{self.name_key}": {json.dumps(name)}, "{self.arguments_key}": '
+        if self.key_is_name:
+            head = f"{{{json.dumps(name)}: "
+        return f"{build.literal(head)} {build.json(object_schema(schema))} {build.literal('}')}"
 
     def _object_of(self, name: str, arguments: Any) -> dict[str, Any]:
         return {name: arguments} if self.key_is_name else {self.name_key: name, self.arguments_key: arguments}

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.text.chat_formats.fields import FieldSink
+from model.text.chat_formats.fields import FieldSink, Schemas
+from model.text.chat_formats.grammar import GrammarBuilder, in_order, one_of, parameter_schemas, separated
 from model.text.chat_formats.reader import Reader, Reading, markers
 
 _CONSTANTS: Mapping[str, Any] = {"true": True, "false": False, "null": None}
@@ -34,6 +35,11 @@ class PythonicCalls:
         written = (f"{name}({_keywords(arguments)})" for name, arguments in calls)
         return f"{self.open}[{', '.join(written)}]{self.close}"
 
+    def grammar(self, build: GrammarBuilder, schemas: Schemas, *, many: bool) -> str:
+        call = build.rule(one_of([_call_grammar(build, *each) for each in schemas.items()]))
+        listed = separated(call, build.literal(", "), many=many)
+        return f"{build.literal('[')} {listed} {build.literal(']' + self.close)}"
+
     def read(self, opened: str, reader: Reader, sink: FieldSink) -> Reading[bool]:
         """Read what follows `open`. False where there is no call."""
         pieces: list[str] = []
@@ -59,6 +65,14 @@ def parsed_calls(text: str) -> list[tuple[str, dict[str, Any]]]:
         return [(_name(call), _arguments(call)) for call in calls if isinstance(call, ast.Call)]
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return []
+
+
+def _call_grammar(build: GrammarBuilder, name: str, schema: Mapping[str, Any]) -> str:
+    """Values are JSON, which is read too."""
+    keywords = {
+        key: f"{build.literal(f'{key}=')} {build.json(each)}" for key, each in parameter_schemas(schema).items()
+    }
+    return f"{build.literal(f'{name}(')} {in_order(keywords, schema, build.literal(', '))} {build.literal(')')}"
 
 
 def _keywords(arguments: Any) -> str:

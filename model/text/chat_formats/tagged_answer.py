@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from model.text.chat_formats.fields import Field, FieldSink
+from model.text.chat_formats.fields import Field, FieldSink, Schemas
+from model.text.chat_formats.grammar import GrammarBuilder
 from model.text.chat_formats.reader import Reader, Reading, markers
 
 
@@ -23,6 +24,9 @@ class Calls(Protocol):
 
     def write(self, calls: Sequence[tuple[str, Any]]) -> str:
         """The text of calls, names and arguments, as the model would write it."""
+
+    def grammar(self, build: GrammarBuilder, schemas: Schemas, *, many: bool) -> str:
+        """An expression for what follows the first of `opens`: a call of one of the tools, or several with `many`."""
 
     def read(self, opened: str, reader: Reader, sink: FieldSink) -> Reading[bool]: ...
 

@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.text.chat_formats.fields import FieldSink
+from model.text.chat_formats.fields import FieldSink, Schemas
+from model.text.chat_formats.grammar import (
+    GrammarBuilder,
+    in_order,
+    object_schema,
+    one_of,
+    parameter_schemas,
+    separated,
+)
 from model.text.chat_formats.json_values import parsed, pass_json
 from model.text.chat_formats.reader import Reader, Reading, markers
 
@@ -29,12 +37,25 @@ class ParameterTags:
     value_open: str = ""
     newlines: bool = False
 
+    def grammar(self, build: GrammarBuilder, key: str, schema: Mapping[str, Any]) -> str:
+        is_text = set(_types(schema)) == {"string"}
+        line = "\n" if self.newlines else ""
+        head = build.literal(f"\n{self.open}{key}{self._key_close(is_text)}{self.value_open}{line}")
+        if not is_text:
+            return f"{head} {build.json(schema)} {build.literal(line + self.close)}"
+        if "enum" in schema:
+            return f"{head} {one_of([build.literal(each + line + self.close) for each in schema['enum']])}"
+        length = f"{{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}"
+        return f"{head} {build.until(line + self.close, length)}"
+
+    def _key_close(self, is_text: bool) -> str:
+        return next(spelling for spelling, kind in self.key_close.items() if kind in (None, is_text))
+
     def write(self, key: str, value: Any) -> str:
         is_text = isinstance(value, str)
         text = value if is_text else _dumps(value)
-        key_close = next((spelling for spelling, kind in self.key_close.items() if kind in (None, is_text)))
         edge = "\n" if self.newlines else ""
-        return f"{self.open}{key}{key_close}{self.value_open}{edge}{text}{edge}{self.close}"
+        return f"{self.open}{key}{self._key_close(is_text)}{self.value_open}{edge}{text}{edge}{self.close}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +71,7 @@ class TaggedCalls:
     section_open: str = ""
     section_close: str = ""
     parameters: ParameterTags | None = None
+    one_per_section: bool = False
     id_close: str = ""  # an id stands before the name and ends so
     id_open: str = ""  # an id stands after the name and begins so
 
@@ -72,11 +94,35 @@ class TaggedCalls:
         return f"{self.section_open}\n{written}\n{self.section_close}".strip()
 
     def _written(self, name: str, arguments: Any) -> str:
-        head = f"{self.open}{name}{self.name_close[0]}"
+        head = f"{self.open}{self._named(name)}"
         if self.parameters is None:
             return f"{head}{_dumps(arguments)}{self.close}"
         values = arguments if isinstance(arguments, dict) else {}
         return head + "\n".join(self.parameters.write(*each) for each in values.items()) + f"\n{self.close}"
+
+    def grammar(self, build: GrammarBuilder, schemas: Schemas, *, many: bool) -> str:
+        """What follows the first marker of the calls, which is that of the section if there is one."""
+        line = "\n" if self.parameters else ""
+        call = build.rule(one_of([self._call_grammar(build, *each) for each in schemas.items()]))
+        if not self.section_open:
+            return separated(call, build.literal(line + self.open), many=many)
+        opened, closed = build.literal(line + self.open), build.literal(line + self.section_close)
+        if self.one_per_section:
+            return separated(f"{opened} {call} {closed}", build.literal(line + self.section_open), many=many)
+        return f"{opened} {call} {f'({opened} {call})*' if many else ''} {closed}"
+
+    def _named(self, name: str) -> str:
+        """The name and what is around it, with an id where the format has one."""
+        before = f"{name}{self.id_close}" if self.id_close else ""
+        after = f"{self.id_open}1" if self.id_open else ""
+        return f"{before}{name}{after}{self.name_close[0]}"
+
+    def _call_grammar(self, build: GrammarBuilder, name: str, schema: Mapping[str, Any]) -> str:
+        head = build.literal(self._named(name))
+        if self.parameters is None:
+            return f"{head} {build.json(object_schema(schema))} {build.literal(self.close)}"
+        tags = {key: self.parameters.grammar(build, key, each) for key, each in parameter_schemas(schema).items()}
+        return f"{head} {in_order(tags, schema, '')} {build.literal(chr(10) + self.close)}"
 
     def read(self, opened: str, reader: Reader, sink: FieldSink) -> Reading[bool]:
         """Read what follows one of `opens`. False where there is no call."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from server.engine.types import ThinkingBudget
 from tests.server.applications import Server, client_of, events_of, make_server
 
 CHAT = "/v1/chat/completions"
@@ -146,6 +147,22 @@ def test_thinking_that_is_cut_off_is_no_content(client: TestClient, server: Serv
     choice = ask(client, enable_thinking=True, max_tokens=5)
     assert choice["message"]["content"] == ""
     assert choice["message"]["reasoning_content"] == "a lon"
+
+
+def test_a_thinking_budget(client: TestClient, server: Server) -> None:
+    def encoded(text: str) -> tuple[int, ...]:
+        return tuple(server.tokenizer.encode(text))
+
+    server.answer_with("hm</think>Hello")
+    ask(client, thinking_token_budget=9)
+    ask(client, thinking_token_budget=9, enable_thinking=True)
+    ask(client, thinking_token_budget=-1)
+    close, forced = encoded("</think>"), encoded("\n</think>\n\n")
+    assert [request.sampling.thinking_budget for request in server.engine.submitted] == [
+        ThinkingBudget(9, encoded("<think>"), close, forced),
+        ThinkingBudget(9, (), close, forced),
+        None,
+    ]
 
 
 def test_stop_strings_count_in_the_content_only(client: TestClient, server: Server) -> None:
