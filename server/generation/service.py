@@ -213,7 +213,8 @@ class GenerationService:
         room = self.max_model_len - length
         if room < min(1, sampling.max_tokens):
             self._observer.rejected("prompt_too_long")
-            raise PromptTooLongError(  # LiteLLM looks for the first words, LangChain and Claude Code for "prompt is too long"
+            # LiteLLM looks for the first words, LangChain and Claude Code for "prompt is too long"
+            raise PromptTooLongError(
                 f"This model's maximum context length is {self.max_model_len} tokens, prompt and answer together, but "
                 f"the prompt is too long: it has {length} tokens. Shorten it."
             )
