@@ -41,7 +41,7 @@ TEXT = (
     "and lucky you may see an otter. At the end of the path there is a hut where tea and cake are sold."
 )
 # Perplexity relative to the dequantized weights: what each scheme costs this model, which is small and sensitive
-PERPLEXITY_BOUNDS = {"float32": 0.003, "bfloat16": 0.01, "int8": 0.02, "int4": 0.25}
+PERPLEXITY_BOUNDS = {"float32": 0.003, "bfloat16": 0.005, "int8": 0.01, "int4": 0.12}
 
 
 @pytest.fixture(scope="module")
