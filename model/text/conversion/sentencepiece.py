@@ -18,8 +18,7 @@ def from_model(content: bytes) -> bpe.Json:
     normalizer: dict[int, Any] = {}
     for number, value in _fields(content):
         if number == 1:
-            piece = dict(_fields(value))
-            pieces.append((piece.get(1, b"").decode(), _float(piece.get(2, b"\0" * 4)), piece.get(3, NORMAL)))
+            pieces.append(_piece(value))
         elif number == 2:
             trainer = dict(_fields(value))
         elif number == 3:
@@ -30,15 +29,24 @@ def from_model(content: bytes) -> bpe.Json:
 
 
 def _tokenizer(pieces: list[tuple[str, float, int]], *, prefix_space: bool) -> bpe.Json:
-    tokens, scores, kinds = ([piece[part] for piece in pieces] for part in range(3))
+    tokens, scores = [token for token, _, _ in pieces], [score for _, score, _ in pieces]
     added = [
         bpe.added_token(token_id, token, special=kind != USER_DEFINED)
-        for token_id, (token, kind) in enumerate(zip(tokens, kinds, strict=True))
+        for token_id, (token, _, kind) in enumerate(pieces)
         if kind in (UNKNOWN, CONTROL, USER_DEFINED)
     ]
-    unknown = next((token for token, kind in zip(tokens, kinds, strict=True) if kind == UNKNOWN), None)
+    unknown = next((token for token, _, kind in pieces if kind == UNKNOWN), None)
     bos = "<s>" if "<s>" in tokens else None
     return bpe.sentencepiece(tokens, scores, added, unknown=unknown, bos=bos, prefix_space=prefix_space)
+
+
+def _piece(content: Any) -> tuple[str, float, int]:
+    """Text, score and kind of a token."""
+    fields = dict(_fields(content))
+    text, score, kind = fields.get(1, b""), fields.get(2, b"\0" * 4), fields.get(3, NORMAL)
+    if not isinstance(text, bytes) or not isinstance(score, bytes) or len(score) != 4 or not isinstance(kind, int):
+        raise ValueError("tokenizer.model is damaged")
+    return text.decode(), float(struct.unpack("<f", score)[0]), kind
 
 
 def _fields(content: Any) -> Iterator[tuple[int, Any]]:
@@ -70,9 +78,3 @@ def _varint(content: bytes, place: int) -> tuple[int, int]:
         if byte < 128:
             return value, place
     raise ValueError("tokenizer.model is damaged")
-
-
-def _float(content: Any) -> float:
-    if not isinstance(content, bytes) or len(content) != 4:
-        raise ValueError("tokenizer.model is damaged")
-    return float(struct.unpack("<f", content)[0])

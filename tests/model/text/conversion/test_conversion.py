@@ -58,7 +58,13 @@ def test_a_damaged_sentencepiece_model_is_refused(tmp_path: Path) -> None:
     write_sentencepiece(tmp_path)
     path = tmp_path / "tokenizer.model"
     content = path.read_bytes()
-    for damaged in (content[:1000], b"\xff" * 100, b"\x0a\xff\xff\xff\xff\x0f", b"\x0a\x02\x0d\x00"):
+    for damaged in (
+        content[:1000],
+        b"\xff" * 100,
+        b"\x0a\xff\xff\xff\xff\x0f",
+        b"\x0a\x02\x0d\x00",
+        b"\x0a\x02\x08\x01",
+    ):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"tokenizer\.model is"):
             Tokenizer.load(tmp_path)
