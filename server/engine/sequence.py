@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from server.engine.cache.block_manager import root_digest
+from server.engine.grammar.constraint import GrammarConstraint
 from server.engine.logits_processors import LogitsProcessor
 from server.engine.types import (
     EmbedRequest,
@@ -37,6 +38,7 @@ class Sequence:
     seed: int
     arrival: float  # monotonic seconds
     logits_processors: tuple[LogitsProcessor, ...] = ()
+    grammar: GrammarConstraint | None = None  # one of the logits processors
     request_id: str = field(init=False)
     sampling: SamplingParams = field(init=False)
     tokens: list[int] = field(init=False)
@@ -139,6 +141,7 @@ class Sequence:
         prompt_logprobs: tuple[TokenLogprobs, ...] = (),
         embedding: tuple[float, ...] = (),
         error: str | None = None,
+        is_request_error: bool = False,
     ) -> EngineOutput:
         """The last output of this request."""
         return EngineOutput(
@@ -151,4 +154,5 @@ class Sequence:
             error,
             RequestTimes(self.arrival, self.scheduled, self.first_token, now),
             embedding,
+            is_request_error,
         )

@@ -11,6 +11,7 @@ from model.text.chat_template import DEFAULT_RENDER_OPTIONS, ChatTemplate, Rende
 from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
+from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.types import EngineRequest, GenerateRequest, SamplingParams, ScoreRequest
 from server.errors import (
     InvalidRequestError,
@@ -28,6 +29,7 @@ from server.generation.stream import Generation, GenerationObserver, TextOptions
 NEUTRAL = GenerationDefaults()
 UNKNOWN = Quality()
 DEFAULT_OPTIONS = TextOptions()
+MAX_COMPILING = 2  # grammars at once, so that slow ones leave threads for other work
 
 
 class GenerationService:
@@ -46,6 +48,7 @@ class GenerationService:
         observer: GenerationObserver,
         defaults: GenerationDefaults = NEUTRAL,
         quality: Quality = UNKNOWN,
+        grammars: GrammarCompiler | None = None,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
@@ -57,6 +60,8 @@ class GenerationService:
         self.quality = quality
         self.created = int(time.time())
         self.chat_template = chat_template
+        self._grammars = grammars
+        self._compiling = asyncio.Semaphore(MAX_COMPILING)
         self._observer = observer
         self._num_begin_tokens = len(tokenizer.encode_document(""))
 
@@ -84,6 +89,19 @@ class GenerationService:
         if sum(len(str(message["content"])) for message in messages) > LONG_TEXT:
             return await asyncio.to_thread(self._render, messages, options)
         return self._render(messages, options)
+
+    async def compile_grammar(self, grammar: str, param: str) -> None:
+        """Compile the grammar of a request in a thread, before the request is started.
+
+        Raises InvalidRequestError, with `param` as the field, for one that is wrong, too large or too complex.
+        """
+        if self._grammars is None:
+            raise InvalidRequestError("Answers cannot be constrained here.", param=param, code="unsupported_parameter")
+        async with self._compiling:
+            try:
+                await asyncio.to_thread(self._grammars.compile, grammar)
+            except ValueError as error:
+                raise InvalidRequestError(f"{param}: {error}.", param=param) from error
 
     def template_uses(self, variable: str) -> bool:
         """Whether the chat template names a variable."""
