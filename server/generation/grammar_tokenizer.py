@@ -1,7 +1,7 @@
 """The vocabulary as llguidance reads it: the bytes of every token, the special ones, and how text is encoded."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from model.text.tokenizer import Tokenizer
 
@@ -15,7 +15,8 @@ def open_grammar_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> "LLTokenize
     """Takes a tenth of a second and, with llguidance itself, 10 MB or more, so it is done for the first grammar."""
     from llguidance import LLTokenizer
 
-    return LLTokenizer(_Vocabulary(tokenizer, vocab_size), eos_token=list(tokenizer.eos_token_ids) or None)
+    vocabulary: Any = _Vocabulary(tokenizer, vocab_size)  # llguidance asks for these attributes, not for its own class
+    return LLTokenizer(vocabulary, eos_token=list(tokenizer.eos_token_ids) or None)
 
 
 class _Vocabulary:

@@ -21,6 +21,8 @@ from server.errors import (
     UnavailableError,
 )
 from server.generation.defaults import GenerationDefaults
+from server.generation.grammar import AnswerGrammar, following
+from server.generation.json_schema import SchemaError
 from server.generation.prompt import Prompt
 from server.generation.run_in_thread import LONG_TEXT, run_in_thread
 from server.generation.segments import SegmentedGeneration, SegmentedPrompt
@@ -29,7 +31,6 @@ from server.generation.stream import Generation, GenerationObserver, TextOptions
 NEUTRAL = GenerationDefaults()
 UNKNOWN = Quality()
 DEFAULT_OPTIONS = TextOptions()
-MAX_COMPILING = 2  # grammars at once, so that slow ones leave threads for other work
 
 
 class GenerationService:
@@ -61,7 +62,6 @@ class GenerationService:
         self.created = int(time.time())
         self.chat_template = chat_template
         self._grammars = grammars
-        self._compiling = asyncio.Semaphore(MAX_COMPILING)
         self._observer = observer
         self._num_begin_tokens = len(tokenizer.encode_document(""))
 
@@ -90,18 +90,29 @@ class GenerationService:
             return await asyncio.to_thread(self._render, messages, options)
         return self._render(messages, options)
 
-    async def compile_grammar(self, grammar: str, param: str) -> None:
-        """Compile the grammar of a request in a thread, before the request is started.
+    async def compile_grammar(self, grammar: AnswerGrammar, after: str | None = None) -> str:
+        """The grammar of a request for SamplingParams, compiled in a thread before the request is started.
 
-        Raises InvalidRequestError, with `param` as the field, for one that is wrong, too large or too complex.
+        `after`: what comes before the answer, see `grammar.following`. Raises InvalidRequestError that names the place
+        for a grammar that is wrong, too large or too complex.
         """
         if self._grammars is None:
-            raise InvalidRequestError("Answers cannot be constrained here.", param=param, code="unsupported_parameter")
-        async with self._compiling:
-            try:
-                await asyncio.to_thread(self._grammars.compile, grammar)
-            except ValueError as error:
-                raise InvalidRequestError(f"{param}: {error}.", param=param) from error
+            raise InvalidRequestError("Answers cannot be constrained here.", param=grammar.param)
+        try:
+            text = await asyncio.to_thread(grammar.text)
+            text = text if after is None else following(after, text)
+            await self._compile(text, grammar)
+        except SchemaError as error:
+            param = f"{grammar.param}.{error.place}" if error.place else grammar.param
+            raise InvalidRequestError(f"{param}: {error}.", param=param) from error
+        return text
+
+    async def _compile(self, text: str, grammar: AnswerGrammar) -> None:
+        assert self._grammars is not None
+        try:
+            await asyncio.wrap_future(self._grammars.start(text))
+        except ValueError as error:
+            raise await asyncio.to_thread(grammar.explain, str(error), self._grammars.validate) from error
 
     def template_uses(self, variable: str) -> bool:
         """Whether the chat template names a variable."""

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor
 
@@ -15,12 +14,11 @@ from model.network import CausalLM
 from server.engine.engine import Engine
 from server.engine.sampler import gumbel_noise
 from server.engine.types import EngineOutput, FinishReason, GenerateRequest
-from tests.server.engine.grammar.vocabulary import EOS_ID, LONGER, Vocabulary
+from tests.server.engine.grammar.vocabulary import EOS_ID, Vocabulary
 from tests.server.engine.tiny import (
     assert_memory_is_free,
     bytes_for,
     collect,
-    drain,
     engine_config,
     oracle,
     random_prompt,

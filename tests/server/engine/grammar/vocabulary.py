@@ -1,4 +1,6 @@
-"""A vocabulary of 128 tokens for the tiny network: the printable characters, some longer tokens, and an end token."""
+"""A vocabulary of 128 tokens for the tiny network: bytes of text, some longer tokens, and an end token."""
+
+import re
 
 from llguidance import LLTokenizer
 
@@ -6,7 +8,7 @@ from server.engine.grammar.compiler import GrammarCompiler
 from tests.server.engine.tiny import VOCAB
 
 EOS_ID, TAG_ID = 2, 3
-CHARACTERS = [bytes([value]) for value in (10, *range(32, 127))]
+CHARACTERS = [bytes([value]) for value in (10, *range(32, 127), *sorted(set("äü".encode())))]
 LONGER = [b'{"', b'": ', b'", "', b"true", b"false", b"  ", b"abc", b"bc"]
 
 
@@ -22,14 +24,10 @@ class Vocabulary:
         tokens = [b"<pad>", b"<unk>", b"<eos>", b"<tag>", *CHARACTERS, *longer]
         self.tokens = tokens + [b""] * (VOCAB - len(tokens))
         self._ids = {token: token_id for token_id, token in enumerate(self.tokens) if token_id > TAG_ID and token}
+        self._longest = re.compile(b"|".join(re.escape(token) for token in sorted(self._ids, key=len, reverse=True)))
 
     def __call__(self, text: str) -> list[int]:
-        token_ids, data = [], text.encode()
-        while data:
-            longest = max((token for token in self._ids if data.startswith(token)), key=len)
-            token_ids.append(self._ids[longest])
-            data = data[len(longest) :]
-        return token_ids
+        return [self._ids[token] for token in self._longest.findall(text.encode())]
 
     def text(self, token_ids: tuple[int, ...]) -> str:
         """The text of an answer, without its end token."""
