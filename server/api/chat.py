@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -14,6 +15,7 @@ from server.api.logprobs import ChoiceLogprobs, PromptLogprobs, chat_logprobs, p
 from server.api.messages import ChatFields, Messages, ignored_message_fields
 from server.api.prompts import PromptLength, truncated
 from server.api.request_model import ModelName
+from server.api.response_format import GrammarFields
 from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of
 from server.api.sampling import (
     CacheSalt,
@@ -36,7 +38,7 @@ from server.generation.stream import GenerationResult, all_results, interleave
 router = APIRouter(tags=["OpenAI"])
 
 
-class ChatRequest(SamplingFields, ChatFields):
+class ChatRequest(SamplingFields, ChatFields, GrammarFields):
     model: ModelName | None = None
     messages: Messages
     max_completion_tokens: MaxTokens | None = None
@@ -106,6 +108,7 @@ async def chat_completions(body: ChatRequest, context: Context) -> Any:
     _ignore_unused_variables(context.admission.service, body)
     service, n = context.accept(body), body.n or 1
     prompt, sampling = await _prompt(service, body), _sampling(service, body)
+    sampling = replace(sampling, grammar=await body.compile_grammar(service))
     check_total_logprobs(service, [prompt], n, sampling)
     generations = context.admission.start([prompt], sampling, body.text_options, n)
     head = ChunkHead(
