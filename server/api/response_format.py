@@ -30,7 +30,7 @@ def _not_served(value: Any) -> Any:
     return value
 
 
-JsonSchema = Annotated[Any, BeforeValidator(_schema_or_text)]
+JsonSchema = Annotated[Any, BeforeValidator(_schema_or_text), Field(description="A JSON schema, or its text.")]
 Regex = Annotated[str, Field(max_length=16_384)]
 Choice = Annotated[str, Field(min_length=1, max_length=4096)]
 Choices = Annotated[list[Choice], FirstErrorOnly, Field(max_length=MAX_CHOICES)]

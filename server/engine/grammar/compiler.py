@@ -128,6 +128,6 @@ def _check_beginning(matcher: "LLMatcher", eos_token_ids: Collection[int]) -> No
     beginning = matcher.deep_copy()
     mask = int.from_bytes(beginning.compute_bitmask(), "little")
     if beginning.is_error():
-        raise ValueError(shortened(beginning.get_error()) or "the grammar matches nothing")
+        raise ValueError(shortened(beginning.get_error()))
     if not mask & ~sum(1 << token_id for token_id in set(eos_token_ids)):
         raise ValueError("the grammar matches nothing but the empty text")

@@ -37,7 +37,7 @@ class GrammarConstraint:
     def error(self) -> str | None:
         """Why the answer cannot go on; None while it can."""
         if self._matcher.is_error():
-            return FAILED.format(reason=shortened(self._matcher.get_error()) or "nothing matches")
+            return FAILED.format(reason=shortened(self._matcher.get_error()))
         if self._matcher.is_stopped() and self._matcher.stop_reason() not in COMPLETE:
             return FAILED.format(reason=self._matcher.stop_reason())
         return None
@@ -82,4 +82,5 @@ class GrammarConstraint:
 
 def shortened(error: str) -> str:
     """What llguidance says, on one line and without a final full stop."""
-    return " ".join(error.split())[:MAX_ERROR].rstrip(". ")
+    words = " ".join(error.replace("<non-verbose/>", "").split())
+    return "nothing matches" if words == "NoExtensionBias" else words[:MAX_ERROR].rstrip(". ")
