@@ -10,7 +10,11 @@ from pathlib import Path
 BUNDLED = Path(__file__).parents[1] / "bundled"
 SETTINGS = ("*.json", "*.jinja", "*.txt")
 WEIGHTS = ("*.safetensors",)
-NOT_FETCHED = ("*/*", "consolidated*")  # other formats in subdirectories, and a second copy of the weights
+NOT_FETCHED = (
+    "[!0-9]*/*",  # other formats; folders with a number have the settings of sentence-transformers
+    "*/*.safetensors",
+    "consolidated*",  # a second copy of the weights
+)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 

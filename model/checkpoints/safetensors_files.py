@@ -74,7 +74,8 @@ class CheckpointReader(Protocol):
 
 def open_checkpoint(directory: Path) -> CheckpointReader:
     """Read the headers of all shards. CheckpointError for a missing or truncated shard, and for other formats."""
-    return SafetensorsReader(shards(directory))
+    reader = SafetensorsReader(shards(directory))
+    return PrefixReader(reader, "model.") if "embed_tokens.weight" in reader.names() else reader
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -149,6 +150,22 @@ class SafetensorsReader:
                 raise CheckpointError(f"tensor {name} is both in {self._shards[name][0].name} and in {path.name}")
             self._shards[name] = path, shard
             self._headers[name] = _header(name, shard.get_slice(name))
+
+
+class PrefixReader:
+    """A checkpoint of a network without its head, such as an embedding model: its names lack the `prefix`."""
+
+    def __init__(self, reader: CheckpointReader, prefix: str) -> None:
+        self._reader, self._stored = reader, {prefix + name: name for name in reader.names()}
+
+    def names(self) -> Collection[str]:
+        return self._stored.keys()
+
+    def header(self, name: str) -> TensorHeader:
+        return self._reader.header(self._stored[name])
+
+    def get(self, name: str) -> Tensor:
+        return self._reader.get(self._stored[name])
 
 
 def _header(name: str, stored: Any) -> TensorHeader:

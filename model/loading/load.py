@@ -32,6 +32,7 @@ from model.checkpoints.tensor_readers import FiniteCheckReader, Progress, Progre
 from model.config import with_experts_per_token
 from model.families import Family, family_of
 from model.loading.freeze import freeze_module, freeze_tied_head
+from model.loading.pooling import MODULES_NAME
 from model.network import CausalLM, cast_matrices
 from model.quantization import SCHEMES, Scheme, ours, plain_scheme
 from model.quantization.formats import dequantized, nearest_scheme
@@ -96,6 +97,8 @@ def describe(directory: Path, dtype: torch.dtype, experts_per_token: int | None 
     config = family.config_from_hf(hf_config)
     if config.tie_word_embeddings and _stores_another_head(directory, family.layouts(config)):
         config = replace(config, tie_word_embeddings=False)
+    if not config.tie_word_embeddings and _has_no_head(directory):
+        config = replace(config, tie_word_embeddings=True)
     if experts_per_token is not None:
         config = with_experts_per_token(config, experts_per_token)
     with torch.device("meta"):
@@ -121,6 +124,16 @@ def _stores_another_head(directory: Path, layouts: Sequence[list[Rule]]) -> bool
         HEAD,
     )
     return True
+
+
+def _has_no_head(directory: Path) -> bool:
+    """Whether this is an embedding model that was stored without a head. It gets the embedding as one, unused."""
+    if not (directory / MODULES_NAME).is_file():
+        return False
+    try:
+        return HEAD not in open_checkpoint(directory).names()
+    except CheckpointError:
+        return False  # reported when the weights are loaded
 
 
 def open_layout(directory: Path, model: ModelDescription) -> tuple[CheckpointReader, list[Rule]]:

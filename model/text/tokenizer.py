@@ -77,7 +77,7 @@ class Tokenizer:
         self.vocab_size = max(self._with_special.get_vocab().values()) + 1
         limit = (files and files.vocab_size) or self.vocab_size
         self.eos_token_ids = tuple(dict.fromkeys(_known_ids(self._with_special, eos_tokens, limit)))
-        self._prefix_ids = self._document_prefix(files)
+        self._prefix_ids, self._suffix_ids = self._document_prefix(files), self._document_suffix(files)
         content = json.loads(self._with_special.to_str())
         self.unknown_id = _unknown_id(content["model"], self._with_special)
         self._token_bytes = [b""] * self.vocab_size
@@ -121,6 +121,15 @@ class Tokenizer:
         """
         prefix = self._prefix_ids if add_special_tokens else ()
         return [*prefix, *self.encode(text, allow_special)]
+
+    def encode_whole(self, text: str, max_length: int | None = None) -> list[int]:
+        """Return the ids of a text that is complete, between the tokens that begin and end a text in training.
+
+        The end of the text is cut off where there would be more than `max_length` ids. Special tokens in it are text.
+        """
+        ids, around = self.encode(text), len(self._prefix_ids) + len(self._suffix_ids)
+        kept = ids if max_length is None else ids[: max(0, max_length - around)]
+        return [*self._prefix_ids, *kept, *self._suffix_ids]
 
     def plain_text_encoder(self, others: Collection[str]) -> PlainTextEncoder:
         """An encoder that treats the added tokens in `others` as ordinary text too. Takes up to a second to build."""
@@ -175,6 +184,15 @@ class Tokenizer:
         plain, whole = self.plain_text.encode("a").ids, self.plain_text.encode_document("a")
         starts = (start for start in range(len(whole)) if whole[start : start + len(plain)] == plain)
         return tuple(whole[: next(starts, 0)])
+
+    def _document_suffix(self, files: TokenizerFiles | None) -> tuple[int, ...]:
+        """The tokens at the end of a text, which only embeddings have."""
+        if files is not None and files.adds_eos:
+            eos = self._with_special.token_to_id(files.named.get("eos_token", ""))
+            return () if eos is None else (eos,)
+        plain, whole = self.plain_text.encode("a").ids, self.plain_text.encode_document("a")
+        ends = (end for end in range(len(whole), 0, -1) if whole[:end][-len(plain) :] == plain)
+        return tuple(whole[next(ends, len(whole)) :])
 
 
 def _tokenized(encoding: tokenizers.Encoding) -> TokenizedText:

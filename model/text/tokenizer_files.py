@@ -31,6 +31,7 @@ class TokenizerFiles:
     added: Mapping[int, AddedToken]  # of the files beside tokenizer.json, by id
     ends: tuple[str | int, ...]  # tokens that end a generation, by text or by id
     adds_bos: bool | None  # whether a text begins with the bos token; None: as the post-processor has it
+    adds_eos: bool  # whether a text ends with the eos token, also if the post-processor does not add it
     vocab_size: int | None  # of the network
 
     @classmethod
@@ -50,6 +51,7 @@ class TokenizerFiles:
             _added_tokens(directory, settings, others.union(named.values())),
             tuple(_ends(directory, model, named)),
             adds_bos if isinstance(adds_bos, bool) else None,
+            settings.get("add_eos_token") is True,
             _text_config(model).get("vocab_size") or model.get("vocab_size"),
         )
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 MAX_DEPTH = 32  # of lists and objects
@@ -23,4 +23,6 @@ def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value
 
 
-BoundedObject = Annotated[dict[str, Any], AfterValidator(_not_too_deep)]
+BoundedObject = Annotated[
+    dict[str, Any], AfterValidator(_not_too_deep), Field(json_schema_extra={"x-max-depth": MAX_DEPTH})
+]

@@ -162,7 +162,15 @@ _TABLE: tuple[ForeignField, ...] = (
     *_refused("Ollama", _NO_GRAMMARS, format=("",)),
     *_refused("Ollama", _NO_MEDIA, images=([],)),
     *_refused("Ollama", "send it as a message", system=("",)),
+    *_refused("Ollama", "send the whole conversation as messages", context=([],)),
     *_refused("Ollama", "chat templates come from the checkpoint; leave it out", template=("",), raw=(False,)),
+    *_ignored("OpenAI", "prompt_cache_options", "background_options", "moderation", "access_programs"),
+    *_hints("OpenAI", "truncation", "max_tool_calls", neutral=("disabled",)),
+    *_refused("OpenAI", "wait for the answer instead; leave it out", background=(False,)),
+    # Anthropic
+    *_ignored("Anthropic", "cache_control", "inference_geo", "diagnostics", "user_profile_id", "workspace_id", "betas"),
+    *_hints("Anthropic", "context_management", "speed", neutral=({}, "standard")),
+    *_refused("Anthropic", "this server calls no other servers; leave it out", mcp_servers=([],), container=()),
     # text-generation-webui, KoboldCpp, SillyTavern
     *_aliases("SillyTavern", "repetition_penalty", "rep_pen"),
     *_aliases("SillyTavern", "ignore_eos", "ban_eos_token"),

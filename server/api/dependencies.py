@@ -9,7 +9,7 @@ from fastapi import Depends, Request, Response
 
 from server.api.compatibility import MAX_NAMED_FIELDS
 from server.api.request_model import RequestBody
-from server.api.sse import Events, EventStream
+from server.api.sse import OPENAI, Events, EventStream, StreamFormat
 from server.api.validation_errors import FieldError, in_one_answer
 from server.chat.service import ChatService
 from server.errors import ClientGoneError
@@ -94,9 +94,9 @@ class RequestContext:
             task.result()
         return task
 
-    def stream(self, events: Events) -> EventStream:
+    def stream(self, events: Events, stream_format: StreamFormat = OPENAI) -> EventStream:
         """An answer that sends `events`, with the headers that were set so far."""
-        return EventStream(events, headers=dict(self.response.headers))
+        return EventStream(events, headers=dict(self.response.headers), stream_format=stream_format)
 
 
 async def get_context(request: Request, response: Response, service: Service) -> AsyncIterator[RequestContext]:

@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic import BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from model.text.chat_template import RenderOptions
 from server.api.bounded_json import BoundedObject
-from server.api.request_model import FirstErrorOnly, Text, WholeNumber, WithExtras
+from server.api.request_model import FirstErrorOnly, Text, WholeNumber, WithExtras, refused_unless
 from server.api.tools import CallId, MessageToolCalls, ToolFields
 from server.chat import request
 from server.errors import InvalidRequestError
@@ -28,16 +28,6 @@ def _served_role(role: Any) -> Any:
     if role == "function":
         raise PydanticCustomError("unsupported_parameter", _NO_FUNCTIONS)
     return role
-
-
-def _only(message: str, *harmless: object) -> AfterValidator:
-    """Null and the `harmless` values pass; all others are refused with the message."""
-
-    def check(value: Any) -> None:
-        if value is not None and not any(value == allowed for allowed in harmless):
-            raise PydanticCustomError("unsupported_parameter", message)
-
-    return AfterValidator(check)
 
 
 _REFUSED = Field(description="Refused unless null or empty.")
@@ -73,11 +63,11 @@ class ChatMessage(WithExtras):
     reasoning_content: Annotated[Text, Field(description="Of an assistant.")] | None = None
     reasoning: Annotated[Text, Field(description="Another name of reasoning_content.")] | None = None
     name: Annotated[Any, Field(description="Ignored.")] = None
-    refusal: Annotated[Any, _only("refusals are not rendered here: send the text as content"), _REFUSED] = None
-    audio: Annotated[Any, _only("sound is not served here: send text"), _REFUSED] = None
-    images: Annotated[Any, _only("images are not served here: send text", []), _REFUSED] = None
+    refusal: Annotated[Any, refused_unless("refusals are not rendered here: send the text as content"), _REFUSED] = None
+    audio: Annotated[Any, refused_unless("sound is not served here: send text"), _REFUSED] = None
+    images: Annotated[Any, refused_unless("images are not served here: send text", []), _REFUSED] = None
     annotations: Annotated[Any, Field(description="Ignored.")] = None
-    function_call: Annotated[Any, _only(_NO_FUNCTIONS), _REFUSED] = None
+    function_call: Annotated[Any, refused_unless(_NO_FUNCTIONS), _REFUSED] = None
 
 
 TemplateVariables = Annotated[

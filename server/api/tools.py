@@ -139,3 +139,12 @@ def streamed_tool_call(call: ToolCallDelta) -> dict[str, Any]:
         return {"index": call.index, "function": {"arguments": call.arguments}}
     function = {"name": call.name, "arguments": call.arguments}
     return {"index": call.index, "id": call.id, "type": "function", "function": function}
+
+
+def arguments_of(call: ToolCall) -> dict[str, Any]:
+    """The arguments as an object; an empty one for a call that was cut off."""
+    try:
+        found = json.loads(call.arguments)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -61,7 +61,7 @@ def fold(deltas: Sequence[ChatDelta], usage: Usage) -> ChatResult:
     return ChatResult(
         content="".join(delta.content for delta in deltas),
         reasoning="".join(delta.reasoning for delta in deltas),
-        tool_calls=_joined_calls(call for delta in deltas for call in delta.tool_calls),
+        tool_calls=joined_calls(call for delta in deltas for call in delta.tool_calls),
         finish_reason=reason,
         usage=usage,
         logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
@@ -70,7 +70,8 @@ def fold(deltas: Sequence[ChatDelta], usage: Usage) -> ChatResult:
     )
 
 
-def _joined_calls(deltas: Iterable[ToolCallDelta]) -> tuple[ToolCall, ...]:
+def joined_calls(deltas: Iterable[ToolCallDelta]) -> tuple[ToolCall, ...]:
+    """The calls that the pieces make."""
     calls: dict[int, list[ToolCallDelta]] = {}
     for delta in deltas:
         calls.setdefault(delta.index, []).append(delta)

@@ -34,6 +34,11 @@ class ChatGeneration:
         """How many tokens so far were reasoning."""
         return 0
 
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that has ended the answer, if one did."""
+        return self._generation.stop_string
+
     def abort(self) -> None:
         """End the generation because the client has left. Does nothing if it has ended."""
         self._generation.abort()
@@ -80,6 +85,10 @@ class RoutedGeneration(ChatGeneration):
     @property
     def reasoning_tokens(self) -> int:
         return self._reasoning_tokens
+
+    @property
+    def stop_string(self) -> str | None:
+        return self._stops.matched
 
     async def deltas(self) -> AsyncIterator[ChatDelta]:
         async for delta in self._generation.deltas():

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from model.layers.pooling import PoolingType
+
 
 class FinishReason(StrEnum):
     """Why a request ended. Every accepted request ends with exactly one of them."""
@@ -103,7 +105,9 @@ class ScoreRequest(_Request):
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest(_Request):
-    """The hidden state of a prompt's last token, after the final norm; generates nothing."""
+    """One vector from the hidden states of a prompt, after the final norm; generates nothing."""
+
+    pooling: PoolingType = "lasttoken"
 
     @property
     def sampling(self) -> SamplingParams:

@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass, replace
 
+from model.layers.pooling import PoolingType
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """Token ids, and the positions where other requests may share them, if they have the same `cache_salt`.
 
     `first_text_token`: how many tokens that begin a text were put before it. `continues_text`: the answer goes on with
-    the text of the prompt, so that together they read as one. `text` is a rendered conversation.
+    the text of the prompt, so that together they read as one. `text` is a rendered conversation. `pooling`: the answer
+    is a vector, and no text.
     """
 
     token_ids: tuple[int, ...]
@@ -17,6 +20,7 @@ class Prompt:
     continues_text: bool = False
     cache_salt: str = ""
     text: str = ""
+    pooling: PoolingType | None = None
 
     def truncated(self, length: int) -> "Prompt":
         """The last `length` tokens."""

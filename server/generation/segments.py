@@ -56,6 +56,11 @@ class SegmentedGeneration:
             sum(part.cached_tokens for part in parts),
         )
 
+    @property
+    def stop_string(self) -> str | None:
+        found = (generation.stop_string for generation in self._started)
+        return next((stop for stop in found if stop is not None), None)
+
     def abort(self) -> None:
         for generation in self._started:
             generation.abort()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from model.loading.pooling import Pooling
 from model.loading.quality import Quality
 from model.text.chat_template import (
     DEFAULT_RENDER_OPTIONS,
@@ -18,7 +19,7 @@ from model.text.chat_template import (
 from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
-from server.engine.types import EngineRequest, GenerateRequest, SamplingParams, ScoreRequest
+from server.engine.types import EmbedRequest, EngineRequest, GenerateRequest, SamplingParams, ScoreRequest
 from server.errors import (
     InvalidRequestError,
     ModelNotFoundError,
@@ -27,6 +28,7 @@ from server.errors import (
     UnavailableError,
 )
 from server.generation.defaults import GenerationDefaults
+from server.generation.model_facts import ModelFacts
 from server.generation.prompt import Prompt
 from server.generation.run_in_thread import LONG_TEXT, run_in_thread
 from server.generation.segments import SegmentedGeneration, SegmentedPrompt
@@ -34,6 +36,7 @@ from server.generation.stream import Generation, GenerationObserver, TextOptions
 
 NEUTRAL = GenerationDefaults()
 UNKNOWN = Quality()
+UNKNOWN_FACTS = ModelFacts()
 DEFAULT_OPTIONS = TextOptions()
 
 
@@ -53,6 +56,8 @@ class GenerationService:
         observer: GenerationObserver,
         defaults: GenerationDefaults = NEUTRAL,
         quality: Quality = UNKNOWN,
+        pooling: Pooling | None = None,
+        facts: ModelFacts = UNKNOWN_FACTS,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
@@ -62,6 +67,8 @@ class GenerationService:
         self.max_model_len = max_model_len
         self.defaults = defaults
         self.quality = quality
+        self.pooling = pooling
+        self.facts = facts
         self.created = int(time.time())
         self.chat_template = chat_template
         self._observer = observer
@@ -215,8 +222,10 @@ class GenerationService:
 
 
 def _request(request_id: str, prompt: Prompt, sampling: SamplingParams) -> EngineRequest:
-    """A request for new tokens, or, where none are wanted, for the scores of the prompt."""
+    """A request for new tokens, for a vector, or, where neither is wanted, for the scores of the prompt."""
     ids, boundaries, salt, now = prompt.token_ids, prompt.boundaries, prompt.cache_salt, time.monotonic()
+    if prompt.pooling is not None:
+        return EmbedRequest(request_id, ids, prompt.pooling, boundaries=boundaries, arrival_time=now, cache_salt=salt)
     if sampling.prompt_logprobs and not sampling.max_tokens:
         alternatives = sampling.logprobs or 0
         return ScoreRequest(request_id, ids, alternatives, boundaries=boundaries, arrival_time=now, cache_salt=salt)

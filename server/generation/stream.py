@@ -49,6 +49,7 @@ class TextDelta:
     prompt_logprobs: tuple[DecodedLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     token_ids: tuple[int, ...] = ()  # those that end the text included
+    embedding: tuple[float, ...] = ()  # in place of text
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ class GenerationResult:
     finish_reason: FinishReason
     usage: Usage
     token_ids: tuple[int, ...] = ()
+    embedding: tuple[float, ...] = ()
 
 
 def fold(deltas: Sequence[TextDelta], usage: Usage) -> GenerationResult:
@@ -74,6 +76,7 @@ def fold(deltas: Sequence[TextDelta], usage: Usage) -> GenerationResult:
         finish_reason=reason,
         usage=usage,
         token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
+        embedding=deltas[-1].embedding,
     )
 
 
@@ -105,6 +108,9 @@ class RunningGeneration(Protocol):
     @property
     def usage(self) -> Usage: ...
 
+    @property
+    def stop_string(self) -> str | None: ...
+
     def abort(self) -> None: ...
 
     def withdraw(self) -> None: ...
@@ -122,6 +128,7 @@ class FinishedGeneration:
 
     text: str
     usage: Usage = Usage(0, 0, 0)
+    stop_string: str | None = None
 
     def abort(self) -> None:
         """Nothing runs."""
@@ -200,6 +207,11 @@ class Generation:
         return Usage(len(self._request.prompt_token_ids), self._completion_tokens, self._cached_tokens)
 
     @property
+    def stop_string(self) -> str | None:
+        """The stop string that has ended the text, if one did."""
+        return self._matcher.matched
+
+    @property
     def stopped(self) -> bool:
         """Whether a stop string was found, or `stop` was called."""
         return self._is_stopped or self._matcher.matched is not None
@@ -266,6 +278,7 @@ class Generation:
             decode_logprobs(self._tokenizer, output.logprobs[:shown]),
             decode_logprobs(self._tokenizer, output.prompt_logprobs),
             token_ids=self._unsent_ids + output.token_ids,
+            embedding=output.embedding,
         )
 
     def _close(self, output: EngineOutput, delta: TextDelta) -> TextDelta:

@@ -23,7 +23,9 @@ from server.middleware.request_log import RequestLog
 from server.settings import Settings
 from server.version import package_version
 
-DESCRIPTION = "Text generation with a router-based language model: OpenAI's API, and endpoints for common tasks."
+DESCRIPTION = (
+    "Text generation with a router-based language model: the APIs of OpenAI, Anthropic and Ollama, and common tasks."
+)
 
 LOCALHOST = "localhost"  # in `cors_origins`: the pages that a web server on the user's machine serves
 LOCALHOST_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"

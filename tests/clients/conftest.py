@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_server import ROOT, requests_by_code, running_server
+from live_server import CONTEXT, ROOT, requests_by_code, running_server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     python = ROOT / ".venv" / "bin" / "python"
     parser.addoption("--server-python", type=Path, default=python, help="the Python that has the server's packages")
+    parser.addoption("--fuzz-seconds", type=int, default=60, help="how long schemathesis may take")
 
 
 def pytest_configure() -> None:
@@ -22,7 +23,8 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session")
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     log = tmp_path_factory.mktemp("server") / "log"
-    with running_server(request.config.getoption("--server-python"), log) as url:
+    context = ("--max-model-len", str(CONTEXT))
+    with running_server(request.config.getoption("--server-python"), log, *context) as url:
         yield url
     assert "Traceback" not in log.read_text()
 

@@ -50,10 +50,10 @@ def requests_by_code(url: str) -> dict[int, int]:
 
 
 @contextmanager
-def running_server(python: Path, log: Path) -> Iterator[str]:
+def running_server(python: Path, log: Path, *options: str) -> Iterator[str]:
     """The URL of a new server, which is stopped at the end; its output is in `log`."""
     url = f"http://127.0.0.1:{(port := free_port())}"
-    command = [str(python), "-m", "server", "serve", "--port", str(port), "--max-model-len", str(CONTEXT)]
+    command = [str(python), "-m", "server", "serve", "--port", str(port), *options]
     with log.open("wb") as output, subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output) as process:
         try:
             wait_until_ready(url, process, log)
