@@ -67,6 +67,10 @@ class ChatFormat(Protocol):
         """See CallFamily."""
 
     @property
+    def mark_ids(self) -> frozenset[int]:
+        """Tokens after which other conversations may go on in another way: the end of reasoning, a call's beginning."""
+
+    @property
     def end_ids(self) -> frozenset[int]:
         """Tokens that end an answer, beside those that the checkpoint's files name."""
 
@@ -100,6 +104,11 @@ class TaggedFormat:
     @property
     def call_ids(self) -> str:
         return self.family.call_ids
+
+    @property
+    def mark_ids(self) -> frozenset[int]:
+        marks = (*self.family.calls.opens, self.reasoning.close if self.reasoning else "")
+        return frozenset(self.control_tokens[mark] for mark in marks if mark in self.control_tokens)
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -174,6 +183,10 @@ class HarmonyFormat:
     marker_ids: frozenset[int]
     control_tokens: Mapping[str, int]
     call_ids: str = "any"
+
+    @property
+    def mark_ids(self) -> frozenset[int]:
+        return frozenset({self.control_tokens[harmony.END]})
 
     @property
     def end_ids(self) -> frozenset[int]:
