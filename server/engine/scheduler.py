@@ -27,6 +27,8 @@ from server.engine.types import (
     TokenLogprobs,
 )
 
+MAX_MARKS = 16  # snapshots of one answer while it is generated
+
 
 class Scheduler:
     """Chooses the sequences of each step, and enters its results."""
@@ -133,6 +135,9 @@ class Scheduler:
             if sequence.status is SequenceStatus.FINISHED:
                 continue  # a beam whose group has ended in this step
             self.pool.cache.advance(sequence)
+            if sequence.is_at_mark and sequence.num_marks < MAX_MARKS:
+                sequence.num_marks += 1
+                self.pool.cache.save_state(sequence)
             row = rows.get(sequence)
             if sequence.request_id in failed:
                 outputs.append(self._fail(sequence, now))

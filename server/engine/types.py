@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from model.layers.pooling import PoolingType
+
 
 class FinishReason(StrEnum):
     """Why a request ended. Every accepted request ends with exactly one of them."""
@@ -11,6 +13,20 @@ class FinishReason(StrEnum):
     LENGTH = "length"  # max_tokens is reached, or the model's context is full
     ABORT = "abort"  # the client left, or the server is shutting down
     ERROR = "error"  # the step that held the request failed, or its grammar cannot be followed
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingBudget:
+    """After how many tokens thinking is ended.
+
+    Thinking begins after the tokens `open`, or with the first token if `open` is empty, and ends with the tokens
+    `close`. When it has `max_tokens`, the tokens `forced` come next, whatever the model says.
+    """
+
+    max_tokens: int
+    open: tuple[int, ...]
+    close: tuple[int, ...]
+    forced: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +64,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: bool = False
     beam_width: int = 1
+    thinking_budget: ThinkingBudget | None = None
     grammar: str | None = None
 
 
@@ -57,8 +74,9 @@ class _Request:
 
     A boundary p means: the first p prompt tokens are likely to be shared with other requests (the end of a system
     prompt, the end of a turn). `boundaries` are ascending. `arrival_time` is time.monotonic() seconds. Requests reuse
-    each other's prefixes only if they have the same `cache_salt`. `experts_per_token` replaces the model's own number
-    in every MoE layer.
+    each other's prefixes only if they have the same `cache_salt`. After generated tokens of `snapshot_token_ids` the
+    recurrent state is saved, because others may go on from there, such as from the end of reasoning.
+    `experts_per_token` replaces the model's own number in every MoE layer.
     """
 
     request_id: str
@@ -67,6 +85,7 @@ class _Request:
     arrival_time: float = field(default=0.0, kw_only=True)
     cache_salt: str = field(default="", kw_only=True)
     experts_per_token: int | None = field(default=None, kw_only=True)
+    snapshot_token_ids: frozenset[int] = field(default=frozenset(), kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +111,9 @@ class ScoreRequest(_Request):
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest(_Request):
-    """The hidden state of a prompt's last token, after the final norm; generates nothing."""
+    """One vector from the hidden states of a prompt, after the final norm; generates nothing."""
+
+    pooling: PoolingType = "lasttoken"
 
     @property
     def sampling(self) -> SamplingParams:
