@@ -32,7 +32,7 @@ TEMPLATE = """\
 {% endfor %}
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% set names = (tools or []) | map(attribute='function.name') | list %}
-{%- if 'weather' in names and messages[-1].role != 'tool' %}<|call|>
+{%- if 'weather' in names and messages[-1].role != 'tool' and 'Observation' not in messages[-1].content %}<|call|>
 {%- elif 'final_answer' in names %}<|final_answer|>
 {%- elif 'final_result' in names %}<|final_result|>
 {%- else %}<|text|>{% endif %}{% endif %}"""
