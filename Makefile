@@ -59,6 +59,7 @@ test: $(VENV)/.dev $(VENV)/.kernels ## run the tests, all but the slow ones
 
 test-slow: $(VENV)/.dev $(VENV)/.kernels ## run the slow tests: the image, whole trainings, memory
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --hypothesis-profile thorough tests/model/text/test_kinds.py
 
 test-clients: install $(CLIENTS)/.installed ## run other people's clients against a server
 	$(CLIENTS)/bin/python -m pytest tests/clients

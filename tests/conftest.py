@@ -15,8 +15,9 @@ collect_ignore = ["clients"]  # they have an environment and a configuration of 
 NO_KERNELS = "no compiled kernels: run python -m model.kernels.build, which needs a C++ compiler"
 
 # Property tests run the same examples every time, so that a failure comes from the change under test.
-settings.register_profile("routelm", deadline=None, database=None, derandomize=True)
-settings.load_profile("routelm")
+settings.register_profile("short", deadline=None, database=None, derandomize=True, max_examples=25)
+settings.register_profile("thorough", settings.get_profile("short"), max_examples=1000)
+settings.load_profile("short")
 
 
 def pytest_configure() -> None:

@@ -134,7 +134,7 @@ def ends_well(path: str, stream: str) -> bool:
     return all("error" not in event for event in events_of(stream))
 
 
-@settings(max_examples=80, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(requests())
 def test_every_request_has_one_end_and_leaves_nothing(client: TestClient, asked: tuple[str, dict[str, Any]]) -> None:
     path, body = asked
