@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := .venv-clients
+AGENTS := .venv-agents
 MODEL ?=
 TORCH ?= torch==2.13.0
 
@@ -46,6 +47,11 @@ $(CLIENTS)/.installed: tests/clients/requirements.txt tests/clients/javascript/p
 	if command -v npm >/dev/null; then npm install --silent --no-package-lock --prefix tests/clients/javascript; fi
 	@touch $@
 
+$(AGENTS)/.installed: tests/clients/agents/requirements.txt
+	$(PYTHON) -m venv $(AGENTS)
+	$(AGENTS)/bin/python -m pip install --quiet --requirement tests/clients/agents/requirements.txt
+	@touch $@
+
 install: $(VENV)/.installed $(VENV)/.kernels ## set up what serving needs
 
 serve: install ## serve the bundled model (or MODEL=directory; HOST=, PORT=)
@@ -61,8 +67,9 @@ test-slow: $(VENV)/.dev $(VENV)/.kernels ## run the slow tests: the image, whole
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --hypothesis-profile thorough tests/model/text/test_kinds.py
 
-test-clients: install $(CLIENTS)/.installed ## run other people's clients against a server
-	$(CLIENTS)/bin/python -m pytest tests/clients
+test-clients: install $(CLIENTS)/.installed $(AGENTS)/.installed ## run other people's clients against a server
+	$(CLIENTS)/bin/python -m pytest tests/clients --ignore tests/clients/agents
+	$(AGENTS)/bin/python -m pytest tests/clients/agents
 
 check: $(VENV)/.dev ## format, lint, types, import directions
 	$(BIN)/ruff format --check .
@@ -77,4 +84,4 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 kernels: $(VENV)/.kernels ## compile the CPU kernels
 
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) $(CLIENTS) tests/clients/javascript/node_modules .mypy_cache .ruff_cache .pytest_cache model/kernels/*.so model/kernels/*/*.so
+	rm -rf $(VENV) $(CLIENTS) $(AGENTS) tests/clients/javascript/node_modules .mypy_cache .ruff_cache .pytest_cache model/kernels/*.so model/kernels/*/*.so
