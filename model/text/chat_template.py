@@ -109,11 +109,12 @@ class ChatTemplate:
         """Whether a variable is named in the template."""
         return variable in self._source
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    def render(
+        self, messages: Sequence[Message], add_generation_prompt: bool, tools: Sequence[dict[str, Any]] = ()
+    ) -> str:
         """Return the text of a conversation for a person to read: texts and special tokens look the same in it."""
-        return self._render(
-            [_copy(message, _unchanged) for message in messages], add_generation_prompt, _NO_TOOLS, Clock()
-        )
+        copies = [_copy(message, _unchanged) for message in messages]
+        return self._render(copies, add_generation_prompt, {"tools": list(tools) or None}, Clock())
 
     def render_ids(
         self,

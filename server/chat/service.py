@@ -7,6 +7,7 @@ from functools import partial
 from model.text.chat_formats.chat_format import ChatFormat, PromptEnd, TaggedFormat, chat_format
 from model.text.chat_formats.fields import Schemas
 from model.text.chat_template import RenderOptions
+from server.chat.constraints import answer_grammar
 from server.chat.generation import ChatGeneration, RoutedGeneration
 from server.chat.known_answers import KnownAnswers
 from server.chat.request import ChatRequest, Tool
@@ -39,7 +40,7 @@ class ChatService:
         )
         return prompt.salted(request.cache_salt)
 
-    def start(
+    async def start(
         self,
         admission: Admission,
         request: ChatRequest,
@@ -48,9 +49,14 @@ class ChatService:
         options: TextOptions = DEFAULT_OPTIONS,
         n: int = 1,
     ) -> list[ChatGeneration]:
-        """Start `n` answers to a prompt that `prompt` made. Raises what Admission.start raises."""
+        """Start `n` answers to a prompt that `prompt` made.
+
+        Raises what Admission.start raises, and InvalidRequestError for a format of the answer that cannot be followed.
+        """
         schemas = _schemas(request.callable_tools)
         end = PromptEnd(prompt.text, _continued(request))
+        grammar = await answer_grammar(self._service, self._format, request, end)
+        sampling = sampling if grammar is None else replace(sampling, grammar=grammar)
         if self._format.router(schemas, end) is None:
             return [ChatGeneration(generation) for generation in admission.start([prompt], sampling, options, n)]
         sampling = self._with_budget(sampling, request, end)

@@ -12,6 +12,7 @@ from random import Random
 from server.engine.beam.search import BeamSearch
 from server.engine.cache.sequence_cache import CacheUsage
 from server.engine.config import CacheLayout, EngineConfig
+from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.logits_processors import build_logits_processors
 from server.engine.policy import PrefillBudget, SchedulingPolicy
 from server.engine.sequence import Sequence, SequenceStatus
@@ -31,13 +32,19 @@ class Scheduler:
     """Chooses the sequences of each step, and enters its results."""
 
     def __init__(
-        self, config: EngineConfig, layout: CacheLayout, *, clock: Callable[[], float] = time.monotonic
+        self,
+        config: EngineConfig,
+        layout: CacheLayout,
+        *,
+        grammars: GrammarCompiler | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
         self.pool = SequencePool(config, layout)
         self.policy = SchedulingPolicy(config)
         self.stats = SchedulerStats()
         self.beams = BeamSearch(config, self.pool, self.stats, clock)
+        self._grammars = grammars
         self._clock = clock
         self._seeds = Random(config.seed)
 
@@ -69,6 +76,10 @@ class Scheduler:
             sequence.logits_processors = build_logits_processors(
                 request.sampling, request.prompt_token_ids, self.config.eos_token_ids
             )
+            if request.sampling.grammar is not None:
+                assert self._grammars is not None, "check_request refuses grammars then"
+                sequence.grammar = self._grammars.constraint(request.sampling.grammar)
+                sequence.logits_processors += (sequence.grammar,)
             self.pool.add(sequence)
 
     def abort(self, request_id: str) -> list[EngineOutput]:
@@ -239,9 +250,16 @@ class Scheduler:
     def _token_output(
         self, sequence: Sequence, row: int, computed: ModelOutput, sampled: SampledTokens, now: float
     ) -> EngineOutput:
-        """Append the sampled tokens up to the first that ends the sequence."""
-        token_ids, reason = self._until_end(sequence, sampled.token_ids[row])
-        sequence.append(token_ids)
+        """Append the sampled tokens up to the first that ends the sequence, and the tokens that its grammar forces."""
+        grammar = sequence.grammar
+        if grammar is not None and grammar.error is not None:  # so the token was chosen without it
+            return self._fail_grammar(sequence, grammar.error, now)
+        token_ids, reason = self._append(sequence, sampled.token_ids[row])
+        if grammar is not None:
+            if reason is None and row not in sampled.logprobs:  # the network has not scored the forced tokens yet
+                forced, reason = self._append(sequence, grammar.forced_tokens())
+                token_ids += forced
+            reason = FinishReason.STOP if grammar.is_complete else reason
         self.stats.generation_tokens += len(token_ids)
         if sequence.first_token is None:
             sequence.first_token = now
@@ -264,12 +282,21 @@ class Scheduler:
         prompt_logprobs = _take_prompt_logprobs(sequence, computed)
         return [sequence.terminal(FinishReason.LENGTH, now, prompt_logprobs=prompt_logprobs)]
 
-    def _until_end(self, sequence: Sequence, token_ids: tuple[int, ...]) -> tuple[tuple[int, ...], FinishReason | None]:
-        """The tokens up to the first that ends the sequence, and why it ends; None if it goes on."""
+    def _fail_grammar(self, sequence: Sequence, error: str, now: float) -> EngineOutput:
+        assert self._grammars is not None
+        self._grammars.forget(sequence.sampling.grammar or "")
+        self.pool.remove(sequence)
+        return sequence.terminal(FinishReason.ERROR, now, error=error, is_request_error=True)
+
+    def _append(self, sequence: Sequence, token_ids: tuple[int, ...]) -> tuple[tuple[int, ...], FinishReason | None]:
+        """Append tokens up to the first that ends the sequence. Returns these, and why it ends; None if it goes on."""
+        reason = None
         for count, token_id in enumerate(token_ids, 1):
             if (reason := self._finish_reason(sequence, token_id, count)) is not None:
-                return token_ids[:count], reason
-        return token_ids, None
+                token_ids = token_ids[:count]
+                break
+        sequence.append(token_ids)
+        return token_ids, reason
 
     def _finish_reason(self, sequence: Sequence, token_id: int, count: int) -> FinishReason | None:
         """Why a sequence ends with `token_id`, the last of `count` new tokens."""

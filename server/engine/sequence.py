@@ -6,6 +6,7 @@ from enum import Enum, auto
 
 from model.layers.pooling import POOLERS, Pooler
 from server.engine.cache.block_manager import root_digest
+from server.engine.grammar.constraint import GrammarConstraint
 from server.engine.logits_processors import LogitsProcessor
 from server.engine.types import (
     EmbedRequest,
@@ -38,6 +39,7 @@ class Sequence:
     seed: int
     arrival: float  # monotonic seconds
     logits_processors: tuple[LogitsProcessor, ...] = ()
+    grammar: GrammarConstraint | None = None  # one of the logits processors
     request_id: str = field(init=False)
     sampling: SamplingParams = field(init=False)
     tokens: list[int] = field(init=False)
@@ -140,6 +142,7 @@ class Sequence:
         prompt_logprobs: tuple[TokenLogprobs, ...] = (),
         embedding: tuple[float, ...] = (),
         error: str | None = None,
+        is_request_error: bool = False,
     ) -> EngineOutput:
         """The last output of this request."""
         return EngineOutput(
@@ -152,6 +155,7 @@ class Sequence:
             error,
             RequestTimes(self.arrival, self.scheduled, self.first_token, now),
             embedding,
+            is_request_error,
         )
 
 

@@ -19,6 +19,7 @@ from model.text.chat_template import (
 from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
+from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.types import EmbedRequest, EngineRequest, GenerateRequest, SamplingParams, ScoreRequest
 from server.errors import (
     InvalidRequestError,
@@ -28,6 +29,8 @@ from server.errors import (
     UnavailableError,
 )
 from server.generation.defaults import GenerationDefaults
+from server.generation.grammar import AnswerGrammar, following
+from server.generation.json_schema import SchemaError
 from server.generation.model_facts import ModelFacts
 from server.generation.prompt import Prompt
 from server.generation.run_in_thread import LONG_TEXT, run_in_thread
@@ -58,6 +61,7 @@ class GenerationService:
         quality: Quality = UNKNOWN,
         pooling: Pooling | None = None,
         facts: ModelFacts = UNKNOWN_FACTS,
+        grammars: GrammarCompiler | None = None,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
@@ -71,6 +75,7 @@ class GenerationService:
         self.facts = facts
         self.created = int(time.time())
         self.chat_template = chat_template
+        self._grammars = grammars
         self._observer = observer
         self._num_begin_tokens = len(tokenizer.encode_document(""))
 
@@ -107,6 +112,30 @@ class GenerationService:
         if len(str(options.tools)) + sum(len(str(message)) for message in messages) > LONG_TEXT:
             return await asyncio.to_thread(self._render, messages, options, known)
         return self._render(messages, options, known)
+
+    async def compile_grammar(self, grammar: AnswerGrammar, after: str | None = None) -> str:
+        """The grammar of a request for SamplingParams, compiled in a thread before the request is started.
+
+        `after`: what comes before the answer, see `grammar.following`. Raises InvalidRequestError that names the place
+        for a grammar that is wrong, too large or too complex.
+        """
+        if self._grammars is None:
+            raise InvalidRequestError("Answers cannot be constrained here.", param=grammar.param)
+        try:
+            text = await asyncio.to_thread(grammar.text)
+            text = text if after is None else following(after, text)
+            await self._compile(text, grammar)
+        except SchemaError as error:
+            param = f"{grammar.param}.{error.place}" if error.place else grammar.param
+            raise InvalidRequestError(f"{param}: {error}.", param=param) from error
+        return text
+
+    async def _compile(self, text: str, grammar: AnswerGrammar) -> None:
+        assert self._grammars is not None
+        try:
+            await asyncio.wrap_future(self._grammars.start(text))
+        except ValueError as error:
+            raise await asyncio.to_thread(grammar.explain, str(error), self._grammars.validate) from error
 
     def template_uses(self, variable: str) -> bool:
         """Whether the chat template names a variable."""

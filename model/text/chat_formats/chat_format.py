@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from model.text.chat_formats import harmony
 from model.text.chat_formats.families import PLAIN_JSON, CallFamily, call_family, ignored_markers, reasoning_family
 from model.text.chat_formats.fields import Schemas
-from model.text.chat_formats.grammar import GrammarBuilder, one_of, with_response
+from model.text.chat_formats.grammar import ANSWER, GrammarBuilder, one_of
 from model.text.chat_formats.harmony import HarmonyAnswer, uses_harmony
 from model.text.chat_formats.router import Router
 from model.text.chat_formats.tagged_answer import ReasoningMarkers, TaggedAnswer
@@ -42,17 +42,17 @@ class Constraints:
     """What an answer must have.
 
     `required`: calls, of the tools of `schemas`; otherwise content, or calls that follow the schemas. `many`: perhaps
-    several calls. `response` is a grammar of the content.
+    several calls. `has_answer`: there is a grammar of the content.
     """
 
     schemas: Schemas = field(default_factory=dict)
     required: bool = False
     many: bool = True
-    response: str | None = None
+    has_answer: bool = False
 
     @property
     def is_empty(self) -> bool:
-        return not self.schemas and self.response is None
+        return not self.schemas and not self.has_answer
 
 
 class ChatFormat(Protocol):
@@ -72,7 +72,7 @@ class ChatFormat(Protocol):
         """How thinking is marked in the answer; None where there is none."""
 
     def grammar(self, wanted: Constraints, end: PromptEnd) -> str | None:
-        """A grammar of the answers that are wanted; None if any answer is."""
+        """A grammar (Lark) of the answers that are wanted; None if any answer is."""
 
     def router(self, schemas: Schemas, end: PromptEnd) -> Router | None:
         """A router for one answer that may call the tools of `schemas`; None where all text is content."""
@@ -110,18 +110,17 @@ class TaggedFormat:
             return None
         build = GrammarBuilder(self.control_tokens)
         answer = self._answer_grammar(build, wanted)
-        text = build.grammar(f"{self._reasoning_grammar(build, end)} {answer}".strip())
-        return text if wanted.response is None else with_response(text, wanted.response)
+        return build.grammar(f"{self._reasoning_grammar(build, end)} {answer}".strip())
 
     def _answer_grammar(self, build: GrammarBuilder, wanted: Constraints) -> str:
         if not wanted.schemas:
-            return "@response"
+            return ANSWER
         calls, marker = self.family.calls, next(iter(self.family.calls.opens), "")
         region = calls.grammar(build, wanted.schemas, many=wanted.many)
         if wanted.required:
             return f"{build.literal(marker)} {region}"
-        if wanted.response is not None:
-            return f"({build.literal(marker)} {region} | @response)"
+        if wanted.has_answer:
+            return f"({build.literal(marker)} {region} | {ANSWER})"
         if not marker:
             return f"({region} | {build.rule(_NO_OBJECT)})?"
         return f"({build.until(marker)} {region})* {build.text_without(marker)}"
@@ -179,10 +178,9 @@ class HarmonyFormat:
         build = GrammarBuilder(self.control_tokens)
         answers = [harmony.call_grammar(build, *each) for each in wanted.schemas.items()]
         if not wanted.required:
-            content = "@response" if wanted.response is not None else build.text()
+            content = ANSWER if wanted.has_answer else build.text()
             answers.append(f"{build.literal(harmony.FINAL)} {content}")
-        text = build.grammar(f"{harmony.analysis_grammar(build)} {one_of(answers)}")
-        return text if wanted.response is None else with_response(text, wanted.response)
+        return build.grammar(f"{harmony.analysis_grammar(build)} {one_of(answers)}")
 
     def router(self, schemas: Schemas, end: PromptEnd) -> Router | None:
         begun = end.text.rfind(harmony.START, -_END_CHARACTERS if end.continued is None else 0)

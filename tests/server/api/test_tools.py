@@ -3,12 +3,15 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.types import ThinkingBudget
+from server.generation.grammar_tokenizer import open_grammar_tokenizer
 from tests.server.applications import Server, client_of, events_of, make_server
 
 CHAT = "/v1/chat/completions"
@@ -107,6 +110,49 @@ def test_at_most_one_call_without_parallel_calls(client: TestClient, server: Ser
     assert len(choice["message"]["tool_calls"]) == 1
     assert choice["finish_reason"] == "tool_calls"
     assert server.engine.aborted
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tool_choice": "required"},
+        {"tool_choice": {"type": "function", "function": {"name": "weather"}}},
+        {"tools": [{"type": "function", "function": WEATHER["function"] | {"strict": True}}]},
+    ],
+)
+def test_calls_that_are_wanted_are_made(client: TestClient, server: Server, fields: dict[str, Any]) -> None:
+    ask(client, **fields)
+    grammar = server.engine.submitted[-1].sampling.grammar
+    assert grammar is not None
+    compiler = GrammarCompiler(partial(open_grammar_tokenizer, server.tokenizer, server.tokenizer.vocab_size))
+    for written, is_allowed in ((CALL, True), (CALL.replace("weather", "other"), False)):
+        constraint = compiler.constraint(grammar)
+        constraint.advance(server.tokenizer.encode(written))
+        assert (constraint.error is None and constraint.may_end) == is_allowed
+
+
+def test_calls_that_are_not_wanted_have_no_grammar(client: TestClient, server: Server) -> None:
+    ask(client)
+    ask(client, tool_choice="none")
+    assert [request.sampling.grammar for request in server.engine.submitted] == [None, None]
+
+
+def test_a_format_of_the_answer_begins_after_the_reasoning(client: TestClient, server: Server) -> None:
+    server.answer_with("hm</think>{}")
+    message = ask(client, tools=None, enable_thinking=True, response_format={"type": "json_object"})["message"]
+    assert (message["reasoning_content"], message["content"]) == ("hm", "{}")
+    grammar = json.loads(server.engine.submitted[-1].sampling.grammar or "")["grammars"]
+    assert [part.get("name") for part in grammar] == [None, "answer"]
+
+
+def test_a_strict_schema_that_cannot_be_enforced_is_refused(client: TestClient) -> None:
+    parameters = {"type": "object", "properties": {"x": {"not": {"type": "string"}}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    ask(client, tools=[tool], tool_choice="required")
+    tool["function"]["strict"] = True  # type: ignore[index]
+    response = client.post(CHAT, json={"messages": QUESTION, "tools": [tool]})
+    assert response.status_code == 400
+    assert "tools.f.parameters.properties.x.not" in response.json()["error"]["message"]
 
 
 def test_without_tools_nothing_is_a_call(client: TestClient, server: Server) -> None:

@@ -1,0 +1,86 @@
+"""A grammar as a logits processor: only tokens with which the output can still become a text of the grammar.
+
+Shapes: V vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from server.engine.logits_processors import FORBIDDEN
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+MAX_ERROR = 300  # characters
+COMPLETE = frozenset({"NoExtension", "EndOfSentence"})
+FAILED = "The grammar of this request cannot be followed any further: {reason}. Simplify it."
+
+
+class GrammarConstraint:
+    """The matcher of one sequence. Comes after all other processors, which choose among the tokens it allows.
+
+    A matcher can fail in the middle of an answer, for instance where a grammar needs more states than allowed. It
+    raises nothing then; `error` says what to tell the client.
+    """
+
+    is_active = True
+
+    def __init__(self, matcher: "LLMatcher") -> None:
+        self._matcher = matcher
+        self._mask: bytes | None = None  # of the next token, if it is computed already
+
+    @property
+    def error(self) -> str | None:
+        """Why the answer cannot go on; None while it can."""
+        if self._matcher.is_error():
+            return FAILED.format(reason=shortened(self._matcher.get_error()))
+        if self._matcher.is_stopped() and self._matcher.stop_reason() not in COMPLETE:
+            return FAILED.format(reason=self._matcher.stop_reason())
+        return None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether no token may follow, except one that ends the sequence."""
+        return self._matcher.is_stopped() and self.error is None
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the output is a text of the grammar."""
+        return self._matcher.is_accepting()
+
+    def apply(self, logits_V: Tensor) -> None:
+        """Forbid all other tokens.
+
+        A token that is allowed here and forbidden by another processor can be sampled as a last resort: `min_tokens`
+        cannot lengthen what the grammar ends.
+        """
+        mask = np.frombuffer(self._next_mask(), dtype=np.uint8)
+        forbidden_V = np.unpackbits(~mask, count=len(logits_V), bitorder="little").view(np.bool_)
+        logits_V.clamp_(min=FORBIDDEN).masked_fill_(torch.from_numpy(forbidden_V).to(logits_V.device), float("-inf"))
+
+    def advance(self, token_ids: Sequence[int]) -> None:
+        self._matcher.consume_tokens(list(token_ids))
+        self._mask = None
+
+    def forced_tokens(self) -> tuple[int, ...]:
+        """The next tokens, as far as the grammar leaves no choice. `apply` would allow each of them alone."""
+        if self._matcher.is_stopped():
+            return ()
+        self._next_mask()  # finds the forced text without the GIL, which compute_ff_tokens would hold
+        return tuple(self._matcher.compute_ff_tokens())
+
+    def _next_mask(self) -> bytes:
+        """One bit a token, the lowest bit first; those that end the sequence where the matcher has stopped."""
+        if self._mask is None:
+            self._mask = self._matcher.compute_bitmask()
+        return self._mask
+
+
+def shortened(error: str) -> str:
+    """What llguidance says, on one line and without a final full stop."""
+    words = " ".join(error.replace("<non-verbose/>", "").split())
+    return "nothing matches" if words == "NoExtensionBias" else words[:MAX_ERROR].rstrip(". ")
