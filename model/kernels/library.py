@@ -17,7 +17,7 @@ import torch
 logger = logging.getLogger(__name__)
 
 # Best first. `generic` needs nothing beyond the baseline of its architecture.
-LEVELS = ("avx512bf16", "avx512vbmi", "avx512", "avx2", "generic")
+LEVELS = ("avx512bf16", "avx512vnni", "avx512", "avx2", "generic")
 
 # torch's name of the processor -> the best level to try. torch knows no more than AVX-512: each library exports
 # `supported`, which asks the processor for the rest.

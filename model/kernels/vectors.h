@@ -29,6 +29,8 @@ typedef float f32v __attribute__((vector_size(4 * LANES)));
 typedef int32_t i32v __attribute__((vector_size(4 * LANES)));
 typedef uint32_t u32v __attribute__((vector_size(4 * LANES)));
 typedef uint16_t u16v __attribute__((vector_size(2 * LANES)));
+typedef int16_t i16v __attribute__((vector_size(4 * LANES)));
+typedef int8_t i8v __attribute__((vector_size(2 * LANES)));
 
 template <class V> struct Twice { V low, high; };
 

@@ -102,6 +102,8 @@ class MoE(nn.Module):
             shared_weights = fused_mlp_weights(shared.gate_up, shared.down, x_TD.dtype)
         if weights is None or (shared_weights is None) != (shared is None):
             return None
+        if shared_weights is not None and not kernels.supports_fused_mlp(x_TD.dtype, weights, shared_weights):
+            return None
         choices = (routing.experts_TK, routing.weights_TK)
         return kernels.moe(x_TD, *choices, weights, shared_weights, shared_gate_T, self.clamp)
 

@@ -7,10 +7,9 @@ config_sentence_transformers.json has the prompts that are put before a text.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, get_args
 
-from model.files import read_object_if_any
+from model.files import Directory, read_object_if_any
 from model.layers.pooling import PoolingType
 
 MODULES_NAME = "modules.json"
@@ -37,7 +36,7 @@ class Pooling:
     matryoshka_dimensions: tuple[int, ...] | None = None
 
     @classmethod
-    def load(cls, directory: Path) -> "Pooling | None":
+    def load(cls, directory: Directory) -> "Pooling | None":
         """Read the files of a checkpoint; None if it was not made for embeddings.
 
         ValueError for a broken file, and for a step that is not served.
@@ -49,7 +48,7 @@ class Pooling:
         if model.get("is_causal") is False or model.get("use_bidirectional_attention"):
             raise ValueError("config.json asks for attention in both directions, which is not served")
         return cls(
-            _pooling_type(read_object_if_any(directory / steps["Pooling"] / "config.json")),
+            _pooling_type(read_object_if_any(directory / f"{steps['Pooling']}/config.json")),
             "Normalize" in steps,
             prompts,
             _default_prompt(directory, prompts),
@@ -58,7 +57,7 @@ class Pooling:
         )
 
 
-def _steps(directory: Path) -> dict[str, str]:
+def _steps(directory: Directory) -> dict[str, str]:
     """The folder of each step by the name of its class. ValueError unless they are network, pooling, normalization."""
     path = directory / MODULES_NAME
     try:
@@ -87,19 +86,19 @@ def _pooling_type(config: Mapping[str, Any]) -> PoolingType:
     return pooling_type
 
 
-def _prompts(directory: Path) -> dict[str, str]:
+def _prompts(directory: Directory) -> dict[str, str]:
     prompts = _settings(directory).get("prompts") or {}
     return {str(name): str(text) for name, text in prompts.items()}
 
 
-def _default_prompt(directory: Path, prompts: Mapping[str, str]) -> str:
+def _default_prompt(directory: Directory, prompts: Mapping[str, str]) -> str:
     name = _settings(directory).get("default_prompt_name")
     if name is not None and name not in prompts:
         raise ValueError(f"default_prompt_name is {name!r}, which is none of the prompts")
     return "" if name is None else prompts[name]
 
 
-def _settings(directory: Path) -> dict[str, Any]:
+def _settings(directory: Directory) -> dict[str, Any]:
     return read_object_if_any(directory / "config_sentence_transformers.json")
 
 

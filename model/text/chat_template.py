@@ -3,11 +3,10 @@
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from model.files import read_object_if_any
+from model.files import Directory, read_object_if_any
 from model.text.control_tokens import ControlTokens, Guard
 from model.text.task_prompts import Message, TaggedText
 from model.text.template_sandbox import BoundedTemplate, Clock
@@ -83,7 +82,7 @@ class ChatTemplate:
         self._control_tokens: WeakKeyDictionary[Tokenizer, ControlTokens] = WeakKeyDictionary()
 
     @classmethod
-    def load(cls, directory: Path) -> "ChatTemplate | None":
+    def load(cls, directory: Directory) -> "ChatTemplate | None":
         """Read the template of a checkpoint; None where it has none.
 
         It is in chat_template.jinja, tokenizer_config.json or chat_template.json, whichever comes first. ValueError
@@ -242,7 +241,7 @@ def _tokenize_after(known: KnownPrefix, text: str, guard: Guard) -> TokenizedTex
     )
 
 
-def _template_source(directory: Path) -> str | None:
+def _template_source(directory: Directory) -> str | None:
     path = directory / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")

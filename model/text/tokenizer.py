@@ -6,13 +6,13 @@ import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken
 from tokenizers.decoders import ByteLevel
 
+from model.files import Directory
 from model.text.chat_formats.harmony import MARKERS, HarmonyAnswer, last_message, uses_harmony
 from model.text.chat_formats.router import ContentDetokenizer
 from model.text.detokenizer import ByteDetokenizer, Detokenizer, WindowDetokenizer
@@ -85,7 +85,7 @@ class Tokenizer:
             self._token_bytes[token_id] = value
 
     @classmethod
-    def load(cls, directory: Path) -> "Tokenizer":
+    def load(cls, directory: Directory) -> "Tokenizer":
         """Read tokenizer.json and what other files say about special tokens.
 
         ValueError where tokenizer.json is missing or broken.

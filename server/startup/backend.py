@@ -13,7 +13,9 @@ import torch
 
 from model.cache import bytes_per_block, bytes_per_row
 from model.checkpoints.hub import BUNDLED, find_checkpoint, is_hub_id
+from model.checkpoints.safetensors_files import open_checkpoint
 from model.checkpoints.tensor_readers import Progress
+from model.files import Directory
 from model.loading.load import ModelDescription, describe, load_network
 from model.loading.memory_estimate import gib, network_size, weight_bytes
 from model.loading.pooling import Pooling
@@ -131,14 +133,15 @@ def _limit_to_cache(config: EngineConfig, network: CausalLM) -> EngineConfig:
     return replace(config, max_model_len=capacity)
 
 
-def default_threads(directory: Path) -> int:
+def default_threads(directory: Directory) -> int:
     """One for a small model, which gains little from a second and leaves that core to HTTP. See docs/performance.md."""
-    weights = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+    reader = open_checkpoint(directory)
+    weights = sum(reader.header(name).stored_bytes for name in reader.names())
     return 1 if weights < SMALL_MODEL_BYTES else usable_cpus()
 
 
 def _load(
-    settings: Settings, directory: Path, device_config: DeviceConfig, progress: Progress | None
+    settings: Settings, directory: Directory, device_config: DeviceConfig, progress: Progress | None
 ) -> tuple[CausalLM, Tokenizer, ModelFacts]:
     """The network on its device, its tokenizer, and facts. What can be checked without weights is checked first."""
     described = describe(directory, device_config.dtype, settings.experts_per_token)
@@ -184,13 +187,13 @@ def _served_names(settings: Settings) -> list[str]:
     return [name.strip() for name in (settings.served_model_name or "").split(",") if name.strip()]
 
 
-def _model_id(name: str, directory: Path) -> str:
+def _model_id(name: str, directory: Directory) -> str:
     if directory == BUNDLED:
         return "routelm"
-    return name if is_hub_id(name) else directory.resolve().name
+    return name if is_hub_id(name) else (directory.resolve() if isinstance(directory, Path) else directory).name
 
 
-def _chat_template(directory: Path, tokenizer: Tokenizer) -> ChatTemplate | UnusableChatTemplate | None:
+def _chat_template(directory: Directory, tokenizer: Tokenizer) -> ChatTemplate | UnusableChatTemplate | None:
     try:
         template = ChatTemplate.load(directory)
     except ValueError as error:  # plain completions still work
@@ -201,7 +204,7 @@ def _chat_template(directory: Path, tokenizer: Tokenizer) -> ChatTemplate | Unus
     return template
 
 
-def _pooling(directory: Path) -> Pooling | None:
+def _pooling(directory: Directory) -> Pooling | None:
     try:
         return Pooling.load(directory)
     except ValueError as error:  # text is still served

@@ -10,16 +10,6 @@
 
 namespace {
 
-// The type in which activations of type T are multiplied: T where the processor has a dot product for it, else float.
-#ifdef ROUTELM_BF16_DOT
-template <class T> struct ComputeType { typedef T type; };
-#else
-template <class T> struct ComputeType { typedef float type; };
-#endif
-
-// Whether the weights can be multiplied by floats only.
-inline bool needs_float(const PackedMatrix* m) { return m && m->format == F32; }
-
 // A buffer that grows and is not initialized.
 class Scratch {
     std::unique_ptr<uint8_t[]> data;
@@ -36,25 +26,14 @@ public:
     }
 };
 
-// One row converted to In, followed by zeros up to the padded width.
-template <class In, class T> void convert_row(const T* x, int64_t width, In* out) {
-    int64_t whole = width / LANES * LANES;
-    for (int64_t i = 0; i < whole; i += LANES) store(out + i, load<f32v>(x + i));
-    for (int64_t i = whole; i < padded(width); i += LANES) {
-        T last[LANES] = {};
-        for (int64_t j = i; j < width; ++j) last[j - i] = x[j];
-        store(out + i, load<f32v>(last));
-    }
-}
-
-// Rows of x as In, padded(width) wide: x itself if it is so already, otherwise a converted copy in `scratch`.
+// Rows of x as In: x itself if it is so already and not padded, otherwise a converted copy in `scratch`.
 template <class In, class T>
-const In* as_compute_type(const T* x, int64_t rows, int64_t width, Scratch& scratch, int64_t threads) {
-    if constexpr (sizeof(T) == sizeof(In))
-        if (padded(width) == width) return x;
-    In* out = scratch.reserve<In>(rows * padded(width));
-#pragma omp parallel for num_threads(threads) if (rows * width > 65536)
-    for (int64_t r = 0; r < rows; ++r) convert_row(x + r * width, width, out + r * padded(width));
+const In* as_compute_type(const T* x, int64_t rows, int64_t inputs, Scratch& scratch, int64_t threads) {
+    if constexpr (std::is_same<T, In>::value)
+        if (padded(inputs) == inputs) return x;
+    In* out = scratch.reserve<In>(rows * row_size<In>(inputs));
+#pragma omp parallel for num_threads(threads) if (rows * inputs > 65536)
+    for (int64_t r = 0; r < rows; ++r) convert_row(x + r * inputs, inputs, out + r * row_size<In>(inputs));
     return out;
 }
 
@@ -81,28 +60,20 @@ inline void scale_and_bias(const PackedMatrix& m, int64_t panel, int64_t rows, f
 // All rows times the panels [first, last). `sink(row, count, panel, sums)` receives finished sums [count, 32].
 //
 // Up to four tiles of rows: each panel is multiplied by all tiles while the next panel is prefetched. More tiles: each
-// tile is multiplied by all panels, whose integers are decoded only once.
+// tile is multiplied by all panels.
 template <class In, class Sink>
 void multiply(const In* x, int64_t stride, int64_t rows, const PackedMatrix& m, int64_t first, int64_t last,
               Sink sink) {
     alignas(64) float sums[MAX_ROWS * PANEL];
     int64_t size = m.panel_bytes(), tiles = (rows + MAX_ROWS - 1) / MAX_ROWS;
-    bool few = tiles <= 4, decoded = !few && (m.format == INT8 || m.format == INT4);
-    const uint8_t* panels = m.data + first * size;
-    Scratch scratch;
-    if (decoded) {
-        int64_t steps = (last - first) * m.padded_inputs() / STEP;
-        uint8_t* wide = scratch.reserve<uint8_t>(steps * step_bytes(BF16));
-        m.format == INT8 ? decode_to_bf16<INT8>(panels, steps, wide) : decode_to_bf16<INT4>(panels, steps, wide);
-        panels = wide, size = m.padded_inputs() / STEP * step_bytes(BF16);
-    }
+    bool few = tiles <= 4, once = rows == 1 || (tiles == 1 && vectors_at_once(rows) == VECTORS);
     auto multiply_tile = [&](int64_t t, int64_t p) {
         int64_t row = rows * t / tiles, count = rows * (t + 1) / tiles - row;
-        const uint8_t* w = panels + (p - first) * size;
+        const uint8_t* w = m.data + p * size;
         const bf16* scales = static_cast<const bf16*>(m.scales) + p * PANEL * (m.padded_inputs() / GROUP);
-        Prefetch prefetch{w + PREFETCH_DISTANCE, step_bytes(decoded ? int64_t(BF16) : m.format)};
-        if (few && tiles > 1) prefetch = {w + size + size / tiles * t, step_bytes(m.format) / tiles};
-        microkernel(count, m, Panel{w, scales, decoded}, x + row * stride, stride, prefetch, sums);
+        Prefetch prefetch{w + PREFETCH_DISTANCE, step_bytes(m.format)};
+        if (few && !once) prefetch = {w + size + size / tiles * t, step_bytes(m.format) / tiles};
+        multiply_panel(count, m, Panel{w, scales}, x + row * stride, stride, prefetch, sums);
         if (m.format == INT8 || m.bias) scale_and_bias(m, p, count, sums);
         sink(row, count, p, sums);
     };
@@ -154,7 +125,7 @@ void matmul(const T* x, const int64_t* counts, int64_t experts, const PackedMatr
     std::vector<Job> jobs = jobs_of(starts, m, threads);
     Scratch scratch;
     const In* in = as_compute_type<In>(x, rows, m.inputs, scratch, threads);
-    int64_t stride = m.padded_inputs();
+    int64_t stride = row_size<In>(m.inputs);
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (rows * m.outputs * m.inputs > (1 << 18))
     for (size_t j = 0; j < jobs.size(); ++j) {
         const Job& job = jobs[j];

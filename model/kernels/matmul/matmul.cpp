@@ -11,12 +11,17 @@
 
 namespace {
 
-// x of bfloat16, in the type in which this processor multiplies it.
-template <class Out>
-void matmul_of_bf16(const bf16* x, const int64_t* counts, int64_t experts, const PackedMatrix* matrix, Out* out,
-                    int64_t rows, int64_t threads) {
-    auto compute = needs_float(matrix) ? matmul<float, bf16, Out> : matmul<ComputeType<bf16>::type, bf16, Out>;
-    compute(x, counts, experts, *matrix, out, rows, threads);
+// x in the form in which this processor multiplies it by the matrix.
+template <class T, class Out>
+void matmul_any(const T* x, const int64_t* counts, int64_t experts, const PackedMatrix* matrix, Out* out, int64_t rows,
+                int64_t threads) {
+    with_compute_type<T>(matrix->format, [=](auto in) {
+        matmul<decltype(in)>(x, counts, experts, *matrix, out, rows, threads);
+    });
+}
+
+template <class T> void moe_any(const T* x, const MoECall* call, T* out, int64_t threads) {
+    with_compute_type<T>(call->format(), [=](auto in) { moe<decltype(in)>(x, *call, out, threads); });
 }
 
 }  // namespace
@@ -35,25 +40,21 @@ void unpack_rows(const PackedMatrix* matrix, const int64_t* outputs, int64_t row
 // Named by the types of x and of the result.
 void matmul_f32_f32(const float* x, const int64_t* counts, int64_t experts, const PackedMatrix* matrix, float* out,
                     int64_t rows, int64_t threads) {
-    matmul<float>(x, counts, experts, *matrix, out, rows, threads);
+    matmul_any(x, counts, experts, matrix, out, rows, threads);
 }
 
 void matmul_bf16_bf16(const bf16* x, const int64_t* counts, int64_t experts, const PackedMatrix* matrix, bf16* out,
                       int64_t rows, int64_t threads) {
-    matmul_of_bf16(x, counts, experts, matrix, out, rows, threads);
+    matmul_any(x, counts, experts, matrix, out, rows, threads);
 }
 
 void matmul_bf16_f32(const bf16* x, const int64_t* counts, int64_t experts, const PackedMatrix* matrix, float* out,
                      int64_t rows, int64_t threads) {
-    matmul_of_bf16(x, counts, experts, matrix, out, rows, threads);
+    matmul_any(x, counts, experts, matrix, out, rows, threads);
 }
 
-void moe_f32(const float* x, const MoECall* call, float* out, int64_t threads) { moe<float>(x, *call, out, threads); }
+void moe_f32(const float* x, const MoECall* call, float* out, int64_t threads) { moe_any(x, call, out, threads); }
 
-void moe_bf16(const bf16* x, const MoECall* call, bf16* out, int64_t threads) {
-    bool floats = call->routed.needs_float() || call->shared.needs_float();
-    auto compute = floats ? moe<float, bf16> : moe<ComputeType<bf16>::type, bf16>;
-    compute(x, *call, out, threads);
-}
+void moe_bf16(const bf16* x, const MoECall* call, bf16* out, int64_t threads) { moe_any(x, call, out, threads); }
 
 }  // extern "C"

@@ -10,7 +10,7 @@ namespace {
 
 struct GatedMLP {
     const PackedMatrix *gate_up, *down;  // gate_up: all gate outputs, then as many up outputs
-    bool needs_float() const { return ::needs_float(gate_up) || ::needs_float(down); }
+    bool has(int64_t format) const { return gate_up && (gate_up->format == format || down->format == format); }
 };
 
 // The arguments of a call; Python fills in this structure. Choices with weight zero are not computed.
@@ -22,16 +22,25 @@ struct MoECall {
     int64_t shared_gate_stride;   // from token to token
     int64_t tokens, K, num_experts, hidden, clamped;
     float alpha, limit;
+
+    // Of all matrices; F32 if some are F32 and others BF16.
+    int64_t format() const {
+        if (routed.has(F32) || shared.has(F32)) return F32;
+        return routed.gate_up ? routed.gate_up->format : shared.gate_up->format;
+    }
 };
 
 // One expert and its tokens: rows of x, inner activations, and the weight of each row in the sum.
 template <class In> struct ExpertRows {
     PackedMatrix gate_up, down;
-    int64_t rows, width, stride;
+    int64_t rows, width;
     const int64_t* tokens;
     const float* weights;
     const In* x;
     In* inner;
+
+    int64_t x_stride() const { return row_size<In>(gate_up.inputs); }
+    int64_t inner_stride() const { return row_size<In>(width); }
 };
 
 // silu(gate) * up; or if clamped, gate * sigmoid(alpha * gate) * (up + 1) with gate <= limit and |up| <= limit.
@@ -71,19 +80,20 @@ template <class In>
 void gate_up_panels(const MoECall& call, const ExpertRows<In>& e, int64_t first, int64_t last, Scratch& scratch) {
     int64_t half = e.width / PANEL, width = (last - first) * PANEL;
     float* gates = scratch.reserve<float>(e.rows * width);
-    multiply(e.x, e.stride, e.rows, e.gate_up, first, last,
+    multiply(e.x, e.x_stride(), e.rows, e.gate_up, first, last,
              [&](int64_t row, int64_t count, int64_t panel, const float* sums) {
                  for (int64_t r = 0; r < count; ++r)
                      std::memcpy(gates + (row + r) * width + (panel - first) * PANEL, sums + r * PANEL,
                                  PANEL * sizeof(float));
              });
-    multiply(e.x, e.stride, e.rows, e.gate_up, first + half, last + half,
+    multiply(e.x, e.x_stride(), e.rows, e.gate_up, first + half, last + half,
              [&](int64_t row, int64_t count, int64_t panel, const float* sums) {
+                 alignas(64) float inner[PANEL];
                  for (int64_t r = 0; r < count; ++r) {
                      const float* gate = gates + (row + r) * width + (panel - half - first) * PANEL;
-                     In* to = e.inner + (row + r) * e.width + (panel - half) * PANEL;
                      for (int64_t v = 0; v < PANEL; v += LANES)
-                         store(to + v, activate(call, load<f32v>(gate + v), load<f32v>(sums + r * PANEL + v)));
+                         store(inner + v, activate(call, load<f32v>(gate + v), load<f32v>(sums + r * PANEL + v)));
+                     store_group(e.inner + (row + r) * e.inner_stride(), panel - half, inner);
                  }
              });
 }
@@ -96,7 +106,7 @@ void down_panels(const MoECall& call, const std::vector<ExpertRows<In>>& experts
     float* totals = scratch.reserve<float>(call.tokens * width);
     std::memset(totals, 0, call.tokens * width * sizeof(float));
     for (const ExpertRows<In>& e : experts)
-        multiply(e.inner, e.width, e.rows, e.down, first, last,
+        multiply(e.inner, e.inner_stride(), e.rows, e.down, first, last,
                  [&](int64_t row, int64_t count, int64_t panel, const float* sums) {
                      for (int64_t r = 0; r < count; ++r) {
                          float weight = e.weights[row + r];
@@ -116,8 +126,9 @@ template <class In, class T> void moe(const T* x, const MoECall& call, T* out, i
     SortedChoices sorted(call);
     int64_t routed = sorted.starts.back(), routed_width = call.routed.down ? call.routed.down->inputs : 0;
     int64_t shared_width = call.shared.down ? call.shared.down->inputs : 0;
-    In* inner = inner_scratch.reserve<In>(routed * routed_width + call.tokens * shared_width);
-    In* gathered = gathered_scratch.reserve<In>(call.tokens > 1 ? routed * call.hidden : 0);
+    int64_t x_size = row_size<In>(call.hidden), inner_size = row_size<In>(routed_width);
+    In* inner = inner_scratch.reserve<In>(routed * inner_size + call.tokens * row_size<In>(shared_width));
+    In* gathered = gathered_scratch.reserve<In>(call.tokens > 1 ? routed * x_size : 0);
 
     std::vector<ExpertRows<In>> experts;
     int64_t panels = 0;
@@ -125,14 +136,14 @@ template <class In, class T> void moe(const T* x, const MoECall& call, T* out, i
         int64_t start = sorted.starts[e], rows = sorted.starts[e + 1] - start;
         if (rows == 0) continue;
         experts.push_back({call.routed.gate_up->of_expert(e), call.routed.down->of_expert(e), rows, routed_width,
-                           call.hidden, sorted.tokens.data() + start, sorted.weights.data() + start,
-                           call.tokens > 1 ? gathered + start * call.hidden : in, inner + start * routed_width});
+                           sorted.tokens.data() + start, sorted.weights.data() + start,
+                           call.tokens > 1 ? gathered + start * x_size : in, inner + start * inner_size});
         panels += routed_width / PANEL;
     }
     if (call.shared.down) {
-        experts.push_back({*call.shared.gate_up, *call.shared.down, call.tokens, shared_width, call.hidden,
+        experts.push_back({*call.shared.gate_up, *call.shared.down, call.tokens, shared_width,
                            sorted.tokens.data() + routed, sorted.weights.data() + routed, in,
-                           inner + routed * routed_width});
+                           inner + routed * inner_size});
         panels += shared_width / PANEL;
     }
 
@@ -152,7 +163,7 @@ template <class In, class T> void moe(const T* x, const MoECall& call, T* out, i
         Scratch scratch;
 #pragma omp for schedule(static)
         for (int64_t s = 0; s < (call.tokens > 1 ? routed : 0); ++s)
-            std::memcpy(gathered + s * call.hidden, in + sorted.tokens[s] * call.hidden, call.hidden * sizeof(In));
+            std::memcpy(gathered + s * x_size, in + sorted.tokens[s] * x_size, x_size * sizeof(In));
 #pragma omp for schedule(dynamic)
         for (size_t j = 0; j < jobs.size(); ++j)
             gate_up_panels(call, experts[jobs[j].group], jobs[j].first, jobs[j].last, scratch);

@@ -17,17 +17,17 @@ constexpr int64_t pair_bytes(int64_t format) { return 2 * step_bytes(format) / (
 // Stores inputs i and i + 1 of output c of the panel.
 template <int FORMAT> INLINE void store_weights(const uint8_t* pair, int64_t i, int64_t c, uint8_t* panel) {
     uint8_t* step = panel + i / STEP * step_bytes(FORMAT);
-    int64_t p = i % STEP / 2, lane = c % 16, upper = c / 16;
+    int64_t p = i % STEP / 2;
     if (FORMAT == F32) {
         std::memcpy(step + 256 * p + 4 * c, pair, 4);
         std::memcpy(step + 256 * p + 4 * c + 128, pair + 4, 4);
     } else if (FORMAT == BF16) {
         std::memcpy(step + 128 * p + 4 * c, pair, 4);
     } else if (FORMAT == INT8) {
-        std::memcpy(step + 64 * p + lane / 4 * 16 + upper * 8 + lane % 4 * 2, pair, 2);
-    } else {  // byte p of the two 16-bit words of the output
-        uint8_t both = *pair, *to = step + 4 * lane + p;
-        to[0] |= (both & 15) << 4 * upper, to[2] |= (both >> 4) << 4 * upper;
+        std::memcpy(step + 64 * p + 2 * c, pair, 2);
+    } else {  // flipping the sign bit of four bits adds 8
+        uint8_t both = *pair ^ 0x88, *to = step + 4 * (c % 16) + 2 * p;
+        to[0] |= (both & 15) << (c / 16 * 4), to[1] |= both >> 4 << (c / 16 * 4);
     }
 }
 

@@ -185,11 +185,15 @@ def gated_mlp(x_TD: Tensor, weights: GatedMLPWeights[PackedWeights]) -> Tensor:
     return _moe(x_TD, None, (None, weights), None, None)
 
 
-def supports_fused(dtype: torch.dtype, weights: GatedMLPWeights[Any]) -> bool:
-    """Whether `moe` and `gated_mlp` support the type of x and the weights."""
-    down = weights.down
-    is_packed = isinstance(weights.gate_up, PackedWeights) and isinstance(down, PackedWeights)
-    return is_packed and dtype in native.SUFFIXES and down.outputs % PANEL == 0 and down.inputs % PANEL == 0
+def supports_fused(dtype: torch.dtype, *mlps: GatedMLPWeights[Any]) -> bool:
+    """Whether one call of `moe` or `gated_mlp` supports the type of x and all these weights."""
+    matrices = [matrix for mlp in mlps for matrix in (mlp.gate_up, mlp.down)]
+    if dtype not in native.SUFFIXES or not all(isinstance(matrix, PackedWeights) for matrix in matrices):
+        return False
+    # Activations are converted once for all matrices: only float and bfloat16 weights take the same form.
+    formats = {matrix.format for matrix in matrices}
+    alike = len(formats) == 1 or formats == {Format.F32, Format.BF16}
+    return alike and all(mlp.down.outputs % PANEL == 0 and mlp.down.inputs % PANEL == 0 for mlp in mlps)
 
 
 def _moe(

@@ -14,6 +14,9 @@ from torch.nn import functional
 from model.kernels.types import GatedMLPWeights
 
 CHUNK = 1 << 20  # weights that are converted to float32 at a time
+BLOCK = 32  # inputs whose activations share a scale where the weights are integers
+ACTIVATION_LIMITS = {torch.int8: 32767, torch.uint8: 127}  # largest integer by the type of quantized weights
+SMALLEST = 1e-30  # blocks without a larger magnitude are zero: the inverse of their scale could be infinite
 
 
 def dequantize(values: Tensor, scales: Tensor | None = None) -> Tensor:
@@ -25,6 +28,19 @@ def dequantize(values: Tensor, scales: Tensor | None = None) -> Tensor:
     nibbles = torch.stack([values & 15, values >> 4], dim=-1).flatten(-2).to(torch.int8)
     signed = torch.where(nibbles > 7, nibbles - 16, nibbles).float()
     return (signed.unflatten(-1, (scales.shape[-1], -1)) * scales.float()[..., None]).flatten(-2)
+
+
+def quantized_activations(x_TI: Tensor, limit: int) -> Tensor:
+    """The float32 numbers that stand for x where it is multiplied by integer weights.
+
+    Each block of 32 inputs becomes integers from -limit to limit with one scale, the largest magnitude / limit. So the
+    error of an input is at most half of the scale. A row does not depend on the others.
+    """
+    inputs = x_TI.shape[1]
+    blocks_TBN = functional.pad(x_TI.float(), (0, -inputs % BLOCK)).unflatten(1, (-1, BLOCK))
+    largest_TB1 = blocks_TBN.abs().amax(2, keepdim=True)
+    inverse_TB1 = torch.where(largest_TB1 > SMALLEST, torch.full_like(largest_TB1, limit) / largest_TB1, 0.0)
+    return ((blocks_TBN * inverse_TB1).round() * (largest_TB1 / limit)).flatten(1)[:, :inputs]
 
 
 class PlainWeights:
@@ -65,7 +81,9 @@ def grouped_linear(x_SI: Tensor, counts_E: Tensor, weights: PlainWeights) -> Ten
 
 def _linear(x_TI: Tensor, weights: PlainWeights, expert: int) -> Tensor:
     """Float32 [T, O]. The weights are converted CHUNK at a time: a large matrix is never in memory as float32."""
-    x_TI, values_OI = x_TI.float(), weights.values_EOI[expert]
+    values_OI = weights.values_EOI[expert]
+    limit = ACTIVATION_LIMITS.get(values_OI.dtype)
+    x_TI = x_TI.float() if limit is None else quantized_activations(x_TI, limit)
     scales = None if weights.scales is None else weights.scales[expert]
     step = max(1, CHUNK // max(1, x_TI.shape[1]))
     parts = [slice(start, start + step) for start in range(0, weights.outputs, step)]
@@ -106,12 +124,13 @@ def moe(
 def _gated_mlp(
     x_TD: Tensor, weights: GatedMLPWeights[PlainWeights], expert: int, clamp: tuple[float, float] | None
 ) -> Tensor:
-    """Float32 outputs of one expert. The inner activations are rounded to x's type.
+    """Float32 outputs of one expert. The inner activations are rounded to x's type if the weights are not integers.
 
-    The compiled kernels do not round them on levels without a dot product of bfloat16.
+    The compiled kernels do not round them on levels without a dot product of bfloat16 either.
     """
     gate, up = _linear(x_TD, weights.gate_up, expert).chunk(2, dim=-1)
-    return _linear(_activate(gate, up, clamp).to(x_TD.dtype), weights.down, expert)
+    inner = _activate(gate, up, clamp)
+    return _linear(inner if weights.down.is_quantized else inner.to(x_TD.dtype), weights.down, expert)
 
 
 def _activate(gate: Tensor, up: Tensor, clamp: tuple[float, float] | None) -> Tensor:

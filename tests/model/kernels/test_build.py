@@ -58,7 +58,7 @@ def chosen() -> bytes | None:
         ({"generic": 1, "avx2": 1, "avx512": 1}, b"avx512"),
         ({"avx2": 1, "avx512": 1, "avx512bf16": 1}, b"avx512bf16"),
         ({"avx2": 1, "avx512": 1, "avx512bf16": 0}, b"avx512"),
-        ({"avx512": 1, "avx512vbmi": 1, "avx512bf16": 0}, b"avx512vbmi"),
+        ({"avx512": 1, "avx512vnni": 1, "avx512bf16": 0}, b"avx512vnni"),
         ({"avx512bf16": 0, "generic": 1}, b"generic"),
         ({"avx512bf16": 0}, None),
     ],

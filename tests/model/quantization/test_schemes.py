@@ -130,7 +130,7 @@ def test_without_a_compiler_the_same_numbers_are_multiplied(scheme: Scheme, dtyp
     assert isinstance(linear.weights, PlainWeights)
     assert isinstance(grouped.weights, PlainWeights)
     expected = x.float() @ scheme.quantize(weight).dequantized().T
-    assert error(linear(x), expected) < 0.005
+    assert error(linear(x), expected) < 0.008  # of activations in eight bits, and of bfloat16
     assert torch.equal(grouped(x, torch.tensor([5])), linear(x))
 
 

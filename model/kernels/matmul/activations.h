@@ -1,0 +1,91 @@
+// The forms in which rows of activations are multiplied: float, bfloat16 where the processor has a dot product for it,
+// and blocks of 32 integers with a scale for weights that are integers.
+//
+// A row is padded with zeros to whole groups of 32 inputs.
+
+#pragma once
+
+#include <type_traits>
+
+#include "integer_dot.h"
+#include "weights.h"
+
+namespace {
+
+// 32 activations: scale * values, where the largest magnitude is the largest Int. The error of each is at most half of
+// the scale: 2^-8 of the largest of the block for int8_t, 2^-16 for int16_t.
+template <class Int> struct QuantizedBlock {
+    float scale;
+    int16_t correction[2];  // -8 times the sums of the values 0 and 1 and of the values 2 and 3 of all steps
+    Int values[GROUP];
+};
+
+typedef QuantizedBlock<int8_t> Int8Block;    // multiplied by INT4
+typedef QuantizedBlock<int16_t> Int16Block;  // multiplied by INT8
+
+// Calls compute with a value of the type in which activations of type T are multiplied by weights of a format.
+template <class T, class Compute> void with_compute_type(int64_t format, Compute compute) {
+    if (format == INT8) return compute(Int16Block());
+    if (format == INT4) return compute(Int8Block());
+#ifdef ROUTELM_BF16_DOT
+    if (format == BF16) return compute(T());
+#endif
+    compute(float());
+}
+
+// Elements of type In per group of 32 inputs, and per row.
+template <class In> constexpr int64_t GROUP_SIZE = std::is_class<In>::value ? 1 : GROUP;
+template <class In> constexpr int64_t row_size(int64_t inputs) { return padded(inputs) / GROUP * GROUP_SIZE<In>; }
+
+// Stores the 32 values of group g of a row.
+INLINE void store_group(float* row, int64_t g, const float* values) {
+    std::memcpy(row + g * GROUP, values, GROUP * sizeof(float));
+}
+INLINE void store_group(bf16* row, int64_t g, const float* values) {
+    for (int64_t i = 0; i < GROUP; i += LANES) store(row + g * GROUP + i, load<f32v>(values + i));
+}
+
+// The largest magnitude of 32 values; NaN if one is NaN. Without their signs, floats are in the order of their bits.
+INLINE float largest_magnitude(const float* values) {
+    i32v largest{};
+    for (int64_t i = 0; i < GROUP; i += LANES) {
+        i32v bits = load_bits<i32v>(values + i) & 0x7fffffff;
+        largest = bits > largest ? bits : largest;
+    }
+    int32_t found = 0;
+    for (int i = 0; i < LANES; ++i) found = largest[i] > found ? largest[i] : found;
+    return bit_cast<float>(found);
+}
+
+template <class Int> INLINE void store_group(QuantizedBlock<Int>* row, int64_t g, const float* values) {
+    typedef Int Narrow __attribute__((vector_size(sizeof(Int) * LANES)));
+    constexpr float LIMIT = sizeof(Int) == 1 ? 127 : 32767;
+    QuantizedBlock<Int>& block = row[g];
+    float largest = largest_magnitude(values), inverse = largest > 1e-30f ? LIMIT / largest : 0.0f;
+    i32v sums{};
+    for (int64_t i = 0; i < GROUP; i += LANES) {
+        i32v integers = nearest(load<f32v>(values + i) * inverse);
+        Narrow narrow = __builtin_convertvector(integers, Narrow);
+        std::memcpy(block.values + i, &narrow, sizeof narrow);
+        sums += integers;
+    }
+    int32_t correction[2] = {};
+    for (int i = 0; i < LANES; ++i) correction[i % STEP / 2] -= 8 * sums[i];
+    block.scale = largest / LIMIT;  // not finite if a value is not, and then the products are not
+    block.correction[0] = correction[0], block.correction[1] = correction[1];
+}
+
+// One row of `inputs` values in the form In.
+template <class In, class T> void convert_row(const T* x, int64_t inputs, In* out) {
+    alignas(64) float values[GROUP];
+    for (int64_t i = 0; i < inputs; i += GROUP) {
+        if (i + GROUP <= inputs) {
+            for (int64_t v = 0; v < GROUP; v += LANES) store(values + v, load<f32v>(x + i + v));
+        } else {
+            for (int64_t j = 0; j < GROUP; ++j) values[j] = i + j < inputs ? load_scalar(x + i + j) : 0.0f;
+        }
+        store_group(out, i / GROUP, values);
+    }
+}
+
+}  // namespace
