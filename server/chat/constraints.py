@@ -10,6 +10,7 @@ from server.generation.grammar import AnswerGrammar, lark_text
 from server.generation.json_schema import SchemaError, constrained_schema
 from server.generation.service import GenerationService
 
+_SAYS_NOTHING = {"type", "properties", "required", "title", "description", "$schema"}
 _ANY_OBJECT = {"type": "object"}
 _ANSWER_ALONE = "start: @answer\n"
 
@@ -56,9 +57,16 @@ def _schema(tool: Tool, is_required: bool) -> dict[str, Any]:
     if not tool.strict and not is_required:
         return _ANY_OBJECT
     try:
-        return constrained_schema({"type": "object", "properties": {}, **tool.parameters})
+        return constrained_schema(_parameters(tool))
     except SchemaError as error:
         if not tool.strict:
             return _ANY_OBJECT
         place = f"tools.{tool.name}.parameters" + (f".{error.place}" if error.place else "")
         raise InvalidRequestError(f"{place}: {error}.", param="tools") from error
+
+
+def _parameters(tool: Tool) -> dict[str, Any]:
+    """The schema of an object; a function for which none are described takes no arguments."""
+    is_empty = not tool.parameters.get("properties") and tool.parameters.keys() <= _SAYS_NOTHING
+    closed = {"additionalProperties": False} if is_empty else {}
+    return {"type": "object", "properties": {}, **tool.parameters, **closed}

@@ -33,11 +33,15 @@ class TextOptions:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one generation; `cached_tokens` of the prompt came from the prefix cache."""
+    """Token counts of one generation; `cached_tokens` of the prompt came from the prefix cache.
+
+    `reasoning_tokens` of the completion are reasoning, as far as the answer is read so.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

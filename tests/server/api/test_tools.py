@@ -182,6 +182,14 @@ def test_reasoning_is_apart_from_content(client: TestClient, server: Server) -> 
     assert "".join(piece.get("content", "") for piece in pieces) == "Hello"
 
 
+def test_usage_counts_the_tokens_of_reasoning(client: TestClient, server: Server) -> None:
+    server.answer_with("<think>hm</think>Hello")
+    usage = client.post(CHAT, json={"messages": QUESTION}).json()["usage"]
+    assert usage["completion_tokens_details"] == {"reasoning_tokens": len("hm</think>")}
+    server.answer_with("Hello")
+    assert "completion_tokens_details" not in client.post(CHAT, json={"messages": QUESTION}).json()["usage"]
+
+
 def test_reasoning_that_the_prompt_opens(client: TestClient, server: Server) -> None:
     server.answer_with("hm</think>Hello")
     message = ask(client, enable_thinking=True)["message"]
@@ -204,8 +212,12 @@ def test_a_thinking_budget(client: TestClient, server: Server) -> None:
     ask(client, thinking_token_budget=9, enable_thinking=True)
     ask(client, thinking_token_budget=-1)
     close, forced = encoded("</think>"), encoded("\n</think>\n\n")
+    ask(client, thinking={"type": "enabled", "budget_tokens": 9})
+    ask(client, thinking={"type": "disabled"}, reasoning_effort="none")
     assert [request.sampling.thinking_budget for request in server.engine.submitted] == [
         ThinkingBudget(9, encoded("<think>"), close, forced),
+        ThinkingBudget(9, (), close, forced),
+        None,
         ThinkingBudget(9, (), close, forced),
         None,
     ]
