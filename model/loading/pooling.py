@@ -7,7 +7,7 @@ config_sentence_transformers.json has the prompts that are put before a text.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path
 from typing import Any, get_args
 
 from model.files import Directory, read_object_if_any
@@ -71,7 +71,7 @@ def _steps(directory: Directory) -> dict[str, str]:
         raise ValueError(
             f"{MODULES_NAME} has the steps {', '.join(steps)}: only Transformer, Pooling and Normalize are served"
         )
-    if PurePath(steps["Pooling"]).name != steps["Pooling"]:
+    if Path(steps["Pooling"]).name != steps["Pooling"]:
         raise ValueError(f"{MODULES_NAME} names {steps['Pooling']!r}, which is no folder of {directory}")
     return steps
 
