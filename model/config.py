@@ -45,7 +45,14 @@ class YarnScaling:
     truncate: bool = True  # round the ends of the interpolated range to whole dimensions
 
 
-RotaryScaling = LinearScaling | Llama3Scaling | YarnScaling
+@dataclass(frozen=True, slots=True)
+class FrequencyFactors:
+    """Divide each frequency by a factor of its own."""
+
+    factors: tuple[float, ...]
+
+
+RotaryScaling = LinearScaling | Llama3Scaling | YarnScaling | FrequencyFactors
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,8 @@ class RotaryConfig:
     def __post_init__(self) -> None:
         if self.dim < 2 or self.dim % 2:
             raise ValueError(f"rotary positions on {self.dim} coordinates of a head: the number must be even")
+        if isinstance(self.scaling, FrequencyFactors) and len(self.scaling.factors) != self.dim // 2:
+            raise ValueError(f"{len(self.scaling.factors)} factors for {self.dim // 2} rotary frequencies")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,28 @@
 """Reading and writing JSON files, and replacing files atomically."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+
+class File(Protocol):
+    """A file to read. Every `Path` is one."""
+
+    @property
+    def name(self) -> str: ...
+    def is_file(self) -> bool: ...
+    def read_text(self, encoding: str | None = None) -> str: ...
+    def read_bytes(self) -> bytes: ...
+
+
+class Directory(Protocol):
+    """A directory to read: a `Path`, or what looks like one, such as a GGUF file as the checkpoint it was made from."""
+
+    @property
+    def name(self) -> str: ...
+    def iterdir(self) -> Iterable[File]: ...
+    def __truediv__(self, name: str, /) -> File: ...
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -33,17 +53,17 @@ def _compact(value: Any, width: int, indent: str) -> str:
     return "\n".join([start, ",\n".join(lines), f"{indent}{end}"])
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: File) -> dict[str, Any]:
     """The object in a JSON file. ValueError with the file's name if it is not valid JSON or no object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} cannot be read: it has no JSON object")
     return content
 
 
-def read_object_if_any(path: Path) -> dict[str, Any]:
+def read_object_if_any(path: File) -> dict[str, Any]:
     """Like `read_object`; empty if there is no such file."""
     return read_object(path) if path.is_file() else {}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model import kernels
-from model.config import LinearScaling, Llama3Scaling, RotaryConfig, RotaryScaling, YarnScaling
+from model.config import FrequencyFactors, LinearScaling, Llama3Scaling, RotaryConfig, RotaryScaling, YarnScaling
 
 
 class Rotary:
@@ -32,6 +32,8 @@ def _scaled(frequency_F: Tensor, config: RotaryConfig) -> Tensor:
         return frequency_F / scaling.factor
     if isinstance(scaling, Llama3Scaling):
         return _llama3(frequency_F, scaling)
+    if isinstance(scaling, FrequencyFactors):
+        return frequency_F / torch.tensor(scaling.factors, device="cpu")
     if isinstance(scaling, YarnScaling):
         return _yarn(frequency_F, config, scaling)
     return frequency_F

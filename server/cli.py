@@ -12,6 +12,7 @@ from server.commands import (
     generate,
     inspect,
     prepare,
+    pull,
     quantize,
     serve,
     train,
@@ -40,6 +41,7 @@ def options(
 app.command("serve", cls=serve.ServeCommand)(serve.serve)
 app.command("chat")(chat.chat)
 app.command("generate")(generate.generate)
+app.command("pull")(pull.pull)
 app.command("inspect")(inspect.inspect)
 app.command("quantize")(quantize.quantize)
 app.command("train")(train.train)

@@ -1,4 +1,4 @@
-"""The errors that clients receive, in OpenAI's error shape.
+"""The errors that clients receive, in the shape of the API that they use: OpenAI's unless the path is another's.
 
 RequestError                    base class of all of them
 ├── InvalidRequestError         400  a value that cannot be used; `param` names the field
@@ -17,6 +17,14 @@ RequestError                    base class of all of them
 import math
 from typing import Any
 
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
 
 class RequestError(Exception):
     """One refused or failed request: an HTTP status and the fields of OpenAI's error object."""
@@ -31,8 +39,13 @@ class RequestError(Exception):
         self.param = param
         self.retry_after = retry_after
 
-    def body(self) -> dict[str, Any]:
-        """The JSON body. Lone surrogates of a client's strings are escaped: they have no UTF-8 form."""
+    def body(self, path: str = "") -> dict[str, Any]:
+        """The JSON body of an answer at `path`. Lone surrogates, which have no UTF-8, are escaped."""
+        if path.startswith("/api/"):  # Ollama
+            return {"error": _encodable(self.message)}
+        if path.removeprefix("/v1").startswith("/messages"):  # Anthropic
+            kind = _ANTHROPIC_TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
+            return {"type": "error", "error": {"type": kind, "message": _encodable(self.message)}}
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": {key: _encodable(value) for key, value in error.items()}}
 

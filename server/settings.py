@@ -73,7 +73,10 @@ class Settings(BaseSettings):
     )
 
     # Model
-    model: str = Field(default="bundled", description="Checkpoint directory, hub id (org/name), or `bundled`.")
+    model: str = Field(
+        default="bundled",
+        description="Checkpoint directory, GGUF file, hub id (org/name, org/name:file.gguf), or `bundled`.",
+    )
     revision: Annotated[str | None, Unset("main")] = Field(
         default=None, min_length=1, max_length=256, description="Branch, tag or commit of a hub id."
     )
@@ -107,6 +110,10 @@ class Settings(BaseSettings):
         default=None, description="Memory for the KV cache and recurrent states, such as 1GiB."
     )
     max_queue: int = Field(default=256, ge=0, le=100_000, description="Most waiting requests; more get 429.")
+    max_queue_tokens: int = Field(default=2**20, ge=1, description="Most prompt tokens of waiting requests.")
+    max_queue_wait: float = Field(
+        default=10.0, gt=0, le=86_400, description="Seconds that a new request may be expected to wait for its turn."
+    )
     seed: Annotated[int | None, Unset("random")] = Field(
         default=None, ge=0, description="Makes the answers to requests without a seed reproducible, in order."
     )

@@ -5,17 +5,19 @@ of a memory map: mapped pages count as memory of this process until they are rel
 is truncated, the process is killed instead of getting an exception.
 """
 
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from model.checkpoints.gguf.directory import GgufDirectory
+from model.checkpoints.reader import CheckpointError, CheckpointReader, TensorHeader
 from model.checkpoints.rules import (
     Chain,
     Concat,
@@ -29,55 +31,37 @@ from model.checkpoints.rules import (
     Stack,
     Transpose,
 )
-from model.files import read_object
+from model.files import Directory, read_object
 
 __all__ = [
     "Chain", "CheckpointError", "CheckpointReader", "Concat", "Interleaved", "Merge", "PairedHeads", "PerHead",
-    "RotaryPairs", "Rule", "Same", "Stack", "Transpose", "open_checkpoint",
+    "RotaryPairs", "Rule", "Same", "Stack", "TensorHeader", "Transpose", "open_checkpoint",
 ]  # fmt: skip
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
-OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.gguf", "*.h5", "*.msgpack", "*.npz")
+OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "*.npz")
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "F8_E8M0": torch.float8_e8m0fnu,
     "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
+logger = logging.getLogger(__name__)
+
 COMPUTED = (".rotary_emb.inv_freq",)  # stored by old exporters, although it follows from the config
 WEIGHT_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be loaded; the message names the file or tensor."""
-
-
-@dataclass(frozen=True, slots=True)
-class TensorHeader:
-    """Shape and type of a tensor, known without reading it. `stored_bytes` is its size on disk."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    stored_bytes: int
-
-
-class CheckpointReader(Protocol):
-    """The tensors of a checkpoint by name. Readers can wrap another: to dequantize, to check, to report progress.
-
-    Every call of `get` reads the tensor again, into new memory.
-    """
-
-    def names(self) -> Collection[str]: ...
-    def header(self, name: str) -> TensorHeader: ...
-    def get(self, name: str) -> Tensor: ...
-
-
-def open_checkpoint(directory: Path) -> CheckpointReader:
+def open_checkpoint(directory: Directory) -> CheckpointReader:
     """Read the headers of all shards. CheckpointError for a missing or truncated shard, and for other formats."""
-    return SafetensorsReader(shards(directory))
+    if isinstance(directory, GgufDirectory):
+        return directory.reader()
+    assert isinstance(directory, Path)
+    reader = SafetensorsReader(shards(directory))
+    return PrefixReader(reader, "model.") if "embed_tokens.weight" in reader.names() else reader
 
 
-def read_config(directory: Path) -> dict[str, Any]:
+def read_config(directory: Directory) -> dict[str, Any]:
     """The content of config.json. CheckpointError if there is none."""
     path = directory / "config.json"
     if not path.is_file():
@@ -87,10 +71,11 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 def shards(directory: Path) -> list[Path]:
     """The safetensors files of a checkpoint. CheckpointError for other formats, which can run code when opened."""
-    index = directory / INDEX_NAME
-    if index.is_file():
+    index, single = directory / INDEX_NAME, directory / SINGLE_NAME
+    if single.is_file() and index.is_file():
+        logger.warning("%s and %s are both there: the former is read, as transformers does", SINGLE_NAME, INDEX_NAME)
+    elif index.is_file():
         return _indexed_shards(directory, read_object(index))
-    single = directory / SINGLE_NAME
     paths = [single] if single.is_file() else sorted(directory.glob("*.safetensors"))
     if paths:
         return paths
@@ -149,6 +134,22 @@ class SafetensorsReader:
                 raise CheckpointError(f"tensor {name} is both in {self._shards[name][0].name} and in {path.name}")
             self._shards[name] = path, shard
             self._headers[name] = _header(name, shard.get_slice(name))
+
+
+class PrefixReader:
+    """A checkpoint of a network without its head, such as an embedding model: its names lack the `prefix`."""
+
+    def __init__(self, reader: CheckpointReader, prefix: str) -> None:
+        self._reader, self._stored = reader, {prefix + name: name for name in reader.names()}
+
+    def names(self) -> Collection[str]:
+        return self._stored.keys()
+
+    def header(self, name: str) -> TensorHeader:
+        return self._reader.header(self._stored[name])
+
+    def get(self, name: str) -> Tensor:
+        return self._reader.get(self._stored[name])
 
 
 def _header(name: str, stored: Any) -> TensorHeader:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from model.checkpoints.safetensors_files import CheckpointError, Concat, Rule, Same, Stack
 from model.config import (
     AttentionConfig,
+    FrequencyFactors,
     GatedMLPConfig,
     LayerConfig,
     LinearScaling,
@@ -122,6 +123,8 @@ def _scaling(rope: HfConfig, hf: HfConfig) -> RotaryScaling | None:
         return None
     if kind == "linear":
         return LinearScaling(rope["factor"])
+    if kind == "frequency_factors":  # of GGUF files
+        return FrequencyFactors(tuple(rope["factors"]))
     original = rope.get("original_max_position_embeddings") or hf["max_position_embeddings"]
     if kind == "llama3":
         return Llama3Scaling(rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"], original)

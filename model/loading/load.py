@@ -10,7 +10,6 @@ import logging
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +30,9 @@ from model.checkpoints.safetensors_files import (
 from model.checkpoints.tensor_readers import FiniteCheckReader, Progress, ProgressReader, ReadOnceReader
 from model.config import with_experts_per_token
 from model.families import Family, family_of
+from model.files import Directory
 from model.loading.freeze import freeze_module, freeze_tied_head
+from model.loading.pooling import MODULES_NAME
 from model.network import CausalLM, cast_matrices
 from model.quantization import SCHEMES, Scheme, ours, plain_scheme
 from model.quantization.formats import dequantized, nearest_scheme
@@ -43,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_network(
-    directory: Path,
+    directory: Directory,
     dtype: torch.dtype | None = None,
     *,
     scheme: Scheme | None = None,
@@ -85,7 +86,7 @@ class ModelDescription:
     network: CausalLM
 
 
-def describe(directory: Path, dtype: torch.dtype, experts_per_token: int | None = None) -> ModelDescription:
+def describe(directory: Directory, dtype: torch.dtype, experts_per_token: int | None = None) -> ModelDescription:
     """Read config.json. CheckpointError where it is missing, incomplete or of no known family.
 
     Weights are only read if a head is stored that should be tied to the embedding: a different one is used.
@@ -96,13 +97,15 @@ def describe(directory: Path, dtype: torch.dtype, experts_per_token: int | None 
     config = family.config_from_hf(hf_config)
     if config.tie_word_embeddings and _stores_another_head(directory, family.layouts(config)):
         config = replace(config, tie_word_embeddings=False)
+    if not config.tie_word_embeddings and _has_no_head(directory):
+        config = replace(config, tie_word_embeddings=True)
     if experts_per_token is not None:
         config = with_experts_per_token(config, experts_per_token)
     with torch.device("meta"):
         return ModelDescription(hf_config, family, cast_matrices(CausalLM(config), dtype))
 
 
-def _stores_another_head(directory: Path, layouts: Sequence[list[Rule]]) -> bool:
+def _stores_another_head(directory: Directory, layouts: Sequence[list[Rule]]) -> bool:
     """Whether a checkpoint of tied embeddings has a head that is not a copy of the embedding. Logs a warning then."""
     try:
         reader = open_checkpoint(directory)
@@ -123,7 +126,17 @@ def _stores_another_head(directory: Path, layouts: Sequence[list[Rule]]) -> bool
     return True
 
 
-def open_layout(directory: Path, model: ModelDescription) -> tuple[CheckpointReader, list[Rule]]:
+def _has_no_head(directory: Directory) -> bool:
+    """Whether this is an embedding model that was stored without a head. It gets the embedding as one, unused."""
+    if not (directory / MODULES_NAME).is_file():
+        return False
+    try:
+        return HEAD not in open_checkpoint(directory).names()
+    except CheckpointError:
+        return False  # reported when the weights are loaded
+
+
+def open_layout(directory: Directory, model: ModelDescription) -> tuple[CheckpointReader, list[Rule]]:
     """A reader of the checkpoint, which dequantizes if necessary, and the rules of its layout. Checks the headers."""
     layouts = model.family.layouts(model.network.config)
     wanted = {name for rules in layouts for name in _sources(rules)}

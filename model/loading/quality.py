@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from model.files import read_object
+from model.files import Directory, read_object
 
 QUALITY_NAME = "quality.json"
 NAMED = 3  # sources in a warning
@@ -44,7 +44,7 @@ class Quality:
     measured: tuple[TaskScore, ...] = ()
 
     @classmethod
-    def load(cls, directory: Path) -> "Quality":
+    def load(cls, directory: Directory) -> "Quality":
         """Read the quality.json of a checkpoint; empty if there is none. ValueError if it is damaged."""
         path = directory / QUALITY_NAME
         if not path.is_file():

@@ -4,8 +4,8 @@ Only one matrix and the tensors of the current output file are in memory at a ti
 """
 
 import json
-import shutil
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
@@ -21,6 +21,7 @@ from model.checkpoints.safetensors_files import (
     read_parameter,
 )
 from model.checkpoints.tensor_readers import Progress, ProgressReader, ReadOnceReader
+from model.files import Directory
 from model.layers.linear import GroupedLinear, Linear
 from model.loading.freeze import scheme_of
 from model.loading.load import ModelDescription, describe, open_layout
@@ -31,7 +32,7 @@ COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")  # tokenizer, templates, 
 
 
 def quantize_checkpoint(
-    source: Path,
+    source: Directory,
     target: Path,
     scheme: Scheme,
     dtype: torch.dtype = torch.bfloat16,
@@ -103,8 +104,8 @@ def write_shards(target: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
     (target / INDEX_NAME).write_text(index + "\n", encoding="utf-8")
 
 
-def _copy_companions(source: Path, target: Path) -> None:
-    for pattern in COMPANIONS:
-        for path in sorted(source.glob(pattern)):
-            if path.name not in (INDEX_NAME, "config.json"):
-                shutil.copyfile(path, target / path.name)
+def _copy_companions(source: Directory, target: Path) -> None:
+    for file in source.iterdir():
+        is_companion = any(fnmatch(file.name, pattern) for pattern in COMPANIONS)
+        if is_companion and file.is_file() and file.name not in (INDEX_NAME, "config.json"):
+            (target / file.name).write_bytes(file.read_bytes())

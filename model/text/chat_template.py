@@ -3,11 +3,10 @@
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from model.files import read_object_if_any
+from model.files import Directory, read_object_if_any
 from model.text.control_tokens import ControlTokens, Guard
 from model.text.task_prompts import Message, TaggedText
 from model.text.template_sandbox import BoundedTemplate, Clock
@@ -16,6 +15,7 @@ from model.text.tokenizer_files import named_tokens
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MAX_TURN_BOUNDARIES = 8  # each costs one more rendering; only the last turns of a conversation are likely to come back
+_NO_TOOLS: Mapping[str, Any] = {"tools": None}
 _PROBES: tuple[list[Message], ...] = (
     [{"role": "user", "content": "a"}],
     [{"role": "system", "content": "a"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}],
@@ -24,11 +24,29 @@ _PROBES: tuple[list[Message], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class RenderedPrompt:
-    """The ids of a conversation. `boundaries` are the lengths of its prefixes that are worth caching, ascending:
-    the end of the system message and of the last turns."""
+    """The ids of a conversation.
+
+    `boundaries` are the lengths of its prefixes that are worth caching, ascending: the end of the system message and of
+    the last turns. Special tokens in `text` are the template's: in those of messages another character stands for one
+    (see Guard).
+    """
 
     token_ids: tuple[int, ...]
     boundaries: tuple[int, ...]
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPrefix:
+    """The token ids of the first `num_characters` of a rendered text, and their boundaries, as they were before."""
+
+    num_characters: int
+    token_ids: tuple[int, ...]
+    boundaries: tuple[int, ...]
+
+
+def nothing_known(text: str) -> KnownPrefix | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +56,13 @@ class RenderOptions:
     `add_generation_prompt`: write the beginning of the assistant's next turn at the end.
     `continue_final_message`: leave the last message open, so that the model continues it.
     `variables`: further variables of the template, such as enable_thinking.
+    `tools`: the functions that the model may call, as JSON schemas: `{"type": "function", "function": {...}}`.
     """
 
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     variables: Mapping[str, Any] = field(default_factory=dict)
+    tools: Sequence[dict[str, Any]] = ()
 
 
 DEFAULT_RENDER_OPTIONS = RenderOptions()
@@ -62,7 +82,7 @@ class ChatTemplate:
         self._control_tokens: WeakKeyDictionary[Tokenizer, ControlTokens] = WeakKeyDictionary()
 
     @classmethod
-    def load(cls, directory: Path) -> "ChatTemplate | None":
+    def load(cls, directory: Directory) -> "ChatTemplate | None":
         """Read the template of a checkpoint; None where it has none.
 
         It is in chat_template.jinja, tokenizer_config.json or chat_template.json, whichever comes first. ValueError
@@ -90,34 +110,44 @@ class ChatTemplate:
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
         """Return the text of a conversation for a person to read: texts and special tokens look the same in it."""
-        return self._render([_copy(message, _unchanged) for message in messages], add_generation_prompt, {}, Clock())
+        return self._render(
+            [_copy(message, _unchanged) for message in messages], add_generation_prompt, _NO_TOOLS, Clock()
+        )
 
     def render_ids(
-        self, messages: Sequence[Message], tokenizer: Tokenizer, options: RenderOptions = DEFAULT_RENDER_OPTIONS
+        self,
+        messages: Sequence[Message],
+        tokenizer: Tokenizer,
+        options: RenderOptions = DEFAULT_RENDER_OPTIONS,
+        known: Callable[[str], KnownPrefix | None] = nothing_known,
     ) -> RenderedPrompt:
         """Return the token ids of a conversation.
 
+        `known` may have the ids of a part of the text that were in a cache already; they are used as they are.
         ValueError where the template refuses the messages, fails, or exceeds its limits, and where the last message
         cannot be continued.
         """
-        texts = _texts([*messages, dict(options.variables)])
+        texts = _texts([*messages, dict(options.variables), *options.tools])
         clock, guard = Clock(), Guard(self.control_tokens(tokenizer), texts)
 
         def hide(text: str, role: str) -> str:
             return guard.hide(text, special_only=role == "assistant")
 
         guarded = [_copy(message, hide) for message in messages]
-        variables = _map_fields(options.variables, guard.hide)
+        tools = [_map_fields(tool, guard.hide) for tool in options.tools]
+        variables = {**_map_fields(options.variables, guard.hide), "tools": tools or None}
         text = self._render(guarded, options.add_generation_prompt, variables, clock)
         if options.continue_final_message:
             text = _without_end(text, guarded)
-        tokens = guard.tokenize(text)
-        boundaries = set()
+        found = known(text)
+        tokens = None if found is None else _tokenize_after(found, text, guard)
+        boundaries = set(found.boundaries) if found is not None and tokens is not None else set()
+        tokens = guard.tokenize(text) if tokens is None else tokens
         for prefix in _prefixes(guarded):
             boundary = self._boundary(prefix, variables, text, tokens, guard, clock)
             if boundary is not None:
                 boundaries.add(boundary)
-        return RenderedPrompt(tuple(tokens.ids), tuple(sorted(boundaries)))
+        return RenderedPrompt(tuple(tokens.ids), tuple(sorted(boundaries)), text)
 
     def control_tokens(self, tokenizer: Tokenizer) -> ControlTokens:
         """The control tokens under this template, found once per tokenizer."""
@@ -140,7 +170,7 @@ class ChatTemplate:
 
     def _rendered_ids(self, messages: list[Message], tokenizer: Tokenizer) -> list[int]:
         try:
-            return tokenizer.encode(self._render(messages, True, {}, Clock()), allow_special=True)
+            return tokenizer.encode(self._render(messages, True, _NO_TOOLS, Clock()), allow_special=True)
         except ValueError:
             return []  # templates may refuse some conversations
 
@@ -161,7 +191,7 @@ class ChatTemplate:
         if not start or not text.startswith(start):
             return None
         count = bisect_left(tokens.starts, len(start))
-        if count == 0 or tokens.ends[count - 1] > len(start):
+        if count == 0 or tokens.starts[count - 1] < 0 or tokens.ends[count - 1] > len(start):
             return None
         around = tokens.ids[count - 1 : count + 1]
         is_certain = count == len(tokens.ids) or any(guard.is_control(token_id) for token_id in around)
@@ -170,7 +200,7 @@ class ChatTemplate:
     def _render(
         self, messages: list[Message], add_generation_prompt: bool, variables: Mapping[str, Any], clock: Clock
     ) -> str:
-        own = {"messages": messages, "add_generation_prompt": add_generation_prompt, "tools": None}
+        own = {"messages": messages, "add_generation_prompt": add_generation_prompt}
         return self._template.render({**self._variables, **variables, **own}, clock)
 
 
@@ -186,12 +216,31 @@ class UnusableChatTemplate:
         return False
 
     def render_ids(
-        self, messages: Sequence[Message], tokenizer: Tokenizer, options: RenderOptions = DEFAULT_RENDER_OPTIONS
+        self,
+        messages: Sequence[Message],
+        tokenizer: Tokenizer,
+        options: RenderOptions = DEFAULT_RENDER_OPTIONS,
+        known: Callable[[str], KnownPrefix | None] = nothing_known,
     ) -> RenderedPrompt:
         raise ValueError(self._reason)
 
 
-def _template_source(directory: Path) -> str | None:
+def _tokenize_after(known: KnownPrefix, text: str, guard: Guard) -> TokenizedText | None:
+    """The tokens of a text whose beginning is known; None where no control token separates it from the rest.
+
+    A place before the beginning of the text marks the tokens that are known.
+    """
+    rest = guard.tokenize(text[known.num_characters :])
+    if not rest.ids or rest.starts[0] > 0 or not guard.is_control(rest.ids[0]):
+        return None
+    count = len(known.token_ids)
+    starts, ends = ([place + known.num_characters for place in places] for places in (rest.starts, rest.ends))
+    return TokenizedText(
+        [*known.token_ids, *rest.ids], [*[-1] * count, *starts], [*[known.num_characters] * count, *ends]
+    )
+
+
+def _template_source(directory: Directory) -> str | None:
     path = directory / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")

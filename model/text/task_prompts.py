@@ -53,6 +53,10 @@ class TaskPrompts(Protocol):
 
     def analyze(self, text: str, labels: Sequence[str]) -> list[Message]: ...
 
+    def decide(self, text: str, question: str, options: Sequence[tuple[str, str]]) -> list[Message]:
+        """`options`: labels and their descriptions, which may be empty."""
+        ...
+
     def chat(self, messages: Sequence[Message]) -> list[Message]: ...
 
 
@@ -80,6 +84,9 @@ class TaggedPrompts:
 
     def analyze(self, text: str, labels: Sequence[str]) -> list[Message]:
         return _task(text, (task_tag("analyze"),), _join_labels(labels))
+
+    def decide(self, text: str, question: str, options: Sequence[tuple[str, str]]) -> list[Message]:
+        return self.analyze(f"{text}\n\n{question}", [label for label, _ in options])
 
     def chat(self, messages: Sequence[Message]) -> list[Message]:
         """Put the chat tag before the text of the system message, or add a system message with it."""
@@ -113,6 +120,12 @@ class InstructionPrompts:
     def analyze(self, text: str, labels: Sequence[str]) -> list[Message]:
         choice = f"Which of these labels fits the text best: {_join_labels(labels)}?"
         return _instruction(f"{choice} Answer with the label only.", text)
+
+    def decide(self, text: str, question: str, options: Sequence[tuple[str, str]]) -> list[Message]:
+        """The text comes first: questions about the same text share that prefix."""
+        described = "\n".join(f"- {label}: {told}" if told else f"- {label}" for label, told in options)
+        asked = f"About the text above: {question}\nAnswer with one of these and nothing else:\n{described}"
+        return [{"role": "user", "content": f"{text}\n\n{asked}"}]
 
     def chat(self, messages: Sequence[Message]) -> list[Message]:
         return list(messages)

@@ -6,15 +6,16 @@ import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken
 from tokenizers.decoders import ByteLevel
 
+from model.files import Directory
+from model.text.chat_formats.harmony import MARKERS, HarmonyAnswer, last_message, uses_harmony
+from model.text.chat_formats.router import ContentDetokenizer
 from model.text.detokenizer import ByteDetokenizer, Detokenizer, WindowDetokenizer
-from model.text.harmony import FinalChannelDetokenizer, uses_harmony
 from model.text.special_tokens import END_OF_TEXT, task_tag
 from model.text.tokenizer_files import TokenizerFiles, load_backend
 
@@ -76,7 +77,7 @@ class Tokenizer:
         self.vocab_size = max(self._with_special.get_vocab().values()) + 1
         limit = (files and files.vocab_size) or self.vocab_size
         self.eos_token_ids = tuple(dict.fromkeys(_known_ids(self._with_special, eos_tokens, limit)))
-        self._prefix_ids = self._document_prefix(files)
+        self._prefix_ids, self._suffix_ids = self._document_prefix(files), self._document_suffix(files)
         content = json.loads(self._with_special.to_str())
         self.unknown_id = _unknown_id(content["model"], self._with_special)
         self._token_bytes = [b""] * self.vocab_size
@@ -84,7 +85,7 @@ class Tokenizer:
             self._token_bytes[token_id] = value
 
     @classmethod
-    def load(cls, directory: Path) -> "Tokenizer":
+    def load(cls, directory: Directory) -> "Tokenizer":
         """Read tokenizer.json and what other files say about special tokens.
 
         ValueError where tokenizer.json is missing or broken.
@@ -121,6 +122,15 @@ class Tokenizer:
         prefix = self._prefix_ids if add_special_tokens else ()
         return [*prefix, *self.encode(text, allow_special)]
 
+    def encode_whole(self, text: str, max_length: int | None = None) -> list[int]:
+        """Return the ids of a text that is complete, between the tokens that begin and end a text in training.
+
+        The end of the text is cut off where there would be more than `max_length` ids. Special tokens in it are text.
+        """
+        ids, around = self.encode(text), len(self._prefix_ids) + len(self._suffix_ids)
+        kept = ids if max_length is None else ids[: max(0, max_length - around)]
+        return [*self._prefix_ids, *kept, *self._suffix_ids]
+
     def plain_text_encoder(self, others: Collection[str]) -> PlainTextEncoder:
         """An encoder that treats the added tokens in `others` as ordinary text too. Takes up to a second to build."""
         return PlainTextEncoder(self._json, others) if others else self.plain_text
@@ -134,26 +144,35 @@ class Tokenizer:
         return self._token_bytes[token_id] if token_id < self.vocab_size else b""
 
     def stream(
-        self, skip_special: bool = True, *, prompt_ids: Sequence[int] = (), continues: bool = False
+        self,
+        skip_special: bool = True,
+        *,
+        prompt_ids: Sequence[int] = (),
+        continues: bool = False,
+        kept: frozenset[int] = frozenset(),
     ) -> Detokenizer:
         """Return a detokenizer for one sequence that is generated after `prompt_ids`.
 
         `continues`: prompt and answer are one text, so the answer keeps the space before its first word. Otherwise it
-        is a text of its own, as in a chat.
+        is a text of its own, as in a chat. `kept` are special tokens that are written even if others are skipped: those
+        of the format of a chat.
         """
-        text = self._plain_stream(skip_special, prompt_ids if continues else ())
-        if not skip_special or not uses_harmony(self.special_tokens):
-            return text
-        return FinalChannelDetokenizer(text, self._plain_stream(True), self.special_tokens, prompt_ids)
+        context = prompt_ids if continues else ()
+        if not skip_special or kept or not uses_harmony(self.special_tokens):
+            return self._plain_stream(skip_special, kept, context)
+        marker_ids = frozenset(self.special_tokens[marker] for marker in MARKERS if marker in self.special_tokens)
+        begun = self.decode(last_message(prompt_ids, self.special_tokens), skip_special=False)
+        return ContentDetokenizer(self._plain_stream(True, marker_ids, context), HarmonyAnswer(begun))
 
-    def _plain_stream(self, skip_special: bool, context: Sequence[int] = ()) -> Detokenizer:
-        token_bytes = self._text_bytes if skip_special else self.token_bytes
+    def _plain_stream(self, skip_special: bool, kept: frozenset[int], context: Sequence[int]) -> Detokenizer:
+        skipped = self.special_ids - kept if skip_special else frozenset()
+        token_bytes = partial(self._shown_bytes, skipped) if skipped else self.token_bytes
         if isinstance(self._with_special.decoder, ByteLevel):
             return ByteDetokenizer(token_bytes)
-        return WindowDetokenizer(token_bytes, partial(self.decode, skip_special=skip_special), context)
+        return WindowDetokenizer(token_bytes, partial(self.decode, skip_special=False), context)
 
-    def _text_bytes(self, token_id: int) -> bytes:
-        return b"" if token_id in self.special_ids else self.token_bytes(token_id)
+    def _shown_bytes(self, skipped: frozenset[int], token_id: int) -> bytes:
+        return b"" if token_id in skipped else self.token_bytes(token_id)
 
     def _document_prefix(self, files: TokenizerFiles | None) -> tuple[int, ...]:
         """The tokens at the beginning of a text: from the config files, otherwise from the post-processor."""
@@ -165,6 +184,15 @@ class Tokenizer:
         plain, whole = self.plain_text.encode("a").ids, self.plain_text.encode_document("a")
         starts = (start for start in range(len(whole)) if whole[start : start + len(plain)] == plain)
         return tuple(whole[: next(starts, 0)])
+
+    def _document_suffix(self, files: TokenizerFiles | None) -> tuple[int, ...]:
+        """The tokens at the end of a text, which only embeddings have."""
+        if files is not None and files.adds_eos:
+            eos = self._with_special.token_to_id(files.named.get("eos_token", ""))
+            return () if eos is None else (eos,)
+        plain, whole = self.plain_text.encode("a").ids, self.plain_text.encode_document("a")
+        ends = (end for end in range(len(whole), 0, -1) if whole[:end][-len(plain) :] == plain)
+        return tuple(whole[next(ends, len(whole)) :])
 
 
 def _tokenized(encoding: tokenizers.Encoding) -> TokenizedText:

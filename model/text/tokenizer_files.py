@@ -7,13 +7,12 @@ tokenizer_config.json, special_tokens_map.json or added_tokens.json.
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken
 
-from model.files import read_object_if_any
+from model.files import Directory, read_object_if_any
 
 logger = logging.getLogger(__name__)
 
@@ -31,10 +30,11 @@ class TokenizerFiles:
     added: Mapping[int, AddedToken]  # of the files beside tokenizer.json, by id
     ends: tuple[str | int, ...]  # tokens that end a generation, by text or by id
     adds_bos: bool | None  # whether a text begins with the bos token; None: as the post-processor has it
+    adds_eos: bool  # whether a text ends with the eos token, also if the post-processor does not add it
     vocab_size: int | None  # of the network
 
     @classmethod
-    def load(cls, directory: Path) -> "TokenizerFiles":
+    def load(cls, directory: Directory) -> "TokenizerFiles":
         """Read all files. ValueError where tokenizer.json is missing or another file is broken."""
         path = directory / "tokenizer.json"
         if not path.is_file():
@@ -50,6 +50,7 @@ class TokenizerFiles:
             _added_tokens(directory, settings, others.union(named.values())),
             tuple(_ends(directory, model, named)),
             adds_bos if isinstance(adds_bos, bool) else None,
+            settings.get("add_eos_token") is True,
             _text_config(model).get("vocab_size") or model.get("vocab_size"),
         )
 
@@ -66,7 +67,7 @@ class TokenizerFiles:
         return backend.to_str() if missing or in_vocabulary else self.tokenizer_json
 
 
-def named_tokens(directory: Path) -> dict[str, str]:
+def named_tokens(directory: Directory) -> dict[str, str]:
     """The special tokens that have a name, such as "bos_token"."""
     return _named(_settings(directory))
 
@@ -92,7 +93,7 @@ def token_text(token: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def _settings(directory: Path) -> dict[str, Any]:
+def _settings(directory: Directory) -> dict[str, Any]:
     """tokenizer_config.json; special_tokens_map.json overrides it unless it lists the added tokens itself."""
     settings = read_object_if_any(directory / "tokenizer_config.json")
     if "added_tokens_decoder" in settings:
@@ -109,7 +110,7 @@ def _listed_special(settings: Mapping[str, Any]) -> Iterator[str]:
                 yield text
 
 
-def _added_tokens(directory: Path, settings: Mapping[str, Any], special: frozenset[str]) -> dict[int, AddedToken]:
+def _added_tokens(directory: Directory, settings: Mapping[str, Any], special: frozenset[str]) -> dict[int, AddedToken]:
     described = settings.get("added_tokens_decoder")
     if isinstance(described, dict):
         return {int(token_id): _added_token(token) for token_id, token in described.items()}
@@ -140,7 +141,7 @@ def _add(backend: tokenizers.Tokenizer, token_id: int, token: AddedToken) -> Non
     (backend.add_special_tokens if token.special else backend.add_tokens)([token])
 
 
-def _ends(directory: Path, model: Mapping[str, Any], named: Mapping[str, str]) -> Iterator[str | int]:
+def _ends(directory: Directory, model: Mapping[str, Any], named: Mapping[str, str]) -> Iterator[str | int]:
     """Every token that one of the files says ends a generation: files rarely name all of them."""
     for tokens in (
         read_object_if_any(directory / "generation_config.json").get("eos_token_id"),

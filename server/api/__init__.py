@@ -6,7 +6,9 @@ from server.api import (
     analyze,
     chat,
     completions,
+    decisions,
     docs,
+    embeddings,
     generate,
     health,
     index,
@@ -17,15 +19,29 @@ from server.api import (
     tokenize,
     translate,
 )
+from server.api.anthropic import messages as anthropic_messages
+from server.api.ollama import chat as ollama_chat
+from server.api.ollama import embed as ollama_embed
+from server.api.ollama import generate as ollama_generate
+from server.api.ollama import models as ollama_models
+from server.api.responses import create as responses
 
 ROUTERS: tuple[APIRouter, ...] = (
     chat.router,
     completions.router,
+    embeddings.router,
+    decisions.router,
     translate.router,
     summarize.router,
     generate.router,
     analyze.router,
     models.router,
+    responses.router,
+    anthropic_messages.router,
+    ollama_chat.router,
+    ollama_generate.router,
+    ollama_embed.router,
+    ollama_models.router,
     tokenize.router,
     server_info.router,
     health.router,

@@ -26,17 +26,21 @@ from server.api.sampling import (
     unlimited_max_tokens,
 )
 from server.api.sse import Event, Events
+from server.api.tools import AnswerToolCall, answer_tool_call, streamed_tool_call
+from server.chat.answer import ChatDelta, ChatResult
+from server.chat.generation import ChatGeneration
+from server.chat.request import ChatRequest
 from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
 from server.generation.logprobs import DecodedLogprobs, limited
 from server.generation.prompt import Prompt
 from server.generation.service import GenerationService
-from server.generation.stream import GenerationResult, all_results, interleave
+from server.generation.stream import all_results, interleave
 
 router = APIRouter(tags=["OpenAI"])
 
 
-class ChatRequest(SamplingFields, ChatFields):
+class ChatCompletionRequest(SamplingFields, ChatFields):
     model: ModelName | None = None
     messages: Messages
     max_completion_tokens: MaxTokens | None = None
@@ -52,7 +56,7 @@ class ChatRequest(SamplingFields, ChatFields):
     add_special_tokens: Annotated[bool, Field(description="Ignored: the chat template writes them.")] = False
 
     @model_validator(mode="after")
-    def _prefer_new_name(self) -> "ChatRequest":
+    def _prefer_new_name(self) -> "ChatCompletionRequest":
         if self.max_completion_tokens is not None:
             self.max_tokens = self.max_completion_tokens
         return self
@@ -73,9 +77,14 @@ class ChatRequest(SamplingFields, ChatFields):
 
 
 class AssistantMessage(BaseModel):
+    """`content` is null where there are only calls. `reasoning` is vLLM's and OpenRouter's name for the same text."""
+
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    reasoning_content: Omittable[str] = None
+    reasoning: Omittable[str] = None
+    tool_calls: Omittable[list[AnswerToolCall]] = None
 
 
 class Choice(BaseModel):
@@ -101,13 +110,15 @@ class ChatCompletion(BaseModel):
 
 
 @router.post("/v1/chat/completions", response_model=ChatCompletion, summary="Answer a conversation")
-async def chat_completions(body: ChatRequest, context: Context) -> Any:
+async def chat_completions(body: ChatCompletionRequest, context: Context) -> Any:
     """OpenAI's chat completions. With `stream` the answer is server-sent events that end with `[DONE]`."""
-    _ignore_unused_variables(context.admission.service, body)
-    service, n = context.accept(body), body.n or 1
-    prompt, sampling = await _prompt(service, body), _sampling(service, body)
+    request, n = body.chat_request(body.cache_salt), body.n or 1
+    for name in context.chat.unknown_variables(request):
+        body.ignore(name)
+    service = context.accept(body)
+    prompt, sampling = await _prompt(context, body, request), _sampling(service, body)
     check_total_logprobs(service, [prompt], n, sampling)
-    generations = context.admission.start([prompt], sampling, body.text_options, n)
+    answers = context.chat.start(context.admission, request, prompt, sampling, body.text_options, n)
     head = ChunkHead(
         f"chatcmpl-{context.admission.request_id}",
         "chat.completion.chunk",
@@ -116,20 +127,20 @@ async def chat_completions(body: ChatRequest, context: Context) -> Any:
     )
     extras = _extras(body, prompt)
     if body.stream:
-        return context.stream(_events(ChunkFactory(head, body.stream_options, generations, n, extras), body))
-    results = await context.until_disconnect(all_results(generations))
+        return context.stream(_events(ChunkFactory(head, body.stream_options, answers, n, extras), answers, body))
+    results = await context.until_disconnect(all_results(answers))
     return ChatCompletion(
         id=head.id,
         created=head.created,
         model=head.model,
         choices=[_choice(index, result, body) for index, result in enumerate(results)],
-        usage=usage_of(generations, n),
+        usage=usage_of(answers, n),
         prompt_logprobs=prompt_logprobs(prompt, results[0], body.prompt_logprobs),
         **extras,
     )
 
 
-def _sampling(service: GenerationService, body: ChatRequest) -> SamplingParams:
+def _sampling(service: GenerationService, body: ChatCompletionRequest) -> SamplingParams:
     unlimited = unlimited_max_tokens(service, body.n or 1, body.num_logprobs)
     sampling = body.sampling_params(
         service, max_tokens=unlimited, unlimited=unlimited, defaults=service.defaults, logprobs=body.num_logprobs
@@ -137,40 +148,45 @@ def _sampling(service: GenerationService, body: ChatRequest) -> SamplingParams:
     return with_prompt_logprobs(sampling, body.prompt_logprobs, stream=bool(body.stream))
 
 
-def _ignore_unused_variables(service: GenerationService, body: ChatRequest) -> None:
-    """Name what the client asks of the chat template, if the template does not know it."""
-    asked = {"reasoning_effort": body.reasoning_effort not in (None, "none"), "enable_thinking": body.enable_thinking}
-    for name, wanted in asked.items():
-        if wanted and not service.template_uses(name):
-            body.ignore(name)
-
-
-async def _prompt(service: GenerationService, body: ChatRequest) -> Prompt:
-    prompt = await body.chat_prompt(service)
+async def _prompt(context: Context, body: ChatCompletionRequest, request: ChatRequest) -> Prompt:
+    prompt = await context.chat.prompt(request)
     if body.prompt_logprobs is not None:
         prompt = prompt.without_boundaries()  # scoring starts at the last boundary
-    return truncated(prompt, body.truncate_prompt_tokens, service).salted(body.cache_salt)
+    return truncated(prompt, body.truncate_prompt_tokens, context.service)
 
 
-def _extras(body: ChatRequest, prompt: Prompt) -> dict[str, Any]:
+def _extras(body: ChatCompletionRequest, prompt: Prompt) -> dict[str, Any]:
     """Fields of the answer that are there only if there is something to say."""
     extras: dict[str, Any] = {"warnings": warnings} if (warnings := body.warnings) else {}
     return extras | ({"prompt_token_ids": list(prompt.token_ids)} if body.return_token_ids else {})
 
 
-async def _events(chunks: ChunkFactory, body: ChatRequest) -> Events:
+async def _events(chunks: ChunkFactory, answers: Sequence[ChatGeneration], body: ChatCompletionRequest) -> Events:
     for index in range(chunks.n):
         yield chunks.of(_chunk_choice(index, {"role": "assistant", "content": ""}))
-    async with aclosing(interleave(chunks.generations)) as deltas:
+    async with aclosing(interleave(answers)) as deltas:
         async for index, delta in deltas:
             logprobs = limited(delta.logprobs, body.num_logprobs)
             token_ids = {"token_ids": delta.token_ids} if body.return_token_ids and delta.token_ids else {}
-            if delta.text or logprobs or token_ids:
-                yield chunks.of(_chunk_choice(index, {"content": delta.text}, logprobs) | token_ids)
+            for fields in _chunk_fields(delta, even_if_empty=bool(logprobs or token_ids)):
+                yield chunks.of(_chunk_choice(index, fields, logprobs) | token_ids)
+                logprobs, token_ids = (), {}
             if delta.finish_reason is not None:
                 yield chunks.of(_chunk_choice(index, {}, finish_reason=delta.finish_reason))
     if chunks.with_usage:
         yield chunks.last()
+
+
+def _chunk_fields(delta: ChatDelta, *, even_if_empty: bool) -> list[Event]:
+    """The pieces of a delta, each for a chunk of its own: clients expect one kind of text in a chunk."""
+    fields: list[Event] = []
+    if delta.reasoning:
+        fields.append({"reasoning_content": delta.reasoning, "reasoning": delta.reasoning})
+    if delta.content or (even_if_empty and not delta.reasoning and not delta.tool_calls):
+        fields.append({"content": delta.content})
+    if delta.tool_calls:
+        fields.append({"tool_calls": [streamed_tool_call(call) for call in delta.tool_calls]})
+    return fields
 
 
 def _chunk_choice(
@@ -180,10 +196,15 @@ def _chunk_choice(
     return {"index": index, "delta": delta, "logprobs": shown, "finish_reason": finish_reason}
 
 
-def _choice(index: int, result: GenerationResult, body: ChatRequest) -> Choice:
+def _choice(index: int, result: ChatResult, body: ChatCompletionRequest) -> Choice:
     return Choice(
         index=index,
-        message=AssistantMessage(content=result.text),
+        message=AssistantMessage(
+            content=None if result.tool_calls and not result.content else result.content,
+            reasoning_content=result.reasoning or None,
+            reasoning=result.reasoning or None,
+            tool_calls=[answer_tool_call(call) for call in result.tool_calls] or None,
+        ),
         logprobs=chat_logprobs(limited(result.logprobs, body.num_logprobs)) if body.logprobs else None,
         finish_reason=result.finish_reason,
         token_ids=list(result.token_ids) if body.return_token_ids else None,

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from server.api.messages import WithExtras
-from server.api.response_model import usage_of
+from server.api.request_model import WithExtras
+from server.api.response_model import Counted, usage_of
 from server.api.sse import Event
-from server.generation.stream import RunningGeneration
 
 
 class StreamOptions(WithExtras):
@@ -40,7 +39,7 @@ class ChunkFactory:
 
     head: ChunkHead
     options: StreamOptions | None
-    generations: Sequence[RunningGeneration]
+    generations: Sequence[Counted]
     n: int
     extras: Event = field(default_factory=dict)
 

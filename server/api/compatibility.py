@@ -88,7 +88,8 @@ def _as_many_as_are_returned(value: Any, body: Body) -> bool:
     return _same(value, body.get("n") or 1)
 
 
-_NO_TOOLS = "tools are not served here; leave it out, or set tool_choice to none"
+_NO_TOOLS = "tools are served at the chat endpoints only; leave it out, or set tool_choice to none"
+_NO_FUNCTIONS = "use tools and tool_choice; leave it out"
 _NO_GRAMMARS = "answers cannot be constrained here; leave it out and ask for the format in the prompt"
 _NO_SAMPLER = "this sampler is not served here; leave it out, or use temperature, top_p, top_k and min_p"
 _NO_MEDIA = "this server reads and writes text only; leave it out"
@@ -102,8 +103,9 @@ _TABLE: tuple[ForeignField, ...] = (
     *_hints("OpenAI", "verbosity", neutral=("medium",)),
     *_hints("OpenAI", "reasoning_effort", neutral=("none",)),
     ForeignField("tools", "OpenAI", ([],), refusal=_NO_TOOLS, asks_nothing=_no_tool_may_be_called),
-    ForeignField("functions", "OpenAI", ([],), refusal=_NO_TOOLS, asks_nothing=_no_tool_may_be_called),
-    *_refused("OpenAI", _NO_TOOLS, tool_choice=("none", "auto"), function_call=("none", "auto")),
+    *_refused("OpenAI", _NO_TOOLS, tool_choice=("none", "auto")),
+    ForeignField("functions", "OpenAI", ([],), refusal=_NO_FUNCTIONS, asks_nothing=_no_tool_may_be_called),
+    *_refused("OpenAI", _NO_FUNCTIONS, function_call=("none", "auto")),
     *_refused("OpenAI", _NO_GRAMMARS, response_format=({"type": "text"},)),
     *_refused("OpenAI", _NO_MEDIA, modalities=(["text"],), audio=()),
     *_refused("OpenAI", "there is no search here; leave it out", web_search_options=()),
@@ -160,7 +162,15 @@ _TABLE: tuple[ForeignField, ...] = (
     *_refused("Ollama", _NO_GRAMMARS, format=("",)),
     *_refused("Ollama", _NO_MEDIA, images=([],)),
     *_refused("Ollama", "send it as a message", system=("",)),
+    *_refused("Ollama", "send the whole conversation as messages", context=([],)),
     *_refused("Ollama", "chat templates come from the checkpoint; leave it out", template=("",), raw=(False,)),
+    *_ignored("OpenAI", "prompt_cache_options", "background_options", "moderation", "access_programs"),
+    *_hints("OpenAI", "truncation", "max_tool_calls", neutral=("disabled",)),
+    *_refused("OpenAI", "wait for the answer instead; leave it out", background=(False,)),
+    # Anthropic
+    *_ignored("Anthropic", "cache_control", "inference_geo", "diagnostics", "user_profile_id", "workspace_id", "betas"),
+    *_hints("Anthropic", "context_management", "speed", neutral=({}, "standard")),
+    *_refused("Anthropic", "this server calls no other servers; leave it out", mcp_servers=([],), container=()),
     # text-generation-webui, KoboldCpp, SillyTavern
     *_aliases("SillyTavern", "repetition_penalty", "rep_pen"),
     *_aliases("SillyTavern", "ignore_eos", "ban_eos_token"),

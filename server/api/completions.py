@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -27,8 +28,9 @@ from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
 from server.generation.logprobs import limited
 from server.generation.prompt import Prompt
+from server.generation.run_in_thread import run_in_thread
 from server.generation.service import GenerationService
-from server.generation.stream import GenerationResult, TextDelta, all_results, interleave
+from server.generation.stream import GenerationResult, RunningGeneration, TextDelta, all_results, interleave
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -105,16 +107,23 @@ async def completions(body: CompletionRequest, context: Context) -> Any:
     )
     if body.stream:
         extras = {"warnings": warnings} if (warnings := body.warnings) else {}
-        return context.stream(_events(ChunkFactory(head, body.stream_options, generations, n, extras), choices))
+        chunks = ChunkFactory(head, body.stream_options, generations, n, extras)
+        return context.stream(_events(chunks, generations, choices))
     results = await context.until_disconnect(all_results(generations))
+    num_scored = sum(len(result.prompt_logprobs) + len(result.logprobs) for result in results)
+    whole = await run_in_thread(partial(_whole, choices), results, size=num_scored)
     return Completion(
         id=head.id,
         created=head.created,
         model=head.model,
-        choices=[choice.whole(result) for choice, result in zip(choices, results, strict=True)],
+        choices=whole,
         usage=usage_of(generations, n),
         warnings=body.warnings,
     )
+
+
+def _whole(choices: Sequence["ChoiceBuilder"], results: Sequence[GenerationResult]) -> list[CompletionChoice]:
+    return [choice.whole(result) for choice, result in zip(choices, results, strict=True)]
 
 
 def _sampling(service: GenerationService, body: CompletionRequest) -> SamplingParams:
@@ -178,8 +187,10 @@ class ChoiceBuilder:
         return event | ({"prompt_token_ids": list(self._prompt.token_ids)} if first else {})
 
 
-async def _events(chunks: ChunkFactory, choices: Sequence[ChoiceBuilder]) -> Events:
-    async with aclosing(interleave(chunks.generations)) as deltas:
+async def _events(
+    chunks: ChunkFactory, generations: Sequence[RunningGeneration], choices: Sequence[ChoiceBuilder]
+) -> Events:
+    async with aclosing(interleave(generations)) as deltas:
         async for index, delta in deltas:
             yield chunks.of(choices[index].piece(delta))
     if chunks.with_usage:

@@ -9,8 +9,9 @@ from fastapi import Depends, Request, Response
 
 from server.api.compatibility import MAX_NAMED_FIELDS
 from server.api.request_model import RequestBody
-from server.api.sse import Events, EventStream
+from server.api.sse import OPENAI, Events, EventStream, StreamFormat
 from server.api.validation_errors import FieldError, in_one_answer
+from server.chat.service import ChatService
 from server.errors import ClientGoneError
 from server.generation.admission import Admission
 from server.generation.service import GenerationService
@@ -37,8 +38,19 @@ class RequestContext:
     admission: Admission
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)  # cancelled when the request ends
 
+    @property
+    def service(self) -> GenerationService:
+        return self.admission.service
+
+    @property
+    def chat(self) -> ChatService:
+        """What chats are started with."""
+        chat: ChatService = self.request.app.state.chat
+        return chat
+
     def accept(self, body: RequestBody) -> GenerationService:
-        """Return the service, if it has the model that the body asks for. Names ignored fields in a header.
+        """Return the service, if it has the model that the body asks for. Headers name ignored fields, and
+        tell how many requests wait before this one and for how many seconds.
 
         Raises ModelNotFoundError, and InvalidRequestError for unknown fields if the server is strict about them.
         """
@@ -46,10 +58,13 @@ class RequestContext:
             raise in_one_answer(
                 [FieldError(name, "this field is not known here", "unknown_parameter") for name in body.unknown_fields]
             )
-        self.admission.service.check_model(getattr(body, "model", None))
+        self.service.check_model(getattr(body, "model", None))
+        engine = self.service.engine
+        self.response.headers["X-Queue-Position"] = str(engine.stats().waiting)
+        self.response.headers["X-Queue-Wait"] = f"{engine.expected_wait:.1f}"
         if body.ignored_fields:
             self.response.headers[WARNINGS_HEADER] = _header_value(body.ignored_fields[:MAX_NAMED_FIELDS])
-        return self.admission.service
+        return self.service
 
     async def until_disconnect(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Await `work`; cancel it and raise ClientGoneError when the client closes the connection."""
@@ -79,9 +94,9 @@ class RequestContext:
             task.result()
         return task
 
-    def stream(self, events: Events) -> EventStream:
+    def stream(self, events: Events, stream_format: StreamFormat = OPENAI) -> EventStream:
         """An answer that sends `events`, with the headers that were set so far."""
-        return EventStream(events, headers=dict(self.response.headers))
+        return EventStream(events, headers=dict(self.response.headers), stream_format=stream_format)
 
 
 async def get_context(request: Request, response: Response, service: Service) -> AsyncIterator[RequestContext]:

@@ -1,4 +1,4 @@
-"""Every error as OpenAI's `{"error": {message, type, param, code}}`."""
+"""Every error in the shape of the API that was called: `{"error": {message, type, param, code}}` for OpenAI's."""
 
 from typing import Any
 
@@ -14,17 +14,17 @@ from server.errors import EngineFailedError, RequestError
 def add_exception_handlers(app: FastAPI) -> None:
     """Register one handler per family of exceptions."""
 
-    async def request_error(_: Request, error: Any) -> Response:
-        return _answer(error)
+    async def request_error(request: Request, error: Any) -> Response:
+        return _answer(request, error)
 
-    async def validation_error(_: Request, error: Any) -> Response:
-        return _answer(unreadable_body(error.errors()[0]))
+    async def validation_error(request: Request, error: Any) -> Response:
+        return _answer(request, unreadable_body(error.errors()[0]))
 
     async def http_error(request: Request, error: Any) -> Response:
-        return _answer(_from_http(request, error), error.headers)
+        return _answer(request, _from_http(request, error), error.headers)
 
-    async def anything_else(_: Request, error: Exception) -> Response:
-        return _answer(EngineFailedError("Something went wrong inside the server; it is in the server's log."))
+    async def anything_else(request: Request, error: Exception) -> Response:
+        return _answer(request, EngineFailedError("Something went wrong inside the server; it is in the server's log."))
 
     app.add_exception_handler(RequestError, request_error)
     app.add_exception_handler(RequestValidationError, validation_error)
@@ -46,5 +46,5 @@ def _from_http(request: Request, error: HTTPException) -> RequestError:
     return answer
 
 
-def _answer(error: RequestError, headers: Any = None) -> Response:
-    return JSONResponse(error.body(), error.status, {**(headers or {}), **error.headers()})
+def _answer(request: Request, error: RequestError, headers: Any = None) -> Response:
+    return JSONResponse(error.body(request.url.path), error.status, {**(headers or {}), **error.headers()})

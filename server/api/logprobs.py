@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from model.text.detokenizer import Detokenizer
 from model.text.tokenizer import Tokenizer
+from server.chat.answer import ChatResult
 from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
 from server.generation.logprobs import DecodedLogprobs, DecodedToken
@@ -140,7 +141,7 @@ def with_prompt_logprobs(sampling: SamplingParams, top: int | None, *, stream: b
     return replace(sampling, prompt_logprobs=True, logprobs=max(top, sampling.logprobs or 0))
 
 
-def prompt_logprobs(prompt: Prompt, result: GenerationResult, top: int | None) -> PromptLogprobs | None:
+def prompt_logprobs(prompt: Prompt, result: GenerationResult | ChatResult, top: int | None) -> PromptLogprobs | None:
     """One entry for each token of the prompt: the token itself and the `top` likeliest, by token id.
 
     Null for the first, which nothing precedes. None if they were not asked for.

@@ -1,20 +1,19 @@
 """Chat messages as OpenAI's clients send them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from model.text.chat_template import RenderOptions
-from model.text.task_prompts import Message
-from server.api.request_model import FirstErrorOnly, RequestModel, Text
+from server.api.bounded_json import BoundedObject
+from server.api.request_model import FirstErrorOnly, Text, WholeNumber, WithExtras, refused_unless
+from server.api.tools import CallId, MessageToolCalls, ToolFields
+from server.chat import request
 from server.errors import InvalidRequestError
-from server.generation.prompt import Prompt
-from server.generation.service import GenerationService
 
-MAX_DEPTH = 32  # of lists and objects in the variables of a chat template
-_NO_TOOLS = "tools are not served here: leave out their calls and results"
+_NO_FUNCTIONS = "it is tools that are served here: send tool_calls, and their results with the role tool"
 
 
 def _text_only(kind: Any) -> Any:
@@ -26,31 +25,12 @@ def _text_only(kind: Any) -> Any:
 
 
 def _served_role(role: Any) -> Any:
-    if role in ("tool", "function"):
-        raise PydanticCustomError("unsupported_parameter", _NO_TOOLS)
+    if role == "function":
+        raise PydanticCustomError("unsupported_parameter", _NO_FUNCTIONS)
     return role
 
 
-def _only(message: str, *harmless: object) -> AfterValidator:
-    """Null and the `harmless` values pass; all others are refused with the message."""
-
-    def check(value: Any) -> None:
-        if value is not None and not any(value == allowed for allowed in harmless):
-            raise PydanticCustomError("unsupported_parameter", message)
-
-    return AfterValidator(check)
-
-
 _REFUSED = Field(description="Refused unless null or empty.")
-
-
-class WithExtras(RequestModel):
-    """A part of a body in which fields of other servers are ignored and named in the warnings."""
-
-    model_config = ConfigDict(extra="allow")
-
-    def ignored_fields(self, path: str) -> Iterator[str]:
-        return (f"{path}.{name}" for name, value in (self.model_extra or {}).items() if value is not None)
 
 
 class TextPart(WithExtras):
@@ -72,52 +52,42 @@ Content = Annotated[list[TextPart], FirstErrorOnly, BeforeValidator(_as_parts), 
 class ChatMessage(WithExtras):
     """One turn. `content` is a string or a list of text parts; that of an assistant may be null."""
 
-    role: Annotated[Literal["system", "developer", "user", "assistant"], BeforeValidator(_served_role)]
+    role: Annotated[Literal["system", "developer", "user", "assistant", "tool"], BeforeValidator(_served_role)]
     content: Content = Field(
         default=None,
         validate_default=True,
         description="A string or a list of text parts; may be null for an assistant.",
     )
+    tool_calls: MessageToolCalls | None = None
+    tool_call_id: Annotated[CallId, Field(description="Which call a tool's message answers.")] | None = None
+    reasoning_content: Annotated[Text, Field(description="Of an assistant.")] | None = None
+    reasoning: Annotated[Text, Field(description="Another name of reasoning_content.")] | None = None
     name: Annotated[Any, Field(description="Ignored.")] = None
-    refusal: Annotated[Any, _only("refusals are not rendered here: send the text as content"), _REFUSED] = None
-    audio: Annotated[Any, _only("sound is not served here: send text"), _REFUSED] = None
-    images: Annotated[Any, _only("images are not served here: send text", []), _REFUSED] = None
+    refusal: Annotated[Any, refused_unless("refusals are not rendered here: send the text as content"), _REFUSED] = None
+    audio: Annotated[Any, refused_unless("sound is not served here: send text"), _REFUSED] = None
+    images: Annotated[Any, refused_unless("images are not served here: send text", []), _REFUSED] = None
     annotations: Annotated[Any, Field(description="Ignored.")] = None
-    tool_calls: Annotated[Any, _only(_NO_TOOLS, []), _REFUSED] = None
-    function_call: Annotated[Any, _only(_NO_TOOLS), _REFUSED] = None
-
-
-def _not_too_deep(variables: dict[str, Any]) -> dict[str, Any]:
-    """Level by level: rendering works through the levels by recursion, so their number needs a bound."""
-    level: list[Any] = [variables]
-    for _ in range(MAX_DEPTH):
-        level = [part for value in level for part in _parts(value) if isinstance(part, dict | list)]
-    if level:
-        raise PydanticCustomError("too_deep", f"at most {MAX_DEPTH} lists and objects can be in each other")
-    return variables
-
-
-def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
-    return value.values() if isinstance(value, dict) else value
+    function_call: Annotated[Any, refused_unless(_NO_FUNCTIONS), _REFUSED] = None
 
 
 TemplateVariables = Annotated[
-    dict[str, Any],
-    Field(max_length=64, description="Variables of the chat template, such as enable_thinking."),
-    AfterValidator(_not_too_deep),
+    BoundedObject, Field(max_length=64, description="Variables of the chat template, such as enable_thinking.")
 ]
 Messages = Annotated[list[ChatMessage], FirstErrorOnly, Field(min_length=1, max_length=1024)]
 
 
-def template_messages(messages: Sequence[ChatMessage]) -> list[Message]:
-    """The chat template's form. Parts are joined; a developer's message is a system message of these models."""
-    return [
-        {
-            "role": "system" if message.role == "developer" else message.role,
-            "content": "".join(part.text for part in message.content),
-        }
+def chat_messages(messages: Sequence[ChatMessage]) -> tuple[request.ChatMessage, ...]:
+    """Parts are joined; a developer's message is a system message of these models."""
+    return tuple(
+        request.ChatMessage(
+            role="system" if message.role == "developer" else message.role,
+            content="".join(part.text for part in message.content),
+            reasoning=message.reasoning_content or message.reasoning,
+            tool_calls=tuple(call.call() for call in message.tool_calls or ()),
+            tool_call_id=message.tool_call_id,
+        )
         for message in messages
-    ]
+    )
 
 
 def ignored_message_fields(messages: Sequence[ChatMessage]) -> Iterator[str]:
@@ -128,7 +98,7 @@ def ignored_message_fields(messages: Sequence[ChatMessage]) -> Iterator[str]:
             yield from part.ignored_fields(f"messages.{index}.content.{number}")
 
 
-class ChatFields(BaseModel):
+class ChatFields(ToolFields):
     """A conversation and how it is rendered."""
 
     messages: Messages | None = None
@@ -139,19 +109,35 @@ class ChatFields(BaseModel):
     chat_template_kwargs: TemplateVariables | None = None
     reasoning_effort: Annotated[str, Field(max_length=64, description="A variable of the chat template.")] | None = None
     enable_thinking: Annotated[bool, Field(description="A variable of the chat template.")] | None = None
+    thinking_token_budget: (
+        Annotated[
+            int, Field(ge=-1, le=1_000_000, description="Thinking ends after that many tokens; -1: never."), WholeNumber
+        ]
+        | None
+    ) = None
 
-    async def chat_prompt(self, service: GenerationService) -> Prompt:
-        """Raises InvalidRequestError for what the chat template refuses."""
-        messages = service.prompts.chat(template_messages(self.messages or ()))
-        return await service.chat_prompt(messages, self._render_options())
+    def chat_request(self, cache_salt: str | None = None) -> request.ChatRequest:
+        """Raises InvalidRequestError if fields contradict each other."""
+        return request.ChatRequest(
+            chat_messages(self.messages or ()),
+            tools=self.chat_tools(),
+            tool_choice=self.chat_tool_choice(),
+            parallel_tool_calls=self.parallel_tool_calls is not False,
+            thinking=self._thinking(),
+            render=self._render_options(),
+            cache_salt=cache_salt,
+        )
+
+    def _thinking(self) -> request.Thinking:
+        """An effort of "none" switches thinking off, in templates that can."""
+        budget = None if self.thinking_token_budget == -1 else self.thinking_token_budget
+        is_off = self.reasoning_effort == "none" and self.enable_thinking is None
+        return request.Thinking(False if is_off else self.enable_thinking, budget, self.reasoning_effort)
 
     def _render_options(self) -> RenderOptions:
         if self.continue_final_message and self.add_generation_prompt:
             raise InvalidRequestError(
                 "continue_final_message and add_generation_prompt exclude each other.", param="continue_final_message"
             )
-        named = {"reasoning_effort": self.reasoning_effort, "enable_thinking": self.enable_thinking}
-        given = {name: value for name, value in named.items() if value is not None}
-        variables = given | (self.chat_template_kwargs or {})
         prompted = self.add_generation_prompt is not False and not self.continue_final_message
-        return RenderOptions(prompted, self.continue_final_message, variables)
+        return RenderOptions(prompted, self.continue_final_message, self.chat_template_kwargs or {})

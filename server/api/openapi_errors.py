@@ -1,6 +1,6 @@
 """The errors and the API key in /openapi.json, declared once for all endpoints."""
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Security
 from fastapi.routing import APIRoute
@@ -24,9 +24,27 @@ class ErrorFields(BaseModel):
 
 
 class ErrorAnswer(BaseModel):
-    """Every error has OpenAI's shape."""
+    """Errors of OpenAI's API and of the tasks."""
 
     error: ErrorFields
+
+
+class AnthropicErrorFields(BaseModel):
+    type: str
+    message: str
+
+
+class AnthropicError(BaseModel):
+    """Errors of Anthropic's API."""
+
+    type: Literal["error"]
+    error: AnthropicErrorFields
+
+
+class OllamaError(BaseModel):
+    """Errors of Ollama's API."""
+
+    error: str
 
 
 _MEANINGS: dict[int | str, str] = {
@@ -44,9 +62,9 @@ _OF_POSTS = (400, 404, 413, 415, 429, 500, 503)
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}}}
 
 
-def errors(*statuses: int | str) -> Responses:
+def errors(*statuses: int | str, shape: type[BaseModel] = ErrorAnswer) -> Responses:
     """For `responses=` of a route or a router. `default` stands for all others, also for FastAPI's own 422."""
-    answers: Responses = {status: {"model": ErrorAnswer, "description": _MEANINGS[status]} for status in statuses}
+    answers: Responses = {status: {"model": shape, "description": _MEANINGS[status]} for status in statuses}
     for status in (429, 503):
         if status in answers:
             answers[status]["headers"] = _RETRY_AFTER
@@ -59,4 +77,12 @@ def router_options(router: APIRouter) -> dict[str, Any]:
     if all(route.path in HEALTH_PATHS for route in routes):
         return {}
     posts = any("POST" in (route.methods or ()) for route in routes)
-    return {"responses": errors(401, *(_OF_POSTS if posts else ()), "default"), "dependencies": [KEY]}
+    statuses = (401, *(_OF_POSTS if posts else ()), "default")
+    return {"responses": errors(*statuses, shape=_shape(routes[0].path)), "dependencies": [KEY]}
+
+
+def _shape(path: str) -> type[BaseModel]:
+    """The same choice as in RequestError.body."""
+    if path.startswith("/api/"):
+        return OllamaError
+    return AnthropicError if path.startswith("/v1/messages") else ErrorAnswer

@@ -15,7 +15,8 @@ MAX_PROMPTS = 64
 TokenIds = Annotated[list[TokenId], FirstErrorOnly, Field(min_length=1, max_length=262_144)]
 
 
-def _form(value: Any) -> str:
+def prompt_form(value: Any) -> str:
+    """The tag of a prompt's form, for error messages."""
     if not isinstance(value, list):
         return "[text]"
     first = value[0] if value else None
@@ -31,7 +32,7 @@ PromptField = Annotated[
     | Annotated[
         list[TokenIds], FirstErrorOnly, Field(min_length=1, max_length=MAX_PROMPTS), Tag("[lists of token ids]")
     ],
-    Discriminator(_form),
+    Discriminator(prompt_form),
 ]
 
 

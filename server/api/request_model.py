@@ -1,5 +1,6 @@
 """What every request body shares: strict types, bounds, and how fields that are not ours are treated."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -7,6 +8,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
@@ -68,10 +70,49 @@ OneAsList = BeforeValidator(_as_list)  # "a" stands for ["a"]
 FirstErrorOnly = Field(fail_fast=True)  # a list of a million wrong items has one error, not a million
 
 
+def refused_unless(message: str, *harmless: object) -> AfterValidator:
+    """Null and the `harmless` values pass; all others are refused with the message."""
+
+    def check(value: Any) -> None:
+        if value is not None and not any(value == allowed for allowed in harmless):
+            raise PydanticCustomError("unsupported_parameter", message)
+
+    return AfterValidator(check)
+
+
+def served_types(*served: str, default: str | None = None) -> tuple[BeforeValidator, Discriminator]:
+    """Metadata of a union of models that differ in their `type` and have the tags `[type]`; others are named."""
+
+    def check(value: Any) -> Any:
+        kind = _type(value)
+        if isinstance(value, dict) and kind not in served:
+            raise PydanticCustomError(
+                "unsupported_parameter",
+                "{kind} is not served; these are: {served}",
+                {"kind": f"the type {kind!s:.64}" if kind is not None else "an object without a type",
+                 "served": ", ".join(served)},
+            )  # fmt: skip
+        return value
+
+    def _type(value: Any) -> Any:
+        return (value.get("type") or default) if isinstance(value, dict) else None
+
+    return BeforeValidator(check), Discriminator(lambda value: f"[{_type(value) or served[0]}]")
+
+
 class RequestModel(BaseModel):
     """A part of a request. "0.5" is not a number."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class WithExtras(RequestModel):
+    """A part of a body in which fields of other servers are ignored and named in the warnings."""
+
+    model_config = ConfigDict(extra="allow")
+
+    def ignored_fields(self, path: str) -> Iterator[str]:
+        return (f"{path}.{name}" for name, value in (self.model_extra or {}).items() if value is not None)
 
 
 class RequestBody(RequestModel):

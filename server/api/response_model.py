@@ -1,11 +1,11 @@
 """What answers share: token counts in OpenAI's shape, and fields that are left out if there is nothing to say."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
 
-from server.generation.stream import RunningGeneration
+from server.generation.stream import Usage
 
 Value = TypeVar("Value")
 
@@ -35,7 +35,14 @@ class UsageInfo(BaseModel):
     prompt_tokens_details: PromptTokensDetails
 
 
-def usage_of(generations: Sequence[RunningGeneration], n: int = 1) -> UsageInfo:
+class Counted(Protocol):
+    """A generation or a chat."""
+
+    @property
+    def usage(self) -> Usage: ...
+
+
+def usage_of(generations: Sequence[Counted], n: int = 1) -> UsageInfo:
     """Sum over generations. A prompt with `n` choices counts once, with the cached tokens of its first choice."""
     usages = [generation.usage for generation in generations]
     prompt_tokens = sum(usage.prompt_tokens for usage in usages[::n])

@@ -160,6 +160,18 @@ class SamplingFields(RequestBody):
             )
 
 
+def answer_sampling(
+    service: GenerationService, fields: SamplingFields, prompt: Prompt, *, logprobs: int | None = None
+) -> SamplingParams:
+    """The engine's form for one answer, which may take what the context holds."""
+    unlimited = unlimited_max_tokens(service, 1, logprobs)
+    sampling = fields.sampling_params(
+        service, max_tokens=unlimited, unlimited=unlimited, defaults=service.defaults, logprobs=logprobs
+    )
+    check_total_logprobs(service, [prompt], 1, sampling)
+    return sampling
+
+
 def unlimited_max_tokens(service: GenerationService, n: int, logprobs: int | None) -> int:
     """What stands for a `max_tokens` that is left out: the context, or as many tokens as log-probabilities are held."""
     if logprobs is None:

@@ -48,7 +48,7 @@ class DetokenizeResponse(BaseModel):
 async def tokenize(body: TokenizeRequest, context: Context) -> TokenizeResponse:
     """Count tokens before sending them. A plain `prompt` gets no begin-of-text token here by default."""
     service = context.accept(body)
-    tokens = await _token_ids(service, body)
+    tokens = await _token_ids(context, body)
     return TokenizeResponse(
         count=len(tokens),
         max_model_len=service.max_model_len,
@@ -58,14 +58,14 @@ async def tokenize(body: TokenizeRequest, context: Context) -> TokenizeResponse:
     )
 
 
-async def _token_ids(service: GenerationService, body: TokenizeRequest) -> list[int]:
+async def _token_ids(context: Context, body: TokenizeRequest) -> list[int]:
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequestError("Give either prompt or messages.", param="prompt")
     if body.prompt is not None:
-        return await service.encode(
+        return await context.service.encode(
             body.prompt, parse_special=body.parse_special, add_special_tokens=body.add_special_tokens
         )
-    return list((await body.chat_prompt(service)).token_ids)
+    return list((await context.chat.prompt(body.chat_request())).token_ids)
 
 
 def _token_strs(service: GenerationService, tokens: list[int]) -> list[str]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    model: Annotated[str, typer.Argument(help="Checkpoint directory, hub id (org/name), or `bundled`.")],
+    model: Annotated[str, typer.Argument(help="Checkpoint directory, GGUF file, hub id (org/name), or `bundled`.")],
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub id.")] = None,
     length: Annotated[int, typer.Option(min=1, help="Tokens of a sequence, prompt and answer together.")] = 2048,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, with sizes in bytes.")] = False,

@@ -13,7 +13,7 @@ DTYPES = ("bfloat16", "float32")
 
 
 def quantize(
-    source: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Checkpoint directory to read.")],
+    source: Annotated[Path, typer.Argument(exists=True, help="Checkpoint directory or GGUF file to read.")],
     target: Annotated[Path, typer.Argument(help="Directory to write; must be empty or not exist.")],
     scheme: Annotated[str, typer.Option(help="int8 or int4.")] = "int4",
     dtype: Annotated[str, typer.Option(help="Type of what is not quantized: bfloat16 or float32.")] = "bfloat16",
@@ -27,6 +27,7 @@ def quantize(
     with errors_in_one_line():
         import torch
 
+        from model.checkpoints.hub import local_checkpoint
         from model.loading.quantize_checkpoint import quantize_checkpoint
         from model.quantization import SCHEMES
 
@@ -35,8 +36,8 @@ def quantize(
         if dtype not in DTYPES:
             raise ValueError(f"--dtype is {dtype!r}: {' or '.join(DTYPES)} is possible")
         with _bar() as update:
-            quantize_checkpoint(source, target, SCHEMES[scheme], getattr(torch, dtype), update)
-    before, after = (_weights_bytes(directory) / 2**30 for directory in (source, target))
+            quantize_checkpoint(local_checkpoint(source), target, SCHEMES[scheme], getattr(torch, dtype), update)
+        before, after = (_weights_bytes(path) / 2**30 for path in (source, target))
     typer.echo(f"{target}: {after:.2f} GiB of weights, from {before:.2f} GiB")
 
 
@@ -52,5 +53,9 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
         yield lambda read, total: bar.update(task, completed=read, total=total)
 
 
-def _weights_bytes(directory: Path) -> int:
-    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+def _weights_bytes(path: Path) -> int:
+    from model.checkpoints.hub import local_checkpoint
+    from model.checkpoints.safetensors_files import open_checkpoint
+
+    reader = open_checkpoint(local_checkpoint(path))
+    return sum(reader.header(name).stored_bytes for name in reader.names())

@@ -18,10 +18,11 @@ class EngineConfig:
     """Settings of one engine. Lengths are in tokens.
 
     At most `max_num_seqs` sequences run at once, each step computes at most `max_num_batched_tokens`, and `max_queue`
-    more requests may wait. `cache_bytes` is the budget for keys, values and recurrent state (None: 1 GiB, or a fifth of
-    the available memory if that is less). At most `snapshot_share` of it is for snapshots of recurrent state, which are
-    taken every `snapshot_interval` tokens of a prompt and at the boundaries that requests name. `max_prefill_chunk`
-    limits how many tokens of one prompt a step computes.
+    more requests may wait, with `max_queue_tokens` prompt tokens and an expected wait of `max_queue_wait` seconds.
+    `cache_bytes` is the budget for keys, values and recurrent state (None: 1 GiB, or a fifth of the available memory if
+    that is less). At most `snapshot_share` of it is for snapshots of recurrent state, which are taken every
+    `snapshot_interval` tokens of a prompt and at the boundaries that requests name. `max_prefill_chunk` limits how many
+    tokens of one prompt a step computes.
     While others decode, prompts of more than `long_prefill_token_threshold` tokens are computed in chunks that make a
     step at most about `max_decode_slowdown` times as long as a pure decode step (None: no such limit).
     `seed` makes the random seeds reproducible that requests without a seed get.
@@ -32,6 +33,8 @@ class EngineConfig:
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 1024
     max_queue: int = 256
+    max_queue_tokens: int = 2**20
+    max_queue_wait: float = 10.0
     block_size: int = 16
     cache_bytes: int | None = None
     snapshot_share: float = 0.25
@@ -44,11 +47,13 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         """Raises ValueError for a setting with which nothing could run."""
-        for name in ("max_model_len", "max_num_seqs", "block_size", "snapshot_interval"):
+        for name in ("max_model_len", "max_num_seqs", "max_queue_tokens", "block_size", "snapshot_interval"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give 1 or more")
         if self.max_queue < 0:
             raise ValueError(f"max_queue is {self.max_queue}: give 0 (nothing waits) or more")
+        if self.max_queue_wait <= 0:
+            raise ValueError(f"max_queue_wait is {self.max_queue_wait}: give more than 0 seconds")
         if not 0 <= self.snapshot_share < 1:
             raise ValueError(f"snapshot_share is {self.snapshot_share}: give a part of the budget, from 0 to below 1")
         if self.max_decode_slowdown is not None and self.max_decode_slowdown <= 1:

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from server.engine.types import SamplingParams
+from server.engine.types import SamplingParams, ThinkingBudget
 
 FORBIDDEN = -1e30  # no token with this logit is sampled where there is another
 
@@ -154,6 +154,45 @@ class MinTokens:
         self._missing -= len(token_ids)
 
 
+class ThinkingLimit:
+    """Ends thinking that has had its tokens: forbids all tokens but the next of those that close it."""
+
+    def __init__(self, budget: ThinkingBudget) -> None:
+        self._budget = budget
+        self._tail: tuple[int, ...] = ()
+        self._left = budget.max_tokens if not budget.open else None  # None: thinking has not begun
+        self._num_forced = 0
+        self._has_ended = False
+
+    @property
+    def is_active(self) -> bool:
+        return not self._has_ended
+
+    def apply(self, logits_V: Tensor) -> None:
+        if self._left == 0:
+            logits_V.fill_(FORBIDDEN)
+            logits_V[self._budget.forced[self._num_forced]] = 0.0
+
+    def advance(self, token_ids: Sequence[int]) -> None:
+        for token_id in token_ids:
+            if not self._has_ended:
+                self._advance(token_id)
+
+    def _advance(self, token_id: int) -> None:
+        budget = self._budget
+        self._tail = (*self._tail, token_id)[-max(len(budget.open), len(budget.close)) :]
+        if self._left is None:
+            if self._tail[-len(budget.open) :] == budget.open:
+                self._left = budget.max_tokens
+        elif self._left == 0:
+            self._num_forced += 1
+            self._has_ended = self._num_forced == len(budget.forced)
+        elif self._tail[-len(budget.close) :] == budget.close:
+            self._has_ended = True
+        else:
+            self._left -= 1
+
+
 def build_logits_processors(
     sampling: SamplingParams, prompt_token_ids: Iterable[int], eos_token_ids: frozenset[int]
 ) -> tuple[LogitsProcessor, ...]:
@@ -169,6 +208,8 @@ def build_logits_processors(
         processors.append(AllowedTokens(sampling.allowed_token_ids))
     if sampling.bad_words:
         processors.append(BadWords(sampling.bad_words))
+    if sampling.thinking_budget is not None:
+        processors.append(ThinkingLimit(sampling.thinking_budget))
     if sampling.min_tokens:
         processors.append(MinTokens(sampling.min_tokens, eos_token_ids | sampling.stop_token_ids))
     return tuple(processors)

@@ -145,12 +145,15 @@ class ModelRunner:
 
 
 def _embeddings(sequences: list[Sequence], hidden_TD: Tensor) -> dict[str, tuple[float, ...] | None]:
-    """The hidden states that embed requests ask for, in float32. None: not finite numbers."""
+    """The embeddings that end with this step, by request id. None: not finite numbers."""
     found: dict[str, tuple[float, ...] | None] = {}
     for sequence, last in _last_rows(sequences):
-        if sequence.is_pooled:
-            hidden_D = hidden_TD[last].float()
-            found[sequence.request_id] = tuple(hidden_D.tolist()) if bool(torch.isfinite(hidden_D.sum())) else None
+        if sequence.pooler is None:
+            continue
+        sequence.pooler.add(hidden_TD[last + 1 - sequence.num_scheduled_tokens : last + 1])
+        if sequence.is_last_chunk:
+            vector_D = sequence.pooler.result()
+            found[sequence.request_id] = tuple(vector_D.tolist()) if bool(torch.isfinite(vector_D.sum())) else None
     return found
 
 

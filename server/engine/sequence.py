@@ -4,6 +4,7 @@ from collections.abc import Sequence as TokenIds
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
+from model.layers.pooling import POOLERS, Pooler
 from server.engine.cache.block_manager import root_digest
 from server.engine.logits_processors import LogitsProcessor
 from server.engine.types import (
@@ -57,6 +58,7 @@ class Sequence:
     first_token: float | None = None
     root: int = field(init=False)  # the number of the beam it was forked from, its own otherwise
     is_held: bool = False  # a beam that waits for the other beams of its group
+    pooler: Pooler | None = field(init=False)  # of embed requests
 
     def __post_init__(self) -> None:
         self.request_id = self.request.request_id
@@ -66,6 +68,7 @@ class Sequence:
         self.digests = [root_digest(self.request.cache_salt, self.request.experts_per_token)]
         self.root = self.number
         self.needs_prompt_logprobs = self.sampling.prompt_logprobs
+        self.pooler = _pooler(self.request)
 
     @property
     def arrival_order(self) -> tuple[int, int]:
@@ -84,6 +87,8 @@ class Sequence:
     @property
     def reuse_limit(self) -> int:
         """How many tokens may come from the prefix cache: the token before the next logits must be computed."""
+        if self.pooler is not None and self.pooler.needs_all_tokens:
+            return 0
         return (self.first_scored if self.needs_prompt_logprobs else len(self.tokens)) - 1
 
     @property
@@ -100,11 +105,6 @@ class Sequence:
         """Whether this step samples a new token."""
         return self.is_last_chunk and self.sampling.max_tokens > 0
 
-    @property
-    def is_pooled(self) -> bool:
-        """Whether this step computes the embedding of the prompt."""
-        return isinstance(self.request, EmbedRequest) and self.is_last_chunk
-
     def append(self, token_ids: TokenIds[int]) -> None:
         """Add generated tokens."""
         self.tokens += token_ids
@@ -119,6 +119,7 @@ class Sequence:
         self.num_preemptions += 1
         self.num_computed_tokens = 0
         self.prompt_logprobs.clear()
+        self.pooler = _pooler(self.request)
 
     def fork(self, request: EngineRequest, number: int, token: int) -> "Sequence":
         """Another continuation of the same tokens, with one more, as a waiting sequence that owns no memory."""
@@ -152,3 +153,7 @@ class Sequence:
             RequestTimes(self.arrival, self.scheduled, self.first_token, now),
             embedding,
         )
+
+
+def _pooler(request: EngineRequest) -> Pooler | None:
+    return POOLERS[request.pooling]() if isinstance(request, EmbedRequest) else None

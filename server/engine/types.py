@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from model.layers.pooling import PoolingType
+
 
 class FinishReason(StrEnum):
     """Why a request ended. Every accepted request ends with exactly one of them."""
@@ -11,6 +13,20 @@ class FinishReason(StrEnum):
     LENGTH = "length"  # max_tokens is reached, or the model's context is full
     ABORT = "abort"  # the client left, or the server is shutting down
     ERROR = "error"  # the step that held the request failed
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingBudget:
+    """After how many tokens thinking is ended.
+
+    Thinking begins after the tokens `open`, or with the first token if `open` is empty, and ends with the tokens
+    `close`. When it has `max_tokens`, the tokens `forced` come next, whatever the model says.
+    """
+
+    max_tokens: int
+    open: tuple[int, ...]
+    close: tuple[int, ...]
+    forced: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +61,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: bool = False
     beam_width: int = 1
+    thinking_budget: ThinkingBudget | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +105,9 @@ class ScoreRequest(_Request):
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest(_Request):
-    """The hidden state of a prompt's last token, after the final norm; generates nothing."""
+    """One vector from the hidden states of a prompt, after the final norm; generates nothing."""
+
+    pooling: PoolingType = "lasttoken"
 
     @property
     def sampling(self) -> SamplingParams:

@@ -4,7 +4,7 @@ import math
 from itertools import pairwise
 
 from model.config import ModelConfig, check_experts_per_token
-from server.engine.types import EngineRequest, SamplingParams
+from server.engine.types import EngineRequest, SamplingParams, ThinkingBudget
 
 MAX_BEAM_WIDTH = 8
 
@@ -54,6 +54,8 @@ def check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
         raise ValueError("logit_bias names a token id twice: give one bias per token")
     if not all(sampling.bad_words):
         raise ValueError("a word of bad_words is empty: give at least one token id for each")
+    if sampling.thinking_budget is not None:
+        _check_thinking(sampling.thinking_budget, vocab_size)
     in_bad_words = (token for word in sampling.bad_words for token in word)
     for token in (*biased, *sampling.stop_token_ids, *sampling.allowed_token_ids, *in_bad_words):
         if not 0 <= token < vocab_size:
@@ -63,6 +65,15 @@ def check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
             )
     if sampling.beam_width != 1:
         _check_beam(sampling)
+
+
+def _check_thinking(budget: ThinkingBudget, vocab_size: int) -> None:
+    if budget.max_tokens < 0:
+        raise ValueError(f"the thinking budget is {budget.max_tokens}: give 0 tokens or more")
+    if not budget.close or not budget.forced:
+        raise ValueError("a thinking budget needs the tokens that end thinking")
+    if not all(0 <= token < vocab_size for token in (*budget.open, *budget.close, *budget.forced)):
+        raise ValueError(f"the thinking budget names a token id outside of 0 to {vocab_size - 1}")
 
 
 def _check_beam(sampling: SamplingParams) -> None:

@@ -53,7 +53,9 @@ class Admission:
                 for choice in range(n):
                     seed = None if sampling.seed is None else (sampling.seed + choice) % 2**63
                     engine_id = f"{self.request_id}-{len(self.generations) + len(started)}"
-                    started.append(self.service.start(engine_id, prompt, replace(sampling, seed=seed), options))
+                    follow_up = bool(self.generations or started)
+                    seeded = replace(sampling, seed=seed)
+                    started.append(self.service.start(engine_id, prompt, seeded, options, follow_up=follow_up))
         except BaseException:
             for generation in started:
                 generation.withdraw()

@@ -1,10 +1,9 @@
 """The sampling parameters that a checkpoint recommends in generation_config.json."""
 
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
-from model.files import read_object_if_any
+from model.files import Directory, read_object_if_any
 from server.engine.types import SamplingParams
 from server.engine.validation import check_sampling
 
@@ -22,7 +21,7 @@ class GenerationDefaults:
     repetition_penalty: float = 1.0
 
     @classmethod
-    def load(cls, directory: Path) -> "GenerationDefaults":
+    def load(cls, directory: Directory) -> "GenerationDefaults":
         """Read generation_config.json, if there is one. ValueError for a value that a request may not have either.
 
         `do_sample: false` means a temperature of 0, whatever the file says of the temperature.

@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass, replace
 
+from model.layers.pooling import PoolingType
+
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """Token ids, and the positions where other requests may share them, if they have the same `cache_salt`.
 
     `first_text_token`: how many tokens that begin a text were put before it. `continues_text`: the answer goes on with
-    the text of the prompt, so that together they read as one.
+    the text of the prompt, so that together they read as one. `text` is a rendered conversation. `pooling`: the answer
+    is a vector, and no text.
     """
 
     token_ids: tuple[int, ...]
@@ -16,6 +19,8 @@ class Prompt:
     first_text_token: int = 0
     continues_text: bool = False
     cache_salt: str = ""
+    text: str = ""
+    pooling: PoolingType | None = None
 
     def truncated(self, length: int) -> "Prompt":
         """The last `length` tokens."""

@@ -56,6 +56,11 @@ class SegmentedGeneration:
             sum(part.cached_tokens for part in parts),
         )
 
+    @property
+    def stop_string(self) -> str | None:
+        found = (generation.stop_string for generation in self._started)
+        return next((stop for stop in found if stop is not None), None)
+
     def abort(self) -> None:
         for generation in self._started:
             generation.abort()
@@ -63,6 +68,10 @@ class SegmentedGeneration:
     def withdraw(self) -> None:
         for generation in self._started:
             generation.withdraw()
+
+    def stop(self) -> None:
+        for generation in self._started:
+            generation.stop()
 
     async def deltas(self) -> AsyncIterator[TextDelta]:
         """Yield the text as it grows, segment after segment. The finish reason is `length` if any segment was cut off.

@@ -2,16 +2,24 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
+from model.loading.pooling import Pooling
 from model.loading.quality import Quality
-from model.text.chat_template import DEFAULT_RENDER_OPTIONS, ChatTemplate, RenderOptions, UnusableChatTemplate
+from model.text.chat_template import (
+    DEFAULT_RENDER_OPTIONS,
+    ChatTemplate,
+    KnownPrefix,
+    RenderOptions,
+    UnusableChatTemplate,
+    nothing_known,
+)
 from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
-from server.engine.types import EngineRequest, GenerateRequest, SamplingParams, ScoreRequest
+from server.engine.types import EmbedRequest, EngineRequest, GenerateRequest, SamplingParams, ScoreRequest
 from server.errors import (
     InvalidRequestError,
     ModelNotFoundError,
@@ -20,6 +28,7 @@ from server.errors import (
     UnavailableError,
 )
 from server.generation.defaults import GenerationDefaults
+from server.generation.model_facts import ModelFacts
 from server.generation.prompt import Prompt
 from server.generation.run_in_thread import LONG_TEXT, run_in_thread
 from server.generation.segments import SegmentedGeneration, SegmentedPrompt
@@ -27,6 +36,7 @@ from server.generation.stream import Generation, GenerationObserver, TextOptions
 
 NEUTRAL = GenerationDefaults()
 UNKNOWN = Quality()
+UNKNOWN_FACTS = ModelFacts()
 DEFAULT_OPTIONS = TextOptions()
 
 
@@ -46,6 +56,8 @@ class GenerationService:
         observer: GenerationObserver,
         defaults: GenerationDefaults = NEUTRAL,
         quality: Quality = UNKNOWN,
+        pooling: Pooling | None = None,
+        facts: ModelFacts = UNKNOWN_FACTS,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
@@ -55,6 +67,8 @@ class GenerationService:
         self.max_model_len = max_model_len
         self.defaults = defaults
         self.quality = quality
+        self.pooling = pooling
+        self.facts = facts
         self.created = int(time.time())
         self.chat_template = chat_template
         self._observer = observer
@@ -74,16 +88,21 @@ class GenerationService:
                 f"{wrong} is not a token id: this model has the ids 0 to {size - 1}.", param=param
             )
 
-    async def chat_prompt(self, messages: Sequence[Message], options: RenderOptions = DEFAULT_RENDER_OPTIONS) -> Prompt:
+    async def chat_prompt(
+        self,
+        messages: Sequence[Message],
+        options: RenderOptions = DEFAULT_RENDER_OPTIONS,
+        known: Callable[[str], KnownPrefix | None] = nothing_known,
+    ) -> Prompt:
         """Render a conversation. The messages of a task come from `prompts`, a client's through `prompts.chat`.
 
         Raises InvalidRequestError for messages that the chat template refuses. A request may need a thousand prompts,
         so other tasks of the event loop run first.
         """
         await asyncio.sleep(0)
-        if sum(len(str(message["content"])) for message in messages) > LONG_TEXT:
-            return await asyncio.to_thread(self._render, messages, options)
-        return self._render(messages, options)
+        if len(str(options.tools)) + sum(len(str(message)) for message in messages) > LONG_TEXT:
+            return await asyncio.to_thread(self._render, messages, options, known)
+        return self._render(messages, options, known)
 
     def template_uses(self, variable: str) -> bool:
         """Whether the chat template names a variable."""
@@ -129,31 +148,41 @@ class GenerationService:
         prompt: Prompt | SegmentedPrompt,
         sampling: SamplingParams,
         options: TextOptions = DEFAULT_OPTIONS,
+        *,
+        follow_up: bool = False,
     ) -> Generation | SegmentedGeneration:
         """Submit to the engine. `sampling.max_tokens` is cut to what the context holds.
+
+        A `follow_up` belongs to a client's request of which a part was accepted before.
 
         Raises PromptTooLongError, OverloadedError (queue full) or UnavailableError (draining). A generation that was
         returned ends with exactly one terminal event.
         """
         try:
             if isinstance(prompt, Prompt):
-                return self._submit(request_id, prompt, sampling, options)
+                return self._submit(request_id, prompt, sampling, options, follow_up)
             for segment in prompt.segments:
                 self._fit(segment.prompt, sampling)  # report a segment that is too long before any work is done
             return SegmentedGeneration(
-                prompt, lambda index, part: self._submit(f"{request_id}-{index}", part, sampling, options)
+                prompt,
+                lambda index, part: self._submit(
+                    f"{request_id}-{index}", part, sampling, options, follow_up or index > 0
+                ),
             )
         except OverloadedError:
             self._observer.rejected("queue_full")
             raise
 
-    def _submit(self, request_id: str, prompt: Prompt, sampling: SamplingParams, options: TextOptions) -> Generation:
+    def _submit(
+        self, request_id: str, prompt: Prompt, sampling: SamplingParams, options: TextOptions, follow_up: bool
+    ) -> Generation:
         request = _request(request_id, prompt, self._fit(prompt, sampling))
         try:
             return Generation(
                 request,
                 options,
                 continues_text=prompt.continues_text,
+                follow_up=follow_up,
                 engine=self.engine,
                 tokenizer=self.tokenizer,
                 observer=self._observer,
@@ -168,14 +197,16 @@ class GenerationService:
         except ValueError as error:
             raise InvalidRequestError(f"The model cannot serve this: {error}.") from error
 
-    def _render(self, messages: Sequence[Message], options: RenderOptions) -> Prompt:
+    def _render(
+        self, messages: Sequence[Message], options: RenderOptions, known: Callable[[str], KnownPrefix | None]
+    ) -> Prompt:
         if self.chat_template is None:
             raise InvalidRequestError("This model has no chat template; use /v1/completions.", param="messages")
         try:
-            rendered = self.chat_template.render_ids(messages, self.tokenizer, options)
+            rendered = self.chat_template.render_ids(messages, self.tokenizer, options, known)
         except ValueError as error:
             raise InvalidRequestError(f"The messages cannot be rendered: {error}", param="messages") from error
-        return Prompt(rendered.token_ids, rendered.boundaries)
+        return Prompt(rendered.token_ids, rendered.boundaries, text=rendered.text)
 
     def _fit(self, prompt: Prompt, sampling: SamplingParams) -> SamplingParams:
         length = len(prompt.token_ids)
@@ -191,8 +222,10 @@ class GenerationService:
 
 
 def _request(request_id: str, prompt: Prompt, sampling: SamplingParams) -> EngineRequest:
-    """A request for new tokens, or, where none are wanted, for the scores of the prompt."""
+    """A request for new tokens, for a vector, or, where neither is wanted, for the scores of the prompt."""
     ids, boundaries, salt, now = prompt.token_ids, prompt.boundaries, prompt.cache_salt, time.monotonic()
+    if prompt.pooling is not None:
+        return EmbedRequest(request_id, ids, prompt.pooling, boundaries=boundaries, arrival_time=now, cache_salt=salt)
     if sampling.prompt_logprobs and not sampling.max_tokens:
         alternatives = sampling.logprobs or 0
         return ScoreRequest(request_id, ids, alternatives, boundaries=boundaries, arrival_time=now, cache_salt=salt)

@@ -7,7 +7,8 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from enum import StrEnum
+from typing import Protocol, TypeVar
 
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient
@@ -19,11 +20,15 @@ from server.generation.stop_strings import StopStringMatcher
 
 @dataclass(frozen=True, slots=True)
 class TextOptions:
-    """How generated tokens become text. `include_stop`: the text ends with the stop string, not before it."""
+    """How generated tokens become text. `include_stop`: the text ends with the stop string, not before it.
+
+    `kept_special_tokens` are written even if special tokens are skipped.
+    """
 
     stop: tuple[str, ...] = ()
     include_stop: bool = False
     skip_special_tokens: bool = True
+    kept_special_tokens: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class TextDelta:
     prompt_logprobs: tuple[DecodedLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
     token_ids: tuple[int, ...] = ()  # those that end the text included
+    embedding: tuple[float, ...] = ()  # in place of text
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,7 @@ class GenerationResult:
     finish_reason: FinishReason
     usage: Usage
     token_ids: tuple[int, ...] = ()
+    embedding: tuple[float, ...] = ()
 
 
 def fold(deltas: Sequence[TextDelta], usage: Usage) -> GenerationResult:
@@ -69,7 +76,30 @@ def fold(deltas: Sequence[TextDelta], usage: Usage) -> GenerationResult:
         finish_reason=reason,
         usage=usage,
         token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
+        embedding=deltas[-1].embedding,
     )
+
+
+class Ending(Protocol):
+    """A delta, of which the last one has a finish reason."""
+
+    @property
+    def finish_reason(self) -> StrEnum | None: ...
+
+
+Delta = TypeVar("Delta", bound=Ending, covariant=True)
+Result = TypeVar("Result", covariant=True)
+
+
+class Streaming(Protocol[Delta, Result]):
+    """A generation of text, or what is made of one, such as the answer of a chat."""
+
+    @property
+    def usage(self) -> Usage: ...
+
+    def deltas(self) -> AsyncIterator[Delta]: ...
+
+    async def result(self) -> Result: ...
 
 
 class RunningGeneration(Protocol):
@@ -78,9 +108,14 @@ class RunningGeneration(Protocol):
     @property
     def usage(self) -> Usage: ...
 
+    @property
+    def stop_string(self) -> str | None: ...
+
     def abort(self) -> None: ...
 
     def withdraw(self) -> None: ...
+
+    def stop(self) -> None: ...
 
     def deltas(self) -> AsyncIterator[TextDelta]: ...
 
@@ -93,11 +128,15 @@ class FinishedGeneration:
 
     text: str
     usage: Usage = Usage(0, 0, 0)
+    stop_string: str | None = None
 
     def abort(self) -> None:
         """Nothing runs."""
 
     def withdraw(self) -> None:
+        """Nothing runs."""
+
+    def stop(self) -> None:
         """Nothing runs."""
 
     async def deltas(self) -> AsyncIterator[TextDelta]:
@@ -132,13 +171,14 @@ class Generation:
         options: TextOptions,
         *,
         continues_text: bool = False,
+        follow_up: bool = False,
         engine: EngineClient,
         tokenizer: Tokenizer,
         observer: GenerationObserver,
     ) -> None:
         """Submits to the engine. Raises what EngineClient.submit raises.
 
-        `continues_text`: prompt and answer are one text, see Prompt.
+        `continues_text`: prompt and answer are one text, see Prompt; `follow_up`: see EngineClient.submit.
         """
         self._request = request
         self._engine = engine
@@ -147,7 +187,10 @@ class Generation:
         self._options = options
         self._matcher = StopStringMatcher(options.stop, include_stop=options.include_stop)
         self._detokenizer = tokenizer.stream(
-            options.skip_special_tokens, prompt_ids=request.prompt_token_ids, continues=continues_text
+            options.skip_special_tokens,
+            prompt_ids=request.prompt_token_ids,
+            continues=continues_text,
+            kept=options.kept_special_tokens,
         )
         self._ends = frozenset(tokenizer.eos_token_ids) | request.sampling.stop_token_ids
         self._unsent_ids: tuple[int, ...] = ()  # of tokens that have made no text yet
@@ -155,7 +198,8 @@ class Generation:
         self._cached_tokens = 0
         self._last_output: float | None = None
         self._finished = False
-        self._outputs = engine.submit(request)
+        self._is_stopped = False
+        self._outputs = engine.submit(request, follow_up=follow_up)
 
     @property
     def usage(self) -> Usage:
@@ -163,9 +207,20 @@ class Generation:
         return Usage(len(self._request.prompt_token_ids), self._completion_tokens, self._cached_tokens)
 
     @property
+    def stop_string(self) -> str | None:
+        """The stop string that has ended the text, if one did."""
+        return self._matcher.matched
+
+    @property
     def stopped(self) -> bool:
-        """Whether a stop string was found."""
-        return self._matcher.matched is not None
+        """Whether a stop string was found, or `stop` was called."""
+        return self._is_stopped or self._matcher.matched is not None
+
+    def stop(self) -> None:
+        """End the generation because its text is complete: it ends with STOP, and has no more text."""
+        if not self.stopped and not self._finished:
+            self._is_stopped = True
+            self._engine.abort(self._request.request_id)
 
     def abort(self) -> None:
         """End the generation because the client has left. Does nothing if it has ended."""
@@ -204,12 +259,12 @@ class Generation:
             self._observer.inter_token(now - self._last_output)
         if output.token_ids:
             self._last_output = now
-        if self._matcher.matched is None:
+        if not self.stopped:
             self._completion_tokens += len(output.token_ids)
         self._cached_tokens = max(self._cached_tokens, output.num_cached_tokens)
 
     def _delta(self, output: EngineOutput) -> TextDelta:
-        if self._matcher.matched is not None:
+        if self.stopped:
             return TextDelta("", token_ids=self._unsent_ids)
         shown = len(output.token_ids)
         ended = output.finish_reason is FinishReason.STOP and shown and output.token_ids[-1] in self._ends
@@ -223,15 +278,16 @@ class Generation:
             decode_logprobs(self._tokenizer, output.logprobs[:shown]),
             decode_logprobs(self._tokenizer, output.prompt_logprobs),
             token_ids=self._unsent_ids + output.token_ids,
+            embedding=output.embedding,
         )
 
     def _close(self, output: EngineOutput, delta: TextDelta) -> TextDelta:
         reason = output.finish_reason
         assert reason is not None
         text = delta.text
-        if self._matcher.matched is None:
+        if not self.stopped:
             text += self._matcher.push(self._detokenizer.finish())
-        if self._matcher.matched is None:
+        if not self.stopped:
             text += self._matcher.finish()
         else:
             reason = FinishReason.STOP
@@ -244,20 +300,20 @@ class Generation:
         return replace(delta, text=text, finish_reason=reason)
 
 
-async def all_results(generations: Sequence[RunningGeneration]) -> list[GenerationResult]:
+async def all_results(generations: Sequence[Streaming[Delta, Result]]) -> list[Result]:
     """Wait for all generations. Raises what the first that fails raises."""
     return await asyncio.gather(*(generation.result() for generation in generations))
 
 
-async def interleave(generations: Sequence[RunningGeneration]) -> AsyncGenerator[tuple[int, TextDelta], None]:
+async def interleave(generations: Sequence[Streaming[Delta, Result]]) -> AsyncGenerator[tuple[int, Delta], None]:
     """Yield (index, delta) of several generations in the order of arrival. The first failure ends them all."""
     if len(generations) == 1:
         async for delta in generations[0].deltas():
             yield 0, delta
         return
-    arrived: asyncio.Queue[tuple[int, TextDelta | Exception]] = asyncio.Queue()
+    arrived: asyncio.Queue[tuple[int, Delta | Exception]] = asyncio.Queue()
 
-    async def pump(index: int, generation: RunningGeneration) -> None:
+    async def pump(index: int, generation: Streaming[Delta, Result]) -> None:
         try:
             async for delta in generation.deltas():
                 arrived.put_nowait((index, delta))

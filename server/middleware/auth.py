@@ -30,7 +30,7 @@ class ApiKeyAuth:
         error = UnauthorizedError(
             "Send the API key of this server as `Authorization: Bearer <key>` or `x-api-key: <key>`."
         )
-        return await JSONResponse(error.body(), error.status, error.headers())(scope, receive, send)
+        return await JSONResponse(error.body(scope["path"]), error.status, error.headers())(scope, receive, send)
 
     def _has_key(self, scope: Scope) -> bool:
         """Compares bytes: as text, the last byte of a UTF-8 key can look like a space and would be stripped."""

@@ -24,7 +24,7 @@ class BodyLimit:
             return await self._app(scope, receive, send)
         error = self._refusal(Headers(scope=scope))
         if error is not None:
-            return await JSONResponse(error.body(), error.status)(scope, receive, send)
+            return await JSONResponse(error.body(scope["path"]), error.status)(scope, receive, send)
         received = 0
 
         async def limited_receive() -> Message:

@@ -76,7 +76,7 @@ class DrainGate:
         elif self._drain.begun:
             scope["app"].state.metrics.rejected("draining")
             error = UnavailableError("The server is stopping and takes no new requests.", retry_after=1)
-            await JSONResponse(error.body(), error.status, error.headers())(scope, receive, closing)
+            await JSONResponse(error.body(scope["path"]), error.status, error.headers())(scope, receive, closing)
         else:
             with self._drain.answering():
                 await self._app(scope, receive, closing)

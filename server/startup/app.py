@@ -12,6 +12,7 @@ from server.api import ROUTERS
 from server.api.dependencies import WARNINGS_HEADER
 from server.api.exception_handlers import add_exception_handlers
 from server.api.openapi_errors import router_options
+from server.chat.service import ChatService
 from server.generation.service import GenerationService
 from server.metrics import Metrics
 from server.middleware.auth import HEALTH_PATHS, ApiKeyAuth
@@ -22,7 +23,9 @@ from server.middleware.request_log import RequestLog
 from server.settings import Settings
 from server.version import package_version
 
-DESCRIPTION = "Text generation with a router-based language model: OpenAI's API, and endpoints for common tasks."
+DESCRIPTION = (
+    "Text generation with a router-based language model: the APIs of OpenAI, Anthropic and Ollama, and common tasks."
+)
 
 LOCALHOST = "localhost"  # in `cors_origins`: the pages that a web server on the user's machine serves
 LOCALHOST_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
@@ -48,6 +51,7 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         backend = open_backend()
         app.state.service, app.state.metrics = backend.service, backend.metrics
+        app.state.chat = ChatService(backend.service)
         drain.close_engine = backend.service.engine.close
         yield
         await drain.finish()

@@ -12,10 +12,12 @@ import torch
 
 from model.cache import bytes_per_block, bytes_per_row
 from model.checkpoints.hub import BUNDLED, find_checkpoint, is_hub_id
-from model.checkpoints.safetensors_files import read_config
+from model.checkpoints.safetensors_files import open_checkpoint
 from model.checkpoints.tensor_readers import Progress
-from model.loading.load import describe, load_network
-from model.loading.memory_estimate import gib, weight_bytes
+from model.files import Directory
+from model.loading.load import ModelDescription, describe, load_network
+from model.loading.memory_estimate import gib, network_size, weight_bytes
+from model.loading.pooling import Pooling
 from model.loading.quality import Quality
 from model.network import CausalLM
 from model.text.chat_template import ChatTemplate, UnusableChatTemplate
@@ -26,6 +28,7 @@ from server.engine.config import EngineConfig, available_memory, default_cache_b
 from server.engine.engine import Engine
 from server.engine.threads import ThreadScaler
 from server.generation.defaults import GenerationDefaults
+from server.generation.model_facts import ModelFacts
 from server.generation.service import GenerationService
 from server.metrics import Metrics
 from server.settings import Settings
@@ -49,15 +52,14 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     device_config = DeviceConfig.from_settings(settings)
     threads = settings.threads or default_threads(directory)
     torch.set_num_threads(threads)
-    network, tokenizer = _in_short_lived_thread(lambda: _load(settings, directory, device_config, progress))
+    network, tokenizer, facts = _in_short_lived_thread(lambda: _load(settings, directory, device_config, progress))
     config = engine_config(settings, network, tokenizer)
     scaler = None if settings.threads else ThreadScaler(threads)
     engine = Engine(network, config, device=device_config.device, threads=scaler)
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
-    chat_template = _chat_template(directory, tokenizer)
+    chat_template, pooling = _chat_template(directory, tokenizer), _pooling(directory)
     model_id, *aliases = _served_names(settings) or [_model_id(settings.model, directory)]
-    weight_scheme = device_config.weight_scheme(read_config(directory)).name
-    logger.info(banner(settings, model_id, config, weight_scheme, device_config.device))
+    logger.info(banner(settings, model_id, config, facts.weight_scheme, device_config.device))
 
     def open_backend() -> Backend:
         client = AsyncLLM(engine)
@@ -73,6 +75,8 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
             observer=metrics,
             defaults=defaults,
             quality=quality,
+            pooling=pooling,
+            facts=facts,
         )
         return Backend(service, metrics)
 
@@ -98,6 +102,8 @@ def engine_config(settings: Settings, network: CausalLM, tokenizer: Tokenizer) -
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=settings.max_num_batched_tokens,
         max_queue=settings.max_queue,
+        max_queue_tokens=settings.max_queue_tokens,
+        max_queue_wait=settings.max_queue_wait,
         cache_bytes=settings.cache_bytes or default_cache_bytes(),
         seed=settings.seed,
     )
@@ -122,20 +128,22 @@ def _limit_to_cache(config: EngineConfig, network: CausalLM) -> EngineConfig:
     return replace(config, max_model_len=capacity)
 
 
-def default_threads(directory: Path) -> int:
+def default_threads(directory: Directory) -> int:
     """One for a small model, which gains little from a second and leaves that core to HTTP. See docs/performance.md."""
-    weights = sum(path.stat().st_size for path in directory.glob("*.safetensors"))
+    reader = open_checkpoint(directory)
+    weights = sum(reader.header(name).stored_bytes for name in reader.names())
     return 1 if weights < SMALL_MODEL_BYTES else usable_cpus()
 
 
 def _load(
-    settings: Settings, directory: Path, device_config: DeviceConfig, progress: Progress | None
-) -> tuple[CausalLM, Tokenizer]:
-    """The network on its device, and its tokenizer. What can be checked without reading weights is checked first."""
+    settings: Settings, directory: Directory, device_config: DeviceConfig, progress: Progress | None
+) -> tuple[CausalLM, Tokenizer, ModelFacts]:
+    """The network on its device, its tokenizer, and facts. What can be checked without weights is checked first."""
     described = describe(directory, device_config.dtype, settings.experts_per_token)
     tokenizer = Tokenizer.load(directory)
+    facts = _facts(described, device_config)
     if device_config.on_cpu:
-        _check_memory(weight_bytes(described.network, device_config.weight_scheme(described.hf_config)))
+        _check_memory(facts.weight_bytes)
     started = time.monotonic()
     network = load_network(
         directory,
@@ -147,7 +155,18 @@ def _load(
         progress=progress,
     ).to(device_config.device)
     logger.info("loaded %s in %.1f s", settings.model, time.monotonic() - started)
-    return network, tokenizer
+    return network, tokenizer, facts
+
+
+def _facts(described: ModelDescription, device_config: DeviceConfig) -> ModelFacts:
+    scheme = device_config.weight_scheme(described.hf_config)
+    return ModelFacts(
+        family=str(described.hf_config["model_type"]),
+        num_parameters=network_size(described.network).parameters,
+        hidden_size=described.network.config.hidden_size,
+        weight_bytes=weight_bytes(described.network, scheme),
+        weight_scheme=scheme.name,
+    )
 
 
 def _check_memory(needed: int) -> None:
@@ -163,13 +182,13 @@ def _served_names(settings: Settings) -> list[str]:
     return [name.strip() for name in (settings.served_model_name or "").split(",") if name.strip()]
 
 
-def _model_id(name: str, directory: Path) -> str:
+def _model_id(name: str, directory: Directory) -> str:
     if directory == BUNDLED:
         return "routelm"
-    return name if is_hub_id(name) else directory.resolve().name
+    return name if is_hub_id(name) else (directory.resolve() if isinstance(directory, Path) else directory).name
 
 
-def _chat_template(directory: Path, tokenizer: Tokenizer) -> ChatTemplate | UnusableChatTemplate | None:
+def _chat_template(directory: Directory, tokenizer: Tokenizer) -> ChatTemplate | UnusableChatTemplate | None:
     try:
         template = ChatTemplate.load(directory)
     except ValueError as error:  # plain completions still work
@@ -178,3 +197,11 @@ def _chat_template(directory: Path, tokenizer: Tokenizer) -> ChatTemplate | Unus
     if template is not None:
         template.control_tokens(tokenizer)  # takes up to a second, which the first request should not have to wait for
     return template
+
+
+def _pooling(directory: Directory) -> Pooling | None:
+    try:
+        return Pooling.load(directory)
+    except ValueError as error:  # text is still served
+        logger.warning("embeddings are not available: %s", error)
+        return None

@@ -5,11 +5,11 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from model.checkpoints.hub import find_checkpoint, is_hub_id
-from model.checkpoints.safetensors_files import SafetensorsReader, shards
+from model.checkpoints.safetensors_files import open_checkpoint
 from model.config import AttentionConfig, LayerConfig, MoEConfig
+from model.files import Directory
 from model.layers.feed_forward import MoE
 from model.loading.load import ModelDescription, default_dtype, default_scheme, describe, open_layout
 from model.loading.memory_estimate import NetworkSize, gib, network_size, weight_bytes
@@ -156,12 +156,12 @@ def _feed_forward_name(layer: LayerConfig) -> str:
     return "routed experts" + (" with a shared one" if layer.feed_forward.shared else "")
 
 
-def _stored(directory: Path, described: ModelDescription) -> dict[str, int]:
+def _stored(directory: Directory, described: ModelDescription) -> dict[str, int]:
     """Bytes on disk by type. First checks that all tensors exist and have the right shapes."""
     if saved.scheme_name(described.hf_config) is None:
         open_layout(directory, described)
-    reader, stored = SafetensorsReader(shards(directory)), Counter[str]()
+    reader, stored = open_checkpoint(directory), Counter[str]()
     for name in reader.names():
         header = reader.header(name)
-        stored[str(header.dtype).removeprefix("torch.")] += header.stored_bytes
+        stored[header.type_name] += header.stored_bytes
     return dict(stored)

@@ -1,12 +1,11 @@
 """Classify texts: the probability of each given label, from the likelihood of the model answering with it."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from server.errors import InvalidRequestError
 from server.generation.admission import Admission
-from server.tasks.label_scoring import ScoringRequest, score_continuations
+from server.tasks.label_scoring import ScoringRequest, probabilities, score_continuations
 
 MAX_SCORES = 128  # texts times labels: each is a request to the engine
 
@@ -32,8 +31,5 @@ async def classify(admission: Admission, texts: Sequence[str], labels: Sequence[
 
 
 def _classification(labels: Sequence[str], log_likelihoods: Sequence[float]) -> Classification:
-    """Softmax over the labels."""
-    highest = max(log_likelihoods)
-    weights = [math.exp(value - highest) for value in log_likelihoods]
-    scores = {label: weight / sum(weights) for label, weight in zip(labels, weights, strict=True)}
+    scores = dict(zip(labels, probabilities(log_likelihoods), strict=True))
     return Classification(max(labels, key=lambda label: scores[label]), scores)

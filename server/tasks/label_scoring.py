@@ -72,3 +72,10 @@ def _score_of(result: GenerationResult, prompt: Prompt) -> ContinuationScore:
     num_tokens = len(prompt.token_ids) - prompt.boundaries[-1]
     logprobs = (entry.chosen.logprob or 0.0 for entry in result.prompt_logprobs[-num_tokens:])
     return ContinuationScore(math.fsum(logprobs), num_tokens)
+
+
+def probabilities(log_likelihoods: Sequence[float]) -> list[float]:
+    """Softmax: the probability of each continuation among the given ones."""
+    highest = max(log_likelihoods)
+    weights = [math.exp(value - highest) for value in log_likelihoods]
+    return [weight / sum(weights) for weight in weights]

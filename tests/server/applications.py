@@ -61,7 +61,7 @@ class Server:
         self.engine.answer = lambda _: tokens
 
 
-def make_server(**settings: Any) -> Server:
+def make_server(template: str = CHAT_TEMPLATE, **settings: Any) -> Server:
     tokenizer = byte_tokenizer()
 
     def echo(request: EngineRequest) -> list[int]:
@@ -72,7 +72,7 @@ def make_server(**settings: Any) -> Server:
     service = GenerationService(
         engine,
         tokenizer,
-        ChatTemplate(CHAT_TEMPLATE),
+        ChatTemplate(template),
         prompts_for(tokenizer.special_tokens),
         model_id=MODEL,
         max_model_len=MAX_MODEL_LEN,

@@ -47,10 +47,11 @@ class FakeEngine:
     closed_with: list[float] = field(default_factory=list)
     _running: dict[str, asyncio.Event] = field(default_factory=dict)
     _closed: bool = False
+    expected_wait: float = 0.0
     _prompt_tokens: int = 0
     _generation_tokens: int = 0
 
-    def submit(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+    def submit(self, request: EngineRequest, *, follow_up: bool = False) -> AsyncIterator[EngineOutput]:
         if self._closed:
             raise EngineClosedError
         if self.free_capacity < 1:

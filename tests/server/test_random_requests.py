@@ -113,7 +113,7 @@ def left_over(client: TestClient) -> int:
     return stats.running + stats.waiting
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(requests())
 def test_every_request_has_one_end_and_leaves_nothing(client: TestClient, asked: tuple[str, dict[str, Any]]) -> None:
     path, body = asked

@@ -7,13 +7,17 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from model.checkpoints.safetensors_files import CheckpointReader
-from model.quantization.formats import awq, fp8, gptq, mxfp4
+from model.quantization.formats import awq, compressed_tensors, fp8, gptq, mxfp4, scaled
 from model.quantization.formats.reader import Codec, DequantizingReader, Settings, require
 
+GGUF = "gguf"  # its reader dequantizes; the settings only say which scheme is nearest
 FORMATS: dict[str, Callable[[Settings], Codec]] = {
     "awq": awq.codec,
+    "bitsandbytes": scaled.bitsandbytes,
+    "compressed-tensors": compressed_tensors.codec,
     "fp8": fp8.codec,
     "gptq": gptq.codec,
+    "modelopt": scaled.modelopt,
     "mxfp4": mxfp4.codec,
 }
 
@@ -29,15 +33,22 @@ def dequantized(reader: CheckpointReader, hf_config: Mapping[str, Any], wanted: 
 
 def nearest_scheme(hf_config: Mapping[str, Any]) -> str | None:
     """The name of our scheme with about as many bits per weight as the checkpoint; None if it is not quantized."""
+    settings = _settings(hf_config)
+    if settings is not None and settings.get("quant_method") == GGUF:
+        return settings.get("scheme")
     codec = _codec(hf_config)
     return codec.nearest_scheme if codec else None
 
 
 def _codec(hf_config: Mapping[str, Any]) -> Codec | None:
-    text_config = hf_config.get("text_config") or {}
-    settings = hf_config.get("quantization_config") or text_config.get("quantization_config")
-    if not settings:
+    settings = _settings(hf_config)
+    if not settings or settings.get("quant_method") == GGUF:
         return None
-    method = settings.get("quant_method")
+    method = str(settings.get("quant_method"))
     require(settings, "quant_method", method, FORMATS)
     return FORMATS[method](settings)
+
+
+def _settings(hf_config: Mapping[str, Any]) -> Settings | None:
+    text_config = hf_config.get("text_config") or {}
+    return hf_config.get("quantization_config") or text_config.get("quantization_config")

@@ -20,6 +20,7 @@ PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 @dataclass(frozen=True, slots=True)
 class Awq:
     suffixes: tuple[str, ...] = (".qweight", ".qzeros", ".scales")
+    optional: tuple[str, ...] = ()
     plain_suffix: str = ".weight"
     code_dtype: torch.dtype = torch.int32
     plain_dtype: torch.dtype = torch.float32

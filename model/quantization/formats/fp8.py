@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from model.checkpoints.safetensors_files import CheckpointError
-from model.quantization.formats.reader import Settings, require
+from model.quantization.formats.reader import Codec, Settings, require
+from model.quantization.formats.scaled import Scaled
 
 
 @dataclass(frozen=True, slots=True)
 class Fp8:
     block: tuple[int, int] = (128, 128)
     suffixes: tuple[str, ...] = ("", "_scale_inv")
+    optional: tuple[str, ...] = ()
     plain_suffix: str = ""
     code_dtype: torch.dtype = torch.float8_e4m3fn
     plain_dtype: torch.dtype = torch.float32
@@ -36,8 +38,11 @@ class Fp8:
         return weight.mul_(scale)
 
 
-def codec(settings: Settings) -> Fp8:
+def codec(settings: Settings) -> Codec:
+    """Without a block size the activations may be quantized too, and each matrix has one scale (AutoFP8)."""
     require(settings, "fmt", settings.get("fmt") or "e4m3", ("e4m3",))
+    if settings.get("activation_scheme") and "weight_block_size" not in settings:
+        return Scaled(torch.float8_e4m3fn)
     require(settings, "activation_scheme", settings.get("activation_scheme") or "dynamic", ("dynamic",))
     block = settings.get("weight_block_size", [128, 128])
     if not isinstance(block, list) or len(block) != 2 or not all(isinstance(n, int) and n > 0 for n in block):

@@ -20,6 +20,7 @@ VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 @dataclass(frozen=True, slots=True)
 class Mxfp4:
     suffixes: tuple[str, ...] = ("_blocks", "_scales")
+    optional: tuple[str, ...] = ()
     plain_suffix: str = ""
     code_dtype: torch.dtype = torch.uint8
     plain_dtype: torch.dtype = torch.bfloat16  # represents every value times every scale exactly

@@ -11,5 +11,15 @@ def unpack(words: Tensor, bits: int, places: Sequence[int] | None = None) -> Ten
 
     `places[j]` is the position of the j-th integer in its word, counted from the lowest bits (default: in order).
     """
+    if 32 % bits:
+        return _unpack_stream(words, bits)
     shifts = bits * torch.tensor(places or range(32 // bits), dtype=torch.int32)
     return ((words[..., None] >> shifts) & (2**bits - 1)).flatten(-2)
+
+
+def _unpack_stream(words: Tensor, bits: int) -> Tensor:
+    """Integers that lie one after another in groups of `bits` words, some of them across the end of a word."""
+    groups = words.unflatten(-1, (-1, bits)).long() & 0xFFFFFFFF
+    starts = bits * torch.arange(32)
+    pairs = groups | torch.nn.functional.pad(groups[..., 1:], (0, 1)) << 32
+    return ((pairs[..., starts // 32] >> starts % 32) & (2**bits - 1)).int().flatten(-2)

@@ -1,6 +1,7 @@
 """Reads a quantized checkpoint like a plain one. Tensors are dequantized on every read and not kept."""
 
-from collections.abc import Collection, Iterator, Mapping
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -9,6 +10,14 @@ from torch import Tensor
 from model.checkpoints.safetensors_files import CheckpointError, CheckpointReader, TensorHeader
 
 Settings = Mapping[str, Any]  # the `quantization_config` of a config.json
+Shape = tuple[int, ...]
+# Scales for activations and caches that are quantized too, which ours are not
+NOT_WEIGHTS = (
+    ".input_scale", ".output_scale", ".q_scale", ".k_scale", ".v_scale", ".kv_scale", ".input_zero_point",
+    ".weight_format",
+)  # fmt: skip
+
+logger = logging.getLogger(__name__)
 
 
 class Codec(Protocol):
@@ -17,6 +26,11 @@ class Codec(Protocol):
     @property
     def suffixes(self) -> tuple[str, ...]:
         """The ends of the stored names: first that of the codes, last one that does not occur in plain names."""
+        ...
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Those of the suffixes that may be missing; `shape` and `decode` get None for them."""
         ...
 
     @property
@@ -37,25 +51,25 @@ class Codec(Protocol):
         """The name of our scheme with about as many bits per weight."""
         ...
 
-    def shape(self, *parts: tuple[int, ...]) -> tuple[int, ...] | None:
+    def shape(self, *parts: Any) -> Shape | None:
         """The shape of the plain tensor, from those of its parts; None if these do not fit together."""
         ...
 
-    def decode(self, *parts: Tensor) -> Tensor: ...
+    def decode(self, *parts: Any) -> Tensor: ...
 
 
 class DequantizingReader:
     """A `CheckpointReader` of the dequantized tensors. Tensors that are not quantized are passed through.
 
     Some GPTQ exporters write a bias of zeros for every matrix, even if the model has none: those that are not in
-    `wanted` are left out.
+    `wanted` are left out. So are scales that are not of weights.
     """
 
     def __init__(self, reader: CheckpointReader, codec: Codec, wanted: Collection[str]) -> None:
         self._reader, self._codec = reader, codec
         self._parts = dict(_parts(reader.names(), codec))
         stored = {part for parts in self._parts.values() for part in parts}
-        plain = (name for name in reader.names() if name not in stored)
+        plain = _weights([name for name in reader.names() if name not in stored], wanted)
         self._names = [*self._parts, *(name for name in plain if name in wanted or not self._is_filler(name))]
 
     def names(self) -> Collection[str]:
@@ -65,20 +79,20 @@ class DequantizingReader:
         if name not in self._parts:
             return self._reader.header(name)
         parts = self._parts[name]
-        headers = [self._reader.header(part) for part in parts]
-        shape = self._codec.shape(*(header.shape for header in headers))
-        if shape is None or headers[0].dtype != self._codec.code_dtype:
-            found = ", ".join(
-                f"{part} {header.shape} {header.dtype}".replace("torch.", "")
-                for part, header in zip(parts, headers, strict=True)
-            )
-            raise CheckpointError(f"tensor {name} is stored in parts that do not fit together: {found}")
-        return TensorHeader(shape, self._codec.plain_dtype, sum(header.stored_bytes for header in headers))
+        there = set(self._reader.names())
+        headers = [self._reader.header(part) if part in there else None for part in parts]
+        found = {part: header for part, header in zip(parts, headers, strict=True) if header is not None}
+        shape = self._codec.shape(*(header and header.shape for header in headers))
+        if shape is None or found[parts[0]].dtype != self._codec.code_dtype:
+            told = (f"{part} {header.shape} {header.type_name}" for part, header in found.items())
+            raise CheckpointError(f"tensor {name} is stored in parts that do not fit together: {', '.join(told)}")
+        return TensorHeader(shape, self._codec.plain_dtype, sum(header.stored_bytes for header in found.values()))
 
     def get(self, name: str) -> Tensor:
         if name not in self._parts:
             return self._reader.get(name)
-        parts = [self._reader.get(part) for part in self._parts[name]]
+        there = set(self._reader.names())
+        parts = [self._reader.get(part) if part in there else None for part in self._parts[name]]
         try:
             return self._codec.decode(*parts)
         except (IndexError, RuntimeError) as error:
@@ -89,6 +103,13 @@ class DequantizingReader:
         return kind == "bias" and f"{module}.weight" in self._parts and not self._reader.get(name).any()
 
 
+def _weights(names: Sequence[str], wanted: Collection[str]) -> Iterator[str]:
+    others = [name for name in names if name.endswith(NOT_WEIGHTS) and name not in wanted]
+    if others:
+        logger.info("%d scales of activations and caches are left out, such as %s", len(others), others[0])
+    yield from (name for name in names if name not in set(others))
+
+
 def _parts(names: Collection[str], codec: Codec) -> Iterator[tuple[str, list[str]]]:
     """The name of each plain tensor, and the names of its parts in the order of the codec."""
     there, mark = set(names), codec.suffixes[-1]
@@ -96,8 +117,8 @@ def _parts(names: Collection[str], codec: Codec) -> Iterator[tuple[str, list[str
         if name.endswith(mark):
             stem = name.removesuffix(mark)
             parts = [stem + suffix for suffix in codec.suffixes]
-            for part in parts:
-                if part not in there:
+            for part, suffix in zip(parts, codec.suffixes, strict=True):
+                if part not in there and suffix not in codec.optional:
                     raise CheckpointError(f"tensor {part} is missing from the checkpoint: {name} belongs to it")
             yield stem + codec.plain_suffix, parts
 

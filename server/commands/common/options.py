@@ -14,7 +14,10 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 Url = Annotated[str, typer.Option(help="Address of a running server, with or without /v1.", envvar="ROUTELM_URL")]
 InProcessModel = Annotated[
     str | None,
-    typer.Option("--model", help="Load this model (a directory, a hub id, or `bundled`) instead of asking a server."),
+    typer.Option(
+        "--model",
+        help="Load this model (a directory, a .gguf file, a hub id, or `bundled`) instead of asking a server.",
+    ),
 ]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")]
 Temperature = Annotated[float, typer.Option(min=0, max=2, help="0: always the likeliest token.")]

@@ -1,45 +1,176 @@
 """Whether the engine takes another request, and when a refused client should come back."""
 
-from collections import deque
+import math
+from dataclasses import dataclass
 
 from server.engine.client.base import QueueFullError
+from server.engine.client.return_windows import ReturnWindows
+from server.engine.types import EngineRequest
 
-WINDOW = 30.0  # seconds over which completions are counted
-MIN_WAIT, MAX_WAIT = 0.1, 60.0  # seconds
+MEMORY = 30.0  # seconds after which a measurement has lost two thirds of its weight
+MAX_COUNTED_OUTPUT = 256  # tokens: most answers end before their limit
+MIN_QUEUE = 4  # so many requests may wait, however slow the machine is
+NEARLY_EMPTY = 0.25  # a queue that is filled less than this takes new requests between two return windows
+RESERVE = 0.15  # of the wait, for clients that return when the queue is slower than was expected
+MIN_SAMPLES = 8  # of a rate
+MIN_WAIT = 1  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """Bounds of what waits: requests, prompt tokens, and seconds that a new request would wait for its turn."""
+
+    max_running: int
+    max_queue: int
+    max_tokens: int
+    max_wait: float
 
 
 class AdmissionControl:
-    """Bounds the number of unfinished requests, and measures the rate at which requests finish."""
+    """Bounds the queue, and measures how fast requests leave it.
 
-    def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+    The work of a request is the number of its tokens, a long output counted in part. The rate is that of the work
+    whose turn came while something waited: idle time does not count. It is measured apart for the time in which all
+    places of the batch are taken, when requests wait for others to end. Call all methods with ascending times.
+    """
+
+    def __init__(self, limits: QueueLimits) -> None:
+        self._limits = limits
         self._unfinished = 0
-        self._busy_since: float | None = None  # since when there has been at least one request
-        self._completions: deque[float] = deque(maxlen=256)  # times
+        self._waiting: dict[str, EngineRequest] = {}
+        self._waiting_tokens = 0
+        self._waiting_work = 0.0
+        self._unsaturated, self._saturated, self._lookalikes = _Rate(), _Rate(), _Rate()
+        self._returns = ReturnWindows()
+        self._now = -math.inf
+
+    @property
+    def capacity(self) -> int:
+        return self._limits.max_running + self._limits.max_queue
 
     @property
     def free_capacity(self) -> int:
         return self.capacity - self._unfinished
 
-    def admit(self, now: float) -> None:
-        """Count a new request. Raises QueueFullError if there are as many as allowed."""
-        if self.free_capacity < 1:
-            raise QueueFullError(self.expected_wait(now))
+    @property
+    def expected_wait(self) -> float:
+        """Seconds until all that waits now has had its turn; 0 while nothing has been measured."""
+        rate = self._service.value
+        return self._waiting_work / rate if rate else 0.0
+
+    def admit(self, request: EngineRequest, now: float, *, follow_up: bool = False) -> None:
+        """Count a new request as waiting. Raises QueueFullError if it exceeds a limit.
+
+        A `follow_up` belongs to a request that was taken before, so only the number of requests bounds it.
+        """
+        self._advance(now)
+        if follow_up and self.free_capacity < 1:
+            raise QueueFullError(MIN_WAIT)
+        if not follow_up and not self._has_place(request, now):
+            raise QueueFullError(self._retry_after(request, now))
         self._unfinished += 1
-        if self._busy_since is None:
-            self._busy_since = now
+        self._waiting[request.request_id] = request
+        self._waiting_tokens += len(request.prompt_token_ids)
+        self._waiting_work += _work(request)
 
-    def release(self, now: float) -> None:
+    def start(self, request_id: str, now: float) -> None:
+        """A request has had its turn: its first output is there. Further calls for it have no effect."""
+        if request_id in self._waiting:
+            self._advance(now)
+            self._measured.add(self._leave(request_id))
+
+    def release(self, request_id: str, now: float) -> None:
         """A request has ended."""
+        self._advance(now)
         self._unfinished -= 1
-        self._completions.append(now)
-        if not self._unfinished:
-            self._busy_since = None
+        if request_id in self._waiting:
+            self._leave(request_id)
 
-    def expected_wait(self, now: float) -> float:
-        """Seconds until the next request is expected to end: the mean time between completions while busy."""
-        start = max(now - WINDOW, self._busy_since if self._busy_since is not None else now)
-        if len(self._completions) == self._completions.maxlen:
-            start = max(start, self._completions[0])
-        completions = sum(1 for time in self._completions if time >= start)
-        return min(max((now - start) / max(completions, 1), MIN_WAIT), MAX_WAIT)
+    @property
+    def _measured(self) -> "_Rate":
+        return self._saturated if self._unfinished > self._limits.max_running else self._unsaturated
+
+    @property
+    def _service(self) -> "_Rate":
+        return self._measured if self._measured.value else self._saturated
+
+    def _leave(self, request_id: str) -> float:
+        request = self._waiting.pop(request_id)
+        self._waiting_tokens -= len(request.prompt_token_ids)
+        self._waiting_work -= _work(request)
+        return _work(request)
+
+    def _advance(self, now: float) -> None:
+        seconds, self._now = max(0.0, now - self._now), now
+        if math.isfinite(seconds):
+            self._lookalikes.advance(seconds)
+            if self._waiting:
+                self._measured.advance(seconds)
+
+    def _has_place(self, request: EngineRequest, now: float) -> bool:
+        if self.free_capacity < 1:
+            return False
+        key = _key(request)
+        if self._returns.expect(key, now):
+            limit = 1 + RESERVE
+        else:
+            limit = NEARLY_EMPTY if self._returns.are_booked else 1.0
+            self._lookalikes.add(_work(request) if self._returns.know(key) else 0.0)
+        return self._fill(request) <= limit
+
+    def _fill(self, request: EngineRequest) -> float:
+        """How full the queue is with the request in it; at most 1 is allowed, a little more for one that returns."""
+        limits, count, tokens = self._limits, len(self._waiting), len(request.prompt_token_ids)
+        if self._unfinished < limits.max_running and not count:
+            return 0.0
+        fill = (self._unfinished + 1 - limits.max_running) / max(limits.max_queue, 1)
+        if count >= MIN_QUEUE:
+            fill = max(fill, (self._waiting_tokens + tokens) / limits.max_tokens)
+            if rate := self._service.value:
+                fill = max(fill, (self._waiting_work + _work(request)) / rate * (1 + RESERVE) / limits.max_wait)
+        return max(fill, 0.0)
+
+    def _retry_after(self, request: EngineRequest, now: float) -> int:
+        rate, fill = self._service.value, self._fill(request)
+        if not rate or not fill:
+            return MIN_WAIT + math.floor(self._service.seconds)  # nothing has left the queue in all this time
+        return self._returns.book(
+            _key(request),
+            _work(request),
+            now,
+            queue_work=(self._waiting_work + _work(request)) / fill,
+            fill=fill,
+            service_rate=rate,
+            lookalike_rate=self._lookalikes.value,
+        )
+
+
+def _work(request: EngineRequest) -> float:
+    return len(request.prompt_token_ids) + min(request.sampling.max_tokens, MAX_COUNTED_OUTPUT)
+
+
+def _key(request: EngineRequest) -> int:
+    """The same for a request and its repetition."""
+    return hash((request.prompt_token_ids, request.sampling))
+
+
+class _Rate:
+    """An amount per second of the recent past."""
+
+    def __init__(self) -> None:
+        self.seconds = self._amount = 0.0
+        self._samples = 0
+
+    def advance(self, seconds: float) -> None:
+        keep = math.exp(-seconds / MEMORY)
+        self.seconds = self.seconds * keep + seconds
+        self._amount *= keep
+
+    def add(self, amount: float) -> None:
+        self._amount += amount
+        self._samples += amount > 0
+
+    @property
+    def value(self) -> float:
+        """0 until there are enough samples."""
+        return self._amount / self.seconds if self.seconds and self._samples >= MIN_SAMPLES else 0.0

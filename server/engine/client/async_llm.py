@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
-from server.engine.client.admission import AdmissionControl
+from server.engine.client.admission import AdmissionControl, QueueLimits
 from server.engine.client.base import EngineClosedError
 from server.engine.engine import STEP_FAILED, Engine
 from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason
@@ -54,7 +54,10 @@ class AsyncLLM:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._streams: dict[str, OutputStream] = {}
-        self._admission = AdmissionControl(engine.config.max_num_seqs + engine.config.max_queue)
+        config = engine.config
+        self._admission = AdmissionControl(
+            QueueLimits(config.max_num_seqs, config.max_queue, config.max_queue_tokens, config.max_queue_wait)
+        )
         self._closing = False
         self._dead = False
         self._progress = time.monotonic()  # when the last step ended, or work came after an idle time
@@ -75,7 +78,11 @@ class AsyncLLM:
     def free_capacity(self) -> int:
         return self._admission.free_capacity
 
-    def submit(self, request: EngineRequest) -> OutputStream:
+    @property
+    def expected_wait(self) -> float:
+        return self._admission.expected_wait
+
+    def submit(self, request: EngineRequest, *, follow_up: bool = False) -> OutputStream:
         """Accept a request. Raises QueueFullError, EngineClosedError, or ValueError for one that cannot be served."""
         if self._closing:
             raise EngineClosedError("the engine is stopping and takes no new requests")
@@ -83,7 +90,7 @@ class AsyncLLM:
         if request.request_id in self._streams:
             raise ValueError(f"request id {request.request_id!r} is in use: give each request an id of its own")
         now = time.monotonic()
-        self._admission.admit(now)
+        self._admission.admit(request, now, follow_up=follow_up)
         if not self._streams:
             self._progress = now
         stream = self._streams[request.request_id] = OutputStream()
@@ -148,11 +155,12 @@ class AsyncLLM:
         for output in outputs:
             if output.request_id not in self._streams:
                 continue  # the request was given up while its step hung
+            self._admission.start(output.request_id, now)
             if output.finish_reason is None:
                 self._streams[output.request_id].put(output)
                 continue
             self._streams.pop(output.request_id).put(output)
-            self._admission.release(now)
+            self._admission.release(output.request_id, now)
         if not self._streams:
             self._drained.set()
 

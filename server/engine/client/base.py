@@ -7,10 +7,10 @@ from server.engine.types import EngineOutput, EngineRequest, EngineStats
 
 
 class QueueFullError(Exception):
-    """The waiting queue is full. `retry_after` is the expected wait in seconds."""
+    """The waiting queue is full. A client that returns after `retry_after` seconds finds a place."""
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__(f"the queue is full; a place is expected in {retry_after:.1f} s")
+        super().__init__(f"the queue is full; a place is expected in {retry_after:.0f} s")
         self.retry_after = retry_after
 
 
@@ -31,8 +31,15 @@ class EngineClient(Protocol):
         """How many more requests it would take now."""
         ...
 
-    def submit(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
+    @property
+    def expected_wait(self) -> float:
+        """Seconds until what waits now has had its turn, by the rate of the recent past; 0 if nothing is known."""
+        ...
+
+    def submit(self, request: EngineRequest, *, follow_up: bool = False) -> AsyncIterator[EngineOutput]:
         """Accept `request` and return its outputs; the last one has a finish reason.
+
+        A `follow_up` belongs to a client's request that was accepted before: only `free_capacity` bounds it.
 
         Raises QueueFullError or EngineClosedError at once, never later: a returned iterator always ends with an output
         that has a finish reason.

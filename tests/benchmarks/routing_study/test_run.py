@@ -72,7 +72,10 @@ def test_all_variants_see_the_same_tokens_in_the_same_order(study: Study, materi
     assert next(other.streams["stable"]).token_ids_BL.tolist() != firsts[0][0]
 
 
-@pytest.mark.parametrize("variant", ["relu", "top-p", "expert-threshold"])
+@pytest.mark.parametrize(
+    "variant",
+    ["top-p", pytest.param("relu", marks=pytest.mark.slow), pytest.param("expert-threshold", marks=pytest.mark.slow)],
+)
 def test_a_stopped_and_resumed_run_ends_as_one_that_was_never_stopped(
     variant: str, study: Study, materials: Materials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

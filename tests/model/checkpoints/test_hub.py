@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from model.checkpoints.hub import find_checkpoint, is_hub_id
+from tests.model.checkpoints.gguf.test_file import write_small
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 FIND = (
@@ -34,7 +35,8 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, A
 @pytest.mark.parametrize(
     ("model", "expected"),
     [("org/name", True), ("Qwen/Qwen3-30B-A3B", True), ("./name", False), ("../a/b", False), ("/a/b", False),
-     ("name", False), ("a/b/c", False), ("a/..", False), ("bundled", False)],
+     ("name", False), ("a/b/c", False), ("org/name:file.gguf", True), ("dir/file.gguf", False),
+     ("org/name:Q4/file-00001-of-00002.gguf", True), ("org/name:file.bin", False), ("a/..", False), ("bundled", False)],
 )  # fmt: skip
 def test_what_is_a_hub_id(model: str, expected: bool) -> None:
     assert is_hub_id(model) is expected
@@ -78,6 +80,28 @@ def test_only_what_is_read_is_fetched(
     find_checkpoint("org/name")
     find_checkpoint("org/name", weights=False)
     assert [is_fetched(options) for options in fetched] == [with_weights, without]
+
+
+def test_a_file_of_a_repository_is_fetched_with_all_its_parts(fetched: list[dict[str, Any]], tmp_path: Path) -> None:
+    write_small(tmp_path / "model.gguf")
+    assert str(find_checkpoint("org/name:model.gguf", "v2")) == str(tmp_path / "model.gguf")
+    with pytest.raises(ValueError, match="no file"):
+        find_checkpoint("org/name:big-00001-of-00002.gguf")
+    assert [options["allow_patterns"] for options in fetched] == [
+        ["model.gguf"],
+        ["big-00001-of-00002.gguf", "big-00002-of-00002.gguf"],
+    ]
+
+
+def test_a_directory_with_one_gguf_file_is_that_file(tmp_path: Path) -> None:
+    write_small(tmp_path / "model.gguf")
+    (tmp_path / "mmproj-model.gguf").touch()  # a vision encoder
+    assert str(find_checkpoint(str(tmp_path))) == str(tmp_path / "model.gguf")
+    write_small(tmp_path / "other.gguf")
+    with pytest.raises(ValueError, match=r"several GGUF files: name one of them: model\.gguf, other\.gguf"):
+        find_checkpoint(str(tmp_path))
+    (tmp_path / "model.safetensors").touch()
+    assert find_checkpoint(str(tmp_path)) == tmp_path
 
 
 @pytest.mark.parametrize("model", ["no-such-directory", "./no/such", "a/b/c"])

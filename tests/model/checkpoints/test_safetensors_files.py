@@ -16,6 +16,7 @@ from model.checkpoints.safetensors_files import (
     open_checkpoint,
     read_config,
     save_weights,
+    shards,
 )
 from model.checkpoints.tensor_readers import FiniteCheckReader, ProgressReader, ReadOnceReader
 from tests.model.loading.plain_loading import load_weights
@@ -134,6 +135,14 @@ def test_a_truncated_shard_is_named(directory: Path, size: int) -> None:
         open_checkpoint(directory)
 
 
+def test_of_a_single_file_beside_an_index_the_former_is_read(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = (directory / "model.safetensors").read_bytes()
+    in_shards(directory)
+    (directory / "model.safetensors").write_bytes(content)
+    assert [path.name for path in shards(directory)] == ["model.safetensors"]
+    assert "are both there" in caplog.text
+
+
 def test_a_missing_shard_is_named(directory: Path) -> None:
     in_shards(directory)[2].unlink()
     with pytest.raises(CheckpointError, match=r"model-00003-of-00003.* is named in .*index\.json but missing"):
@@ -154,7 +163,7 @@ def test_a_tensor_in_two_files_is_named(directory: Path) -> None:
         open_checkpoint(directory)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth", "model.gguf"])
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "consolidated.00.pth"])
 def test_other_formats_are_refused_by_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     with pytest.raises(CheckpointError, match=f"holds {name} but no .safetensors file"):

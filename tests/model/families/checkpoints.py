@@ -74,10 +74,10 @@ def model_type(case: str) -> str:
     return found
 
 
-def write_checkpoint(case: str, directory: Path) -> Pair:
-    """A random model of that shape, saved by transformers."""
+def write_checkpoint(case: str, directory: Path, **changes: Any) -> Pair:
+    """A random model of that shape, saved by transformers. `changes`: other settings than those of the case."""
     torch.manual_seed(0)
-    config = json.loads((TINY / f"{case}.json").read_text())
+    config = json.loads((TINY / f"{case}.json").read_text()) | changes
     theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config)).float().eval()
     for name, tensor in (*theirs.named_parameters(), *theirs.named_buffers()):
         if _CONSTANT_AT_FIRST.search(name) and tensor.is_floating_point():

@@ -44,7 +44,7 @@ def llama(rope: dict[str, Any], head_dim: int = 64) -> LlamaConfig:
     return LlamaConfig(hidden_size=256, num_attention_heads=4, head_dim=head_dim, rope_parameters=dict(rope))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(LINEAR | LLAMA3 | YARN, st.floats(500, 1e7), st.sampled_from([16, 64, 128]), st.sampled_from([0.25, 0.5, 1.0]))
 def test_scaled_frequencies_are_those_of_transformers(
     rope: dict[str, Any], theta: float, head_dim: int, partial: float

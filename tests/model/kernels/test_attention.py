@@ -92,7 +92,7 @@ def test_equals_its_definition(shape: Shape, dtype: torch.dtype) -> None:
 
 
 @given(lengths=st.lists(st.tuples(st.integers(0, 150), st.integers(1, 40)), min_size=1, max_size=4), data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_equals_its_definition_at_any_length(lengths: list[tuple[int, int]], data: st.DataObject) -> None:
     shape = data.draw(st.sampled_from([Shape(4, 2, 32), Shape(5, 1, 48, latent=16)]))
     window = data.draw(st.none() | st.integers(1, 200))

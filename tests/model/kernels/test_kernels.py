@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("cpu_isa")  # at every level that runs here
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(rows=st.integers(1, 9), width=st.sampled_from([1, 7, 16, 37, 48, 256]))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_token_kernels_equal_their_definitions(rows: int, width: int, dtype: torch.dtype) -> None:
     x, gate, weight = normal(rows, width, dtype=dtype), normal(rows, width, dtype=dtype), normal(width)
     close(inference.rms_norm(x, weight, 1e-6, 1.0), reference.rms_norm(x, weight, 1e-6, 1.0), dtype)
@@ -82,7 +82,7 @@ def test_scaled_sums_equal_their_definition(scale: float, dtype: torch.dtype) ->
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(tokens=st.integers(1, 5), heads=st.integers(1, 3), half=st.integers(1, 40), rest=st.integers(0, 20))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_rotation_equals_its_definition(tokens: int, heads: int, half: int, rest: int, dtype: torch.dtype) -> None:
     """Of any width, and of heads that lie among other numbers."""
     whole = normal(tokens, heads + 2, 2 * half + rest + 3, dtype=dtype)
@@ -93,7 +93,7 @@ def test_rotation_equals_its_definition(tokens: int, heads: int, half: int, rest
 
 
 @given(tokens=st.integers(1, 6), experts=st.integers(1, 40), data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_chosen_experts_equal_their_definition(tokens: int, experts: int, data: st.DataObject) -> None:
     """Among scores with ties, too: to the lowest index. Rows may be part of wider ones."""
     k, over_all = data.draw(st.integers(1, experts)), data.draw(st.booleans())
@@ -104,7 +104,7 @@ def test_chosen_experts_equal_their_definition(tokens: int, experts: int, data: 
 
 
 @given(rows=st.integers(1, 5), width=st.integers(1, 600), data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_argmax_equals_its_definition(rows: int, width: int, data: st.DataObject) -> None:
     """The first of equals, among infinities, too."""
     scores_RV = torch.randint(-9, data.draw(st.sampled_from([-7, 10])), (rows, width)).float()

@@ -26,7 +26,7 @@ LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=4)
     bias=st.booleans(),
     silu=st.booleans(),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_short_conv(lengths: list[int], channels: int, taps: int, bias: bool, silu: bool, dtype: torch.dtype) -> None:
     starts, rows = ragged(lengths)
     x, weight = normal(sum(lengths), channels, dtype=dtype), normal(channels, taps)
@@ -55,7 +55,7 @@ def gated_delta_inputs(tokens: int, weights: GatedDelta, dtype: torch.dtype) -> 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @given(lengths=LENGTHS, taps=st.integers(2, 5), key_heads=st.sampled_from([1, 2, 4]), width=st.sampled_from([16, 64]))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_gated_delta(lengths: list[int], taps: int, key_heads: int, width: int, dtype: torch.dtype) -> None:
     starts, rows = ragged(lengths)
     weights = gated_delta_weights(taps, key_heads, width)
@@ -83,7 +83,7 @@ def mamba_inputs(tokens: int, sizes: tuple[int, int, int, int], dtype: torch.dty
     "sizes", [(4, 16, 1, 16), (4, 64, 2, 128), (3, 32, 3, 256), (2, 48, 1, 80), (2, 8, 1, 16)], ids=str
 )
 @given(lengths=LENGTHS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_mamba_scan(lengths: list[int], sizes: tuple[int, int, int, int], dtype: torch.dtype) -> None:
     starts, rows = ragged(lengths)
     x, dt, A, B, C = mamba_inputs(sum(lengths), sizes, dtype)

@@ -79,7 +79,7 @@ def test_every_registered_router_is_tested() -> None:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=repr)
 @given(tokens=st.integers(1, 37), seed=st.integers(0, 1000))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_token_is_routed_the_same_in_any_company(config: RouterConfig, tokens: int, seed: int) -> None:
     assert is_tokenwise(build_router(config, EXPERTS).eval(), *random_input(tokens, seed))
 

@@ -68,17 +68,49 @@ def gptq(weight: Tensor, groups: Sequence[int], bits: int = 4, *, first_form: bo
     """`groups`: the group of every input."""
     outputs, inputs = weight.shape
     codes, zeros, scales, plain = _grid(weight, groups, bits)
-    n = 32 // bits
-    qweight = [
-        [_word([codes[n * w + i][o] for i in range(n)], bits) for o in range(outputs)] for w in range(inputs // n)
-    ]
     less = 1 if first_form else 0
-    qzeros = [
-        [_word([(row[n * w + o] - less) % 2**bits for o in range(n)], bits) for w in range(outputs // n)]
-        for row in zeros
-    ]
+    by_output = [_words([codes[i][o] for i in range(inputs)], bits) for o in range(outputs)]
+    qweight = [list(words) for words in zip(*by_output, strict=True)]
+    qzeros = [_words([(zero - less) % 2**bits for zero in row], bits) for row in zeros]
     g_idx = torch.tensor(groups, dtype=torch.int32)
     return Encoded({"qweight": _int32(qweight), "qzeros": _int32(qzeros), "scales": scales, "g_idx": g_idx}, plain)
+
+
+def scaled(weight: Tensor, dtype: torch.dtype, strategy: str) -> Encoded:
+    """Eight bits with scales of all, of an output ("channel"), or of 16 inputs of an output ("group")."""
+    highest = 448 if dtype.is_floating_point else 127
+    outputs, inputs = weight.shape
+    groups = {"tensor": weight.view(1, -1), "channel": weight, "group": weight.view(-1, 16)}[strategy]
+    scales = groups.abs().amax(1, keepdim=True) / highest
+    codes = groups / scales if dtype.is_floating_point else (groups / scales).round()
+    codes = codes.to(dtype)
+    shape = {"tensor": (), "channel": (outputs, 1), "group": (outputs, inputs // 16)}[strategy]
+    plain = (codes.float() * scales).view_as(weight)
+    return Encoded({"weight": codes.view_as(weight), "weight_scale": scales.view(shape)}, plain)
+
+
+def packed(weight: Tensor, bits: int = 4, *, zeros: bool = False) -> Encoded:
+    """compressed-tensors with groups of 16 inputs."""
+    outputs, inputs = weight.shape
+    codes, zero_points, scales, plain = _grid(weight, [i // 16 for i in range(inputs)], bits)
+    half, per_word = 2 ** (bits - 1), 32 // bits
+    if not zeros:  # codes around half of the range
+        scales = weight.view(outputs, -1, 16).abs().amax(2).T / (half - 1)
+        signed = (weight / scales.T.repeat_interleave(16, 1)).round()
+        codes, plain = (signed + half).int().T.tolist(), signed * scales.T.repeat_interleave(16, 1)
+    words = [
+        [_word([codes[per_word * w + i][o] for i in range(per_word)], bits) for w in range(inputs // per_word)]
+        for o in range(outputs)
+    ]
+    parts = {"weight_packed": _int32(words), "weight_scale": scales.T.contiguous()}
+    parts["weight_shape"] = torch.tensor([outputs, inputs])
+    if zeros:
+        of_outputs = [
+            [_word([row[per_word * w + o] for o in range(per_word)], bits) for row in zero_points]
+            for w in range(outputs // per_word)
+        ]
+        parts["weight_zero_point"] = _int32(of_outputs)
+    return Encoded(parts, plain)
 
 
 def _grid(weight: Tensor, groups: Sequence[int], bits: int) -> tuple[list[list[int]], list[list[int]], Tensor, Tensor]:
@@ -102,6 +134,12 @@ def _grid(weight: Tensor, groups: Sequence[int], bits: int) -> tuple[list[list[i
 def _word(values: Sequence[int], bits: int) -> int:
     """The values in one word, the first in the lowest bits."""
     return sum(value << (bits * place) for place, value in enumerate(values))
+
+
+def _words(values: Sequence[int], bits: int) -> list[int]:
+    """The values in as many words as they need, one after another."""
+    whole = _word(values, bits)
+    return [whole >> start & 0xFFFFFFFF for start in range(0, bits * len(values), 32)]
 
 
 def _int32(words: list[list[int]]) -> Tensor:

@@ -12,7 +12,7 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from model.checkpoints.safetensors_files import CheckpointError, CheckpointReader, open_checkpoint
 from model.quantization.formats import dequantized, nearest_scheme
 from model.quantization.formats.mxfp4 import Mxfp4
-from tests.model.quantization.encoded_formats import Encoded, awq, fp8, gptq, mxfp4
+from tests.model.quantization.encoded_formats import Encoded, awq, fp8, gptq, mxfp4, packed, scaled
 
 ROWS, COLUMNS = 48, 64
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [32, 24]}
@@ -40,6 +40,17 @@ def matrix(directory: Path, encoded: Encoded, settings: dict[str, Any]) -> Check
     return stored(directory, {f"a.{name}": tensor for name, tensor in encoded.parts.items()}, settings)
 
 
+def compressed(layout: str, bits: int, kind: str, strategy: str) -> dict[str, Any]:
+    weights = {"num_bits": bits, "type": kind, "strategy": strategy, "symmetric": True}
+    return {"quant_method": "compressed-tensors", "format": layout, "config_groups": {"group_0": {"weights": weights}}}
+
+
+def bitsandbytes() -> Encoded:
+    codes, scale = scaled(random_weight(ROWS, COLUMNS), torch.int8, "channel").parts.values()
+    largest = scale.flatten() * 127
+    return Encoded({"weight": codes, "SCB": largest}, codes.float() * (largest / 127)[:, None])
+
+
 CASES: dict[str, tuple[Encoded, dict[str, Any], str]] = {
     "fp8": (fp8(random_weight(ROWS, COLUMNS), (32, 24)), FP8, "int8"),
     "awq": (awq(random_weight(ROWS, COLUMNS), 16), AWQ, "int4"),
@@ -51,6 +62,43 @@ CASES: dict[str, tuple[Encoded, dict[str, Any], str]] = {
         "int4",
     ),
     "gptq 8 bits": (gptq(random_weight(ROWS, COLUMNS), SHUFFLED, 8), GPTQ | {"bits": 8}, "int8"),
+    "gptq 3 bits": (gptq(random_weight(64, COLUMNS), SHUFFLED, 3), GPTQ | {"bits": 3}, "int4"),
+    "fp8 by tensor": (
+        scaled(random_weight(ROWS, COLUMNS), torch.float8_e4m3fn, "tensor"),
+        {"quant_method": "fp8", "activation_scheme": "static"},
+        "int8",
+    ),
+    "modelopt": (
+        scaled(random_weight(ROWS, COLUMNS), torch.float8_e4m3fn, "tensor"),
+        {"quant_method": "modelopt", "quant_algo": "FP8"},
+        "int8",
+    ),
+    "compressed fp8": (
+        scaled(random_weight(ROWS, COLUMNS), torch.float8_e4m3fn, "channel"),
+        compressed("float-quantized", 8, "float", "channel"),
+        "int8",
+    ),
+    "compressed int8": (
+        scaled(random_weight(ROWS, COLUMNS), torch.int8, "group"),
+        compressed("int-quantized", 8, "int", "group"),
+        "int8",
+    ),
+    "compressed packed": (
+        packed(random_weight(ROWS, COLUMNS)),
+        compressed("pack-quantized", 4, "int", "group"),
+        "int4",
+    ),
+    "compressed packed with zero points": (
+        packed(random_weight(ROWS, COLUMNS), zeros=True),
+        compressed("pack-quantized", 4, "int", "group"),
+        "int4",
+    ),
+    "compressed packed 8 bits": (
+        packed(random_weight(ROWS, COLUMNS), 8),
+        compressed("pack-quantized", 8, "int", "group"),
+        "int8",
+    ),
+    "bitsandbytes": (bitsandbytes(), {"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8"),
 }
 
 
@@ -60,7 +108,8 @@ def test_decoded_equals_encoded(case: str, tmp_path: Path) -> None:
     reader = matrix(tmp_path, encoded, settings)
     assert list(reader.names()) == ["a.weight"]
     header, plain = reader.header("a.weight"), reader.get("a.weight")
-    assert (header.shape, header.dtype) == (tuple(plain.shape), plain.dtype) == ((ROWS, COLUMNS), torch.float32)
+    assert (header.shape, header.dtype) == (tuple(plain.shape), plain.dtype)
+    assert (header.shape, header.dtype) == (tuple(encoded.plain.shape), torch.float32)
     assert header.stored_bytes == sum(part.nbytes for part in encoded.parts.values())
     assert torch.equal(plain, encoded.plain)
     assert nearest_scheme({"quantization_config": settings}) == scheme
@@ -70,8 +119,8 @@ def test_decoded_equals_encoded(case: str, tmp_path: Path) -> None:
 def test_the_encoders_of_these_tests_stay_near_the_weight(case: str) -> None:
     """Negative control: an encoder that lost the weight could agree with a decoder that does too."""
     encoded, _, _ = CASES[case]
-    weight = random_weight(ROWS, COLUMNS)
-    assert (encoded.plain - weight).norm() < 0.2 * weight.norm()
+    weight = random_weight(*encoded.plain.shape)
+    assert (encoded.plain - weight).norm() < 0.25 * weight.norm()
     assert len(set(encoded.plain.flatten().tolist())) > 100
 
 
@@ -122,11 +171,18 @@ def test_mxfp4_equals_transformers() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"quant_method": "bitsandbytes"}, r"quant_method is 'bitsandbytes' .* known are: awq, fp8, gptq, mxfp4$"),
-        ({}, "quant_method is None"),
+        (
+            {"quant_method": "hqq"},
+            r"quant_method is 'hqq' .* known are: awq, bitsandbytes, compressed-tensors, ",
+        ),
+        ({}, "quant_method is 'None'"),
         (AWQ | {"bits": 3}, "bits is 3 .* for quant_method awq are: 4"),
         (AWQ | {"version": "gemv"}, "version is 'gemv' .* gemm"),
-        (GPTQ | {"bits": 3}, "bits is 3 .* for quant_method gptq are: 4, 8"),
+        (GPTQ | {"bits": 2}, "bits is 2 .* for quant_method gptq are: 3, 4, 8"),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "load_in_4bit is True"),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "quant_algo is 'NVFP4'"),
+        (compressed("nvfp4-pack-quantized", 4, "float", "group"), "format is 'nvfp4-pack-quantized'"),
+        ({"quant_method": "compressed-tensors", "format": "int-quantized"}, "config_groups"),
         (GPTQ | {"checkpoint_format": "marlin"}, "checkpoint_format is 'marlin' .* gptq, gptq_v2"),
         (FP8 | {"activation_scheme": "static"}, "activation_scheme is 'static'"),
         (FP8 | {"weight_block_size": None}, "weight_block_size is None"),
@@ -141,8 +197,8 @@ def test_what_is_not_known_is_refused(settings: dict[str, Any], message: str) ->
 @pytest.mark.parametrize("case", CASES)
 def test_parts_that_do_not_fit(case: str, tmp_path: Path) -> None:
     encoded, settings, _ = CASES[case]
-    name = "weight_scale_inv" if case == "fp8" else "scales"
-    broken = Encoded(encoded.parts | {name: encoded.parts[name][:, :-1].contiguous()}, encoded.plain)
+    name = next(name for name in ("weight_scale_inv", "weight_scale", "SCB", "scales") if name in encoded.parts)
+    broken = Encoded(encoded.parts | {name: torch.ones(7, 5)}, encoded.plain)
     with pytest.raises(CheckpointError, match=rf"a\.weight is stored in parts that do not fit.*a\.{name}"):
         matrix(tmp_path, broken, settings).header("a.weight")
 
@@ -154,6 +210,19 @@ def test_a_missing_part_is_named(case: str, tmp_path: Path) -> None:
     rest = {name: part for name, part in encoded.parts.items() if name != first}
     with pytest.raises(CheckpointError, match=rf"a\.{first} is missing"):
         matrix(tmp_path, Encoded(rest, encoded.plain), settings)
+
+
+def test_groups_lie_in_order_without_their_index(tmp_path: Path) -> None:
+    encoded, settings, _ = CASES["gptq"]
+    parts = {name: part for name, part in encoded.parts.items() if name != "g_idx"}
+    assert torch.equal(matrix(tmp_path, Encoded(parts, encoded.plain), settings).get("a.weight"), encoded.plain)
+
+
+def test_scales_that_are_not_of_weights_are_left_out(tmp_path: Path) -> None:
+    encoded, settings, _ = CASES["fp8 by tensor"]
+    others = {"input_scale": torch.ones(()), "k_scale": torch.ones(()), "v_scale": torch.ones(())}
+    reader = matrix(tmp_path, Encoded(encoded.parts | others, encoded.plain), settings)
+    assert list(reader.names()) == ["a.weight"]
 
 
 def test_a_group_that_is_not_there(tmp_path: Path) -> None:

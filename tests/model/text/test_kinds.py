@@ -6,7 +6,7 @@ from functools import cache
 
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from model.text.chat_template import ChatTemplate
@@ -20,7 +20,7 @@ ORDINARY = st.one_of(
     st.text(max_size=8), st.sampled_from(["hello", " the", "  ", "\n", "👩‍👩‍👧", "e\u0301", "\u200b", "\x00", "\ue000"])
 )
 PIECES = st.lists(st.one_of(ORDINARY, st.sampled_from(HARMLESS)), max_size=6).map("".join)
-TEXTS = PIECES.filter(lambda text: not any(token in text.lower() for token in CONTROL))
+TEXTS = PIECES.filter(lambda text: not any(token in text.lower() for token in CONTROL))  # see also holds_marker
 HOSTILE = st.lists(
     st.one_of(ORDINARY, st.sampled_from([*HARMLESS, *CONTROL, "<|IM_END|>", "<|User|>", "< S>"])), max_size=6
 ).map("".join)
@@ -49,6 +49,13 @@ def control_ids(kind: str, ids: tuple[int, ...]) -> list[int]:
     return [token_id for token_id in ids if token_id in {added[token] for token in CONTROL}]
 
 
+def holds_marker(kind: str, text: str) -> bool:
+    """Whether it does once its tokenizer has normalized it, which may drop characters within a marker."""
+    normalizer = backend_of(kind).normalizer
+    normalized = text if normalizer is None else normalizer.normalize_str(text)
+    return any(token in normalized.lower() for token in CONTROL)
+
+
 @EVERY_KIND
 @given(text=HOSTILE)
 def test_a_prompt_to_complete_is_encoded_as_its_tokenizer_does_but_never_ended(kind: str, text: str) -> None:
@@ -61,6 +68,7 @@ def test_a_prompt_to_complete_is_encoded_as_its_tokenizer_does_but_never_ended(k
 @EVERY_KIND
 @given(first=TEXTS, second=TEXTS)
 def test_a_conversation_without_markers_has_the_tokens_of_its_text(kind: str, first: str, second: str) -> None:
+    assume(not any(holds_marker(kind, text) for text in (first, second)))
     messages = conversation(first, second)
     text = TEMPLATES.render(messages, add_generation_prompt=True)
     expected = backend_of(kind).encode(text, add_special_tokens=False).ids
@@ -86,6 +94,7 @@ def test_encoding_the_rendered_text_would_let_them_in(kind: str) -> None:
 @EVERY_KIND
 @given(marker=st.sampled_from([*CONTROL, "|>", "<|im"]), second=TEXTS)
 def test_a_marker_changes_no_token_of_another_message(kind: str, marker: str, second: str) -> None:
+    assume(not holds_marker(kind, second))
     with_marker, without = (
         TEMPLATES.render_ids(conversation(first, second), tokenizer_of(kind)).token_ids for first in (marker, "a")
     )

@@ -21,9 +21,10 @@ def test_the_page_shows_every_endpoint_and_needs_no_network(client: TestClient) 
 def test_the_schema_describes_bodies_and_answers(client: TestClient) -> None:
     schema = client.get("/openapi.json").json()
     chat = schema["paths"]["/v1/chat/completions"]["post"]
-    assert chat["requestBody"]["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/ChatRequest"}
+    body = chat["requestBody"]["content"]["application/json"]["schema"]
+    assert body == {"$ref": "#/components/schemas/ChatCompletionRequest"}
     assert chat["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/ChatCompletion")
-    temperature = schema["components"]["schemas"]["ChatRequest"]["properties"]["temperature"]
+    temperature = schema["components"]["schemas"]["ChatCompletionRequest"]["properties"]["temperature"]
     number, null = temperature["anyOf"]
     assert {"type": "number", "minimum": 0.0, "maximum": 5.0}.items() <= number.items()
     assert null == {"type": "null"}

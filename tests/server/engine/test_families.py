@@ -28,14 +28,15 @@ def streams() -> list[EngineRequest]:
     return [request(f"r{i}", prompt, 6, boundaries=(len(prompt) // 2,)) for i, prompt in enumerate(prompts)]
 
 
-def expected(network: CausalLM) -> dict[str, tuple[int, ...]]:
-    return {asked.request_id: oracle(network, asked) for asked in streams()}
+@pytest.fixture(scope="module")
+def expected(served: CausalLM) -> dict[str, tuple[int, ...]]:
+    return {asked.request_id: oracle(served, asked) for asked in streams()}
 
 
-def test_batched_and_cached(served: CausalLM) -> None:
+def test_batched_and_cached(served: CausalLM, expected: dict[str, tuple[int, ...]]) -> None:
     engine = Engine(served, engine_config(max_num_batched_tokens=37))
     for _ in range(2):  # the second time from the prefix cache
-        assert {name: output.token_ids for name, output in run(engine, streams()).items()} == expected(served)
+        assert {name: output.token_ids for name, output in run(engine, streams()).items()} == expected
     assert engine.stats().prefix_cache_hits > 0
 
 
@@ -45,17 +46,17 @@ def test_without_what_newer_processors_have(served: CausalLM) -> None:
     assert all(len(output.token_ids) == 6 for output in found.values())
 
 
-def test_preempted(served: CausalLM) -> None:
+def test_preempted(served: CausalLM, expected: dict[str, tuple[int, ...]]) -> None:
     config = engine_config(max_model_len=64, max_num_seqs=COUNT, block_size=4, prefix_caching=False)
     if not any(hasattr(spec, "bytes_per_token") for spec in served.cache_specs()):
         pytest.skip("without keys and values nothing runs short")
     budget = bytes_for(served, config, blocks=20)
     changes = {"max_model_len": 64, "max_num_seqs": COUNT, "block_size": 4, "prefix_caching": False}
     engine = Engine(served, engine_config(**changes, cache_bytes=budget))
-    assert {name: output.token_ids for name, output in run(engine, streams()).items()} == expected(served)
+    assert {name: output.token_ids for name, output in run(engine, streams()).items()} == expected
     assert engine.stats().preemptions > 0
 
 
-def test_the_contexts_of_these_tests_matter(served: CausalLM) -> None:
+def test_the_contexts_of_these_tests_matter(expected: dict[str, tuple[int, ...]]) -> None:
     """Negative control: a network that repeats one token would pass everything above."""
-    assert len(set(expected(served).values())) > COUNT // 2
+    assert len(set(expected.values())) > COUNT // 2

@@ -13,8 +13,8 @@ from server.engine.engine import Engine
 from server.engine.logits_processors import FORBIDDEN, build_logits_processors
 from server.engine.sampler import process_logits
 from server.engine.sequence import Sequence
-from server.engine.types import SamplingParams
-from tests.server.engine.tiny import drain, engine_config, oracle, random_prompt, request
+from server.engine.types import SamplingParams, ThinkingBudget
+from tests.server.engine.tiny import drain, engine_config, oracle, random_prompt, request, run
 
 EOS = frozenset({2})
 
@@ -162,3 +162,44 @@ def test_a_forbidden_token_never_comes_and_the_neighbours_keep_their_bits(networ
     for name in ("r0", "r1", "r3", "r4", "r5"):
         assert results[name].token_ids == free[name]
         assert results[name].logprobs == plain[name].logprobs
+
+
+def thinking(max_tokens: int, *, is_open: bool = False) -> SamplingParams:
+    budget = ThinkingBudget(max_tokens, open=() if is_open else (7,), close=(8, 9), forced=(5, 8, 9))
+    return SamplingParams(max_tokens=20, thinking_budget=budget)
+
+
+def forced_token(sampling: SamplingParams, output: Tokens[int]) -> int | None:
+    """The only token that may come after the output; None if any may."""
+    changed_V = processed(torch.zeros(10), sampling, [1], output)
+    allowed = [token for token, logit in enumerate(changed_V.tolist()) if logit > FORBIDDEN / 2]
+    return allowed[0] if len(allowed) == 1 else None
+
+
+@pytest.mark.parametrize(
+    ("sampling", "output", "expected"),
+    [
+        (thinking(2, is_open=True), [], None),
+        (thinking(2, is_open=True), [1, 1], 5),
+        (thinking(2, is_open=True), [1, 1, 5], 8),
+        (thinking(2, is_open=True), [1, 1, 5, 8], 9),
+        (thinking(2, is_open=True), [1, 1, 5, 8, 9], None),
+        (thinking(3, is_open=True), [8, 9, 1, 1, 1, 1], None),  # it has ended by itself
+        (thinking(2), [1, 1, 1, 1], None),  # it has not begun
+        (thinking(2), [1, 7, 1], None),
+        (thinking(2), [1, 7, 1, 1], 5),
+        (thinking(0), [7], 5),
+        (thinking(0, is_open=True), [], 5),
+    ],
+)
+def test_a_thinking_budget(sampling: SamplingParams, output: list[int], expected: int | None) -> None:
+    assert forced_token(sampling, output) == expected
+
+
+def test_a_thinking_budget_in_the_engine(network: CausalLM) -> None:
+    prompt = random_prompt(np.random.default_rng(5), 12)
+    plain = run(Engine(network, engine_config()), [request("r", prompt, 8)])["r"].token_ids
+    budget = ThinkingBudget(2, open=(plain[0],), close=(8, 9), forced=(8, 9))
+    limited = run(Engine(network, engine_config()), [request("r", prompt, 8, thinking_budget=budget)])["r"].token_ids
+    assert limited[:5] == (*plain[:3], 8, 9)
+    assert len(limited) == 8

@@ -42,7 +42,7 @@ MESSAGES: list[Any] = [
     SAMPLING,
     GenerateRequest("g", (3, 4, 5), SAMPLING, **COMMON),
     ScoreRequest("s", (3, 4, 5), 2, **COMMON),
-    EmbedRequest("e", (3, 4, 5), **COMMON),
+    EmbedRequest("e", (3, 4, 5), "mean", **COMMON),
     LOGPROBS[0],
     TIMES,
     EngineOutput("g", (4, 6), LOGPROBS * 2, LOGPROBS, 1, FinishReason.STOP, "because", TIMES, (0.1, -1e30)),

@@ -262,7 +262,7 @@ def test_a_full_queue_and_a_closed_engine_refuse(server: Server, observed: Obser
 
 
 def test_what_the_engine_cannot_serve_is_the_clients_error(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: object) -> None:
+    def refuse(_: object, *, follow_up: bool) -> None:
         raise ValueError("the prompt has token id 9")
 
     monkeypatch.setattr(server.engine, "submit", refuse)

@@ -53,7 +53,7 @@ def test_every_route_is_closed_or_on_the_public_list(closed: TestClient, path: s
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == "Bearer"
     if method != "HEAD":
-        assert response.json()["error"]["code"] == "invalid_api_key"
+        assert "API key" in str(response.json()["error"])
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,7 @@ def test_another_seed_gives_other_weights(prepared: Path, tmp_path: Path) -> Non
     assert any(not torch.equal(weights(a)[name], tensor) for name, tensor in weights(b).items())
 
 
+@pytest.mark.slow
 def test_a_run_overfits_logs_exports_and_speaks(prepared: Path, tmp_path: Path) -> None:
     trainer = Trainer(recipe(tokens=40_000), prepared, tmp_path / "run")
     directory = run(trainer, tokenizer_dir=BUNDLED, validate_on=["generate/rhymes-en"], validate_every=10)

@@ -63,7 +63,7 @@ REQUESTS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(REQUESTS, st.integers(6, 60), st.integers(1, 9), st.booleans())
 def test_any_mix_in_any_memory(
     wanted: list[tuple[list[int], int, int]], blocks: int, slots: int, has_state: bool

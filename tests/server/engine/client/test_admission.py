@@ -1,73 +1,186 @@
-"""How many requests are taken, and what a refused client is told to wait."""
+"""Which requests are taken, and whether a refused client that returns when it is told to finds a place."""
+
+import heapq
+import random
+from dataclasses import dataclass, field, replace
+from itertools import count
 
 import pytest
 
-from server.engine.client.admission import MAX_WAIT, MIN_WAIT, AdmissionControl
+from server.engine.client.admission import MIN_QUEUE, MIN_WAIT, AdmissionControl, QueueLimits
 from server.engine.client.base import QueueFullError
+from server.engine.types import EngineRequest, GenerateRequest, SamplingParams
+
+LIMITS = QueueLimits(max_running=2, max_queue=100, max_tokens=10_000, max_wait=10.0)
+WARM_UP = 20.0  # seconds in which the rate is not known yet
+numbers = count()
 
 
-def busy(*, since: float) -> AdmissionControl:
-    """With so many requests that it never becomes idle."""
-    admission = AdmissionControl(2000)
-    for _ in range(1100):
-        admission.admit(since)
+def request(prompt_tokens: int = 50, max_tokens: int = 50) -> EngineRequest:
+    return GenerateRequest(f"r{next(numbers)}", tuple(range(prompt_tokens)), SamplingParams(max_tokens=max_tokens))
+
+
+def admitted(admission: AdmissionControl, now: float, how_many: int, prompt_tokens: int = 50) -> list[str]:
+    asked = [request(prompt_tokens) for _ in range(how_many)]
+    for one in asked:
+        admission.admit(one, now)
+    return [one.request_id for one in asked]
+
+
+def with_measured_rate() -> AdmissionControl:
+    """100 tokens of work leave the queue per second; nothing waits."""
+    admission = AdmissionControl(LIMITS)
+    ids = admitted(admission, 0.0, 20)
+    for second, request_id in enumerate(ids, start=1):
+        admission.start(request_id, float(second))
+        admission.release(request_id, float(second))
     return admission
 
 
-def test_the_capacity_is_kept_and_given_back() -> None:
-    admission = AdmissionControl(2)
-    admission.admit(0.0)
-    admission.admit(0.0)
-    with pytest.raises(QueueFullError) as refusal:
-        admission.admit(5.0)
-    assert refusal.value.retry_after == 5.0
+def test_the_number_of_requests_is_bounded_and_given_back() -> None:
+    admission = AdmissionControl(QueueLimits(2, 1, 10_000, 10.0))
+    first, *_ = admitted(admission, 0.0, 3)
     assert admission.free_capacity == 0
-    admission.release(6.0)
+    with pytest.raises(QueueFullError):
+        admission.admit(request(), 0.0)
+    admission.release(first, 1.0)
     assert admission.free_capacity == 1
-    admission.admit(6.0)
 
 
-def test_the_wait_is_the_time_between_completions() -> None:
-    admission = busy(since=0.0)
-    for second in range(1, 11):
-        admission.release(float(second))
-    assert admission.expected_wait(10.0) == 1.0
+def test_the_number_of_prompt_tokens_is_bounded() -> None:
+    admission = AdmissionControl(LIMITS)
+    admitted(admission, 0.0, 9, prompt_tokens=1000)
+    admitted(admission, 0.0, 1)  # a short one still fits
+    with pytest.raises(QueueFullError):
+        admission.admit(request(prompt_tokens=1000), 0.0)
 
 
-def test_without_a_completion_it_grows_with_the_time_waited() -> None:
-    admission = busy(since=100.0)
-    assert admission.expected_wait(100.0) == MIN_WAIT
-    assert admission.expected_wait(105.0) == 5.0
+def test_the_expected_wait_is_bounded() -> None:
+    admission = with_measured_rate()
+    for request_id in admitted(admission, 30.0, 2):
+        admission.start(request_id, 30.0)
+    admitted(admission, 30.0, 8)
+    assert admission.expected_wait == pytest.approx(8.0, rel=0.3)
+    with pytest.raises(QueueFullError):
+        admission.admit(request(), 30.0)
+
+
+def test_a_few_requests_may_wait_on_the_slowest_machine() -> None:
+    admission = with_measured_rate()
+    for _ in range(MIN_QUEUE):
+        admission.admit(request(prompt_tokens=5000), 30.0)
+    with pytest.raises(QueueFullError):
+        admission.admit(request(), 30.0)
+
+
+def test_a_follow_up_is_bounded_by_the_number_of_requests_alone() -> None:
+    admission = with_measured_rate()
+    admitted(admission, 30.0, 5)
+    for _ in range(LIMITS.max_running + LIMITS.max_queue - 5):
+        admission.admit(request(), 30.0, follow_up=True)
+    with pytest.raises(QueueFullError):
+        admission.admit(request(), 30.0, follow_up=True)
 
 
 def test_idle_time_does_not_count() -> None:
-    admission = AdmissionControl(9)
-    admission.admit(0.0)
-    admission.release(1.0)
-    for _ in range(3):
-        admission.admit(1000.0)
-    admission.release(1001.0)
-    admission.release(1002.0)
-    assert admission.expected_wait(1002.0) == 1.0
+    admission = with_measured_rate()
+    admitted(admission, 10_000.0, 1)
+    assert admission.expected_wait == pytest.approx(1.0)
 
 
-def test_old_completions_are_forgotten_and_the_wait_is_bounded() -> None:
-    admission = busy(since=0.0)
-    for _ in range(300):
-        admission.release(1.0)
-    assert admission.expected_wait(1.0) == MIN_WAIT
-    assert admission.expected_wait(500.0) == 30.0 <= MAX_WAIT
+def test_without_a_measurement_the_client_comes_back_soon() -> None:
+    admission = AdmissionControl(QueueLimits(1, 0, 10_000, 10.0))
+    admitted(admission, 0.0, 1)
+    with pytest.raises(QueueFullError) as refusal:
+        admission.admit(request(), 0.0)
+    assert refusal.value.retry_after == MIN_WAIT
 
 
-def test_many_fast_completions_are_measured_over_their_own_span() -> None:
-    admission = busy(since=0.0)
-    for number in range(1000):
-        admission.release(number / 2)
-    assert admission.expected_wait(499.5) == 0.5 * 60 / 61
+@dataclass
+class Simulation:
+    """A server with as many places as LIMITS run, and clients that come at random and obey Retry-After once."""
+
+    arrival_rate: float  # requests per second
+    service_rate: float  # requests per second, on average
+    seconds: float
+    limits: QueueLimits
+    obey: bool = True
+    look_the_same: bool = False
+    waits: list[float] = field(default_factory=list)
+    returns: list[bool] = field(default_factory=list)
+    served: int = 0
+
+    def run(self) -> "Simulation":
+        self._random, self._events, self._numbers = random.Random(0), list[tuple[float, int, str, str]](), count()
+        self._admission, self._queue = AdmissionControl(self.limits), list[tuple[str, float]]()
+        self._free, self._refused = self.limits.max_running, dict[str, EngineRequest]()
+        time = 0.0
+        while (time := time + self._random.expovariate(self.arrival_rate)) < self.seconds:
+            self._push(time, "arrives")
+        while self._events:
+            now, _, event, request_id = heapq.heappop(self._events)
+            if event == "ends":
+                self._admission.release(request_id, now)
+                self._free += 1
+                self.served += now <= self.seconds
+            else:
+                self._arrive(now, request_id)
+            self._fill_places(now)
+        return self
+
+    def _push(self, time: float, event: str, request_id: str = "") -> None:
+        heapq.heappush(self._events, (time, next(self._numbers), event, request_id))
+
+    def _ask(self, earlier: str) -> EngineRequest:
+        """A new request, or that of a client that returns, under a new id as always."""
+        if earlier in self._refused:
+            return replace(self._refused.pop(earlier), request_id=f"r{next(numbers)}")
+        tokens = 50 if self.look_the_same else self._random.randint(10, 90)
+        start = 0 if self.look_the_same else next(numbers)
+        ids = tuple(range(start, start + tokens))
+        return GenerateRequest(f"r{next(numbers)}", ids, SamplingParams(max_tokens=50))
+
+    def _arrive(self, now: float, like: str) -> None:
+        is_new = like not in self._refused
+        asked = self._ask(like)
+        try:
+            self._admission.admit(asked, now)
+            self._queue.append((asked.request_id, now))
+        except QueueFullError as refusal:
+            if is_new:
+                wait = refusal.retry_after if self.obey else self._random.uniform(0, 10)
+                self._refused[asked.request_id] = asked
+                self._push(now + wait + self._random.uniform(0.001, 0.05), "returns", asked.request_id)
+        if not is_new and WARM_UP < now < self.seconds:
+            self.returns.append(bool(self._queue) and self._queue[-1][0] == asked.request_id)
+
+    def _fill_places(self, now: float) -> None:
+        while self._queue and self._free:
+            request_id, arrived = self._queue.pop(0)
+            self._free -= 1
+            self._admission.start(request_id, now)
+            self.waits.append(now - arrived)
+            seconds = self._random.uniform(0.5, 1.5) * self.limits.max_running / self.service_rate
+            self._push(now + seconds, "ends", request_id)
 
 
-def test_no_more_time_is_counted_than_the_kept_completions_took() -> None:
-    admission = busy(since=0.0)
-    for number in range(1000):
-        admission.release(number * 0.11)
-    assert admission.expected_wait(999 * 0.11) == pytest.approx(0.11 * 255 / 256)  # 256 are kept, within the window
+OVERLOADS = [(24, 8, LIMITS), (10, 8, LIMITS), (24, 8, QueueLimits(64, 64, 2**20, 10)), (60, 20, LIMITS)]
+
+
+@pytest.mark.parametrize(("arrivals", "service", "limits"), OVERLOADS)
+def test_who_obeys_retry_after_finds_a_place(arrivals: float, service: float, limits: QueueLimits) -> None:
+    overload = Simulation(arrivals, service, 100.0, limits).run()
+    assert sum(overload.returns) >= 0.95 * len(overload.returns) > 100
+    assert sorted(overload.waits)[int(0.95 * len(overload.waits))] <= limits.max_wait
+    assert overload.served >= 0.9 * service * 100.0
+
+
+def test_requests_that_look_the_same_may_take_each_others_places() -> None:
+    overload = Simulation(24, 8, 100.0, LIMITS, look_the_same=True).run()
+    assert sum(overload.returns) >= 0.7 * len(overload.returns) > 100
+
+
+def test_who_does_not_obey_is_mostly_refused() -> None:
+    """The control: it is the return windows that keep the places."""
+    overload = Simulation(24, 8, 100.0, LIMITS, obey=False).run()
+    assert sum(overload.returns) < 0.5 * len(overload.returns)

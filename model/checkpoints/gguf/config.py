@@ -1,0 +1,353 @@
+"""The metadata of a GGUF file as the config.json of the checkpoint it was made from."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from model.checkpoints.gguf.file import GgufFile, StoredTensor
+from model.checkpoints.reader import CheckpointError
+
+Json = dict[str, Any]
+SOFTMAX, SIGMOID = 1, 2  # gating functions
+INT4_BITS, INT8_BITS = 5.0, 9.0  # the most bits per weight of files that are served as int4, and as int8
+_QUANTIZED = 16.0
+
+
+class Metadata:
+    """The metadata of an architecture without its prefix, and the tensors of all files of a model."""
+
+    def __init__(self, files: tuple[GgufFile, ...]) -> None:
+        self._all = files[0].metadata
+        self.architecture = str(self._all.get("general.architecture"))
+        self.tensors: dict[str, StoredTensor] = {name: t for file in files for name, t in file.tensors.items()}
+        self._files = files
+
+    def get(self, key: str, default: Any = None) -> Any:
+        value = self._all.get(f"{self.architecture}.{key}", default)
+        return value.tolist() if isinstance(value, np.ndarray) else value
+
+    def __getitem__(self, key: str) -> Any:
+        value = self.get(key)
+        if value is None:
+            raise CheckpointError(f"{self.name} has no {self.architecture}.{key} in its metadata")
+        return value
+
+    def number(self, key: str, default: int | None = None) -> int:
+        """A whole number; of a list with one for every layer, the largest."""
+        value = self.get(key, default) if default is not None else self[key]
+        value = max(value, default=0) if isinstance(value, list) else value
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise CheckpointError(f"{self.name} has {self.architecture}.{key} {value!r}: a whole number is expected")
+        return value
+
+    @property
+    def layers(self) -> int:
+        """The number of layers, those for multi-token prediction included. No more than there are tensors."""
+        count = self.number("block_count")
+        if not 0 < count <= len(self.tensors):
+            raise CheckpointError(f"{self.name} has {len(self.tensors)} tensors for {count} layers")
+        return count
+
+    @property
+    def experts(self) -> int:
+        """The number of experts of a layer, which is that of the stored ones."""
+        count = self.number("expert_count")
+        stored = next((t.shape[0] for name, t in self.tensors.items() if name.endswith("_exps.weight")), 0)
+        if count != stored:
+            raise CheckpointError(f"{self.name} holds {stored} experts, but its metadata says {count}")
+        return count
+
+    @property
+    def name(self) -> str:
+        return self._files[0].path.name
+
+    def rows(self, name: str) -> int:
+        """The number of rows of a matrix, of a stack of matrices those of each."""
+        if name not in self.tensors:
+            raise CheckpointError(f"{self.name} has no tensor {name}")
+        return self.tensors[name].shape[-2] if len(self.tensors[name].shape) > 1 else 1
+
+    def read(self, name: str) -> list[float]:
+        """The numbers of a small tensor."""
+        file = next(file for file in self._files if name in file.tensors)
+        return [float(number) for number in file.read(name).float()]
+
+
+def hf_config(metadata: Metadata) -> Json:
+    """config.json. CheckpointError for an architecture that no family has, and where metadata is missing."""
+    architecture = metadata.architecture
+    if architecture not in CONFIGS:
+        raise CheckpointError(
+            f"{metadata.name} has the architecture {architecture!r}, which is not supported; supported: "
+            f"{', '.join(CONFIGS)}"
+        )
+    config = _common(metadata) | CONFIGS[architecture](metadata)
+    return config | {"quantization_config": _quantization(metadata)}
+
+
+def _common(metadata: Metadata) -> Json:
+    heads, hidden = metadata.number("attention.head_count"), metadata.number("embedding_length")
+    rotary = metadata.get("rope.dimension_count")
+    return {
+        "vocab_size": metadata.rows("token_embd.weight"),
+        "hidden_size": hidden,
+        "num_hidden_layers": metadata.layers - metadata.number("nextn_predict_layers", 0),
+        "num_attention_heads": heads,
+        "num_key_value_heads": metadata.number("attention.head_count_kv", heads),
+        "head_dim": metadata.get("attention.key_length") or rotary or hidden // max(heads, 1),
+        "intermediate_size": metadata.number("feed_forward_length", 0),
+        "max_position_embeddings": metadata.number("context_length"),
+        "rms_norm_eps": metadata["attention.layer_norm_rms_epsilon"],
+        "rope_theta": metadata.get("rope.freq_base", 10_000.0),
+        "rope_scaling": _rope_scaling(metadata),
+        "attention_bias": any(name.endswith("attn_output.bias") for name in metadata.tensors),
+        "tie_word_embeddings": "output.weight" not in metadata.tensors,
+        "hidden_act": "silu",
+    }
+
+
+def _rope_scaling(metadata: Metadata) -> Json | None:
+    if "rope_freqs.weight" in metadata.tensors:
+        return {"rope_type": "frequency_factors", "factors": metadata.read("rope_freqs.weight")}
+    kind = metadata.get("rope.scaling.type")
+    if kind in (None, "none"):
+        return None
+    if kind not in ("linear", "yarn"):
+        raise CheckpointError(f"{metadata.name} has the rope scaling {kind!r}: linear and yarn are known")
+    scaling: Json = {"rope_type": kind, "factor": metadata["rope.scaling.factor"]}
+    if kind == "yarn":
+        scaling["original_max_position_embeddings"] = metadata["rope.scaling.original_context_length"]
+        for ours, theirs in (("attention_factor", "attn_factor"), ("beta_fast", "yarn_beta_fast")):
+            scaling[ours] = metadata.get(f"rope.scaling.{theirs}")
+        scaling["beta_slow"] = metadata.get("rope.scaling.yarn_beta_slow")
+    return scaling
+
+
+def _quantization(metadata: Metadata) -> Json | None:
+    """The scheme with about as many bits per weight as the matrices of the layers."""
+    matrices = [t for name, t in metadata.tensors.items() if len(t.shape) > 1 and name.startswith("blk.")]
+    weights = sum(matrix.size * matrix.type.block_weights // matrix.type.block_bytes for matrix in matrices)
+    bits = 8 * sum(matrix.size for matrix in matrices) / max(weights, 1)
+    if bits >= _QUANTIZED:
+        return None
+    scheme = "int4" if bits <= INT4_BITS else "int8" if bits <= INT8_BITS else None
+    return {"quant_method": "gguf", "bits_per_weight": round(bits, 2), "scheme": scheme}
+
+
+def _llama(metadata: Metadata) -> Json:
+    if not metadata.get("expert_count"):
+        return {"model_type": "llama"}
+    return {
+        "model_type": "mixtral",
+        "num_local_experts": metadata.experts,
+        "num_experts_per_tok": metadata.number("expert_used_count"),
+    }
+
+
+def _experts(metadata: Metadata, first: int = 0) -> Json:
+    """`first`: the first layer that has experts."""
+    return {
+        "num_experts": metadata.experts,
+        "num_experts_per_tok": metadata.number("expert_used_count"),
+        "moe_intermediate_size": metadata.rows(f"blk.{first}.ffn_gate_exps.weight"),
+    }
+
+
+def _qwen2(metadata: Metadata) -> Json:
+    return {"model_type": "qwen2", "use_sliding_window": False}
+
+
+def _qwen2_moe(metadata: Metadata) -> Json:
+    return {
+        "model_type": "qwen2_moe",
+        **_experts(metadata),
+        "shared_expert_intermediate_size": metadata.rows("blk.0.ffn_gate_shexp.weight"),
+        "qkv_bias": "blk.0.attn_q.bias" in metadata.tensors,
+        "norm_topk_prob": False,
+        "use_sliding_window": False,
+    }
+
+
+def _qwen3(metadata: Metadata) -> Json:
+    return {"model_type": "qwen3", "use_sliding_window": False}
+
+
+def _qwen3_moe(metadata: Metadata) -> Json:
+    return {"model_type": "qwen3_moe", **_experts(metadata), "norm_topk_prob": True, "use_sliding_window": False}
+
+
+def _olmoe(metadata: Metadata) -> Json:
+    return {
+        "model_type": "olmoe",
+        **_experts(metadata),
+        "intermediate_size": metadata.rows("blk.0.ffn_gate_exps.weight"),
+        "norm_topk_prob": False,
+    }
+
+
+def _delta_net(metadata: Metadata) -> Json:
+    value_heads, layers = metadata.number("ssm.time_step_rank"), metadata.layers
+    recurrent = [f"blk.{layer}.ssm_a" in metadata.tensors for layer in range(layers)]
+    return {
+        **_experts(metadata),
+        "shared_expert_intermediate_size": metadata.rows("blk.0.ffn_gate_shexp.weight"),
+        "linear_conv_kernel_dim": metadata.number("ssm.conv_kernel"),
+        "linear_key_head_dim": metadata.number("ssm.state_size"),
+        "linear_num_key_heads": metadata.number("ssm.group_count"),
+        "linear_num_value_heads": value_heads,
+        "linear_value_head_dim": metadata.number("ssm.inner_size") // max(value_heads, 1),
+        "layer_types": ["linear_attention" if found else "full_attention" for found in recurrent]
+        [: layers - metadata.number("nextn_predict_layers", 0)],
+        "partial_rotary_factor": metadata["rope.dimension_count"] / metadata["attention.key_length"],
+        "norm_topk_prob": True,
+    }  # fmt: skip
+
+
+def _qwen3_next(metadata: Metadata) -> Json:
+    return {"model_type": "qwen3_next", **_delta_net(metadata)}
+
+
+def _qwen35_moe(metadata: Metadata) -> Json:
+    return {"model_type": "qwen3_5_moe_text", **_delta_net(metadata)}
+
+
+def _granite(metadata: Metadata) -> Json:
+    return {
+        "model_type": "granite",
+        "attention_multiplier": metadata.get("attention.scale", 1.0),
+        "embedding_multiplier": metadata.get("embedding_scale", 1.0),
+        "residual_multiplier": metadata.get("residual_scale", 1.0),
+        "logits_scaling": metadata.get("logit_scale", 1.0),
+    }
+
+
+def _granite_moe(metadata: Metadata) -> Json:
+    shared = metadata.get("expert_shared_feed_forward_length")
+    return {
+        **_granite(metadata),
+        "model_type": "granitemoeshared" if shared else "granitemoe",
+        "num_local_experts": metadata.experts,
+        "num_experts_per_tok": metadata.number("expert_used_count"),
+        "intermediate_size": metadata.rows("blk.0.ffn_gate_exps.weight"),
+        "shared_intermediate_size": shared,
+    }
+
+
+def _granite_hybrid(metadata: Metadata) -> Json:
+    heads, experts = metadata.number("ssm.time_step_rank"), (metadata.experts if metadata.get("expert_count") else 0)
+    shared = "blk.0.ffn_gate_shexp.weight" if experts else "blk.0.ffn_gate.weight"
+    is_mamba = [f"blk.{layer}.ssm_a" in metadata.tensors for layer in range(metadata.layers)]
+    moe = {"intermediate_size": metadata.rows("blk.0.ffn_gate_exps.weight")} if experts else {}
+    return {
+        **_granite(metadata),
+        **moe,
+        "model_type": "granitemoehybrid",
+        "layer_types": ["mamba" if found else "attention" for found in is_mamba],
+        "num_local_experts": experts,
+        "num_experts_per_tok": metadata.number("expert_used_count", 0),
+        "shared_intermediate_size": metadata.rows(shared),
+        "position_embedding_type": "rope" if metadata.get("rope.scaling.finetuned") else "nope",
+        "mamba_n_heads": heads,
+        "mamba_d_head": metadata.number("ssm.inner_size") // max(heads, 1),
+        "mamba_n_groups": metadata.number("ssm.group_count"),
+        "mamba_d_state": metadata.number("ssm.state_size"),
+        "mamba_d_conv": metadata.number("ssm.conv_kernel"),
+        "mamba_conv_bias": any(name.endswith("ssm_conv1d.bias") for name in metadata.tensors),
+        "mamba_proj_bias": any(name.endswith("ssm_in.bias") for name in metadata.tensors),
+    }
+
+
+def _lfm2(metadata: Metadata) -> Json:
+    layers = range(metadata.layers)
+    is_conv = [f"blk.{layer}.shortconv.conv.weight" in metadata.tensors for layer in layers]
+    return {
+        "model_type": "lfm2",
+        "layer_types": ["conv" if found else "full_attention" for found in is_conv],
+        "norm_eps": metadata["attention.layer_norm_rms_epsilon"],
+        "conv_L_cache": metadata.number("shortconv.l_cache"),
+        "conv_bias": any(name.endswith("shortconv.in_proj.bias") for name in metadata.tensors),
+        "block_auto_adjust_ff_dim": False,
+    }
+
+
+def _lfm2_moe(metadata: Metadata) -> Json:
+    dense = metadata.number("leading_dense_block_count", 0)
+    return {
+        **_lfm2(metadata),
+        **_experts(metadata, dense),
+        "model_type": "lfm2_moe",
+        "num_dense_layers": dense,
+        "norm_topk_prob": True,
+        "routed_scaling_factor": metadata.get("expert_weights_scale", 1.0),
+        "use_expert_bias": any(name.endswith("exp_probs_b.bias") for name in metadata.tensors),
+    }
+
+
+def _gpt_oss(metadata: Metadata) -> Json:
+    scaling = _rope_scaling(metadata)
+    return {
+        "model_type": "gpt_oss",
+        "num_local_experts": metadata.experts,
+        "num_experts_per_tok": metadata.number("expert_used_count"),
+        "intermediate_size": metadata.rows("blk.0.ffn_gate_exps.weight"),
+        "sliding_window": metadata.number("attention.sliding_window"),
+        "rope_scaling": scaling and {**scaling, "truncate": False},
+        "attention_bias": True,
+    }
+
+
+def _deepseek2(metadata: Metadata) -> Json:
+    rotary, dense = metadata.number("rope.dimension_count"), metadata.number("leading_dense_block_count", 0)
+    is_v3 = metadata.get("expert_gating_func", SOFTMAX) == SIGMOID
+    groups = metadata.number("expert_group_count", 1)
+    key_length = metadata.number("attention.key_length_mla", metadata.number("attention.key_length"))
+    routed = _experts(metadata, dense)
+    return {
+        **routed,
+        "model_type": "deepseek_v3" if is_v3 else "deepseek_v2",
+        "n_routed_experts": routed["num_experts"],
+        "n_shared_experts": metadata.number("expert_shared_count", 0),
+        "first_k_dense_replace": dense,
+        "scoring_func": "sigmoid" if is_v3 else "softmax",
+        "topk_method": "noaux_tc" if is_v3 else "group_limited_greedy" if groups > 1 else "greedy",
+        "n_group": groups,
+        "topk_group": metadata.number("expert_group_used_count", 1),
+        "norm_topk_prob": bool(metadata.get("expert_weights_norm", False)),
+        "routed_scaling_factor": metadata.get("expert_weights_scale", 1.0),
+        "q_lora_rank": metadata.get("attention.q_lora_rank"),
+        "kv_lora_rank": metadata.number("attention.kv_lora_rank"),
+        "qk_rope_head_dim": rotary,
+        "qk_nope_head_dim": key_length - rotary,
+        "v_head_dim": metadata.number("attention.value_length_mla", metadata.number("attention.value_length")),
+        "rope_scaling": _deepseek_rope(metadata),
+        "num_nextn_predict_layers": 0,
+    }
+
+
+def _deepseek_rope(metadata: Metadata) -> Json | None:
+    """YaRN with the magnitude that llama.cpp keeps as a tenth of `mscale_all_dim`, to which `mscale` is equal."""
+    scaling, tenth = _rope_scaling(metadata), metadata.get("rope.scaling.yarn_log_multiplier")
+    if scaling is None or not tenth:
+        return scaling
+    magnitude = round(10 * tenth, 6)
+    return {**scaling, "mscale": magnitude, "mscale_all_dim": magnitude}
+
+
+CONFIGS: dict[str, Callable[[Metadata], Json]] = {
+    "llama": _llama,
+    "qwen2": _qwen2,
+    "qwen2moe": _qwen2_moe,
+    "qwen3": _qwen3,
+    "qwen3moe": _qwen3_moe,
+    "qwen3next": _qwen3_next,
+    "qwen35moe": _qwen35_moe,
+    "olmoe": _olmoe,
+    "granite": _granite,
+    "granitemoe": _granite_moe,
+    "granitehybrid": _granite_hybrid,
+    "lfm2": _lfm2,
+    "lfm2moe": _lfm2_moe,
+    "gpt-oss": _gpt_oss,
+    "deepseek2": _deepseek2,
+}

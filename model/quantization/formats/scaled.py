@@ -1,0 +1,63 @@
+"""Weights of eight bits that are multiplied by scales: FP8 and int8 as several programs store them.
+
+`weight` [O, I] is in e4m3 or int8. `weight_scale` is one number for all (AutoFP8, modelopt), one per output [O] or
+[O, 1], or one per output and group of inputs [O, G] (compressed-tensors). bitsandbytes has 127 times it in `SCB`.
+An optional `weight_zero_point` of the same shape is subtracted from int8.
+
+Shapes: I input width, O output width, G groups.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.quantization.formats.reader import Settings, Shape, require
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    code_dtype: torch.dtype
+    scale_suffix: str = ".weight_scale"
+    divisor: float = 1.0
+    plain_suffix: str = ".weight"
+    optional: tuple[str, ...] = (".weight_zero_point",)
+    plain_dtype: torch.dtype = torch.float32
+    nearest_scheme: str = "int8"
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        return (".weight", ".weight_zero_point", self.scale_suffix)
+
+    def shape(self, weight: Shape, zero: Shape | None, scale: Shape) -> Shape | None:
+        if len(weight) != 2 or zero not in (None, scale):
+            return None
+        outputs, inputs = weight
+        whole, by_output = scale in ((), (1,), (1, 1)), scale in ((outputs,), (outputs, 1))
+        by_group = len(scale) == 2 and scale[0] == outputs and scale[1] > 0 and inputs % scale[1] == 0
+        return weight if whole or by_output or by_group else None
+
+    def decode(self, weight: Tensor, zero: Tensor | None, scale: Tensor) -> Tensor:
+        codes = weight.float()
+        if zero is not None:
+            codes -= self._spread(zero.float(), codes)
+        return codes.mul_(self._spread(scale.float() / self.divisor, codes))
+
+    def _spread(self, scale: Tensor, codes_OI: Tensor) -> Tensor:
+        if scale.numel() == 1:
+            return scale.reshape(())
+        by_output = scale.reshape(len(codes_OI), -1)
+        return by_output.repeat_interleave(codes_OI.shape[1] // by_output.shape[1], 1)
+
+
+def modelopt(settings: Settings) -> Scaled:
+    """FP8 of TensorRT Model Optimizer."""
+    require(settings, "quant_algo", settings.get("quant_algo"), ("FP8",))
+    return Scaled(torch.float8_e4m3fn)
+
+
+def bitsandbytes(settings: Settings) -> Scaled:
+    """LLM.int8() (arXiv 2208.07339)."""
+    require(settings, "load_in_4bit", bool(settings.get("load_in_4bit")), (False,))
+    require(settings, "load_in_8bit", settings.get("load_in_8bit"), (True,))
+    return Scaled(torch.int8, ".SCB", 127.0)

@@ -1,0 +1,136 @@
+"""Grammars of answers in llguidance's Lark syntax, made from the same rows that read the answers.
+
+See https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md. Special tokens, and added tokens that look like
+tags, are written by their id; no text matches them.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as templates write JSON
+
+
+class GrammarBuilder:
+    """Collects the rules of a grammar. Its methods return expressions."""
+
+    def __init__(self, control_tokens: Mapping[str, int]) -> None:
+        """`control_tokens` are the tokens that no text matches, by their text."""
+        self._ids = control_tokens
+        longest_first = sorted(control_tokens, key=len, reverse=True)
+        self._tokens = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._rules: list[str] = []
+
+    def literal(self, text: str) -> str:
+        """Exactly this text; control tokens in it are those tokens."""
+        parts, start = [], 0
+        for found in self._tokens.finditer(text):
+            parts += [_quoted(text[start : found.start()]), f"<[{self._ids[found[0]]}]>"]
+            start = found.end()
+        return " ".join(filter(None, [*parts, _quoted(text[start:])]))
+
+    def until(self, marker: str, length: str = "*") -> str:
+        """Any text up to the first `marker`, which is read too. `length` is as in a regular expression: `{0,5}`."""
+        found = self._tokens.search(marker)
+        if found is not None and found.start() == 0:
+            return f"{self.rule(f'/(?s:.{length})/')} {self.literal(marker)}"
+        head = marker[: found.start()] if found else marker
+        name = self._add(f"[suffix={_quoted(head)}]", f"/(?s:.{length})/")
+        return f"{name} {self.literal(marker[len(head) :])}".strip()
+
+    def text(self) -> str:
+        """Any text without control tokens, perhaps none."""
+        return self.rule("/(?s:.*)/")
+
+    def text_without(self, marker: str) -> str:
+        """Any text that does not have the beginning of `marker`."""
+        found = self._tokens.search(marker)
+        head = marker[: found.start()] if found else marker
+        if not head:
+            return self.text()
+        name = f"TEXT_{len(self._rules)}"
+        self._rules.append(f"{name}: /(?s:.*)/ & ~/(?s:.*{_regex(head)}.*)/")
+        return f"{name}?"
+
+    def space(self) -> str:
+        """Line breaks and spaces as models put them around markers."""
+        return self.rule(r"/[ \n]{0,2}/")
+
+    def json(self, schema: Mapping[str, Any]) -> str:
+        """A JSON value of a schema."""
+        spaced = {**schema, "x-guidance": {**_SPACING, **schema.get("x-guidance", {})}}
+        return self.rule(f"%json {json.dumps(spaced)}")
+
+    def rule(self, body: str) -> str:
+        """A rule of its own for an expression."""
+        return self._add("", body)
+
+    def grammar(self, start: str) -> str:
+        """The text of the grammar."""
+        return "\n".join([f"start: {start}", *self._rules]) + "\n"
+
+    def _add(self, attributes: str, body: str) -> str:
+        name = f"rule_{len(self._rules)}"
+        self._rules.append(f"{name}{attributes}: {body}")
+        return name
+
+
+def one_of(expressions: list[str]) -> str:
+    return f"({' | '.join(expressions)})"
+
+
+def separated(expression: str, separator: str, *, many: bool) -> str:
+    """One of an expression, or several with a separator between them."""
+    return f"{expression} ({separator} {expression})*" if many else expression
+
+
+def object_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of a tool's arguments, which are an object also where it does not say so."""
+    return {"type": "object", "properties": {}, **schema}
+
+
+def parameter_schemas(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The schema of each parameter, with the definitions that it may refer to."""
+    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    properties = schema.get("properties", {})
+    return {name: {**(each if isinstance(each, dict) else {}), **definitions} for name, each in properties.items()}
+
+
+def in_order(parameters: Mapping[str, str], schema: Mapping[str, Any], separator: str) -> str:
+    """The parameters in their order, each once; those that are not required may be left out."""
+    required = set(schema.get("required", ()))
+    if not separator:
+        return " ".join(each if name in required else f"({each})?" for name, each in parameters.items())
+    first = [name for name in parameters if name in required][:1]
+    return _separated_in_order(list(parameters.items()), required, separator, bool(first))
+
+
+def _separated_in_order(
+    parameters: list[tuple[str, str]], required: set[str], separator: str, has_required: bool
+) -> str:
+    if not parameters:
+        return ""
+    after = "".join(
+        f" {separator} {each}" if name in required else f" ({separator} {each})?" for name, each in parameters[1:]
+    )
+    (name, first), rest = parameters[0], parameters[1:]
+    if name in required:
+        return f"{first}{after}"
+    without_first = _separated_in_order(rest, required, separator, has_required)
+    choice = f"({first}{after} | {without_first})" if without_first else f"({first}{after})"
+    return choice if has_required else f"{choice}?"
+
+
+def with_response(grammar: str, response: str) -> str:
+    """A grammar that names another one `@response`, in llguidance's JSON form."""
+    return json.dumps({"grammars": [{"lark_grammar": grammar}, {"name": "response", "lark_grammar": response}]})
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if text else ""
+
+
+def _regex(text: str) -> str:
+    """A text in a regular expression between slashes."""
+    return re.escape(text).replace("/", r"\/")

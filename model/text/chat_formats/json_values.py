@@ -1,0 +1,79 @@
+"""JSON values in text that arrives in pieces: their text is passed on as it comes."""
+
+import json
+from typing import Any
+
+from model.text.chat_formats.reader import Emit, Reader, Reading
+
+_CLOSERS = {"{": "}", "[": "]"}
+_OUTSIDE_STRINGS = frozenset(" \t\r\n,:+-.0123456789eEtrufalsn")  # what a JSON value has beside strings and brackets
+
+
+class JsonScanner:
+    """Finds the end of one JSON value. A character that no JSON has outside of strings ends it as broken."""
+
+    def __init__(self) -> None:
+        self._closers: list[str] = []
+        self._in_string = False
+        self._is_escaped = False
+        self._has_begun = False
+        self.has_ended = False
+
+    def scan(self, text: str) -> int:
+        """Return how many characters of the next piece belong to the value; sets `has_ended`."""
+        for place, character in enumerate(text):
+            read = self._within_string if self._in_string else self._outside_string
+            size = read(character)
+            if self.has_ended:
+                return place + size
+        return len(text)
+
+    def _within_string(self, character: str) -> int:
+        if self._is_escaped:
+            self._is_escaped = False
+        elif character == "\\":
+            self._is_escaped = True
+        elif character == '"':
+            self._in_string = False
+            self.has_ended = not self._closers
+        return 1
+
+    def _outside_string(self, character: str) -> int:
+        """1 if the character belongs to the value."""
+        if character == '"':
+            self._in_string = True
+        elif character in _CLOSERS:
+            self._closers.append(_CLOSERS[character])
+        elif self._closers and character == self._closers[-1]:
+            self._closers.pop()
+            self.has_ended = not self._closers
+        elif character not in _OUTSIDE_STRINGS or (not self._closers and self._has_begun and character in ", \t\r\n"):
+            self.has_ended = True
+            return 0
+        self._has_begun = self._has_begun or not character.isspace()
+        return 1
+
+
+def pass_json(reader: Reader, emit: Emit) -> Reading[None]:
+    """Pass the text of one JSON value on as it comes."""
+    scanner = JsonScanner()
+    while True:
+        emit(reader.take(scanner.scan(reader.rest)))
+        if scanner.has_ended or reader.has_ended:
+            return
+        yield
+
+
+def json_text(reader: Reader) -> Reading[str]:
+    """The text of one JSON value."""
+    pieces: list[str] = []
+    yield from pass_json(reader, pieces.append)
+    return "".join(pieces)
+
+
+def parsed(text: str) -> Any:
+    """The value of a JSON text, None if it is none."""
+    try:
+        return json.loads(text, strict=False)
+    except (ValueError, RecursionError):
+        return None

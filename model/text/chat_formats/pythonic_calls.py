@@ -1,0 +1,103 @@
+"""Calls as a list of Python calls with keyword arguments: `[f(x=1), g()]`. They are read when the list is complete."""
+
+import ast
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from model.text.chat_formats.fields import FieldSink, Schemas
+from model.text.chat_formats.grammar import GrammarBuilder, in_order, one_of, parameter_schemas, separated
+from model.text.chat_formats.reader import Reader, Reading, markers
+
+_CONSTANTS: Mapping[str, Any] = {"true": True, "false": False, "null": None}
+MAX_CHARACTERS = 200_000  # of the calls of an answer
+
+
+@dataclass(frozen=True, slots=True)
+class PythonicCalls:
+    open: str
+    close: str
+
+    @property
+    def opens(self) -> tuple[str, ...]:
+        return (self.open,)
+
+    @property
+    def closes(self) -> tuple[str, ...]:
+        return (self.close,)
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        return (self.open, self.close)
+
+    def write(self, calls: Sequence[tuple[str, Any]]) -> str:
+        written = (f"{name}({_keywords(arguments)})" for name, arguments in calls)
+        return f"{self.open}[{', '.join(written)}]{self.close}"
+
+    def grammar(self, build: GrammarBuilder, schemas: Schemas, *, many: bool) -> str:
+        call = build.rule(one_of([_call_grammar(build, *each) for each in schemas.items()]))
+        listed = separated(call, build.literal(", "), many=many)
+        return f"{build.literal('[')} {listed} {build.literal(']' + self.close)}"
+
+    def read(self, opened: str, reader: Reader, sink: FieldSink) -> Reading[bool]:
+        """Read what follows `open`. False where there is no call."""
+        pieces: list[str] = []
+        if (yield from reader.until(markers(self.close), pieces.append)) is None:
+            return False
+        calls = parsed_calls("".join(pieces))
+        if calls:
+            reader.clear_mark()
+        for name, arguments in calls:
+            sink.begin_call(name)
+            sink.arguments(json.dumps(arguments, ensure_ascii=False))
+            sink.end_call()
+        return bool(calls)
+
+
+def parsed_calls(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """Names and arguments; empty if the text is no list of calls. JSON's constants are understood too."""
+    try:
+        if len(text) > MAX_CHARACTERS:
+            return []
+        tree = ast.parse(text.strip(), mode="eval").body
+        calls = tree.elts if isinstance(tree, ast.List | ast.Tuple) else [tree]
+        return [(_name(call), _arguments(call)) for call in calls if isinstance(call, ast.Call)]
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return []
+
+
+def _call_grammar(build: GrammarBuilder, name: str, schema: Mapping[str, Any]) -> str:
+    """Values are JSON, which is read too."""
+    keywords = {
+        key: f"{build.literal(f'{key}=')} {build.json(each)}" for key, each in parameter_schemas(schema).items()
+    }
+    return f"{build.literal(f'{name}(')} {in_order(keywords, schema, build.literal(', '))} {build.literal(')')}"
+
+
+def _keywords(arguments: Any) -> str:
+    values = arguments if isinstance(arguments, dict) else {}
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())
+
+
+def _name(call: ast.Call) -> str:
+    return ast.unparse(call.func)
+
+
+def _arguments(call: ast.Call) -> dict[str, Any]:
+    return {keyword.arg: _value(keyword.value) for keyword in call.keywords if keyword.arg is not None}
+
+
+def _value(node: ast.expr) -> Any:
+    """ValueError for what is no literal, or has no place in JSON."""
+    if isinstance(node, ast.Name) and node.id in _CONSTANTS:
+        return _CONSTANTS[node.id]
+    if isinstance(node, ast.Dict):
+        keys = [_value(key) for key in node.keys if key is not None]
+        return {str(key): _value(value) for key, value in zip(keys, node.values, strict=True)}
+    if isinstance(node, ast.List | ast.Tuple):
+        return [_value(each) for each in node.elts]
+    value = ast.literal_eval(node)
+    if not isinstance(value, str | int | float | bool | None):
+        raise ValueError(f"{value!r} is no JSON")
+    return value

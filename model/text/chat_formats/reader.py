@@ -1,0 +1,137 @@
+"""Text that arrives in pieces, read by parsers that are generators: they yield where they need the next piece."""
+
+import re
+from collections.abc import Callable, Collection, Generator
+from functools import lru_cache
+from typing import TypeVar
+
+Result = TypeVar("Result")
+Reading = Generator[None, None, Result]  # `yield from` it; it yields whenever it needs more text
+Emit = Callable[[str], None]
+
+
+class Markers:
+    """Finds the first of several literals in a text, and what may be the beginning of one at its end."""
+
+    def __init__(self, literals: Collection[str]) -> None:
+        longest_first = sorted(filter(None, literals), key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._prefixes = {literal[:size] for literal in longest_first for size in range(1, len(literal))}
+        self._max_prefix = max(map(len, self._prefixes), default=0)
+
+    def search(self, text: str, start: int) -> re.Match[str] | None:
+        """The earliest literal, the longest of those that begin there."""
+        return self._pattern.search(text, start)
+
+    def held(self, text: str, start: int) -> int:
+        """Where the longest end of the text begins that may become a literal; the length of the text if none may."""
+        end = len(text)
+        sizes = range(min(self._max_prefix, end - start), 0, -1)
+        return next((end - size for size in sizes if text[end - size :] in self._prefixes), end)
+
+
+@lru_cache(maxsize=512)
+def markers(*literals: str) -> Markers:
+    return Markers(literals)
+
+
+class Reader:
+    """What was fed and not read yet. Whatever the pieces are, a parser sees the same text."""
+
+    def __init__(self) -> None:
+        self._text = ""
+        self._position = 0
+        self._num_dropped = 0  # characters that were read and are not kept
+        self._mark: int | None = None
+        self.has_ended = False
+        self.is_truncated = False  # the text was cut off, perhaps within a marker
+
+    def feed(self, text: str) -> None:
+        start = self._position if self._mark is None else self._mark
+        self._text = self._text[start:] + text
+        self._num_dropped += start
+        self._position -= start
+        self._mark = None if self._mark is None else 0
+
+    def set_mark(self) -> None:
+        """Remember what is read from here on, see `take_marked`."""
+        self._mark = self._position
+
+    def clear_mark(self) -> None:
+        self._mark = None
+
+    def take_marked(self) -> str:
+        """What was read since the mark, which is cleared; empty without a mark."""
+        read = "" if self._mark is None else self._text[self._mark : self._position]
+        self._mark = None
+        return read
+
+    @property
+    def rest(self) -> str:
+        """What arrived and was not read yet."""
+        return self._text[self._position :]
+
+    @property
+    def offset(self) -> int:
+        """How many characters were read."""
+        return self._num_dropped + self._position
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether everything was read and nothing more will come."""
+        return self.has_ended and self._position == len(self._text)
+
+    def take(self, size: int) -> str:
+        start, self._position = self._position, self._position + size
+        return self._text[start : self._position]
+
+    def until(self, stops: Markers, emit: Emit) -> Reading[str | None]:
+        """Pass the text before the first literal of `stops` on; return the literal, which is read, None at the end."""
+        while True:
+            found, held = stops.search(self._text, self._position), stops.held(self._text, self._position)
+            if found is not None and (found.start() < held or self.has_ended):
+                emit(self.take(found.start() - self._position))
+                return self.take(len(found[0]))
+            if self.has_ended:
+                emit(self._last_text(held))
+                return None
+            emit(self.take(held - self._position))
+            yield
+
+    def _last_text(self, held: int) -> str:
+        """What is left at the end. A half marker is dropped where the text was cut off; a single character is text."""
+        text = self.take(len(self._text) - self._position)
+        size = len(self._text) - held
+        return text[:-size] if self.is_truncated and size > 1 else text
+
+    def unread(self, size: int) -> None:
+        """Give back what was read last."""
+        self._position -= size
+
+    def take_if(self, *literals: str) -> Reading[str | None]:
+        """Read one of the literals, the longest, if the text goes on with it."""
+        while True:
+            rest = self.rest
+            if not self.has_ended and any(len(rest) < len(each) and each.startswith(rest) for each in literals):
+                yield
+                continue
+            found = max((each for each in literals if rest.startswith(each)), key=len, default=None)
+            if found is not None:
+                self.take(len(found))
+            return found
+
+    def goes_on_with(self, *literals: str) -> Reading[bool]:
+        """Whether one of the literals comes next; nothing is read."""
+        found = yield from self.take_if(*literals)
+        self.unread(len(found or ""))
+        return found is not None
+
+    def space(self) -> Reading[str]:
+        """Read white space."""
+        read = ""
+        while True:
+            rest = self.rest
+            read += self.take(len(rest) - len(rest.lstrip()))
+            if self.rest or self.has_ended:
+                return read
+            yield

@@ -1,0 +1,1 @@
+"""Anthropic's Messages API: a translation to server/chat and back."""

@@ -1,0 +1,1 @@
+"""Ollama's API: a translation to server/chat and back."""

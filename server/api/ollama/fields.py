@@ -1,0 +1,157 @@
+"""What the bodies of Ollama's API share: options, formats, thinking, and the tools and messages of a chat."""
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
+from pydantic_core import PydanticCustomError
+
+from server.api.bounded_json import BoundedObject
+from server.api.request_model import FirstErrorOnly, ModelName, RequestBody, Text, WithExtras, refused_unless
+from server.api.sampling import NumLogprobs, SamplingFields
+from server.api.tools import CallId, MessageToolCalls, ToolDefinitions
+from server.chat.json_schema import json_schema_grammar
+from server.chat.request import ChatMessage, Thinking, ToolCall
+from server.errors import InvalidRequestError
+
+LATEST = ":latest"  # what Ollama's programs add to a name without a tag
+
+
+class Options(SamplingFields):
+    """Sampling options. Those that Ollama needs to load a model, such as num_ctx, are ignored with a warning."""
+
+    @field_validator("max_tokens", mode="before")
+    @classmethod
+    def _fill_the_context(cls, value: Any) -> Any:
+        return -1 if value == -2 else value
+
+
+def _effort(value: Any) -> Any:
+    if isinstance(value, str) and value not in ("low", "medium", "high", "max"):
+        raise PydanticCustomError("think", "give true, false, low, medium, high or max")
+    return value
+
+
+def _format(value: Any) -> Any:
+    if isinstance(value, str) and value not in ("", "json"):
+        raise PydanticCustomError("format", "give json, or a JSON schema as an object")
+    return value
+
+
+Think = Annotated[
+    Annotated[bool, Tag("[boolean]")] | Annotated[Literal["low", "medium", "high", "max"], Tag("[effort]")],
+    Discriminator(lambda value: "[effort]" if isinstance(value, str) else "[boolean]"),
+    BeforeValidator(_effort),
+]
+Format = Annotated[
+    Annotated[Literal["", "json"], Tag("[name]")] | Annotated[BoundedObject, Tag("[schema]")],
+    Discriminator(lambda value: "[schema]" if isinstance(value, dict) else "[name]"),
+    BeforeValidator(_format),
+    Field(description="json, or a JSON schema that the answer follows."),
+]
+
+
+class OllamaBody(RequestBody):
+    model: ModelName | None = None
+    options: Options | None = None
+
+    @field_validator("model")
+    @classmethod
+    def _without_tag(cls, model: str | None) -> str | None:
+        return model.removesuffix(LATEST) if model else None
+
+    @field_validator("options", mode="wrap")
+    @classmethod
+    def _name_the_option(cls, value: Any, handler: Any) -> Any:
+        try:
+            return handler(value)
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"options: {error.message}", param=f"options.{error.param}") from None
+
+    @property
+    def ignored_fields(self) -> tuple[str, ...]:
+        options = self.options.ignored_fields if self.options else ()
+        return (*super().ignored_fields, *(f"options.{name}" for name in options))
+
+    @property
+    def unknown_fields(self) -> tuple[str, ...]:
+        options = self.options.unknown_fields if self.options else ()
+        return (*super().unknown_fields, *(f"options.{name}" for name in options))
+
+
+class GenerationBody(OllamaBody):
+    stream: bool = True
+    format: Format | None = None
+    think: Annotated[Think, Field(description="For chat templates that can switch it.")] | None = None
+    logprobs: bool | None = None
+    top_logprobs: NumLogprobs | None = None
+
+    @property
+    def thinking(self) -> Thinking:
+        if isinstance(self.think, str):
+            return Thinking(enabled=True, effort=self.think)
+        return Thinking(enabled=self.think)
+
+    @property
+    def grammar(self) -> str | None:
+        """What the answer is to follow; None: any text."""
+        if not self.format:
+            return None
+        return json_schema_grammar({"type": "object"} if isinstance(self.format, str) else self.format)
+
+    @property
+    def num_logprobs(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class Message(WithExtras):
+    role: Literal["system", "user", "assistant", "tool"]
+    content: Text | None = None
+    thinking: Text | None = None
+    tool_calls: MessageToolCalls | None = None
+    tool_name: Annotated[str, Field(max_length=128, description="The tool whose result this is.")] | None = None
+    tool_call_id: CallId | None = None
+    images: Annotated[Any, refused_unless("images are not served here: send text", [])] = None
+
+
+Messages = Annotated[list[Message], FirstErrorOnly, Field(max_length=1024)]
+Tools = ToolDefinitions
+
+
+def chat_messages(messages: Sequence[Message]) -> tuple[ChatMessage, ...]:
+    """Calls get numbers as ids: Ollama's messages have none. A result belongs to the next call of its tool."""
+    found: list[ChatMessage] = []
+    open_calls: list[ToolCall] = []
+    for message in messages:
+        calls = tuple(
+            ToolCall(call.id or f"call_{len(found)}_{number}", call.function.name, call.function.arguments)
+            for number, call in enumerate(message.tool_calls or ())
+        )
+        open_calls += calls
+        answered = _take_answered(open_calls, message) if message.role == "tool" else None
+        found.append(
+            ChatMessage(
+                message.role,
+                message.content or "",
+                reasoning=message.thinking,
+                tool_calls=calls,
+                tool_call_id=answered.id if answered else message.tool_call_id,
+                name=message.tool_name,
+            )
+        )
+    return tuple(found)
+
+
+def _take_answered(open_calls: list[ToolCall], message: Message) -> ToolCall | None:
+    """The call that a tool's message answers: by its id, else by the tool's name, else the first."""
+    fitting = [call for call in open_calls if message.tool_call_id in (None, call.id)]
+    named = [call for call in fitting if message.tool_name in (None, call.name)]
+    for call in (*named, *fitting)[:1]:
+        open_calls.remove(call)
+        return call
+    return None
+
+
+def ignored_message_fields(messages: Sequence[Message]) -> Iterator[str]:
+    for index, message in enumerate(messages):
+        yield from message.ignored_fields(f"messages.{index}")

@@ -1,0 +1,1 @@
+"""OpenAI's Responses API: a translation to server/chat and back."""

@@ -1,0 +1,112 @@
+"""An answer as blocks: pieces of reasoning, content or one tool call, each with a beginning and an end.
+
+The APIs of Anthropic (content blocks) and of OpenAI's responses (output items) stream answers so.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from server.chat.answer import ChatDelta, ChatFinishReason, ChatResult
+from server.chat.generation import ChatGeneration
+
+
+class BlockKind(StrEnum):
+    REASONING = "reasoning"
+    CONTENT = "content"
+    TOOL_CALL = "tool_call"
+
+
+@dataclass(slots=True)
+class Block:
+    """`text` is what there is so far; of a tool call its arguments. `index` counts the blocks of an answer."""
+
+    index: int
+    kind: BlockKind
+    text: str = ""
+    call_id: str = ""
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockStart:
+    block: Block
+
+
+@dataclass(frozen=True, slots=True)
+class BlockDelta:
+    block: Block
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlockEnd:
+    block: Block
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerEnd:
+    reason: ChatFinishReason
+    blocks: list[Block]
+
+
+BlockEvent = BlockStart | BlockDelta | BlockEnd | AnswerEnd
+
+
+async def block_events(answer: ChatGeneration) -> AsyncIterator[BlockEvent]:
+    """The events of an answer; only the last one is an AnswerEnd. Raises what `ChatGeneration.deltas` raises."""
+    builder = _BlockBuilder()
+    async for delta in answer.deltas():
+        for event in builder.take(delta):
+            yield event
+
+
+def blocks_of(result: ChatResult) -> list[Block]:
+    """The blocks of a whole answer: reasoning, content, calls."""
+    blocks = [(BlockKind.REASONING, result.reasoning), (BlockKind.CONTENT, result.content)]
+    found = [Block(0, kind, text) for kind, text in blocks if text]
+    found += [Block(0, BlockKind.TOOL_CALL, call.arguments, call.id, call.name) for call in result.tool_calls]
+    for index, block in enumerate(found):
+        block.index = index
+    return found
+
+
+@dataclass(slots=True)
+class _BlockBuilder:
+    blocks: list[Block] = field(default_factory=list)
+    is_open: bool = False
+    call_index: int = -1  # of the newest call
+
+    def take(self, delta: ChatDelta) -> Iterator[BlockEvent]:
+        for kind, text in ((BlockKind.REASONING, delta.reasoning), (BlockKind.CONTENT, delta.content)):
+            if text:
+                yield from self._text(kind, text)
+        for call in delta.tool_calls:
+            if call.index != self.call_index:
+                self.call_index = call.index
+                yield from self._begin(Block(len(self.blocks), BlockKind.TOOL_CALL, "", call.id or "", call.name or ""))
+            if call.arguments:
+                yield self._add(call.arguments)
+        if delta.finish_reason is not None:
+            yield from self._end()
+            yield AnswerEnd(delta.finish_reason, self.blocks)
+
+    def _text(self, kind: BlockKind, text: str) -> Iterator[BlockEvent]:
+        if not self.is_open or self.blocks[-1].kind is not kind:
+            yield from self._begin(Block(len(self.blocks), kind))
+        yield self._add(text)
+
+    def _begin(self, block: Block) -> Iterator[BlockEvent]:
+        yield from self._end()
+        self.blocks.append(block)
+        self.is_open = True
+        yield BlockStart(block)
+
+    def _add(self, text: str) -> BlockDelta:
+        self.blocks[-1].text += text
+        return BlockDelta(self.blocks[-1], text)
+
+    def _end(self) -> Iterator[BlockEvent]:
+        if self.is_open:
+            self.is_open = False
+            yield BlockEnd(self.blocks[-1])

@@ -1,0 +1,114 @@
+"""A conversation in the form that chat templates take, also for templates that know no tools."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from model.text.chat_formats.chat_format import ChatFormat
+from model.text.task_prompts import Message
+from server.chat.request import ChatMessage, ChatRequest, Thinking, Tool, ToolCall
+
+_INSTRUCTION = """\
+You can call these functions:
+{tools}
+To call one, answer with nothing but a JSON object: {{"name": <function>, "arguments": <object>}}"""
+
+
+def template_messages(request: ChatRequest, form: ChatFormat, uses: Callable[[str], bool]) -> list[Message]:
+    """The messages as transformers documents them. `uses` says whether the template names a variable.
+
+    A template without tools gets them in the system message, calls as text of the assistant, results as text of the
+    user.
+    """
+    messages = list(request.messages)
+    if not uses("tools") and request.callable_tools:
+        messages = _with_system_text(messages, tool_instruction(request.callable_tools))
+    if not uses("tool_calls"):
+        messages = [_plain(message, form) for message in messages]
+    calls = [call for message in messages for call in message.tool_calls]
+    return [_template_message(message, calls, form) for message in messages]
+
+
+def tool_instruction(tools: Sequence[Tool]) -> str:
+    """What a model is told of tools if its template does not tell it."""
+    return _INSTRUCTION.format(tools="\n".join(_dumps(tool["function"]) for tool in template_tools(tools)))
+
+
+def template_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": "function",
+            "function": {"name": tool.name, "description": tool.description, "parameters": _parameters(tool)},
+        }
+        for tool in tools
+    ]
+
+
+def thinking_variables(thinking: Thinking) -> dict[str, Any]:
+    """The variables that templates have for it."""
+    return {"enable_thinking": thinking.enabled, "reasoning_effort": thinking.effort}
+
+
+def _parameters(tool: Tool) -> dict[str, Any]:
+    """Templates look for `properties`, also of a function without arguments."""
+    return {"type": "object", "properties": {}, **tool.parameters}
+
+
+def _with_system_text(messages: list[ChatMessage], text: str) -> list[ChatMessage]:
+    if messages and messages[0].role == "system":
+        text = f"{messages.pop(0).content}\n\n{text}"
+    return [ChatMessage("system", text), *messages]
+
+
+def _plain(message: ChatMessage, form: ChatFormat) -> ChatMessage:
+    """A message without calls: they are written into its content."""
+    if message.role == "tool":
+        return ChatMessage("user", f"Result of the call: {message.content}")
+    if not message.tool_calls:
+        return message
+    written = form.write_calls([(call.name, _arguments(call.arguments)) for call in message.tool_calls])
+    content = f"{message.content}\n{written}" if message.content else written
+    return ChatMessage(message.role, content, reasoning=message.reasoning)
+
+
+def _template_message(message: ChatMessage, calls: Sequence[ToolCall], form: ChatFormat) -> Message:
+    fields: Message = {"role": message.role, "content": message.content}
+    if message.reasoning:
+        fields |= {"reasoning_content": message.reasoning, "thinking": message.reasoning}
+    if message.tool_calls:
+        fields["tool_calls"] = [_template_call(call, calls, form) for call in message.tool_calls]
+    if message.role == "tool":
+        call = next((call for call in calls if call.id == message.tool_call_id), None)
+        call_id = message.tool_call_id or ""
+        fields["tool_call_id"] = call_id if call is None else template_call_id(call, calls, form)
+        fields["name"] = message.name or (call.name if call else "")
+    return fields
+
+
+def _template_call(call: ToolCall, calls: Sequence[ToolCall], form: ChatFormat) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": _arguments(call.arguments)}
+    return {"id": template_call_id(call, calls, form), "type": "function", "function": function}
+
+
+def template_call_id(call: ToolCall, calls: Sequence[ToolCall], form: ChatFormat) -> str:
+    """The id that the template accepts: Mistral's has nine characters, Kimi's is the name with a number."""
+    if form.call_ids == "nine characters":
+        is_short = len(call.id) == 9 and call.id.isalnum()
+        return call.id if is_short else hashlib.sha256(call.id.encode()).hexdigest()[:9]
+    if form.call_ids == "numbered names":
+        number = next(number for number, each in enumerate(calls) if each is call)
+        return f"functions.{call.name}:{number}"
+    return call.id
+
+
+def _arguments(text: str) -> Any:
+    """Templates expect an object; what is not JSON stays a text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _dumps(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False)

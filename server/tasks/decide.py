@@ -1,0 +1,43 @@
+"""Closed questions about a text: the probability of each option, from the likelihood of the model answering with it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from server.errors import InvalidRequestError
+from server.generation.admission import Admission
+from server.tasks.label_scoring import ScoringRequest, probabilities, score_continuations
+
+MAX_OPTIONS = 1024  # of all questions: each is a request to the engine
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    label: str
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    instructions: str
+    options: Sequence[Option]
+
+
+async def decide(admission: Admission, text: str, questions: Sequence[Question]) -> list[list[float]]:
+    """For each question the probabilities of its options, in their order; they sum to 1.
+
+    Raises InvalidRequestError for more than MAX_OPTIONS options.
+    """
+    total = sum(len(question.options) for question in questions)
+    if total > MAX_OPTIONS:
+        raise InvalidRequestError(
+            f"The questions have {total} options together, and {MAX_OPTIONS} are served: ask fewer at once.",
+            param="questions",
+        )
+    service = admission.service
+    requests = []
+    for question in questions:
+        options = [(option.label, option.description) for option in question.options]
+        prompt = await service.chat_prompt(service.prompts.decide(text, question.instructions, options))
+        requests.append(ScoringRequest(prompt, [option.label for option in question.options]))
+    rows = await score_continuations(admission, requests)
+    return [probabilities([score.log_likelihood for score in row]) for row in rows]

@@ -1,0 +1,113 @@
+"""Every architecture: a GGUF file gives the same logits and tokens as the checkpoint it was made from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType as GgmlType
+from torch import Tensor
+
+from model.checkpoints.gguf.config import CONFIGS
+from model.checkpoints.gguf.directory import GgufDirectory
+from model.checkpoints.gguf.tensors import ARCHITECTURES
+from model.checkpoints.safetensors_files import CheckpointError, open_checkpoint
+from model.generate import generate
+from model.loading.load import describe, load_network, open_layout
+from model.network import CausalLM
+from tests.model.batches import whole_batch
+from tests.model.checkpoints.gguf import converter
+from tests.model.checkpoints.gguf.converter import write_gguf
+from tests.model.families.checkpoints import CASES, model_type, write_checkpoint
+
+# cases that GGUF files cannot express: windows of Llama-like and Qwen models, layers without experts among others
+NOT_EXPRESSED = {
+    "mistral_window", "mixtral_window", "qwen2_window", "qwen3_window", "qwen2_moe_sparse", "qwen3_moe_renormalized",
+    "qwen3_5_moe", "lfm2_moe_plain_router",
+}  # fmt: skip
+# settings that llama.cpp fixes, or derives from others
+FIXED = {
+    "gpt_oss": {"swiglu_limit": 7.0},
+    "qwen3_moe": {"norm_topk_prob": True},
+    "granitemoehybrid_dense": {"time_step_limit": [0.0, float("inf")]},
+    "deepseek_v2_groups": {
+        "rope_parameters": {
+            "rope_type": "yarn", "factor": 4.0, "beta_fast": 32, "beta_slow": 1, "mscale": 0.707,
+            "mscale_all_dim": 0.707, "original_max_position_embeddings": 64, "rope_theta": 10000.0,
+        }
+    },
+}  # fmt: skip
+ERRORS = {GgmlType.Q8_0: 0.1, GgmlType.Q5_1: 0.5}  # of the spread of the logits
+
+
+@dataclass(frozen=True, slots=True)
+class Twins:
+    case: str
+    safetensors: Path
+    gguf: Path
+
+
+@pytest.fixture(scope="module", params=sorted(set(CASES) - NOT_EXPRESSED))
+def twins(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Twins:
+    directory = tmp_path_factory.mktemp(request.param)
+    write_checkpoint(request.param, directory, **FIXED.get(request.param, {}))
+    return Twins(request.param, directory, write_gguf(directory, directory / "model.gguf"))
+
+
+def some_ids(network: CausalLM, count: int = 24) -> Tensor:
+    return torch.randint(0, network.config.vocab_size, (count,), generator=torch.Generator().manual_seed(1))
+
+
+@torch.inference_mode()
+def logits(network: CausalLM) -> Tensor:
+    found: Tensor = network.logits(network(whole_batch(network, some_ids(network)))[0])
+    return found
+
+
+def test_every_architecture_has_a_case() -> None:
+    tested = {converter.ARCHITECTURES[model_type(case)] for case in set(CASES) - NOT_EXPRESSED}
+    assert tested == ARCHITECTURES.keys() == CONFIGS.keys()
+
+
+def test_float32_gives_the_same_logits_and_tokens(twins: Twins) -> None:
+    ours = load_network(twins.safetensors, torch.float32)
+    from_gguf = load_network(GgufDirectory(twins.gguf), torch.float32)
+    torch.testing.assert_close(logits(from_gguf), logits(ours), atol=1e-4, rtol=0)
+    prompt = some_ids(ours, 12).tolist()
+    assert generate(from_gguf, prompt, 8) == generate(ours, prompt, 8)
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+@pytest.mark.parametrize("case", ["llama", "qwen3_next"])
+def test_a_quantized_file_stays_near(case: str, kind: GgmlType, tmp_path: Path) -> None:
+    write_checkpoint(case, tmp_path)
+    path = write_gguf(tmp_path, tmp_path / "quantized.gguf", kind)
+    expected = logits(load_network(tmp_path, torch.float32))
+    found = logits(load_network(GgufDirectory(path), torch.float32, freeze=False))
+    assert (found - expected).square().mean(1).sqrt().median() < ERRORS[kind] * expected.std()
+
+
+def test_headers_tell_what_is_read(twins: Twins) -> None:
+    reader = open_checkpoint(GgufDirectory(twins.gguf))
+    for name in reader.names():
+        tensor, header = reader.get(name), reader.header(name)
+        assert (tuple(tensor.shape), tensor.dtype) == (header.shape, header.dtype), name
+
+
+def test_an_unknown_tensor_is_refused_by_its_name(twins: Twins) -> None:
+    directory = GgufDirectory(twins.gguf)
+    file = directory._files[0]
+    file.tensors["blk.0.attn_rot_embd.weight"] = next(iter(file.tensors.values()))
+    with pytest.raises(CheckpointError, match=r"a tensor that this model does not: blk\.0\.attn_rot_embd\.weight"):
+        open_layout(directory, describe(directory, torch.float32))
+
+
+def test_an_order_that_is_not_undone_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control."""
+    write_checkpoint("llama", tmp_path)
+    monkeypatch.setattr(converter, "_PERMUTED", ())
+    path = write_gguf(tmp_path, tmp_path / "model.gguf")
+    difference = logits(load_network(GgufDirectory(path), torch.float32)) - logits(
+        load_network(tmp_path, torch.float32)
+    )
+    assert difference.abs().max() > 1e-2

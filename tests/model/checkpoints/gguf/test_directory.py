@@ -1,0 +1,146 @@
+"""A GGUF file as a directory: its files, split files, and the commands that read it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from model.checkpoints.gguf.directory import GgufDirectory
+from model.checkpoints.reader import CheckpointError
+from model.files import read_object
+from model.loading.load import load_network
+from model.loading.quantize_checkpoint import quantize_checkpoint
+from model.quantization import SCHEMES
+from model.text.chat_template import ChatTemplate
+from model.text.tokenizer import Tokenizer
+from server.cli import app
+from tests.model.batches import whole_batch
+from tests.model.checkpoints.gguf.converter import write_gguf
+from tests.model.checkpoints.gguf.test_file import HOSTILE
+from tests.model.families.checkpoints import write_checkpoint
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama without a tokenizer."""
+    directory = tmp_path_factory.mktemp("llama")
+    write_checkpoint("llama", directory)
+    return write_gguf(directory, directory / "tiny.gguf")
+
+
+def split(source: Path, directory: Path, parts: int) -> list[Path]:
+    """The tensors of a file in several, as llama.cpp's gguf-split writes them: the metadata is in the first."""
+    reader = gguf.GGUFReader(source)
+    paths = [directory / f"tiny-{part + 1:05}-of-{parts:05}.gguf" for part in range(parts)]
+    for part, path in enumerate(paths):
+        writer = gguf.GGUFWriter(path, "llama")
+        for name, field in reader.fields.items() if part == 0 else ():
+            if name.startswith("llama."):
+                writer.add_key_value(name, field.contents(), field.types[0])
+        writer.add_uint16("split.no", part)
+        writer.add_uint16("split.count", parts)
+        for tensor in reader.tensors[part::parts]:
+            writer.add_tensor(tensor.name, np.array(tensor.data))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return paths
+
+
+def test_it_has_the_files_of_a_checkpoint(model: Path) -> None:
+    directory = GgufDirectory(model)
+    assert [file.name for file in directory.iterdir()] == ["config.json"]  # this one has no tokenizer
+    config = read_object(directory / "config.json")
+    assert (config["model_type"], config["hidden_size"], directory.name) == ("llama", 64, "tiny")
+    assert not (directory / "quality.json").is_file()
+
+
+@pytest.mark.parametrize("given", [0, 2])
+def test_a_split_file_is_one_model(model: Path, tmp_path: Path, given: int) -> None:
+    paths = split(model, tmp_path, 3)
+    directory = GgufDirectory(paths[given])
+    whole, parts = (load_network(source, torch.float32) for source in (GgufDirectory(model), directory))
+    assert directory.name == "tiny"
+    for (name, one), other in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def test_a_missing_part_is_named(model: Path, tmp_path: Path) -> None:
+    paths = split(model, tmp_path, 3)
+    renamed = shutil.copy(paths[0], tmp_path / "renamed.gguf")
+    with pytest.raises(CheckpointError, match="is one of 3 parts"):
+        GgufDirectory(Path(renamed))
+    paths[1].unlink()
+    with pytest.raises(CheckpointError, match=r"tiny-00002-of-00003\.gguf is missing beside tiny-00001-of-00003\.gguf"):
+        GgufDirectory(paths[0])
+
+
+def test_it_is_quantized_like_the_checkpoint(model: Path, tmp_path: Path) -> None:
+    for source, name in ((GgufDirectory(model), "from-gguf"), (model.parent, "from-safetensors")):
+        quantize_checkpoint(source, tmp_path / name, SCHEMES["int8"])
+    one, other = (load_network(tmp_path / name) for name in ("from-gguf", "from-safetensors"))
+    ids = torch.arange(8)
+    with torch.inference_mode():
+        assert torch.equal(one(whole_batch(one, ids))[0], other(whole_batch(other, ids))[0])
+
+
+def test_inspect_describes_it(model: Path) -> None:
+    found = CliRunner().invoke(app, ["inspect", str(model), "--json"])
+    assert found.exit_code == 0, found.output
+    described = json.loads(found.output)
+    assert (described["family"], list(described["stored"])) == ("llama", ["F32"])
+
+
+@pytest.mark.parametrize("command", [["inspect"], ["generate", "a", "--model"]])
+@pytest.mark.parametrize("case", ["wrong magic", "huge tensor", "big-endian"])
+def test_a_damaged_file_ends_a_command_with_one_line(command: list[str], case: str, tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(HOSTILE[case][0])
+    found = CliRunner().invoke(app, [*command, str(tmp_path / "model.gguf")])
+    assert found.exit_code == 2
+    assert len(found.output.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"general.architecture": "mamba"}, "architecture 'mamba', which is not supported; supported: llama, "),
+        ({"general.architecture": ["llama"]}, "is not supported"),
+        ({"llama.embedding_length": None}, "has no llama.embedding_length"),
+        ({"llama.embedding_length": "64"}, "a whole number is expected"),
+        ({"llama.attention.head_count": 0}, "heads"),
+        ({"llama.block_count": 2**40}, "tensors for 1099511627776 layers"),
+        ({"llama.rope.scaling.type": "su"}, "rope scaling 'su'"),
+        ({"llama.attention.head_count_kv": 3}, "heads"),
+    ],
+)
+def test_hostile_metadata_is_refused(model: Path, change: dict[str, Any], message: str) -> None:
+    directory = GgufDirectory(model)
+    directory._files[0].metadata.update(change)
+    with pytest.raises(ValueError, match=message):
+        load_network(directory, torch.float32)
+
+
+def test_tokenizer_and_template_come_from_the_metadata(model: Path) -> None:
+    directory = GgufDirectory(model)
+    directory._files[0].metadata.update({
+        "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2", "tokenizer.ggml.merges": ["h i"],
+        "tokenizer.ggml.tokens": ["h", "i", "hi", "Ġ", "<|end|>", "<tool>"],
+        "tokenizer.ggml.token_type": np.array([1, 1, 1, 1, 3, 4]), "tokenizer.ggml.eos_token_id": 4,
+        "tokenizer.chat_template": "{% for m in messages %}{{ m['content'] }}<|end|>{% endfor %}",
+    })  # fmt: skip
+    assert {file.name for file in directory.iterdir()} == {
+        "config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json",
+    }  # fmt: skip
+    tokenizer, template = Tokenizer.load(directory), ChatTemplate.load(directory)
+    assert tokenizer.encode("hi hi") == [2, 3, 2]
+    assert (tokenizer.special_ids, tokenizer.eos_token_ids) == ({4}, (4,))
+    assert set(tokenizer.added_tokens) == {"<|end|>", "<tool>"}
+    assert template is not None
+    assert template.render_ids([{"role": "user", "content": "hi"}], tokenizer).token_ids == (2, 4)

@@ -1,0 +1,44 @@
+"""Every type of GGUF tensors against the `gguf` library, on random blocks."""
+
+import gguf
+import numpy as np
+import pytest
+import torch
+
+from model.checkpoints.gguf.ggml_types import OTHER_NAMES, TYPES, GgmlType
+
+CODES = {kind.name: code for code, kind in TYPES.items()}
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*encountered in.*:RuntimeWarning"
+)  # random scales are NaN or infinite here and there
+@pytest.mark.parametrize("name", CODES)
+def test_equals_the_library(name: str) -> None:
+    kind = TYPES[CODES[name]]
+    blocks_NB = np.random.default_rng(0).integers(0, 256, (200, kind.block_bytes), dtype=np.uint8)
+    expected = gguf.dequantize(blocks_NB, gguf.GGMLQuantizationType(CODES[name])).reshape(-1, kind.block_weights)
+    stored = torch.from_numpy(blocks_NB)
+    found = stored.view(kind.dtype) if kind.decode is None else kind.decode(stored)
+    np.testing.assert_array_equal(found.float().numpy(), expected)
+
+
+@pytest.mark.parametrize("code", TYPES)
+def test_sizes_and_names_are_those_of_the_library(code: int) -> None:
+    theirs, kind = gguf.GGMLQuantizationType(code), TYPES[code]
+    assert (kind.name, (kind.block_weights, kind.block_bytes)) == (theirs.name, gguf.GGML_QUANT_SIZES[theirs])
+
+
+@pytest.mark.parametrize("code", OTHER_NAMES)
+def test_types_that_are_not_read_have_their_names(code: int) -> None:
+    assert gguf.GGMLQuantizationType(code).name == OTHER_NAMES[code]
+
+
+def test_the_codes_of_microscaling_are_exact_in_bfloat16() -> None:
+    kind: GgmlType = TYPES[CODES["MXFP4"]]
+    blocks_NB = torch.zeros(254, 17, dtype=torch.uint8)
+    blocks_NB[:, 0] = torch.arange(254)  # all scales but the last, whose products overflow, and NaN
+    blocks_NB[:, 1:] = torch.arange(16) * 17
+    assert kind.decode is not None
+    weights_NB = kind.decode(blocks_NB)
+    assert torch.equal(weights_NB.bfloat16().float(), weights_NB)

@@ -1,0 +1,168 @@
+"""The grammar of a format allows what its router reads: random answers that follow one are calls of the tools."""
+
+import json
+import random
+from typing import Any
+
+import jsonschema
+import pytest
+from llguidance import LLMatcher, LLTokenizer
+
+from model.text.chat_formats.chat_format import (
+    ChatFormat,
+    Constraints,
+    HarmonyFormat,
+    PromptEnd,
+    TaggedFormat,
+    chat_format,
+)
+from model.text.chat_formats.families import CALL_FAMILIES, PLAIN_JSON, REASONING_FAMILIES, CallFamily
+from model.text.chat_formats.fields import Field
+from model.text.chat_formats.harmony import MARKERS
+from model.text.tokenizer import Tokenizer
+from tests.model.text.chat_formats.vocabulary import byte_tokenizer
+
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "weather": {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 5},
+            "days": {"type": "integer", "minimum": 0, "maximum": 99},
+            "unit": {"type": "string", "enum": ["c", "f"]},
+            "place": {"type": "object", "properties": {"x": {"type": "boolean"}}, "additionalProperties": False},
+        },
+        "required": ["city"],
+        "additionalProperties": False,
+    },
+    "now": {"type": "object", "properties": {}, "additionalProperties": False},
+}
+CHARACTERS = set(b"ab<>/\"'{}[]\n =:,.0123456789cefinotuy_xwhrdsplg")
+
+
+class Vocabulary:
+    """What llguidance asks of a tokenizer."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.eos_token_id = tokenizer.eos_token_ids[0]
+        self.tokens = [tokenizer.token_bytes(token_id) for token_id in range(tokenizer.vocab_size)]
+        self.special_token_ids = sorted(tokenizer.special_ids)
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+
+def random_answer(tokenizer: Tokenizer, grammar: str, seed: int, begun: str = "") -> str:
+    """Goes on with `begun` at random as the grammar allows, with few characters; ends where it may."""
+    matcher = LLMatcher(LLTokenizer(Vocabulary(tokenizer)), grammar, log_level=0)
+    assert not matcher.is_error(), matcher.get_error()
+    choose, ids = random.Random(seed), tokenizer.encode(begun, allow_special=True)
+    assert matcher.try_consume_tokens(ids) == len(ids), begun
+    while not matcher.is_stopped() and len(ids) < 2000:
+        if matcher.is_accepting() and choose.random() < 0.5:
+            break
+        biases = matcher.compute_logit_bias()
+        allowed = [token_id for token_id, bias in enumerate(biases) if bias and token_id != tokenizer.eos_token_ids[0]]
+        if not allowed:
+            break
+        usual = [each for each in allowed if tokenizer.token_bytes(each)[:1][0] in CHARACTERS or each > 256]
+        ids.append(choose.choice(usual or allowed))
+        assert matcher.consume_token(ids[-1])
+    assert matcher.is_accepting(), tokenizer.decode(ids, skip_special=False)
+    return tokenizer.decode(ids, skip_special=False)
+
+
+def calls_of(form: ChatFormat, answer: str, end: PromptEnd) -> list[tuple[str, str]]:
+    router = form.router(SCHEMAS, end)
+    assert router is not None
+    calls: list[list[str]] = []
+    for delta in [*router.feed(answer), *router.finish()]:
+        if delta.field is Field.TOOL_NAME:
+            calls.append([delta.text, ""])
+        elif delta.field is Field.TOOL_ARGUMENTS:
+            calls[delta.index][1] += delta.text
+        else:
+            assert delta.field is Field.REASONING or not delta.text, (answer, delta)
+    return [(name, arguments) for name, arguments in calls]
+
+
+def check_calls(calls: list[tuple[str, str]]) -> None:
+    assert calls
+    for name, arguments in calls:
+        jsonschema.validate(json.loads(arguments, strict=False), SCHEMAS[name])
+
+
+@pytest.mark.parametrize("special", [False, True], ids=["markers are text", "markers are tokens"])
+@pytest.mark.parametrize("family", [*CALL_FAMILIES, PLAIN_JSON], ids=lambda family: family.name)
+def test_what_a_grammar_of_required_calls_allows_is_read_as_calls(family: CallFamily, special: bool) -> None:
+    markers = [marker for marker in family.calls.markers if marker.startswith("<") and marker.endswith(">")]
+    tokenizer = byte_tokenizer(list(dict.fromkeys(markers)) if special else ())
+    form = chat_format(" ".join(family.signs), tokenizer.special_tokens)
+    assert isinstance(form, TaggedFormat)
+    end = PromptEnd(form.reasoning.close if form.reasoning else "")  # without reasoning
+    for many in (False, True):
+        grammar = form.grammar(Constraints(SCHEMAS, required=True, many=many), end)
+        assert grammar is not None
+        for seed in range(3):
+            calls = calls_of(form, random_answer(tokenizer, grammar, seed), end)
+            check_calls(calls)
+            assert many or len(calls) == 1
+
+
+def test_harmony() -> None:
+    tokenizer = byte_tokenizer(MARKERS)
+    form = chat_format("", tokenizer.special_tokens)
+    assert isinstance(form, HarmonyFormat)
+    end = PromptEnd("<|start|>assistant")
+    grammar = form.grammar(Constraints(SCHEMAS, required=True), end)
+    assert grammar is not None
+    for begun in ("", "<|channel|>analysis<|message|>hm<|end|><|start|>assistant"):
+        for seed in range(3):
+            answer = random_answer(tokenizer, grammar, seed, f"{begun}<|channel|>commentary")
+            check_calls(calls_of(form, answer, end))
+
+
+@pytest.mark.parametrize("reasoning", REASONING_FAMILIES, ids=lambda markers: markers.open)
+def test_a_response_begins_after_the_reasoning(reasoning: Any) -> None:
+    tokenizer = byte_tokenizer()
+    sign = {"<|open|>think<|sep|>": "<|open|>", "<think:opensource>": ":opensource"}.get(
+        reasoning.open, reasoning.close
+    )
+    form = chat_format(sign, tokenizer.special_tokens)
+    for end in (PromptEnd(f"user\n{reasoning.open}"), PromptEnd("user\n")):
+        grammar = form.grammar(Constraints(response='start: "yes" | "no"'), end)
+        assert grammar is not None
+        for seed in range(3):
+            router = form.router({}, end)
+            assert router is not None
+            opened = "" if end.text.endswith(reasoning.open) else reasoning.open
+            answer = random_answer(tokenizer, grammar, seed, f"{opened}hm < {reasoning.close}\n")
+            deltas = [*router.feed(answer), *router.finish()]
+            content = "".join(delta.text for delta in deltas if delta.field is Field.CONTENT)
+            assert content in ("yes", "no"), answer
+            assert "".join(delta.text for delta in deltas if delta.field is Field.REASONING) == "hm <"
+
+
+def test_calls_that_are_not_required_follow_the_schemas_where_they_are() -> None:
+    tokenizer = byte_tokenizer()
+    form = chat_format("<tool_call>", {})
+    grammar = form.grammar(Constraints(SCHEMAS), PromptEnd())
+    assert grammar is not None
+    matcher = LLMatcher(LLTokenizer(Vocabulary(tokenizer)), grammar, log_level=0)
+
+    def consumed(text: str) -> int:
+        ids = tokenizer.encode(text)
+        count = matcher.deep_copy().try_consume_tokens(ids)
+        return int(count) - len(ids)
+
+    assert consumed("no call at all, < or <tool") == 0
+    assert consumed('I call:\n<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call> and more') == 0
+    assert consumed('<tool_call>\n{"name": "now", "arguments": {"') < 0
+    assert consumed('<tool_call>\n{"name": "other') < 0
+
+
+def test_nothing_is_constrained_where_nothing_is_asked() -> None:
+    assert chat_format("<tool_call>", {}).grammar(Constraints(), PromptEnd()) is None

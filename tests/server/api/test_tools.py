@@ -1,0 +1,276 @@
+"""Tools and reasoning in POST /v1/chat/completions, with scripted answers of a model that writes as Qwen 3 does."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from server.engine.types import ThinkingBudget
+from tests.server.applications import Server, client_of, events_of, make_server
+
+CHAT = "/v1/chat/completions"
+TEMPLATE = """\
+{%- if tools %}<|im_start|>system
+{% for tool in tools %}{{ tool | tojson }}
+{% endfor %}<|im_end|>
+{% endif %}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{% if message.reasoning_content %}<think>{{ message.reasoning_content }}</think>
+{% endif %}{{ message.content }}
+{%- for call in message.tool_calls or [] %}
+<tool_call>
+{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}
+</tool_call>
+{%- endfor %}<|im_end|>
+{% endfor %}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% if enable_thinking %}<think>
+{% endif %}{% endif %}"""
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    },
+}
+QUESTION = [{"role": "user", "content": "hi"}]
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call>'
+
+
+@pytest.fixture
+def server() -> Server:
+    return make_server(TEMPLATE)
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[TestClient]:
+    with client_of(server) as client:
+        yield client
+
+
+def ask(client: TestClient, **fields: Any) -> Any:
+    response = client.post(CHAT, json={"messages": QUESTION, "tools": [WEATHER]} | fields)
+    assert response.status_code == 200, response.text
+    return response.json()["choices"][0]
+
+
+def deltas(client: TestClient, **fields: Any) -> list[Any]:
+    body = {"messages": QUESTION, "tools": [WEATHER], "stream": True} | fields
+    events = events_of(client.post(CHAT, json=body).text)
+    return [event["choices"][0] for event in events]
+
+
+def prompt_of(server: Server) -> str:
+    return server.tokenizer.decode(server.engine.submitted[-1].prompt_token_ids, skip_special=False)
+
+
+def test_a_call(client: TestClient, server: Server) -> None:
+    server.answer_with(f"Let me look.\n{CALL}")
+    choice = ask(client)
+    [call] = choice["message"]["tool_calls"]
+    assert re.fullmatch(r"call_[0-9a-f]{24}", call.pop("id"))
+    assert call == {"type": "function", "function": {"name": "weather", "arguments": '{"city": "Köln"}'}}
+    assert choice["message"]["content"] == "Let me look."
+    assert choice["finish_reason"] == "tool_calls"
+
+
+def test_content_is_null_where_there_are_only_calls(client: TestClient, server: Server) -> None:
+    server.answer_with(CALL)
+    assert ask(client)["message"]["content"] is None
+
+
+def test_a_stream_has_the_name_first_and_then_the_arguments_as_they_come(client: TestClient, server: Server) -> None:
+    server.answer_with(f"{CALL}\n{CALL}")
+    calls: dict[int, dict[str, str]] = {}
+    pieces = 0
+    for choice in deltas(client):
+        for call in choice["delta"].get("tool_calls", ()):
+            if call["index"] not in calls:
+                assert (call["type"], call["function"]["name"]) == ("function", "weather")
+                calls[call["index"]] = {"id": call["id"], "arguments": ""}
+            else:
+                assert set(call) == {"index", "function"}
+            calls[call["index"]]["arguments"] += call["function"]["arguments"]
+            pieces += 1
+    assert [call["arguments"] for call in calls.values()] == ['{"city": "Köln"}'] * 2
+    assert pieces > 10
+    assert deltas(client)[-1]["finish_reason"] == "tool_calls"
+
+
+def test_at_most_one_call_without_parallel_calls(client: TestClient, server: Server) -> None:
+    server.answer_with(f"{CALL}\n{CALL} and more")
+    choice = ask(client, parallel_tool_calls=False)
+    assert len(choice["message"]["tool_calls"]) == 1
+    assert choice["finish_reason"] == "tool_calls"
+    assert server.engine.aborted
+
+
+def test_without_tools_nothing_is_a_call(client: TestClient, server: Server) -> None:
+    server.answer_with(CALL)
+    for fields in ({"tools": []}, {"tools": None}, {"tool_choice": "none"}):
+        choice = ask(client, **fields)
+        assert choice["message"] == {"role": "assistant", "content": CALL, "refusal": None}
+        assert choice["finish_reason"] == "stop"
+        assert "weather" not in prompt_of(server)
+
+
+def test_a_call_that_is_cut_off(client: TestClient, server: Server) -> None:
+    server.answer_with(CALL)
+    choice = ask(client, max_tokens=55)
+    assert choice["finish_reason"] == "length"
+    [call] = choice["message"]["tool_calls"]
+    assert '{"city": "Köln"}'.startswith(call["function"]["arguments"])
+    assert ask(client, max_tokens=8)["message"]["content"] == ""
+
+
+def test_reasoning_is_apart_from_content(client: TestClient, server: Server) -> None:
+    server.answer_with("<think>\nhm\n</think>\n\nHello")
+    message = ask(client)["message"]
+    assert (message["reasoning_content"], message["reasoning"], message["content"]) == ("hm", "hm", "Hello")
+    pieces = [choice["delta"] for choice in deltas(client)]
+    assert "".join(piece.get("reasoning_content", "") for piece in pieces) == "hm"
+    assert "".join(piece.get("content", "") for piece in pieces) == "Hello"
+
+
+def test_reasoning_that_the_prompt_opens(client: TestClient, server: Server) -> None:
+    server.answer_with("hm</think>Hello")
+    message = ask(client, enable_thinking=True)["message"]
+    assert (message["reasoning_content"], message["content"]) == ("hm", "Hello")
+
+
+def test_thinking_that_is_cut_off_is_no_content(client: TestClient, server: Server) -> None:
+    server.answer_with("a long thought")
+    choice = ask(client, enable_thinking=True, max_tokens=5)
+    assert choice["message"]["content"] == ""
+    assert choice["message"]["reasoning_content"] == "a lon"
+
+
+def test_a_thinking_budget(client: TestClient, server: Server) -> None:
+    def encoded(text: str) -> tuple[int, ...]:
+        return tuple(server.tokenizer.encode(text))
+
+    server.answer_with("hm</think>Hello")
+    ask(client, thinking_token_budget=9)
+    ask(client, thinking_token_budget=9, enable_thinking=True)
+    ask(client, thinking_token_budget=-1)
+    close, forced = encoded("</think>"), encoded("\n</think>\n\n")
+    assert [request.sampling.thinking_budget for request in server.engine.submitted] == [
+        ThinkingBudget(9, encoded("<think>"), close, forced),
+        ThinkingBudget(9, (), close, forced),
+        None,
+    ]
+
+
+def test_stop_strings_count_in_the_content_only(client: TestClient, server: Server) -> None:
+    server.answer_with("<think>STOP</think>one STOP two")
+    choice = ask(client, stop="STOP")
+    assert (choice["message"]["reasoning_content"], choice["message"]["content"]) == ("STOP", "one ")
+    assert choice["finish_reason"] == "stop"
+    assert "".join(piece["delta"].get("content", "") for piece in deltas(client, stop="STOP")) == "one "
+
+
+def test_a_history_with_calls_is_rendered(client: TestClient, server: Server) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Köln"}'}}
+    history = [
+        *QUESTION,
+        {"role": "assistant", "content": None, "reasoning_content": "hm", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "rain"},
+    ]
+    ask(client, messages=history)
+    assert prompt_of(server) == (
+        f"<|im_start|>system\n{json.dumps(WEATHER)}\n<|im_end|>\n<|im_start|>system\n<|task:chat|><|im_end|>\n"
+        f"<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<think>hm</think>\n{CALL}<|im_end|>\n<|im_start|>tool\nrain<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_tools_cannot_forge_control_tokens(client: TestClient, server: Server) -> None:
+    forged = {"type": "function", "function": {"name": "f", "description": "<|im_end|>"}}
+    ask(client, tools=[forged], messages=[{"role": "tool", "content": "<|im_end|>", "tool_call_id": "<|im_end|>"}])
+    tokens = server.engine.submitted[-1].prompt_token_ids
+    assert (
+        tokens.count(server.tokenizer.special_tokens["<|im_end|>"]) == 3
+    )  # of the tools, the system message with the chat tag, and the message
+
+
+def test_a_template_without_tools_is_told_of_them_in_the_system_message() -> None:
+    server = make_server()
+    server.service.max_model_len = 2000
+    server.answer_with('{"name": "weather", "arguments": {"city": "Köln"}}')
+    with client_of(server) as client:
+        choice = ask(client)
+        assert choice["message"]["tool_calls"][0]["function"]["name"] == "weather"
+        assert '"The weather of a city"' in prompt_of(server)
+        history = [
+            {"role": "system", "content": "Be kind."},
+            *QUESTION,
+            {"role": "assistant", "content": None, "tool_calls": choice["message"]["tool_calls"]},
+            {"role": "tool", "content": "rain", "tool_call_id": "x"},
+        ]
+        ask(client, messages=history)
+        assert "Be kind.\n\nYou can call" in prompt_of(server)
+        assert '\n{"name": "weather", "arguments": {"city": "Köln"}}<|im_end|>' in prompt_of(server)
+        assert "rain<|im_end|>" in prompt_of(server)
+        server.answer_with('{"no": "call"}')
+        assert ask(client)["message"]["content"] == '{"no": "call"}'
+
+
+def again(choice: Any, **message: Any) -> list[Any]:
+    """The conversation after the tool has answered."""
+    result = {"role": "tool", "content": "rain", "tool_call_id": choice["message"]["tool_calls"][0]["id"]}
+    return [*QUESTION, choice["message"] | message, result]
+
+
+def test_a_call_goes_into_the_next_prompt_as_the_model_wrote_it(client: TestClient, server: Server) -> None:
+    written = '<tool_call>\n{ "arguments" : {"city":"K\\u00f6ln"},"name":"weather"}\n</tool_call>'
+    server.answer_with(written)
+    choice = ask(client)
+    first = server.engine.submitted[-1].prompt_token_ids
+    ask(client, messages=again(choice))
+    second = server.engine.submitted[-1]
+    answer = tuple(server.tokenizer.encode(written))
+    assert second.prompt_token_ids[: len(first) + len(answer)] == first + answer
+    assert len(first) in second.boundaries
+    assert len(first) + len(answer) in second.boundaries
+    assert prompt_of(server).endswith(f"{written}<|im_end|>\n<|im_start|>tool\nrain<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_a_call_that_the_client_has_changed_is_rendered_anew(client: TestClient, server: Server) -> None:
+    server.answer_with('<tool_call>{"name":"weather","arguments":{"city":"Köln"}}</tool_call>')
+    choice = ask(client)
+    choice["message"]["tool_calls"][0]["function"]["arguments"] = '{"city": "Bonn"}'
+    ask(client, messages=again(choice))
+    assert CALL.replace("Köln", "Bonn") in prompt_of(server)
+    choice["message"]["tool_calls"][0]["function"]["arguments"] = '{"city": "Köln"}'
+    ask(client, messages=again(choice, content="Other words"))
+    assert f"Other words{CALL}" in prompt_of(server)
+    ask(client, messages=[{"role": "system", "content": "Other."}, *again(choice)])
+    assert CALL in prompt_of(server)
+
+
+def test_reasoning_that_the_client_leaves_out_comes_back(client: TestClient, server: Server) -> None:
+    server.answer_with(f"<think>hm</think>\n{CALL}")
+    choice = ask(client)
+    ask(client, messages=again(choice, reasoning_content=None, reasoning=None))
+    assert f"assistant\n<think>hm</think>\n{CALL}<|im_end|>" in prompt_of(server)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tool_choice": "sometimes"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "other"}}}, "tool_choice"),
+        ({"tool_choice": "required", "tools": []}, "tool_choice"),
+        ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
+        ({"tools": [{"type": "function", "function": {"name": "no spaces"}}]}, "tools.0.function.name"),
+        ({"tools": [WEATHER] * 300}, "tools"),
+    ],
+)
+def test_wrong_tools_are_refused(client: TestClient, fields: dict[str, Any], param: str) -> None:
+    response = client.post(CHAT, json={"messages": QUESTION, "tools": [WEATHER]} | fields)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == param
