@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from model.text.chat_formats.fields import Field, FieldDelta
-from model.text.chat_formats.router import Router
+from model.text.chat_formats.router import AnswerRouter
 from server.chat.answer import ChatDelta, ChatFinishReason, ChatResult, ToolCallDelta, fold
 from server.engine.types import FinishReason
 from server.generation.stop_strings import StopStringMatcher
@@ -28,11 +28,6 @@ class ChatGeneration:
     def usage(self) -> Usage:
         """Counts so far."""
         return self._generation.usage
-
-    @property
-    def reasoning_tokens(self) -> int:
-        """How many tokens so far were reasoning."""
-        return 0
 
     @property
     def stop_string(self) -> str | None:
@@ -63,7 +58,7 @@ class RoutedGeneration(ChatGeneration):
     def __init__(
         self,
         generation: RunningGeneration,
-        router: Router,
+        router: AnswerRouter,
         stops: StopStringMatcher,
         *,
         max_calls: int | None = None,
@@ -83,8 +78,8 @@ class RoutedGeneration(ChatGeneration):
         self._is_complete = False  # what comes after it is left out
 
     @property
-    def reasoning_tokens(self) -> int:
-        return self._reasoning_tokens
+    def usage(self) -> Usage:
+        return replace(self._generation.usage, reasoning_tokens=self._reasoning_tokens)
 
     @property
     def stop_string(self) -> str | None:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,8 @@ from model.text.chat_formats.grammar import GrammarBuilder, in_order, one_of, pa
 from model.text.chat_formats.reader import Reader, Reading, markers
 
 _CONSTANTS: Mapping[str, Any] = {"true": True, "false": False, "null": None}
-MAX_CHARACTERS = 200_000  # of the calls of an answer
+_STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+MAX_SYNTAX = 4000  # characters of the calls outside of strings; Python's parser takes about 5 us for each
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,18 @@ class PythonicCalls:
 def parsed_calls(text: str) -> list[tuple[str, dict[str, Any]]]:
     """Names and arguments; empty if the text is no list of calls. JSON's constants are understood too."""
     try:
-        if len(text) > MAX_CHARACTERS:
+        if len(_STRING.sub("", text)) > MAX_SYNTAX:
             return []
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(_STRING.sub(_escaped_newlines, text.strip()), mode="eval").body
         calls = tree.elts if isinstance(tree, ast.List | ast.Tuple) else [tree]
         return [(_name(call), _arguments(call)) for call in calls if isinstance(call, ast.Call)]
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return []
+
+
+def _escaped_newlines(string: re.Match[str]) -> str:
+    """Templates write line breaks into strings as they are."""
+    return string[0].replace("\n", "\\n")
 
 
 def _call_grammar(build: GrammarBuilder, name: str, schema: Mapping[str, Any]) -> str:
