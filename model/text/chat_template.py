@@ -75,8 +75,12 @@ class ChatTemplate:
     control_tokens.py). In an earlier answer of the model, only special tokens are hidden: it may have a `<think>`.
     """
 
-    def __init__(self, source: str, named: Mapping[str, str] | None = None) -> None:
-        """`named` are special tokens by the name that templates use. ValueError where `source` is not valid jinja."""
+    def __init__(self, source: str, named: Mapping[str, str] | None = None, response_template: Any = None) -> None:
+        """`named` are special tokens by the name that templates use. ValueError where `source` is not valid jinja.
+
+        `response_template` says how answers are written, if the checkpoint does (see response_template.py).
+        """
+        self.response_template = response_template
         self._source, self._template = source, BoundedTemplate(source)
         self._variables = {"bos_token": "", "eos_token": "", **(named or {})}
         self._control_tokens: WeakKeyDictionary[Tokenizer, ControlTokens] = WeakKeyDictionary()
@@ -89,7 +93,10 @@ class ChatTemplate:
         where it is not valid, or where there are several templates and none is called "default".
         """
         source = _template_source(directory)
-        return None if source is None else cls(source, named_tokens(directory))
+        if source is None:
+            return None
+        settings = read_object_if_any(directory / "tokenizer_config.json")
+        return cls(source, named_tokens(directory), settings.get("response_template"))
 
     @property
     def source(self) -> str:
@@ -108,11 +115,12 @@ class ChatTemplate:
         """Whether a variable is named in the template."""
         return variable in self._source
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool) -> str:
+    def render(
+        self, messages: Sequence[Message], add_generation_prompt: bool, tools: Sequence[dict[str, Any]] = ()
+    ) -> str:
         """Return the text of a conversation for a person to read: texts and special tokens look the same in it."""
-        return self._render(
-            [_copy(message, _unchanged) for message in messages], add_generation_prompt, _NO_TOOLS, Clock()
-        )
+        copies = [_copy(message, _unchanged) for message in messages]
+        return self._render(copies, add_generation_prompt, {"tools": list(tools) or None}, Clock())
 
     def render_ids(
         self,
@@ -211,6 +219,7 @@ class UnusableChatTemplate:
         self._reason = reason
 
     source = bos_token = eos_token = ""
+    response_template: Any = None
 
     def uses(self, variable: str) -> bool:
         return False

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -14,6 +15,7 @@ from server.api.logprobs import ChoiceLogprobs, PromptLogprobs, chat_logprobs, p
 from server.api.messages import ChatFields, Messages, ignored_message_fields
 from server.api.prompts import PromptLength, truncated
 from server.api.request_model import ModelName
+from server.api.response_format import GrammarFields
 from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of
 from server.api.sampling import (
     CacheSalt,
@@ -40,7 +42,7 @@ from server.generation.stream import all_results, interleave
 router = APIRouter(tags=["OpenAI"])
 
 
-class ChatCompletionRequest(SamplingFields, ChatFields):
+class ChatCompletionRequest(SamplingFields, ChatFields, GrammarFields):
     model: ModelName | None = None
     messages: Messages
     max_completion_tokens: MaxTokens | None = None
@@ -112,13 +114,13 @@ class ChatCompletion(BaseModel):
 @router.post("/v1/chat/completions", response_model=ChatCompletion, summary="Answer a conversation")
 async def chat_completions(body: ChatCompletionRequest, context: Context) -> Any:
     """OpenAI's chat completions. With `stream` the answer is server-sent events that end with `[DONE]`."""
-    request, n = body.chat_request(body.cache_salt), body.n or 1
+    request, n = replace(body.chat_request(body.cache_salt), response_grammar=body.answer_grammar), body.n or 1
     for name in context.chat.unknown_variables(request):
         body.ignore(name)
     service = context.accept(body)
     prompt, sampling = await _prompt(context, body, request), _sampling(service, body)
     check_total_logprobs(service, [prompt], n, sampling)
-    answers = context.chat.start(context.admission, request, prompt, sampling, body.text_options, n)
+    answers = await context.chat.start(context.admission, request, prompt, sampling, body.text_options, n)
     head = ChunkHead(
         f"chatcmpl-{context.admission.request_id}",
         "chat.completion.chunk",

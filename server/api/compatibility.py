@@ -6,7 +6,7 @@ neutral   The value asks for nothing, such as `null`, `best_of: 1` or `mirostat:
 hint      The field does not change which text is right, such as `cache_prompt`. It is dropped, and the answer names it
           in `warnings`.
 alias     Another name for one of our fields, such as `n_predict` for `max_tokens`.
-refused   Ignoring the field would change the text, such as `grammar`. The request is refused, and the error says what
+refused   Ignoring the field would change the text, such as `mirostat`. The request is refused, and the error says what
           to do instead.
 
 A field that an endpoint has itself is not looked up here. A field that nobody knows is treated as a hint, or refused if
@@ -90,7 +90,8 @@ def _as_many_as_are_returned(value: Any, body: Body) -> bool:
 
 _NO_TOOLS = "tools are served at the chat endpoints only; leave it out, or set tool_choice to none"
 _NO_FUNCTIONS = "use tools and tool_choice; leave it out"
-_NO_GRAMMARS = "answers cannot be constrained here; leave it out and ask for the format in the prompt"
+_NO_GRAMMARS = "answers are not constrained at this endpoint; leave it out, or use /v1/chat/completions"
+_NO_TAGS = "structural tags are not served here; leave it out, or write a grammar"
 _NO_SAMPLER = "this sampler is not served here; leave it out, or use temperature, top_p, top_k and min_p"
 _NO_MEDIA = "this server reads and writes text only; leave it out"
 _NO_SEARCH = "beam search is served by /v1/translate only (beam_width); leave it out"
@@ -121,7 +122,9 @@ _TABLE: tuple[ForeignField, ...] = (
     *_hints("vLLM", "spaces_between_special_tokens", "detokenize", neutral=(True,)),
     *_hints("vLLM", "guided_decoding_backend", "guided_whitespace_pattern"),
     *_refused("vLLM", _NO_GRAMMARS, structured_outputs=({},), guided_json=(), guided_regex=("",), guided_choice=([],),
-              guided_grammar=("",), structural_tag=("",), regex=("",), ebnf=("",)),
+              guided_grammar=("",)),
+    *_refused("vLLM", _NO_TAGS, structural_tag=("",), grammar_lazy=(False,), grammar_triggers=([],)),
+    *_refused("SGLang", _NO_GRAMMARS, regex=("",), ebnf=("",)),
     *_refused("vLLM", _NO_SEARCH, use_beam_search=(False,), num_beams=(1,)),
     *_refused("vLLM", "chat templates come from the checkpoint; leave it out", chat_template=("",), documents=([],)),
     *_refused("vLLM", "leave it out", logits_processors=([],), return_tokens_as_token_ids=(False,)),
@@ -146,7 +149,7 @@ _TABLE: tuple[ForeignField, ...] = (
     *_aliases("llama.cpp", "add_special_tokens", "add_special"),
     *_aliases("llama.cpp", "return_token_strs", "with_pieces"),
     *_aliases("llama.cpp", "repetition_penalty", "repeat_penalty"),
-    *_refused("llama.cpp", _NO_GRAMMARS, grammar=("",), json_schema=({}, ""), grammar_lazy=(False,)),
+    *_refused("llama.cpp", _NO_GRAMMARS, grammar=("",), json_schema=({}, "")),
     *_refused("llama.cpp", _NO_SAMPLER, typical_p=(1,), typ_p=(1,), tfs_z=(1,), mirostat=(0,), dynatemp_range=(0,),
               dry_multiplier=(0,), xtc_probability=(0,), top_n_sigma=(0, -1)),
     *_ignored("llama.cpp", "mirostat_tau", "mirostat_eta", "dynatemp_exponent", "dry_base", "dry_allowed_length",

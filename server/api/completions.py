@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from server.api.logprobs import (
 )
 from server.api.prompts import PromptField, PromptFields, read_prompts
 from server.api.request_model import ModelName
+from server.api.response_format import GrammarFields
 from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of
 from server.api.sampling import Choices, LogprobsField, NumLogprobs, SamplingFields, TokenLimit, check_total_logprobs
 from server.api.sse import Event, Events
@@ -38,7 +40,7 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's default
 MAX_GENERATIONS = 128  # prompts times choices
 
 
-class CompletionRequest(SamplingFields, PromptFields):
+class CompletionRequest(SamplingFields, PromptFields, GrammarFields):
     model: ModelName | None = None
     prompt: PromptField
     max_tokens: Annotated[TokenLimit, Field(description="0 needs echo; -1: as many as the context holds.")] | None = (
@@ -98,7 +100,7 @@ async def completions(body: CompletionRequest, context: Context) -> Any:
     _check_length(body)
     prompts = await read_prompts(service, body.prompt, body)
     _check_count(prompts, n)
-    sampling = _sampling(service, body)
+    sampling = replace(_sampling(service, body), grammar=await body.compile_grammar(service))
     check_total_logprobs(service, prompts, n, sampling)
     generations = context.admission.start(prompts, sampling, body.text_options, n)
     choices = [ChoiceBuilder(service, body, index, prompts[index // n]) for index in range(len(generations))]

@@ -1,5 +1,6 @@
 """POST /v1/generate: text that goes on from a prompt."""
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from fastapi import APIRouter
@@ -7,6 +8,7 @@ from pydantic import BaseModel
 
 from server.api.dependencies import Context
 from server.api.request_model import Text
+from server.api.response_format import GrammarFields
 from server.api.response_model import UsageInfo, Warnings, usage_of
 from server.api.tasks import TaskFields, task_events
 
@@ -15,7 +17,7 @@ router = APIRouter(prefix="/v1", tags=["Tasks"])
 DEFAULT_MAX_TOKENS = 256
 
 
-class TextGenerationRequest(TaskFields):
+class TextGenerationRequest(TaskFields, GrammarFields):
     prompt: Text
 
 
@@ -38,6 +40,7 @@ async def generate(body: TextGenerationRequest, context: Context) -> Any:
     """
     service, answer_id = context.accept(body), f"gen-{context.admission.request_id}"
     sampling = body.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, defaults=service.defaults)
+    sampling = replace(sampling, grammar=await body.compile_grammar(service))
     prompt = await service.text_prompt(body.prompt)
     [generation] = context.admission.start([prompt], sampling, body.text_options)
     if body.stream:

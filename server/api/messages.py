@@ -98,6 +98,17 @@ def ignored_message_fields(messages: Sequence[ChatMessage]) -> Iterator[str]:
             yield from part.ignored_fields(f"messages.{index}.content.{number}")
 
 
+class ThinkingSwitch(WithExtras):
+    """How others write `enable_thinking` and `thinking_token_budget`: `{"type": "enabled", "budget_tokens": 500}`."""
+
+    type: Literal["enabled", "disabled", "auto", "adaptive"] = "auto"
+    budget_tokens: Annotated[int, Field(ge=0, le=1_000_000), WholeNumber] | None = None
+
+    @property
+    def is_enabled(self) -> bool | None:
+        return {"enabled": True, "disabled": False}.get(self.type)
+
+
 class ChatFields(ToolFields):
     """A conversation and how it is rendered."""
 
@@ -109,6 +120,7 @@ class ChatFields(ToolFields):
     chat_template_kwargs: TemplateVariables | None = None
     reasoning_effort: Annotated[str, Field(max_length=64, description="A variable of the chat template.")] | None = None
     enable_thinking: Annotated[bool, Field(description="A variable of the chat template.")] | None = None
+    thinking: ThinkingSwitch | None = None
     thinking_token_budget: (
         Annotated[
             int, Field(ge=-1, le=1_000_000, description="Thinking ends after that many tokens; -1: never."), WholeNumber
@@ -130,9 +142,12 @@ class ChatFields(ToolFields):
 
     def _thinking(self) -> request.Thinking:
         """An effort of "none" switches thinking off, in templates that can."""
-        budget = None if self.thinking_token_budget == -1 else self.thinking_token_budget
-        is_off = self.reasoning_effort == "none" and self.enable_thinking is None
-        return request.Thinking(False if is_off else self.enable_thinking, budget, self.reasoning_effort)
+        switch = self.thinking or ThinkingSwitch()
+        budget = switch.budget_tokens if self.thinking_token_budget is None else self.thinking_token_budget
+        is_enabled = switch.is_enabled if self.enable_thinking is None else self.enable_thinking
+        if is_enabled is None and self.reasoning_effort == "none":
+            is_enabled = False
+        return request.Thinking(is_enabled, None if budget == -1 else budget, self.reasoning_effort)
 
     def _render_options(self) -> RenderOptions:
         if self.continue_final_message and self.add_generation_prompt:

@@ -26,13 +26,21 @@ class PromptTokensDetails(BaseModel):
     cached_tokens: int
 
 
+class CompletionTokensDetails(BaseModel):
+    reasoning_tokens: int
+
+
 class UsageInfo(BaseModel):
-    """`cached_tokens` of the prompt tokens were found in the prefix cache, so they were not computed."""
+    """`cached_tokens` of the prompt tokens were found in the prefix cache, so they were not computed.
+
+    `completion_tokens_details` is there only if there was reasoning.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: Omittable[CompletionTokensDetails] = None
 
 
 class Counted(Protocol):
@@ -47,9 +55,13 @@ def usage_of(generations: Sequence[Counted], n: int = 1) -> UsageInfo:
     usages = [generation.usage for generation in generations]
     prompt_tokens = sum(usage.prompt_tokens for usage in usages[::n])
     completion_tokens = sum(usage.completion_tokens for usage in usages)
+    reasoning_tokens = sum(usage.reasoning_tokens for usage in usages)
     return UsageInfo(
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         total_tokens=prompt_tokens + completion_tokens,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(usage.cached_tokens for usage in usages[::n])),
+        completion_tokens_details=(
+            CompletionTokensDetails(reasoning_tokens=reasoning_tokens) if reasoning_tokens else None
+        ),
     )

@@ -30,11 +30,6 @@ class ChatGeneration:
         return self._generation.usage
 
     @property
-    def reasoning_tokens(self) -> int:
-        """How many tokens so far were reasoning."""
-        return 0
-
-    @property
     def stop_string(self) -> str | None:
         """The stop string that has ended the answer, if one did."""
         return self._generation.stop_string
@@ -83,8 +78,8 @@ class RoutedGeneration(ChatGeneration):
         self._is_complete = False  # what comes after it is left out
 
     @property
-    def reasoning_tokens(self) -> int:
-        return self._reasoning_tokens
+    def usage(self) -> Usage:
+        return replace(self._generation.usage, reasoning_tokens=self._reasoning_tokens)
 
     @property
     def stop_string(self) -> str | None:

@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from model.text.chat_template import DEFAULT_RENDER_OPTIONS, RenderOptions
+from server.generation.grammar import AnswerGrammar
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Thinking:
 class ChatRequest:
     """A conversation, and what its answer may have.
 
-    `response_grammar` is a Lark grammar (see SamplingParams.grammar) for the content; it begins after the reasoning.
+    `response_grammar` is what the content has to look like; it begins after the reasoning.
     `render` has further variables of the chat template, and says how the conversation ends. Requests share prefixes
     only if they have the same `cache_salt`.
     """
@@ -86,7 +87,7 @@ class ChatRequest:
     tools: Sequence[Tool] = ()
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
-    response_grammar: str | None = None
+    response_grammar: AnswerGrammar | None = None
     thinking: Thinking = Thinking()
     render: RenderOptions = DEFAULT_RENDER_OPTIONS
     cache_salt: str | None = None

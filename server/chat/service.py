@@ -7,6 +7,7 @@ from functools import partial
 from model.text.chat_formats.chat_format import ChatFormat, PromptEnd, TaggedFormat, chat_format
 from model.text.chat_formats.fields import Schemas
 from model.text.chat_template import RenderOptions
+from server.chat.constraints import answer_grammar
 from server.chat.generation import ChatGeneration, RoutedGeneration
 from server.chat.known_answers import KnownAnswers
 from server.chat.request import ChatRequest, Tool
@@ -39,7 +40,7 @@ class ChatService:
         )
         return prompt.salted(request.cache_salt)
 
-    def start(
+    async def start(
         self,
         admission: Admission,
         request: ChatRequest,
@@ -48,12 +49,20 @@ class ChatService:
         options: TextOptions = DEFAULT_OPTIONS,
         n: int = 1,
     ) -> list[ChatGeneration]:
-        """Start `n` answers to a prompt that `prompt` made. Raises what Admission.start raises."""
+        """Start `n` answers to a prompt that `prompt` made.
+
+        Raises what Admission.start raises, and InvalidRequestError for a format of the answer that cannot be followed.
+        """
         schemas = _schemas(request.callable_tools)
         end = PromptEnd(prompt.text, _continued(request))
+        grammar = await answer_grammar(self._service, self._format, request, end)
+        sampling = sampling if grammar is None else replace(sampling, grammar=grammar)
         if self._format.router(schemas, end) is None:
             return [ChatGeneration(generation) for generation in admission.start([prompt], sampling, options, n)]
         sampling = self._with_budget(sampling, request, end)
+        if not sampling.ignore_eos:
+            sampling = replace(sampling, stop_token_ids=sampling.stop_token_ids | self._format.end_ids)
+        marked = replace(prompt, snapshot_token_ids=self._format.mark_ids)
         raw = replace(options, stop=(), include_stop=False, kept_special_tokens=self._format.marker_ids)
         ends = {*self._service.tokenizer.eos_token_ids, *sampling.stop_token_ids}
 
@@ -64,7 +73,7 @@ class ChatService:
 
         return [
             self._routed(generation, request, schemas, end, options, keep)
-            for generation in admission.start([prompt], sampling, raw, n)
+            for generation in admission.start([marked], sampling, raw, n)
         ]
 
     def unknown_variables(self, request: ChatRequest) -> list[str]:
@@ -108,7 +117,7 @@ def _format_of(service: GenerationService) -> ChatFormat:
     template, tokenizer = service.chat_template, service.tokenizer
     if template is None:
         return TaggedFormat()
-    return chat_format(template.source, tokenizer.special_tokens, tokenizer.added_tokens)
+    return chat_format(template.source, tokenizer.special_tokens, tokenizer.added_tokens, template.response_template)
 
 
 def _schemas(tools: Sequence[Tool]) -> Schemas:

@@ -8,6 +8,7 @@ import torch
 
 from model.network import CausalLM
 from server.engine.config import EngineConfig, plan_cache_layout
+from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.runner import ModelRunner
 from server.engine.sampler import sample
 from server.engine.scheduler import Scheduler
@@ -32,9 +33,12 @@ class Engine:
         *,
         device: torch.device | str = "cpu",
         threads: ThreadScaler | None = None,
+        grammars: GrammarCompiler | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Allocates the cache. `threads` adapts the number of threads to what the processors have time for.
+
+        Without `grammars`, requests with a grammar are refused.
 
         Raises ValueError if the budget or the network's context is too small.
         """
@@ -46,9 +50,9 @@ class Engine:
         _check_eos_token_ids(config.eos_token_ids, network.config.vocab_size)
         self.config = config
         self.layout = plan_cache_layout(config, network.cache_specs(), network.dtype)
-        self.scheduler = Scheduler(config, self.layout, clock=clock)
+        self.scheduler = Scheduler(config, self.layout, grammars=grammars, clock=clock)
         self.runner = ModelRunner(network, self.layout, max_model_len=config.max_model_len, device=device)
-        self._threads = threads
+        self._threads, self._grammars = threads, grammars
         self._clock = clock
         self._network_config = network.config
         self._steps = 0
@@ -63,6 +67,10 @@ class Engine:
     def check(self, request: EngineRequest) -> None:
         """Raises ValueError for a request that `submit` would refuse for another reason than its id."""
         check_request(request, self._network_config, max_model_len=self.config.max_model_len)
+        if request.sampling.grammar is not None:
+            if self._grammars is None:
+                raise ValueError("grammars are not available in this engine: leave it out")
+            self._grammars.compile(request.sampling.grammar)
 
     def submit(self, request: EngineRequest) -> None:
         """Accept a request. Raises ValueError for a request that cannot be served, and for an id that is in use."""

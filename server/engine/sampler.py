@@ -32,13 +32,13 @@ def sample(logits_RV: Tensor, sequences: Rows[Sequence]) -> SampledTokens:
     if not sequences:
         return SampledTokens(())
     finite = torch.isfinite(logits_RV.sum(-1)).tolist()
-    processed_RV = process_logits(logits_RV, sequences)
-    token_ids: list[int] = kernels.argmax(processed_RV).tolist()
+    token_ids: list[int] = kernels.argmax(logits_RV).tolist()
     for row, sequence in enumerate(sequences):
+        scores_V = process_logits(logits_RV[row], sequence)
         if finite[row] and sequence.sampling.temperature >= GREEDY_BELOW:
-            token_ids[row] = draw(
-                processed_RV[row].numpy(force=True), sequence.sampling, sequence.seed, len(sequence.tokens)
-            )
+            token_ids[row] = draw(scores_V.numpy(force=True), sequence.sampling, sequence.seed, len(sequence.tokens))
+        elif sequence.logits_processors:
+            token_ids[row] = int(kernels.argmax(scores_V[None]))
     return SampledTokens(
         [(token_id,) for token_id in token_ids],
         _logprobs(logits_RV, token_ids, sequences),
@@ -46,15 +46,14 @@ def sample(logits_RV: Tensor, sequences: Rows[Sequence]) -> SampledTokens:
     )
 
 
-def process_logits(logits_RV: Tensor, sequences: Rows[Sequence]) -> Tensor:
-    """Logits after the sequences' processors; a copy if there are any, for log-probabilities need the model's own."""
-    processed_RV = logits_RV
-    for row, sequence in enumerate(sequences):
-        if sequence.logits_processors and processed_RV is logits_RV:
-            processed_RV = logits_RV.clone()
-        for processor in sequence.logits_processors:
-            processor.apply(processed_RV[row])
-    return processed_RV
+def process_logits(logits_V: Tensor, sequence: Sequence) -> Tensor:
+    """Logits after a sequence's processors; a copy if it has any, for log-probabilities need the model's own."""
+    if not sequence.logits_processors:
+        return logits_V
+    scores_V = logits_V.clone()
+    for processor in sequence.logits_processors:
+        processor.apply(scores_V)
+    return scores_V
 
 
 def _logprobs(

@@ -12,6 +12,7 @@ from random import Random
 from server.engine.beam.search import BeamSearch
 from server.engine.cache.sequence_cache import CacheUsage
 from server.engine.config import CacheLayout, EngineConfig
+from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.logits_processors import build_logits_processors
 from server.engine.policy import PrefillBudget, SchedulingPolicy
 from server.engine.sequence import Sequence, SequenceStatus
@@ -26,18 +27,26 @@ from server.engine.types import (
     TokenLogprobs,
 )
 
+MAX_MARKS = 16  # snapshots of one answer while it is generated
+
 
 class Scheduler:
     """Chooses the sequences of each step, and enters its results."""
 
     def __init__(
-        self, config: EngineConfig, layout: CacheLayout, *, clock: Callable[[], float] = time.monotonic
+        self,
+        config: EngineConfig,
+        layout: CacheLayout,
+        *,
+        grammars: GrammarCompiler | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
         self.pool = SequencePool(config, layout)
         self.policy = SchedulingPolicy(config)
         self.stats = SchedulerStats()
         self.beams = BeamSearch(config, self.pool, self.stats, clock)
+        self._grammars = grammars
         self._clock = clock
         self._seeds = Random(config.seed)
 
@@ -69,6 +78,10 @@ class Scheduler:
             sequence.logits_processors = build_logits_processors(
                 request.sampling, request.prompt_token_ids, self.config.eos_token_ids
             )
+            if request.sampling.grammar is not None:
+                assert self._grammars is not None, "check_request refuses grammars then"
+                sequence.grammar = self._grammars.constraint(request.sampling.grammar)
+                sequence.logits_processors += (sequence.grammar,)
             self.pool.add(sequence)
 
     def abort(self, request_id: str) -> list[EngineOutput]:
@@ -122,6 +135,9 @@ class Scheduler:
             if sequence.status is SequenceStatus.FINISHED:
                 continue  # a beam whose group has ended in this step
             self.pool.cache.advance(sequence)
+            if sequence.is_at_mark and sequence.num_marks < MAX_MARKS:
+                sequence.num_marks += 1
+                self.pool.cache.save_state(sequence)
             row = rows.get(sequence)
             if sequence.request_id in failed:
                 outputs.append(self._fail(sequence, now))
@@ -152,11 +168,15 @@ class Scheduler:
         return decodes, self._schedule_prefills(prefilling, waiting, budget)
 
     def _schedule_decodes(self) -> tuple[list[Sequence], list[Sequence]]:
-        """Give the decoding sequences their tokens; the second list are running sequences that do not decode yet."""
+        """Give the decoding sequences their tokens; the second list are running sequences that do not decode yet.
+
+        A sequence may have several tokens that are not computed, where its grammar forces some. They are computed
+        together if no other sequence runs: a longer step would delay the others, and is not captured.
+        """
         decodes: list[Sequence] = []
         prefilling: list[Sequence] = []
         running = self.pool.running
-        spare = self.config.max_num_batched_tokens - len(running)  # beyond the one token that each gets
+        most = self.config.max_num_batched_tokens if len(running) == 1 else 1
         index = 0
         while index < len(running):  # preemption shortens it from the end
             sequence = running[index]
@@ -166,9 +186,7 @@ class Scheduler:
             elif not sequence.is_held:
                 if not self._ensure_blocks(sequence):
                     break
-                count = min(len(sequence.tokens) - sequence.num_computed_tokens, 1 + spare)
-                sequence.num_scheduled_tokens = count
-                spare -= count - 1
+                sequence.num_scheduled_tokens = min(len(sequence.tokens) - sequence.num_computed_tokens, most)
                 decodes.append(sequence)
         return decodes, prefilling
 
@@ -239,9 +257,16 @@ class Scheduler:
     def _token_output(
         self, sequence: Sequence, row: int, computed: ModelOutput, sampled: SampledTokens, now: float
     ) -> EngineOutput:
-        """Append the sampled tokens up to the first that ends the sequence."""
-        token_ids, reason = self._until_end(sequence, sampled.token_ids[row])
-        sequence.append(token_ids)
+        """Append the sampled tokens up to the first that ends the sequence, and the tokens that its grammar forces."""
+        grammar = sequence.grammar
+        if grammar is not None and grammar.error is not None:  # so the token was chosen without it
+            return self._fail_grammar(sequence, grammar.error, now)
+        token_ids, reason = self._append(sequence, sampled.token_ids[row])
+        if grammar is not None:
+            if reason is None and row not in sampled.logprobs:  # the network has not scored the forced tokens yet
+                forced, reason = self._append(sequence, grammar.forced_tokens())
+                token_ids += forced
+            reason = FinishReason.STOP if grammar.is_complete else reason
         self.stats.generation_tokens += len(token_ids)
         if sequence.first_token is None:
             sequence.first_token = now
@@ -264,12 +289,21 @@ class Scheduler:
         prompt_logprobs = _take_prompt_logprobs(sequence, computed)
         return [sequence.terminal(FinishReason.LENGTH, now, prompt_logprobs=prompt_logprobs)]
 
-    def _until_end(self, sequence: Sequence, token_ids: tuple[int, ...]) -> tuple[tuple[int, ...], FinishReason | None]:
-        """The tokens up to the first that ends the sequence, and why it ends; None if it goes on."""
+    def _fail_grammar(self, sequence: Sequence, error: str, now: float) -> EngineOutput:
+        assert self._grammars is not None
+        self._grammars.forget(sequence.sampling.grammar or "")
+        self.pool.remove(sequence)
+        return sequence.terminal(FinishReason.ERROR, now, error=error, is_request_error=True)
+
+    def _append(self, sequence: Sequence, token_ids: tuple[int, ...]) -> tuple[tuple[int, ...], FinishReason | None]:
+        """Append tokens up to the first that ends the sequence. Returns these, and why it ends; None if it goes on."""
+        reason = None
         for count, token_id in enumerate(token_ids, 1):
             if (reason := self._finish_reason(sequence, token_id, count)) is not None:
-                return token_ids[:count], reason
-        return token_ids, None
+                token_ids = token_ids[:count]
+                break
+        sequence.append(token_ids)
+        return token_ids, reason
 
     def _finish_reason(self, sequence: Sequence, token_id: int, count: int) -> FinishReason | None:
         """Why a sequence ends with `token_id`, the last of `count` new tokens."""

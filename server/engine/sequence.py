@@ -6,6 +6,7 @@ from enum import Enum, auto
 
 from model.layers.pooling import POOLERS, Pooler
 from server.engine.cache.block_manager import root_digest
+from server.engine.grammar.constraint import GrammarConstraint
 from server.engine.logits_processors import LogitsProcessor
 from server.engine.types import (
     EmbedRequest,
@@ -38,6 +39,7 @@ class Sequence:
     seed: int
     arrival: float  # monotonic seconds
     logits_processors: tuple[LogitsProcessor, ...] = ()
+    grammar: GrammarConstraint | None = None  # one of the logits processors
     request_id: str = field(init=False)
     sampling: SamplingParams = field(init=False)
     tokens: list[int] = field(init=False)
@@ -57,6 +59,7 @@ class Sequence:
     scheduled: float | None = None
     first_token: float | None = None
     root: int = field(init=False)  # the number of the beam it was forked from, its own otherwise
+    num_marks: int = 0  # how often the state was saved after a token of `snapshot_token_ids`
     is_held: bool = False  # a beam that waits for the other beams of its group
     pooler: Pooler | None = field(init=False)  # of embed requests
 
@@ -105,6 +108,12 @@ class Sequence:
         """Whether this step samples a new token."""
         return self.is_last_chunk and self.sampling.max_tokens > 0
 
+    @property
+    def is_at_mark(self) -> bool:
+        """Whether the token that was computed last is a generated one after which the state is to be saved."""
+        marks, computed = self.request.snapshot_token_ids, self.num_computed_tokens
+        return bool(marks) and computed > self.prompt_len and self.tokens[computed - 1] in marks
+
     def append(self, token_ids: TokenIds[int]) -> None:
         """Add generated tokens."""
         self.tokens += token_ids
@@ -140,6 +149,7 @@ class Sequence:
         prompt_logprobs: tuple[TokenLogprobs, ...] = (),
         embedding: tuple[float, ...] = (),
         error: str | None = None,
+        is_request_error: bool = False,
     ) -> EngineOutput:
         """The last output of this request."""
         return EngineOutput(
@@ -152,6 +162,7 @@ class Sequence:
             error,
             RequestTimes(self.arrival, self.scheduled, self.first_token, now),
             embedding,
+            is_request_error,
         )
 
 

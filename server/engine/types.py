@@ -12,7 +12,7 @@ class FinishReason(StrEnum):
     STOP = "stop"  # an end-of-sequence or stop token; of an embed request: the embedding is there
     LENGTH = "length"  # max_tokens is reached, or the model's context is full
     ABORT = "abort"  # the client left, or the server is shutting down
-    ERROR = "error"  # the step that held the request failed
+    ERROR = "error"  # the step that held the request failed, or its grammar cannot be followed
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,9 @@ class SamplingParams:
     or of all after the first if it has no boundaries. The tokens before that boundary may come from the prefix cache.
 
     `beam_width` above 1 runs a beam search of that width; its answer comes in one output.
+
+    `grammar` (Lark text, or llguidance's JSON form) says which outputs are allowed. The sequence ends with STOP where
+    nothing may follow, with or without an end token.
     """
 
     max_tokens: int
@@ -62,6 +65,7 @@ class SamplingParams:
     prompt_logprobs: bool = False
     beam_width: int = 1
     thinking_budget: ThinkingBudget | None = None
+    grammar: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +74,9 @@ class _Request:
 
     A boundary p means: the first p prompt tokens are likely to be shared with other requests (the end of a system
     prompt, the end of a turn). `boundaries` are ascending. `arrival_time` is time.monotonic() seconds. Requests reuse
-    each other's prefixes only if they have the same `cache_salt`. `experts_per_token` replaces the model's own number
-    in every MoE layer.
+    each other's prefixes only if they have the same `cache_salt`. After generated tokens of `snapshot_token_ids` the
+    recurrent state is saved, because others may go on from there, such as from the end of reasoning.
+    `experts_per_token` replaces the model's own number in every MoE layer.
     """
 
     request_id: str
@@ -80,6 +85,7 @@ class _Request:
     arrival_time: float = field(default=0.0, kw_only=True)
     cache_salt: str = field(default="", kw_only=True)
     experts_per_token: int | None = field(default=None, kw_only=True)
+    snapshot_token_ids: frozenset[int] = field(default=frozenset(), kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +158,7 @@ class EngineOutput:
     error: str | None = None  # what to tell the client when finish_reason is ERROR
     times: RequestTimes | None = None  # only on the terminal output
     embedding: tuple[float, ...] = ()  # only on the terminal output of an embed request
+    is_request_error: bool = False  # the error is the request's own fault, not the server's
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from model.text.chat_template import (
 from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
+from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.types import EmbedRequest, EngineRequest, GenerateRequest, SamplingParams, ScoreRequest
 from server.errors import (
     InvalidRequestError,
@@ -28,6 +29,8 @@ from server.errors import (
     UnavailableError,
 )
 from server.generation.defaults import GenerationDefaults
+from server.generation.grammar import AnswerGrammar, following
+from server.generation.json_schema import SchemaError
 from server.generation.model_facts import ModelFacts
 from server.generation.prompt import Prompt
 from server.generation.run_in_thread import LONG_TEXT, run_in_thread
@@ -58,6 +61,7 @@ class GenerationService:
         quality: Quality = UNKNOWN,
         pooling: Pooling | None = None,
         facts: ModelFacts = UNKNOWN_FACTS,
+        grammars: GrammarCompiler | None = None,
     ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
@@ -71,6 +75,7 @@ class GenerationService:
         self.facts = facts
         self.created = int(time.time())
         self.chat_template = chat_template
+        self._grammars = grammars
         self._observer = observer
         self._num_begin_tokens = len(tokenizer.encode_document(""))
 
@@ -103,6 +108,30 @@ class GenerationService:
         if len(str(options.tools)) + sum(len(str(message)) for message in messages) > LONG_TEXT:
             return await asyncio.to_thread(self._render, messages, options, known)
         return self._render(messages, options, known)
+
+    async def compile_grammar(self, grammar: AnswerGrammar, after: str | None = None) -> str:
+        """The grammar of a request for SamplingParams, compiled in a thread before the request is started.
+
+        `after`: what comes before the answer, see `grammar.following`. Raises InvalidRequestError that names the place
+        for a grammar that is wrong, too large or too complex.
+        """
+        if self._grammars is None:
+            raise InvalidRequestError("Answers cannot be constrained here.", param=grammar.param)
+        try:
+            text = await asyncio.to_thread(grammar.text)
+            text = text if after is None else following(after, text)
+            await self._compile(text, grammar)
+        except SchemaError as error:
+            param = f"{grammar.param}.{error.place}" if error.place else grammar.param
+            raise InvalidRequestError(f"{param}: {error}.", param=param) from error
+        return text
+
+    async def _compile(self, text: str, grammar: AnswerGrammar) -> None:
+        assert self._grammars is not None
+        try:
+            await asyncio.wrap_future(self._grammars.start(text))
+        except ValueError as error:
+            raise await asyncio.to_thread(grammar.explain, str(error), self._grammars.validate) from error
 
     def template_uses(self, variable: str) -> bool:
         """Whether the chat template names a variable."""
@@ -213,9 +242,10 @@ class GenerationService:
         room = self.max_model_len - length
         if room < min(1, sampling.max_tokens):
             self._observer.rejected("prompt_too_long")
-            raise PromptTooLongError(  # LiteLLM and LangChain look for the first words
+            # LiteLLM looks for the first words, LangChain and Claude Code for "prompt is too long"
+            raise PromptTooLongError(
                 f"This model's maximum context length is {self.max_model_len} tokens, prompt and answer together, but "
-                f"the prompt has {length} tokens. Shorten it."
+                f"the prompt is too long: it has {length} tokens. Shorten it."
             )
         max_tokens = min(sampling.max_tokens, room)
         return replace(sampling, max_tokens=max_tokens, min_tokens=min(sampling.min_tokens, max_tokens))
@@ -229,4 +259,12 @@ def _request(request_id: str, prompt: Prompt, sampling: SamplingParams) -> Engin
     if sampling.prompt_logprobs and not sampling.max_tokens:
         alternatives = sampling.logprobs or 0
         return ScoreRequest(request_id, ids, alternatives, boundaries=boundaries, arrival_time=now, cache_salt=salt)
-    return GenerateRequest(request_id, ids, sampling, boundaries=boundaries, arrival_time=now, cache_salt=salt)
+    return GenerateRequest(
+        request_id,
+        ids,
+        sampling,
+        boundaries=boundaries,
+        arrival_time=now,
+        cache_salt=salt,
+        snapshot_token_ids=prompt.snapshot_token_ids,
+    )

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient
 from server.engine.types import EngineOutput, EngineRequest, FinishReason, RequestTimes
-from server.errors import EngineFailedError, UnavailableError
+from server.errors import EngineFailedError, InvalidRequestError, UnavailableError
 from server.generation.logprobs import DecodedLogprobs, decode_logprobs
 from server.generation.stop_strings import StopStringMatcher
 
@@ -33,11 +33,15 @@ class TextOptions:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts of one generation; `cached_tokens` of the prompt came from the prefix cache."""
+    """Token counts of one generation; `cached_tokens` of the prompt came from the prefix cache.
+
+    `reasoning_tokens` of the completion are reasoning, as far as the answer is read so.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    reasoning_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +239,11 @@ class Generation:
             self._engine.abort(self._request.request_id)
 
     async def deltas(self) -> AsyncIterator[TextDelta]:
-        """Yield the text as it grows. Raises EngineFailedError or UnavailableError if the engine ends it early."""
+        """Yield the text as it grows.
+
+        Raises EngineFailedError, UnavailableError or, for a grammar that cannot be followed, InvalidRequestError if the
+        engine ends it early.
+        """
         async for output in self._outputs:
             self._count(output)
             delta = self._delta(output)
@@ -293,6 +301,8 @@ class Generation:
             reason = FinishReason.STOP
         self._finished = True
         self._observer.finished(reason, self.usage, output.times)
+        if output.is_request_error:
+            raise InvalidRequestError(output.error or "This request cannot be completed.")
         if reason is FinishReason.ERROR:
             raise EngineFailedError(output.error or "The step that held this request failed.")
         if reason is FinishReason.ABORT:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,8 +27,10 @@ from model.text.tokenizer import Tokenizer
 from server.engine.client.async_llm import AsyncLLM
 from server.engine.config import EngineConfig, available_memory, default_cache_bytes
 from server.engine.engine import Engine
+from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.threads import ThreadScaler
 from server.generation.defaults import GenerationDefaults
+from server.generation.grammar_tokenizer import open_grammar_tokenizer
 from server.generation.model_facts import ModelFacts
 from server.generation.service import GenerationService
 from server.metrics import Metrics
@@ -55,7 +58,8 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     network, tokenizer, facts = _in_short_lived_thread(lambda: _load(settings, directory, device_config, progress))
     config = engine_config(settings, network, tokenizer)
     scaler = None if settings.threads else ThreadScaler(threads)
-    engine = Engine(network, config, device=device_config.device, threads=scaler)
+    grammars = GrammarCompiler(partial(open_grammar_tokenizer, tokenizer, network.config.vocab_size))
+    engine = Engine(network, config, device=device_config.device, threads=scaler, grammars=grammars)
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
     chat_template, pooling = _chat_template(directory, tokenizer), _pooling(directory)
     model_id, *aliases = _served_names(settings) or [_model_id(settings.model, directory)]
@@ -77,6 +81,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
             quality=quality,
             pooling=pooling,
             facts=facts,
+            grammars=grammars,
         )
         return Backend(service, metrics)
 

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import tokenizers
@@ -17,7 +18,9 @@ from model.text.special_tokens import END_OF_TEXT, MESSAGE_END, SPECIAL_TOKENS
 from model.text.task_prompts import prompts_for
 from model.text.tokenizer import Tokenizer
 from model.training.train_tokenizer import CHAT_TEMPLATE
+from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.types import EngineRequest
+from server.generation.grammar_tokenizer import open_grammar_tokenizer
 from server.generation.service import GenerationService
 from server.metrics import Metrics
 from server.settings import Settings
@@ -77,6 +80,7 @@ def make_server(template: str = CHAT_TEMPLATE, **settings: Any) -> Server:
         model_id=MODEL,
         max_model_len=MAX_MODEL_LEN,
         observer=metrics,
+        grammars=GrammarCompiler(partial(open_grammar_tokenizer, tokenizer, tokenizer.vocab_size)),
     )
     return Server(Settings(**settings), engine, tokenizer, service, metrics)
 

@@ -1,14 +1,15 @@
 """The format of a checkpoint's answers: which router reads them, and which special tokens the router has to see."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from model.text.chat_formats import harmony
 from model.text.chat_formats.families import PLAIN_JSON, CallFamily, call_family, ignored_markers, reasoning_family
 from model.text.chat_formats.fields import Schemas
-from model.text.chat_formats.grammar import GrammarBuilder, one_of, with_response
+from model.text.chat_formats.grammar import ANSWER, GrammarBuilder, one_of
 from model.text.chat_formats.harmony import HarmonyAnswer, uses_harmony
+from model.text.chat_formats.response_template import calls_of, reasoning_of
 from model.text.chat_formats.router import Router
 from model.text.chat_formats.tagged_answer import ReasoningMarkers, TaggedAnswer
 
@@ -42,17 +43,17 @@ class Constraints:
     """What an answer must have.
 
     `required`: calls, of the tools of `schemas`; otherwise content, or calls that follow the schemas. `many`: perhaps
-    several calls. `response` is a grammar of the content.
+    several calls. `has_answer`: there is a grammar of the content.
     """
 
     schemas: Schemas = field(default_factory=dict)
     required: bool = False
     many: bool = True
-    response: str | None = None
+    has_answer: bool = False
 
     @property
     def is_empty(self) -> bool:
-        return not self.schemas and self.response is None
+        return not self.schemas and not self.has_answer
 
 
 class ChatFormat(Protocol):
@@ -65,6 +66,14 @@ class ChatFormat(Protocol):
     def call_ids(self) -> str:
         """See CallFamily."""
 
+    @property
+    def mark_ids(self) -> frozenset[int]:
+        """Tokens after which other conversations may go on in another way: the end of reasoning, a call's beginning."""
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer, beside those that the checkpoint's files name."""
+
     def write_calls(self, calls: Sequence[tuple[str, Any]]) -> str:
         """The text of calls (names and arguments), for a template that cannot write them."""
 
@@ -72,7 +81,7 @@ class ChatFormat(Protocol):
         """How thinking is marked in the answer; None where there is none."""
 
     def grammar(self, wanted: Constraints, end: PromptEnd) -> str | None:
-        """A grammar of the answers that are wanted; None if any answer is."""
+        """A grammar (Lark) of the answers that are wanted; None if any answer is."""
 
     def router(self, schemas: Schemas, end: PromptEnd) -> Router | None:
         """A router for one answer that may call the tools of `schemas`; None where all text is content."""
@@ -96,6 +105,15 @@ class TaggedFormat:
     def call_ids(self) -> str:
         return self.family.call_ids
 
+    @property
+    def mark_ids(self) -> frozenset[int]:
+        marks = (*self.family.calls.opens, self.reasoning.close if self.reasoning else "")
+        return frozenset(self.control_tokens[mark] for mark in marks if mark in self.control_tokens)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        return frozenset()
+
     def write_calls(self, calls: Sequence[tuple[str, Any]]) -> str:
         return self.family.calls.write(calls)
 
@@ -110,18 +128,17 @@ class TaggedFormat:
             return None
         build = GrammarBuilder(self.control_tokens)
         answer = self._answer_grammar(build, wanted)
-        text = build.grammar(f"{self._reasoning_grammar(build, end)} {answer}".strip())
-        return text if wanted.response is None else with_response(text, wanted.response)
+        return build.grammar(f"{self._reasoning_grammar(build, end)} {answer}".strip())
 
     def _answer_grammar(self, build: GrammarBuilder, wanted: Constraints) -> str:
         if not wanted.schemas:
-            return "@response"
+            return ANSWER
         calls, marker = self.family.calls, next(iter(self.family.calls.opens), "")
         region = calls.grammar(build, wanted.schemas, many=wanted.many)
         if wanted.required:
             return f"{build.literal(marker)} {region}"
-        if wanted.response is not None:
-            return f"({build.literal(marker)} {region} | @response)"
+        if wanted.has_answer:
+            return f"({build.literal(marker)} {region} | {ANSWER})"
         if not marker:
             return f"({region} | {build.rule(_NO_OBJECT)})?"
         return f"({build.until(marker)} {region})* {build.text_without(marker)}"
@@ -167,6 +184,15 @@ class HarmonyFormat:
     control_tokens: Mapping[str, int]
     call_ids: str = "any"
 
+    @property
+    def mark_ids(self) -> frozenset[int]:
+        return frozenset({self.control_tokens[harmony.END]})
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        ends = (harmony.CALL, harmony.RETURN)
+        return frozenset(self.control_tokens[token] for token in ends if token in self.control_tokens)
+
     def write_calls(self, calls: Sequence[tuple[str, Any]]) -> str:
         return PLAIN_JSON.calls.write(calls)
 
@@ -179,10 +205,9 @@ class HarmonyFormat:
         build = GrammarBuilder(self.control_tokens)
         answers = [harmony.call_grammar(build, *each) for each in wanted.schemas.items()]
         if not wanted.required:
-            content = "@response" if wanted.response is not None else build.text()
+            content = ANSWER if wanted.has_answer else build.text()
             answers.append(f"{build.literal(harmony.FINAL)} {content}")
-        text = build.grammar(f"{harmony.analysis_grammar(build)} {one_of(answers)}")
-        return text if wanted.response is None else with_response(text, wanted.response)
+        return build.grammar(f"{harmony.analysis_grammar(build)} {one_of(answers)}")
 
     def router(self, schemas: Schemas, end: PromptEnd) -> Router | None:
         begun = end.text.rfind(harmony.START, -_END_CHARACTERS if end.continued is None else 0)
@@ -190,9 +215,15 @@ class HarmonyFormat:
 
 
 def chat_format(
-    template: str, special_tokens: Mapping[str, int], added_tokens: Mapping[str, int] | None = None
+    template: str,
+    special_tokens: Mapping[str, int],
+    added_tokens: Mapping[str, int] | None = None,
+    response_template: Any = None,
 ) -> ChatFormat:
-    """The format that a chat template and a vocabulary show. `added_tokens` are the special ones and others."""
+    """The format of answers: as `response_template` says, where it says it, or as template and vocabulary show it.
+
+    `added_tokens` are the special ones and others.
+    """
     added_tokens = added_tokens or special_tokens
     control_tokens = {
         token: token_id for token, token_id in added_tokens.items() if token in special_tokens or _is_tag(token)
@@ -200,7 +231,9 @@ def chat_format(
     if uses_harmony(special_tokens):
         marker_ids = frozenset(special_tokens[token] for token in harmony.MARKERS if token in special_tokens)
         return HarmonyFormat(marker_ids, control_tokens)
-    family, reasoning = call_family(template), reasoning_family(template, added_tokens)
+    family = call_family(template)
+    family = replace(family, calls=calls_of(response_template) or family.calls)
+    reasoning = reasoning_of(response_template) or reasoning_family(template, added_tokens)
     ignored = ignored_markers(template)
     markers = "\n".join((*_markers(family, reasoning), *ignored))
     special = {token: token_id for token, token_id in special_tokens.items() if token in markers}

@@ -110,7 +110,7 @@ CALL_FAMILIES: Sequence[CallFamily] = (
     CallFamily(
         "MiniCPM 5", ('<function name="', '<param name="'),
         TaggedCalls('<function name="', ('">',), "</function>",
-                    parameters=ParameterTags('<param name="', {'">': None}, "</param>")),
+                    parameters=ParameterTags('<param name="', {'">': None}, "</param>", cdata=True)),
     ),
     CallFamily("LFM2", ("<|tool_call_start|>",), PythonicCalls("<|tool_call_start|>", "<|tool_call_end|>")),
     CallFamily("LFM2", ("<|tool_list_start|>",), PythonicCalls("<|tool_call_start|>", "<|tool_call_end|>")),

@@ -87,8 +87,9 @@ class FieldSink:
             self._has_arguments = True
             self._add(Field.TOOL_ARGUMENTS, text, self.num_calls - 1)
 
-    def end_call(self) -> None:
-        if not self._has_arguments:
+    def end_call(self, *, was_cut_off: bool = False) -> None:
+        """A call without arguments has none, unless it was cut off before them."""
+        if not self._has_arguments and not was_cut_off:
             self.arguments("{}")
 
     def _add(self, field: Field, text: str, index: int = 0) -> None:

@@ -1,7 +1,7 @@
 """Grammars of answers in llguidance's Lark syntax, made from the same rows that read the answers.
 
 See https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md. Special tokens, and added tokens that look like
-tags, are written by their id; no text matches them.
+tags, are written by their id; no text matches them. A grammar of the content is referred to as `@answer`.
 """
 
 import json
@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+ANSWER = "@answer"
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as templates write JSON
 
 
@@ -59,8 +60,7 @@ class GrammarBuilder:
 
     def json(self, schema: Mapping[str, Any]) -> str:
         """A JSON value of a schema."""
-        spaced = {**schema, "x-guidance": {**_SPACING, **schema.get("x-guidance", {})}}
-        return self.rule(f"%json {json.dumps(spaced)}")
+        return self.rule(f"%json {json.dumps({**schema, 'x-guidance': _SPACING})}")
 
     def rule(self, body: str) -> str:
         """A rule of its own for an expression."""
@@ -120,11 +120,6 @@ def _separated_in_order(
     without_first = _separated_in_order(rest, required, separator, has_required)
     choice = f"({first}{after} | {without_first})" if without_first else f"({first}{after})"
     return choice if has_required else f"{choice}?"
-
-
-def with_response(grammar: str, response: str) -> str:
-    """A grammar that names another one `@response`, in llguidance's JSON form."""
-    return json.dumps({"grammars": [{"lark_grammar": grammar}, {"name": "response", "lark_grammar": response}]})
 
 
 def _quoted(text: str) -> str:

@@ -102,7 +102,7 @@ def _message(header: str, reader: Reader, sink: FieldSink, *, is_continued: bool
 def _call(name: str, reader: Reader, sink: FieldSink) -> Reading[None]:
     sink.begin_call(name)
     yield from pass_json(reader, sink.arguments)
-    sink.end_call()
+    sink.end_call(was_cut_off=reader.was_cut_off)
     sink.call_ends.append((sink.num_calls, reader.offset))
 
 

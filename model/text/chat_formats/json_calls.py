@@ -103,7 +103,7 @@ class JsonCalls:
             if call.name is None and not call.may_be_one(key):
                 return False
         if call.name is not None:
-            sink.end_call()
+            sink.end_call(was_cut_off=reader.was_cut_off)
         return call.name is not None
 
 

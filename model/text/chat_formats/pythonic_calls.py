@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from model.text.chat_formats.grammar import GrammarBuilder, in_order, one_of, pa
 from model.text.chat_formats.reader import Reader, Reading, markers
 
 _CONSTANTS: Mapping[str, Any] = {"true": True, "false": False, "null": None}
+_STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 MAX_CHARACTERS = 200_000  # of the calls of an answer
 
 
@@ -60,11 +62,16 @@ def parsed_calls(text: str) -> list[tuple[str, dict[str, Any]]]:
     try:
         if len(text) > MAX_CHARACTERS:
             return []
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(_STRING.sub(_escaped_newlines, text.strip()), mode="eval").body
         calls = tree.elts if isinstance(tree, ast.List | ast.Tuple) else [tree]
         return [(_name(call), _arguments(call)) for call in calls if isinstance(call, ast.Call)]
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return []
+
+
+def _escaped_newlines(string: re.Match[str]) -> str:
+    """Templates write line breaks into strings as they are."""
+    return string[0].replace("\n", "\\n")
 
 
 def _call_grammar(build: GrammarBuilder, name: str, schema: Mapping[str, Any]) -> str:

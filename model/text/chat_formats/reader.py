@@ -81,6 +81,11 @@ class Reader:
         """Whether everything was read and nothing more will come."""
         return self.has_ended and self._position == len(self._text)
 
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether the text ended here, and was not ended by the model."""
+        return self.is_truncated and self.is_exhausted
+
     def take(self, size: int) -> str:
         start, self._position = self._position, self._position + size
         return self._text[start : self._position]
@@ -99,10 +104,14 @@ class Reader:
             yield
 
     def _last_text(self, held: int) -> str:
-        """What is left at the end. A half marker is dropped where the text was cut off; a single character is text."""
-        text = self.take(len(self._text) - self._position)
-        size = len(self._text) - held
-        return text[:-size] if self.is_truncated and size > 1 else text
+        """What is left at the end, without half a marker."""
+        self._drop_half_marker(len(self._text) - held)
+        return self.take(len(self._text) - self._position)
+
+    def _drop_half_marker(self, size: int) -> None:
+        """Leave out the beginning of a marker where the text was cut off."""
+        if self.is_truncated and size:
+            self._text = self._text[:-size]
 
     def unread(self, size: int) -> None:
         """Give back what was read last."""
@@ -112,9 +121,11 @@ class Reader:
         """Read one of the literals, the longest, if the text goes on with it."""
         while True:
             rest = self.rest
-            if not self.has_ended and any(len(rest) < len(each) and each.startswith(rest) for each in literals):
-                yield
-                continue
+            if any(len(rest) < len(each) and each.startswith(rest) for each in literals):
+                if not self.has_ended:
+                    yield
+                    continue
+                self._drop_half_marker(len(rest))
             found = max((each for each in literals if rest.startswith(each)), key=len, default=None)
             if found is not None:
                 self.take(len(found))

@@ -82,13 +82,17 @@ class TaggedAnswer:
                 yield from self._unmarked_call(reader, sink)
                 return
             if stop is not None and (yield from self._call(stop, reader, sink)):
+                yield from self._after_call(reader, sink)
                 return
 
     def _content(self, reader: Reader, sink: FieldSink) -> Reading[None]:
         opens = self.calls.opens if self.calls else ()
         stop = yield from self._text(reader, sink, *opens)
-        if stop is None or not (yield from self._call(stop, reader, sink)):
-            return
+        if stop is not None and (yield from self._call(stop, reader, sink)):
+            yield from self._after_call(reader, sink)
+
+    def _after_call(self, reader: Reader, sink: FieldSink) -> Reading[None]:
+        """The end of reasoning that a call has interrupted, or more reasoning."""
         yield from reader.space()
         if self.reasoning is not None:
             yield from reader.take_if(self.reasoning.close)  # of reasoning that ended with a call
@@ -116,8 +120,13 @@ class TaggedAnswer:
             sink.call_ends.append((sink.num_calls, reader.offset))
         unread = reader.take_marked()
         if unread and not (opened and reader.is_exhausted):
-            sink.text(("" if opened in self.special or found else opened) + unread)
+            sink.text(self._without_special(("" if found else opened) + unread))
         return found
+
+    def _without_special(self, text: str) -> str:
+        for token in self.special:
+            text = text.replace(token, "")
+        return text
 
     def _text(self, reader: Reader, sink: FieldSink, *stops: str) -> Reading[str | None]:
         """Pass text on up to one of the stops, without special tokens and without markers that close nothing."""

@@ -19,6 +19,7 @@ from model.text.chat_formats.grammar import (
 from model.text.chat_formats.json_values import parsed, pass_json
 from model.text.chat_formats.reader import Reader, Reading, markers
 
+_CDATA = "<![CDATA["
 MAX_PYTHON = 10_000  # characters of an argument that is read as Python
 _NAME = re.compile(r"(?:functions\.)?([A-Za-z0-9_.-]+?)(?::\d+)?")  # with the namespace and number of Kimi's
 
@@ -28,7 +29,8 @@ class ParameterTags:
     """A tag for each argument: `open` key `key_close` (`value_open`) value `close`.
 
     `key_close` may have several spellings, which say whether the value is a text or JSON; None: the schema says it.
-    `newlines`: a line break after the key and before `close` is not part of the value.
+    `newlines`: a line break after the key and before `close` is not part of the value. `cdata`: a value may be in a
+    CDATA section.
     """
 
     open: str
@@ -36,6 +38,7 @@ class ParameterTags:
     close: str
     value_open: str = ""
     newlines: bool = False
+    cdata: bool = False
 
     def grammar(self, build: GrammarBuilder, key: str, schema: Mapping[str, Any]) -> str:
         is_text = set(_types(schema)) == {"string"}
@@ -47,6 +50,14 @@ class ParameterTags:
             return f"{head} {one_of([build.literal(each + line + self.close) for each in schema['enum']])}"
         length = f"{{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}"
         return f"{head} {build.until(line + self.close, length)}"
+
+    def unwrapped(self, value: str) -> str:
+        """The value without what the format puts around it."""
+        if self.newlines:
+            value = value.removeprefix("\n").removesuffix("\n")
+        if self.cdata and value.startswith(_CDATA) and value.endswith("]]>"):
+            return value[len(_CDATA) : -3]
+        return value
 
     def _key_close(self, is_text: bool) -> str:
         return next(spelling for spelling, kind in self.key_close.items() if kind in (None, is_text))
@@ -157,7 +168,7 @@ class TaggedCalls:
             yield from reader.space()
         else:
             yield from self._parameters(self.parameters, name, reader, sink)
-        sink.end_call()
+        sink.end_call(was_cut_off=reader.was_cut_off)
         if self.close:
             yield from reader.take_if(self.close.strip())
         return True
@@ -208,12 +219,12 @@ class TaggedCalls:
     def _value(self, tags: ParameterTags, reader: Reader) -> Reading[str | None]:
         """The text up to the closing tag that another argument or the end of the call follows: values may have tags."""
         pieces: list[str] = []
-        following = tuple(filter(None, (tags.open, self.close.strip(), self.section_close)))
+        following = (tags.open, self.close.strip())
         while (yield from reader.until(markers(tags.close), pieces.append)) is not None:
             space = yield from reader.space()
-            if reader.is_exhausted or (yield from reader.goes_on_with(*following)):
-                value = "".join(pieces)
-                return value.removeprefix("\n").removesuffix("\n") if tags.newlines else value
+            is_last = reader.is_exhausted and not reader.was_cut_off
+            if is_last or (yield from reader.goes_on_with(*following)):
+                return tags.unwrapped("".join(pieces))
             pieces.append(tags.close + space)
         return None
 

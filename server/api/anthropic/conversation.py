@@ -23,9 +23,9 @@ from server.api.bounded_json import BoundedObject
 from server.api.request_model import FirstErrorOnly, ModelName, RequestBody, Text, WholeNumber, WithExtras
 from server.api.sampling import MAX_TOKENS
 from server.api.tools import MAX_TOOLS, FunctionName
-from server.chat.json_schema import json_schema_grammar
 from server.chat.request import ChatMessage, ChatRequest, Thinking, Tool, ToolCall, ToolChoice, ToolMode
 from server.errors import InvalidRequestError
+from server.generation.grammar import JsonSchemaGrammar
 
 BILLING = "x-anthropic-billing-header:"  # a system block of Claude Code that is another one in each request
 
@@ -106,7 +106,9 @@ class ConversationFields(RequestBody):
             tools=tuple(definition.tool() for definition in self.tools or ()),
             tool_choice=self._tool_choice(),
             parallel_tool_calls=choice is None or not choice.disable_parallel_tool_use,
-            response_grammar=json_schema_grammar(output.format.schema_) if output.format else None,
+            response_grammar=JsonSchemaGrammar("output_config.format.schema", output.format.schema_)
+            if output.format
+            else None,
             thinking=self._thinking(output.effort),
             render=_render_options(messages),
         )

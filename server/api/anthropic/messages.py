@@ -42,7 +42,7 @@ async def messages(body: MessagesRequest, context: Context) -> Any:
     service = context.accept(body)
     prompt = await context.chat.prompt(request)
     sampling = answer_sampling(service, body, prompt)
-    (answer,) = context.chat.start(context.admission, request, prompt, sampling, body.text_options)
+    (answer,) = await context.chat.start(context.admission, request, prompt, sampling, body.text_options)
     message = MessageAnswer(
         id=f"msg_{context.admission.request_id}",
         model=body.model or service.model_id,

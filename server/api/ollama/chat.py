@@ -56,7 +56,7 @@ async def chat_generation(body: GenerationBody, request: ChatRequest, context: C
     service, options = context.accept(body), body.options or Options()
     prompt = await context.chat.prompt(request)
     sampling = answer_sampling(service, options, prompt, logprobs=body.num_logprobs)
-    (generation,) = context.chat.start(context.admission, request, prompt, sampling, options.text_options)
+    (generation,) = await context.chat.start(context.admission, request, prompt, sampling, options.text_options)
     return generation
 
 

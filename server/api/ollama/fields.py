@@ -10,9 +10,9 @@ from server.api.bounded_json import BoundedObject
 from server.api.request_model import FirstErrorOnly, ModelName, RequestBody, Text, WithExtras, refused_unless
 from server.api.sampling import NumLogprobs, SamplingFields
 from server.api.tools import CallId, MessageToolCalls, ToolDefinitions
-from server.chat.json_schema import json_schema_grammar
 from server.chat.request import ChatMessage, Thinking, ToolCall
 from server.errors import InvalidRequestError
+from server.generation.grammar import AnswerGrammar, JsonSchemaGrammar
 
 LATEST = ":latest"  # what Ollama's programs add to a name without a tag
 
@@ -93,11 +93,11 @@ class GenerationBody(OllamaBody):
         return Thinking(enabled=self.think)
 
     @property
-    def grammar(self) -> str | None:
+    def grammar(self) -> AnswerGrammar | None:
         """What the answer is to follow; None: any text."""
         if not self.format:
             return None
-        return json_schema_grammar({"type": "object"} if isinstance(self.format, str) else self.format)
+        return JsonSchemaGrammar("format", {"type": "object"} if isinstance(self.format, str) else self.format)
 
     @property
     def num_logprobs(self) -> int | None:

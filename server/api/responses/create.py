@@ -39,7 +39,7 @@ async def create_response(body: ResponsesRequest, context: Context) -> Any:
     service = context.accept(body)
     prompt = await context.chat.prompt(request)
     sampling = answer_sampling(service, body, prompt)
-    (answer,) = context.chat.start(context.admission, request, prompt, sampling, body.text_options)
+    (answer,) = await context.chat.start(context.admission, request, prompt, sampling, body.text_options)
     model = body.model or service.model_id
     head = ResponseHead(context.admission.request_id, int(time.time()), model, body)
     if body.stream:

@@ -13,9 +13,9 @@ from server.api.responses.conversation import chat_messages
 from server.api.responses.input_items import InputItems, ignored_item_fields
 from server.api.sampling import MaxTokens, SamplingFields
 from server.api.tools import MAX_TOOLS, FunctionName
-from server.chat.json_schema import json_schema_grammar
 from server.chat.request import ChatRequest, Thinking, Tool, ToolChoice, ToolMode
 from server.errors import InvalidRequestError
+from server.generation.grammar import AnswerGrammar, JsonSchemaGrammar
 
 _NOT_STORED = "responses are not stored here: send the whole conversation as input"
 _HARMLESS_INCLUDES = ("reasoning.encrypted_content",)  # clients ask for it so that they need no stored responses
@@ -157,10 +157,10 @@ class ResponsesRequest(SamplingFields):
             raise InvalidRequestError("tool_choice: required needs tools.", param="tool_choice")
         return ToolChoice(mode)
 
-    def _grammar(self) -> str | None:
+    def _grammar(self) -> AnswerGrammar | None:
         chosen = self.text.format if self.text else None
         if chosen is None or chosen.type == "text":
             return None
         if chosen.type == "json_schema" and chosen.schema_ is None:
             raise InvalidRequestError("text.format: json_schema needs a schema.", param="text.format.schema")
-        return json_schema_grammar(chosen.schema_ or {"type": "object"})
+        return JsonSchemaGrammar("text.format.schema", chosen.schema_ or {"type": "object"})

@@ -143,6 +143,37 @@ def test_wrong_values_are_refused_by_name(
     check_refusal(open_client.post(path, content=json.dumps(body), headers=JSON), param or name)
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/generate"])
+@pytest.mark.parametrize(
+    ("name", "value", "param"),
+    [
+        ("grammar", 5, None),
+        ("guided_json", 5, None),
+        ("guided_json", {"not": {}}, "guided_json.not"),
+        ("guided_json", {"pattern": "\ud800"}, None),
+        ("guided_regex", "(", None),
+        ("guided_regex", "\ud800", None),
+        ("guided_choice", ["a", ""], "guided_choice.1"),
+        ("guided_choice", ["\ud800"], "guided_choice.0"),
+        ("guided_choice", ["a"] * 4097, None),
+        ("response_format", {"type": "xml"}, "response_format.type"),
+        ("response_format", {"type": "json_schema"}, "response_format.json_schema"),
+        (
+            "response_format",
+            {"type": "json_schema", "json_schema": {"name": "x"}},
+            "response_format.json_schema.schema",
+        ),
+        ("structured_outputs", {"choice": "a"}, "structured_outputs.choice"),
+        ("structured_outputs", {"structural_tag": "a"}, "structured_outputs.structural_tag"),
+    ],
+)
+def test_wrong_grammars_are_refused_by_name(
+    open_client: TestClient, path: str, name: str, value: Any, param: str | None
+) -> None:
+    content = json.dumps(BODIES[path] | {name: value})
+    check_refusal(open_client.post(path, content=content, headers=JSON), param or name)
+
+
 JSON = {"Content-Type": "application/json"}
 
 
@@ -273,7 +304,8 @@ FIELDS = sorted(
         *("model", "stream", "stop", "seed", "n", "logprobs", "echo", "temperature", "max_tokens", "logit_bias"),
         *("prompt_logprobs", "truncate_prompt_tokens", "bad_words", "allowed_token_ids", "chat_template_kwargs"),
         *("stream_options", "continue_final_message", "add_generation_prompt", "reasoning_effort", "top_logprobs"),
-        *("tools", "grammar", "n_predict", "best_of", "return_token_ids", "parse_special", "unknown"),
+        *("grammar", "json_schema", "guided_json", "guided_choice", "guided_regex", "response_format"),
+        *("structured_outputs", "tools", "n_predict", "best_of", "return_token_ids", "parse_special", "unknown"),
         *(name for body in BODIES.values() for name in body),
     }
 )

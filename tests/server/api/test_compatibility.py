@@ -73,13 +73,16 @@ HINTS: dict[str, Any] = {
     "samplers": ["top_k"],
     "something_new": 1,
 }
-REFUSED: dict[str, Any] = {
+GRAMMARS: dict[str, Any] = {
     "response_format": {"type": "json_object"},
     "structured_outputs": {"regex": "a"},
     "guided_json": {"type": "object"},
     "json_schema": {"type": "object"},
     "grammar": "root ::= x",
     "regex": "a+",
+}
+REFUSED: dict[str, Any] = {
+    "structural_tag": "x",
     "typical_p": 0.5,
     "mirostat": 2,
     "dry_multiplier": 0.8,
@@ -131,6 +134,14 @@ def test_no_warning_without_hints(client: TestClient) -> None:
     """Negative control: OpenAI's answers have no such field."""
     assert "warnings" not in client.post(CHAT, json=HELLO).json()
     assert all("warnings" not in event for event in events_of(client.post(CHAT, json=HELLO | {"stream": True}).text))
+
+
+@pytest.mark.parametrize(("name", "value"), GRAMMARS.items(), ids=GRAMMARS)
+@pytest.mark.parametrize("path", ["/v1/translate", "/v1/summarize", "/v1/analyze"])
+def test_grammars_are_refused_where_they_are_not_followed(client: TestClient, path: str, name: str, value: Any) -> None:
+    response = client.post(path, json=BODIES[path] | {name: value})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == name
 
 
 @pytest.mark.parametrize(("name", "value"), REFUSED.items(), ids=REFUSED)

@@ -1,4 +1,4 @@
-"""The exact bytes of the streams of Anthropic's, OpenAI's responses and Ollama's APIs: reasoning, content and a call.
+"""The exact bytes of streams with reasoning, content and a call: OpenAI's chat and responses, Anthropic's, Ollama's.
 
 The files in golden/ are what clients get, without ids and times. `python -m tests.server.api.test_golden_apis` writes
 them anew; read the difference before you commit it.
@@ -20,6 +20,10 @@ SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 QUESTION = [{"role": "user", "content": "hi"}]
 CHAT_TOOL = {"type": "function", "function": {"name": "f", "parameters": SCHEMA}}
 REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat": (
+        "/v1/chat/completions",
+        {"messages": QUESTION, "tools": [CHAT_TOOL], "stream_options": {"include_usage": True}},
+    ),
     "messages": (
         "/v1/messages",
         {"messages": QUESTION, "max_tokens": 100, "tools": [{"name": "f", "input_schema": SCHEMA}]},
@@ -37,6 +41,8 @@ def stream(client: TestClient, name: str, **fields: Any) -> str:
     assert response.status_code == 200, response.text
     text = re.sub(r"(msg|resp|rs|fc)_[0-9a-f]{32}", r"\1_ID", response.content.decode())
     text = re.sub(r"call_[0-9a-f]{24}", "call_ID", text)
+    text = re.sub(r"chatcmpl-[0-9a-f]{32}", "chatcmpl-ID", text)
+    text = re.sub(r'"created":\d+', '"created":0', text)
     text = re.sub(r'"created_at":(\d+|"[^"]+")', '"created_at":0', text)
     return re.sub(r'_duration":\d+', '_duration":0', text)
 

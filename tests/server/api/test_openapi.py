@@ -13,6 +13,8 @@ Schema = dict[str, Any]
 # Any value: it is ignored, refused unless it asks for nothing, or given to the chat template as it is
 NOT_READ = {
     "name", "refusal", "audio", "images", "annotations", "function_call", "previous_response_id", "conversation",
+    "structural_tag",
+    "schema", "json", "guided_json", "json_schema",  # are read by json_schema.py, which has bounds of its own
 }  # fmt: skip
 
 

@@ -3,12 +3,15 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.types import ThinkingBudget
+from server.generation.grammar_tokenizer import open_grammar_tokenizer
 from tests.server.applications import Server, client_of, events_of, make_server
 
 CHAT = "/v1/chat/completions"
@@ -109,6 +112,49 @@ def test_at_most_one_call_without_parallel_calls(client: TestClient, server: Ser
     assert server.engine.aborted
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tool_choice": "required"},
+        {"tool_choice": {"type": "function", "function": {"name": "weather"}}},
+        {"tools": [{"type": "function", "function": WEATHER["function"] | {"strict": True}}]},
+    ],
+)
+def test_calls_that_are_wanted_are_made(client: TestClient, server: Server, fields: dict[str, Any]) -> None:
+    ask(client, **fields)
+    grammar = server.engine.submitted[-1].sampling.grammar
+    assert grammar is not None
+    compiler = GrammarCompiler(partial(open_grammar_tokenizer, server.tokenizer, server.tokenizer.vocab_size))
+    for written, is_allowed in ((CALL, True), (CALL.replace("weather", "other"), False)):
+        constraint = compiler.constraint(grammar)
+        constraint.advance(server.tokenizer.encode(written))
+        assert (constraint.error is None and constraint.may_end) == is_allowed
+
+
+def test_calls_that_are_not_wanted_have_no_grammar(client: TestClient, server: Server) -> None:
+    ask(client)
+    ask(client, tool_choice="none")
+    assert [request.sampling.grammar for request in server.engine.submitted] == [None, None]
+
+
+def test_a_format_of_the_answer_begins_after_the_reasoning(client: TestClient, server: Server) -> None:
+    server.answer_with("hm</think>{}")
+    message = ask(client, tools=None, enable_thinking=True, response_format={"type": "json_object"})["message"]
+    assert (message["reasoning_content"], message["content"]) == ("hm", "{}")
+    grammar = json.loads(server.engine.submitted[-1].sampling.grammar or "")["grammars"]
+    assert [part.get("name") for part in grammar] == [None, "answer"]
+
+
+def test_a_strict_schema_that_cannot_be_enforced_is_refused(client: TestClient) -> None:
+    parameters = {"type": "object", "properties": {"x": {"not": {"type": "string"}}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    ask(client, tools=[tool], tool_choice="required")
+    tool["function"]["strict"] = True  # type: ignore[index]
+    response = client.post(CHAT, json={"messages": QUESTION, "tools": [tool]})
+    assert response.status_code == 400
+    assert "tools.f.parameters.properties.x.not" in response.json()["error"]["message"]
+
+
 def test_without_tools_nothing_is_a_call(client: TestClient, server: Server) -> None:
     server.answer_with(CALL)
     for fields in ({"tools": []}, {"tools": None}, {"tool_choice": "none"}):
@@ -136,6 +182,14 @@ def test_reasoning_is_apart_from_content(client: TestClient, server: Server) -> 
     assert "".join(piece.get("content", "") for piece in pieces) == "Hello"
 
 
+def test_usage_counts_the_tokens_of_reasoning(client: TestClient, server: Server) -> None:
+    server.answer_with("<think>hm</think>Hello")
+    usage = client.post(CHAT, json={"messages": QUESTION}).json()["usage"]
+    assert usage["completion_tokens_details"] == {"reasoning_tokens": len("hm</think>")}
+    server.answer_with("Hello")
+    assert "completion_tokens_details" not in client.post(CHAT, json={"messages": QUESTION}).json()["usage"]
+
+
 def test_reasoning_that_the_prompt_opens(client: TestClient, server: Server) -> None:
     server.answer_with("hm</think>Hello")
     message = ask(client, enable_thinking=True)["message"]
@@ -158,8 +212,12 @@ def test_a_thinking_budget(client: TestClient, server: Server) -> None:
     ask(client, thinking_token_budget=9, enable_thinking=True)
     ask(client, thinking_token_budget=-1)
     close, forced = encoded("</think>"), encoded("\n</think>\n\n")
+    ask(client, thinking={"type": "enabled", "budget_tokens": 9})
+    ask(client, thinking={"type": "disabled"}, reasoning_effort="none")
     assert [request.sampling.thinking_budget for request in server.engine.submitted] == [
         ThinkingBudget(9, encoded("<think>"), close, forced),
+        ThinkingBudget(9, (), close, forced),
+        None,
         ThinkingBudget(9, (), close, forced),
         None,
     ]

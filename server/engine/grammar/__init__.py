@@ -1,0 +1,1 @@
+"""Grammars: compiled by llguidance, kept by one sequence as the mask of its next token."""

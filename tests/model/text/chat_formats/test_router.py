@@ -1,0 +1,139 @@
+"""However an answer is cut into pieces, its fields are the same; nothing of a marker is in them, nothing is lost."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.text.chat_formats.chat_format import ChatFormat, PromptEnd, TaggedFormat, chat_format
+from model.text.chat_formats.families import CALL_FAMILIES, PLAIN_JSON, CallFamily, ReasoningMarkers
+from tests.model.text.chat_formats.answers import CALLS, SCHEMAS, cut, read
+
+THINK = ReasoningMarkers("<think>", "</think>")
+ROWS = [*CALL_FAMILIES, PLAIN_JSON]
+END = PromptEnd()
+
+
+def form_of(family: CallFamily) -> TaggedFormat:
+    return TaggedFormat(family, THINK)
+
+
+def answer_of(family: CallFamily, reasoning: str = "hm <b> {1}", content: str = "Let me look: 5 < 6.") -> str:
+    written = family.calls.write(CALLS if family.calls.opens else CALLS[:1])
+    before = f"{content}\n" if content and family.calls.opens else ""
+    return f"<think>\n{reasoning}\n</think>\n\n{before}{written}"
+
+
+@pytest.mark.parametrize("family", ROWS, ids=lambda family: family.name)
+def test_every_way_to_cut_an_answer_gives_the_same_fields(family: CallFamily) -> None:
+    text, form = answer_of(family), form_of(family)
+    whole = read(form, [text], END)
+    assert whole.reasoning == "hm <b> {1}"
+    assert whole.content == ("Let me look: 5 < 6." if family.calls.opens else "")
+    assert whole.call_values == (CALLS if family.calls.opens else CALLS[:1])
+    assert read(form, text, END) == whole
+    for place in range(len(text)):
+        assert read(form, cut(text, [place]), END) == whole, text[:place]
+
+
+@pytest.mark.parametrize("family", ROWS, ids=lambda family: family.name)
+def test_an_answer_that_is_cut_off_shows_nothing_of_a_marker(family: CallFamily) -> None:
+    text, form = answer_of(family), form_of(family)
+    whole = read(form, [text], END)
+    for place in range(len(text)):
+        part = read(form, [text[:place]], END, truncated=True)
+        assert whole.reasoning.startswith(part.reasoning)
+        if family.calls.opens:  # otherwise the beginning of a call may be content in JSON
+            assert whole.content.startswith(part.content.rstrip("[{\n")), (text[:place], part)
+        for (name, arguments), (found_name, found) in zip(whole.calls, part.calls, strict=False):
+            assert found_name == name
+            assert arguments.startswith(found)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_random_answers_in_random_pieces(data: st.DataObject) -> None:
+    family = data.draw(st.sampled_from([row for row in ROWS if row.calls.opens]))
+    alphabet = st.sampled_from(["<", ">", "/", "think", "tool_call", "a", " ", "\n", "é", '"', "{", "}", "[", "|", "="])
+    content = data.draw(st.lists(alphabet, max_size=12).map("".join)).strip()
+    text, form = answer_of(family, content=content), form_of(family)
+    places = data.draw(st.lists(st.integers(0, len(text)), max_size=12))
+    whole = read(form, [text], END)
+    assert read(form, cut(text, places), END) == whole
+    markers = (*family.calls.markers, "<think>", "</think>")
+    if not any(marker and marker in content for marker in markers) and whole.content == content:
+        assert whole.call_values == CALLS
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=40), st.lists(st.integers(0, 40), max_size=6))
+def test_text_without_markers_is_content_as_it_is(text: str, places: list[int]) -> None:
+    form = TaggedFormat(CALL_FAMILIES[2], THINK)
+    if not any(marker in text for marker in (*CALL_FAMILIES[2].calls.markers[:6], "think>")):
+        assert read(form, cut(text, [min(place, len(text)) for place in places]), END).content == text
+
+
+def hermes() -> ChatFormat:
+    return chat_format("<tool_call> <think></think>", {})
+
+
+def test_a_call_within_the_reasoning_ends_it() -> None:
+    answer = read(hermes(), ['I must.\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call></think>ok'],
+                  PromptEnd("<think>\n"))  # fmt: skip
+    assert (answer.reasoning, answer.content, answer.calls) == ("I must.", "ok", (("f", "{}"),))
+
+
+def test_what_looks_like_a_call_and_is_none_is_text() -> None:
+    text = "Write <tool_call> before a call, and </think> after a thought."
+    answer = read(hermes(), [text], END)
+    assert answer.content == text
+    answer = read(hermes(), [text], PromptEnd("<think>"))
+    assert answer.reasoning == "Write <tool_call> before a call, and"
+    assert answer.content == "after a thought."
+
+
+def test_special_tokens_of_a_format_never_are_text() -> None:
+    form = chat_format("<|tool_call_start|>", {"<|tool_call_start|>": 1, "<|tool_call_end|>": 2})
+    assert read(form, ["a<|tool_call_end|>b<|tool_call_start|>no call<|tool_call_end|>c"], END).content == "abno callc"
+
+
+def test_arguments_are_streamed_while_they_are_written() -> None:
+    router = hermes().router(SCHEMAS, END)
+    assert router is not None
+    router.feed('<tool_call>\n{"name": "get_weather", "arguments": ')
+    assert [delta.text for delta in router.feed('{"city": "Kö')] == ['{"city": "Kö']
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        ('{"name": "f", "arguments": "{\\"x\\": 1}"}', '{"x": 1}'),
+        ('{"arguments": {"x": 1}, "name": "f"}', '{"x": 1}'),
+        ('{"name": "f"}', "{}"),
+        ('{"name": "f", "parameters": {"x": 1}}', '{"x": 1}'),
+        ('{"name": "f", "arguments": null}', "{}"),
+        ('{"name": "f", "arguments": {"x": 1}', '{"x": 1}'),
+        ('{"name": "f", "arguments": {"x": 1}}}', '{"x": 1}'),
+        ('[{"id": "3", "name": "f", "arguments": {"x": 1}}]', '{"x": 1}'),
+    ],
+)
+def test_slips_of_models(text: str, arguments: str) -> None:
+    assert read(hermes(), [f"<tool_call>{text}</tool_call>"], END).calls == (("f", arguments),)
+
+
+def test_values_are_cast_by_the_schema() -> None:
+    form = chat_format("<tool_call><function=<parameter=", {})
+    values = {"city": "5", "days": "5", "options": "{'a': True}", "unknown": "null"}
+    written = "".join(f"<parameter={name}>\n{value}\n</parameter>\n" for name, value in values.items())
+    answer = read(form, [f"<tool_call>\n<function=get_weather>\n{written}</function>\n</tool_call>"], END)
+    expected = {"city": "5", "days": 5, "options": {"a": True}, "unknown": None}
+    assert json.loads(answer.calls[0][1]) == expected
+
+
+def test_a_prompt_that_mentions_the_marker_has_not_opened_it() -> None:
+    assert read(hermes(), ["a"], PromptEnd("what is <think>?<|im_end|>\n<|im_start|>assistant\n")).content == "a"
+    assert read(hermes(), ["a"], PromptEnd("<|im_start|>assistant\n<think>\n")).reasoning == "a"
+    assert read(hermes(), ["a"], PromptEnd("<|im_start|>assistant\n<think>\n\n</think>\n\n")).content == "a"
+    assert read(hermes(), [" a"], PromptEnd("", continued="<think>I am")).reasoning == " a"
+    assert read(hermes(), [" a"], PromptEnd("", continued="I am")).content == " a"
