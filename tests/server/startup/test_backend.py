@@ -56,8 +56,9 @@ def truncate(checkpoint: Path) -> None:
 
 
 def lose_a_shard(checkpoint: Path) -> None:
-    index = {"weight_map": {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
+    (checkpoint / "model.safetensors").rename(checkpoint / "model-00001-of-00002.safetensors")
 
 
 def pickle_only(checkpoint: Path) -> None:
