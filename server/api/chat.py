@@ -89,7 +89,7 @@ class AssistantMessage(BaseModel):
     tool_calls: Omittable[list[AnswerToolCall]] = None
 
 
-class Choice(BaseModel):
+class ChatChoice(BaseModel):
     index: int
     message: AssistantMessage
     logprobs: ChoiceLogprobs | None
@@ -104,7 +104,7 @@ class ChatCompletion(BaseModel):
     object: Literal["chat.completion"] = "chat.completion"
     created: int
     model: str
-    choices: list[Choice]
+    choices: list[ChatChoice]
     usage: UsageInfo
     prompt_logprobs: Omittable[PromptLogprobs] = None
     prompt_token_ids: Omittable[list[int]] = None
@@ -198,8 +198,8 @@ def _chunk_choice(
     return {"index": index, "delta": delta, "logprobs": shown, "finish_reason": finish_reason}
 
 
-def _choice(index: int, result: ChatResult, body: ChatCompletionRequest) -> Choice:
-    return Choice(
+def _choice(index: int, result: ChatResult, body: ChatCompletionRequest) -> ChatChoice:
+    return ChatChoice(
         index=index,
         message=AssistantMessage(
             content=None if result.tool_calls and not result.content else result.content,

@@ -33,7 +33,7 @@ def _served_role(role: Any) -> Any:
 _REFUSED = Field(description="Refused unless null or empty.")
 
 
-class TextPart(WithExtras):
+class MessagePart(WithExtras):
     type: Annotated[Literal["text"], BeforeValidator(_text_only)]
     text: Text
 
@@ -46,10 +46,10 @@ def _as_parts(content: Any, info: ValidationInfo) -> Any:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-Content = Annotated[list[TextPart], FirstErrorOnly, BeforeValidator(_as_parts), Field(min_length=1, max_length=64)]
+Content = Annotated[list[MessagePart], FirstErrorOnly, BeforeValidator(_as_parts), Field(min_length=1, max_length=64)]
 
 
-class ChatMessage(WithExtras):
+class ConversationMessage(WithExtras):
     """One turn. `content` is a string or a list of text parts; that of an assistant may be null."""
 
     role: Annotated[Literal["system", "developer", "user", "assistant", "tool"], BeforeValidator(_served_role)]
@@ -73,10 +73,10 @@ class ChatMessage(WithExtras):
 TemplateVariables = Annotated[
     BoundedObject, Field(max_length=64, description="Variables of the chat template, such as enable_thinking.")
 ]
-Messages = Annotated[list[ChatMessage], FirstErrorOnly, Field(min_length=1, max_length=1024)]
+Messages = Annotated[list[ConversationMessage], FirstErrorOnly, Field(min_length=1, max_length=1024)]
 
 
-def chat_messages(messages: Sequence[ChatMessage]) -> tuple[request.ChatMessage, ...]:
+def chat_messages(messages: Sequence[ConversationMessage]) -> tuple[request.ChatMessage, ...]:
     """Parts are joined; a developer's message is a system message of these models."""
     return tuple(
         request.ChatMessage(
@@ -90,7 +90,7 @@ def chat_messages(messages: Sequence[ChatMessage]) -> tuple[request.ChatMessage,
     )
 
 
-def ignored_message_fields(messages: Sequence[ChatMessage]) -> Iterator[str]:
+def ignored_message_fields(messages: Sequence[ConversationMessage]) -> Iterator[str]:
     """The paths of fields that were ignored in messages and their parts."""
     for index, message in enumerate(messages):
         yield from message.ignored_fields(f"messages.{index}")

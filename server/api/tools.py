@@ -37,7 +37,7 @@ class FunctionDefinition(WithExtras):
     strict: Annotated[bool, Field(description="true: the arguments of a call follow the schema.")] | None = None
 
 
-class ToolDefinition(WithExtras):
+class ChatTool(WithExtras):
     type: ToolType = "function"
     function: FunctionDefinition
 
@@ -46,13 +46,13 @@ class ToolDefinition(WithExtras):
         return Tool(function.name, function.description or "", function.parameters or {}, bool(function.strict))
 
 
-class FunctionReference(WithExtras):
+class NamedFunction(WithExtras):
     name: FunctionName
 
 
 class NamedToolChoice(WithExtras):
     type: ToolType = "function"
-    function: FunctionReference
+    function: NamedFunction
 
 
 def _known_choice(value: Any) -> Any:
@@ -64,7 +64,7 @@ def _known_choice(value: Any) -> Any:
 
 
 ToolDefinitions = Annotated[
-    list[ToolDefinition], FirstErrorOnly, Field(max_length=MAX_TOOLS, description="Functions that the model may call.")
+    list[ChatTool], FirstErrorOnly, Field(max_length=MAX_TOOLS, description="Functions that the model may call.")
 ]
 ToolChoiceField = Annotated[Literal["none", "auto", "required"] | NamedToolChoice, BeforeValidator(_known_choice)]
 
