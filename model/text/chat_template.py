@@ -75,8 +75,12 @@ class ChatTemplate:
     control_tokens.py). In an earlier answer of the model, only special tokens are hidden: it may have a `<think>`.
     """
 
-    def __init__(self, source: str, named: Mapping[str, str] | None = None) -> None:
-        """`named` are special tokens by the name that templates use. ValueError where `source` is not valid jinja."""
+    def __init__(self, source: str, named: Mapping[str, str] | None = None, response_template: Any = None) -> None:
+        """`named` are special tokens by the name that templates use. ValueError where `source` is not valid jinja.
+
+        `response_template` says how answers are written, if the checkpoint does (see response_template.py).
+        """
+        self.response_template = response_template
         self._source, self._template = source, BoundedTemplate(source)
         self._variables = {"bos_token": "", "eos_token": "", **(named or {})}
         self._control_tokens: WeakKeyDictionary[Tokenizer, ControlTokens] = WeakKeyDictionary()
@@ -89,7 +93,10 @@ class ChatTemplate:
         where it is not valid, or where there are several templates and none is called "default".
         """
         source = _template_source(directory)
-        return None if source is None else cls(source, named_tokens(directory))
+        if source is None:
+            return None
+        settings = read_object_if_any(directory / "tokenizer_config.json")
+        return cls(source, named_tokens(directory), settings.get("response_template"))
 
     @property
     def source(self) -> str:
@@ -212,6 +219,7 @@ class UnusableChatTemplate:
         self._reason = reason
 
     source = bos_token = eos_token = ""
+    response_template: Any = None
 
     def uses(self, variable: str) -> bool:
         return False

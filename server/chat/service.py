@@ -60,6 +60,9 @@ class ChatService:
         if self._format.router(schemas, end) is None:
             return [ChatGeneration(generation) for generation in admission.start([prompt], sampling, options, n)]
         sampling = self._with_budget(sampling, request, end)
+        if not sampling.ignore_eos:
+            sampling = replace(sampling, stop_token_ids=sampling.stop_token_ids | self._format.end_ids)
+        marked = replace(prompt, snapshot_token_ids=self._format.mark_ids)
         raw = replace(options, stop=(), include_stop=False, kept_special_tokens=self._format.marker_ids)
         ends = {*self._service.tokenizer.eos_token_ids, *sampling.stop_token_ids}
 
@@ -70,7 +73,7 @@ class ChatService:
 
         return [
             self._routed(generation, request, schemas, end, options, keep)
-            for generation in admission.start([prompt], sampling, raw, n)
+            for generation in admission.start([marked], sampling, raw, n)
         ]
 
     def unknown_variables(self, request: ChatRequest) -> list[str]:
@@ -114,7 +117,7 @@ def _format_of(service: GenerationService) -> ChatFormat:
     template, tokenizer = service.chat_template, service.tokenizer
     if template is None:
         return TaggedFormat()
-    return chat_format(template.source, tokenizer.special_tokens, tokenizer.added_tokens)
+    return chat_format(template.source, tokenizer.special_tokens, tokenizer.added_tokens, template.response_template)
 
 
 def _schemas(tools: Sequence[Tool]) -> Schemas:

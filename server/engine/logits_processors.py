@@ -148,7 +148,7 @@ class MinTokens:
         return self._missing > 0
 
     def apply(self, logits_V: Tensor) -> None:
-        logits_V[token_index(self._stop_token_ids, logits_V)] = float("-inf")
+        logits_V[token_index(self._stop_token_ids, logits_V)] = 2 * FORBIDDEN  # rather any other forbidden token
 
     def advance(self, token_ids: Sequence[int]) -> None:
         self._missing -= len(token_ids)

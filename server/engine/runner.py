@@ -53,9 +53,10 @@ class ModelRunner:
             self._apply(op)
         inputs = self._inputs(batch.sequences)
         if all(_is_single_decode(sequence) for sequence in batch.sequences):
-            logits_RV, routings = self.decode_graphs.run(inputs)
+            logits_SV, routings = self.decode_graphs.run(inputs)
             self.expert_load.observe(routings)
-            return ModelOutput(logits_RV)
+            rows = [row for row, sequence in enumerate(batch.sequences) if sequence.samples]
+            return ModelOutput(logits_SV if len(rows) == len(logits_SV) else logits_SV[rows])
         hidden_TD, routings = self.network(inputs)
         self.expert_load.observe(routings)
         prompt_logprobs = self._prompt_logprobs(batch.sequences, hidden_TD)
@@ -166,5 +167,6 @@ def _last_rows(sequences: list[Sequence]) -> Iterator[tuple[Sequence, int]]:
 
 
 def _is_single_decode(sequence: Sequence) -> bool:
-    """Whether the step computes one token of the sequence and samples the next one, and nothing else."""
-    return sequence.num_scheduled_tokens == 1 and sequence.samples and not sequence.needs_prompt_logprobs
+    """Whether the step computes one token of the sequence, samples the next one if it is not known, and no more."""
+    computes_one = sequence.num_scheduled_tokens == 1 and not sequence.needs_prompt_logprobs
+    return computes_one and (sequence.samples or sequence.is_decoding)

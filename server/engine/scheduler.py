@@ -27,6 +27,8 @@ from server.engine.types import (
     TokenLogprobs,
 )
 
+MAX_MARKS = 16  # snapshots of one answer while it is generated
+
 
 class Scheduler:
     """Chooses the sequences of each step, and enters its results."""
@@ -133,6 +135,9 @@ class Scheduler:
             if sequence.status is SequenceStatus.FINISHED:
                 continue  # a beam whose group has ended in this step
             self.pool.cache.advance(sequence)
+            if sequence.is_at_mark and sequence.num_marks < MAX_MARKS:
+                sequence.num_marks += 1
+                self.pool.cache.save_state(sequence)
             row = rows.get(sequence)
             if sequence.request_id in failed:
                 outputs.append(self._fail(sequence, now))
@@ -163,11 +168,15 @@ class Scheduler:
         return decodes, self._schedule_prefills(prefilling, waiting, budget)
 
     def _schedule_decodes(self) -> tuple[list[Sequence], list[Sequence]]:
-        """Give the decoding sequences their tokens; the second list are running sequences that do not decode yet."""
+        """Give the decoding sequences their tokens; the second list are running sequences that do not decode yet.
+
+        A sequence may have several tokens that are not computed, where its grammar forces some. They are computed
+        together if no other sequence runs: a longer step would delay the others, and is not captured.
+        """
         decodes: list[Sequence] = []
         prefilling: list[Sequence] = []
         running = self.pool.running
-        spare = self.config.max_num_batched_tokens - len(running)  # beyond the one token that each gets
+        most = self.config.max_num_batched_tokens if len(running) == 1 else 1
         index = 0
         while index < len(running):  # preemption shortens it from the end
             sequence = running[index]
@@ -177,9 +186,7 @@ class Scheduler:
             elif not sequence.is_held:
                 if not self._ensure_blocks(sequence):
                     break
-                count = min(len(sequence.tokens) - sequence.num_computed_tokens, 1 + spare)
-                sequence.num_scheduled_tokens = count
-                spare -= count - 1
+                sequence.num_scheduled_tokens = min(len(sequence.tokens) - sequence.num_computed_tokens, most)
                 decodes.append(sequence)
         return decodes, prefilling
 

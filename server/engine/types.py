@@ -74,8 +74,9 @@ class _Request:
 
     A boundary p means: the first p prompt tokens are likely to be shared with other requests (the end of a system
     prompt, the end of a turn). `boundaries` are ascending. `arrival_time` is time.monotonic() seconds. Requests reuse
-    each other's prefixes only if they have the same `cache_salt`. `experts_per_token` replaces the model's own number
-    in every MoE layer.
+    each other's prefixes only if they have the same `cache_salt`. After generated tokens of `snapshot_token_ids` the
+    recurrent state is saved, because others may go on from there, such as from the end of reasoning.
+    `experts_per_token` replaces the model's own number in every MoE layer.
     """
 
     request_id: str
@@ -84,6 +85,7 @@ class _Request:
     arrival_time: float = field(default=0.0, kw_only=True)
     cache_salt: str = field(default="", kw_only=True)
     experts_per_token: int | None = field(default=None, kw_only=True)
+    snapshot_token_ids: frozenset[int] = field(default=frozenset(), kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

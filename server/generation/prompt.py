@@ -10,8 +10,8 @@ class Prompt:
     """Token ids, and the positions where other requests may share them, if they have the same `cache_salt`.
 
     `first_text_token`: how many tokens that begin a text were put before it. `continues_text`: the answer goes on with
-    the text of the prompt, so that together they read as one. `text` is a rendered conversation. `pooling`: the answer
-    is a vector, and no text.
+    the text of the prompt, so that together they read as one. `text` is a rendered conversation. After an answer's
+    tokens of `snapshot_token_ids`, others may go on. `pooling`: the answer is a vector, and no text.
     """
 
     token_ids: tuple[int, ...]
@@ -20,6 +20,7 @@ class Prompt:
     continues_text: bool = False
     cache_salt: str = ""
     text: str = ""
+    snapshot_token_ids: frozenset[int] = frozenset()
     pooling: PoolingType | None = None
 
     def truncated(self, length: int) -> "Prompt":

@@ -263,4 +263,12 @@ def _request(request_id: str, prompt: Prompt, sampling: SamplingParams) -> Engin
     if sampling.prompt_logprobs and not sampling.max_tokens:
         alternatives = sampling.logprobs or 0
         return ScoreRequest(request_id, ids, alternatives, boundaries=boundaries, arrival_time=now, cache_salt=salt)
-    return GenerateRequest(request_id, ids, sampling, boundaries=boundaries, arrival_time=now, cache_salt=salt)
+    return GenerateRequest(
+        request_id,
+        ids,
+        sampling,
+        boundaries=boundaries,
+        arrival_time=now,
+        cache_salt=salt,
+        snapshot_token_ids=prompt.snapshot_token_ids,
+    )

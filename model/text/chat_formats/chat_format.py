@@ -1,7 +1,7 @@
 """The format of a checkpoint's answers: which router reads them, and which special tokens the router has to see."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from model.text.chat_formats import harmony
@@ -9,7 +9,8 @@ from model.text.chat_formats.families import PLAIN_JSON, CallFamily, call_family
 from model.text.chat_formats.fields import Schemas
 from model.text.chat_formats.grammar import ANSWER, GrammarBuilder, one_of
 from model.text.chat_formats.harmony import HarmonyAnswer, uses_harmony
-from model.text.chat_formats.router import Router
+from model.text.chat_formats.response_template import calls_of, reasoning_of
+from model.text.chat_formats.router import AnswerRouter
 from model.text.chat_formats.tagged_answer import ReasoningMarkers, TaggedAnswer
 
 _NO_OBJECT = r"/[^{\[\s](?s:.*)/"  # text that is no call of a format without markers
@@ -65,6 +66,14 @@ class ChatFormat(Protocol):
     def call_ids(self) -> str:
         """See CallFamily."""
 
+    @property
+    def mark_ids(self) -> frozenset[int]:
+        """Tokens after which other conversations may go on in another way: the end of reasoning, a call's beginning."""
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end an answer, beside those that the checkpoint's files name."""
+
     def write_calls(self, calls: Sequence[tuple[str, Any]]) -> str:
         """The text of calls (names and arguments), for a template that cannot write them."""
 
@@ -74,7 +83,7 @@ class ChatFormat(Protocol):
     def grammar(self, wanted: Constraints, end: PromptEnd) -> str | None:
         """A grammar (Lark) of the answers that are wanted; None if any answer is."""
 
-    def router(self, schemas: Schemas, end: PromptEnd) -> Router | None:
+    def router(self, schemas: Schemas, end: PromptEnd) -> AnswerRouter | None:
         """A router for one answer that may call the tools of `schemas`; None where all text is content."""
 
 
@@ -95,6 +104,15 @@ class TaggedFormat:
     @property
     def call_ids(self) -> str:
         return self.family.call_ids
+
+    @property
+    def mark_ids(self) -> frozenset[int]:
+        marks = (*self.family.calls.opens, self.reasoning.close if self.reasoning else "")
+        return frozenset(self.control_tokens[mark] for mark in marks if mark in self.control_tokens)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        return frozenset()
 
     def write_calls(self, calls: Sequence[tuple[str, Any]]) -> str:
         return self.family.calls.write(calls)
@@ -136,7 +154,7 @@ class TaggedFormat:
         opened = build.literal(self.reasoning.open)
         return f"({opened} {build.until(self.reasoning.close)} {build.space()})?"
 
-    def router(self, schemas: Schemas, end: PromptEnd) -> Router | None:
+    def router(self, schemas: Schemas, end: PromptEnd) -> AnswerRouter | None:
         if not schemas and self.reasoning is None:
             return None
         answer = TaggedAnswer(
@@ -147,7 +165,7 @@ class TaggedFormat:
             special=frozenset(self.special_tokens),
             ignored=self.ignored,
         )
-        return Router(answer, schemas)
+        return AnswerRouter(answer, schemas)
 
     def begins_in_reasoning(self, end: PromptEnd) -> bool:
         """Whether the prompt has opened the reasoning and not closed it."""
@@ -166,6 +184,15 @@ class HarmonyFormat:
     control_tokens: Mapping[str, int]
     call_ids: str = "any"
 
+    @property
+    def mark_ids(self) -> frozenset[int]:
+        return frozenset({self.control_tokens[harmony.END]})
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        ends = (harmony.CALL, harmony.RETURN)
+        return frozenset(self.control_tokens[token] for token in ends if token in self.control_tokens)
+
     def write_calls(self, calls: Sequence[tuple[str, Any]]) -> str:
         return PLAIN_JSON.calls.write(calls)
 
@@ -182,15 +209,21 @@ class HarmonyFormat:
             answers.append(f"{build.literal(harmony.FINAL)} {content}")
         return build.grammar(f"{harmony.analysis_grammar(build)} {one_of(answers)}")
 
-    def router(self, schemas: Schemas, end: PromptEnd) -> Router | None:
+    def router(self, schemas: Schemas, end: PromptEnd) -> AnswerRouter | None:
         begun = end.text.rfind(harmony.START, -_END_CHARACTERS if end.continued is None else 0)
-        return Router(HarmonyAnswer(end.text[begun:] if begun >= 0 else ""), schemas)
+        return AnswerRouter(HarmonyAnswer(end.text[begun:] if begun >= 0 else ""), schemas)
 
 
 def chat_format(
-    template: str, special_tokens: Mapping[str, int], added_tokens: Mapping[str, int] | None = None
+    template: str,
+    special_tokens: Mapping[str, int],
+    added_tokens: Mapping[str, int] | None = None,
+    response_template: Any = None,
 ) -> ChatFormat:
-    """The format that a chat template and a vocabulary show. `added_tokens` are the special ones and others."""
+    """The format of answers: as `response_template` says, where it says it, or as template and vocabulary show it.
+
+    `added_tokens` are the special ones and others.
+    """
     added_tokens = added_tokens or special_tokens
     control_tokens = {
         token: token_id for token, token_id in added_tokens.items() if token in special_tokens or _is_tag(token)
@@ -198,7 +231,9 @@ def chat_format(
     if uses_harmony(special_tokens):
         marker_ids = frozenset(special_tokens[token] for token in harmony.MARKERS if token in special_tokens)
         return HarmonyFormat(marker_ids, control_tokens)
-    family, reasoning = call_family(template), reasoning_family(template, added_tokens)
+    family = call_family(template)
+    family = replace(family, calls=calls_of(response_template) or family.calls)
+    reasoning = reasoning_of(response_template) or reasoning_family(template, added_tokens)
     ignored = ignored_markers(template)
     markers = "\n".join((*_markers(family, reasoning), *ignored))
     special = {token: token_id for token, token_id in special_tokens.items() if token in markers}

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from server.engine.logits_processors import FORBIDDEN
-
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
+BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+BIAS_OF_BYTE = np.where(BITS == 1, np.float32(0), np.float32("-inf"))  # for each byte of a mask: what 8 tokens get
 MAX_ERROR = 300  # characters
 COMPLETE = frozenset({"NoExtension", "EndOfSentence"})
 FAILED = "The grammar of this request cannot be followed any further: {reason}. Simplify it."
@@ -55,12 +55,12 @@ class GrammarConstraint:
     def apply(self, logits_V: Tensor) -> None:
         """Forbid all other tokens.
 
-        A token that is allowed here and forbidden by another processor can be sampled as a last resort: `min_tokens`
-        cannot lengthen what the grammar ends.
+        Other processors forbid with finite numbers, so a token that is allowed here and forbidden there can be sampled
+        as a last resort: `min_tokens` cannot lengthen what the grammar ends.
         """
         mask = np.frombuffer(self._next_mask(), dtype=np.uint8)
-        forbidden_V = np.unpackbits(~mask, count=len(logits_V), bitorder="little").view(np.bool_)
-        logits_V.clamp_(min=FORBIDDEN).masked_fill_(torch.from_numpy(forbidden_V).to(logits_V.device), float("-inf"))
+        bias_V = torch.from_numpy(BIAS_OF_BYTE.take(mask, axis=0).reshape(-1)[: len(logits_V)])
+        logits_V += bias_V.to(logits_V.device)
 
     def advance(self, token_ids: Sequence[int]) -> None:
         self._matcher.consume_tokens(list(token_ids))
@@ -68,9 +68,8 @@ class GrammarConstraint:
 
     def forced_tokens(self) -> tuple[int, ...]:
         """The next tokens, as far as the grammar leaves no choice. `apply` would allow each of them alone."""
-        if self._matcher.is_stopped():
-            return ()
-        self._next_mask()  # finds the forced text without the GIL, which compute_ff_tokens would hold
+        if self._matcher.is_stopped() or not _is_one_bit(self._next_mask()):
+            return ()  # the mask finds forced text without the GIL, which compute_ff_tokens would hold
         return tuple(self._matcher.compute_ff_tokens())
 
     def _next_mask(self) -> bytes:
@@ -78,6 +77,12 @@ class GrammarConstraint:
         if self._mask is None:
             self._mask = self._matcher.compute_bitmask()
         return self._mask
+
+
+def _is_one_bit(mask: bytes) -> bool:
+    if mask.count(0) < len(mask) - 1:
+        return False
+    return max(mask).bit_count() == 1
 
 
 def shortened(error: str) -> str:

@@ -134,6 +134,19 @@ def test_float32_equals_the_naive_decoder() -> None:
     assert_equal_to_oracle(network, Engine(network, engine_config(eos_token_ids=EOS)), mixed_requests(3))
 
 
+def test_others_go_on_after_the_mark_of_an_answer(network: CausalLM) -> None:
+    prompt = random_prompt(np.random.default_rng(7), 21)
+    answer = run(Engine(network, engine_config()), [request("a", prompt, 12)])["a"].token_ids
+    place = next(place for place, token in enumerate(answer[:8]) if token not in answer[:place])
+    for marks, cached in ((frozenset({answer[place]}), len(prompt) + place + 1), (frozenset[int](), len(prompt))):
+        engine = Engine(network, engine_config())
+        run(engine, [request("a", prompt, 12, snapshot_token_ids=marks)])
+        other = request("b", (*prompt, *answer[: place + 1], 3, 4, 5), 6)
+        result = run(engine, [other])["b"]
+        assert result.num_cached_tokens == cached
+        assert result.token_ids == oracle(network, other)
+
+
 def test_aborts_free_memory_and_touch_nobody_else(network: CausalLM) -> None:
     engine = Engine(network, engine_config(eos_token_ids=EOS, max_num_seqs=4))
     requests = mixed_requests(4, count=9)

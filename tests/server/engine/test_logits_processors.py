@@ -51,7 +51,7 @@ def by_definition(logits_V: Tensor, sampling: SamplingParams, prompt: Tokens[int
         if list(output)[len(output) - len(before) :] == before:
             scores_V[last] = FORBIDDEN
     if len(output) < sampling.min_tokens:
-        scores_V[sorted(EOS | sampling.stop_token_ids)] = float("-inf")
+        scores_V[sorted(EOS | sampling.stop_token_ids)] = 2 * FORBIDDEN
     return scores_V
 
 

@@ -18,6 +18,7 @@ from server.engine.types import (
     RequestTimes,
     SamplingParams,
     ScoreRequest,
+    ThinkingBudget,
     TokenLogprobs,
 )
 
@@ -29,17 +30,20 @@ SAMPLING = SamplingParams(
     stop_token_ids=frozenset({3, 7}),
     seed=2**63 - 1,
     logprobs=2,
+    thinking_budget=ThinkingBudget(5, (1,), (2, 3), (4, 2, 3)),
 )
 COMMON: dict[str, Any] = {
     "boundaries": (1, 2),
     "arrival_time": 1.5,
     "cache_salt": "key \N{SNOWMAN}",
     "experts_per_token": 2,
+    "snapshot_token_ids": frozenset({8}),
 }
 LOGPROBS = (TokenLogprobs(4, -0.1, ((4, -0.1), (6, -(2.0**-30)))),)
 TIMES = RequestTimes(0.5, 0.6, None, 0.7)
 MESSAGES: list[Any] = [
     SAMPLING,
+    ThinkingBudget(5, (1,), (2, 3), (4, 2, 3)),
     GenerateRequest("g", (3, 4, 5), SAMPLING, **COMMON),
     ScoreRequest("s", (3, 4, 5), 2, **COMMON),
     EmbedRequest("e", (3, 4, 5), "mean", **COMMON),
@@ -65,7 +69,7 @@ def test_no_message_is_left_out() -> None:
     """All messages are tested, with values that differ from the defaults, so that a lost field shows."""
     messages = {kind for kind in vars(types).values() if is_dataclass(kind) and not kind.__name__.startswith("_")}
     assert {type(message) for message in MESSAGES} == messages
-    for message in MESSAGES[1:4]:
+    for message in MESSAGES[2:5]:
         assert all(getattr(message, field.name) != field.default for field in fields(message))
 
 

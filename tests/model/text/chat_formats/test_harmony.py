@@ -3,7 +3,9 @@
 import tokenizers
 from tokenizers import AddedToken, models, pre_tokenizers
 
+from model.text.chat_formats.chat_format import PromptEnd, chat_format
 from model.text.tokenizer import Tokenizer
+from tests.model.text.chat_formats.answers import Answer, read
 
 MARKS = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>", "<|constrain|>")
 
@@ -59,3 +61,19 @@ def test_half_a_character_at_the_end_of_a_message_comes_out_there() -> None:
 def test_with_special_tokens_everything_is_shown() -> None:
     answer = "<|channel|>analysis<|message|>a<|end|>"
     assert TOKENIZER.stream(skip_special=False).push(TOKENIZER.encode(answer, allow_special=True)) == answer
+
+
+def answer_of(text: str, end: str = "<|start|>assistant") -> Answer:
+    return read(chat_format("", TOKENIZER.special_tokens), text, PromptEnd(end))
+
+
+def test_a_chat_has_reasoning_content_and_calls() -> None:
+    call = "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
+    thought = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant"
+    answer = answer_of(thought + call + '{"city": "Rom"}<|call|>')
+    assert (answer.reasoning, answer.calls) == ("hm", (("get_weather", '{"city": "Rom"}'),))
+    other = "<|start|>assistant to=functions.get_weather<|channel|>commentary json<|message|>{}"
+    answer = answer_of(f"<|channel|>commentary<|message|>I look.<|end|>{other}")
+    assert (answer.content, answer.calls) == ("I look.", (("get_weather", "{}"),))
+    assert answer_of(thought + "<|channel|>final<|message|>Hello").content == "Hello"
+    assert answer_of(" more", "<|start|>assistant<|channel|>analysis<|message|>hm").reasoning == " more"
