@@ -2,6 +2,7 @@
 
 import pytest
 from agents import Agent, OpenAIProvider, RunConfig, Runner, function_tool, set_tracing_disabled
+from openai import AsyncOpenAI
 
 set_tracing_disabled(True)
 
@@ -14,7 +15,8 @@ def weather(city: str) -> str:
 
 @pytest.mark.parametrize("use_responses", [True, False], ids=["responses", "chat"])
 async def test_an_agent_calls_a_tool_and_answers(agent_url: str, use_responses: bool) -> None:
-    provider = OpenAIProvider(base_url=f"{agent_url}/v1", api_key="unused", use_responses=use_responses)
+    client = AsyncOpenAI(base_url=f"{agent_url}/v1", api_key="unused")  # the SDK's own belongs to the first event loop
+    provider = OpenAIProvider(openai_client=client, use_responses=use_responses)
     agent = Agent(name="forecaster", instructions="Be brief.", tools=[weather], model="scripted")
     config = RunConfig(model_provider=provider)
     result = await Runner.run(agent, "What is the weather in Paris?", run_config=config)
