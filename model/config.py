@@ -47,9 +47,10 @@ class YarnScaling:
 
 @dataclass(frozen=True, slots=True)
 class FrequencyFactors:
-    """Divide each frequency by a factor of its own."""
+    """Divide each frequency by a factor of its own (LongRoPE, arXiv 2402.13753); multiply cosines and sines."""
 
     factors: tuple[float, ...]
+    attention_factor: float = 1.0
 
 
 RotaryScaling = LinearScaling | Llama3Scaling | YarnScaling | FrequencyFactors

@@ -19,7 +19,8 @@ class Rotary:
         self.config = config
         exponents_F = torch.arange(0, config.dim, 2, dtype=torch.float32, device="cpu") / config.dim
         self.frequency_F = _scaled(1.0 / config.theta**exponents_F, config)
-        self.magnitude = config.scaling.attention_factor if isinstance(config.scaling, YarnScaling) else 1.0
+        scaling = config.scaling
+        self.magnitude = scaling.attention_factor if isinstance(scaling, YarnScaling | FrequencyFactors) else 1.0
 
     def tables(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of all angles: [T, W] each, float32."""

@@ -15,6 +15,7 @@ from server.commands import (
     pull,
     quantize,
     serve,
+    split_experts,
     train,
     train_tokenizer,
     version,
@@ -44,6 +45,7 @@ app.command("generate")(generate.generate)
 app.command("pull")(pull.pull)
 app.command("inspect")(inspect.inspect)
 app.command("quantize")(quantize.quantize)
+app.command("split-experts")(split_experts.split_experts)
 app.command("train")(train.train)
 app.command("train-tokenizer")(train_tokenizer.train_tokenizer)
 app.command("prepare")(prepare.prepare)

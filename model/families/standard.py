@@ -119,13 +119,15 @@ def _max_positions(hf: HfConfig) -> int:
 
 def _scaling(rope: HfConfig, hf: HfConfig) -> RotaryScaling | None:
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "default":
+    if kind in ("default", "dynamic"):  # dynamic NTK changes nothing up to the context length, and we stay below
         return None
     if kind == "linear":
         return LinearScaling(rope["factor"])
     if kind == "frequency_factors":  # of GGUF files
         return FrequencyFactors(tuple(rope["factors"]))
     original = rope.get("original_max_position_embeddings") or hf["max_position_embeddings"]
+    if kind in ("longrope", "su"):
+        return _longrope(rope, hf)
     if kind == "llama3":
         return Llama3Scaling(rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"], original)
     if kind == "yarn":
@@ -133,7 +135,24 @@ def _scaling(rope: HfConfig, hf: HfConfig) -> RotaryScaling | None:
         return YarnScaling(
             rope["factor"], original, _yarn_magnitude(rope), float(fast), float(slow), rope.get("truncate", True)
         )
-    raise CheckpointError(f"rope type {kind!r} is not known; known are: default, linear, llama3, yarn")
+    raise CheckpointError(
+        f"rope type {kind!r} is not known; known are: default, linear, dynamic, llama3, yarn, longrope"
+    )
+
+
+def _longrope(rope: HfConfig, hf: HfConfig) -> FrequencyFactors:
+    """LongRoPE (arXiv 2402.13753): factors for the original length, or others for a longer context.
+
+    transformers chooses anew for every length. Here the context of the config decides for all lengths, because the
+    keys of a sequence must not change while it grows.
+    """
+    longest = int(hf["max_position_embeddings"])
+    original = rope.get("original_max_position_embeddings") or hf.get("original_max_position_embeddings") or longest
+    factor = rope.get("factor") or longest / original
+    magnitude = rope.get("attention_factor")
+    if magnitude is None:
+        magnitude = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    return FrequencyFactors(tuple(rope["long_factor" if longest > original else "short_factor"]), float(magnitude))
 
 
 def _yarn_magnitude(rope: HfConfig) -> float:

@@ -7,6 +7,7 @@ config_sentence_transformers.json has the prompts that are put before a text.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, get_args
 
 from model.files import Directory, read_object_if_any

@@ -55,7 +55,7 @@ def quantize_checkpoint(
         reader = ProgressReader(reader, {name for rule in rules for name in rule.sources}, progress)
     target.mkdir(parents=True, exist_ok=True)
     write_shards(target, _stored(model, ReadOnceReader(reader, rules), rules, scheme))
-    _copy_companions(source, target)
+    copy_companions(source, target)
     config = {**model.hf_config, "quantization_config": ours.settings(scheme.name)}
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -104,7 +104,8 @@ def write_shards(target: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
     (target / INDEX_NAME).write_text(index + "\n", encoding="utf-8")
 
 
-def _copy_companions(source: Directory, target: Path) -> None:
+def copy_companions(source: Directory, target: Path) -> None:
+    """Copy what describes a checkpoint besides its config: tokenizer, templates, generation defaults."""
     for file in source.iterdir():
         is_companion = any(fnmatch(file.name, pattern) for pattern in COMPANIONS)
         if is_companion and file.is_file() and file.name not in (INDEX_NAME, "config.json"):

@@ -4,6 +4,7 @@ tokenizer.json has most of it. Older exporters put some added tokens, or the nam
 tokenizer_config.json, special_tokens_map.json or added_tokens.json.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from model.files import Directory, read_object_if_any
+from model.text.conversion import MERGES, SENTENCEPIECE, TEKKEN, VOCABULARY, converted_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +37,13 @@ class TokenizerFiles:
 
     @classmethod
     def load(cls, directory: Directory) -> "TokenizerFiles":
-        """Read all files. ValueError where tokenizer.json is missing or another file is broken."""
-        path = directory / "tokenizer.json"
-        if not path.is_file():
-            raise ValueError(f"{directory} has no tokenizer.json: only checkpoints with a fast tokenizer can be loaded")
+        """Read all files. ValueError where there is no tokenizer, or where a file is broken."""
         settings, model = _settings(directory), read_object_if_any(directory / "config.json")
         named = _named(settings)
         others = frozenset(_listed_special(settings))
         adds_bos = settings.get("add_bos_token")
         return cls(
-            path.read_text(encoding="utf-8"),
+            _tokenizer_json(directory),
             named,
             others,
             _added_tokens(directory, settings, others.union(named.values())),
@@ -65,6 +64,19 @@ class TokenizerFiles:
         in_vocabulary = [text for text in unmarked if backend.token_to_id(text) is not None]
         backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in in_vocabulary])
         return backend.to_str() if missing or in_vocabulary else self.tokenizer_json
+
+
+def _tokenizer_json(directory: Directory) -> str:
+    """The content of tokenizer.json, which is made of older files where there is none."""
+    path = directory / "tokenizer.json"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    converted = converted_tokenizer(directory)
+    if converted is None:
+        raise ValueError(
+            f"{directory} has no tokenizer.json, nor one of {SENTENCEPIECE}, {VOCABULARY} with {MERGES}, and {TEKKEN}"
+        )
+    return json.dumps(converted, ensure_ascii=False)
 
 
 def named_tokens(directory: Directory) -> dict[str, str]:

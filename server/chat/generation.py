@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from model.text.chat_formats.fields import Field, FieldDelta
-from model.text.chat_formats.router import Router
+from model.text.chat_formats.router import AnswerRouter
 from server.chat.answer import ChatDelta, ChatFinishReason, ChatResult, ToolCallDelta, fold
 from server.engine.types import FinishReason
 from server.generation.stop_strings import StopStringMatcher
@@ -58,7 +58,7 @@ class RoutedGeneration(ChatGeneration):
     def __init__(
         self,
         generation: RunningGeneration,
-        router: Router,
+        router: AnswerRouter,
         stops: StopStringMatcher,
         *,
         max_calls: int | None = None,

@@ -242,9 +242,10 @@ class GenerationService:
         room = self.max_model_len - length
         if room < min(1, sampling.max_tokens):
             self._observer.rejected("prompt_too_long")
-            raise PromptTooLongError(  # LiteLLM and LangChain look for the first words
+            # LiteLLM looks for the first words, LangChain and Claude Code for "prompt is too long"
+            raise PromptTooLongError(
                 f"This model's maximum context length is {self.max_model_len} tokens, prompt and answer together, but "
-                f"the prompt has {length} tokens. Shorten it."
+                f"the prompt is too long: it has {length} tokens. Shorten it."
             )
         max_tokens = min(sampling.max_tokens, room)
         return replace(sampling, max_tokens=max_tokens, min_tokens=min(sampling.min_tokens, max_tokens))

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import jsonschema
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 import yaml
-from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
 
 from server.settings import parse_size
 
@@ -33,10 +33,18 @@ def strict(schema: Document) -> Document:
     return schema
 
 
+@cache
+def monitor_schema() -> Document:
+    """Of Prometheus' operator. Its models take seconds to import, which not every worker needs."""
+    from cloudcoil.models.prometheus_operator.v1 import ServiceMonitor
+
+    return strict(ServiceMonitor.model_json_schema(by_alias=True))
+
+
 def validate(document: Document, release: str) -> None:
     """Raise if the API server of `release` would refuse the document or ignore a field of it."""
     if document["kind"] == "ServiceMonitor":
-        jsonschema.validate(document, strict(ServiceMonitor.model_json_schema(by_alias=True)))
+        jsonschema.validate(document, monitor_schema())
     else:
         kubernetes_validate.validate(document, release, strict=True)
 

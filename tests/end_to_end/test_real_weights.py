@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from model.checkpoints.hub import find_checkpoint
 from model.loading.load import load_network
+from model.loading.split_experts import split_experts
 from model.network import CausalLM
 from model.quantization import SCHEMES, Scheme, plain_scheme
 from model.text.chat_template import ChatTemplate
@@ -41,7 +43,7 @@ TEXT = (
     "and lucky you may see an otter. At the end of the path there is a hut where tea and cake are sold."
 )
 # Perplexity relative to the dequantized weights: what each scheme costs this model, which is small and sensitive
-PERPLEXITY_BOUNDS = {"float32": 0.003, "bfloat16": 0.01, "int8": 0.02, "int4": 0.25}
+PERPLEXITY_BOUNDS = {"float32": 0.003, "bfloat16": 0.005, "int8": 0.01, "int4": 0.12}
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +126,16 @@ def test_it_is_served_and_knows_paris(server: RunningServer) -> None:
     )
     assert "Paris" in (answer.choices[0].message.content or "")
     assert answer.choices[0].finish_reason == "stop"
+
+
+def test_all_experts_of_the_split_model_say_the_same(ours: CausalLM, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    ids = tokenizer.encode(TEXT)
+    split_experts(find_checkpoint(str(SMOLLM2)), tmp_path / "moe", ids, 8, dtype=torch.float32)
+    network = load_network(tmp_path / "moe", torch.float32)
+    expected, found = logits(ours, torch.tensor(ids)), logits(network, torch.tensor(ids))
+    assert abs(perplexity(found, torch.tensor(ids)) / perplexity(expected, torch.tensor(ids)) - 1) < 0.003
+    start = prompt_ids(tokenizer, PARIS)
+    answer = torch.tensor([*start, *tokenizer.encode("The capital of France is Paris.")])
+    likeliest = logits(network, answer)[len(start) - 1 :].argmax(1).tolist()
+    assert likeliest[:-1] == answer[len(start) :].tolist()
+    assert likeliest[-1] in tokenizer.eos_token_ids

@@ -10,7 +10,9 @@ from model.checkpoints.reader import CheckpointError
 
 Json = dict[str, Any]
 SOFTMAX, SIGMOID = 1, 2  # gating functions
-INT4_BITS, INT8_BITS = 5.0, 9.0  # the most bits per weight of files that are served as int4, and as int8
+# The most bits per weight of files that are served as int4, and as int8. Four bits with a minimum (Q4_1, most of
+# Q4_K_M) would be quantized a second time as int4: of SmolLM2 in Q4_1, int8 costs 0.5 % of perplexity and int4 10 %.
+INT4_BITS, INT8_BITS = 4.5, 9.0
 _QUANTIZED = 16.0
 
 

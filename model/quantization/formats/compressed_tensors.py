@@ -65,7 +65,7 @@ class PackedIntegers:
 
 
 def codec(settings: Settings) -> Codec:
-    layout, weights = settings.get("format"), _weights(settings)
+    layout, weights = str(settings.get("format")), _weights(settings)
     require(settings, "format", layout, (*STORED_PLAINLY, PACKED))
     if layout == PACKED:
         require(settings, "num_bits", weights.get("num_bits"), SCHEMES)

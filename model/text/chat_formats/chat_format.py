@@ -10,7 +10,7 @@ from model.text.chat_formats.fields import Schemas
 from model.text.chat_formats.grammar import ANSWER, GrammarBuilder, one_of
 from model.text.chat_formats.harmony import HarmonyAnswer, uses_harmony
 from model.text.chat_formats.response_template import calls_of, reasoning_of
-from model.text.chat_formats.router import Router
+from model.text.chat_formats.router import AnswerRouter
 from model.text.chat_formats.tagged_answer import ReasoningMarkers, TaggedAnswer
 
 _NO_OBJECT = r"/[^{\[\s](?s:.*)/"  # text that is no call of a format without markers
@@ -83,7 +83,7 @@ class ChatFormat(Protocol):
     def grammar(self, wanted: Constraints, end: PromptEnd) -> str | None:
         """A grammar (Lark) of the answers that are wanted; None if any answer is."""
 
-    def router(self, schemas: Schemas, end: PromptEnd) -> Router | None:
+    def router(self, schemas: Schemas, end: PromptEnd) -> AnswerRouter | None:
         """A router for one answer that may call the tools of `schemas`; None where all text is content."""
 
 
@@ -154,7 +154,7 @@ class TaggedFormat:
         opened = build.literal(self.reasoning.open)
         return f"({opened} {build.until(self.reasoning.close)} {build.space()})?"
 
-    def router(self, schemas: Schemas, end: PromptEnd) -> Router | None:
+    def router(self, schemas: Schemas, end: PromptEnd) -> AnswerRouter | None:
         if not schemas and self.reasoning is None:
             return None
         answer = TaggedAnswer(
@@ -165,7 +165,7 @@ class TaggedFormat:
             special=frozenset(self.special_tokens),
             ignored=self.ignored,
         )
-        return Router(answer, schemas)
+        return AnswerRouter(answer, schemas)
 
     def begins_in_reasoning(self, end: PromptEnd) -> bool:
         """Whether the prompt has opened the reasoning and not closed it."""
@@ -209,9 +209,9 @@ class HarmonyFormat:
             answers.append(f"{build.literal(harmony.FINAL)} {content}")
         return build.grammar(f"{harmony.analysis_grammar(build)} {one_of(answers)}")
 
-    def router(self, schemas: Schemas, end: PromptEnd) -> Router | None:
+    def router(self, schemas: Schemas, end: PromptEnd) -> AnswerRouter | None:
         begun = end.text.rfind(harmony.START, -_END_CHARACTERS if end.continued is None else 0)
-        return Router(HarmonyAnswer(end.text[begun:] if begun >= 0 else ""), schemas)
+        return AnswerRouter(HarmonyAnswer(end.text[begun:] if begun >= 0 else ""), schemas)
 
 
 def chat_format(

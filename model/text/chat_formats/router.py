@@ -14,7 +14,7 @@ class AnswerParser(Protocol):
     def read_answer(self, reader: Reader, sink: FieldSink) -> Reading[None]: ...
 
 
-class Router:
+class AnswerRouter:
     """`feed` it the text of an answer, special tokens included, in any pieces; then call `finish`.
 
     The deltas joined are the same whatever the pieces are. It holds back only what may be the beginning of a marker,
@@ -63,7 +63,7 @@ class ContentDetokenizer:
 
     def __init__(self, text: Detokenizer, parser: AnswerParser) -> None:
         """`text` writes the special tokens of the format."""
-        self._text, self._router = text, Router(parser, {})
+        self._text, self._router = text, AnswerRouter(parser, {})
 
     def push(self, ids: Sequence[int]) -> str:
         return _content(self._router.feed(self._text.push(ids)))

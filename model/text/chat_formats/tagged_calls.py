@@ -20,7 +20,7 @@ from model.text.chat_formats.json_values import parsed, pass_json
 from model.text.chat_formats.reader import Reader, Reading, markers
 
 _CDATA = "<![CDATA["
-MAX_PYTHON = 10_000  # characters of an argument that is read as Python
+MAX_PYTHON = 4000  # characters of an argument that is read as Python
 _NAME = re.compile(r"(?:functions\.)?([A-Za-z0-9_.-]+?)(?::\d+)?")  # with the namespace and number of Kimi's
 
 

@@ -68,7 +68,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mistral", {"attention_bias": True}, "attention_bias is True: only False"),
     ("mixtral", {"attention_bias": True}, "attention_bias is True: only False"),
     ("olmoe", {"clip_qkv": 8.0}, "clip_qkv is 8.0: only None"),
-    ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic' is not known"),
+    ("llama", {"rope_parameters": {"rope_type": "unheard-of", "factor": 2.0}}, "rope type 'unheard-of' is not known"),
     ("qwen2", {"rope_scaling": {"type": "mrope"}}, "rope type 'mrope' is not known"),
     ("qwen3", {"layer_types": ["chunked_attention"]}, "layer_types names 'chunked_attention'"),
     ("qwen3", {"layer_types": ["sliding_attention"]}, r"'sliding_attention': .* only full_attention can be"),

@@ -1,10 +1,13 @@
 """The official OpenAI client against a real server: what our users use."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
+from pydantic import BaseModel
 
+from tests.server.api.test_tools import CALL, TEMPLATE
 from tests.server.applications import MODEL, Server, listening, make_server
 
 
@@ -45,6 +48,36 @@ def test_an_answer_can_be_sent_back_as_it_came(openai_client: openai.OpenAI, ser
     turns = [{"role": "user", "content": "hi"}, answer.choices[0].message, {"role": "user", "content": "sure?"}]
     again = openai_client.chat.completions.create(model=MODEL, messages=turns)  # type: ignore[arg-type]
     assert again.choices[0].message.content == "yes"
+
+
+class Weather(BaseModel):
+    """The weather of a city."""
+
+    city: str
+
+
+def test_tools_as_the_clients_helpers_use_them() -> None:
+    server = make_server(TEMPLATE)
+    server.service.max_model_len = 2000
+    server.answer_with(f"<think>hm</think>Let me look.\n{CALL}")
+    tool = openai.pydantic_function_tool(Weather, name="weather")
+    messages: list[Any] = [{"role": "user", "content": "hi"}]
+    with listening(server) as url, connect(url) as client:
+        parsed = client.chat.completions.parse(model=MODEL, messages=messages, tools=[tool])
+        with client.chat.completions.stream(model=MODEL, messages=messages, tools=[tool]) as stream:
+            streamed = stream.get_final_completion()
+        for choice in (parsed.choices[0], streamed.choices[0]):
+            assert choice.finish_reason == "tool_calls"
+            assert choice.message.content == "Let me look."
+            assert choice.message.reasoning_content == "hm"  # type: ignore[attr-defined]
+            [call] = choice.message.tool_calls or []
+            assert call.function.parsed_arguments == Weather(city="Köln")
+        result = {"role": "tool", "tool_call_id": call.id, "content": "rain"}
+        again = client.chat.completions.create(
+            model=MODEL, messages=[*messages, streamed.choices[0].message, result], tools=[tool]
+        )
+        assert again.choices[0].message.tool_calls
+    assert all(request.sampling.grammar for request in server.engine.submitted), "the tool is strict"
 
 
 def test_streamed_chat(openai_client: openai.OpenAI, server: Server) -> None:

@@ -223,6 +223,7 @@ def test_a_prompt_that_is_too_long_is_told_as_other_clients_expect(client: TestC
     error = response.json()["error"]
     assert error["code"] == "context_length_exceeded"
     assert "This model's maximum context length is 400 tokens" in error["message"]
+    assert "prompt is too long" in error["message"]
 
 
 # The end of a conversation

@@ -23,7 +23,7 @@ from tests.model.families.checkpoints import CASES, model_type, write_checkpoint
 # cases that GGUF files cannot express: windows of Llama-like and Qwen models, layers without experts among others
 NOT_EXPRESSED = {
     "mistral_window", "mixtral_window", "qwen2_window", "qwen3_window", "qwen2_moe_sparse", "qwen3_moe_renormalized",
-    "qwen3_5_moe", "lfm2_moe_plain_router",
+    "qwen3_5_moe", "lfm2_moe_plain_router", "llama_longrope",
 }  # fmt: skip
 # settings that llama.cpp fixes, or derives from others
 FIXED = {

@@ -1,6 +1,7 @@
 """However an answer is cut into pieces, its fields are the same; nothing of a marker is in them, nothing is lost."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -120,6 +121,16 @@ def test_arguments_are_streamed_while_they_are_written() -> None:
 )
 def test_slips_of_models(text: str, arguments: str) -> None:
     assert read(hermes(), [f"<tool_call>{text}</tool_call>"], END).calls == (("f", arguments),)
+
+
+@pytest.mark.parametrize("value", ["[1" + ",1" * 50_000 + "]", "(" * 5000, "-" * 100_000 + "1", "'" * 9999, "f'{x}'"])
+def test_hostile_lists_of_calls_are_text(value: str) -> None:
+    form = chat_format("<|tool_call_start|>", {})
+    start = time.thread_time()
+    answer = read(form, [f"<|tool_call_start|>[f(x={value})]<|tool_call_end|>"], END)
+    assert answer.calls == ()
+    assert value in answer.content
+    assert time.thread_time() - start < 0.5
 
 
 def test_values_are_cast_by_the_schema() -> None:
