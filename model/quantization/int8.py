@@ -1,4 +1,4 @@
-"""int8: integers from -127 to 127, with one float32 scale per output.
+"""int8: integers from -127 to 127, with one float32 scale per output; activations in 16 bits (W8A16).
 
 Shapes: I input width, O output width.
 """

@@ -145,6 +145,6 @@ def arguments_of(call: ToolCall) -> dict[str, Any]:
     """The arguments as an object; an empty one for a call that was cut off."""
     try:
         found = json.loads(call.arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

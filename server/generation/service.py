@@ -84,6 +84,10 @@ class GenerationService:
         if name is not None and name not in self.served_names:
             raise ModelNotFoundError(name, "', '".join(self.served_names))
 
+    def check_length(self, prompt: Prompt) -> None:
+        """Raise PromptTooLongError for a prompt that is longer than the context."""
+        self._fit(prompt, SamplingParams(max_tokens=0))
+
     def check_token_ids(self, token_ids: Sequence[int], param: str) -> None:
         """Raise InvalidRequestError unless every id is one of the vocabulary."""
         size = self.tokenizer.vocab_size

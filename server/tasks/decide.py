@@ -38,6 +38,7 @@ async def decide(admission: Admission, text: str, questions: Sequence[Question])
     for question in questions:
         options = [(option.label, option.description) for option in question.options]
         prompt = await service.chat_prompt(service.prompts.decide(text, question.instructions, options))
+        service.check_length(prompt)  # the first of hundreds says that the text is too long
         requests.append(ScoringRequest(prompt, [option.label for option in question.options]))
     rows = await score_continuations(admission, requests)
     return [probabilities([score.log_likelihood for score in row]) for row in rows]

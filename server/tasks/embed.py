@@ -14,7 +14,7 @@ from server.generation.admission import Admission
 from server.generation.prompt import Prompt
 from server.generation.run_in_thread import run_in_thread
 from server.generation.service import GenerationService
-from server.tasks.sub_generations import run_sub_generations
+from server.tasks.sub_generations import MAX_PARALLEL, run_sub_generations
 
 Vector = np.ndarray[tuple[int], np.dtype[np.float32]]
 
@@ -47,11 +47,12 @@ async def embed(admission: Admission, inputs: Sequence[str | Sequence[int]], opt
     for item in inputs:
         await asyncio.sleep(0)  # other requests get their turn between two texts
         prompts.append(replace(await _prompt(service, item, lead, limit, options.truncate), pooling=pooling.type))
-    results = await run_sub_generations(admission, prompts, NOTHING_GENERATED)
     vectors = []
-    for result in results:
-        await asyncio.sleep(0)
-        vectors.append(_vector(result.embedding, pooling, options.dimensions))
+    for first in range(
+        0, len(prompts), MAX_PARALLEL
+    ):  # few at once as Python numbers, which take eight times the memory
+        for result in await run_sub_generations(admission, prompts[first : first + MAX_PARALLEL], NOTHING_GENERATED):
+            vectors.append(_vector(result.embedding, pooling, options.dimensions))
     return vectors
 
 

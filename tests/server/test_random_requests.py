@@ -1,5 +1,6 @@
 """Random requests at the edges of what is allowed, on a real engine: each has one end, and nothing is left behind."""
 
+import json
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -66,12 +67,17 @@ COMPLETION = {
     "add_special_tokens": st.booleans(),
     "max_tokens": st.integers(0, 3),
 }
+MESSAGES = st.builds(lambda text: [{"role": "user", "content": text}], TEXTS)
 OWN: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "/v1/completions": {"prompt": TEXTS | st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=MAX_LEN + 1)},
     "/v1/generate": {"prompt": TEXTS},
     "/v1/translate": {"text": TEXTS, "target_lang": st.sampled_from(["en", "zh"]), "beam_width": st.integers(1, 4)},
     "/v1/summarize": {"text": TEXTS},
-    "/v1/chat/completions": {"messages": st.builds(lambda text: [{"role": "user", "content": text}], TEXTS)},
+    "/v1/chat/completions": {"messages": MESSAGES},
+    "/v1/messages": {"messages": MESSAGES},
+    "/v1/responses": {"input": TEXTS},
+    "/api/chat": {"messages": MESSAGES},
+    "/api/generate": {"prompt": TEXTS, "raw": st.booleans()},
 }
 
 
@@ -107,7 +113,10 @@ def requests(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     more |= {} if path in ("/v1/translate", "/v1/summarize") else GRAMMARS
     chosen = draw(st.sets(st.sampled_from(sorted(more)), max_size=5))
     body = {name: draw(strategy) for name, strategy in OWN[path].items()}
-    return path, body | {name: draw(more[name]) for name in sorted(chosen)}
+    fields = {name: draw(more[name]) for name in sorted(chosen)}
+    if path.startswith("/api/"):
+        return path, body | {"stream": fields.pop("stream", False), "options": fields}
+    return path, body | fields
 
 
 def stats_of(client: TestClient) -> EngineStats:
@@ -125,12 +134,24 @@ def left_over(client: TestClient) -> int:
     return stats.running + stats.waiting
 
 
+def ends_well(path: str, stream: str) -> bool:
+    """Whether the stream has no error, and the end that its API has."""
+    if path.startswith("/api/"):
+        return bool(json.loads(stream.splitlines()[-1]).get("done"))
+    if path == "/v1/messages":
+        return '"type":"error"' not in stream and stream.endswith('data: {"type":"message_stop"}\n\n')
+    if path == "/v1/responses":
+        last = stream.split("\n\n")[-2]
+        return last.startswith(("event: response.completed\n", "event: response.incomplete\n"))
+    return all("error" not in event for event in events_of(stream))
+
+
 def check(client: TestClient, path: str, body: dict[str, Any]) -> None:
     response = client.post(path, json=body)
     assert response.status_code in (200, 400), (path, body, response.text)
     if response.status_code == 200 and body.get("stream"):
-        assert all("error" not in event for event in events_of(response.text)), (path, body)
-    elif response.status_code == 200:
+        assert ends_well(path, response.text), (path, body, response.text)
+    elif response.status_code == 200 and path.startswith("/v1/") and path not in ("/v1/messages", "/v1/responses"):
         assert response.json()["usage"]["completion_tokens"] >= 0
     assert left_over(client) == 0, (path, body)
     assert stats_of(client).step_failures == 0

@@ -66,13 +66,15 @@ void multiply(const In* x, int64_t stride, int64_t rows, const PackedMatrix& m, 
               Sink sink) {
     alignas(64) float sums[MAX_ROWS * PANEL];
     int64_t size = m.panel_bytes(), tiles = (rows + MAX_ROWS - 1) / MAX_ROWS;
-    bool few = tiles <= 4, once = rows == 1 || (tiles == 1 && vectors_at_once(rows) == VECTORS);
+    bool few = tiles <= 4;
     auto multiply_tile = [&](int64_t t, int64_t p) {
         int64_t row = rows * t / tiles, count = rows * (t + 1) / tiles - row;
         const uint8_t* w = m.data + p * size;
         const bf16* scales = static_cast<const bf16*>(m.scales) + p * PANEL * (m.padded_inputs() / GROUP);
-        Prefetch prefetch{w + PREFETCH_DISTANCE, step_bytes(m.format)};
-        if (few && !once) prefetch = {w + size + size / tiles * t, step_bytes(m.format) / tiles};
+        int64_t passes = VECTORS / vectors_at_once(count), parts = tiles * passes;
+        Prefetch prefetch{w + PREFETCH_DISTANCE, step_bytes(m.format), 0};
+        if (few && parts > 1)
+            prefetch = {w + size + size / parts * passes * t, step_bytes(m.format) / parts, size / parts};
         multiply_panel(count, m, Panel{w, scales}, x + row * stride, stride, prefetch, sums);
         if (m.format == INT8 || m.bias) scale_and_bias(m, p, count, sums);
         sink(row, count, p, sums);

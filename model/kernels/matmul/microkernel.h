@@ -1,8 +1,8 @@
 // The inner loops of matrix products: a few rows times one panel.
 //
 // Every sum of floats is one chain of additions in the order of the inputs. Sums of integers are exact within a group of
-// 32 inputs, and the groups are one chain again. So the bits of a row depend neither on how many rows are computed with
-// it, nor on which microkernel computes it.
+// 32 inputs, and the groups are one chain again. So the bits of a row depend neither on how many rows are computed
+// with it, nor on which microkernel computes it.
 
 #pragma once
 
@@ -15,7 +15,7 @@ constexpr int MAX_ROWS = LANES == 16 ? 12 : LANES == 8 ? 6 : 3;
 constexpr int MAX_SUMS = LANES == 16 ? 24 : 12;
 
 // Vectors of a panel that are multiplied by R rows at a time: all, or first one half of them and then the other.
-constexpr int vectors_at_once(int R) { return R * VECTORS < MAX_SUMS || LANES == 16 ? VECTORS : HALF; }
+constexpr int64_t vectors_at_once(int64_t R) { return R * VECTORS < MAX_SUMS || LANES == 16 ? VECTORS : HALF; }
 
 // sum += x * y, rounded once where the processor can. Left alone, the compiler copies sums to other registers, of which
 // AVX2 has not enough: the inner loop for six rows then takes half as long again.
@@ -52,7 +52,9 @@ template <> struct Dot<bf16> {
 
 template <> struct Dot<Int16Block> {
     static constexpr int PARTS = 2;
-    template <int FORMAT> INLINE static i16v weights(const uint8_t* w, int p, int v) { return widen(int8_pairs(w, p, v)); }
+    template <int FORMAT> INLINE static i16v weights(const uint8_t* w, int p, int v) {
+        return widen(int8_pairs(w, p, v));
+    }
     INLINE static i16v inputs(const int16_t* x) { return bit_cast<i16v>(load_bits<int32_t>(x) - i32v{}); }
     INLINE static void add(i32v& sum, i16v w, i16v x) { add_pairs(sum, w, x); }
     INLINE static i32v start(const Int16Block&) { return i32v{}; }
@@ -68,12 +70,12 @@ template <> struct Dot<Int8Block> {
     INLINE static i32v finish(i32v sum) { return sum_of_nibbles(sum); }
 };
 
-// What to prefetch during a microkernel: every step moves `at` by `bytes_per_step`.
-struct Prefetch { const uint8_t* at; int64_t bytes_per_step; };
+// What to prefetch: every step moves `at` by `bytes_per_step`. A second pass over a panel begins `bytes_per_pass` later.
+struct Prefetch { const uint8_t* at; int64_t bytes_per_step, bytes_per_pass; };
 
 // Rows of equal distance. The address of a row is that of every third one plus 0, 1 or 2 strides. Left alone, the
-// compiler keeps one offset per row. It has no registers for twelve of them and reloads them from the stack in the inner
-// loop, which costs a sixth of its time.
+// compiler keeps one offset per row. It has no registers for twelve of them and reloads them from the stack in the
+// inner loop, which costs a sixth of its time.
 template <class T, int R> struct Rows {
     const T* every_third[(R + 2) / 3];
     int64_t stride;
@@ -181,10 +183,9 @@ INLINE void microkernel(const In* x, int64_t stride, const Panel& panel, int64_t
 template <class In, int FORMAT, int R>
 void whole_panel(const In* x, int64_t stride, const Panel& panel, int64_t inputs, Prefetch prefetch, float* out) {
     constexpr int V = vectors_at_once(R);
-    prefetch.bytes_per_step /= VECTORS / V;
     microkernel<In, FORMAT, R, V, 0>(x, stride, panel, inputs, prefetch, out);
     if constexpr (V < VECTORS) {
-        prefetch.at += inputs / STEP * prefetch.bytes_per_step;
+        prefetch.at += prefetch.bytes_per_pass;
         microkernel<In, FORMAT, R, V, V>(x, stride, panel, inputs, prefetch, out + V * LANES);
     }
 }
@@ -193,7 +194,8 @@ void whole_panel(const In* x, int64_t stride, const Panel& panel, int64_t inputs
 template <class In, int FORMAT>
 void any_rows(int64_t rows, const In* x, int64_t stride, const Panel& panel, int64_t inputs, Prefetch prefetch,
               float* out) {
-#define CASE(R) case R: return whole_panel<In, FORMAT, (R < MAX_ROWS ? R : MAX_ROWS)>(x, stride, panel, inputs, prefetch, out);
+#define CASE(R) \
+    case R: return whole_panel<In, FORMAT, (R < MAX_ROWS ? R : MAX_ROWS)>(x, stride, panel, inputs, prefetch, out);
     switch (rows) {
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
     }

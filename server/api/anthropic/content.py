@@ -43,6 +43,8 @@ class ToolUseBlock(WithExtras):
 
 
 def _as_blocks(content: Any) -> Any:
+    if content is None:
+        return []
     if not isinstance(content, str | list):
         raise PydanticCustomError("string_or_blocks", "a string, or a list of content blocks, is expected")
     return [{"type": "text", "text": content}] if isinstance(content, str) else content

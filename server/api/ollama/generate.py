@@ -1,6 +1,7 @@
 """POST /api/generate: Ollama's completions. The prompt is a user's message, or with `raw` a text to continue."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -54,6 +55,8 @@ async def _continued(body: OllamaGenerateRequest, context: Context) -> RunningGe
     service, options = context.accept(body), body.options or Options()
     prompt = await service.text_prompt(body.prompt, parse_special=True)
     sampling = answer_sampling(service, options, prompt, logprobs=body.num_logprobs)
+    if body.grammar is not None:
+        sampling = replace(sampling, grammar=await service.compile_grammar(body.grammar))
     (generation,) = context.admission.start([prompt], sampling, options.text_options)
     return generation
 

@@ -14,12 +14,16 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-# pieces are tokens; no two are alike
-CALL = ("<tool_call>", '\n{"name": "weather"', ', "arguments": ', '{"city": "Paris"}', "}\n", "</tool_call>")
+# Pieces are tokens; no two are alike. None begins with < and ends with >: such a token would count as special.
+CALL = ("<tool_call", '>\n{"name": "weather"', ', "arguments": ', '{"city": "Paris"}', "}\n", "</tool_call", ">")
 TEXT = ("It is sunny", " in Paris.")
-FINAL_ANSWER = ('<tool_call>\n{"name": "final_answer", "arguments": {"answer": "sunny"}}\n</tool_call>',)
-FINAL_RESULT = ('<tool_call>\n{"name": "final_result", "arguments": {"city": "Paris", "sunny": true}}\n</tool_call>',)
+FINAL_ANSWER = ('<tool_call>\n{"name": "final_answer", "arguments": {"answer": "Paris"}}\n</tool_call', ">")
+FINAL_RESULT = (
+    '<tool_call>\n{"name": "final_result", "arguments": {"city": "Paris", "sunny": true}}\n</tool_call',
+    ">",
+)
 ANSWERS = {"<|call|>": CALL, "<|text|>": TEXT, "<|final_answer|>": FINAL_ANSWER, "<|final_result|>": FINAL_RESULT}
+NAME = "Paris"
 END = "<|im_end|>"
 SPECIAL = ("<|im_start|>", END, *ANSWERS)
 TEMPLATE = """\
@@ -32,7 +36,7 @@ TEMPLATE = """\
 {% endfor %}
 {%- if add_generation_prompt %}<|im_start|>assistant
 {% set names = (tools or []) | map(attribute='function.name') | list %}
-{%- if 'weather' in names and messages[-1].role != 'tool' %}<|call|>
+{%- if 'weather' in names and messages[-1].role != 'tool' and 'Observation' not in messages[-1].content %}<|call|>
 {%- elif 'final_answer' in names %}<|final_answer|>
 {%- elif 'final_result' in names %}<|final_result|>
 {%- else %}<|text|>{% endif %}{% endif %}"""
@@ -44,8 +48,8 @@ def tokenizer_of_bytes() -> Tokenizer:
     tokenizer = Tokenizer(models.BPE({character: number for number, character in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIAL])
-    pieces = [piece for answer in ANSWERS.values() for piece in answer]
-    tokenizer.add_tokens([AddedToken(piece, special=False, normalized=False) for piece in pieces])
+    pieces = [piece for answer in ANSWERS.values() for piece in answer if len(piece) > 1]
+    tokenizer.add_tokens([AddedToken(piece, special=False, normalized=False) for piece in (*pieces, NAME)])
     return tokenizer
 
 
@@ -69,6 +73,10 @@ def write(directory: Path) -> None:
     head = torch.zeros(size, hidden)
     for token, successor in successors(tokenizer).items():
         head[successor, token] = 1.0
+    # What a grammar forces is off the script. There, strings are "Paris" and booleans are true.
+    for text, likely in (('"', 0.5), ("t", 0.25)):
+        head[tokenizer.token_to_id(text)] += likely
+    head[tokenizer.token_to_id(NAME), tokenizer.token_to_id('"')] += 0.75
     layer = "model.layers.0."
     weights = {
         "model.embed_tokens.weight": torch.eye(size, hidden),

@@ -87,3 +87,9 @@ def test_all_of_the_input_and_the_question_is_in_the_prompt(client: TestClient, 
 )  # fmt: skip
 def test_what_is_wrong_is_named(client: TestClient, changes: dict[str, Any], param: str) -> None:
     assert ask(client, 400, **changes)["error"]["param"] == param
+
+
+def test_a_text_that_is_too_long_is_refused_at_the_first_question(client: TestClient, server: Server) -> None:
+    error = ask(client, 400, input="x" * 1000, questions=[URGENT] * 400)["error"]
+    assert error["code"] == "context_length_exceeded"
+    assert server.engine.submitted == []

@@ -150,9 +150,9 @@ def test_the_client_comes_back_after_retry_after(url: str, server: Server) -> No
     occupied = iter([server.engine.capacity])
     submit = server.engine.submit
 
-    def full_once(request: object) -> object:
+    def full_once(request: Any, **given: Any) -> object:
         server.engine.occupied = next(occupied, 0)
-        return submit(request)  # type: ignore[arg-type]
+        return submit(request, **given)
 
     server.engine.submit = full_once  # type: ignore[method-assign,assignment]
     with connect(url, max_retries=1) as client:

@@ -48,6 +48,7 @@ MESSAGES: list[Any] = [
     ScoreRequest("s", (3, 4, 5), 2, **COMMON),
     EmbedRequest("e", (3, 4, 5), "mean", **COMMON),
     LOGPROBS[0],
+    types.ThinkingBudget(5, (6,), (7, 8), (9,)),
     TIMES,
     EngineOutput("g", (4, 6), LOGPROBS * 2, LOGPROBS, 1, FinishReason.STOP, "because", TIMES, (0.1, -1e30)),
     LayerLoad(1, (30, 10), 0.6, 0.5),
