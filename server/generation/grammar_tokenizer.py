@@ -29,7 +29,6 @@ class _Vocabulary:
     bos_token_id = None
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
-        self._encoder = tokenizer.plain_text
         self.eos_token_id = next(iter(tokenizer.eos_token_ids), None)
         self.tokens = [_short(tokenizer.token_bytes(token_id)) for token_id in range(vocab_size)]
         self.special_token_ids = [
@@ -38,7 +37,9 @@ class _Vocabulary:
             if token_id < vocab_size and (token_id in tokenizer.special_ids or _is_tag(token))
         ]
         special = set(self.special_token_ids)
-        self._by_bytes = {value: token_id for token_id, value in enumerate(self.tokens) if token_id not in special}
+        self._text = [b"" if token_id in special else value for token_id, value in enumerate(self.tokens)]
+        self._by_bytes = {value: token_id for token_id, value in enumerate(self._text)}
+        self._encoder = tokenizer.plain_text_encoder({token for token in tokenizer.added_tokens if _is_tag(token)})
 
     def __call__(self, text: str) -> Sequence[int]:
         """The tokens of text that the grammar forces; it follows other text."""
@@ -49,7 +50,7 @@ class _Vocabulary:
         return self._longest_matches(data)  # the tokenizer changes text, for instance to lower case
 
     def _bytes(self, token_ids: Sequence[int]) -> bytes:
-        return b"".join(self.tokens[token_id] for token_id in token_ids)
+        return b"".join(self._text[token_id] for token_id in token_ids)
 
     def _longest_matches(self, data: bytes) -> list[int]:
         token_ids, start = [], 0
