@@ -21,7 +21,7 @@ from server.api.responses.input_items import (
     joined,
 )
 from server.generation.stream import RunningGeneration
-from server.tasks.decide import Option, Question, decide
+from server.tasks.decide import LabelQuestion, Option, decide
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -173,7 +173,7 @@ class DecisionsResponse(BaseModel):
 async def decisions(body: DecisionsRequest, context: Context) -> Any:
     """Predicates, choices and scores about one input: the likelihood of each option is measured, no text is written."""
     service = context.accept(body)
-    questions = [Question(joined(question.instructions), _options(question)) for question in body.questions]
+    questions = [LabelQuestion(joined(question.instructions), _options(question)) for question in body.questions]
     rows = await context.until_disconnect(decide(context.admission, _text(body.input), questions))
     return DecisionsResponse(
         model=body.model or service.model_id,

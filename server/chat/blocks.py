@@ -18,7 +18,7 @@ class BlockKind(StrEnum):
 
 
 @dataclass(slots=True)
-class Block:
+class AnswerBlock:
     """`text` is what there is so far; of a tool call its arguments. `index` counts the blocks of an answer."""
 
     index: int
@@ -30,24 +30,24 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class BlockStart:
-    block: Block
+    block: AnswerBlock
 
 
 @dataclass(frozen=True, slots=True)
 class BlockDelta:
-    block: Block
+    block: AnswerBlock
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class BlockEnd:
-    block: Block
+    block: AnswerBlock
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerEnd:
     reason: ChatFinishReason
-    blocks: list[Block]
+    blocks: list[AnswerBlock]
 
 
 BlockEvent = BlockStart | BlockDelta | BlockEnd | AnswerEnd
@@ -61,11 +61,11 @@ async def block_events(answer: ChatGeneration) -> AsyncIterator[BlockEvent]:
             yield event
 
 
-def blocks_of(result: ChatResult) -> list[Block]:
+def blocks_of(result: ChatResult) -> list[AnswerBlock]:
     """The blocks of a whole answer: reasoning, content, calls."""
     blocks = [(BlockKind.REASONING, result.reasoning), (BlockKind.CONTENT, result.content)]
-    found = [Block(0, kind, text) for kind, text in blocks if text]
-    found += [Block(0, BlockKind.TOOL_CALL, call.arguments, call.id, call.name) for call in result.tool_calls]
+    found = [AnswerBlock(0, kind, text) for kind, text in blocks if text]
+    found += [AnswerBlock(0, BlockKind.TOOL_CALL, call.arguments, call.id, call.name) for call in result.tool_calls]
     for index, block in enumerate(found):
         block.index = index
     return found
@@ -73,7 +73,7 @@ def blocks_of(result: ChatResult) -> list[Block]:
 
 @dataclass(slots=True)
 class _BlockBuilder:
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[AnswerBlock] = field(default_factory=list)
     is_open: bool = False
     call_index: int = -1  # of the newest call
 
@@ -84,7 +84,9 @@ class _BlockBuilder:
         for call in delta.tool_calls:
             if call.index != self.call_index:
                 self.call_index = call.index
-                yield from self._begin(Block(len(self.blocks), BlockKind.TOOL_CALL, "", call.id or "", call.name or ""))
+                yield from self._begin(
+                    AnswerBlock(len(self.blocks), BlockKind.TOOL_CALL, "", call.id or "", call.name or "")
+                )
             if call.arguments:
                 yield self._add(call.arguments)
         if delta.finish_reason is not None:
@@ -93,10 +95,10 @@ class _BlockBuilder:
 
     def _text(self, kind: BlockKind, text: str) -> Iterator[BlockEvent]:
         if not self.is_open or self.blocks[-1].kind is not kind:
-            yield from self._begin(Block(len(self.blocks), kind))
+            yield from self._begin(AnswerBlock(len(self.blocks), kind))
         yield self._add(text)
 
-    def _begin(self, block: Block) -> Iterator[BlockEvent]:
+    def _begin(self, block: AnswerBlock) -> Iterator[BlockEvent]:
         yield from self._end()
         self.blocks.append(block)
         self.is_open = True

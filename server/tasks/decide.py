@@ -17,12 +17,12 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class LabelQuestion:
     instructions: str
     options: Sequence[Option]
 
 
-async def decide(admission: Admission, text: str, questions: Sequence[Question]) -> list[list[float]]:
+async def decide(admission: Admission, text: str, questions: Sequence[LabelQuestion]) -> list[list[float]]:
     """For each question the probabilities of its options, in their order; they sum to 1.
 
     Raises InvalidRequestError for more than MAX_OPTIONS options.

@@ -8,7 +8,7 @@ from server.api.response_model import Warnings
 from server.api.sse import Event, Events, StreamFormat, named_event
 from server.api.tools import arguments_of
 from server.chat.answer import ChatFinishReason
-from server.chat.blocks import AnswerEnd, Block, BlockDelta, BlockEnd, BlockKind, BlockStart, block_events
+from server.chat.blocks import AnswerBlock, AnswerEnd, BlockDelta, BlockEnd, BlockKind, BlockStart, block_events
 from server.chat.generation import ChatGeneration
 from server.chat.request import ToolCall
 from server.generation.stream import Usage
@@ -60,7 +60,7 @@ def stop_reason(reason: ChatFinishReason, stop_string: str | None) -> str:
     return "end_turn" if stop_string is None else "stop_sequence"
 
 
-def content_block(block: Block) -> Event:
+def content_block(block: AnswerBlock) -> Event:
     """A whole block."""
     if block.kind is BlockKind.REASONING:
         return {"type": "thinking", "thinking": block.text, "signature": SIGNATURE}
@@ -92,7 +92,7 @@ async def message_events(start: MessageAnswer, answer: ChatGeneration) -> Events
     yield {"type": "message_stop"}
 
 
-def _empty_block(block: Block) -> Event:
+def _empty_block(block: AnswerBlock) -> Event:
     if block.kind is BlockKind.REASONING:
         return {"type": "thinking", "thinking": "", "signature": ""}
     if block.kind is BlockKind.CONTENT:
@@ -100,7 +100,7 @@ def _empty_block(block: Block) -> Event:
     return {"type": "tool_use", "id": block.call_id, "name": block.name, "input": {}}
 
 
-def _delta(block: Block, text: str) -> Event:
+def _delta(block: AnswerBlock, text: str) -> Event:
     if block.kind is BlockKind.REASONING:
         return {"type": "thinking_delta", "thinking": text}
     if block.kind is BlockKind.CONTENT:
@@ -108,5 +108,5 @@ def _delta(block: Block, text: str) -> Event:
     return {"type": "input_json_delta", "partial_json": text}
 
 
-def _delta_event(block: Block, delta: Event) -> Event:
+def _delta_event(block: AnswerBlock, delta: Event) -> Event:
     return {"type": "content_block_delta", "index": block.index, "delta": delta}

@@ -34,7 +34,7 @@ class ListedModel(BaseModel):
     details: ModelDetails
 
 
-class ModelList(BaseModel):
+class LocalModels(BaseModel):
     models: list[ListedModel]
 
 
@@ -44,7 +44,7 @@ class RunningModel(ListedModel):
     context_length: int
 
 
-class RunningModelList(BaseModel):
+class RunningModels(BaseModel):
     models: list[RunningModel]
 
 
@@ -75,16 +75,16 @@ async def version() -> OllamaVersion:
 
 
 @router.get("/api/tags", summary="List the models, as Ollama does")
-async def tags(service: Service) -> ModelList:
+async def tags(service: Service) -> LocalModels:
     """The served model under each of its names."""
-    return ModelList(models=[ListedModel(**_listed(service, name)) for name in service.served_names])
+    return LocalModels(models=[ListedModel(**_listed(service, name)) for name in service.served_names])
 
 
 @router.get("/api/ps", summary="List the loaded models, as Ollama does")
-async def ps(service: Service) -> RunningModelList:
+async def ps(service: Service) -> RunningModels:
     """The same: the model is always loaded."""
     never = datetime.max.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
-    return RunningModelList(
+    return RunningModels(
         models=[
             RunningModel(**_listed(service, name), expires_at=never, context_length=service.max_model_len)
             for name in service.served_names

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from server.api.responses.output import ResponseHead, part
 from server.api.sse import Event, Events, StreamFormat, named_event, request_error
 from server.chat.blocks import (
+    AnswerBlock,
     AnswerEnd,
-    Block,
     BlockDelta,
     BlockEnd,
     BlockEvent,
@@ -59,19 +59,19 @@ class _EventFactory:
                 response = self.head.finished(reason, blocks, self.answer)
                 yield self.event(f"response.{response['status']}", response=response)
 
-    def _item_event(self, kind: str, block: Block, status: str) -> Event:
+    def _item_event(self, kind: str, block: AnswerBlock, status: str) -> Event:
         item = self.head.item(block, status)  # type: ignore[arg-type]
         return self.event(kind, output_index=block.index, item=item)
 
-    def _part_event(self, kind: str, block: Block, text: str) -> Event:
+    def _part_event(self, kind: str, block: AnswerBlock, text: str) -> Event:
         return self.event(kind, **self._place(block), content_index=0, part=part(block, text))
 
-    def _text_event(self, suffix: str, block: Block, **text: str) -> Event:
+    def _text_event(self, suffix: str, block: AnswerBlock, **text: str) -> Event:
         inside = {} if block.kind is BlockKind.TOOL_CALL else {"content_index": 0}
         logprobs: Event = {"logprobs": []} if block.kind is BlockKind.CONTENT else {}
         return self.event(f"{TEXT_EVENTS[block.kind]}.{suffix}", **self._place(block), **inside, **text, **logprobs)
 
-    def _place(self, block: Block) -> Event:
+    def _place(self, block: AnswerBlock) -> Event:
         return {"item_id": self.head.item_id(block), "output_index": block.index}
 
 

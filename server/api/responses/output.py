@@ -7,7 +7,7 @@ from typing import Any, Literal
 from server.api.responses.fields import ResponsesRequest
 from server.api.sse import Event
 from server.chat.answer import ChatFinishReason
-from server.chat.blocks import Block, BlockKind
+from server.chat.blocks import AnswerBlock, BlockKind
 from server.chat.generation import ChatGeneration
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
@@ -56,7 +56,7 @@ class ResponseHead:
         warnings = {"warnings": body.warnings} if body.warnings else {}
         return found | changes | warnings
 
-    def finished(self, reason: ChatFinishReason, blocks: Sequence[Block], answer: ChatGeneration) -> Event:
+    def finished(self, reason: ChatFinishReason, blocks: Sequence[AnswerBlock], answer: ChatGeneration) -> Event:
         """The response at its end. It is incomplete if it was cut off, and so is its last item."""
         cut = reason is ChatFinishReason.LENGTH
         output = [self.item(block, "completed") for block in blocks]
@@ -66,10 +66,10 @@ class ResponseHead:
         status: Status = "incomplete" if cut else "completed"
         return self.response(status, output, incomplete_details=details, usage=usage(answer))
 
-    def item_id(self, block: Block) -> str:
+    def item_id(self, block: AnswerBlock) -> str:
         return f"{ID_PREFIXES[block.kind]}_{self.request_id}_{block.index}"
 
-    def item(self, block: Block, status: Status) -> Event:
+    def item(self, block: AnswerBlock, status: Status) -> Event:
         """An output item. In progress it is empty."""
         begun = status == "in_progress"
         item = {"id": self.item_id(block), "status": status}
@@ -82,7 +82,7 @@ class ResponseHead:
         return {**item, "type": "message", "role": "assistant", "content": content}
 
 
-def part(block: Block, text: str) -> Event:
+def part(block: AnswerBlock, text: str) -> Event:
     """The one content part of a message, or of reasoning."""
     if block.kind is BlockKind.REASONING:
         return {"type": "reasoning_text", "text": text}
