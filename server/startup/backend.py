@@ -13,6 +13,7 @@ import torch
 
 from model.cache import bytes_per_block, bytes_per_row
 from model.checkpoints.hub import BUNDLED, find_checkpoint, is_hub_id
+from model.checkpoints.reader import CheckpointError
 from model.checkpoints.safetensors_files import open_checkpoint
 from model.checkpoints.tensor_readers import Progress
 from model.files import Directory
@@ -135,7 +136,10 @@ def _limit_to_cache(config: EngineConfig, network: CausalLM) -> EngineConfig:
 
 def default_threads(directory: Directory) -> int:
     """One for a small model, which gains little from a second and leaves that core to HTTP. See docs/performance.md."""
-    reader = open_checkpoint(directory)
+    try:
+        reader = open_checkpoint(directory)
+    except CheckpointError:
+        return 1  # what is wrong is told when the checkpoint is described
     weights = sum(reader.header(name).stored_bytes for name in reader.names())
     return 1 if weights < SMALL_MODEL_BYTES else usable_cpus()
 

@@ -1,11 +1,10 @@
 """The router over the chat templates of real checkpoints.
 
-They have terms of their own, so they are not part of this repository. ROUTELM_CHAT_TEMPLATES names a directory of
-*.jinja files, such as vendor/llama.cpp/models/templates in the source package of llama-cpp-python. Skipped without.
+They have terms of their own, so they are not part of this repository: `make real-models` fetches those that the source
+package of llama-cpp-python carries.
 """
 
 import json
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,15 +18,15 @@ from model.text.chat_formats.harmony import MARKERS
 from model.text.chat_formats.reader import markers
 from model.text.chat_template import ChatTemplate
 from tests.model.text.chat_formats.answers import CALLS, SCHEMAS, TOOLS, Answer, cut, read
+from tests.real_models import LLAMA_CPP, needs_llama_cpp
 
-DIRECTORY = os.environ.get("ROUTELM_CHAT_TEMPLATES", "")
-TEMPLATES = sorted(Path(DIRECTORY).glob("*.jinja")) if DIRECTORY else []
+TEMPLATES = sorted((LLAMA_CPP / "templates").glob("*.jinja"))
 QUESTION = [{"role": "user", "content": "What is it?"}]
 # Formats without a row: their calls are read as text.
 UNKNOWN = ("MiniMax-M3", "google-gemma-4", "muse-glimmer")
 MIN_TEMPLATES = 40
 
-pytestmark = pytest.mark.skipif(not TEMPLATES, reason="ROUTELM_CHAT_TEMPLATES names no directory of templates")
+pytestmark = needs_llama_cpp
 
 
 @dataclass(frozen=True)
