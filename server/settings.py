@@ -109,6 +109,9 @@ class Settings(BaseSettings):
     cache_bytes: Annotated[Size | None, Unset("1GiB, or a fifth of the free memory")] = Field(
         default=None, description="Memory for the KV cache and recurrent states, such as 1GiB."
     )
+    prefix_caching: bool = Field(
+        default=True, description="Reuse what other requests have computed. Its effect on times tells of their prompts."
+    )
     max_queue: int = Field(default=256, ge=0, le=100_000, description="Most waiting requests; more get 429.")
     max_queue_tokens: int = Field(default=2**20, ge=1, description="Most prompt tokens of waiting requests.")
     max_queue_wait: float = Field(

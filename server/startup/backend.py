@@ -110,6 +110,7 @@ def engine_config(settings: Settings, network: CausalLM, tokenizer: Tokenizer) -
         max_queue=settings.max_queue,
         max_queue_tokens=settings.max_queue_tokens,
         max_queue_wait=settings.max_queue_wait,
+        prefix_caching=settings.prefix_caching,
         cache_bytes=settings.cache_bytes or default_cache_bytes(),
         seed=settings.seed,
     )

@@ -179,6 +179,12 @@ def test_the_end_tokens_of_all_files_end_an_answer(checkpoint: Path) -> None:
     assert config.eos_token_ids == {0, 2, 5}
 
 
+def test_the_prefix_cache_can_be_turned_off(checkpoint: Path) -> None:
+    tokenizer = Tokenizer.load(checkpoint)
+    assert engine_config(settings(), tiny_network(), tokenizer).prefix_caching
+    assert not engine_config(settings(prefix_caching=False), tiny_network(), tokenizer).prefix_caching
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
