@@ -10,6 +10,7 @@ from typing import Any
 
 MAX_SCHEMA = 200_000  # characters, without annotations
 MAX_DEPTH = 64  # llguidance reads 128 levels of JSON
+MAX_INTEGER = 2**53 - 1  # what all JSON parsers read exactly; without a bound, small models write digits for ever
 MAX_STRING = 4096  # characters that an answer may have to repeat; forcing that many takes about 50 ms
 MAX_PROPERTIES = 500  # of one object; the time to compile optional ones grows with the square of their number
 MAX_ALTERNATIVES = 500
@@ -22,6 +23,7 @@ _ASSERTIONS = (
     *("type", "enum", "const", "required", "minItems", "maxItems", "minProperties", "maxProperties", "minLength"),
     *("maxLength", "pattern", "format", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
 )
+_BOUNDS = frozenset(("enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"))
 _REFERENCES = ("$ref", "$schema", "$id", "id", "$anchor")
 _KEPT = frozenset((*_OF_NAMES, *_OF_LISTS, *_OF_ONE, *_ASSERTIONS, *_REFERENCES))
 _DEFINITIONS = frozenset(("$defs", "definitions"))
@@ -61,7 +63,8 @@ def constrained_schema(schema: Any) -> dict[str, Any]:
 
     Answers are written on one line, as Python's json.dumps writes them. An object that names its properties has no
     others unless the schema mentions `additionalProperties`: models would go on inventing some, and an answer without
-    them is as valid. Schemas that combine several in one place are left open, since one may name what another requires.
+    them is as valid. An integer without bounds gets those of exact JSON numbers. Schemas that combine several in one
+    place are left as they are, since one may name what another requires.
     """
     checked = [subschema for _, subschema in _checked(schema)]
     close = not any(_combines(subschema) for subschema in checked)
@@ -161,6 +164,8 @@ def _written(schema: Any, *, close: bool) -> Any:
             written[keyword] = _written(value, close=close)
     if close and _can_be_closed(written):
         written["additionalProperties"] = False
+    if close and written.get("type") == "integer" and not written.keys() & _BOUNDS:
+        written |= {"minimum": -MAX_INTEGER, "maximum": MAX_INTEGER}
     return written
 
 

@@ -1,4 +1,4 @@
-"""Other spellings of paths: a slash at the end, and the endpoints of /v1 without that prefix."""
+"""Other spellings of requests: a slash at the end, the endpoints of /v1 without that prefix, JSON sent as a form."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 PREFIX = "/v1"
+OLLAMA = "/api/"
 
 
 class PathAliases:
@@ -24,12 +25,23 @@ class PathAliases:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope = {**scope, "path": self._canonical(scope["path"])}
+            scope = {**scope, "path": self._canonical(scope["path"]), "headers": _headers(scope)}
         await self._app(scope, receive, send)
 
     def _canonical(self, path: str) -> str:
         path = path.rstrip("/") or "/"
         return PREFIX + path if _first_part(path) in self._below_prefix else path
+
+
+def _headers(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """The headers; to Ollama's API, `curl -d` alone sends JSON, as Ollama's own examples do.
+
+    Not from web pages: a browser lets any page send a form without asking.
+    """
+    headers: list[tuple[bytes, bytes]] = list(scope["headers"])
+    if not scope["path"].startswith(OLLAMA) or any(name == b"origin" for name, _ in headers):
+        return headers
+    return [(name, b"application/json" if name == b"content-type" else value) for name, value in headers]
 
 
 def _first_part(path: str) -> str:

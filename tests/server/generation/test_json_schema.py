@@ -28,6 +28,8 @@ def written(schema: Any) -> Any:
         ({"properties": {"title": A | {"title": "x"}}}, {"properties": {"title": A}, "additionalProperties": False}),
         ({"enum": [{"title": 1}]}, {"enum": [{"title": 1}]}),
         ({"items": [A | {"title": "x"}, True]}, {"items": [A, True]}),
+        ({"type": "integer"}, {"type": "integer", "minimum": -(2**53) + 1, "maximum": 2**53 - 1}),
+        ({"type": "integer", "minimum": 5}, {"type": "integer", "minimum": 5}),
     ],
     ids=str,
 )

@@ -1,5 +1,7 @@
 """Paths with a slash at the end and without /v1."""
 
+import json
+
 import pytest
 from starlette.testclient import TestClient
 
@@ -42,3 +44,12 @@ def test_what_is_not_there_is_not_found(client: TestClient, path: str) -> None:
 def test_no_spelling_is_open_without_the_key(path: str) -> None:
     with client_of(make_server(api_key="secret")) as client:
         assert client.get(path).status_code == 401
+
+
+def test_json_that_curl_sends_as_a_form_to_ollamas_paths(client: TestClient) -> None:
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    body = json.dumps(CHAT | {"model": MODEL, "stream": False})
+    assert client.post("/api/chat", content=body, headers=form).status_code == 200
+    page = form | {"Origin": "http://elsewhere.example"}
+    assert client.post("/api/chat", content=body, headers=page).status_code == 400
+    assert client.post("/v1/chat/completions", content=body, headers=form).status_code == 400
