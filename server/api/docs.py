@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse
 
 from server.api.compatibility import FOREIGN_FIELDS, ForeignField
 
@@ -34,8 +34,17 @@ _CLASSES = {
 }
 
 
+# The first schema takes a second to make. Functions that are not async run in a thread, so streams go on meanwhile.
+
+
+@router.get("/openapi.json")
+def openapi(request: Request) -> JSONResponse:
+    """The schema for machines."""
+    return JSONResponse(request.app.openapi())
+
+
 @router.get("/docs")
-async def docs(request: Request) -> HTMLResponse:
+def docs(request: Request) -> HTMLResponse:
     """Rendered from the OpenAPI schema and the table of foreign fields, so it cannot be out of date."""
     schema: dict[str, Any] = request.app.openapi()
     parts = "".join(_endpoint(schema, path, method, entry) for path, method, entry in _endpoints(schema))

@@ -62,6 +62,7 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
         description=DESCRIPTION,
         lifespan=lifespan,
         middleware=_middleware(settings, drain),
+        openapi_url=None,  # api/docs.py makes it in a thread
         docs_url=None,  # FastAPI's page loads scripts from the network; that of api/docs.py does not
         redoc_url=None,
         redirect_slashes=False,
