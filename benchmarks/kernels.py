@@ -3,7 +3,8 @@
 python -m benchmarks.kernels --models granite olmoe bundled
 
 Weights are cold: calls go round through copies that are together larger than the last-level cache. Every figure is the
-median of several interleaved rounds and includes the call from Python. `share` is the roofline's time over it.
+median of several interleaved rounds and includes the call from Python. `share` is the roofline's time over it. The
+roofline's operations are those of bfloat16: int8 and int4, which multiply integers, may have a share above 1.
 """
 
 import argparse

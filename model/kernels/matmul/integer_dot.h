@@ -23,8 +23,10 @@ INLINE i32v nearest(f32v x) {
     return bit_cast<i32v>(_mm256_cvtps_epi32(bit_cast<__m256>(x)));
 #elif defined(__SSE2__)
     return bit_cast<i32v>(_mm_cvtps_epi32(bit_cast<__m128>(x)));
-#else
-    return __builtin_convertvector((x + 12582912.0f) - 12582912.0f, i32v);  // 1.5 * 2^23
+#else  // not by adding and subtracting 1.5 * 2^23: the compiler would fuse that with the multiplication that gave x
+    i32v integers{};
+    for (int i = 0; i < LANES; ++i) integers[i] = int32_t(__builtin_rintf(x[i]));
+    return integers;
 #endif
 }
 
@@ -70,8 +72,8 @@ INLINE void add_nibbles(i32v& sum, u32v w, i32v x) {
 #if defined(__AVX512VNNI__)
     sum = bit_cast<i32v>(_mm512_dpbusd_epi32(bit_cast<__m512i>(sum), bit_cast<__m512i>(w), bit_cast<__m512i>(x)));
 #elif LANES == 16
-    i16v products = bit_cast<i16v>(_mm512_maddubs_epi16(bit_cast<__m512i>(w), bit_cast<__m512i>(x)));
-    sum = bit_cast<i32v>(bit_cast<i16v>(sum) + products);
+    __m512i products = _mm512_maddubs_epi16(bit_cast<__m512i>(w), bit_cast<__m512i>(x));
+    sum = bit_cast<i32v>(_mm512_add_epi16(bit_cast<__m512i>(sum), products));
 #elif LANES == 8
     __m256i products = _mm256_maddubs_epi16(bit_cast<__m256i>(w), bit_cast<__m256i>(x));
     asm("vpaddw %1, %0, %0" : "+x"(sum) : "x"(products));
