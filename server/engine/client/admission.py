@@ -111,7 +111,7 @@ class AdmissionControl:
         return self.free_capacity >= 1 and self._fill(request) <= self._max_fill(request, now)
 
     def _max_fill(self, request: EngineRequest, now: float) -> float:
-        """Up to which fill of the queue the request is taken: places are kept for clients that were told to return."""
+        """How full the queue may be with the request in it: places are kept for clients that were told to return."""
         if not self._returns.are_booked(now):
             return 1.0
         key = _key(request)
