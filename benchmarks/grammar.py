@@ -87,16 +87,19 @@ def matcher_costs(compiler: GrammarCompiler, schema: Any, vocab_size: int, answe
     }
 
 
-def decode(engine: Engine, streams: int, grammars: list[str | None]) -> tuple[float, float]:
-    """Median processor time of a step in which all streams decode, in milliseconds, and output tokens a second."""
+def decode(engine: Engine, grammars: list[str | None]) -> tuple[float, float]:
+    """Median milliseconds of processor time of a step in which all streams decode, and output tokens a second.
+
+    `grammars` has one entry per stream.
+    """
     draw = random.Random(0)
-    for number, grammar in zip(range(streams), grammars, strict=True):
+    for number, grammar in enumerate(grammars):
         ids = tuple(draw.randrange(32, engine.runner.network.config.vocab_size) for _ in range(PROMPT))
         sampling = SamplingParams(OUTPUT, temperature=1.0, ignore_eos=True, seed=number, grammar=grammar)
         engine.submit(GenerateRequest(f"{time.perf_counter_ns()}-{number}", ids, sampling))
     times, tokens, begun = [], 0, time.perf_counter()
     while engine.has_unfinished:
-        is_decoding = len(engine.scheduler.pool.running) == streams
+        is_decoding = len(engine.scheduler.pool.running) == len(grammars)
         started = time.thread_time()
         tokens += sum(len(output.token_ids) for output in engine.step())
         if is_decoding:
@@ -107,13 +110,13 @@ def decode(engine: Engine, streams: int, grammars: list[str | None]) -> tuple[fl
 def neighbour_costs(engine: Engine, grammar: str, runs: int) -> dict[str, Any]:
     free: list[str | None] = [None] * STREAMS
     mixed = [grammar] * CONSTRAINED + free[CONSTRAINED:]
-    decode(engine, STREAMS, free), decode(engine, STREAMS, mixed)
+    decode(engine, free), decode(engine, mixed)
     ratios, steps = [], []
     for _ in range(runs):
-        alone, together = decode(engine, STREAMS, free)[0], decode(engine, STREAMS, mixed)[0]
+        alone, together = decode(engine, free)[0], decode(engine, mixed)[0]
         ratios.append(together / alone)
         steps.append((alone, together))
-    rates = [(decode(engine, 1, [None])[1], decode(engine, 1, [grammar])[1]) for _ in range(runs)]
+    rates = [(decode(engine, [None])[1], decode(engine, [grammar])[1]) for _ in range(runs)]
     return {
         "step of 32 streams, ms": median(alone for alone, _ in steps),
         "with 8 constrained, ms": median(together for _, together in steps),

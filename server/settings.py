@@ -110,7 +110,7 @@ class Settings(BaseSettings):
         default=None, description="Memory for the KV cache and recurrent states, such as 1GiB."
     )
     prefix_caching: bool = Field(
-        default=True, description="Reuse what other requests have computed. Its effect on times tells of their prompts."
+        default=True, description="Reuse what other requests have computed. Timing can reveal what others have sent."
     )
     max_queue: int = Field(default=256, ge=0, le=100_000, description="Most waiting requests; more get 429.")
     max_queue_tokens: int = Field(default=2**20, ge=1, description="Most prompt tokens of waiting requests.")

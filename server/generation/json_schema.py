@@ -10,6 +10,7 @@ from typing import Any
 
 MAX_SCHEMA = 200_000  # characters, without annotations
 MAX_DEPTH = 64  # llguidance reads 128 levels of JSON
+MAX_LEVELS = 256  # of JSON, values of `const` and annotations included: json.dumps follows them by recursion
 MAX_INTEGER = 2**53 - 1  # what all JSON parsers read exactly; without a bound, small models write digits for ever
 MAX_STRING = 4096  # characters that an answer may have to repeat; forcing that many takes about 50 ms
 MAX_PROPERTIES = 500  # of one object; the time to compile optional ones grows with the square of their number
@@ -66,6 +67,8 @@ def constrained_schema(schema: Any) -> dict[str, Any]:
     them is as valid. An integer without bounds gets those of exact JSON numbers. Schemas that combine several in one
     place are left as they are, since one may name what another requires.
     """
+    if _levels(schema) > MAX_LEVELS:
+        raise SchemaError(f"a schema can have at most {MAX_LEVELS} levels of JSON")
     checked = [subschema for _, subschema in _checked(schema)]
     close = not any(_combines(subschema) for subschema in checked)
     written = _written(schema, close=close) if isinstance(schema, dict) else {}
@@ -105,12 +108,26 @@ def _checked(schema: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         yield place, each
 
 
+def _levels(value: Any) -> int:
+    """How deep lists and objects are nested in a JSON value."""
+    levels, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        levels += 1
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return levels
+
+
 def _check(schema: Mapping[str, Any], place: str) -> None:
     for keyword, neutral in _UNSUPPORTED.items():
         if keyword in schema and schema[keyword] not in neutral:
             if keyword == "if" and not ("then" in schema or "else" in schema):
                 continue
             raise SchemaError(f"`{keyword}` is not supported here", _join(place, keyword))
+    if not isinstance(schema.get("format", ""), str):
+        raise SchemaError("a format is a string", _join(place, "format"))
+    required = schema.get("required")
+    if isinstance(required, list) and not all(isinstance(name, str) for name in required):
+        raise SchemaError("give the names of properties", _join(place, "required"))
     if schema.get("format") in _OTHER_FORMATS:
         raise SchemaError(f"the format `{schema['format']}` is not supported here", _join(place, "format"))
     if schema.get("minProperties") not in (None, 0, 1) and not _is_implied(schema):  # names may come twice
@@ -129,14 +146,14 @@ def _check(schema: Mapping[str, Any], place: str) -> None:
 def _is_implied(schema: Mapping[str, Any]) -> bool:
     """Whether `minProperties` follows from `required`."""
     required, least = schema.get("required"), schema["minProperties"]
-    return isinstance(required, list) and isinstance(least, int) and len(set(map(str, required))) >= least
+    return isinstance(required, list) and isinstance(least, int) and len(set(required)) >= least
 
 
 def _names(schema: Mapping[str, Any]) -> list[str]:
     properties, required = schema.get("properties"), schema.get("required")
     return [
         *(properties if isinstance(properties, dict) else ()),
-        *(name for name in (required if isinstance(required, list) else ()) if isinstance(name, str)),
+        *(required if isinstance(required, list) else ()),
     ]
 
 

@@ -122,8 +122,7 @@ class GenerationService:
         if self._grammars is None:
             raise InvalidRequestError("Answers cannot be constrained here.", param=grammar.param)
         try:
-            text = await asyncio.to_thread(grammar.text)
-            text = text if after is None else following(after, text)
+            text = await asyncio.to_thread(_grammar_text, grammar, after)
             await self._compile(text, grammar)
         except SchemaError as error:
             param = f"{grammar.param}.{error.place}" if error.place else grammar.param
@@ -253,6 +252,10 @@ class GenerationService:
             )
         max_tokens = min(sampling.max_tokens, room)
         return replace(sampling, max_tokens=max_tokens, min_tokens=min(sampling.min_tokens, max_tokens))
+
+
+def _grammar_text(grammar: AnswerGrammar, after: str | None) -> str:
+    return grammar.text() if after is None else following(after, grammar.text())
 
 
 def _request(request_id: str, prompt: Prompt, sampling: SamplingParams) -> EngineRequest:

@@ -301,7 +301,7 @@ class Generation:
             reason = FinishReason.STOP
         self._finished = True
         self._observer.finished(reason, self.usage, output.times)
-        if output.is_request_error:
+        if reason is FinishReason.ERROR and output.is_request_error:
             raise InvalidRequestError(output.error or "This request cannot be completed.")
         if reason is FinishReason.ERROR:
             raise EngineFailedError(output.error or "The step that held this request failed.")

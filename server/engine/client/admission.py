@@ -108,15 +108,18 @@ class AdmissionControl:
                 self._measured.advance(seconds)
 
     def _has_place(self, request: EngineRequest, now: float) -> bool:
-        if self.free_capacity < 1:
-            return False
+        return self.free_capacity >= 1 and self._fill(request) <= self._max_fill(request, now)
+
+    def _max_fill(self, request: EngineRequest, now: float) -> float:
+        """How full the queue may be with the request in it: places are kept for clients that were told to return."""
+        if not self._returns.are_booked(now):
+            return 1.0
         key = _key(request)
         if self._returns.expect(key, now):
-            limit = 1 + RESERVE
-        else:
-            limit = NEARLY_EMPTY if self._returns.are_booked else 1.0
-            self._lookalikes.add(_work(request) if self._returns.know(key) else 0.0)
-        return self._fill(request) <= limit
+            return 1 + RESERVE
+        if self._returns.know(key):
+            self._lookalikes.add(_work(request))
+        return NEARLY_EMPTY
 
     def _fill(self, request: EngineRequest) -> float:
         """How full the queue is with the request in it; at most 1 is allowed, a little more for one that returns."""

@@ -1,7 +1,7 @@
 """When refused clients are told to come back, so that there is a place for them then."""
 
 import math
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass, field
 
 WINDOW = 1.3  # seconds: the precision of Retry-After, and the time it takes a client to send again
@@ -15,7 +15,7 @@ HORIZON = 3600  # seconds: the longest Retry-After, for which no place is kept
 class _Window:
     start: float
     work: float = 0.0
-    keys: list[int] = field(default_factory=list)
+    keys: set[int] = field(default_factory=set)
 
 
 class ReturnWindows:
@@ -28,20 +28,20 @@ class ReturnWindows:
 
     def __init__(self) -> None:
         self._windows: deque[_Window] = deque()  # ascending; the first may be open
-        self._keys: Counter[int] = Counter()  # of all windows
 
-    @property
-    def are_booked(self) -> bool:
+    def are_booked(self, now: float) -> bool:
+        """Whether a window is open or still to come."""
+        while self._windows and self._windows[0].start + WINDOW < now:
+            self._windows.popleft()
         return bool(self._windows)
 
     def expect(self, key: int, now: float) -> bool:
         """Whether a request with this key was told to return now."""
-        self._forget(now)
-        return key in self._keys and self._windows[0].start <= now and key in self._windows[0].keys
+        return self.are_booked(now) and self._windows[0].start <= now and key in self._windows[0].keys
 
     def know(self, key: int) -> bool:
         """Whether a request with this key was told to return at any time that is still to come."""
-        return key in self._keys
+        return any(key in window.keys for window in self._windows)
 
     def book(
         self,
@@ -58,22 +58,16 @@ class ReturnWindows:
 
         `queue_work`: what a full queue holds; `fill`: how much of it is taken. Rates are in work per second.
         """
-        self._forget(now)
         drain, burst = queue_work / service_rate, BURST * queue_work
         room = max(burst - lookalike_rate * WINDOW, MIN_BOOKED * burst)
-        if not self._windows:
+        if not self.are_booked(now):
             self._windows.append(_Window(now + max(1.0, (fill - (1 - BURST)) * drain)))
         window = self._windows[-1]
-        if window.start <= now or (window.keys and window.work + work > room):
+        if window.start <= now or (window.work and window.work + work > room):
             window = _Window(window.start + max(MIN_PERIOD, BURST * drain))
             if window.start > now + HORIZON:
                 return HORIZON
             self._windows.append(window)
         window.work += work
-        window.keys.append(key)
-        self._keys[key] += 1
+        window.keys.add(key)
         return math.ceil(window.start - now)
-
-    def _forget(self, now: float) -> None:
-        while self._windows and self._windows[0].start + WINDOW < now:
-            self._keys -= Counter(self._windows.popleft().keys)

@@ -95,6 +95,8 @@ class GrammarCompiler:
             raise ValueError(
                 f"the grammar is too long: at most {MAX_GRAMMAR:,} characters and {MAX_LINES:,} lines are read"
             )
+        if (kept := self._find(grammar)) is not None:
+            return kept  # compiled while this request waited for the thread
         vocabulary = self._vocabulary()
         matcher = LLMatcher(vocabulary, grammar, log_level=0, limits=self._limits())
         _check_beginning(matcher, vocabulary.eos_tokens)

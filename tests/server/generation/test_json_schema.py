@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 
-from server.generation.json_schema import MAX_DEFINITIONS, MAX_DEPTH, MAX_SCHEMA, SchemaError, constrained_schema
+from server.generation.json_schema import (
+    MAX_DEFINITIONS,
+    MAX_DEPTH,
+    MAX_LEVELS,
+    MAX_SCHEMA,
+    SchemaError,
+    constrained_schema,
+)
 
 A = {"type": "string"}
 
@@ -77,6 +84,8 @@ def test_objects_that_name_their_properties_are_closed_also_inside() -> None:
         ({"$defs": {"x": {"dependentRequired": {"a": ["b"]}}}}, "$defs.x.dependentRequired", "`dependentRequired`"),
         ({"unevaluatedProperties": False}, "unevaluatedProperties", "`unevaluatedProperties`"),
         ({"prefixItems": [{}, {"format": "regex"}]}, "prefixItems.1.format", "`regex`"),
+        ({"items": {"format": ["date"]}}, "items.format", "a string"),
+        ({"properties": {"a": A}, "required": [["a"]]}, "required", "names"),
         ({"enum": ["a", "x" * 5000]}, "enum.1", "too long"),
         ({"properties": {"x" * 5000: {}}}, "properties." + "x" * 64, "too long"),
         ({"properties": {f"p{n}": {} for n in range(501)}}, "properties", "501 are too many"),
@@ -108,6 +117,19 @@ def test_depth_definitions_and_size_are_bounded() -> None:
         with pytest.raises(SchemaError, match=words):
             constrained_schema(schema)
     constrained_schema({"description": json.dumps(large)})
+
+
+def test_values_are_not_nested_deeper_than_they_can_be_followed() -> None:
+    def nested(levels: int) -> Any:
+        value: list[Any] = []
+        for _ in range(levels - 1):
+            value = [value]
+        return value
+
+    constrained_schema({"const": nested(MAX_LEVELS - 1)})
+    for levels in (MAX_LEVELS, 5000):
+        with pytest.raises(SchemaError, match="levels of JSON"):
+            constrained_schema({"const": nested(levels)})
 
 
 def test_more_than_is_required_is_implied() -> None:

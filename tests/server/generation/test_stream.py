@@ -1,12 +1,12 @@
 """The bridge between tokens and text, with an engine that does as it is told."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
 import pytest
 
-from server.engine.types import FinishReason, RequestTimes, SamplingParams
+from server.engine.types import EngineOutput, FinishReason, RequestTimes, SamplingParams
 from server.errors import (
     EngineFailedError,
     InvalidRequestError,
@@ -121,6 +121,21 @@ def test_a_stop_string_ends_the_text_and_the_engines_work(server: Server, observ
     [(reason, usage)] = observed.ends
     assert (reason, usage.completion_tokens) == (FinishReason.STOP, 8)
     assert observed.left == 0, "the client did not leave"
+
+
+def test_a_grammar_that_fails_after_the_stop_string_fails_no_answer(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine may compute one more step before it aborts."""
+
+    async def outputs() -> AsyncIterator[EngineOutput]:
+        yield EngineOutput("r", tuple(server.tokenizer.encode("one.")))
+        yield EngineOutput("r", (), finish_reason=FinishReason.ERROR, error="too complex", is_request_error=True)
+
+    monkeypatch.setattr(server.engine, "submit", lambda request, *, follow_up: outputs())
+    assert run(_text(server, (".",))) == "one"
+    with pytest.raises(InvalidRequestError, match="too complex"):
+        run(_text(server, ("?",)))
 
 
 def test_an_unfinished_stop_string_is_shown_at_the_end(server: Server) -> None:

@@ -47,6 +47,11 @@ def test_a_compiled_grammar_is_kept_and_its_constraints_are_independent(compiler
     assert second.forced_tokens() == tuple(Vocabulary()("ab"))
 
 
+def test_requests_that_wait_for_the_same_grammar_compile_it_once(compiler: GrammarCompiler) -> None:
+    waiting = [compiler.start('start: "a" "b"') for _ in range(3)]
+    assert len({id(future.result()) for future in waiting}) == 1
+
+
 def test_few_are_kept_and_the_last_used_stay(compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_KEPT", 2)
     grammars = [f'start: "{letter}"' for letter in "abc"]
