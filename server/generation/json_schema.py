@@ -41,6 +41,11 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {  # and the values that say nothi
     "$dynamicRef": (),
     "$recursiveRef": (),
 }
+_SHAPES: Mapping[str, tuple[type, str]] = {
+    **dict.fromkeys(_OF_NAMES, (dict, "an object")),
+    **dict.fromkeys(("required", "enum", *_OF_LISTS), (list, "a list")),
+    **dict.fromkeys(("minLength", "maxLength"), (int, "an integer")),
+}
 _ENFORCED_FORMATS = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 )
@@ -105,7 +110,16 @@ def _checked(schema: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         yield place, each
 
 
+def _check_shapes(schema: Mapping[str, Any], place: str) -> None:
+    for keyword, (shape, name) in _SHAPES.items():
+        if not isinstance(schema.get(keyword, shape()), shape):
+            raise SchemaError(f"`{keyword}` has to be {name}", _join(place, keyword))
+    if not all(isinstance(name, str) for name in schema.get("required", ())):
+        raise SchemaError("`required` has to be a list of names", _join(place, "required"))
+
+
 def _check(schema: Mapping[str, Any], place: str) -> None:
+    _check_shapes(schema, place)
     for keyword, neutral in _UNSUPPORTED.items():
         if keyword in schema and schema[keyword] not in neutral:
             if keyword == "if" and not ("then" in schema or "else" in schema):
