@@ -97,29 +97,21 @@ def parameter_schemas(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: {**(each if isinstance(each, dict) else {}), **definitions} for name, each in properties.items()}
 
 
-def in_order(parameters: Mapping[str, str], schema: Mapping[str, Any], separator: str) -> str:
+def in_order(
+    build: GrammarBuilder, parameters: Mapping[str, str], schema: Mapping[str, Any], separator: str = ""
+) -> str:
     """The parameters in their order, each once; those that are not required may be left out."""
     required = set(schema.get("required", ()))
     if not separator:
         return " ".join(each if name in required else f"({each})?" for name, each in parameters.items())
-    first = [name for name in parameters if name in required][:1]
-    return _separated_in_order(list(parameters.items()), required, separator, bool(first))
-
-
-def _separated_in_order(
-    parameters: list[tuple[str, str]], required: set[str], separator: str, has_required: bool
-) -> str:
-    if not parameters:
-        return ""
-    after = "".join(
-        f" {separator} {each}" if name in required else f" ({separator} {each})?" for name, each in parameters[1:]
-    )
-    (name, first), rest = parameters[0], parameters[1:]
-    if name in required:
-        return f"{first}{after}"
-    without_first = _separated_in_order(rest, required, separator, has_required)
-    choice = f"({first}{after} | {without_first})" if without_first else f"({first}{after})"
-    return choice if has_required else f"{choice}?"
+    first = after = '""'  # what is left of the list before its first parameter is written, and after
+    for name, each in reversed(parameters.items()):
+        if name in required:
+            first, after = f"{each} {after}", build.rule(f"{separator} {each} {after}")
+        else:
+            first, after = f"{each} {after} | {first}", build.rule(f"({separator} {each})? {after}")
+        first = build.rule(first)
+    return first
 
 
 def _quoted(text: str) -> str:
@@ -128,4 +120,4 @@ def _quoted(text: str) -> str:
 
 def _regex(text: str) -> str:
     """A text in a regular expression between slashes."""
-    return re.escape(text).replace("/", r"\/")
+    return re.escape(text).replace("/", r"\/").replace("\\\n", r"\n")

@@ -22,7 +22,7 @@ MARKERS = (START, CHANNEL, MESSAGE, END, CALL, RETURN, CONSTRAIN)
 NEXT = f"{START}assistant"
 ANALYSIS = f"{CHANNEL}analysis{MESSAGE}"
 FINAL = f"{CHANNEL}final{MESSAGE}"
-_RECIPIENT = re.compile(r"\bto=(?:functions\.)?([A-Za-z0-9_.-]+)")
+_RECIPIENT = re.compile(r"\bto=(?:functions\.)?([A-Za-z0-9_.:-]+)")
 
 
 def uses_harmony(special_tokens: Mapping[str, int]) -> bool:

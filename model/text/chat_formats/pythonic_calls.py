@@ -1,7 +1,6 @@
 """Calls as a list of Python calls with keyword arguments: `[f(x=1), g()]`. They are read when the list is complete."""
 
 import ast
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from model.text.chat_formats.fields import FieldSink, Schemas
 from model.text.chat_formats.grammar import GrammarBuilder, in_order, one_of, parameter_schemas, separated
+from model.text.chat_formats.json_values import dumped
 from model.text.chat_formats.reader import Reader, Reading, markers
 
 _CONSTANTS: Mapping[str, Any] = {"true": True, "false": False, "null": None}
@@ -52,19 +52,19 @@ class PythonicCalls:
             reader.clear_mark()
         for name, arguments in calls:
             sink.begin_call(name)
-            sink.arguments(json.dumps(arguments, ensure_ascii=False))
+            sink.arguments(arguments)
             sink.end_call()
         return bool(calls)
 
 
-def parsed_calls(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """Names and arguments; empty if the text is no list of calls. JSON's constants are understood too."""
+def parsed_calls(text: str) -> list[tuple[str, str]]:
+    """Names, and arguments as JSON; empty if the text is no list of calls. JSON's constants are understood too."""
     try:
         if len(_STRING.sub("", text)) > MAX_SYNTAX:
             return []
         tree = ast.parse(_STRING.sub(_escaped_newlines, text.strip()), mode="eval").body
         calls = tree.elts if isinstance(tree, ast.List | ast.Tuple) else [tree]
-        return [(_name(call), _arguments(call)) for call in calls if isinstance(call, ast.Call)]
+        return [(_name(call), dumped(_arguments(call))) for call in calls if isinstance(call, ast.Call)]
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return []
 
@@ -79,7 +79,8 @@ def _call_grammar(build: GrammarBuilder, name: str, schema: Mapping[str, Any]) -
     keywords = {
         key: f"{build.literal(f'{key}=')} {build.json(each)}" for key, each in parameter_schemas(schema).items()
     }
-    return f"{build.literal(f'{name}(')} {in_order(keywords, schema, build.literal(', '))} {build.literal(')')}"
+    listed = in_order(build, keywords, schema, build.literal(", "))
+    return f"{build.literal(f'{name}(')} {listed} {build.literal(')')}"
 
 
 def _keywords(arguments: Any) -> str:
