@@ -98,7 +98,7 @@ def parameter_schemas(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def in_order(
-    build: GrammarBuilder, parameters: Mapping[str, str], schema: Mapping[str, Any], separator: str = ""
+    build: GrammarBuilder, parameters: dict[str, str], schema: Mapping[str, Any], separator: str = ""
 ) -> str:
     """The parameters in their order, each once; those that are not required may be left out."""
     required = set(schema.get("required", ()))
