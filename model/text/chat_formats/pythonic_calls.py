@@ -13,6 +13,8 @@ from model.text.chat_formats.reader import Reader, Reading, markers
 
 _CONSTANTS: Mapping[str, Any] = {"true": True, "false": False, "null": None}
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+_NAME = r"(?<![\w.:-])(?P<name>[\w.:-]+)(?=\()"
+_STRING_OR_NAME = re.compile(f"{_STRING.pattern}|{_NAME}", re.DOTALL | re.ASCII)
 MAX_SYNTAX = 4000  # characters of the calls outside of strings; Python's parser takes about 5 us for each
 
 
@@ -62,16 +64,16 @@ def parsed_calls(text: str) -> list[tuple[str, str]]:
     try:
         if len(_STRING.sub("", text)) > MAX_SYNTAX:
             return []
-        tree = ast.parse(_STRING.sub(_escaped_newlines, text.strip()), mode="eval").body
+        tree = ast.parse(_STRING_OR_NAME.sub(_as_python, text.strip()), mode="eval").body
         calls = tree.elts if isinstance(tree, ast.List | ast.Tuple) else [tree]
         return [(_name(call), dumped(_arguments(call))) for call in calls if isinstance(call, ast.Call)]
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return []
 
 
-def _escaped_newlines(string: re.Match[str]) -> str:
-    """Templates write line breaks into strings as they are."""
-    return string[0].replace("\n", "\\n")
+def _as_python(found: re.Match[str]) -> str:
+    """Names in quotes, since tools have names that Python has not; strings without the line breaks of templates."""
+    return f'"{found["name"]}"' if found["name"] else found[0].replace("\n", "\\n")
 
 
 def _call_grammar(build: GrammarBuilder, name: str, schema: Mapping[str, Any]) -> str:
@@ -89,7 +91,7 @@ def _keywords(arguments: Any) -> str:
 
 
 def _name(call: ast.Call) -> str:
-    return ast.unparse(call.func)
+    return str(call.func.value) if isinstance(call.func, ast.Constant) else ast.unparse(call.func)
 
 
 def _arguments(call: ast.Call) -> dict[str, Any]:

@@ -166,9 +166,16 @@ def test_calls_are_read_whatever_the_schema_is(properties: object) -> None:
     assert joined([*router.feed(written), *router.finish()]).call_values == [("f", {"x": 1})]
 
 
-def test_names_may_have_a_colon() -> None:
-    written = "<tool_call><function=mcp:find></function></tool_call>"
-    assert read(chat_format(TAGGED, {}), [written], END).calls == (("mcp:find", "{}"),)
+@pytest.mark.parametrize("name", ["find", "mcp:find", "mcp.find-it", "3d"])
+@pytest.mark.parametrize(
+    ("sign", "written"),
+    [
+        (TAGGED, "<tool_call><function={}></function></tool_call>"),
+        (PYTHONIC, "<|tool_call_start|>[{}()]<|tool_call_end|>"),
+    ],
+)
+def test_names_need_not_be_identifiers(sign: str, written: str, name: str) -> None:
+    assert read(chat_format(sign, {}), [written.format(name)], END).calls == ((name, "{}"),)
 
 
 def test_values_are_cast_by_the_schema() -> None:
