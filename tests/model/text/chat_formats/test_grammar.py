@@ -215,6 +215,16 @@ def test_many_parameters_that_may_be_left_out_compile() -> None:
     assert allows(PYTHONIC, schema, "<|tool_call_start|>[f(p7=1, p499=1)]<|tool_call_end|>")
 
 
+def test_equal_parameters_are_defined_once() -> None:
+    def lines(num_tools: int) -> int:
+        schemas = {f"f{number}": {"properties": {"x": {"type": "string"}}} for number in range(num_tools)}
+        grammar = chat_format(PYTHONIC, {}).grammar(Constraints(schemas, required=True), PromptEnd())
+        assert grammar is not None
+        return grammar.count("\n")
+
+    assert lines(2) == lines(100)
+
+
 def test_texts_between_tags_are_those_that_the_schema_names() -> None:
     def call(value: str) -> str:
         return f"<tool_call>\n<function=f>\n<parameter=x>\n{value}\n</parameter>\n</function>\n</tool_call>"
