@@ -16,7 +16,7 @@ from model.text.chat_formats.grammar import (
     separated,
 )
 from model.text.chat_formats.json_values import dumped, parsed, pass_json
-from model.text.chat_formats.reader import Reader, Reading, markers
+from model.text.chat_formats.reader import Reader, Reading, drop, markers
 
 _CDATA = "<![CDATA["
 MAX_PYTHON = 4000  # characters of an argument that is read as Python
@@ -176,14 +176,14 @@ class TaggedCalls:
     def _name(self, reader: Reader) -> Reading[str | None]:
         """The name, None where the text has none. It ends before the first argument where nothing else ends it."""
         if self.id_close:
-            yield from reader.until(markers(self.id_close), _drop)
+            yield from reader.until(markers(self.id_close), drop)
         pieces: list[str] = []
         ends = (*self.name_close, *self._after_name, *filter(None, (self.id_open,)))
         end = yield from reader.until(markers(*ends), pieces.append)
         if end is None:
             return None
         if end == self.id_open:
-            yield from reader.until(markers(*self.name_close), _drop)
+            yield from reader.until(markers(*self.name_close), drop)
         elif end in self._after_name:
             reader.unread(len(end))
         named = _NAME.fullmatch("".join(pieces).strip())
@@ -293,7 +293,3 @@ def _values(schema: Mapping[str, Any]) -> list[Any]:
     if "const" in schema:
         return [schema["const"]]
     return schema["enum"] if isinstance(schema.get("enum"), list) else []
-
-
-def _drop(text: str) -> None:
-    """For text that is left out."""
