@@ -32,7 +32,7 @@ ENV PATH=/opt/routelm/bin:$PATH \
     ROUTELM_HOST=0.0.0.0 \
     ROUTELM_PORT=8000
 # Fails the build, not the first start, when this stage lacks a library that the virtual environment needs.
-RUN ["python", "-c", "import server.startup.backend, model.kernels.library as kernels; assert kernels.load_library('cpu')"]
+RUN ["python", "-c", "import server.startup.backend, llguidance, model.kernels.library as kernels; assert kernels.load_library('cpu')"]
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000

@@ -42,6 +42,12 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {  # and the values that say nothi
     "$dynamicRef": (),
     "$recursiveRef": (),
 }
+_SHAPES: Mapping[str, tuple[type, str]] = {
+    **dict.fromkeys(_OF_NAMES, (dict, "an object")),
+    **dict.fromkeys(("required", "enum", *_OF_LISTS), (list, "a list")),
+    **dict.fromkeys(("minLength", "maxLength"), (int, "an integer")),
+    "format": (str, "a string"),
+}
 _ENFORCED_FORMATS = frozenset(
     ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri")
 )
@@ -117,17 +123,21 @@ def _levels(value: Any) -> int:
     return levels
 
 
+def _check_shapes(schema: Mapping[str, Any], place: str) -> None:
+    for keyword, (shape, name) in _SHAPES.items():
+        if not isinstance(schema.get(keyword, shape()), shape):
+            raise SchemaError(f"`{keyword}` has to be {name}", _join(place, keyword))
+    if not all(isinstance(name, str) for name in schema.get("required", ())):
+        raise SchemaError("`required` has to be a list of names", _join(place, "required"))
+
+
 def _check(schema: Mapping[str, Any], place: str) -> None:
+    _check_shapes(schema, place)
     for keyword, neutral in _UNSUPPORTED.items():
         if keyword in schema and schema[keyword] not in neutral:
             if keyword == "if" and not ("then" in schema or "else" in schema):
                 continue
             raise SchemaError(f"`{keyword}` is not supported here", _join(place, keyword))
-    if not isinstance(schema.get("format", ""), str):
-        raise SchemaError("a format is a string", _join(place, "format"))
-    required = schema.get("required")
-    if isinstance(required, list) and not all(isinstance(name, str) for name in required):
-        raise SchemaError("give the names of properties", _join(place, "required"))
     if schema.get("format") in _OTHER_FORMATS:
         raise SchemaError(f"the format `{schema['format']}` is not supported here", _join(place, "format"))
     if schema.get("minProperties") not in (None, 0, 1) and not _is_implied(schema):  # names may come twice

@@ -21,7 +21,7 @@ class GrammarBuilder:
         self._ids = control_tokens
         longest_first = sorted(control_tokens, key=len, reverse=True)
         self._tokens = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self._rules: list[str] = []
+        self._rules: dict[str, str] = {}  # name by definition: what is defined once may be used often
 
     def literal(self, text: str) -> str:
         """Exactly this text; control tokens in it are those tokens."""
@@ -50,9 +50,7 @@ class GrammarBuilder:
         head = marker[: found.start()] if found else marker
         if not head:
             return self.text()
-        name = f"TEXT_{len(self._rules)}"
-        self._rules.append(f"{name}: /(?s:.*)/ & ~/(?s:.*{_regex(head)}.*)/")
-        return f"{name}?"
+        return f"{self._add('', f'/(?s:.*)/ & ~/(?s:.*{_regex(head)}.*)/', 'TEXT')}?"
 
     def space(self) -> str:
         """Line breaks and spaces as models put them around markers."""
@@ -68,12 +66,11 @@ class GrammarBuilder:
 
     def grammar(self, start: str) -> str:
         """The text of the grammar."""
-        return "\n".join([f"start: {start}", *self._rules]) + "\n"
+        return "\n".join([f"start: {start}", *(f"{name}{rule}" for rule, name in self._rules.items())]) + "\n"
 
-    def _add(self, attributes: str, body: str) -> str:
-        name = f"rule_{len(self._rules)}"
-        self._rules.append(f"{name}{attributes}: {body}")
-        return name
+    def _add(self, attributes: str, body: str, kind: str = "rule") -> str:
+        """The name of a rule; terminals have names in capitals."""
+        return self._rules.setdefault(f"{attributes}: {body}", f"{kind}_{len(self._rules)}")
 
 
 def one_of(expressions: list[str]) -> str:
@@ -97,29 +94,27 @@ def parameter_schemas(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: {**(each if isinstance(each, dict) else {}), **definitions} for name, each in properties.items()}
 
 
-def in_order(parameters: Mapping[str, str], schema: Mapping[str, Any], separator: str) -> str:
+def in_order(
+    build: GrammarBuilder, parameters: Mapping[str, str], schema: Mapping[str, Any], separator: str = ""
+) -> str:
     """The parameters in their order, each once; those that are not required may be left out."""
     required = set(schema.get("required", ()))
-    if not separator:
-        return " ".join(each if name in required else f"({each})?" for name, each in parameters.items())
-    first = [name for name in parameters if name in required][:1]
-    return _separated_in_order(list(parameters.items()), required, separator, bool(first))
-
-
-def _separated_in_order(
-    parameters: list[tuple[str, str]], required: set[str], separator: str, has_required: bool
-) -> str:
-    if not parameters:
-        return ""
-    after = "".join(
-        f" {separator} {each}" if name in required else f" ({separator} {each})?" for name, each in parameters[1:]
-    )
-    (name, first), rest = parameters[0], parameters[1:]
-    if name in required:
-        return f"{first}{after}"
-    without_first = _separated_in_order(rest, required, separator, has_required)
-    choice = f"({first}{after} | {without_first})" if without_first else f"({first}{after})"
-    return choice if has_required else f"{choice}?"
+    following = {
+        name: f"{separator} {each}" if name in required else f"({separator} {each})?"
+        for name, each in parameters.items()
+    }
+    if not separator or not parameters:
+        return " ".join(following.values())
+    names = list(parameters)
+    num_first = next((place for place, name in enumerate(names, 1) if name in required), len(names))
+    choices: list[str] = []
+    rest = " ".join(following[name] for name in names[num_first:])
+    for name in reversed(names[:num_first]):  # the list begins with one of these
+        if choices:
+            rest = build.rule(rest)
+        choices.append(f"{parameters[name]} {rest}")
+        rest = f"{following[name]} {rest}"
+    return one_of(choices) if required & parameters.keys() else f"{one_of(choices)}?"
 
 
 def _quoted(text: str) -> str:
@@ -128,4 +123,4 @@ def _quoted(text: str) -> str:
 
 def _regex(text: str) -> str:
     """A text in a regular expression between slashes."""
-    return re.escape(text).replace("/", r"\/")
+    return re.escape(text).replace("/", r"\/").replace("\\\n", r"\n")

@@ -14,7 +14,7 @@ from typing import Any
 from model.text.chat_formats.fields import Field, FieldSink
 from model.text.chat_formats.grammar import GrammarBuilder, object_schema
 from model.text.chat_formats.json_values import pass_json
-from model.text.chat_formats.reader import Reader, Reading, markers
+from model.text.chat_formats.reader import Reader, Reading, drop, markers
 
 START, CHANNEL, MESSAGE, END = "<|start|>", "<|channel|>", "<|message|>", "<|end|>"
 CALL, RETURN, CONSTRAIN = "<|call|>", "<|return|>", "<|constrain|>"
@@ -22,7 +22,7 @@ MARKERS = (START, CHANNEL, MESSAGE, END, CALL, RETURN, CONSTRAIN)
 NEXT = f"{START}assistant"
 ANALYSIS = f"{CHANNEL}analysis{MESSAGE}"
 FINAL = f"{CHANNEL}final{MESSAGE}"
-_RECIPIENT = re.compile(r"\bto=(?:functions\.)?([A-Za-z0-9_.-]+)")
+_RECIPIENT = re.compile(r"\bto=(?:functions\.)?([A-Za-z0-9_.:-]+)")
 
 
 def uses_harmony(special_tokens: Mapping[str, int]) -> bool:
@@ -62,7 +62,7 @@ class HarmonyAnswer:
                 stop = yield from _message(header, reader, sink)
                 header = ""
             else:
-                stop = yield from reader.until(markers(START, CHANNEL, MESSAGE), _drop)
+                stop = yield from reader.until(markers(START, CHANNEL, MESSAGE), drop)
 
 
 def analysis_grammar(build: GrammarBuilder) -> str:
@@ -89,7 +89,7 @@ def _message(header: str, reader: Reader, sink: FieldSink, *, is_continued: bool
     channel = header.partition(CHANNEL)[2].split("<")[0].split()
     emit = sink.text
     if recipient is not None:
-        emit = _drop  # after the arguments of a call, and in calls of a tool of the checkpoint's own
+        emit = drop  # after the arguments of a call, and in calls of a tool of the checkpoint's own
         if recipient[1] in sink.schemas:
             yield from _call(recipient[1], reader, sink)
     elif is_continued:
@@ -108,7 +108,3 @@ def _call(name: str, reader: Reader, sink: FieldSink) -> Reading[None]:
 
 def _field(channel: list[str]) -> Field:
     return Field.REASONING if channel[:1] == ["analysis"] else Field.CONTENT
-
-
-def _drop(text: str) -> None:
-    """For text that is left out."""

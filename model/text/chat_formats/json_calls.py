@@ -7,7 +7,7 @@ from typing import Any
 
 from model.text.chat_formats.fields import FieldSink, Schemas
 from model.text.chat_formats.grammar import GrammarBuilder, object_schema, one_of, separated
-from model.text.chat_formats.json_values import json_text, parsed, pass_json
+from model.text.chat_formats.json_values import dumped, encodable, json_text, parsed, pass_json
 from model.text.chat_formats.reader import Reader, Reading
 
 _NEWLINE = "\n"
@@ -42,7 +42,7 @@ class JsonCalls:
         return (self.open, self.close)
 
     def write(self, calls: Sequence[tuple[str, Any]]) -> str:
-        written = [json.dumps(self._object_of(*call), ensure_ascii=False) for call in calls]
+        written = [dumped(self._object_of(*call)) for call in calls]
         if self.is_list:
             return f"{self.open}[{', '.join(written)}]{self.close}"
         return "\n".join(f"{self.open}\n{call}\n{self.close}".strip() for call in written)
@@ -140,9 +140,9 @@ class _Call:
         """Begin a call, if `name` is one of a tool."""
         if not isinstance(name, str) or not (self._form.open or name in self._sink.schemas):
             return
-        self.name = name
+        self.name = encodable(name)
         self._reader.clear_mark()
-        self._sink.begin_call(name)
+        self._sink.begin_call(self.name)
         if self._early_arguments:
             self._sink.arguments(_object_text(self._early_arguments))
 
@@ -165,5 +165,5 @@ def _object_text(text: str) -> str:
     """The arguments as an object: some models write its text as a string, or null."""
     value = parsed(text)
     if isinstance(value, str):
-        return value
+        return encodable(value)
     return text if value else ""

@@ -1,6 +1,7 @@
 """JSON values in text that arrives in pieces: their text is passed on as it comes."""
 
 import json
+import math
 from typing import Any
 
 from model.text.chat_formats.reader import Emit, Reader, Reading
@@ -72,8 +73,24 @@ def json_text(reader: Reader) -> Reading[str]:
 
 
 def parsed(text: str) -> Any:
-    """The value of a JSON text, None if it is none."""
+    """The value of a JSON text, None if it is none. Python's NaN and infinity are none."""
     try:
-        return json.loads(text, strict=False)
+        return json.loads(text, strict=False, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError):
         return None
+
+
+def dumped(value: Any) -> str:
+    """The JSON text of a value. ValueError or TypeError if it has none."""
+    return encodable(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def encodable(text: str) -> str:
+    """The text with an escape for each surrogate: models write them as escapes, and UTF-8 has none."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no JSON")
+    return value

@@ -1,7 +1,6 @@
 """Calls as a list of Python calls with keyword arguments: `[f(x=1), g()]`. They are read when the list is complete."""
 
 import ast
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +8,13 @@ from typing import Any
 
 from model.text.chat_formats.fields import FieldSink, Schemas
 from model.text.chat_formats.grammar import GrammarBuilder, in_order, one_of, parameter_schemas, separated
+from model.text.chat_formats.json_values import dumped
 from model.text.chat_formats.reader import Reader, Reading, markers
 
 _CONSTANTS: Mapping[str, Any] = {"true": True, "false": False, "null": None}
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+_NAME = r"(?<![\w.:-])(?P<name>[\w.:-]+)(?=\()"
+_STRING_OR_NAME = re.compile(f"{_STRING.pattern}|{_NAME}", re.DOTALL | re.ASCII)
 MAX_SYNTAX = 4000  # characters of the calls outside of strings; Python's parser takes about 5 us for each
 
 
@@ -52,26 +54,26 @@ class PythonicCalls:
             reader.clear_mark()
         for name, arguments in calls:
             sink.begin_call(name)
-            sink.arguments(json.dumps(arguments, ensure_ascii=False))
+            sink.arguments(arguments)
             sink.end_call()
         return bool(calls)
 
 
-def parsed_calls(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """Names and arguments; empty if the text is no list of calls. JSON's constants are understood too."""
+def parsed_calls(text: str) -> list[tuple[str, str]]:
+    """Names, and arguments as JSON; empty if the text is no list of calls. JSON's constants are understood too."""
     try:
         if len(_STRING.sub("", text)) > MAX_SYNTAX:
             return []
-        tree = ast.parse(_STRING.sub(_escaped_newlines, text.strip()), mode="eval").body
+        tree = ast.parse(_STRING_OR_NAME.sub(_as_python, text.strip()), mode="eval").body
         calls = tree.elts if isinstance(tree, ast.List | ast.Tuple) else [tree]
-        return [(_name(call), _arguments(call)) for call in calls if isinstance(call, ast.Call)]
+        return [(_name(call), dumped(_arguments(call))) for call in calls if isinstance(call, ast.Call)]
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return []
 
 
-def _escaped_newlines(string: re.Match[str]) -> str:
-    """Templates write line breaks into strings as they are."""
-    return string[0].replace("\n", "\\n")
+def _as_python(found: re.Match[str]) -> str:
+    """Names in quotes, since tools have names that Python has not; strings without the line breaks of templates."""
+    return f'"{found["name"]}"' if found["name"] else found[0].replace("\n", "\\n")
 
 
 def _call_grammar(build: GrammarBuilder, name: str, schema: Mapping[str, Any]) -> str:
@@ -79,7 +81,8 @@ def _call_grammar(build: GrammarBuilder, name: str, schema: Mapping[str, Any]) -
     keywords = {
         key: f"{build.literal(f'{key}=')} {build.json(each)}" for key, each in parameter_schemas(schema).items()
     }
-    return f"{build.literal(f'{name}(')} {in_order(keywords, schema, build.literal(', '))} {build.literal(')')}"
+    listed = in_order(build, keywords, schema, build.literal(", "))
+    return f"{build.literal(f'{name}(')} {listed} {build.literal(')')}"
 
 
 def _keywords(arguments: Any) -> str:
@@ -88,7 +91,7 @@ def _keywords(arguments: Any) -> str:
 
 
 def _name(call: ast.Call) -> str:
-    return ast.unparse(call.func)
+    return str(call.func.value) if isinstance(call.func, ast.Constant) else ast.unparse(call.func)
 
 
 def _arguments(call: ast.Call) -> dict[str, Any]:

@@ -10,6 +10,10 @@ Reading = Generator[None, None, Result]  # `yield from` it; it yields whenever i
 Emit = Callable[[str], None]
 
 
+def drop(text: str) -> None:
+    """An `Emit` for text that is left out."""
+
+
 class Markers:
     """Finds the first of several literals in a text, and what may be the beginning of one at its end."""
 

@@ -1,7 +1,6 @@
 """Calls with the name between tags, and as arguments a JSON object or a tag for each."""
 
 import ast
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +15,12 @@ from model.text.chat_formats.grammar import (
     parameter_schemas,
     separated,
 )
-from model.text.chat_formats.json_values import parsed, pass_json
-from model.text.chat_formats.reader import Reader, Reading, markers
+from model.text.chat_formats.json_values import dumped, parsed, pass_json
+from model.text.chat_formats.reader import Reader, Reading, drop, markers
 
 _CDATA = "<![CDATA["
 MAX_PYTHON = 4000  # characters of an argument that is read as Python
-_NAME = re.compile(r"(?:functions\.)?([A-Za-z0-9_.-]+?)(?::\d+)?")  # with the namespace and number of Kimi's
+_NAME = re.compile(r"(?:functions\.)?([A-Za-z0-9_.:-]+?)(?::\d+)?")  # with the namespace and number of Kimi's
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +45,9 @@ class ParameterTags:
         head = build.literal(f"\n{self.open}{key}{self._key_close(is_text)}{self.value_open}{line}")
         if not is_text:
             return f"{head} {build.json(schema)} {build.literal(line + self.close)}"
-        if "enum" in schema:
-            return f"{head} {one_of([build.literal(each + line + self.close) for each in schema['enum']])}"
+        values = [each for each in _values(schema) if isinstance(each, str)]
+        if values:
+            return f"{head} {one_of([build.literal(each + line + self.close) for each in values])}"
         length = f"{{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}"
         return f"{head} {build.until(line + self.close, length)}"
 
@@ -64,7 +64,7 @@ class ParameterTags:
 
     def write(self, key: str, value: Any) -> str:
         is_text = isinstance(value, str)
-        text = value if is_text else _dumps(value)
+        text = value if is_text else dumped(value)
         edge = "\n" if self.newlines else ""
         return f"{self.open}{key}{self._key_close(is_text)}{self.value_open}{edge}{text}{edge}{self.close}"
 
@@ -107,7 +107,7 @@ class TaggedCalls:
     def _written(self, name: str, arguments: Any) -> str:
         head = f"{self.open}{self._named(name)}"
         if self.parameters is None:
-            return f"{head}{_dumps(arguments)}{self.close}"
+            return f"{head}{dumped(arguments)}{self.close}"
         values = arguments if isinstance(arguments, dict) else {}
         return head + "\n".join(self.parameters.write(*each) for each in values.items()) + f"\n{self.close}"
 
@@ -133,7 +133,7 @@ class TaggedCalls:
         if self.parameters is None:
             return f"{head} {build.json(object_schema(schema))} {build.literal(self.close)}"
         tags = {key: self.parameters.grammar(build, key, each) for key, each in parameter_schemas(schema).items()}
-        return f"{head} {in_order(tags, schema, '')} {build.literal(chr(10) + self.close)}"
+        return f"{head} {in_order(build, tags, schema)} {build.literal(chr(10) + self.close)}"
 
     def read(self, opened: str, reader: Reader, sink: FieldSink) -> Reading[bool]:
         """Read what follows one of `opens`. False where there is no call."""
@@ -176,14 +176,14 @@ class TaggedCalls:
     def _name(self, reader: Reader) -> Reading[str | None]:
         """The name, None where the text has none. It ends before the first argument where nothing else ends it."""
         if self.id_close:
-            yield from reader.until(markers(self.id_close), _drop)
+            yield from reader.until(markers(self.id_close), drop)
         pieces: list[str] = []
         ends = (*self.name_close, *self._after_name, *filter(None, (self.id_open,)))
         end = yield from reader.until(markers(*ends), pieces.append)
         if end is None:
             return None
         if end == self.id_open:
-            yield from reader.until(markers(*self.name_close), _drop)
+            yield from reader.until(markers(*self.name_close), drop)
         elif end in self._after_name:
             reader.unread(len(end))
         named = _NAME.fullmatch("".join(pieces).strip())
@@ -191,14 +191,15 @@ class TaggedCalls:
 
     def _parameters(self, tags: ParameterTags, name: str, reader: Reader, sink: FieldSink) -> Reading[None]:
         separator = "{"
-        properties = sink.schemas.get(name, {}).get("properties", {})
+        properties = sink.schemas.get(name, {}).get("properties")
+        properties = properties if isinstance(properties, dict) else {}
         while (yield from reader.take_if(tags.open)):
             parameter = yield from self._parameter(tags, reader)
             if parameter is None:
                 return
             key, value, is_text = parameter
             written = value if is_text else cast(value, properties.get(key), is_json=is_text is False)
-            sink.arguments(f"{separator}{_dumps(key)}: {_dumps(written)}")
+            sink.arguments(f"{separator}{dumped(key)}: {dumped(written)}")
             separator = ", "
             yield from reader.space()
         if separator != "{" and not reader.is_exhausted:
@@ -261,7 +262,7 @@ def _python_value(text: str, otherwise: str) -> Any:
         return otherwise
     try:
         value = ast.literal_eval(text)
-        json.dumps(value)
+        dumped(value)
         return value
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return otherwise
@@ -277,18 +278,18 @@ def _types(schema: Any) -> list[str]:
     if not isinstance(schema, dict):
         return []
     own = schema.get("type")
-    types = [own] if isinstance(own, str) else [each for each in own or () if isinstance(each, str)]
-    if isinstance(schema.get("enum"), list) and all(isinstance(each, str) for each in schema["enum"]):
+    types = [each for each in (own if isinstance(own, list) else [own]) if isinstance(each, str)]
+    values = _values(schema)
+    if values and all(isinstance(each, str) for each in values):
         types.append("string")
     for key in ("anyOf", "oneOf"):
-        for choice in schema.get(key) or ():
-            types += _types(choice)
+        choices = schema.get(key)
+        types += [each for choice in (choices if isinstance(choices, list) else ()) for each in _types(choice)]
     return types
 
 
-def _dumps(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _drop(text: str) -> None:
-    """For text that is left out."""
+def _values(schema: Mapping[str, Any]) -> list[Any]:
+    """The only values that a schema allows; empty if it does not name them."""
+    if "const" in schema:
+        return [schema["const"]]
+    return schema["enum"] if isinstance(schema.get("enum"), list) else []

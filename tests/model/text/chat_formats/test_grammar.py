@@ -169,3 +169,66 @@ def test_calls_that_are_not_required_follow_the_schemas_where_they_are() -> None
 
 def test_nothing_is_constrained_where_nothing_is_asked() -> None:
     assert chat_format("<tool_call>", {}).grammar(Constraints(), PromptEnd()) is None
+
+
+@pytest.mark.parametrize("family", [*CALL_FAMILIES, PLAIN_JSON], ids=lambda family: family.name)
+@pytest.mark.parametrize("wanted", [Constraints(SCHEMAS), Constraints(SCHEMAS, many=False)], ids=["many", "one"])
+def test_grammars_of_calls_that_are_not_required_compile(family: CallFamily, wanted: Constraints) -> None:
+    grammar = chat_format(" ".join(family.signs), {}).grammar(wanted, PromptEnd())
+    assert grammar is not None
+    matcher = LLMatcher(LLTokenizer(Vocabulary(byte_tokenizer())), grammar, log_level=0)
+    assert not matcher.is_error(), matcher.get_error()
+
+
+PYTHONIC, TAGGED = "<|tool_call_start|>", "<tool_call><function=<parameter="
+
+
+def allows(sign: str, schema: dict[str, Any], text: str) -> bool:
+    tokenizer = byte_tokenizer()
+    grammar = chat_format(sign, {}).grammar(Constraints({"f": schema}, required=True), PromptEnd())
+    assert grammar is not None
+    matcher = LLMatcher(LLTokenizer(Vocabulary(tokenizer)), grammar, log_level=0)
+    assert not matcher.is_error(), matcher.get_error()
+    return bool(matcher.try_consume_tokens(ids := tokenizer.encode(text)) == len(ids) and matcher.is_accepting())
+
+
+@pytest.mark.parametrize(
+    ("required", "allowed"),
+    [
+        ((), ["", "a=1", "b=1", "c=1", "a=1, b=1", "a=1, c=1", "b=1, c=1", "a=1, b=1, c=1"]),
+        (("b",), ["b=1", "a=1, b=1", "b=1, c=1", "a=1, b=1, c=1"]),
+        (("c",), ["c=1", "a=1, c=1", "b=1, c=1", "a=1, b=1, c=1"]),
+        (("a", "c"), ["a=1, c=1", "a=1, b=1, c=1"]),
+    ],
+)
+def test_parameters_are_in_order_and_only_those_that_are_not_required_are_left_out(
+    required: tuple[str, ...], allowed: list[str]
+) -> None:
+    schema = {"properties": {key: {"const": 1} for key in "abc"}, "required": list(required)}
+    every = ["", "a=1", "b=1", "c=1", "a=1, b=1", "a=1, c=1", "b=1, c=1", "a=1, b=1, c=1", "b=1, a=1", "a=1, "]
+    written = {each: f"<|tool_call_start|>[f({each})]<|tool_call_end|>" for each in every}
+    assert [each for each in every if allows(PYTHONIC, schema, written[each])] == allowed
+
+
+def test_many_parameters_that_may_be_left_out_compile() -> None:
+    schema = {"properties": {f"p{number}": {"const": 1} for number in range(500)}}
+    assert allows(PYTHONIC, schema, "<|tool_call_start|>[f(p7=1, p499=1)]<|tool_call_end|>")
+
+
+def test_equal_parameters_are_defined_once() -> None:
+    def lines(num_tools: int) -> int:
+        schemas = {f"f{number}": {"properties": {"x": {"type": "string"}}} for number in range(num_tools)}
+        grammar = chat_format(PYTHONIC, {}).grammar(Constraints(schemas, required=True), PromptEnd())
+        assert grammar is not None
+        return grammar.count("\n")
+
+    assert lines(2) == lines(100)
+
+
+def test_texts_between_tags_are_those_that_the_schema_names() -> None:
+    def call(value: str) -> str:
+        return f"<tool_call>\n<function=f>\n<parameter=x>\n{value}\n</parameter>\n</function>\n</tool_call>"
+
+    for schema in ({"type": "string", "enum": ["a", 1]}, {"type": "string", "const": "a"}):
+        assert allows(TAGGED, {"properties": {"x": schema}}, call("a"))
+        assert not allows(TAGGED, {"properties": {"x": schema}}, call("b"))

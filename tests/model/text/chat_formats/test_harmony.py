@@ -1,25 +1,11 @@
 """gpt-oss answers in channels: what is shown is the channel "final", and never two of them as one text."""
 
-import tokenizers
-from tokenizers import AddedToken, models, pre_tokenizers
-
 from model.text.chat_formats.chat_format import PromptEnd, chat_format
-from model.text.tokenizer import Tokenizer
 from tests.model.text.chat_formats.answers import Answer, read
+from tests.model.text.chat_formats.vocabulary import byte_tokenizer
 
 MARKS = ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>", "<|constrain|>")
-
-
-def _tokenizer() -> Tokenizer:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(models.BPE({character: i for i, character in enumerate(alphabet)}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = tokenizers.decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in MARKS])
-    return Tokenizer(backend.to_str())
-
-
-TOKENIZER = _tokenizer()
+TOKENIZER = byte_tokenizer(MARKS)
 PROMPT = "<|start|>user<|message|>hi<|end|><|start|>assistant"
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from model.text.chat_formats.chat_format import ChatFormat, PromptEnd, TaggedFormat, chat_format
 from model.text.chat_formats.families import CALL_FAMILIES, PLAIN_JSON, CallFamily, ReasoningMarkers
-from tests.model.text.chat_formats.answers import CALLS, SCHEMAS, cut, read
+from tests.model.text.chat_formats.answers import CALLS, SCHEMAS, cut, joined, read
 
 THINK = ReasoningMarkers("<think>", "</think>")
 ROWS = [*CALL_FAMILIES, PLAIN_JSON]
@@ -131,6 +131,51 @@ def test_hostile_lists_of_calls_are_text(value: str) -> None:
     assert answer.calls == ()
     assert value in answer.content
     assert time.thread_time() - start < 0.5
+
+
+PYTHONIC, TAGGED = "<|tool_call_start|>", "<tool_call><function=<parameter="
+
+
+@pytest.mark.parametrize(
+    ("sign", "written"),
+    [
+        (PYTHONIC, r'<|tool_call_start|>[f(x="\ud83d\ude00")]<|tool_call_end|>'),
+        (TAGGED, r'<tool_call><function=f><parameter=x>{"a": "\ud83d"}</parameter></function></tool_call>'),
+        ("<tool_call>", r'<tool_call>{"name": "\ud83d", "arguments": "{\"x\": \"\ud83d\"}"}</tool_call>'),
+        (TAGGED, "<tool_call><function=f><parameter=x>NaN</parameter></function></tool_call>"),
+        (TAGGED, "<tool_call><function=f><parameter=x>[1e999]</parameter></function></tool_call>"),
+    ],
+)
+def test_arguments_are_json_that_can_be_sent(sign: str, written: str) -> None:
+    name, arguments = read(chat_format(sign, {}), [written], END).calls[0]
+    (name + arguments).encode("utf-8")
+    json.loads(arguments, parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("value", ["1e999", "0x" + "f" * 3900])
+def test_calls_that_have_no_json_are_text(value: str) -> None:
+    answer = read(chat_format(PYTHONIC, {}), [f"<|tool_call_start|>[f(x={value})]<|tool_call_end|>"], END)
+    assert (answer.calls, value in answer.content) == ((), True)
+
+
+@pytest.mark.parametrize("properties", [None, ["x"], {"x": {"type": 5}}, {"x": {"anyOf": 5, "enum": "a"}}, {"x": True}])
+def test_calls_are_read_whatever_the_schema_is(properties: object) -> None:
+    written = "<tool_call><function=f><parameter=x>1</parameter></function></tool_call>"
+    router = chat_format(TAGGED, {}).router({"f": {"properties": properties}}, END)
+    assert router is not None
+    assert joined([*router.feed(written), *router.finish()]).call_values == [("f", {"x": 1})]
+
+
+@pytest.mark.parametrize("name", ["find", "mcp:find", "mcp.find-it", "3d"])
+@pytest.mark.parametrize(
+    ("sign", "written"),
+    [
+        (TAGGED, "<tool_call><function={}></function></tool_call>"),
+        (PYTHONIC, "<|tool_call_start|>[{}()]<|tool_call_end|>"),
+    ],
+)
+def test_names_need_not_be_identifiers(sign: str, written: str, name: str) -> None:
+    assert read(chat_format(sign, {}), [written.format(name)], END).calls == ((name, "{}"),)
 
 
 def test_values_are_cast_by_the_schema() -> None:
