@@ -14,7 +14,7 @@ from typing import Any
 
 from model.text.chat_formats.chat_format import ChatFormat, PromptEnd
 from model.text.chat_formats.fields import Field, Schemas
-from model.text.chat_formats.json_values import parsed
+from model.text.chat_formats.json_values import parsed_or_text
 from model.text.chat_template import KnownPrefix
 from server.chat.request import ChatMessage
 from server.generation.prompt import Prompt
@@ -115,7 +115,7 @@ class KnownAnswers:
         for field in [*router.feed(text[:complete]), *router.finish()]:
             texts[field.field, field.index] = texts.get((field.field, field.index), "") + field.text
         calls = tuple(
-            (texts[Field.TOOL_NAME, index], parsed(texts.get((Field.TOOL_ARGUMENTS, index), "{}")))
+            (texts[Field.TOOL_NAME, index], parsed_or_text(texts.get((Field.TOOL_ARGUMENTS, index), "{}")))
             for index in range(num_calls)
         )
         return Meaning(texts.get((Field.CONTENT, 0), ""), texts.get((Field.REASONING, 0), ""), calls), complete
