@@ -78,6 +78,12 @@ def test_only_allowed_tools_are_offered(client: TestClient, server: Server) -> N
     assert "other" not in prompt_of(server)
 
 
+def test_a_call_is_not_required_where_no_tool_is_allowed(client: TestClient) -> None:
+    choice = {"type": "allowed_tools", "mode": "required", "tools": []}
+    answer = ask(client, 400, tools=[WEATHER], tool_choice=choice)
+    assert answer["error"]["message"] == "tool_choice: required needs tools."
+
+
 def test_what_changes_nothing_is_accepted_in_silence(client: TestClient) -> None:
     harmless = {
         "include": ["reasoning.encrypted_content"],
