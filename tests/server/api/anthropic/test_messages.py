@@ -1,6 +1,5 @@
 """Anthropic's messages: what reaches the template, what comes back, and errors in Anthropic's shape."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,12 +17,6 @@ WEATHER = {"name": "weather", "description": "of a city", "input_schema": {"type
 @pytest.fixture
 def server() -> Server:
     return make_server(TEMPLATE)
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[TestClient]:
-    with client_of(server) as client:
-        yield client
 
 
 def ask(client: TestClient, status: int = 200, path: str = "/v1/messages", **body: Any) -> Any:
