@@ -9,6 +9,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -18,6 +19,7 @@ from model.text.chat_formats.json_values import parsed_or_text
 from model.text.chat_template import KnownPrefix
 from server.chat.request import ChatMessage
 from server.generation.prompt import Prompt
+from server.generation.run_in_thread import run_in_thread
 
 MAX_TOKENS = 2**22  # of all that is kept, prompts included: 16 MiB
 MAX_ANSWERS = 4096
@@ -52,12 +54,15 @@ class KnownAnswers:
         self._by_call: OrderedDict[str, KnownAnswer] = OrderedDict()
         self._num_tokens = 0
 
-    def add(
+    async def add(
         self, call_ids: Sequence[str], prompt: Prompt, token_ids: Sequence[int], text: str, schemas: Schemas
     ) -> None:
-        """Keep an answer: its ids and its text, without the token that ended it, special tokens included."""
+        """Keep an answer: its ids and its text, without the token that ended it, special tokens included.
+
+        A long text, such as that of a call that writes a file, is read in a thread.
+        """
         end = PromptEnd(prompt.text)
-        read = self._read(text, end, schemas, len(call_ids))
+        read = await run_in_thread(partial(self._read, end=end, schemas=schemas, num_calls=len(call_ids)), text)
         if read is None or not prompt.text or call_ids[0] in self._by_call:
             return
         known = KnownAnswer(

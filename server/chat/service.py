@@ -1,6 +1,6 @@
 """From a chat request to accepted generations: messages -> prompt -> generations that are read as chat answers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -66,10 +66,10 @@ class ChatService:
         raw = replace(options, stop=(), include_stop=False, kept_special_tokens=self._format.marker_ids)
         ends = {*self._service.tokenizer.eos_token_ids, *sampling.stop_token_ids}
 
-        def keep(call_ids: Sequence[str], token_ids: Sequence[int]) -> None:
+        async def keep(call_ids: Sequence[str], token_ids: Sequence[int]) -> None:
             answer = token_ids[:-1] if token_ids[-1] in ends else token_ids
             text = self._service.tokenizer.decode(answer, skip_special=False)
-            self._known_answers.add(call_ids, prompt, answer, text, schemas)
+            await self._known_answers.add(call_ids, prompt, answer, text, schemas)
 
         return [
             self._routed(generation, request, schemas, end, options, keep)
@@ -89,7 +89,7 @@ class ChatService:
         schemas: Schemas,
         end: PromptEnd,
         options: TextOptions,
-        keep: Callable[[Sequence[str], Sequence[int]], None],
+        keep: Callable[[Sequence[str], Sequence[int]], Awaitable[None]],
     ) -> RoutedGeneration:
         router = self._format.router(schemas, end)
         assert router is not None
