@@ -48,10 +48,8 @@ class Level(WithExtras):
 
 
 def _different(options: list[Any]) -> list[Any]:
-    keys = [
-        (type(value), value) for value in (getattr(each, "value", getattr(each, "label", None)) for each in options)
-    ]
-    if len(set(keys)) < len(keys):
+    keys = {option.value if isinstance(option, Choice) else option.label for option in options}
+    if len(keys) < len(options):
         raise PydanticCustomError("same_options", "two of them are the same")
     return options
 

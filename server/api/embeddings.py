@@ -10,7 +10,7 @@ from pydantic import BaseModel, Discriminator, Field, Tag
 from pydantic_core import to_json
 
 from server.api.dependencies import Context, RequestContext
-from server.api.prompts import TokenIds, prompt_form
+from server.api.prompts import TokenIds, prompt_form, prompt_items
 from server.api.request_model import FirstErrorOnly, ModelName, RequestBody, Text, WholeNumber
 from server.api.response_model import Warnings, usage_of
 from server.tasks.embed import EmbedOptions, Vector, embed
@@ -72,7 +72,7 @@ async def embeddings(body: EmbeddingsRequest, context: Context) -> Any:
     """Vectors of texts, pooled and normalized as the checkpoint says; other checkpoints get a 400."""
     service = context.accept(body)
     vectors = await context.until_disconnect(
-        embed(context.admission, input_items(body.input), EmbedOptions(body.prompt_name, body.dimensions))
+        embed(context.admission, prompt_items(body.input), EmbedOptions(body.prompt_name, body.dimensions))
     )
     prompt_tokens = usage_of(context.admission.generations).prompt_tokens
     rest = {
@@ -84,12 +84,6 @@ async def embeddings(body: EmbeddingsRequest, context: Context) -> Any:
         {"object": "embedding", "index": index, "embedding": shown(vector)} for index, vector in enumerate(vectors)
     )
     return await json_with_list(context, {"object": "list"}, "data", items, rest)
-
-
-def input_items(given: str | list[str] | list[int] | list[list[int]]) -> list[Any]:
-    """One entry per vector: a text, or a list of token ids."""
-    one = isinstance(given, str) or isinstance(given[0], int)
-    return [given] if one else list(given)
 
 
 def float_list(vector: Vector) -> list[float]:

@@ -67,7 +67,7 @@ async def read_prompts(
 ) -> list[Prompt]:
     """Encode each text, check each list of ids. Raises InvalidRequestError for ids outside the vocabulary."""
     prompts = []
-    for item in _items(prompt):
+    for item in prompt_items(prompt):
         await asyncio.sleep(0)  # other requests get their turn between two texts
         if isinstance(item, str):
             read = await service.text_prompt(
@@ -79,6 +79,7 @@ async def read_prompts(
     return prompts
 
 
-def _items(prompt: str | list[str] | list[int] | list[list[int]]) -> list[Any]:
+def prompt_items(prompt: str | list[str] | list[int] | list[list[int]]) -> list[Any]:
+    """One entry per prompt: a text, or a list of token ids."""
     one = isinstance(prompt, str) or isinstance(prompt[0], int)
     return [prompt] if one else list(prompt)

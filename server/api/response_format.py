@@ -102,10 +102,10 @@ class GrammarFields(BaseModel):
             raise InvalidRequestError(f"{names} exclude each other: give one of them.", param=given[1].param)
         return given[0] if given else None
 
-    async def compile_grammar(self, service: GenerationService, after: str | None = None) -> str | None:
+    async def compile_grammar(self, service: GenerationService) -> str | None:
         """For SamplingParams. Raises InvalidRequestError, see GenerationService.compile_grammar."""
         grammar = self.answer_grammar
-        return None if grammar is None else await service.compile_grammar(grammar, after)
+        return None if grammar is None else await service.compile_grammar(grammar)
 
     def _grammars(self) -> Iterator[AnswerGrammar]:
         """Empty values ask for nothing."""

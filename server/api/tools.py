@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
+from model.text.chat_formats.json_values import MAX_DEPTH, is_deeper, parsed_or_text
 from server.api.bounded_json import BoundedObject
 from server.api.request_model import FirstErrorOnly, Text, WithExtras
 from server.chat.answer import ToolCallDelta
@@ -96,7 +97,11 @@ class ToolFields(BaseModel):
 
 
 def _as_text(arguments: Any) -> Any:
-    return json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, dict) else arguments
+    if not isinstance(arguments, dict):
+        return arguments
+    if is_deeper(arguments, MAX_DEPTH):
+        raise PydanticCustomError("too_deep", f"at most {MAX_DEPTH} lists and objects can be in each other")
+    return json.dumps(arguments, ensure_ascii=False)
 
 
 class FunctionCall(WithExtras):
@@ -142,9 +147,6 @@ def streamed_tool_call(call: ToolCallDelta) -> dict[str, Any]:
 
 
 def arguments_of(call: ToolCall) -> dict[str, Any]:
-    """The arguments as an object; an empty one for a call that was cut off."""
-    try:
-        found = json.loads(call.arguments)
-    except (ValueError, RecursionError):
-        return {}
+    """The arguments as an object; an empty one for a call that was cut off, or is too deep."""
+    found = parsed_or_text(call.arguments)
     return found if isinstance(found, dict) else {}

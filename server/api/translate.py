@@ -1,6 +1,7 @@
 """POST /v1/translate: one text or a list of texts into another language."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -78,14 +79,7 @@ async def translate(body: TranslateRequest, context: Context) -> Any:
     service, answer_id = context.accept(body), f"trans-{context.admission.request_id}"
     translation = await start_translation(context.admission, body.params(service))
     warnings = [*translation.warnings, *body.warnings]
-
-    def details(reasons: Sequence[FinishReason]) -> list[Event]:
-        detected = body.source_lang == AUTO
-        return [
-            {"source_lang": source, "detected": detected, "finish_reason": reason}
-            for source, reason in zip(translation.source_langs, reasons, strict=True)
-        ]
-
+    details = partial(_details, translation.source_langs, body.source_lang == AUTO)
     if body.stream:
 
         def done(reasons: Sequence[FinishReason]) -> Event:
@@ -101,3 +95,11 @@ async def translate(body: TranslateRequest, context: Context) -> Any:
         usage=usage_of(context.admission.generations),
         warnings=warnings,
     )
+
+
+def _details(source_langs: Sequence[str], detected: bool, reasons: Sequence[FinishReason]) -> list[Event]:
+    """What is told of each translation beside its text."""
+    return [
+        {"source_lang": source, "detected": detected, "finish_reason": reason}
+        for source, reason in zip(source_langs, reasons, strict=True)
+    ]

@@ -64,11 +64,9 @@ async def block_events(answer: ChatGeneration) -> AsyncIterator[BlockEvent]:
 def blocks_of(result: ChatResult) -> list[AnswerBlock]:
     """The blocks of a whole answer: reasoning, content, calls."""
     blocks = [(BlockKind.REASONING, result.reasoning), (BlockKind.CONTENT, result.content)]
-    found = [AnswerBlock(0, kind, text) for kind, text in blocks if text]
-    found += [AnswerBlock(0, BlockKind.TOOL_CALL, call.arguments, call.id, call.name) for call in result.tool_calls]
-    for index, block in enumerate(found):
-        block.index = index
-    return found
+    found = [(kind, text, "", "") for kind, text in blocks if text]
+    found += [(BlockKind.TOOL_CALL, call.arguments, call.id, call.name) for call in result.tool_calls]
+    return [AnswerBlock(index, *fields) for index, fields in enumerate(found)]
 
 
 @dataclass(slots=True)

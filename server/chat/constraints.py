@@ -1,5 +1,6 @@
 """What a chat request asks of its answer, as a grammar: calls that must be made, arguments that follow their schema."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,13 @@ async def answer_grammar(
 
     Raises InvalidRequestError for a schema that cannot be used.
     """
-    lark, response = form.grammar(_constraints(request), end), request.response_grammar
+
+    def written() -> str | None:
+        return form.grammar(_constraints(request), end)
+
+    # Large schemas of many tools take long to check.
+    lark = await asyncio.to_thread(written) if request.callable_tools else written()
+    response = request.response_grammar
     if lark is None:
         return None
     if response is None:

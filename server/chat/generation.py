@@ -4,7 +4,7 @@ Streamed and whole answers are the same: `ChatGeneration.result()` folds `ChatGe
 """
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from model.text.chat_formats.fields import Field, FieldDelta
@@ -61,12 +61,13 @@ class RoutedGeneration(ChatGeneration):
         router: AnswerRouter,
         stops: StopStringMatcher,
         *,
-        max_calls: int | None = None,
-        on_calls: Callable[[Sequence[str], Sequence[int]], None] = lambda call_ids, token_ids: None,
+        max_calls: int | None,
+        on_calls: Callable[[Sequence[str], Sequence[int]], Awaitable[None]],
     ) -> None:
         """After `max_calls` calls the answer ends.
 
-        `on_calls` gets the ids of the calls and all token ids of an answer that the model ended with calls.
+        `on_calls` gets the ids of the calls and all token ids of an answer that the model ended with calls, and is
+        awaited before its last delta.
         """
         super().__init__(generation)
         self._router, self._stops = router, stops
@@ -88,6 +89,8 @@ class RoutedGeneration(ChatGeneration):
     async def deltas(self) -> AsyncIterator[ChatDelta]:
         async for delta in self._generation.deltas():
             routed = self._routed(delta)
+            if routed.finish_reason is ChatFinishReason.TOOL_CALLS and not self._is_complete:
+                await self._on_calls(self._call_ids, self._token_ids)
             if routed.finish_reason is not None or _says_something(routed):
                 self._unsent_ids = ()
                 yield routed
@@ -136,11 +139,7 @@ class RoutedGeneration(ChatGeneration):
         return ToolCallDelta(field.index, self._call_ids[-1], field.text)
 
     def _finish_reason(self, reason: ChatFinishReason | None) -> ChatFinishReason | None:
-        if reason is not ChatFinishReason.STOP or not self._call_ids:
-            return reason
-        if not self._is_complete:
-            self._on_calls(self._call_ids, self._token_ids)
-        return ChatFinishReason.TOOL_CALLS
+        return ChatFinishReason.TOOL_CALLS if reason is ChatFinishReason.STOP and self._call_ids else reason
 
 
 def _says_something(delta: ChatDelta) -> bool:

@@ -9,15 +9,17 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
 from model.text.chat_formats.chat_format import ChatFormat, PromptEnd
 from model.text.chat_formats.fields import Field, Schemas
-from model.text.chat_formats.json_values import parsed
+from model.text.chat_formats.json_values import parsed_or_text
 from model.text.chat_template import KnownPrefix
 from server.chat.request import ChatMessage
 from server.generation.prompt import Prompt
+from server.generation.run_in_thread import run_in_thread
 
 MAX_TOKENS = 2**22  # of all that is kept, prompts included: 16 MiB
 MAX_ANSWERS = 4096
@@ -52,12 +54,15 @@ class KnownAnswers:
         self._by_call: OrderedDict[str, KnownAnswer] = OrderedDict()
         self._num_tokens = 0
 
-    def add(
+    async def add(
         self, call_ids: Sequence[str], prompt: Prompt, token_ids: Sequence[int], text: str, schemas: Schemas
     ) -> None:
-        """Keep an answer: its ids and its text, without the token that ended it, special tokens included."""
+        """Keep an answer: its ids and its text, without the token that ended it, special tokens included.
+
+        A long text, such as that of a call that writes a file, is read in a thread.
+        """
         end = PromptEnd(prompt.text)
-        read = self._read(text, end, schemas, len(call_ids))
+        read = await run_in_thread(partial(self._read, end=end, schemas=schemas, num_calls=len(call_ids)), text)
         if read is None or not prompt.text or call_ids[0] in self._by_call:
             return
         known = KnownAnswer(
@@ -115,7 +120,7 @@ class KnownAnswers:
         for field in [*router.feed(text[:complete]), *router.finish()]:
             texts[field.field, field.index] = texts.get((field.field, field.index), "") + field.text
         calls = tuple(
-            (texts[Field.TOOL_NAME, index], parsed(texts.get((Field.TOOL_ARGUMENTS, index), "{}")))
+            (texts[Field.TOOL_NAME, index], parsed_or_text(texts.get((Field.TOOL_ARGUMENTS, index), "{}")))
             for index in range(num_calls)
         )
         return Meaning(texts.get((Field.CONTENT, 0), ""), texts.get((Field.REASONING, 0), ""), calls), complete

@@ -1,6 +1,6 @@
 """From a chat request to accepted generations: messages -> prompt -> generations that are read as chat answers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import replace
 from functools import partial
 
@@ -65,16 +65,19 @@ class ChatService:
         marked = replace(prompt, snapshot_token_ids=self._format.mark_ids)
         raw = replace(options, stop=(), include_stop=False, kept_special_tokens=self._format.marker_ids)
         ends = {*self._service.tokenizer.eos_token_ids, *sampling.stop_token_ids}
-
-        def keep(call_ids: Sequence[str], token_ids: Sequence[int]) -> None:
-            answer = token_ids[:-1] if token_ids[-1] in ends else token_ids
-            text = self._service.tokenizer.decode(answer, skip_special=False)
-            self._known_answers.add(call_ids, prompt, answer, text, schemas)
-
+        keep = partial(self._keep, prompt, schemas, ends)
         return [
             self._routed(generation, request, schemas, end, options, keep)
             for generation in admission.start([marked], sampling, raw, n)
         ]
+
+    async def _keep(
+        self, prompt: Prompt, schemas: Schemas, ends: Set[int], call_ids: Sequence[str], token_ids: Sequence[int]
+    ) -> None:
+        """Keep an answer with calls for the next turn, without the token of `ends` that ended it."""
+        answer = token_ids[:-1] if token_ids[-1] in ends else token_ids
+        text = self._service.tokenizer.decode(answer, skip_special=False)
+        await self._known_answers.add(call_ids, prompt, answer, text, schemas)
 
     def unknown_variables(self, request: ChatRequest) -> list[str]:
         """What the request asks of the chat template that the template does not know, by the name of the variable."""
@@ -89,7 +92,7 @@ class ChatService:
         schemas: Schemas,
         end: PromptEnd,
         options: TextOptions,
-        keep: Callable[[Sequence[str], Sequence[int]], None],
+        keep: Callable[[Sequence[str], Sequence[int]], Awaitable[None]],
     ) -> RoutedGeneration:
         router = self._format.router(schemas, end)
         assert router is not None

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from model.text.chat_formats.chat_format import ChatFormat
+from model.text.chat_formats.json_values import parsed_or_text
 from model.text.task_prompts import Message
 from server.chat.request import ChatMessage, ChatRequest, Thinking, Tool, ToolCall
+
+TemplateCall = dict[str, Any]
 
 _INSTRUCTION = """\
 You can call these functions:
@@ -27,7 +30,15 @@ def template_messages(request: ChatRequest, form: ChatFormat, uses: Callable[[st
     if not uses("tool_calls"):
         messages = [_plain(message, form) for message in messages]
     calls = [call for message in messages for call in message.tool_calls]
-    return [_template_message(message, calls, form) for message in messages]
+    written = [_template_call(call, number, form) for number, call in enumerate(calls)]
+    by_id: dict[str | None, TemplateCall] = {
+        call.id: each for call, each in zip(reversed(calls), reversed(written), strict=True)
+    }
+    rest = iter(written)
+    return [
+        _template_message(message, [next(rest) for _ in message.tool_calls], by_id.get(message.tool_call_id))
+        for message in messages
+    ]
 
 
 def tool_instruction(tools: Sequence[Tool]) -> str:
@@ -67,47 +78,35 @@ def _plain(message: ChatMessage, form: ChatFormat) -> ChatMessage:
         return ChatMessage("user", f"Result of the call: {message.content}")
     if not message.tool_calls:
         return message
-    written = form.write_calls([(call.name, _arguments(call.arguments)) for call in message.tool_calls])
+    written = form.write_calls([(call.name, parsed_or_text(call.arguments)) for call in message.tool_calls])
     content = f"{message.content}\n{written}" if message.content else written
     return ChatMessage(message.role, content, reasoning=message.reasoning)
 
 
-def _template_message(message: ChatMessage, calls: Sequence[ToolCall], form: ChatFormat) -> Message:
+def _template_message(message: ChatMessage, calls: list[TemplateCall], answered: TemplateCall | None) -> Message:
+    """`calls` are those of the message; `answered` is the call whose result it is."""
     fields: Message = {"role": message.role, "content": message.content}
     if message.reasoning:
         fields |= {"reasoning_content": message.reasoning, "thinking": message.reasoning}
-    if message.tool_calls:
-        fields["tool_calls"] = [_template_call(call, calls, form) for call in message.tool_calls]
+    if calls:
+        fields["tool_calls"] = calls
     if message.role == "tool":
-        call = next((call for call in calls if call.id == message.tool_call_id), None)
-        call_id = message.tool_call_id or ""
-        fields["tool_call_id"] = call_id if call is None else template_call_id(call, calls, form)
-        fields["name"] = message.name or (call.name if call else "")
+        fields["tool_call_id"] = answered["id"] if answered else message.tool_call_id or ""
+        fields["name"] = message.name or (answered["function"]["name"] if answered else "")
     return fields
 
 
-def _template_call(call: ToolCall, calls: Sequence[ToolCall], form: ChatFormat) -> dict[str, Any]:
-    function = {"name": call.name, "arguments": _arguments(call.arguments)}
-    return {"id": template_call_id(call, calls, form), "type": "function", "function": function}
+def _template_call(call: ToolCall, number: int, form: ChatFormat) -> TemplateCall:
+    function = {"name": call.name, "arguments": parsed_or_text(call.arguments)}  # templates expect an object
+    return {"id": _template_call_id(call, number, form), "type": "function", "function": function}
 
 
-def template_call_id(call: ToolCall, calls: Sequence[ToolCall], form: ChatFormat) -> str:
+def _template_call_id(call: ToolCall, number: int, form: ChatFormat) -> str:
     """The id that the template accepts: Mistral's has nine characters, Kimi's is the name with a number."""
     if form.call_ids == "nine characters":
         is_short = len(call.id) == 9 and call.id.isalnum()
         return call.id if is_short else hashlib.sha256(call.id.encode()).hexdigest()[:9]
-    if form.call_ids == "numbered names":
-        number = next(number for number, each in enumerate(calls) if each is call)
-        return f"functions.{call.name}:{number}"
-    return call.id
-
-
-def _arguments(text: str) -> Any:
-    """Templates expect an object; what is not JSON stays a text."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
+    return f"functions.{call.name}:{number}" if form.call_ids == "numbered names" else call.id
 
 
 def _dumps(value: Mapping[str, Any]) -> str:

@@ -8,6 +8,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from model.text.chat_formats.json_values import is_deeper
+
 MAX_SCHEMA = 200_000  # characters, without annotations
 MAX_DEPTH = 64  # llguidance reads 128 levels of JSON
 MAX_LEVELS = 256  # of JSON, values of `const` and annotations included: json.dumps follows them by recursion
@@ -73,7 +75,7 @@ def constrained_schema(schema: Any) -> dict[str, Any]:
     them is as valid. An integer without bounds gets those of exact JSON numbers. Schemas that combine several in one
     place are left as they are, since one may name what another requires.
     """
-    if _levels(schema) > MAX_LEVELS:
+    if is_deeper(schema, MAX_LEVELS):
         raise SchemaError(f"a schema can have at most {MAX_LEVELS} levels of JSON")
     checked = [subschema for _, subschema in _checked(schema)]
     close = not any(_combines(subschema) for subschema in checked)
@@ -112,15 +114,6 @@ def _checked(schema: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         _check(each, place)
         waiting += [(_join(place, path), inner, depth + 1) for path, inner in subschemas(each)]
         yield place, each
-
-
-def _levels(value: Any) -> int:
-    """How deep lists and objects are nested in a JSON value."""
-    levels, level = 0, [value]
-    while level := [each for each in level if isinstance(each, dict | list)]:
-        levels += 1
-        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
-    return levels
 
 
 def _check_shapes(schema: Mapping[str, Any], place: str) -> None:

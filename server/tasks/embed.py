@@ -48,9 +48,7 @@ async def embed(admission: Admission, inputs: Sequence[str | Sequence[int]], opt
         await asyncio.sleep(0)  # other requests get their turn between two texts
         prompts.append(replace(await _prompt(service, item, lead, limit, options.truncate), pooling=pooling.type))
     vectors = []
-    for first in range(
-        0, len(prompts), MAX_PARALLEL
-    ):  # few at once as Python numbers, which take eight times the memory
+    for first in range(0, len(prompts), MAX_PARALLEL):  # Python numbers take eight times the memory: few at once
         for result in await run_sub_generations(admission, prompts[first : first + MAX_PARALLEL], NOTHING_GENERATED):
             vectors.append(_vector(result.embedding, pooling, options.dimensions))
     return vectors

@@ -78,4 +78,5 @@ def probabilities(log_likelihoods: Sequence[float]) -> list[float]:
     """Softmax: the probability of each continuation among the given ones."""
     highest = max(log_likelihoods)
     weights = [math.exp(value - highest) for value in log_likelihoods]
-    return [weight / sum(weights) for weight in weights]
+    total = sum(weights)
+    return [weight / total for weight in weights]

@@ -18,6 +18,7 @@ from model.text.special_tokens import END_OF_TEXT, MESSAGE_END, SPECIAL_TOKENS
 from model.text.task_prompts import prompts_for
 from model.text.tokenizer import Tokenizer
 from model.training.train_tokenizer import CHAT_TEMPLATE
+from server.engine.client.base import EngineClient
 from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.types import EngineRequest
 from server.generation.grammar_tokenizer import open_grammar_tokenizer
@@ -64,13 +65,10 @@ class Server:
         self.engine.answer = lambda _: tokens
 
 
-def make_server(template: str = CHAT_TEMPLATE, **settings: Any) -> Server:
-    tokenizer = byte_tokenizer()
-
-    def echo(request: EngineRequest) -> list[int]:
-        return [token for token in request.prompt_token_ids if token not in tokenizer.special_ids]
-
-    engine = FakeEngine(echo)
+def backend_on(
+    engine: EngineClient, tokenizer: Tokenizer, grammars: GrammarCompiler, template: str, max_model_len: int
+) -> Backend:
+    """The backend of an engine that serves MODEL."""
     metrics = Metrics(MODEL, engine.stats)
     service = GenerationService(
         engine,
@@ -78,11 +76,23 @@ def make_server(template: str = CHAT_TEMPLATE, **settings: Any) -> Server:
         ChatTemplate(template),
         prompts_for(tokenizer.special_tokens),
         model_id=MODEL,
-        max_model_len=MAX_MODEL_LEN,
+        max_model_len=max_model_len,
         observer=metrics,
-        grammars=GrammarCompiler(partial(open_grammar_tokenizer, tokenizer, tokenizer.vocab_size)),
+        grammars=grammars,
     )
-    return Server(Settings(**settings), engine, tokenizer, service, metrics)
+    return Backend(service, metrics)
+
+
+def make_server(template: str = CHAT_TEMPLATE, **settings: Any) -> Server:
+    tokenizer = byte_tokenizer()
+
+    def echo(request: EngineRequest) -> list[int]:
+        return [token for token in request.prompt_token_ids if token not in tokenizer.special_ids]
+
+    engine = FakeEngine(echo)
+    grammars = GrammarCompiler(partial(open_grammar_tokenizer, tokenizer, tokenizer.vocab_size))
+    backend = backend_on(engine, tokenizer, grammars, template, MAX_MODEL_LEN)
+    return Server(Settings(**settings), engine, tokenizer, backend.service, backend.metrics)
 
 
 @contextmanager

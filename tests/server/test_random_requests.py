@@ -11,19 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from model.text.chat_template import ChatTemplate
-from model.text.task_prompts import prompts_for
 from model.training.train_tokenizer import CHAT_TEMPLATE
 from server.engine.client.async_llm import AsyncLLM
 from server.engine.engine import Engine
 from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.types import EngineStats
 from server.generation.grammar_tokenizer import open_grammar_tokenizer
-from server.generation.service import GenerationService
-from server.metrics import Metrics
 from server.settings import Settings
 from server.startup.app import Backend, create_app
-from tests.server.applications import MODEL, byte_tokenizer, events_of
+from tests.server.applications import backend_on, byte_tokenizer, events_of
 from tests.server.engine.tiny import MAX_LEN, engine_config, tiny_config, tiny_network
 
 TOKENIZER = byte_tokenizer()
@@ -89,18 +85,7 @@ def client() -> Iterator[TestClient]:
         config = engine_config(max_num_seqs=4, max_queue=200, eos_token_ids=frozenset(TOKENIZER.eos_token_ids))
         grammars = GrammarCompiler(partial(open_grammar_tokenizer, TOKENIZER, VOCAB))
         engine = AsyncLLM(Engine(network, config, grammars=grammars))
-        metrics = Metrics(MODEL, engine.stats)
-        service = GenerationService(
-            engine,
-            TOKENIZER,
-            ChatTemplate(CHAT_TEMPLATE),
-            prompts_for(TOKENIZER.special_tokens),
-            model_id=MODEL,
-            max_model_len=MAX_LEN,
-            observer=metrics,
-            grammars=grammars,
-        )
-        return Backend(service, metrics)
+        return backend_on(engine, TOKENIZER, grammars, CHAT_TEMPLATE, MAX_LEN)
 
     with TestClient(create_app(Settings(), open_backend), raise_server_exceptions=False) as made:
         yield made

@@ -2,9 +2,12 @@
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from model.text.chat_formats.reader import Emit, Reader, Reading
+
+MAX_DEPTH = 128  # of arguments: templates, JSON writers and comparisons recurse into them
 
 _CLOSERS = {"{": "}", "[": "]"}
 _OUTSIDE_STRINGS = frozenset(" \t\r\n,:+-.0123456789eEtrufalsn")  # what a JSON value has beside strings and brackets
@@ -94,3 +97,23 @@ def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text} is no JSON")
     return value
+
+
+def parsed_or_text(text: str) -> Any:
+    """The value of a JSON text; what cannot be parsed, or is deeper than MAX_DEPTH, stays a text."""
+    value = parsed(text)
+    return text if value is None or is_deeper(value, MAX_DEPTH) else value
+
+
+def is_deeper(value: Any, max_depth: int) -> bool:
+    """Whether more than `max_depth` lists and objects are in each other. It goes level by level, without recursion."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(max_depth):
+        if not level:
+            return False
+        level = [part for value in level for part in _parts(value) if isinstance(part, dict | list)]
+    return bool(level)
+
+
+def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, Tag
+from pydantic import BeforeValidator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from server.api.bounded_json import BoundedObject
@@ -83,6 +83,9 @@ _Tagged = Annotated[
 ]
 
 
+_OF_ASSISTANT = (ThinkingBlock, RedactedThinkingBlock, ToolUseBlock)
+
+
 class InputMessage(WithExtras):
     role: Literal["user", "assistant", "system"]
     content: Annotated[
@@ -91,6 +94,15 @@ class InputMessage(WithExtras):
         Field(max_length=MAX_BLOCKS, description="A string or a list of content blocks."),
         BeforeValidator(_as_blocks),
     ]
+
+    @model_validator(mode="after")
+    def _blocks_of_the_role(self) -> "InputMessage":
+        """Blocks that the role cannot have would be lost."""
+        others, owner = (ToolResultBlock, "user") if self.role == "assistant" else (_OF_ASSISTANT, "assistant")
+        for block in self.content:
+            if isinstance(block, others):
+                raise PydanticCustomError("wrong_role", f"{block.type} is for the {owner}")
+        return self
 
 
 InputMessages = Annotated[list[InputMessage], FirstErrorOnly, Field(min_length=1, max_length=MAX_MESSAGES)]

@@ -53,7 +53,12 @@ class Answer:
 
 
 def now() -> str:
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return written(datetime.now(UTC))
+
+
+def written(moment: datetime) -> str:
+    """A time in UTC as Go writes it."""
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 def done_reason(reason: ChatFinishReason) -> str:

@@ -1,6 +1,6 @@
 """POST /api/chat: Ollama's chat, as NDJSON unless `stream` is false."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastapi import APIRouter
@@ -82,7 +82,7 @@ def _messages(delta: ChatDelta) -> Iterator[Event]:
         yield {"role": "assistant", "content": delta.content}
 
 
-async def whole(lines: Events, joined: Any) -> Event:
+async def whole(lines: Events, joined: Callable[[list[Event]], Event]) -> Event:
     """The last line of an answer with what all lines have together."""
     found = [line async for line in lines]
     logprobs = [entry for line in found for entry in line.get("logprobs", ())]

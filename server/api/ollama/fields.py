@@ -1,5 +1,6 @@
 """What the bodies of Ollama's API share: options, formats, thinking, and the tools and messages of a chat."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
@@ -121,14 +122,14 @@ Tools = ToolDefinitions
 def chat_messages(messages: Sequence[Message]) -> tuple[ChatMessage, ...]:
     """Calls get numbers as ids: Ollama's messages have none. A result belongs to the next call of its tool."""
     found: list[ChatMessage] = []
-    open_calls: list[ToolCall] = []
+    open_calls = _OpenCalls()
     for message in messages:
         calls = tuple(
             ToolCall(call.id or f"call_{len(found)}_{number}", call.function.name, call.function.arguments)
             for number, call in enumerate(message.tool_calls or ())
         )
-        open_calls += calls
-        answered = _take_answered(open_calls, message) if message.role == "tool" else None
+        open_calls.add(calls)
+        answered = open_calls.take(message.tool_call_id, message.tool_name) if message.role == "tool" else None
         found.append(
             ChatMessage(
                 message.role,
@@ -142,14 +143,28 @@ def chat_messages(messages: Sequence[Message]) -> tuple[ChatMessage, ...]:
     return tuple(found)
 
 
-def _take_answered(open_calls: list[ToolCall], message: Message) -> ToolCall | None:
-    """The call that a tool's message answers: by its id, else by the tool's name, else the first."""
-    fitting = [call for call in open_calls if message.tool_call_id in (None, call.id)]
-    named = [call for call in fitting if message.tool_name in (None, call.name)]
-    for call in (*named, *fitting)[:1]:
-        open_calls.remove(call)
+class _OpenCalls:
+    """The calls that have no result yet, in their order."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, ToolCall] = {}
+        self._by_name: defaultdict[str, dict[str, ToolCall]] = defaultdict(dict)
+
+    def add(self, calls: Sequence[ToolCall]) -> None:
+        for call in calls:
+            self._by_id[call.id] = self._by_name[call.name][call.id] = call
+
+    def take(self, call_id: str | None, name: str | None) -> ToolCall | None:
+        """The call that a result answers: by its id, else by the tool's name, else the first."""
+        if call_id is not None:
+            call = self._by_id.get(call_id)
+        else:
+            named = self._by_name.get(name) if name is not None else None
+            call = next(iter((named or self._by_id).values()), None)
+        if call is not None:
+            self._by_id.pop(call.id, None)
+            self._by_name[call.name].pop(call.id, None)
         return call
-    return None
 
 
 def ignored_message_fields(messages: Sequence[Message]) -> Iterator[str]:

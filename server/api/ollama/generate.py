@@ -52,6 +52,9 @@ async def generate(body: OllamaGenerateRequest, context: Context) -> Any:
 
 
 async def _continued(body: OllamaGenerateRequest, context: Context) -> RunningGeneration:
+    for name in ("system", "think"):  # the chat template's
+        if getattr(body, name):
+            body.ignore(name)
     service, options = context.accept(body), body.options or Options()
     prompt = await service.text_prompt(body.prompt, parse_special=True)
     sampling = answer_sampling(service, options, prompt, logprobs=body.num_logprobs)

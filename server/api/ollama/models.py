@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from server.api.dependencies import Context, Service
+from server.api.ollama.answers import written
 from server.api.ollama.fields import OllamaBody
 from server.generation.service import GenerationService
 
@@ -83,7 +84,7 @@ async def tags(service: Service) -> LocalModels:
 @router.get("/api/ps", summary="List the loaded models, as Ollama does")
 async def ps(service: Service) -> RunningModels:
     """The same: the model is always loaded."""
-    never = datetime.max.replace(tzinfo=UTC).isoformat().replace("+00:00", "Z")
+    never = written(datetime.max.replace(tzinfo=UTC))
     return RunningModels(
         models=[
             RunningModel(**_listed(service, name), expires_at=never, context_length=service.max_model_len)
@@ -165,4 +166,4 @@ def _short(number: int) -> str:
 
 
 def _modified(service: GenerationService) -> str:
-    return datetime.fromtimestamp(service.created, UTC).isoformat().replace("+00:00", "Z")
+    return written(datetime.fromtimestamp(service.created, UTC))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from server.api.responses.output import ResponseHead, part
+from server.api.responses.output import ResponseHead, Status, part
 from server.api.sse import Event, Events, StreamFormat, named_event, request_error
 from server.chat.blocks import (
     AnswerBlock,
@@ -59,8 +59,8 @@ class _EventFactory:
                 response = self.head.finished(reason, blocks, self.answer)
                 yield self.event(f"response.{response['status']}", response=response)
 
-    def _item_event(self, kind: str, block: AnswerBlock, status: str) -> Event:
-        item = self.head.item(block, status)  # type: ignore[arg-type]
+    def _item_event(self, kind: str, block: AnswerBlock, status: Status) -> Event:
+        item = self.head.item(block, status)
         return self.event(kind, output_index=block.index, item=item)
 
     def _part_event(self, kind: str, block: AnswerBlock, text: str) -> Event:

@@ -153,7 +153,7 @@ class ResponsesRequest(SamplingFields):
         if isinstance(choice, FunctionChoice):
             return ToolChoice(ToolMode.NAMED, choice.name)
         mode = ToolMode(choice.mode if isinstance(choice, AllowedTools) else choice)
-        if mode is ToolMode.REQUIRED and not self.tools:
+        if mode is ToolMode.REQUIRED and not self.allowed_tools():
             raise InvalidRequestError("tool_choice: required needs tools.", param="tool_choice")
         return ToolChoice(mode)
 

@@ -1,14 +1,13 @@
 """JSON schemas in the fields of Anthropic's, OpenAI's responses and Ollama's APIs constrain the answer."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from tests.server.api.test_tools import TEMPLATE
-from tests.server.applications import Server, client_of, make_server
+from tests.server.applications import Server, make_server
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 QUESTION = [{"role": "user", "content": "hi"}]
@@ -36,12 +35,6 @@ REQUESTS: dict[str, tuple[str, Any]] = {
 @pytest.fixture
 def server() -> Server:
     return make_server(TEMPLATE)
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[TestClient]:
-    with client_of(server) as client:
-        yield client
 
 
 @pytest.mark.parametrize("name", REQUESTS)

@@ -9,18 +9,14 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from model.text.chat_template import ChatTemplate
-from model.text.task_prompts import prompts_for
 from model.training.train_tokenizer import CHAT_TEMPLATE
 from server.engine.client.async_llm import AsyncLLM
 from server.engine.engine import Engine
 from server.engine.grammar.compiler import GrammarCompiler
 from server.generation.grammar_tokenizer import open_grammar_tokenizer
-from server.generation.service import GenerationService
-from server.metrics import Metrics
 from server.settings import Settings
 from server.startup.app import Backend, create_app
-from tests.server.applications import MODEL, Server, byte_tokenizer, client_of, events_of
+from tests.server.applications import Server, backend_on, byte_tokenizer, client_of, events_of
 from tests.server.engine.tiny import engine_config, tiny_config, tiny_network
 
 TOKENIZER = byte_tokenizer()
@@ -69,18 +65,7 @@ def client() -> Iterator[TestClient]:
         ends = frozenset(TOKENIZER.eos_token_ids)
         config = engine_config(max_model_len=LENGTH, max_num_seqs=4, max_queue=200, eos_token_ids=ends)
         engine = AsyncLLM(Engine(network, config, grammars=grammars))
-        metrics = Metrics(MODEL, engine.stats)
-        service = GenerationService(
-            engine,
-            TOKENIZER,
-            ChatTemplate(CHAT_TEMPLATE),
-            prompts_for(TOKENIZER.special_tokens),
-            model_id=MODEL,
-            max_model_len=LENGTH,
-            observer=metrics,
-            grammars=grammars,
-        )
-        return Backend(service, metrics)
+        return backend_on(engine, TOKENIZER, grammars, CHAT_TEMPLATE, LENGTH)
 
     with TestClient(create_app(Settings(), open_backend)) as made:
         yield made

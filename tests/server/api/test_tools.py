@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -47,12 +46,6 @@ CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool
 @pytest.fixture
 def server() -> Server:
     return make_server(TEMPLATE)
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[TestClient]:
-    with client_of(server) as client:
-        yield client
 
 
 def ask(client: TestClient, **fields: Any) -> Any:

@@ -1,6 +1,5 @@
 """Anthropic's messages: what reaches the template, what comes back, and errors in Anthropic's shape."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,18 +9,14 @@ from tests.server.api.test_tools import CALL, TEMPLATE
 from tests.server.applications import Server, client_of, make_server
 
 HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 120}
+CALL_BLOCK = {"type": "tool_use", "id": "a", "name": "weather", "input": {}}
+RESULT_BLOCK = {"type": "tool_result", "tool_use_id": "a", "content": "sunny"}
 WEATHER = {"name": "weather", "description": "of a city", "input_schema": {"type": "object"}}
 
 
 @pytest.fixture
 def server() -> Server:
     return make_server(TEMPLATE)
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[TestClient]:
-    with client_of(server) as client:
-        yield client
 
 
 def ask(client: TestClient, status: int = 200, path: str = "/v1/messages", **body: Any) -> Any:
@@ -134,6 +129,8 @@ def test_tools_are_not_called_where_they_are_switched_off(client: TestClient, se
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "web_search_20250305 is not served"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages.0.content.0: the type image"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [{"role": "user", "content": [CALL_BLOCK]}]}, "messages.0: tool_use is for the assistant"),
+        ({"messages": [{"role": "assistant", "content": [RESULT_BLOCK]}]}, "messages.0: tool_result is for the user"),
         ({"messages": []}, "messages: List should have at least 1 item"),
         ({"tool_choice": {"type": "any"}}, "tool_choice: any needs tools"),
         ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "x"}}, "tool_choice.name: x is not in tools"),

@@ -90,6 +90,11 @@ def test_a_raw_prompt_is_continued_as_it_is(client: TestClient, server: Server) 
     assert "be brief" in server.tokenizer.decode(server.engine.submitted[1].prompt_token_ids)
 
 
+def test_what_a_raw_prompt_leaves_out_is_named(client: TestClient) -> None:
+    body = {"prompt": "ab", "raw": True, "system": "be brief", "think": True, "stream": False}
+    assert client.post("/api/generate", json=body).headers["X-RouteLM-Warnings"] == "system, think"
+
+
 def test_calls_and_their_results_reach_the_template(client: TestClient, server: Server) -> None:
     call = {"function": {"name": "f", "arguments": {"a": 1}}}
     turns = [

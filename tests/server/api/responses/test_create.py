@@ -1,6 +1,5 @@
 """OpenAI's responses: items in, items out, and what needs storage is refused."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,7 +7,7 @@ from openai.types.responses import Response
 from starlette.testclient import TestClient
 
 from tests.server.api.test_tools import CALL, TEMPLATE
-from tests.server.applications import Server, client_of, make_server
+from tests.server.applications import Server, make_server
 
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}}
 OTHER = {"type": "function", "name": "other"}
@@ -17,12 +16,6 @@ OTHER = {"type": "function", "name": "other"}
 @pytest.fixture
 def server() -> Server:
     return make_server(TEMPLATE)
-
-
-@pytest.fixture
-def client(server: Server) -> Iterator[TestClient]:
-    with client_of(server) as client:
-        yield client
 
 
 def ask(client: TestClient, status: int = 200, **body: Any) -> Any:
@@ -76,6 +69,12 @@ def test_only_allowed_tools_are_offered(client: TestClient, server: Server) -> N
     ask(client, tools=[WEATHER, OTHER], tool_choice=allowed)
     assert "weather" in prompt_of(server)
     assert "other" not in prompt_of(server)
+
+
+def test_a_call_is_not_required_where_no_tool_is_allowed(client: TestClient) -> None:
+    choice = {"type": "allowed_tools", "mode": "required", "tools": []}
+    answer = ask(client, 400, tools=[WEATHER], tool_choice=choice)
+    assert answer["error"]["message"] == "tool_choice: required needs tools."
 
 
 def test_what_changes_nothing_is_accepted_in_silence(client: TestClient) -> None:
