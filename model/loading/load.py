@@ -9,6 +9,7 @@ import ctypes
 import logging
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -94,15 +95,25 @@ def describe(directory: Directory, dtype: torch.dtype, experts_per_token: int | 
     """
     hf_config = read_config(directory)
     family = family_of(hf_config)
-    config = family.config_from_hf(hf_config)
+    with _impossible_values():
+        config = family.config_from_hf(hf_config)
     if config.tie_word_embeddings and _stores_another_head(directory, family.layouts(config)):
         config = replace(config, tie_word_embeddings=False)
     if not config.tie_word_embeddings and _has_no_head(directory):
         config = replace(config, tie_word_embeddings=True)
     if experts_per_token is not None:
         config = with_experts_per_token(config, experts_per_token)
-    with torch.device("meta"):
+    with _impossible_values(), torch.device("meta"):
         return ModelDescription(hf_config, family, cast_matrices(CausalLM(config), dtype))
+
+
+@contextmanager
+def _impossible_values() -> Iterator[None]:
+    """CheckpointError for what values of config.json such as -1, 2**60 and "many" lead to."""
+    try:
+        yield
+    except (ArithmeticError, RuntimeError, TypeError) as error:
+        raise CheckpointError(f"config.json describes a network that cannot be built: {error}") from error
 
 
 def _stores_another_head(directory: Directory, layouts: Sequence[list[Rule]]) -> bool:

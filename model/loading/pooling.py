@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from model.files import Directory, read_object_if_any
+from model.files import Directory, read_object, read_object_if_any
 from model.layers.pooling import PoolingType
 
 MODULES_NAME = "modules.json"
@@ -46,14 +46,15 @@ class Pooling:
             return None
         steps = _steps(directory)
         model, prompts = read_object_if_any(directory / "config.json"), _prompts(directory)
+        sentence_bert = read_object_if_any(directory / "sentence_bert_config.json")
         if model.get("is_causal") is False or model.get("use_bidirectional_attention"):
             raise ValueError("config.json asks for attention in both directions, which is not served")
         return cls(
-            _pooling_type(read_object_if_any(directory / f"{steps['Pooling']}/config.json")),
+            _pooling_type(_pooling_config(directory, steps["Pooling"])),
             "Normalize" in steps,
             prompts,
             _default_prompt(directory, prompts),
-            read_object_if_any(directory / "sentence_bert_config.json").get("max_seq_length"),
+            _size("max_seq_length", sentence_bert.get("max_seq_length")),
             _matryoshka_dimensions(model),
         )
 
@@ -71,9 +72,23 @@ def _steps(directory: Directory) -> dict[str, str]:
         raise ValueError(
             f"{MODULES_NAME} has the steps {', '.join(steps)}: only Transformer, Pooling and Normalize are served"
         )
-    if Path(steps["Pooling"]).name != steps["Pooling"]:
-        raise ValueError(f"{MODULES_NAME} names {steps['Pooling']!r}, which is no folder of {directory}")
+    for folder in steps.values():
+        if Path(folder).name != folder:
+            raise ValueError(f"{MODULES_NAME} names {folder!r}, which is no folder of {directory}")
     return steps
+
+
+def _pooling_config(directory: Directory, folder: str) -> dict[str, Any]:
+    path = directory / f"{folder}/config.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing, which says how hidden states become an embedding")
+    return read_object(path)
+
+
+def _size(key: str, value: Any) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"{key} is {value!r}: a whole number from 1 is expected")
+    return value
 
 
 def _pooling_type(config: Mapping[str, Any]) -> PoolingType:
@@ -89,6 +104,8 @@ def _pooling_type(config: Mapping[str, Any]) -> PoolingType:
 
 def _prompts(directory: Directory) -> dict[str, str]:
     prompts = _settings(directory).get("prompts") or {}
+    if not isinstance(prompts, dict):
+        raise ValueError(f"prompts is {prompts!r}: texts by name are expected")
     return {str(name): str(text) for name, text in prompts.items()}
 
 
@@ -106,5 +123,7 @@ def _settings(directory: Directory) -> dict[str, Any]:
 def _matryoshka_dimensions(model: Mapping[str, Any]) -> tuple[int, ...] | None:
     """From the keys of config.json that vLLM reads too."""
     if dimensions := model.get("matryoshka_dimensions"):
-        return tuple(dimensions)
+        if not isinstance(dimensions, list):
+            raise ValueError(f"matryoshka_dimensions is {dimensions!r}: a list is expected")
+        return tuple(width for one in dimensions if (width := _size("matryoshka_dimensions", one)))
     return () if model.get("is_matryoshka") else None

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.checkpoints.hub import SETTINGS
 from model.checkpoints.rules import Rule
 from model.checkpoints.safetensors_files import (
     INDEX_NAME,
@@ -28,7 +29,6 @@ from model.loading.load import ModelDescription, describe, open_layout
 from model.quantization import Scheme, ours
 
 SHARD_BYTES = 1 << 30
-COMPANIONS = ("*.json", "*.jinja", "*.txt", "*.model")  # tokenizer, templates, generation defaults
 
 
 def quantize_checkpoint(
@@ -105,8 +105,12 @@ def write_shards(target: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
 
 
 def copy_companions(source: Directory, target: Path) -> None:
-    """Copy what describes a checkpoint besides its config: tokenizer, templates, generation defaults."""
+    """Copy what describes a checkpoint besides its config: tokenizer, templates, generation defaults, pooling."""
     for file in source.iterdir():
-        is_companion = any(fnmatch(file.name, pattern) for pattern in COMPANIONS)
+        is_companion = any(fnmatch(file.name, pattern) for pattern in SETTINGS)
         if is_companion and file.is_file() and file.name not in (INDEX_NAME, "config.json"):
             (target / file.name).write_bytes(file.read_bytes())
+        settings = source / f"{file.name}/config.json"
+        if file.name[0].isdigit() and settings.is_file():  # a folder with the settings of sentence-transformers
+            (target / file.name).mkdir()
+            (target / file.name / "config.json").write_bytes(settings.read_bytes())

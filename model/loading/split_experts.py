@@ -23,12 +23,12 @@ from torch.nn.functional import silu
 
 from model.batch import PaddedBatch
 from model.checkpoints.reader import CheckpointError
-from model.checkpoints.safetensors_files import read_config, save_weights
-from model.config import AttentionConfig
+from model.checkpoints.safetensors_files import save_weights
+from model.config import AttentionConfig, ModelConfig
 from model.families import family_of
 from model.files import Directory
 from model.layers.feed_forward import GatedMLP
-from model.loading.load import load_network
+from model.loading.load import describe, load_network
 from model.loading.quantize_checkpoint import copy_companions
 from model.network import CausalLM
 
@@ -64,9 +64,9 @@ def split_experts(
     """
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"{target} is not empty: name a new directory")
-    hf_config = read_config(source)
+    described = describe(source, torch.float32)
+    moe_config = _moe_config(described.hf_config, described.network.config, num_parts, experts_per_token)
     dense = load_network(source, torch.float32, freeze=False)
-    moe_config = _moe_config(hf_config, dense, num_parts, experts_per_token)
     family = family_of(moe_config)
     network = CausalLM(family.config_from_hf(moe_config))
     if network.config.tie_word_embeddings:
@@ -80,11 +80,11 @@ def split_experts(
     return int(moe_config["num_experts"])
 
 
-def _moe_config(hf: Mapping[str, Any], dense: CausalLM, parts: int, experts_per_token: int | None) -> dict[str, Any]:
+def _moe_config(hf: Mapping[str, Any], dense: ModelConfig, parts: int, experts_per_token: int | None) -> dict[str, Any]:
     model_type = hf["model_type"]
     if model_type not in TARGETS:
         raise CheckpointError(f"model_type {model_type!r} cannot be split; these can: {', '.join(TARGETS)}")
-    mixers = [layer.mixer for layer in dense.config.layers if isinstance(layer.mixer, AttentionConfig)]
+    mixers = [layer.mixer for layer in dense.layers if isinstance(layer.mixer, AttentionConfig)]
     if any(mixer.window is not None or mixer.output_bias for mixer in mixers):
         raise CheckpointError("layers with a window or with a bias after attention cannot be split")
     width, has_shared = hf["intermediate_size"], TARGETS[model_type] == "qwen2_moe"

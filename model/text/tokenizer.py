@@ -15,6 +15,7 @@ from tokenizers.decoders import ByteLevel
 from model.files import Directory
 from model.text.chat_formats.harmony import MARKERS, HarmonyAnswer, last_message, uses_harmony
 from model.text.chat_formats.router import ContentDetokenizer
+from model.text.conversion.bpe import byte_characters
 from model.text.detokenizer import ByteDetokenizer, Detokenizer, WindowDetokenizer
 from model.text.special_tokens import END_OF_TEXT, task_tag
 from model.text.tokenizer_files import TokenizerFiles, load_backend
@@ -233,7 +234,7 @@ def _unknown_id(model: Mapping[str, Any], backend: tokenizers.Tokenizer) -> int 
 def _vocabulary_bytes(backend: tokenizers.Tokenizer, decoder: Any) -> Iterator[tuple[int, bytes]]:
     added = backend.get_added_tokens_decoder()
     is_byte_level = '"ByteLevel"' in json.dumps(decoder)
-    to_byte = _byte_level_alphabet()
+    to_byte = {character: bytes([byte]) for byte, character in enumerate(byte_characters())}
     for token, token_id in backend.get_vocab().items():
         if is_byte_level and to_byte.keys() >= set(token):
             yield token_id, b"".join(to_byte[character] for character in token)
@@ -243,14 +244,3 @@ def _vocabulary_bytes(backend: tokenizers.Tokenizer, decoder: Any) -> Iterator[t
             yield token_id, bytes([int(token[3:5], 16)])
         else:
             yield token_id, token.replace("\u2581", " ").encode()
-
-
-def _byte_level_alphabet() -> dict[str, bytes]:
-    """Return the byte each character of a byte-level vocabulary stands for.
-
-    Printable Latin-1 bytes are their own character; the others are, in order, the characters from U+0100.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    alphabet = {chr(byte): bytes([byte]) for byte in printable}
-    return alphabet | {chr(0x100 + number): bytes([byte]) for number, byte in enumerate(others)}

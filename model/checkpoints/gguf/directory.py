@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoints.gguf import tokenizer
-from model.checkpoints.gguf.config import Metadata, hf_config
+from model.checkpoints.gguf.config import hf_config
 from model.checkpoints.gguf.file import GgufFile
+from model.checkpoints.gguf.metadata import Metadata
 from model.checkpoints.gguf.tensors import GgufReader
 from model.checkpoints.reader import CheckpointError
 

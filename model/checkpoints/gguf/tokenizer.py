@@ -37,6 +37,7 @@ PRE_TOKENIZERS: Mapping[str, tuple[str, ...]] = {
 }
 # those that take a piece as it is if it is a token, before any merge
 IGNORE_MERGES = {"llama3", "llama-v3", "llama-bpe", "falcon3", "lfm2", "pixtral", "glm4", "tekken"}
+BEGIN_WITH_BOS = IGNORE_MERGES - {"glm4"}  # those whose texts begin with the bos token, unless the file says otherwise
 COMPOSED = {"qwen2", "deepseek-r1-qwen", "megrez"}  # those that bring a text into Unicode's form NFC
 NO_PRE_TOKENIZER = "default"
 
@@ -70,7 +71,7 @@ def generation_config(metadata: Mapping[str, Any]) -> Json:
 
 def _begins_with_bos(metadata: Mapping[str, Any]) -> bool:
     pre = str(metadata.get("tokenizer.ggml.pre"))
-    return metadata.get("tokenizer.ggml.model") == "llama" or pre in IGNORE_MERGES - {"glm4"}
+    return metadata.get("tokenizer.ggml.model") == "llama" or pre in BEGIN_WITH_BOS
 
 
 def _tokens(metadata: Mapping[str, Any]) -> list[str]:

@@ -68,7 +68,7 @@ class DequantizingReader:
     def __init__(self, reader: CheckpointReader, codec: Codec, wanted: Collection[str]) -> None:
         self._reader, self._codec = reader, codec
         self._parts = dict(_parts(reader.names(), codec))
-        stored = {part for parts in self._parts.values() for part in parts}
+        stored = {part for parts in self._parts.values() for part in parts if part is not None}
         plain = _weights([name for name in reader.names() if name not in stored], wanted)
         self._names = [*self._parts, *(name for name in plain if name in wanted or not self._is_filler(name))]
 
@@ -79,11 +79,9 @@ class DequantizingReader:
         if name not in self._parts:
             return self._reader.header(name)
         parts = self._parts[name]
-        there = set(self._reader.names())
-        headers = [self._reader.header(part) if part in there else None for part in parts]
-        found = {part: header for part, header in zip(parts, headers, strict=True) if header is not None}
-        shape = self._codec.shape(*(header and header.shape for header in headers))
-        if shape is None or found[parts[0]].dtype != self._codec.code_dtype:
+        found = {part: self._reader.header(part) for part in parts if part is not None}
+        shape = self._codec.shape(*(None if part is None else found[part].shape for part in parts))
+        if shape is None or next(iter(found.values())).dtype != self._codec.code_dtype:
             told = (f"{part} {header.shape} {header.type_name}" for part, header in found.items())
             raise CheckpointError(f"tensor {name} is stored in parts that do not fit together: {', '.join(told)}")
         return TensorHeader(shape, self._codec.plain_dtype, sum(header.stored_bytes for header in found.values()))
@@ -91,8 +89,7 @@ class DequantizingReader:
     def get(self, name: str) -> Tensor:
         if name not in self._parts:
             return self._reader.get(name)
-        there = set(self._reader.names())
-        parts = [self._reader.get(part) if part in there else None for part in self._parts[name]]
+        parts = [None if part is None else self._reader.get(part) for part in self._parts[name]]
         try:
             return self._codec.decode(*parts)
         except (IndexError, RuntimeError) as error:
@@ -107,25 +104,28 @@ def _weights(names: Sequence[str], wanted: Collection[str]) -> Iterator[str]:
     others = [name for name in names if name.endswith(NOT_WEIGHTS) and name not in wanted]
     if others:
         logger.info("%d scales of activations and caches are left out, such as %s", len(others), others[0])
-    yield from (name for name in names if name not in set(others))
+    left_out = set(others)
+    yield from (name for name in names if name not in left_out)
 
 
-def _parts(names: Collection[str], codec: Codec) -> Iterator[tuple[str, list[str]]]:
-    """The name of each plain tensor, and the names of its parts in the order of the codec."""
+def _parts(names: Collection[str], codec: Codec) -> Iterator[tuple[str, list[str | None]]]:
+    """The name of each plain tensor, and the names of its parts in the order of the codec; None for one not stored."""
     there, mark = set(names), codec.suffixes[-1]
     for name in names:
         if name.endswith(mark):
             stem = name.removesuffix(mark)
-            parts = [stem + suffix for suffix in codec.suffixes]
-            for part, suffix in zip(parts, codec.suffixes, strict=True):
-                if part not in there and suffix not in codec.optional:
-                    raise CheckpointError(f"tensor {part} is missing from the checkpoint: {name} belongs to it")
+            for suffix in codec.suffixes:
+                if stem + suffix not in there and suffix not in codec.optional:
+                    raise CheckpointError(
+                        f"tensor {stem + suffix} is missing from the checkpoint: {name} belongs to it"
+                    )
+            parts = [stem + suffix if stem + suffix in there else None for suffix in codec.suffixes]
             yield stem + codec.plain_suffix, parts
 
 
 def require(settings: Settings, key: str, value: Any, known: Collection[Any]) -> None:
     """Raise CheckpointError for an unknown value of a setting, with the known ones."""
-    if value not in known:
+    if value not in tuple(known):  # of a dict too: `value` may be a list
         method = "" if key == "quant_method" else f" for quant_method {settings['quant_method']}"
         names = ", ".join(map(str, known))
         raise CheckpointError(f"{key} is {value!r} in quantization_config: known{method} are: {names}")

@@ -56,8 +56,18 @@ def sentencepiece(
         "pre_tokenizer": None,
         "post_processor": None if bos is None else _begins_with(bos, vocabulary[bos]),
         "decoder": {"type": "Sequence", "decoders": decoders},
-        "model": {**_model(vocabulary, _merges_of_scores(vocabulary, scores)), **options},
+        "model": {**_model(vocabulary, merges_of(vocabulary, scores)), **options},
     }
+
+
+def byte_characters() -> list[str]:
+    """The character that a byte-level vocabulary has for each byte.
+
+    Printable Latin-1 bytes are their own character; the others are, in order, the characters from U+0100.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
 def added_token(token_id: int, content: str, *, special: bool) -> Json:
@@ -65,24 +75,15 @@ def added_token(token_id: int, content: str, *, special: bool) -> Json:
     return {"id": token_id, "content": content, **flags, "special": special}
 
 
-def merges_of_ranks(ranks: Mapping[str, int]) -> list[list[str]]:
-    """The merges of a vocabulary in which a token of a lower rank is made before one of a higher rank."""
-    found = []
-    for token, rank in ranks.items():
-        for left, right in _splits(token):
-            if left in ranks and right in ranks:
-                found.append((rank, ranks[left], ranks[right], [left, right]))
-    return [entry[-1] for entry in sorted(found, key=lambda entry: entry[:-1])]
-
-
-def _merges_of_scores(ids: Mapping[str, int], scores: Sequence[float]) -> list[list[str]]:
-    """SentencePiece joins the two neighbours that make the token of the highest score, first of equals by their ids."""
-    found = []
-    for token, token_id in ids.items():
-        for left, right in _splits(token):
-            if left in ids and right in ids:
-                found.append((-scores[token_id], token_id, ids[left], ids[right], [left, right]))
-    return [entry[-1] for entry in sorted(found, key=lambda entry: entry[:-1])]
+def merges_of(ids: Mapping[str, int], scores: Sequence[float] | None = None) -> list[list[str]]:
+    """The merges that make the tokens of a vocabulary: those of the highest score first, of equals by their ids."""
+    found = [
+        (0.0 if scores is None else -scores[token_id], token_id, ids[left], ids[right], [left, right])
+        for token, token_id in ids.items()
+        for left, right in _splits(token)
+        if left in ids and right in ids
+    ]
+    return [merge for *_, merge in sorted(found, key=lambda entry: entry[:-1])]
 
 
 def _splits(token: str) -> Iterable[tuple[str, str]]:

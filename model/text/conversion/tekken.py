@@ -23,7 +23,11 @@ def from_file(content: Mapping[str, Any]) -> bpe.Json:
         config = content["config"]
         reserved, size = int(config["default_num_special_tokens"]), int(config["default_vocab_size"])
         listed = [str(token["token_str"]) for token in content.get("special_tokens") or ()] or list(_SPECIAL)
-        ranks = {_characters(b64decode(token["token_bytes"])): int(token["rank"]) for token in content["vocab"]}
+        alphabet = bpe.byte_characters()
+        ranks = {
+            "".join(alphabet[byte] for byte in b64decode(token["token_bytes"])): int(token["rank"])
+            for token in content["vocab"]
+        }
         pattern = str(config["pattern"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"tekken.json cannot be read: {error!r}") from error
@@ -34,14 +38,4 @@ def from_file(content: Mapping[str, Any]) -> bpe.Json:
     vocabulary = {token: rank + reserved for token, rank in kept.items()}
     added = [bpe.added_token(token_id, token, special=True) for token_id, token in enumerate(special)]
     vocabulary |= {token: token_id for token_id, token in enumerate(special)}
-    return bpe.byte_level(vocabulary, bpe.merges_of_ranks(kept), [pattern], added, ignore_merges=True)
-
-
-def _characters(token: bytes) -> str:
-    """The bytes as a byte-level vocabulary writes them: printable Latin-1 as it is, the others from U+0100 on."""
-    return "".join(_CHARACTERS[byte] for byte in token)
-
-
-_PRINTABLE = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-_OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
-_CHARACTERS = {byte: chr(byte) if byte in _PRINTABLE else chr(0x100 + _OTHERS.index(byte)) for byte in range(256)}
+    return bpe.byte_level(vocabulary, bpe.merges_of(kept), [pattern], added, ignore_merges=True)

@@ -62,6 +62,8 @@ def test_a_repository_is_fetched_at_its_revision(tmp_path: Path, fetched: list[d
         ("tokenizer.json", True, True),
         ("chat_template.jinja", True, True),
         ("merges.txt", True, True),
+        ("tokenizer.model", True, True),
+        ("1_Pooling/config.json", True, True),
         ("pytorch_model.bin", False, False),
         ("modeling_own.py", False, False),
         ("model.gguf", False, False),

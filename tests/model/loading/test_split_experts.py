@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from model.checkpoints.reader import CheckpointError
+from model.loading import split_experts as module
 from model.loading.load import load_network
 from model.loading.split_experts import balanced_clusters, split_experts
 from model.network import CausalLM
@@ -77,8 +78,11 @@ def test_neurons_that_fire_together_are_one_cluster() -> None:
         ("llama", 4, 4, "4 experts per token of 3"),
     ],
 )
-def test_what_cannot_be_split_is_refused(case: str, parts: int, k: int | None, message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_split_is_refused_before_weights_are_read(
+    case: str, parts: int, k: int | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_checkpoint(case, tmp_path / "dense")
+    monkeypatch.setattr(module, "load_network", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises((CheckpointError, ValueError), match=message):
         split_experts(tmp_path / "dense", tmp_path / "moe", IDS, parts, k)
     assert not (tmp_path / "moe").exists()

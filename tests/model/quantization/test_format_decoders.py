@@ -179,6 +179,7 @@ def test_mxfp4_equals_transformers() -> None:
         (AWQ | {"bits": 3}, "bits is 3 .* for quant_method awq are: 4"),
         (AWQ | {"version": "gemv"}, "version is 'gemv' .* gemm"),
         (GPTQ | {"bits": 2}, "bits is 2 .* for quant_method gptq are: 3, 4, 8"),
+        (GPTQ | {"bits": [4]}, r"bits is \[4\] .* for quant_method gptq are: 3, 4, 8"),
         ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "load_in_4bit is True"),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "quant_algo is 'NVFP4'"),
         (compressed("nvfp4-pack-quantized", 4, "float", "group"), "format is 'nvfp4-pack-quantized'"),

@@ -8,9 +8,9 @@ import torch
 from gguf import GGMLQuantizationType as GgmlType
 from torch import Tensor
 
+from model.checkpoints.gguf.architectures import ARCHITECTURES
 from model.checkpoints.gguf.config import CONFIGS
 from model.checkpoints.gguf.directory import GgufDirectory
-from model.checkpoints.gguf.tensors import ARCHITECTURES
 from model.checkpoints.safetensors_files import CheckpointError, open_checkpoint
 from model.generate import generate
 from model.loading.load import describe, load_network, open_layout

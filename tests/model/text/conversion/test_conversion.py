@@ -11,7 +11,7 @@ import tiktoken
 from transformers import GPT2Tokenizer
 
 from model.text.conversion import patterns
-from model.text.conversion.tekken import _characters
+from model.text.conversion.bpe import byte_characters
 from model.text.tokenizer import Tokenizer
 
 CORPUS = [
@@ -79,7 +79,8 @@ def ranks() -> dict[bytes, int]:
 
 
 def test_vocabulary_and_merges_encode_as_before(tmp_path: Path) -> None:
-    tokens = [_characters(token) for token in ranks()]
+    alphabet = byte_characters()
+    tokens = ["".join(alphabet[byte] for byte in token) for token in ranks()]
     (tmp_path / "vocab.json").write_text(json.dumps({token: place for place, token in enumerate(tokens)}))
     merges = [("t", "h"), ("th", "e"), ("Ġ", "m"), ("i", "l"), ("Ġm", "il"), ("Ġmil", "l"), ("1", "8")]
     (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, merges)) + "\n")
