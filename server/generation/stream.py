@@ -186,7 +186,7 @@ class Generation:
 
         `continues_text` and `content_parser`: see Prompt; `follow_up`: see EngineClient.submit.
         """
-        self._request = request
+        self._request_id, self._prompt_tokens = request.request_id, len(request.prompt_token_ids)
         self._engine = engine
         self._tokenizer = tokenizer
         self._observer = observer
@@ -212,7 +212,7 @@ class Generation:
     @property
     def usage(self) -> Usage:
         """Counts so far."""
-        return Usage(len(self._request.prompt_token_ids), self._completion_tokens, self._cached_tokens)
+        return Usage(self._prompt_tokens, self._completion_tokens, self._cached_tokens)
 
     @property
     def stop_string(self) -> str | None:
@@ -228,7 +228,7 @@ class Generation:
         """End the generation because its text is complete: it ends with STOP, and has no more text."""
         if not self.stopped and not self._finished:
             self._is_stopped = True
-            self._engine.abort(self._request.request_id)
+            self._engine.abort(self._request_id)
 
     def abort(self) -> None:
         """End the generation because the client has left. Does nothing if it has ended."""
@@ -240,7 +240,7 @@ class Generation:
         """End the generation for a reason of the server's own, which does not count as an abort."""
         if not self._finished:
             self._finished = True
-            self._engine.abort(self._request.request_id)
+            self._engine.abort(self._request_id)
 
     async def deltas(self) -> AsyncIterator[TextDelta]:
         """Yield the text as it grows.
@@ -284,7 +284,7 @@ class Generation:
             shown -= 1  # the token that ended the text is not part of it
         text = self._matcher.push(self._detokenizer.push(output.token_ids[:shown]))
         if self._matcher.matched is not None and output.finish_reason is None:
-            self._engine.abort(self._request.request_id)
+            self._engine.abort(self._request_id)
         return TextDelta(
             text,
             decode_logprobs(self._tokenizer, output.logprobs[:shown]),
