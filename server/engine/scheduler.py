@@ -16,7 +16,7 @@ from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.logits_processors import build_logits_processors
 from server.engine.policy import PrefillBudget, SchedulingPolicy
 from server.engine.sequence import Sequence, SequenceStatus
-from server.engine.sequence_pool import SequencePool, by_arrival
+from server.engine.sequence_pool import SequencePool, in_queue_order
 from server.engine.step import NOT_FINITE, ModelOutput, SampledTokens, ScheduledBatch, SchedulerStats
 from server.engine.types import (
     EmbedRequest,
@@ -159,13 +159,24 @@ class Scheduler:
 
     def _schedule_sequences(self) -> tuple[list[Sequence], list[Sequence]]:
         """The decoding sequences of a step, and those that compute prompt tokens."""
+        self._preempt_for_waiting()
         preemptions = self.stats.preemptions
         decodes, prefilling = self._schedule_decodes()
         waiting = self.pool.waiting if self.pool.cache.has_free_slot and self.stats.preemptions == preemptions else []
         if not prefilling and not waiting:
             return decodes, []
-        budget = self.policy.budget(sum(sequence.num_scheduled_tokens for sequence in decodes))
+        budget = self.policy.budget(decodes)
         return decodes, self._schedule_prefills(prefilling, waiting, budget)
+
+    def _preempt_for_waiting(self) -> None:
+        """Let waiting sequences run that may take the place of others, where no place is free."""
+        for sequence in list(self.pool.waiting):
+            victim = self.policy.victim(self.pool.running, sequence)
+            if victim is None:
+                return
+            while victim is not None and not self._admit(sequence):
+                self._preempt(victim)
+                victim = self.policy.victim(self.pool.running, sequence)
 
     def _schedule_decodes(self) -> tuple[list[Sequence], list[Sequence]]:
         """Give the decoding sequences their tokens; the second list are running sequences that do not decode yet.
@@ -211,7 +222,7 @@ class Scheduler:
         """Give prompts their tokens in the order of the policy. If one finds no memory, no other is admitted."""
         scheduled: dict[Sequence, None] = {}
         may_admit = True
-        for sequence, share in self.policy.share_out(budget, by_arrival(prefilling, waiting)):
+        for sequence, share in self.policy.share_out(budget, in_queue_order(prefilling, waiting)):
             if sequence.status is SequenceStatus.WAITING:
                 may_admit = may_admit and self._admit(sequence)
                 if not may_admit and not prefilling:

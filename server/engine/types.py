@@ -69,6 +69,13 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class SchedulingParams:
+    """When a request is computed, compared with others. A lower `priority` is more urgent; it may be negative."""
+
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class _Request:
     """What all requests have.
 
@@ -84,6 +91,7 @@ class _Request:
     boundaries: tuple[int, ...] = field(default=(), kw_only=True)
     arrival_time: float = field(default=0.0, kw_only=True)
     cache_salt: str = field(default="", kw_only=True)
+    scheduling: SchedulingParams = field(default=SchedulingParams(), kw_only=True)
     experts_per_token: int | None = field(default=None, kw_only=True)
     snapshot_token_ids: frozenset[int] = field(default=frozenset(), kw_only=True)
 

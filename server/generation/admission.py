@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
 
-from server.engine.types import SamplingParams
+from server.engine.types import SamplingParams, SchedulingParams
 from server.errors import InvalidRequestError
 from server.generation.prompt import Prompt
 from server.generation.segments import RETRY_SECONDS, SegmentedPrompt
-from server.generation.service import DEFAULT_OPTIONS, GenerationService
+from server.generation.service import DEFAULT_OPTIONS, DEFAULT_SCHEDULING, GenerationService
 from server.generation.stream import RunningGeneration, TextOptions
 
 
@@ -20,9 +20,12 @@ class Admission:
     manager it aborts those that still run when the block is left: when the answer was sent, and when the client left.
     """
 
-    def __init__(self, service: GenerationService, request_id: str) -> None:
+    def __init__(
+        self, service: GenerationService, request_id: str, scheduling: SchedulingParams = DEFAULT_SCHEDULING
+    ) -> None:
         self.service = service
         self.request_id = request_id
+        self.scheduling = scheduling
         self.generations: list[RunningGeneration] = []
         self.has_begun = asyncio.Event()  # set when the first generation is accepted
 
@@ -55,7 +58,9 @@ class Admission:
                     engine_id = f"{self.request_id}-{len(self.generations) + len(started)}"
                     follow_up = bool(self.generations or started)
                     seeded = replace(sampling, seed=seed)
-                    started.append(self.service.start(engine_id, prompt, seeded, options, follow_up=follow_up))
+                    started.append(
+                        self.service.start(engine_id, prompt, seeded, options, self.scheduling, follow_up=follow_up)
+                    )
         except BaseException:
             for generation in started:
                 generation.withdraw()

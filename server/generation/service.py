@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from model.loading.pooling import Pooling
 from model.loading.quality import Quality
@@ -20,7 +21,14 @@ from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
 from server.engine.grammar.compiler import GrammarCompiler
-from server.engine.types import EmbedRequest, EngineRequest, GenerateRequest, SamplingParams, ScoreRequest
+from server.engine.types import (
+    EmbedRequest,
+    EngineRequest,
+    GenerateRequest,
+    SamplingParams,
+    SchedulingParams,
+    ScoreRequest,
+)
 from server.errors import (
     InvalidRequestError,
     ModelNotFoundError,
@@ -41,6 +49,7 @@ NEUTRAL = GenerationDefaults()
 UNKNOWN = Quality()
 UNKNOWN_FACTS = ModelFacts()
 DEFAULT_OPTIONS = TextOptions()
+DEFAULT_SCHEDULING = SchedulingParams()
 
 
 class GenerationService:
@@ -180,6 +189,7 @@ class GenerationService:
         prompt: Prompt | SegmentedPrompt,
         sampling: SamplingParams,
         options: TextOptions = DEFAULT_OPTIONS,
+        scheduling: SchedulingParams = DEFAULT_SCHEDULING,
         *,
         follow_up: bool = False,
     ) -> Generation | SegmentedGeneration:
@@ -190,25 +200,25 @@ class GenerationService:
         Raises PromptTooLongError, OverloadedError (queue full) or UnavailableError (draining). A generation that was
         returned ends with exactly one terminal event.
         """
+
+        def submit(request_id: str, prompt: Prompt, follow_up: bool) -> Generation:
+            request = _request(request_id, prompt, self._fit(prompt, sampling), scheduling)
+            return self._submit(request, prompt, options, follow_up)
+
         try:
             if isinstance(prompt, Prompt):
-                return self._submit(request_id, prompt, sampling, options, follow_up)
+                return submit(request_id, prompt, follow_up)
             for segment in prompt.segments:
                 self._fit(segment.prompt, sampling)  # report a segment that is too long before any work is done
             return SegmentedGeneration(
                 prompt,
-                lambda index, part: self._submit(
-                    f"{request_id}-{index}", part, sampling, options, follow_up or index > 0
-                ),
+                lambda index, part: submit(f"{request_id}-{index}", part, follow_up or index > 0),
             )
         except OverloadedError:
             self._observer.rejected("queue_full")
             raise
 
-    def _submit(
-        self, request_id: str, prompt: Prompt, sampling: SamplingParams, options: TextOptions, follow_up: bool
-    ) -> Generation:
-        request = _request(request_id, prompt, self._fit(prompt, sampling))
+    def _submit(self, request: EngineRequest, prompt: Prompt, options: TextOptions, follow_up: bool) -> Generation:
         try:
             return Generation(
                 request,
@@ -258,20 +268,18 @@ def _grammar_text(grammar: AnswerGrammar, after: str | None) -> str:
     return grammar.text() if after is None else following(after, grammar.text())
 
 
-def _request(request_id: str, prompt: Prompt, sampling: SamplingParams) -> EngineRequest:
+def _request(request_id: str, prompt: Prompt, sampling: SamplingParams, scheduling: SchedulingParams) -> EngineRequest:
     """A request for new tokens, for a vector, or, where neither is wanted, for the scores of the prompt."""
-    ids, boundaries, salt, now = prompt.token_ids, prompt.boundaries, prompt.cache_salt, time.monotonic()
+    common: dict[str, Any] = {
+        "boundaries": prompt.boundaries,
+        "arrival_time": time.monotonic(),
+        "cache_salt": prompt.cache_salt,
+        "scheduling": scheduling,
+    }
     if prompt.pooling is not None:
-        return EmbedRequest(request_id, ids, prompt.pooling, boundaries=boundaries, arrival_time=now, cache_salt=salt)
+        return EmbedRequest(request_id, prompt.token_ids, prompt.pooling, **common)
     if sampling.prompt_logprobs and not sampling.max_tokens:
-        alternatives = sampling.logprobs or 0
-        return ScoreRequest(request_id, ids, alternatives, boundaries=boundaries, arrival_time=now, cache_salt=salt)
+        return ScoreRequest(request_id, prompt.token_ids, sampling.logprobs or 0, **common)
     return GenerateRequest(
-        request_id,
-        ids,
-        sampling,
-        boundaries=boundaries,
-        arrival_time=now,
-        cache_salt=salt,
-        snapshot_token_ids=prompt.snapshot_token_ids,
+        request_id, prompt.token_ids, sampling, snapshot_token_ids=prompt.snapshot_token_ids, **common
     )
