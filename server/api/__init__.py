@@ -14,6 +14,7 @@ from server.api import (
     index,
     metrics,
     models,
+    page,
     server_info,
     summarize,
     tokenize,
@@ -48,4 +49,5 @@ ROUTERS: tuple[APIRouter, ...] = (
     metrics.router,
     docs.router,
     index.router,
+    page.router,
 )

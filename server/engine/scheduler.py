@@ -138,6 +138,7 @@ class Scheduler:
             if sequence.is_at_mark and sequence.num_marks < MAX_MARKS:
                 sequence.num_marks += 1
                 self.pool.cache.save_state(sequence)
+            sequence.routing += computed.routing.get(sequence.request_id, ())
             row = rows.get(sequence)
             if sequence.request_id in failed:
                 outputs.append(self._fail(sequence, now))
@@ -272,9 +273,11 @@ class Scheduler:
         grammar = sequence.grammar
         if grammar is not None and grammar.error is not None:  # so the token was chosen without it
             return self._fail_grammar(sequence, grammar.error, now)
+        first = sequence.num_output_tokens
         token_ids, reason = self._append(sequence, sampled.token_ids[row])
         if grammar is not None:
-            if reason is None and row not in sampled.logprobs:  # the network has not scored the forced tokens yet
+            computes_all = row in sampled.logprobs or sequence.request.routing.returned is not None
+            if reason is None and not computes_all:  # the network has not computed the forced tokens yet
                 forced, reason = self._append(sequence, grammar.forced_tokens())
                 token_ids += forced
             reason = FinishReason.STOP if grammar.is_complete else reason
@@ -284,10 +287,13 @@ class Scheduler:
         logprobs = sampled.logprobs[row][: len(token_ids)] if row in sampled.logprobs else ()
         prompt_logprobs = _take_prompt_logprobs(sequence, computed) if sequence.needs_prompt_logprobs else ()
         if reason is None:
-            return EngineOutput(sequence.request_id, token_ids, logprobs, prompt_logprobs, sequence.num_cached_tokens)
+            cached = sequence.num_cached_tokens
+            output = EngineOutput(sequence.request_id, token_ids, logprobs, prompt_logprobs, cached)
+            return sequence.with_routing(output, first)
         self.pool.cache.save_state(sequence)
         self.pool.remove(sequence)
-        return sequence.terminal(reason, now, token_ids=token_ids, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
+        output = sequence.terminal(reason, now, token_ids=token_ids, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
+        return sequence.with_routing(output, first)
 
     def _prompt_output(self, sequence: Sequence, computed: ModelOutput, now: float) -> list[EngineOutput]:
         """The output of a sequence that generates nothing, once its whole prompt is computed."""
@@ -298,7 +304,8 @@ class Scheduler:
         if isinstance(sequence.request, EmbedRequest):
             return [sequence.terminal(FinishReason.STOP, now, embedding=computed.embeddings[sequence.request_id])]
         prompt_logprobs = _take_prompt_logprobs(sequence, computed)
-        return [sequence.terminal(FinishReason.LENGTH, now, prompt_logprobs=prompt_logprobs)]
+        output = sequence.terminal(FinishReason.LENGTH, now, prompt_logprobs=prompt_logprobs)
+        return [sequence.with_routing(output)]
 
     def _fail_grammar(self, sequence: Sequence, error: str, now: float) -> EngineOutput:
         assert self._grammars is not None

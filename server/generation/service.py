@@ -9,6 +9,7 @@ from typing import Any
 
 from model.loading.pooling import Pooling
 from model.loading.quality import Quality
+from model.text.chat_formats.chat_format import ChatFormat, PromptEnd, TaggedFormat, chat_format
 from model.text.chat_template import (
     DEFAULT_RENDER_OPTIONS,
     ChatTemplate,
@@ -50,6 +51,7 @@ UNKNOWN = Quality()
 UNKNOWN_FACTS = ModelFacts()
 DEFAULT_OPTIONS = TextOptions()
 DEFAULT_SCHEDULING = SchedulingParams()
+_WITHOUT_THINKING = RenderOptions(variables={"enable_thinking": False, "thinking": False})
 
 
 class GenerationService:
@@ -84,6 +86,7 @@ class GenerationService:
         self.facts = facts
         self.created = int(time.time())
         self.chat_template = chat_template
+        self.chat_format = _chat_format(chat_template, tokenizer)
         self._grammars = grammars
         self._observer = observer
         self._num_begin_tokens = len(tokenizer.encode_document(""))
@@ -121,6 +124,19 @@ class GenerationService:
         if len(str(options.tools)) + sum(len(str(message)) for message in messages) > LONG_TEXT:
             return await asyncio.to_thread(self._render, messages, options, known)
         return self._render(messages, options, known)
+
+    async def task_prompt(self, messages: Sequence[Message]) -> Prompt:
+        """The prompt of a task, whose answer begins without reasoning; what the model reasons all the same is left out.
+
+        Raises what `chat_prompt` raises.
+        """
+        prompt = await self.chat_prompt(messages, _WITHOUT_THINKING)
+        start = self.chat_format.content_start(PromptEnd(prompt.text))
+        token_ids = (
+            (*prompt.token_ids, *self.tokenizer.encode(start, allow_special=True)) if start else prompt.token_ids
+        )
+        parser = self.chat_format.content_parser(PromptEnd(prompt.text + start))
+        return replace(prompt, token_ids=token_ids, text=prompt.text + start, content_parser=parser)
 
     async def compile_grammar(self, grammar: AnswerGrammar, after: str | None = None) -> str:
         """The grammar of a request for SamplingParams, compiled in a thread before the request is started.
@@ -219,11 +235,14 @@ class GenerationService:
             raise
 
     def _submit(self, request: EngineRequest, prompt: Prompt, options: TextOptions, follow_up: bool) -> Generation:
+        if prompt.content_parser is not None:
+            options = replace(options, kept_special_tokens=self.chat_format.marker_ids)
         try:
             return Generation(
                 request,
                 options,
                 continues_text=prompt.continues_text,
+                content_parser=prompt.content_parser,
                 follow_up=follow_up,
                 engine=self.engine,
                 tokenizer=self.tokenizer,
@@ -262,6 +281,12 @@ class GenerationService:
             )
         max_tokens = min(sampling.max_tokens, room)
         return replace(sampling, max_tokens=max_tokens, min_tokens=min(sampling.min_tokens, max_tokens))
+
+
+def _chat_format(template: ChatTemplate | UnusableChatTemplate | None, tokenizer: Tokenizer) -> ChatFormat:
+    if template is None:
+        return TaggedFormat()
+    return chat_format(template.source, tokenizer.special_tokens, tokenizer.added_tokens, template.response_template)
 
 
 def _grammar_text(grammar: AnswerGrammar, after: str | None) -> str:

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from server.api import ROUTERS
+from server.api import ROUTERS, page
 from server.api.dependencies import WARNINGS_HEADER
 from server.api.exception_handlers import add_exception_handlers
 from server.api.openapi_errors import router_options
@@ -19,6 +19,7 @@ from server.metrics import Metrics
 from server.middleware.api_keys import ApiKeys
 from server.middleware.auth import HEALTH_PATHS, ApiKeyAuth
 from server.middleware.body_limit import BodyLimit
+from server.middleware.browser_page import BrowserPage
 from server.middleware.drain import Drain, DrainGate
 from server.middleware.path_aliases import PathAliases
 from server.middleware.request_log import RequestLog
@@ -85,9 +86,9 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
 
 def _middleware(settings: Settings, drain: Drain, api_keys: ApiKeys) -> list[Middleware]:
     """Outermost first. CORS comes before the key, because a browser's preflight request carries none."""
-    layers = [Middleware(RequestLog, settings.log_requests), _cors(settings.cors_origins)]
+    layers = [Middleware(RequestLog, settings.log_requests), _cors(settings.cors_origins), Middleware(BrowserPage)]
     if api_keys.requires_key:
-        public = HEALTH_PATHS | ({"/metrics"} if settings.metrics_public else set())
+        public = HEALTH_PATHS | page.PATHS | ({"/metrics"} if settings.metrics_public else set())
         layers.append(Middleware(ApiKeyAuth, api_keys, public))
     layers.append(Middleware(DrainGate, drain))
     layers.append(Middleware(BodyLimit, settings.max_body_bytes))
