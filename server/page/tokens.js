@@ -46,6 +46,10 @@ function shown(text) {
   return text.replace(/^bytes:/, "").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
 }
 
+function quoted(text) {
+  return `“${shown(text).trim() || "space"}”`;
+}
+
 /** The entropy of the gates along the text, a bar for each token. */
 function entropyStrip(tokens) {
   const most = mostEntropy(tokens.slice(0, 50));
@@ -68,9 +72,9 @@ function entropyStrip(tokens) {
 }
 
 function detailOf(token, layers, overview) {
-  const about = [el("strong", {}, `“${shown(token.text)}”`)];
+  const about = [el("strong", {}, quoted(token.text))];
   if (token.logprob !== undefined) about.push(` had a probability of ${percent(token.logprob)}`);
-  const others = token.alternatives.slice(0, 3).map((other) => `“${shown(other.token)}” ${percent(other.logprob)}`);
+  const others = token.alternatives.slice(0, 3).map((other) => `${quoted(other.token)} ${percent(other.logprob)}`);
   if (others.length) about.push(`; others: ${others.join(", ")}`);
   const text = el("p", {}, ...about);
   if (!overview || !token.experts.length) return [text];
@@ -90,7 +94,7 @@ function taskExperts(task) {
     figure.hidden = false;
     drawHeatmap(canvas, found.share);
     const typical = typicalExperts(overview, found).map(
-      ({ layer, expert, times }) => `expert ${expert} of layer ${layer} (${times.toFixed(1)} times as often as others)`,
+      ({ layer, expert, times }) => `expert ${expert} of layer ${layer} (${times.toFixed(1)} times its usual share)`,
     );
     caption.textContent =
       `Experts that ${task} used in the last ${overview.minutes} minutes` +
