@@ -131,8 +131,16 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="How much to log: debug, info, warning or error."
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Lines of text, or JSON with the ids of requests and traces."
+    )
     log_requests: bool = Field(
         default=False, description="Log a line per request. Prompts and answers are never logged."
+    )
+    log_slow_requests: Annotated[float | None, Unset("none")] = Field(
+        default=None,
+        gt=0,
+        description="Log requests that take longer than so many seconds, whatever --log-requests is.",
     )
 
     @model_validator(mode="after")

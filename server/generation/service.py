@@ -45,6 +45,7 @@ from server.generation.prompt import Prompt
 from server.generation.run_in_thread import LONG_TEXT, run_in_thread
 from server.generation.segments import SegmentedGeneration, SegmentedPrompt
 from server.generation.stream import Generation, GenerationObserver, TextOptions
+from server.generation.tracing import with_spans
 
 NEUTRAL = GenerationDefaults()
 UNKNOWN = Quality()
@@ -246,7 +247,7 @@ class GenerationService:
                 follow_up=follow_up,
                 engine=self.engine,
                 tokenizer=self.tokenizer,
-                observer=self._observer,
+                observer=with_spans(self._observer, request, self.model_id),
             )
         except QueueFullError as full:
             raise OverloadedError(
