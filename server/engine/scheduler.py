@@ -12,6 +12,7 @@ from random import Random
 from server.engine.beam.search import BeamSearch
 from server.engine.cache.sequence_cache import CacheUsage
 from server.engine.config import CacheLayout, EngineConfig
+from server.engine.fair_share import victim
 from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.logits_processors import build_logits_processors
 from server.engine.policy import PrefillBudget, SchedulingPolicy
@@ -69,6 +70,7 @@ class Scheduler:
     def add(self, request: EngineRequest) -> None:
         """Put a request into the waiting queue. It must have been checked, and its id must be new."""
         assert request.request_id not in self, "request ids are unique"
+        self._join(request.scheduling.tenant)
         if isinstance(request, GenerateRequest) and request.sampling.beam_width > 1:
             first_beam = self._new_sequence(self.beams.open(request))
             self.pool.add(first_beam)
@@ -118,6 +120,7 @@ class Scheduler:
             self._preempt(self.pool.running[-1])
             decodes, prefills = self._schedule_sequences()
         batch = decodes + prefills
+        self.policy.fair_share.charge(batch)
         return ScheduledBatch(
             batch,
             [sequence for sequence in batch if sequence.samples],
@@ -156,6 +159,11 @@ class Scheduler:
         """Tell the policy how long a step took."""
         self.policy.observe(seconds, decodes=decodes, prefill_tokens=prefill_tokens)
 
+    def _join(self, tenant: str) -> None:
+        tenants = {sequence.tenant for sequence in self.pool.by_id.values()}
+        if tenant not in tenants:
+            self.policy.fair_share.join(tenant, tenants)
+
     # The steps of schedule()
 
     def _schedule_sequences(self) -> tuple[list[Sequence], list[Sequence]]:
@@ -171,13 +179,14 @@ class Scheduler:
 
     def _preempt_for_waiting(self) -> None:
         """Let waiting sequences run that may take the place of others, where no place is free."""
+        hopeless: set[tuple[int, str]] = set()  # what they have in common decides
         for sequence in list(self.pool.waiting):
-            victim = self.policy.victim(self.pool.running, sequence)
-            if victim is None:
-                return
-            while victim is not None and not self._admit(sequence):
-                self._preempt(victim)
-                victim = self.policy.victim(self.pool.running, sequence)
+            kind = sequence.priority, sequence.tenant
+            if kind in hopeless or victim(self.pool.running, sequence) is None:
+                hopeless.add(kind)
+                continue
+            while not self._admit(sequence) and (last := victim(self.pool.running, sequence)) is not None:
+                self._preempt(last)
 
     def _schedule_decodes(self) -> tuple[list[Sequence], list[Sequence]]:
         """Give the decoding sequences their tokens; the second list are running sequences that do not decode yet.

@@ -70,9 +70,14 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class SchedulingParams:
-    """When a request is computed, compared with others. A lower `priority` is more urgent; it may be negative."""
+    """When a request is computed, compared with others.
+
+    A lower `priority` is more urgent; it may be negative. Requests of equal priority share the engine fairly between
+    their tenants, which are told apart by any string.
+    """
 
     priority: int = 0
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
