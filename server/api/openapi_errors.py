@@ -50,7 +50,8 @@ class OllamaError(BaseModel):
 _MEANINGS: dict[int | str, str] = {
     400: "A value cannot be used, or the prompt is too long.",
     401: "The API key is missing or wrong.",
-    404: "The model is not served here.",
+    404: "The model is not served here, or there is no such file or batch.",
+    409: "It cannot be done now.",
     413: "The body is larger than the server reads.",
     415: "The body is compressed.",
     429: "The queue is full.",

@@ -36,13 +36,15 @@ def serve(**given: Any) -> None:
     configure_logging(settings.log_level)
     with ExitStack() as stack:
         with garbage_collection_paused():
+            from server.batches.directory import open_batch_directory
             from server.startup.listeners import bound
             from server.startup.uvicorn_server import run
 
             with errors_in_one_line():
                 listeners = stack.enter_context(bound(settings))
+                batch_directory = stack.enter_context(open_batch_directory(settings))
             open_backend = load_backend(settings)
-        run(settings, open_backend, listeners)
+        run(settings, open_backend, listeners, batch_directory)
 
 
 @contextmanager

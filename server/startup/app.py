@@ -11,7 +11,10 @@ from starlette.middleware.cors import CORSMiddleware
 from server.api import ROUTERS
 from server.api.dependencies import WARNINGS_HEADER
 from server.api.exception_handlers import add_exception_handlers
+from server.api.in_process import InProcessExecutor
 from server.api.openapi_errors import router_options
+from server.batches.directory import BatchDirectory
+from server.batches.runner import BatchRunner
 from server.chat.service import ChatService
 from server.generation.service import GenerationService
 from server.metrics import Metrics
@@ -30,6 +33,9 @@ DESCRIPTION = (
 LOCALHOST = "localhost"  # in `cors_origins`: the pages that a web server on the user's machine serves
 LOCALHOST_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
+UPLOADS = "/v1/files"
+FORM_BYTES = 2**16  # of an upload, beside the file
+
 
 @dataclass(frozen=True, slots=True)
 class Backend:
@@ -39,8 +45,11 @@ class Backend:
     metrics: Metrics
 
 
-def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastAPI:
+def create_app(
+    settings: Settings, open_backend: Callable[[], Backend], batch_directory: BatchDirectory | None = None
+) -> FastAPI:
     """Build the application. `open_backend` is called on the event loop at startup, where an engine can start.
+    Without a `batch_directory` there are no files and no batches.
 
     When the lifespan ends, running requests get `settings.drain_grace` seconds to finish. A signal handler may begin
     that drain earlier, through `app.state.drain`; /health/ready answers 503 from then on.
@@ -53,6 +62,10 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
         app.state.service, app.state.metrics = backend.service, backend.metrics
         app.state.chat = ChatService(backend.service)
         drain.close_engine = backend.service.engine.close
+        if batch_directory is not None:
+            batches = BatchRunner(batch_directory, InProcessExecutor(app), settings.batch_max_num_seqs)
+            app.state.batches, drain.stop_background = batches, batches.close
+            batches.start()
         yield
         await drain.finish()
 
@@ -70,6 +83,7 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
     )
     app.state.drain = drain
     app.state.strict = settings.strict
+    app.state.batches = None
     for router in ROUTERS:
         app.include_router(router, **router_options(router))
     add_exception_handlers(app)
@@ -83,8 +97,9 @@ def _middleware(settings: Settings, drain: Drain) -> list[Middleware]:
         public = HEALTH_PATHS | ({"/metrics"} if settings.metrics_public else set())
         layers.append(Middleware(ApiKeyAuth, settings.api_key.get_secret_value(), public))
     layers.append(Middleware(DrainGate, drain))
-    layers.append(Middleware(BodyLimit, settings.max_body_bytes))
     layers.append(Middleware(PathAliases, ROUTERS))
+    of_uploads = settings.batch_file_bytes + FORM_BYTES if settings.batch_dir else settings.max_body_bytes
+    layers.append(Middleware(BodyLimit, settings.max_body_bytes, {UPLOADS: of_uploads}))
     return layers
 
 
@@ -94,7 +109,7 @@ def _cors(origins: Sequence[str]) -> Middleware:
         CORSMiddleware,
         allow_origins=[origin for origin in origins if origin not in (LOCALHOST, "none")],
         allow_origin_regex=LOCALHOST_ORIGINS if LOCALHOST in origins else None,
-        allow_methods=["GET", "HEAD", "POST"],
+        allow_methods=["GET", "HEAD", "POST", "DELETE"],
         allow_headers=["*"],
         expose_headers=["Retry-After", "X-Request-Id", WARNINGS_HEADER],
     )
