@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.types import Message
 
-from server.batches.executor import Answer
+from server.batches.executor import BatchResponse
 from server.batches.types import new_id
 from server.generation.service import GenerationService
 
@@ -41,7 +41,7 @@ class InProcessExecutor:
         stats = service.engine.stats()
         return stats.waiting == 0 or stats.running + stats.waiting <= self._running
 
-    async def __call__(self, url: str, body: bytes) -> Answer:
+    async def __call__(self, url: str, body: bytes) -> BatchResponse:
         """Post a JSON body. An exception that no handler takes is answered with 500, as over HTTP."""
         exchange = _Exchange(body)
         request_id = new_id("")
@@ -53,7 +53,7 @@ class InProcessExecutor:
         finally:
             self._running -= 1
         retry_after = exchange.headers.get("retry-after")
-        return Answer(
+        return BatchResponse(
             exchange.status, request_id, bytes(exchange.body), None if retry_after is None else float(retry_after)
         )
 

@@ -14,7 +14,7 @@ POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class BatchResponse:
     """What the endpoint answered. `retry_after` in seconds, where it says so."""
 
     status: int
@@ -26,14 +26,14 @@ class Answer:
 class RequestExecutor(Protocol):
     """Answers requests as the HTTP endpoints do. Cancelling the call aborts the request."""
 
-    async def __call__(self, url: str, body: bytes) -> Answer: ...
+    async def __call__(self, url: str, body: bytes) -> BatchResponse: ...
 
     def is_free(self) -> bool:
         """Whether a request of a batch may start now, without getting in the way of others."""
         ...
 
 
-async def answer(executor: RequestExecutor, request: BatchRequest) -> Answer:
+async def answer(executor: RequestExecutor, request: BatchRequest) -> BatchResponse:
     """Answer a request when the server has time for it."""
     body, attempt = json.dumps(request.body).encode(), 0
     while True:
