@@ -16,6 +16,7 @@ from server.api import (
     index,
     metrics,
     models,
+    page,
     server_info,
     summarize,
     tokenize,
@@ -52,4 +53,5 @@ ROUTERS: tuple[APIRouter, ...] = (
     metrics.router,
     docs.router,
     index.router,
+    page.router,
 )

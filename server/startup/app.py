@@ -1,5 +1,6 @@
 """The FastAPI application: routes, middleware and exception handlers around one backend."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from server.api import ROUTERS
+from server.api import ROUTERS, page
 from server.api.dependencies import WARNINGS_HEADER
 from server.api.exception_handlers import add_exception_handlers
 from server.api.in_process import InProcessExecutor
@@ -18,8 +19,10 @@ from server.batches.runner import BatchRunner
 from server.chat.service import ChatService
 from server.generation.service import GenerationService
 from server.metrics import Metrics
+from server.middleware.api_keys import ApiKeys
 from server.middleware.auth import HEALTH_PATHS, ApiKeyAuth
 from server.middleware.body_limit import BodyLimit
+from server.middleware.browser_page import BrowserPage
 from server.middleware.drain import Drain, DrainGate
 from server.middleware.path_aliases import PathAliases
 from server.middleware.request_log import RequestLog
@@ -52,9 +55,10 @@ def create_app(
     Without a `batch_directory` there are no files and no batches.
 
     When the lifespan ends, running requests get `settings.drain_grace` seconds to finish. A signal handler may begin
-    that drain earlier, through `app.state.drain`; /health/ready answers 503 from then on.
+    that drain earlier, through `app.state.drain`; /health/ready answers 503 from then on. Raises ValueError for a keys
+    file that cannot be used.
     """
-    drain = Drain(settings.drain_grace)
+    drain, api_keys = Drain(settings.drain_grace), ApiKeys.from_settings(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -66,15 +70,17 @@ def create_app(
             batches = BatchRunner(batch_directory, InProcessExecutor(app), settings.batch_max_num_seqs)
             app.state.batches, drain.stop_background = batches, batches.close
             batches.start()
+        watching = asyncio.create_task(api_keys.watch())
         yield
         await drain.finish()
+        watching.cancel()
 
     app = FastAPI(
         title="RouteLM",
         version=package_version("routelm"),
         description=DESCRIPTION,
         lifespan=lifespan,
-        middleware=_middleware(settings, drain),
+        middleware=_middleware(settings, drain, api_keys),
         openapi_url=None,  # api/docs.py makes it in a thread
         docs_url=None,  # FastAPI's page loads scripts from the network; that of api/docs.py does not
         redoc_url=None,
@@ -82,6 +88,8 @@ def create_app(
         telemetry={"logs": False},  # log records would contain bodies; traces and metrics follow the environment
     )
     app.state.drain = drain
+    app.state.api_keys = api_keys
+    app.state.cache_salt_per_key = settings.cache_salt_per_key
     app.state.strict = settings.strict
     app.state.batches = None
     for router in ROUTERS:
@@ -90,12 +98,12 @@ def create_app(
     return app
 
 
-def _middleware(settings: Settings, drain: Drain) -> list[Middleware]:
+def _middleware(settings: Settings, drain: Drain, api_keys: ApiKeys) -> list[Middleware]:
     """Outermost first. CORS comes before the key, because a browser's preflight request carries none."""
-    layers = [Middleware(RequestLog, settings.log_requests), _cors(settings.cors_origins)]
-    if settings.api_key is not None:
-        public = HEALTH_PATHS | ({"/metrics"} if settings.metrics_public else set())
-        layers.append(Middleware(ApiKeyAuth, settings.api_key.get_secret_value(), public))
+    layers = [Middleware(RequestLog, settings.log_requests), _cors(settings.cors_origins), Middleware(BrowserPage)]
+    if api_keys.requires_key:
+        public = HEALTH_PATHS | page.PATHS | ({"/metrics"} if settings.metrics_public else set())
+        layers.append(Middleware(ApiKeyAuth, api_keys, public))
     layers.append(Middleware(DrainGate, drain))
     layers.append(Middleware(PathAliases, ROUTERS))
     of_uploads = settings.batch_file_bytes + FORM_BYTES if settings.batch_dir else settings.max_body_bytes
