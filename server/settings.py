@@ -127,6 +127,14 @@ class Settings(BaseSettings):
         default=None, ge=0, description="Makes the answers to requests without a seed reproducible, in order."
     )
 
+    # Batches
+    batch_dir: Annotated[Path | None, Unset("none: batches are off")] = Field(
+        default=None, description="Directory for the files and batches of clients, which survive restarts."
+    )
+    batch_disk_bytes: Size = Field(default=4 * 2**30, description="Most bytes of all files and batches together.")
+    batch_file_bytes: Size = Field(default=100 * 2**20, description="Largest file that a client may upload.")
+    batch_max_num_seqs: int = Field(default=16, ge=1, le=4096, description="Most requests of batches at a time.")
+
     # Log
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="How much to log: debug, info, warning or error."

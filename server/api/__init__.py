@@ -4,11 +4,13 @@ from fastapi import APIRouter
 
 from server.api import (
     analyze,
+    batches,
     chat,
     completions,
     decisions,
     docs,
     embeddings,
+    files,
     generate,
     health,
     index,
@@ -37,6 +39,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     generate.router,
     analyze.router,
     models.router,
+    files.router,
+    batches.router,
     responses.router,
     anthropic_messages.router,
     ollama_chat.router,
