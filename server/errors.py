@@ -4,6 +4,7 @@ RequestError                    base class of all of them
 ├── InvalidRequestError         400  a value that cannot be used; `param` names the field
 │   └── PromptTooLongError      400  more tokens than the model's context holds
 ├── UnauthorizedError           401  no API key, or a wrong one
+├── ForbiddenError              403  what the server's operator has not allowed
 ├── ModelNotFoundError          404  a model that is not served here
 ├── BodyTooLargeError           413  more bytes than the server reads
 ├── ClientGoneError             499  the client has disconnected; nobody reads this answer
@@ -77,6 +78,12 @@ class UnauthorizedError(RequestError):
 
     def headers(self) -> dict[str, str]:
         return {"WWW-Authenticate": "Bearer"}
+
+
+class ForbiddenError(RequestError):
+    status = 403
+    type = "permission_error"
+    code = "not_allowed"
 
 
 class ModelNotFoundError(RequestError):

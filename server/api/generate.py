@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from server.api.dependencies import Context
 from server.api.request_model import Text
 from server.api.response_format import GrammarFields
-from server.api.response_model import UsageInfo, Warnings, usage_of
+from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of
+from server.api.routing_fields import AnswerRouting, RoutingFields, answer_routing
 from server.api.tasks import TaskFields, task_events
 
 router = APIRouter(prefix="/v1", tags=["Tasks"])
@@ -17,7 +18,7 @@ router = APIRouter(prefix="/v1", tags=["Tasks"])
 DEFAULT_MAX_TOKENS = 256
 
 
-class TextGenerationRequest(TaskFields, GrammarFields):
+class TextGenerationRequest(TaskFields, GrammarFields, RoutingFields):
     prompt: Text
 
 
@@ -28,6 +29,7 @@ class GenerateResponse(BaseModel):
     text: str
     finish_reason: str
     usage: UsageInfo
+    routing: Omittable[AnswerRouting] = None
     warnings: Warnings = []
 
 
@@ -60,5 +62,6 @@ async def generate(body: TextGenerationRequest, context: Context) -> Any:
         text=result.text,
         finish_reason=result.finish_reason,
         usage=usage_of(context.admission.generations),
+        routing=answer_routing(result, context.admission.routing),
         warnings=body.warnings,
     )

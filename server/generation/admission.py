@@ -5,24 +5,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 from types import TracebackType
 
-from server.engine.types import SamplingParams
+from server.engine.types import DEFAULT_ROUTING, RoutingParams, SamplingParams
 from server.errors import InvalidRequestError
 from server.generation.prompt import Prompt
 from server.generation.segments import RETRY_SECONDS, SegmentedPrompt
 from server.generation.service import DEFAULT_OPTIONS, GenerationService
 from server.generation.stream import RunningGeneration, TextOptions
+from server.generation.token_routing import within_bounds
 
 
 class Admission:
     """Starts the generations of one request and owns them.
 
-    `generations` holds all that were started, in order; together they are the usage of the request. As a context
-    manager it aborts those that still run when the block is left: when the answer was sent, and when the client left.
+    `routing` says how the tokens of all of them are routed. `generations` holds all that were started, in order;
+    together they are the usage of the request. As a context manager it aborts those that still run when the block is
+    left: when the answer was sent, and when the client left.
     """
 
-    def __init__(self, service: GenerationService, request_id: str) -> None:
+    def __init__(self, service: GenerationService, request_id: str, routing: RoutingParams = DEFAULT_ROUTING) -> None:
         self.service = service
         self.request_id = request_id
+        self.routing = routing
         self.generations: list[RunningGeneration] = []
         self.has_begun = asyncio.Event()  # set when the first generation is accepted
 
@@ -47,6 +50,7 @@ class Admission:
         because trying again would not help.
         """
         self._check_capacity(len(prompts) * n)
+        routing = within_bounds(self.routing, self.service.facts, _num_generations(prompts) * n)
         started: list[RunningGeneration] = []
         try:
             for prompt in prompts:
@@ -55,7 +59,9 @@ class Admission:
                     engine_id = f"{self.request_id}-{len(self.generations) + len(started)}"
                     follow_up = bool(self.generations or started)
                     seeded = replace(sampling, seed=seed)
-                    started.append(self.service.start(engine_id, prompt, seeded, options, follow_up=follow_up))
+                    started.append(
+                        self.service.start(engine_id, prompt, seeded, options, routing=routing, follow_up=follow_up)
+                    )
         except BaseException:
             for generation in started:
                 generation.withdraw()
@@ -81,3 +87,7 @@ class Admission:
                 f"This takes {count} generations at once, and this server holds {capacity}: send several smaller "
                 "requests."
             )
+
+
+def _num_generations(prompts: Sequence[Prompt | SegmentedPrompt]) -> int:
+    return sum(len(prompt.segments) if isinstance(prompt, SegmentedPrompt) else 1 for prompt in prompts)

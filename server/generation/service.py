@@ -20,7 +20,15 @@ from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
 from server.engine.grammar.compiler import GrammarCompiler
-from server.engine.types import EmbedRequest, EngineRequest, GenerateRequest, SamplingParams, ScoreRequest
+from server.engine.types import (
+    DEFAULT_ROUTING,
+    EmbedRequest,
+    EngineRequest,
+    GenerateRequest,
+    RoutingParams,
+    SamplingParams,
+    ScoreRequest,
+)
 from server.errors import (
     InvalidRequestError,
     ModelNotFoundError,
@@ -181,6 +189,7 @@ class GenerationService:
         sampling: SamplingParams,
         options: TextOptions = DEFAULT_OPTIONS,
         *,
+        routing: RoutingParams = DEFAULT_ROUTING,
         follow_up: bool = False,
     ) -> Generation | SegmentedGeneration:
         """Submit to the engine. `sampling.max_tokens` is cut to what the context holds.
@@ -192,13 +201,13 @@ class GenerationService:
         """
         try:
             if isinstance(prompt, Prompt):
-                return self._submit(request_id, prompt, sampling, options, follow_up)
+                return self._submit(request_id, prompt, sampling, options, routing, follow_up)
             for segment in prompt.segments:
                 self._fit(segment.prompt, sampling)  # report a segment that is too long before any work is done
             return SegmentedGeneration(
                 prompt,
                 lambda index, part: self._submit(
-                    f"{request_id}-{index}", part, sampling, options, follow_up or index > 0
+                    f"{request_id}-{index}", part, sampling, options, routing, follow_up or index > 0
                 ),
             )
         except OverloadedError:
@@ -206,9 +215,15 @@ class GenerationService:
             raise
 
     def _submit(
-        self, request_id: str, prompt: Prompt, sampling: SamplingParams, options: TextOptions, follow_up: bool
+        self,
+        request_id: str,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        options: TextOptions,
+        routing: RoutingParams,
+        follow_up: bool,
     ) -> Generation:
-        request = _request(request_id, prompt, self._fit(prompt, sampling))
+        request = _request(request_id, prompt, self._fit(prompt, sampling), routing)
         try:
             return Generation(
                 request,
@@ -258,20 +273,20 @@ def _grammar_text(grammar: AnswerGrammar, after: str | None) -> str:
     return grammar.text() if after is None else following(after, grammar.text())
 
 
-def _request(request_id: str, prompt: Prompt, sampling: SamplingParams) -> EngineRequest:
+def _request(request_id: str, prompt: Prompt, sampling: SamplingParams, routing: RoutingParams) -> EngineRequest:
     """A request for new tokens, for a vector, or, where neither is wanted, for the scores of the prompt."""
-    ids, boundaries, salt, now = prompt.token_ids, prompt.boundaries, prompt.cache_salt, time.monotonic()
+    ids = prompt.token_ids
     if prompt.pooling is not None:
-        return EmbedRequest(request_id, ids, prompt.pooling, boundaries=boundaries, arrival_time=now, cache_salt=salt)
-    if sampling.prompt_logprobs and not sampling.max_tokens:
-        alternatives = sampling.logprobs or 0
-        return ScoreRequest(request_id, ids, alternatives, boundaries=boundaries, arrival_time=now, cache_salt=salt)
-    return GenerateRequest(
-        request_id,
-        ids,
-        sampling,
-        boundaries=boundaries,
-        arrival_time=now,
-        cache_salt=salt,
+        request: EngineRequest = EmbedRequest(request_id, ids, prompt.pooling)
+    elif sampling.prompt_logprobs and not sampling.max_tokens:
+        request = ScoreRequest(request_id, ids, sampling.logprobs or 0)
+    else:
+        request = GenerateRequest(request_id, ids, sampling)
+    return replace(
+        request,
+        boundaries=prompt.boundaries,
+        arrival_time=time.monotonic(),
+        cache_salt=prompt.cache_salt,
+        routing=routing,
         snapshot_token_ids=prompt.snapshot_token_ids,
     )

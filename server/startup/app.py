@@ -70,6 +70,7 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
     )
     app.state.drain = drain
     app.state.strict = settings.strict
+    app.state.allow_expert_masks = settings.allow_expert_masks
     for router in ROUTERS:
         app.include_router(router, **router_options(router))
     add_exception_handlers(app)

@@ -59,7 +59,7 @@ def request(request_id: str, prompt: Iterable[int], max_tokens: int = 8, **chang
     """Greedy unless told otherwise; what `GenerateRequest` has no field for is sampling."""
     outer = {
         name: changes.pop(name)
-        for name in ("boundaries", "arrival_time", "cache_salt", "routing", "task", "snapshot_token_ids")
+        for name in ("boundaries", "arrival_time", "cache_salt", "routing", "snapshot_token_ids")
         if name in changes
     }
     if "experts_per_token" in changes:
