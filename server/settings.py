@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     )
     strict: bool = Field(default=False, description="Refuse unknown fields of bodies, which otherwise are ignored.")
     max_body_bytes: Size = Field(default=2 * 2**20, description="Largest request body.")
+    allow_expert_masks: bool = Field(
+        default=False, description="Let requests mask experts (mask_experts), for research."
+    )
     drain_grace: float = Field(
         default=30.0, ge=0, le=3600, description="Seconds that running requests get to finish after SIGTERM."
     )

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from model.loading.pooling import Pooling
 from model.loading.quality import Quality
@@ -23,9 +22,11 @@ from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
 from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.types import (
+    DEFAULT_ROUTING,
     EmbedRequest,
     EngineRequest,
     GenerateRequest,
+    RoutingParams,
     SamplingParams,
     SchedulingParams,
     ScoreRequest,
@@ -208,6 +209,7 @@ class GenerationService:
         options: TextOptions = DEFAULT_OPTIONS,
         scheduling: SchedulingParams = DEFAULT_SCHEDULING,
         *,
+        routing: RoutingParams = DEFAULT_ROUTING,
         follow_up: bool = False,
     ) -> Generation | SegmentedGeneration:
         """Submit to the engine. `sampling.max_tokens` is cut to what the context holds.
@@ -219,7 +221,7 @@ class GenerationService:
         """
 
         def submit(request_id: str, prompt: Prompt, follow_up: bool) -> Generation:
-            request = _request(request_id, prompt, self._fit(prompt, sampling), scheduling)
+            request = _request(request_id, prompt, self._fit(prompt, sampling), scheduling, routing)
             return self._submit(request, prompt, options, follow_up)
 
         try:
@@ -294,18 +296,23 @@ def _grammar_text(grammar: AnswerGrammar, after: str | None) -> str:
     return grammar.text() if after is None else following(after, grammar.text())
 
 
-def _request(request_id: str, prompt: Prompt, sampling: SamplingParams, scheduling: SchedulingParams) -> EngineRequest:
+def _request(
+    request_id: str, prompt: Prompt, sampling: SamplingParams, scheduling: SchedulingParams, routing: RoutingParams
+) -> EngineRequest:
     """A request for new tokens, for a vector, or, where neither is wanted, for the scores of the prompt."""
-    common: dict[str, Any] = {
-        "boundaries": prompt.boundaries,
-        "arrival_time": time.monotonic(),
-        "cache_salt": prompt.cache_salt,
-        "scheduling": scheduling,
-    }
+    ids = prompt.token_ids
     if prompt.pooling is not None:
-        return EmbedRequest(request_id, prompt.token_ids, prompt.pooling, **common)
-    if sampling.prompt_logprobs and not sampling.max_tokens:
-        return ScoreRequest(request_id, prompt.token_ids, sampling.logprobs or 0, **common)
-    return GenerateRequest(
-        request_id, prompt.token_ids, sampling, snapshot_token_ids=prompt.snapshot_token_ids, **common
+        request: EngineRequest = EmbedRequest(request_id, ids, prompt.pooling)
+    elif sampling.prompt_logprobs and not sampling.max_tokens:
+        request = ScoreRequest(request_id, ids, sampling.logprobs or 0)
+    else:
+        request = GenerateRequest(request_id, ids, sampling)
+    return replace(
+        request,
+        boundaries=prompt.boundaries,
+        arrival_time=time.monotonic(),
+        cache_salt=prompt.cache_salt,
+        scheduling=scheduling,
+        routing=routing,
+        snapshot_token_ids=prompt.snapshot_token_ids,
     )

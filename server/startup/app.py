@@ -93,6 +93,7 @@ def create_app(
     app.state.cache_salt_per_key = settings.cache_salt_per_key
     app.state.strict = settings.strict
     app.state.batches = None
+    app.state.allow_expert_masks = settings.allow_expert_masks
     for router in ROUTERS:
         app.include_router(router, **router_options(router))
     add_exception_handlers(app)

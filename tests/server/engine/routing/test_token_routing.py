@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from model.config import (
     ExpertThresholdConfig,
@@ -56,10 +57,15 @@ def routing_of(network: CausalLM, tokens: Sequence[int]) -> list[TokenRouting]:
         layers = []
         for routing in routings:
             assert routing is not None
-            pairs = zip(routing.experts_TK[token].tolist(), routing.weights_TK[token].tolist(), strict=True)
+            pairs = zip(routing.experts_TK[token].tolist(), _rounded(routing.weights_TK[token]), strict=True)
             layers.append(sorted(((e, g) for e, g in pairs if g), key=lambda pair: -pair[1]))
         experts = tuple(tuple(expert for expert, _ in layer) for layer in layers)
         found.append(TokenRouting(experts, tuple(tuple(gate for _, gate in layer) for layer in layers)))
+    return found
+
+
+def _rounded(weights_K: Tensor) -> list[float]:
+    found: list[float] = weights_K.double().round(decimals=9).tolist()
     return found
 
 
