@@ -68,7 +68,8 @@ function showShare(samples) {
 
 function drawCurve(curve, rates) {
   const top = Math.max(1, ...rates);
-  const points = rates.map((value, at) => `${HISTORY - rates.length + at + 1},${(30 - (28 * value) / top).toFixed(1)}`);
+  const padded = [...Array(HISTORY + 1 - rates.length).fill(0), ...rates];
+  const points = padded.map((value, at) => `${at},${(30 - (28 * value) / top).toFixed(1)}`);
   curve.replaceChildren(svg("polyline", { points: points.join(" ") }));
 }
 

@@ -183,7 +183,7 @@ def test_sliders(open_page: Open) -> None:
         answer = ask(page, "How are you?")
     assert request.value.post_data_json["temperature"] == 0
     assert request.value.post_data_json["experts_per_token"] == 1
-    expect(answer.locator(".meta")).to_contain_text("1 experts per token")
+    expect(answer.locator(".meta")).to_contain_text("1 expert per token")
     expect(answer.locator("svg.path .chosen circle")).to_have_count(8)
     page.get_by_role("button", name="Reset experts per token").click()
     with page.expect_request("**/v1/chat/completions") as request:
