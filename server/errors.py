@@ -4,11 +4,13 @@ RequestError                    base class of all of them
 ├── InvalidRequestError         400  a value that cannot be used; `param` names the field
 │   └── PromptTooLongError      400  more tokens than the model's context holds
 ├── UnauthorizedError           401  no API key, or a wrong one
+├── ForbiddenError              403  the API key may not do this
 ├── ModelNotFoundError          404  a model that is not served here
 ├── BodyTooLargeError           413  more bytes than the server reads
 ├── ClientGoneError             499  the client has disconnected; nobody reads this answer
 ├── CompressedBodyError         415  a Content-Encoding, which is not read
 ├── OverloadedError             429  the queue is full; come back after `retry_after` seconds
+├── RateLimitError              429  the API key has used what it may in a minute, or at once
 ├── HeadersTooLargeError        431  longer headers than the server reads
 ├── EngineFailedError           500  the step that held the request failed
 └── UnavailableError            503  the server is stopping or not ready
@@ -19,6 +21,7 @@ from typing import Any
 
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
@@ -79,6 +82,12 @@ class UnauthorizedError(RequestError):
         return {"WWW-Authenticate": "Bearer"}
 
 
+class ForbiddenError(RequestError):
+    status = 403
+    type = "permission_error"
+    code = "not_allowed"
+
+
 class ModelNotFoundError(RequestError):
     status = 404
     type = "invalid_request_error"
@@ -128,6 +137,12 @@ class OverloadedError(RequestError):
     status = 429
     type = "rate_limit_error"
     code = "queue_full"
+
+
+class RateLimitError(RequestError):
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
 
 
 class EngineFailedError(RequestError):

@@ -59,6 +59,12 @@ class Settings(BaseSettings):
         default=None, description="Bearer key that every request must carry; surrounding whitespace is removed."
     )
     api_key_file: Annotated[Path | None, Unset("none")] = Field(default=None, description="File with the API key.")
+    keys_file: Annotated[Path | None, Unset("none")] = Field(
+        default=None, description="TOML or JSON file of API keys, see `routelm keys`; reloaded when it changes."
+    )
+    cache_salt_per_key: bool = Field(
+        default=False, description="Requests of different API keys do not reuse each other's prefixes."
+    )
     metrics_public: bool = Field(default=False, description="Serve /metrics without the API key.")
     cors_origins: Words = Field(
         default=["localhost"],

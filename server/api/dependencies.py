@@ -12,9 +12,11 @@ from server.api.request_model import RequestBody
 from server.api.sse import OPENAI, Events, EventStream, StreamFormat
 from server.api.validation_errors import FieldError, in_one_answer
 from server.chat.service import ChatService
+from server.engine.types import SchedulingParams
 from server.errors import ClientGoneError
 from server.generation.admission import Admission
 from server.generation.service import GenerationService
+from server.middleware.api_keys import ApiKey
 
 Result = TypeVar("Result")
 
@@ -105,13 +107,29 @@ async def get_context(request: Request, response: Response, service: Service) ->
     Only a dependency can do so for a stream: its exit code runs at once when the client disconnects, but the `finally`
     of a generator that was returned does not.
     """
-    with Admission(service, request.scope["request_id"]) as admission:
+    with _admission(request, service) as admission:
         context = RequestContext(request, response, admission)
         try:
             yield context
         finally:
             for task in context.tasks:
                 task.cancel()
+
+
+def _admission(request: Request, service: GenerationService) -> Admission:
+    """The generations of a request, which count for its API key."""
+    request_id, state = request.scope["request_id"], request.app.state
+    key: ApiKey | None = request.scope.get("api_key")
+    if key is None:
+        return Admission(service, request_id)
+
+    def record_usage(prompt_tokens: int, completion_tokens: int) -> None:
+        state.api_keys.usage_of(key).add_tokens(prompt_tokens + completion_tokens, key)
+        state.metrics.key_tokens(key.name, prompt_tokens, completion_tokens)
+
+    salt = key.name if state.cache_salt_per_key else ""
+    scheduling = SchedulingParams(key.priority)
+    return Admission(service, request_id, scheduling, cache_salt=salt, record_usage=record_usage)
 
 
 Context = Annotated[RequestContext, Depends(get_context)]

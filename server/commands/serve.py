@@ -36,10 +36,12 @@ def serve(**given: Any) -> None:
     configure_logging(settings.log_level)
     with ExitStack() as stack:
         with garbage_collection_paused():
+            from server.middleware.api_keys import ApiKeys
             from server.startup.listeners import bound
             from server.startup.uvicorn_server import run
 
             with errors_in_one_line():
+                ApiKeys.from_settings(settings)  # before the model is loaded: a file that cannot be used
                 listeners = stack.enter_context(bound(settings))
             open_backend = load_backend(settings)
         run(settings, open_backend, listeners)

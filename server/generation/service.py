@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from model.loading.pooling import Pooling
 from model.loading.quality import Quality
+from model.text.chat_formats.chat_format import ChatFormat, PromptEnd, TaggedFormat, chat_format
 from model.text.chat_template import (
     DEFAULT_RENDER_OPTIONS,
     ChatTemplate,
@@ -20,7 +22,14 @@ from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
 from server.engine.grammar.compiler import GrammarCompiler
-from server.engine.types import EmbedRequest, EngineRequest, GenerateRequest, SamplingParams, ScoreRequest
+from server.engine.types import (
+    EmbedRequest,
+    EngineRequest,
+    GenerateRequest,
+    SamplingParams,
+    SchedulingParams,
+    ScoreRequest,
+)
 from server.errors import (
     InvalidRequestError,
     ModelNotFoundError,
@@ -41,6 +50,8 @@ NEUTRAL = GenerationDefaults()
 UNKNOWN = Quality()
 UNKNOWN_FACTS = ModelFacts()
 DEFAULT_OPTIONS = TextOptions()
+DEFAULT_SCHEDULING = SchedulingParams()
+_WITHOUT_THINKING = RenderOptions(variables={"enable_thinking": False, "thinking": False})
 
 
 class GenerationService:
@@ -75,6 +86,7 @@ class GenerationService:
         self.facts = facts
         self.created = int(time.time())
         self.chat_template = chat_template
+        self.chat_format = _chat_format(chat_template, tokenizer)
         self._grammars = grammars
         self._observer = observer
         self._num_begin_tokens = len(tokenizer.encode_document(""))
@@ -112,6 +124,19 @@ class GenerationService:
         if len(str(options.tools)) + sum(len(str(message)) for message in messages) > LONG_TEXT:
             return await asyncio.to_thread(self._render, messages, options, known)
         return self._render(messages, options, known)
+
+    async def task_prompt(self, messages: Sequence[Message]) -> Prompt:
+        """The prompt of a task, whose answer begins without reasoning; what the model reasons all the same is left out.
+
+        Raises what `chat_prompt` raises.
+        """
+        prompt = await self.chat_prompt(messages, _WITHOUT_THINKING)
+        start = self.chat_format.content_start(PromptEnd(prompt.text))
+        token_ids = (
+            (*prompt.token_ids, *self.tokenizer.encode(start, allow_special=True)) if start else prompt.token_ids
+        )
+        parser = self.chat_format.content_parser(PromptEnd(prompt.text + start))
+        return replace(prompt, token_ids=token_ids, text=prompt.text + start, content_parser=parser)
 
     async def compile_grammar(self, grammar: AnswerGrammar, after: str | None = None) -> str:
         """The grammar of a request for SamplingParams, compiled in a thread before the request is started.
@@ -180,6 +205,7 @@ class GenerationService:
         prompt: Prompt | SegmentedPrompt,
         sampling: SamplingParams,
         options: TextOptions = DEFAULT_OPTIONS,
+        scheduling: SchedulingParams = DEFAULT_SCHEDULING,
         *,
         follow_up: bool = False,
     ) -> Generation | SegmentedGeneration:
@@ -190,30 +216,33 @@ class GenerationService:
         Raises PromptTooLongError, OverloadedError (queue full) or UnavailableError (draining). A generation that was
         returned ends with exactly one terminal event.
         """
+
+        def submit(request_id: str, prompt: Prompt, follow_up: bool) -> Generation:
+            request = _request(request_id, prompt, self._fit(prompt, sampling), scheduling)
+            return self._submit(request, prompt, options, follow_up)
+
         try:
             if isinstance(prompt, Prompt):
-                return self._submit(request_id, prompt, sampling, options, follow_up)
+                return submit(request_id, prompt, follow_up)
             for segment in prompt.segments:
                 self._fit(segment.prompt, sampling)  # report a segment that is too long before any work is done
             return SegmentedGeneration(
                 prompt,
-                lambda index, part: self._submit(
-                    f"{request_id}-{index}", part, sampling, options, follow_up or index > 0
-                ),
+                lambda index, part: submit(f"{request_id}-{index}", part, follow_up or index > 0),
             )
         except OverloadedError:
             self._observer.rejected("queue_full")
             raise
 
-    def _submit(
-        self, request_id: str, prompt: Prompt, sampling: SamplingParams, options: TextOptions, follow_up: bool
-    ) -> Generation:
-        request = _request(request_id, prompt, self._fit(prompt, sampling))
+    def _submit(self, request: EngineRequest, prompt: Prompt, options: TextOptions, follow_up: bool) -> Generation:
+        if prompt.content_parser is not None:
+            options = replace(options, kept_special_tokens=self.chat_format.marker_ids)
         try:
             return Generation(
                 request,
                 options,
                 continues_text=prompt.continues_text,
+                content_parser=prompt.content_parser,
                 follow_up=follow_up,
                 engine=self.engine,
                 tokenizer=self.tokenizer,
@@ -254,24 +283,28 @@ class GenerationService:
         return replace(sampling, max_tokens=max_tokens, min_tokens=min(sampling.min_tokens, max_tokens))
 
 
+def _chat_format(template: ChatTemplate | UnusableChatTemplate | None, tokenizer: Tokenizer) -> ChatFormat:
+    if template is None:
+        return TaggedFormat()
+    return chat_format(template.source, tokenizer.special_tokens, tokenizer.added_tokens, template.response_template)
+
+
 def _grammar_text(grammar: AnswerGrammar, after: str | None) -> str:
     return grammar.text() if after is None else following(after, grammar.text())
 
 
-def _request(request_id: str, prompt: Prompt, sampling: SamplingParams) -> EngineRequest:
+def _request(request_id: str, prompt: Prompt, sampling: SamplingParams, scheduling: SchedulingParams) -> EngineRequest:
     """A request for new tokens, for a vector, or, where neither is wanted, for the scores of the prompt."""
-    ids, boundaries, salt, now = prompt.token_ids, prompt.boundaries, prompt.cache_salt, time.monotonic()
+    common: dict[str, Any] = {
+        "boundaries": prompt.boundaries,
+        "arrival_time": time.monotonic(),
+        "cache_salt": prompt.cache_salt,
+        "scheduling": scheduling,
+    }
     if prompt.pooling is not None:
-        return EmbedRequest(request_id, ids, prompt.pooling, boundaries=boundaries, arrival_time=now, cache_salt=salt)
+        return EmbedRequest(request_id, prompt.token_ids, prompt.pooling, **common)
     if sampling.prompt_logprobs and not sampling.max_tokens:
-        alternatives = sampling.logprobs or 0
-        return ScoreRequest(request_id, ids, alternatives, boundaries=boundaries, arrival_time=now, cache_salt=salt)
+        return ScoreRequest(request_id, prompt.token_ids, sampling.logprobs or 0, **common)
     return GenerateRequest(
-        request_id,
-        ids,
-        sampling,
-        boundaries=boundaries,
-        arrival_time=now,
-        cache_salt=salt,
-        snapshot_token_ids=prompt.snapshot_token_ids,
+        request_id, prompt.token_ids, sampling, snapshot_token_ids=prompt.snapshot_token_ids, **common
     )

@@ -1,5 +1,6 @@
 """The FastAPI application: routes, middleware and exception handlers around one backend."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from server.api.openapi_errors import router_options
 from server.chat.service import ChatService
 from server.generation.service import GenerationService
 from server.metrics import Metrics
+from server.middleware.api_keys import ApiKeys
 from server.middleware.auth import HEALTH_PATHS, ApiKeyAuth
 from server.middleware.body_limit import BodyLimit
 from server.middleware.browser_page import BrowserPage
@@ -44,9 +46,10 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
     """Build the application. `open_backend` is called on the event loop at startup, where an engine can start.
 
     When the lifespan ends, running requests get `settings.drain_grace` seconds to finish. A signal handler may begin
-    that drain earlier, through `app.state.drain`; /health/ready answers 503 from then on.
+    that drain earlier, through `app.state.drain`; /health/ready answers 503 from then on. Raises ValueError for a keys
+    file that cannot be used.
     """
-    drain = Drain(settings.drain_grace)
+    drain, api_keys = Drain(settings.drain_grace), ApiKeys.from_settings(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -54,15 +57,17 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
         app.state.service, app.state.metrics = backend.service, backend.metrics
         app.state.chat = ChatService(backend.service)
         drain.close_engine = backend.service.engine.close
+        watching = asyncio.create_task(api_keys.watch())
         yield
         await drain.finish()
+        watching.cancel()
 
     app = FastAPI(
         title="RouteLM",
         version=package_version("routelm"),
         description=DESCRIPTION,
         lifespan=lifespan,
-        middleware=_middleware(settings, drain),
+        middleware=_middleware(settings, drain, api_keys),
         openapi_url=None,  # api/docs.py makes it in a thread
         docs_url=None,  # FastAPI's page loads scripts from the network; that of api/docs.py does not
         redoc_url=None,
@@ -70,6 +75,8 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
         telemetry={"logs": False},  # log records would contain bodies; traces and metrics follow the environment
     )
     app.state.drain = drain
+    app.state.api_keys = api_keys
+    app.state.cache_salt_per_key = settings.cache_salt_per_key
     app.state.strict = settings.strict
     for router in ROUTERS:
         app.include_router(router, **router_options(router))
@@ -77,12 +84,12 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
     return app
 
 
-def _middleware(settings: Settings, drain: Drain) -> list[Middleware]:
+def _middleware(settings: Settings, drain: Drain, api_keys: ApiKeys) -> list[Middleware]:
     """Outermost first. CORS comes before the key, because a browser's preflight request carries none."""
     layers = [Middleware(RequestLog, settings.log_requests), _cors(settings.cors_origins), Middleware(BrowserPage)]
-    if settings.api_key is not None:
+    if api_keys.requires_key:
         public = HEALTH_PATHS | page.PATHS | ({"/metrics"} if settings.metrics_public else set())
-        layers.append(Middleware(ApiKeyAuth, settings.api_key.get_secret_value(), public))
+        layers.append(Middleware(ApiKeyAuth, api_keys, public))
     layers.append(Middleware(DrainGate, drain))
     layers.append(Middleware(BodyLimit, settings.max_body_bytes))
     layers.append(Middleware(PathAliases, ROUTERS))
@@ -95,7 +102,7 @@ def _cors(origins: Sequence[str]) -> Middleware:
         CORSMiddleware,
         allow_origins=[origin for origin in origins if origin not in (LOCALHOST, "none")],
         allow_origin_regex=LOCALHOST_ORIGINS if LOCALHOST in origins else None,
-        allow_methods=["GET", "HEAD", "POST"],
+        allow_methods=["GET", "HEAD", "POST", "DELETE"],
         allow_headers=["*"],
         expose_headers=["Retry-After", "X-Request-Id", WARNINGS_HEADER],
     )
