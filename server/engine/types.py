@@ -43,7 +43,7 @@ class SamplingParams:
     `beam_width` above 1 runs a beam search of that width; its answer comes in one output.
 
     `grammar` (Lark text, or llguidance's JSON form) says which outputs are allowed. The sequence ends with STOP where
-    nothing may follow, with or without an end token.
+    nothing may follow, with or without an end token. Compile it before: the engine waits for a plain text.
     """
 
     max_tokens: int

@@ -20,7 +20,7 @@ from model.text.chat_template import (
 from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
-from server.engine.grammar.compiler import GrammarCompiler
+from server.engine.grammar.compiler import CompiledGrammar, GrammarCompiler
 from server.engine.types import (
     DEFAULT_ROUTING,
     EmbedRequest,
@@ -140,7 +140,7 @@ class GenerationService:
         parser = self.chat_format.content_parser(PromptEnd(prompt.text + start))
         return replace(prompt, token_ids=token_ids, text=prompt.text + start, content_parser=parser)
 
-    async def compile_grammar(self, grammar: AnswerGrammar, after: str | None = None) -> str:
+    async def compile_grammar(self, grammar: AnswerGrammar, after: str | None = None) -> CompiledGrammar:
         """The grammar of a request for SamplingParams, compiled in a thread before the request is started.
 
         `after`: what comes before the answer, see `grammar.following`. Raises InvalidRequestError that names the place
@@ -150,16 +150,15 @@ class GenerationService:
             raise InvalidRequestError("Answers cannot be constrained here.", param=grammar.param)
         try:
             text = await asyncio.to_thread(_grammar_text, grammar, after)
-            await self._compile(text, grammar)
+            return await self._compile(text, grammar)
         except SchemaError as error:
             param = f"{grammar.param}.{error.place}" if error.place else grammar.param
             raise InvalidRequestError(f"{param}: {error}.", param=param) from error
-        return text
 
-    async def _compile(self, text: str, grammar: AnswerGrammar) -> None:
+    async def _compile(self, text: str, grammar: AnswerGrammar) -> CompiledGrammar:
         assert self._grammars is not None
         try:
-            await asyncio.wrap_future(self._grammars.start(text))
+            return await asyncio.wrap_future(self._grammars.start(text))
         except ValueError as error:
             raise await asyncio.to_thread(grammar.explain, str(error), self._grammars.validate) from error
 
