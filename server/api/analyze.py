@@ -102,7 +102,7 @@ async def analyze(body: AnalyzeRequest, context: Context) -> Any:
     return AnalyzeResponse(
         id=f"analysis-{context.admission.request_id}",
         model=context.service.model_id,
-        results=found,
+        results=[*found],
         usage=usage_of(context.admission.generations),
         warnings=[*(context.service.quality.warnings("analyze") if body.labels else ()), *body.warnings],
     )

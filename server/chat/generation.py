@@ -143,7 +143,8 @@ class RoutedGeneration(ChatGeneration):
 
 
 def _says_something(delta: ChatDelta) -> bool:
-    return bool(delta.content or delta.reasoning or delta.tool_calls or delta.logprobs or delta.prompt_logprobs)
+    pieces = (delta.content, delta.reasoning, delta.tool_calls, delta.logprobs, delta.prompt_logprobs)
+    return any(pieces) or bool(delta.routing or delta.prompt_routing)
 
 
 def _chat_delta(delta: TextDelta, content: str) -> ChatDelta:
@@ -154,4 +155,6 @@ def _chat_delta(delta: TextDelta, content: str) -> ChatDelta:
         prompt_logprobs=delta.prompt_logprobs,
         token_ids=delta.token_ids,
         finish_reason=None if reason is None else ChatFinishReason(reason.value),
+        routing=delta.routing,
+        prompt_routing=delta.prompt_routing,
     )

@@ -15,7 +15,8 @@ from model.network import CausalLM
 from server.engine.cache.prefix_cache import CacheOp, CopyRow, ZeroRow
 from server.engine.config import CacheLayout
 from server.engine.decode_graphs import DecodeGraphs
-from server.engine.expert_load import ExpertLoadRecorder
+from server.engine.routing.expert_load import ExpertLoadRecorder
+from server.engine.routing.token_routing import routing_by_request
 from server.engine.sampler import token_logprobs
 from server.engine.sequence import Sequence
 from server.engine.step import ModelOutput, ScheduledBatch
@@ -56,7 +57,10 @@ class ModelRunner:
             logits_SV, routings = self.decode_graphs.run(inputs)
             self.expert_load.observe(routings)
             rows = [row for row, sequence in enumerate(batch.sequences) if sequence.samples]
-            return ModelOutput(logits_SV if len(rows) == len(logits_SV) else logits_SV[rows])
+            return ModelOutput(
+                logits_SV if len(rows) == len(logits_SV) else logits_SV[rows],
+                routing=routing_by_request(batch.sequences, routings),
+            )
         hidden_TD, routings = self.network(inputs)
         self.expert_load.observe(routings)
         prompt_logprobs = self._prompt_logprobs(batch.sequences, hidden_TD)
@@ -66,6 +70,7 @@ class ModelRunner:
             {name: found for name, found in prompt_logprobs.items() if found is not None},
             {name: found for name, found in embeddings.items() if found is not None},
             frozenset(name for results in (prompt_logprobs, embeddings) for name in results if results[name] is None),
+            routing_by_request(batch.sequences, routings),
         )
 
     def _logits(self, sequences: list[Sequence], hidden_TD: Tensor) -> Tensor:
@@ -110,10 +115,10 @@ class ModelRunner:
 
     def _experts_per_token(self, sequences: list[Sequence]) -> Tensor | None:
         """For each token the number of experts that its request asks for, 0 for the model's own; None: no request."""
-        if all(sequence.request.experts_per_token is None for sequence in sequences):
+        if all(sequence.experts_per_token is None for sequence in sequences):
             return None
         counts = torch.tensor([sequence.num_scheduled_tokens for sequence in sequences], device=self._device)
-        experts_S = [sequence.request.experts_per_token or 0 for sequence in sequences]
+        experts_S = [sequence.experts_per_token or 0 for sequence in sequences]
         return torch.tensor(experts_S, device=self._device).repeat_interleave(counts)
 
     def _write_block_table(self, sequence: Sequence, slot: int) -> None:

@@ -21,7 +21,16 @@ from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
 from server.engine.grammar.compiler import CompiledGrammar, GrammarCompiler
-from server.engine.types import EmbedRequest, EngineRequest, GenerateRequest, SamplingParams, ScoreRequest
+from server.engine.types import (
+    DEFAULT_ROUTING,
+    EmbedRequest,
+    EngineRequest,
+    GenerateRequest,
+    RoutingParams,
+    SamplingParams,
+    SchedulingParams,
+    ScoreRequest,
+)
 from server.errors import (
     InvalidRequestError,
     ModelNotFoundError,
@@ -37,11 +46,13 @@ from server.generation.prompt import Prompt
 from server.generation.run_in_thread import LONG_TEXT, run_in_thread
 from server.generation.segments import SegmentedGeneration, SegmentedPrompt
 from server.generation.stream import Generation, GenerationObserver, TextOptions
+from server.generation.tracing import with_spans
 
 NEUTRAL = GenerationDefaults()
 UNKNOWN = Quality()
 UNKNOWN_FACTS = ModelFacts()
 DEFAULT_OPTIONS = TextOptions()
+DEFAULT_SCHEDULING = SchedulingParams()
 _WITHOUT_THINKING = RenderOptions(variables={"enable_thinking": False, "thinking": False})
 
 
@@ -195,7 +206,9 @@ class GenerationService:
         prompt: Prompt | SegmentedPrompt,
         sampling: SamplingParams,
         options: TextOptions = DEFAULT_OPTIONS,
+        scheduling: SchedulingParams = DEFAULT_SCHEDULING,
         *,
+        routing: RoutingParams = DEFAULT_ROUTING,
         follow_up: bool = False,
     ) -> Generation | SegmentedGeneration:
         """Submit to the engine. `sampling.max_tokens` is cut to what the context holds.
@@ -205,25 +218,25 @@ class GenerationService:
         Raises PromptTooLongError, OverloadedError (queue full) or UnavailableError (draining). A generation that was
         returned ends with exactly one terminal event.
         """
+
+        def submit(request_id: str, prompt: Prompt, follow_up: bool) -> Generation:
+            request = _request(request_id, prompt, self._fit(prompt, sampling), scheduling, routing)
+            return self._submit(request, prompt, options, follow_up)
+
         try:
             if isinstance(prompt, Prompt):
-                return self._submit(request_id, prompt, sampling, options, follow_up)
+                return submit(request_id, prompt, follow_up)
             for segment in prompt.segments:
                 self._fit(segment.prompt, sampling)  # report a segment that is too long before any work is done
             return SegmentedGeneration(
                 prompt,
-                lambda index, part: self._submit(
-                    f"{request_id}-{index}", part, sampling, options, follow_up or index > 0
-                ),
+                lambda index, part: submit(f"{request_id}-{index}", part, follow_up or index > 0),
             )
         except OverloadedError:
             self._observer.rejected("queue_full")
             raise
 
-    def _submit(
-        self, request_id: str, prompt: Prompt, sampling: SamplingParams, options: TextOptions, follow_up: bool
-    ) -> Generation:
-        request = _request(request_id, prompt, self._fit(prompt, sampling))
+    def _submit(self, request: EngineRequest, prompt: Prompt, options: TextOptions, follow_up: bool) -> Generation:
         if prompt.content_parser is not None:
             options = replace(options, kept_special_tokens=self.chat_format.marker_ids)
         try:
@@ -235,7 +248,7 @@ class GenerationService:
                 follow_up=follow_up,
                 engine=self.engine,
                 tokenizer=self.tokenizer,
-                observer=self._observer,
+                observer=with_spans(self._observer, request, self.model_id),
             )
         except QueueFullError as full:
             raise OverloadedError(
@@ -282,20 +295,23 @@ def _grammar_text(grammar: AnswerGrammar, after: str | None) -> str:
     return grammar.text() if after is None else following(after, grammar.text())
 
 
-def _request(request_id: str, prompt: Prompt, sampling: SamplingParams) -> EngineRequest:
+def _request(
+    request_id: str, prompt: Prompt, sampling: SamplingParams, scheduling: SchedulingParams, routing: RoutingParams
+) -> EngineRequest:
     """A request for new tokens, for a vector, or, where neither is wanted, for the scores of the prompt."""
-    ids, boundaries, salt, now = prompt.token_ids, prompt.boundaries, prompt.cache_salt, time.monotonic()
+    ids = prompt.token_ids
     if prompt.pooling is not None:
-        return EmbedRequest(request_id, ids, prompt.pooling, boundaries=boundaries, arrival_time=now, cache_salt=salt)
-    if sampling.prompt_logprobs and not sampling.max_tokens:
-        alternatives = sampling.logprobs or 0
-        return ScoreRequest(request_id, ids, alternatives, boundaries=boundaries, arrival_time=now, cache_salt=salt)
-    return GenerateRequest(
-        request_id,
-        ids,
-        sampling,
-        boundaries=boundaries,
-        arrival_time=now,
-        cache_salt=salt,
+        request: EngineRequest = EmbedRequest(request_id, ids, prompt.pooling)
+    elif sampling.prompt_logprobs and not sampling.max_tokens:
+        request = ScoreRequest(request_id, ids, sampling.logprobs or 0)
+    else:
+        request = GenerateRequest(request_id, ids, sampling)
+    return replace(
+        request,
+        boundaries=prompt.boundaries,
+        arrival_time=time.monotonic(),
+        cache_salt=prompt.cache_salt,
+        scheduling=scheduling,
+        routing=routing,
         snapshot_token_ids=prompt.snapshot_token_ids,
     )

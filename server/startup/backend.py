@@ -16,6 +16,7 @@ from model.checkpoints.hub import BUNDLED, find_checkpoint, is_hub_id
 from model.checkpoints.reader import CheckpointError
 from model.checkpoints.safetensors_files import open_checkpoint
 from model.checkpoints.tensor_readers import Progress
+from model.config import FixedKConfig, ModelConfig
 from model.files import Directory
 from model.loading.load import ModelDescription, describe, load_network
 from model.loading.memory_estimate import gib, network_size, weight_bytes
@@ -32,7 +33,7 @@ from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.threads import ThreadScaler
 from server.generation.defaults import GenerationDefaults
 from server.generation.grammar_tokenizer import open_grammar_tokenizer
-from server.generation.model_facts import ModelFacts
+from server.generation.model_facts import ModelFacts, RouterFacts
 from server.generation.service import GenerationService
 from server.metrics import Metrics
 from server.settings import Settings
@@ -176,6 +177,20 @@ def _facts(described: ModelDescription, device_config: DeviceConfig) -> ModelFac
         hidden_size=described.network.config.hidden_size,
         weight_bytes=weight_bytes(described.network, scheme),
         weight_scheme=scheme.name,
+        router=_router_facts(described.network.config),
+    )
+
+
+def _router_facts(config: ModelConfig) -> RouterFacts | None:
+    layers = dict(config.moe_layers())
+    if not layers:
+        return None
+    routers = [moe.router for moe in layers.values()]
+    fixed = [router.top_k for router in routers if isinstance(router, FixedKConfig)]
+    return RouterFacts(
+        name=type(routers[0]).__name__.removesuffix("Config"),
+        num_experts={layer: moe.num_experts for layer, moe in layers.items()},
+        experts_per_token=min(fixed) if len(fixed) == len(routers) else None,
     )
 
 

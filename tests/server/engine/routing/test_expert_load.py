@@ -7,7 +7,7 @@ import torch
 
 from model.layers.router import Routing
 from server.engine.engine import Engine
-from server.engine.expert_load import STEPS_KEPT, TOKENS_KEPT, ExpertLoadRecorder
+from server.engine.routing.expert_load import STEPS_KEPT, TOKENS_KEPT, ExpertLoadRecorder
 from tests.server.engine.tiny import engine_config, request, run, tiny_network
 
 
