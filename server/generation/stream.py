@@ -201,6 +201,7 @@ class Generation:
         `continues_text` and `content_parser`: see Prompt; `follow_up`: see EngineClient.submit.
         """
         self._request_id, self._prompt_tokens = request.request_id, len(request.prompt_token_ids)
+        self._prompt_token_ids = request.prompt_token_ids  # until the end: tasks keep their finished generations
         self._engine = engine
         self._tokenizer = tokenizer
         self._observer = observer
@@ -313,7 +314,7 @@ class Generation:
             token_ids=self._unsent_ids + output.token_ids,
             embedding=output.embedding,
             routing=routed_tokens(self._tokenizer, output.token_ids, output.routing),
-            prompt_routing=routed_tokens(self._tokenizer, self._request.prompt_token_ids, output.prompt_routing),
+            prompt_routing=routed_tokens(self._tokenizer, self._prompt_token_ids, output.prompt_routing),
         )
 
     def _close(self, output: EngineOutput, delta: TextDelta) -> TextDelta:
@@ -326,7 +327,7 @@ class Generation:
             text += self._matcher.finish()
         else:
             reason = FinishReason.STOP
-        self._finished = True
+        self._finished, self._prompt_token_ids = True, ()
         self._observer.finished(reason, self.usage, output.times)
         if reason is FinishReason.ERROR and output.is_request_error:
             raise InvalidRequestError(output.error or "This request cannot be completed.")
