@@ -1,7 +1,6 @@
 """Which request bodies are read, and when: uncompressed ones up to a size, large ones one after another."""
 
 import asyncio
-
 from collections.abc import Mapping
 
 from starlette.datastructures import Headers
