@@ -119,9 +119,8 @@ class BatchJob:
     async def _work(self, queue: RequestQueue) -> None:
         """Answer one request after another."""
         while (position := await queue.next()) is not None:
-            async with self._slots:
-                request = await in_thread(read_request, self._input, position)
-                found = await answer(self._executor, request)
+            request = await in_thread(read_request, self._input, position)
+            found = await answer(self._executor, self._slots, self._batch.owner, request)
             line = response_line(request.custom_id, found.status, found.request_id, found.body)
             await queue.record(Result(position.line, found.status == 200, line))
 

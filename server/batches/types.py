@@ -50,7 +50,7 @@ class BatchLimits:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file of a client, or the output of a batch. `owner` is the name of the API key, if keys have names."""
+    """A file of a client, or the output of a batch. `owner` is the name of the API key, empty without keys."""
 
     id: str
     owner: str
