@@ -218,6 +218,15 @@ class LayerLoad:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskLoad:
+    """Expert load of one task in some minutes: (token, expert) pairs by MoE layer and expert."""
+
+    task: str
+    num_tokens: int
+    pairs: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStats:
     """A consistent snapshot of the engine, cheap to take; counters only grow."""
 
@@ -238,3 +247,4 @@ class EngineStats:
     step_failures: int
     healthy: bool  # False after several failed steps in a row
     layers: tuple[LayerLoad, ...] = ()
+    experts_per_token: int | None = None  # of new sequences, where the engine chooses it
