@@ -204,7 +204,7 @@ class EngineOutput:
     is_request_error: bool = False  # the error is the request's own fault, not the server's
     routing: tuple[TokenRouting, ...] = ()  # one per token, when asked for: of the step that the token is sampled from
     prompt_routing: tuple[TokenRouting, ...] = ()  # one per prompt token, only on the first output, when asked for
-    experts_per_token: int | None = None  # what the engine chose under load; None: the request's or the model's number
+    experts_per_token: int | None = None  # only on the terminal output; None: the model's own number
 
 
 @dataclass(frozen=True, slots=True)
