@@ -20,6 +20,7 @@ from server.engine.types import (
     RoutingParams,
     SamplingParams,
     ScoreRequest,
+    TaskLoad,
     ThinkingBudget,
     TokenLogprobs,
     TokenRouting,
@@ -73,7 +74,8 @@ MESSAGES: list[Any] = [
         1,
     ),
     LayerLoad(1, (30, 10), 0.6, 0.5),
-    EngineStats(*range(15), healthy=True, layers=(LayerLoad(1, (30, 10), 0.6, 0.5),)),
+    TaskLoad("chat", 20, ((30, 10), (0, 40))),
+    EngineStats(*range(15), healthy=True, layers=(LayerLoad(1, (30, 10), 0.6, 0.5),), experts_per_token=1),
 ]
 
 
