@@ -11,7 +11,7 @@ from model.checkpoints.gguf.architectures import ARCHITECTURES, Architecture, Hf
 from model.checkpoints.gguf.file import GgufFile
 from model.checkpoints.reader import CheckpointError, TensorHeader
 
-NOT_WEIGHTS = ("rope_freqs.weight",)  # is part of the config
+NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")  # are part of the config
 _NAME = re.compile(r"(?:blk\.(\d+)\.)?(.+?)(\.weight|\.bias|)")
 
 
