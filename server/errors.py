@@ -4,7 +4,7 @@ RequestError                    base class of all of them
 ├── InvalidRequestError         400  a value that cannot be used; `param` names the field
 │   └── PromptTooLongError      400  more tokens than the model's context holds
 ├── UnauthorizedError           401  no API key, or a wrong one
-├── ForbiddenError              403  the API key may not do this
+├── ForbiddenError              403  what the API key may not do, or the server's operator has not allowed
 ├── NotFoundError               404  a file or a batch that does not exist
 │   └── ModelNotFoundError      404  a model that is not served here
 ├── ConflictError               409  what cannot be done now, such as deleting a file that a batch reads

@@ -33,7 +33,7 @@ def serve(**given: Any) -> None:
         raise failure(KEY_ON_COMMAND_LINE)
     settings = read_settings(**given)
 
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, as_json=settings.log_format == "json")
     with ExitStack() as stack:
         with garbage_collection_paused():
             from server.batches.directory import open_batch_directory

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
@@ -85,22 +86,41 @@ def create_app(
         docs_url=None,  # FastAPI's page loads scripts from the network; that of api/docs.py does not
         redoc_url=None,
         redirect_slashes=False,
-        telemetry={"logs": False},  # log records would contain bodies; traces and metrics follow the environment
+        telemetry=_telemetry(),
     )
     app.state.drain = drain
     app.state.api_keys = api_keys
     app.state.cache_salt_per_key = settings.cache_salt_per_key
     app.state.strict = settings.strict
     app.state.batches = None
+    app.state.allow_expert_masks = settings.allow_expert_masks
     for router in ROUTERS:
         app.include_router(router, **router_options(router))
     add_exception_handlers(app)
     return app
 
 
+def _telemetry() -> TelemetryConfig:
+    """Traces are sent to where OTEL_EXPORTER_OTLP_ENDPOINT says, which needs the extra `otel`.
+
+    Not log records, which would contain bodies, and not metrics, which /metrics has. Probes and scrapes have no traces.
+    """
+    return {
+        "logs": False,
+        "metrics": False,
+        "operation_spans": False,
+        "auto_configure": True,
+        "exclude": lambda scope: scope["type"] == "http" and scope["path"] in HEALTH_PATHS | {"/metrics"},
+    }
+
+
 def _middleware(settings: Settings, drain: Drain, api_keys: ApiKeys) -> list[Middleware]:
     """Outermost first. CORS comes before the key, because a browser's preflight request carries none."""
-    layers = [Middleware(RequestLog, settings.log_requests), _cors(settings.cors_origins), Middleware(BrowserPage)]
+    layers = [
+        Middleware(RequestLog, settings.log_requests, settings.log_slow_requests),
+        _cors(settings.cors_origins),
+        Middleware(BrowserPage),
+    ]
     if api_keys.requires_key:
         public = HEALTH_PATHS | page.PATHS | ({"/metrics"} if settings.metrics_public else set())
         layers.append(Middleware(ApiKeyAuth, api_keys, public))
