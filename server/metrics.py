@@ -86,6 +86,10 @@ class Metrics:
             registry=self.registry,
         )
         self._rejected = {reason: rejected.labels(reason) for reason in ("queue_full", "draining", "prompt_too_long")}
+        self._key_requests = self._key_counter("requests", "POST requests of an API key that were within its limits.")
+        self._key_refused = self._key_counter("requests_refused", "POST requests above the limits of their API key.")
+        self._key_prompt_tokens = self._key_counter("prompt_tokens", "Prompt tokens of an API key.")
+        self._key_generation_tokens = self._key_counter("generation_tokens", "Generated tokens of an API key.")
         self._aborted = Counter(
             "routelm:requests_aborted",
             "Generations whose client left before the end; an HTTP request may take many.",
@@ -104,6 +108,17 @@ class Metrics:
 
     def rejected(self, reason: str) -> None:
         self._rejected[reason].inc()
+
+    def key_request(self, key: str) -> None:
+        """Keys are named in a file, which bounds the number of series."""
+        self._key_requests.labels(key).inc()
+
+    def key_refused(self, key: str) -> None:
+        self._key_refused.labels(key).inc()
+
+    def key_tokens(self, key: str, prompt_tokens: int, generation_tokens: int) -> None:
+        self._key_prompt_tokens.labels(key).inc(prompt_tokens)
+        self._key_generation_tokens.labels(key).inc(generation_tokens)
 
     def inter_token(self, seconds: float) -> None:
         self._inter_token.observe(seconds)
@@ -127,6 +142,9 @@ class Metrics:
     def aborted(self) -> None:
         self._aborted.inc()
         self._success[FinishReason.ABORT].inc()
+
+    def _key_counter(self, name: str, text: str) -> Counter:
+        return Counter(f"routelm:key_{name}", text, ["key"], registry=self.registry)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The text for a scraper that sends this Accept header, and its content type."""

@@ -13,10 +13,11 @@ from server.api.routing_fields import ExpertsFields
 from server.api.sse import OPENAI, Events, EventStream, StreamFormat
 from server.api.validation_errors import FieldError, in_one_answer
 from server.chat.service import ChatService
-from server.engine.types import RoutingParams
+from server.engine.types import RoutingParams, SchedulingParams
 from server.errors import ClientGoneError
 from server.generation.admission import Admission
 from server.generation.service import GenerationService
+from server.middleware.api_keys import ApiKey, KeyScope
 
 Result = TypeVar("Result")
 
@@ -66,7 +67,7 @@ class RequestContext:
             self.admission.routing = body.routing_params(
                 self.service.facts,
                 self.admission.routing.task,
-                masks_allowed=self.request.app.state.allow_expert_masks,
+                masks_allowed=self.request.app.state.allow_expert_masks and _may_research(self.request),
             )
         engine = self.service.engine
         self.response.headers["X-Queue-Position"] = str(engine.stats().waiting)
@@ -114,8 +115,7 @@ async def get_context(request: Request, response: Response, service: Service) ->
     Only a dependency can do so for a stream: its exit code runs at once when the client disconnects, but the `finally`
     of a generator that was returned does not.
     """
-    routing = RoutingParams(task=_task(request))
-    with Admission(service, request.scope["request_id"], routing) as admission:
+    with _admission(request, service) as admission:
         context = RequestContext(request, response, admission)
         try:
             yield context
@@ -124,7 +124,30 @@ async def get_context(request: Request, response: Response, service: Service) ->
                 task.cancel()
 
 
+def _admission(request: Request, service: GenerationService) -> Admission:
+    """The generations of a request, which count for its API key."""
+    request_id, state = request.scope["request_id"], request.app.state
+    routing = RoutingParams(task=_task(request))
+    key: ApiKey | None = request.scope.get("api_key")
+    if key is None:
+        return Admission(service, request_id, routing=routing)
+
+    def record_usage(prompt_tokens: int, completion_tokens: int) -> None:
+        state.api_keys.usage_of(key).add_tokens(prompt_tokens + completion_tokens, key)
+        state.metrics.key_tokens(key.name, prompt_tokens, completion_tokens)
+
+    salt = key.name if state.cache_salt_per_key else ""
+    scheduling = SchedulingParams(key.priority)
+    return Admission(service, request_id, scheduling, routing, cache_salt=salt, record_usage=record_usage)
+
+
 Context = Annotated[RequestContext, Depends(get_context)]
+
+
+def _may_research(request: Request) -> bool:
+    """Whether a request may change what the network computes: without API keys every one, else those of admins."""
+    key: ApiKey | None = request.scope.get("api_key")
+    return key is None or KeyScope.ADMIN in key.scopes
 
 
 def _task(request: Request) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from model.text.chat_formats.chat_format import PromptEnd
 from server.api.dependencies import Context
 from server.api.request_model import Text
 from server.api.response_format import GrammarFields
@@ -37,13 +38,16 @@ class GenerateResponse(BaseModel):
 async def generate(body: TextGenerationRequest, context: Context) -> Any:
     """Continue plain text, without a chat template, sampled as the checkpoint's generation_config.json says.
 
+    Reasoning with which the model begins is left out.
+
     With `stream`: events `{"object": "generation.chunk", "id", "index": 0, "delta"}`, then one `{"object":
     "generation.done", "id", "model", "finish_reason", "usage"}`, then `[DONE]`.
     """
     service, answer_id = context.accept(body), f"gen-{context.admission.request_id}"
     sampling = body.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, defaults=service.defaults)
     sampling = replace(sampling, grammar=await body.compile_grammar(service))
-    prompt = await service.text_prompt(body.prompt)
+    parser = service.chat_format.content_parser(PromptEnd())
+    prompt = replace(await service.text_prompt(body.prompt), content_parser=parser)
     [generation] = context.admission.start([prompt], sampling, body.text_options)
     if body.stream:
         return context.stream(

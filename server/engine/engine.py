@@ -9,7 +9,7 @@ import torch
 from model.config import check_experts_per_token
 from model.network import CausalLM
 from server.engine.config import EngineConfig, plan_cache_layout
-from server.engine.grammar.compiler import GrammarCompiler
+from server.engine.grammar.compiler import CompiledGrammar, GrammarCompiler
 from server.engine.runner import ModelRunner
 from server.engine.sampler import sample
 from server.engine.scheduler import Scheduler
@@ -73,7 +73,8 @@ class Engine:
         if request.sampling.grammar is not None:
             if self._grammars is None:
                 raise ValueError("grammars are not available in this engine: leave it out")
-            self._grammars.compile(request.sampling.grammar)
+            if not isinstance(request.sampling.grammar, CompiledGrammar):
+                self._grammars.compile(request.sampling.grammar)
 
     def submit(self, request: EngineRequest) -> None:
         """Accept a request. Raises ValueError for a request that cannot be served, and for an id that is in use."""

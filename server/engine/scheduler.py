@@ -12,12 +12,13 @@ from random import Random
 from server.engine.beam.search import BeamSearch
 from server.engine.cache.sequence_cache import CacheUsage
 from server.engine.config import CacheLayout, EngineConfig
+from server.engine.fair_share import victim
 from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.logits_processors import build_logits_processors
 from server.engine.policy import PrefillBudget, SchedulingPolicy
 from server.engine.routing.adaptive_experts import AdaptiveExperts
 from server.engine.sequence import Sequence, SequenceStatus
-from server.engine.sequence_pool import SequencePool, by_arrival
+from server.engine.sequence_pool import SequencePool, in_queue_order
 from server.engine.step import NOT_FINITE, ModelOutput, SampledTokens, ScheduledBatch, SchedulerStats
 from server.engine.types import (
     EmbedRequest,
@@ -71,6 +72,7 @@ class Scheduler:
     def add(self, request: EngineRequest) -> None:
         """Put a request into the waiting queue. It must have been checked, and its id must be new."""
         assert request.request_id not in self, "request ids are unique"
+        self._join(request.scheduling.tenant)
         if isinstance(request, GenerateRequest) and request.sampling.beam_width > 1:
             first_beam = self._new_sequence(self.beams.open(request))
             self.pool.add(first_beam)
@@ -122,6 +124,7 @@ class Scheduler:
             self._preempt(self.pool.running[-1])
             decodes, prefills = self._schedule_sequences()
         batch = decodes + prefills
+        self.policy.fair_share.charge(batch)
         return ScheduledBatch(
             batch,
             [sequence for sequence in batch if sequence.samples],
@@ -160,17 +163,34 @@ class Scheduler:
         """Tell the policy how long a step took."""
         self.policy.observe(seconds, decodes=decodes, prefill_tokens=prefill_tokens)
 
+    def _join(self, tenant: str) -> None:
+        tenants = {sequence.tenant for sequence in self.pool.by_id.values()}
+        if tenant not in tenants:
+            self.policy.fair_share.join(tenant, tenants)
+
     # The steps of schedule()
 
     def _schedule_sequences(self) -> tuple[list[Sequence], list[Sequence]]:
         """The decoding sequences of a step, and those that compute prompt tokens."""
+        self._preempt_for_waiting()
         preemptions = self.stats.preemptions
         decodes, prefilling = self._schedule_decodes()
         waiting = self.pool.waiting if self.pool.cache.has_free_slot and self.stats.preemptions == preemptions else []
         if not prefilling and not waiting:
             return decodes, []
-        budget = self.policy.budget(sum(sequence.num_scheduled_tokens for sequence in decodes))
+        budget = self.policy.budget(decodes)
         return decodes, self._schedule_prefills(prefilling, waiting, budget)
+
+    def _preempt_for_waiting(self) -> None:
+        """Let waiting sequences run that may take the place of others, where no place is free."""
+        hopeless: set[tuple[int, str]] = set()  # what they have in common decides
+        for sequence in list(self.pool.waiting):
+            kind = sequence.priority, sequence.tenant
+            if kind in hopeless or victim(self.pool.running, sequence) is None:
+                hopeless.add(kind)
+                continue
+            while not self._admit(sequence) and (last := victim(self.pool.running, sequence)) is not None:
+                self._preempt(last)
 
     def _schedule_decodes(self) -> tuple[list[Sequence], list[Sequence]]:
         """Give the decoding sequences their tokens; the second list are running sequences that do not decode yet.
@@ -216,7 +236,7 @@ class Scheduler:
         """Give prompts their tokens in the order of the policy. If one finds no memory, no other is admitted."""
         scheduled: dict[Sequence, None] = {}
         may_admit = True
-        for sequence, share in self.policy.share_out(budget, by_arrival(prefilling, waiting)):
+        for sequence, share in self.policy.share_out(budget, in_queue_order(prefilling, waiting)):
             if sequence.status is SequenceStatus.WAITING:
                 may_admit = may_admit and self._admit(sequence)
                 if not may_admit and not prefilling:

@@ -77,9 +77,24 @@ class Sequence:
         self.pooler = _pooler(self.request)
 
     @property
-    def arrival_order(self) -> tuple[int, int]:
-        """Sorts sequences by arrival; the beams of a request stay together."""
-        return self.root, self.number
+    def priority(self) -> int:
+        """Lower is more urgent."""
+        return self.request.scheduling.priority
+
+    @property
+    def tenant(self) -> str:
+        """Whose request it is."""
+        return self.request.scheduling.tenant
+
+    @property
+    def num_tokens_left(self) -> int:
+        """Tokens that are neither computed nor scheduled."""
+        return len(self.tokens) - self.num_computed_tokens - self.num_scheduled_tokens
+
+    @property
+    def queue_order(self) -> tuple[int, int, int]:
+        """Sorts sequences by priority, then by arrival; the beams of a request stay together."""
+        return self.priority, self.root, self.number
 
     @property
     def num_output_tokens(self) -> int:

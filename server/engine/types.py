@@ -43,7 +43,7 @@ class SamplingParams:
     `beam_width` above 1 runs a beam search of that width; its answer comes in one output.
 
     `grammar` (Lark text, or llguidance's JSON form) says which outputs are allowed. The sequence ends with STOP where
-    nothing may follow, with or without an end token.
+    nothing may follow, with or without an end token. Compile it before: the engine waits for a plain text.
     """
 
     max_tokens: int
@@ -66,6 +66,18 @@ class SamplingParams:
     beam_width: int = 1
     thinking_budget: ThinkingBudget | None = None
     grammar: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulingParams:
+    """When a request is computed, compared with others.
+
+    A lower `priority` is more urgent; it may be negative. Requests of equal priority share the engine fairly between
+    their tenants, which are told apart by any string.
+    """
+
+    priority: int = 0
+    tenant: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +128,7 @@ class _Request:
     boundaries: tuple[int, ...] = field(default=(), kw_only=True)
     arrival_time: float = field(default=0.0, kw_only=True)
     cache_salt: str = field(default="", kw_only=True)
+    scheduling: SchedulingParams = field(default=SchedulingParams(), kw_only=True)
     routing: RoutingParams = field(default=DEFAULT_ROUTING, kw_only=True)
     snapshot_token_ids: frozenset[int] = field(default=frozenset(), kw_only=True)
 

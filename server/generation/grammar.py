@@ -38,11 +38,11 @@ class JsonSchemaGrammar(AnswerGrammar):
     schema: Any
 
     def text(self) -> str:
-        return json_schema_text(self._schema())
+        return json_schema_text(self.parsed())
 
     def explain(self, error: str, validate: Validate) -> SchemaError:
         """Find the innermost schema that is refused alone, with the definitions of the whole."""
-        schema: Any = self._schema()
+        schema: Any = self.parsed()
         definitions = {name: schema[name] for name in ("$defs", "definitions", "$schema") if name in schema}
         place, waiting, tries = "", list(subschemas(schema)), MAX_TRIES
         while waiting and tries:
@@ -54,7 +54,8 @@ class JsonSchemaGrammar(AnswerGrammar):
             error = "`oneOf` is only supported for alternatives that exclude each other: use `anyOf`"
         return SchemaError(error, place)
 
-    def _schema(self) -> Any:
+    def parsed(self) -> Any:
+        """The schema. Raises SchemaError for a text that is not JSON."""
         try:
             return json.loads(self.schema) if isinstance(self.schema, str) else self.schema
         except (ValueError, RecursionError) as error:

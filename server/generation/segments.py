@@ -36,6 +36,13 @@ class SegmentedPrompt:
     after: str = ""
     max_parallel: int = MAX_PARALLEL_SEGMENTS
 
+    def in_namespace(self, cache_salt: str) -> "SegmentedPrompt":
+        """See Prompt.in_namespace."""
+        if not cache_salt:
+            return self
+        segments = (replace(segment, prompt=segment.prompt.in_namespace(cache_salt)) for segment in self.segments)
+        return replace(self, segments=tuple(segments))
+
 
 class SegmentedGeneration:
     """Reads like one Generation. Accepted with its first segment; later ones wait for a free slot if necessary."""

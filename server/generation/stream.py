@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol, TypeVar
 
+from model.text.chat_formats.router import AnswerParser, ContentDetokenizer
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient
 from server.engine.types import EngineOutput, EngineRequest, FinishReason, RequestTimes
@@ -189,6 +190,7 @@ class Generation:
         options: TextOptions,
         *,
         continues_text: bool = False,
+        content_parser: AnswerParser | None = None,
         follow_up: bool = False,
         engine: EngineClient,
         tokenizer: Tokenizer,
@@ -196,7 +198,7 @@ class Generation:
     ) -> None:
         """Submits to the engine. Raises what EngineClient.submit raises.
 
-        `continues_text`: prompt and answer are one text, see Prompt; `follow_up`: see EngineClient.submit.
+        `continues_text` and `content_parser`: see Prompt; `follow_up`: see EngineClient.submit.
         """
         self._request = request
         self._engine = engine
@@ -210,6 +212,8 @@ class Generation:
             continues=continues_text,
             kept=options.kept_special_tokens,
         )
+        if content_parser is not None:
+            self._detokenizer = ContentDetokenizer(self._detokenizer, content_parser)
         self._ends = frozenset(tokenizer.eos_token_ids) | request.sampling.stop_token_ids
         self._unsent_ids: tuple[int, ...] = ()  # of tokens that have made no text yet
         self._completion_tokens = 0

@@ -37,7 +37,7 @@ async def decide(admission: Admission, text: str, questions: Sequence[LabelQuest
     requests = []
     for question in questions:
         options = [(option.label, option.description) for option in question.options]
-        prompt = await service.chat_prompt(service.prompts.decide(text, question.instructions, options))
+        prompt = await service.task_prompt(service.prompts.decide(text, question.instructions, options))
         service.check_length(prompt)  # the first of hundreds says that the text is too long
         requests.append(ScoringRequest(prompt, [option.label for option in question.options]))
     rows = await score_continuations(admission, requests)

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from server.engine.types import SamplingParams
 from server.generation.admission import Admission
 from server.generation.prompt import Prompt
-from server.generation.stream import GenerationResult
+from server.generation.service import DEFAULT_OPTIONS
+from server.generation.stream import GenerationResult, TextOptions
 
 MAX_PARALLEL = 32  # generations, so that one request does not fill the queue
 
 
 async def run_sub_generations(
-    admission: Admission, prompts: Sequence[Prompt], sampling: SamplingParams
+    admission: Admission, prompts: Sequence[Prompt], sampling: SamplingParams, options: TextOptions = DEFAULT_OPTIONS
 ) -> list[GenerationResult]:
     """Run one generation per prompt, as many in parallel as there are free slots; results in the order of prompts.
 
@@ -22,6 +23,6 @@ async def run_sub_generations(
     results: list[GenerationResult] = []
     while len(results) < len(prompts):
         batch_size = min(await admission.free_slots(), MAX_PARALLEL)
-        generations = admission.start(prompts[len(results) :][:batch_size], sampling)
+        generations = admission.start(prompts[len(results) :][:batch_size], sampling, options)
         results += await asyncio.gather(*(generation.result() for generation in generations))
     return results

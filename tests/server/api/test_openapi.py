@@ -40,7 +40,7 @@ def test_every_post_declares_the_errors_in_their_shape(document: Schema) -> None
     assert len(posts) == 18
     for path, operation in posts.items():
         answers = operation["responses"]
-        assert set(answers) == {"200", "400", "401", "404", "413", "415", "429", "500", "503", "default"}, path
+        assert set(answers) == {"200", "400", "401", "403", "404", "413", "415", "429", "500", "503", "default"}, path
         shape = {"/api/": "OllamaError", "/v1/messages": "AnthropicError"}
         names = {name for prefix, name in shape.items() if path.startswith(prefix)} or {"ErrorAnswer"}
         schemas = [answers[status]["content"]["application/json"]["schema"] for status in set(answers) - {"200"}]
@@ -57,8 +57,8 @@ def test_the_declared_shape_is_the_one_that_is_sent(document: Schema, client: Te
 
 def test_what_only_reads_declares_less(document: Schema) -> None:
     gets = operations(document, "get")
-    assert set(gets["/v1/models/{model_id}"]["responses"]) == {"200", "401", "404", "default"}
-    assert set(gets["/metrics"]["responses"]) == {"200", "401", "default"}
+    assert set(gets["/v1/models/{model_id}"]["responses"]) == {"200", "401", "403", "404", "default"}
+    assert set(gets["/metrics"]["responses"]) == {"200", "401", "403", "default"}
     for path in ("/health/live", "/health/ready"):
         answers = gets[path]["responses"]
         assert set(answers) == {"200", "503"}

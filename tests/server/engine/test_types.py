@@ -41,6 +41,7 @@ COMMON: dict[str, Any] = {
     "arrival_time": 1.5,
     "cache_salt": "key \N{SNOWMAN}",
     "routing": RoutingParams(2, False, ((0, (1, 3)),), ReturnedRouting((0, 2), 1, True), "chat"),
+    "scheduling": types.SchedulingParams(1, "tenant"),
     "snapshot_token_ids": frozenset({8}),
 }
 LOGPROBS = (TokenLogprobs(4, -0.1, ((4, -0.1), (6, -(2.0**-30)))),)
@@ -57,6 +58,7 @@ MESSAGES: list[Any] = [
     TIMES,
     ReturnedRouting((0, 2), 1, True, 5),
     COMMON["routing"],
+    COMMON["scheduling"],
     ROUTING[0],
     EngineOutput(
         "g",

@@ -20,6 +20,7 @@ from server.engine.sampler import gumbel_noise
 from server.engine.types import EngineOutput, EngineRequest, GenerateRequest, RoutingParams, SamplingParams
 
 KNOWN: WeakKeyDictionary[CausalLM, dict[tuple[Any, ...], tuple[int, ...]]] = WeakKeyDictionary()  # results of oracles
+OUTER_FIELDS = ("boundaries", "arrival_time", "cache_salt", "routing", "task", "snapshot_token_ids", "scheduling")
 VOCAB = 128
 MAX_LEN = 256
 
@@ -57,11 +58,7 @@ def bytes_for(network: CausalLM, config: EngineConfig, *, blocks: int) -> int:
 
 def request(request_id: str, prompt: Iterable[int], max_tokens: int = 8, **changes: Any) -> GenerateRequest:
     """Greedy unless told otherwise; what `GenerateRequest` has no field for is sampling."""
-    outer = {
-        name: changes.pop(name)
-        for name in ("boundaries", "arrival_time", "cache_salt", "routing", "snapshot_token_ids")
-        if name in changes
-    }
+    outer = {name: changes.pop(name) for name in OUTER_FIELDS if name in changes}
     if "experts_per_token" in changes:
         outer["routing"] = RoutingParams(changes.pop("experts_per_token"))
     sampling = SamplingParams(max_tokens, **({"temperature": 0.0} | changes))
