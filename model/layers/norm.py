@@ -23,6 +23,18 @@ class RMSNorm(nn.Module):
         return kernels.add_norm(x, y, scale, self.weight, self.config.eps, self.config.offset)
 
 
+class NoNorm(nn.Module):
+    """Stands where a block has no norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def after_adding(self, x: Tensor, y: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """x + scale * y, twice."""
+        total = kernels.add_scaled(x, y, scale)
+        return total, total
+
+
 class GatedRMSNorm(nn.Module):
     """x / rms(x) * weight * silu(gate), over the last dimension."""
 

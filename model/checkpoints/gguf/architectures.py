@@ -154,6 +154,33 @@ def _lfm2(hf: HfConfig) -> Architecture:
     return Architecture(names, {"shortconv.conv.weight": _with_channel_axis})
 
 
+def _olmo2(hf: HfConfig) -> Architecture:
+    norms = {"post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}
+    return Architecture(_FRAME | _ATTENTION | norms | _feed_forward("mlp"))
+
+
+def _phi3(hf: HfConfig) -> Architecture:
+    fused = {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj"}
+    return Architecture(_FRAME | _NORMS | _ATTENTION | fused)
+
+
+def _glm4(hf: HfConfig) -> Architecture:
+    norms = {
+        "attn_norm": "input_layernorm", "post_attention_norm": "post_self_attn_layernorm",
+        "ffn_norm": "post_attention_layernorm", "post_ffw_norm": "post_mlp_layernorm",
+    }  # fmt: skip
+    return Architecture(_FRAME | _ATTENTION | norms | {"ffn_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj"})
+
+
+def _gemma3(hf: HfConfig) -> Architecture:
+    norms = {
+        "attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm",
+        "ffn_norm": "pre_feedforward_layernorm", "post_ffw_norm": "post_feedforward_layernorm",
+    }  # fmt: skip
+    with_offset = ("output_norm", "attn_q_norm", "attn_k_norm", *norms)
+    return Architecture(_FRAME | _ATTENTION | norms | _feed_forward("mlp"), _norm_offset(with_offset))
+
+
 def _gpt_oss(hf: HfConfig) -> Architecture:
     names = {
         **_FRAME,
@@ -270,6 +297,11 @@ ARCHITECTURES: dict[str, Callable[[HfConfig], Architecture]] = {
     "qwen3next": _qwen3_next,
     "qwen35moe": _qwen35_moe,
     "olmoe": _qwen,
+    "olmo2": _olmo2,
+    "smollm3": _llama,
+    "phi3": _phi3,
+    "glm4": _glm4,
+    "gemma3": _gemma3,
     "granite": _granite,
     "granitemoe": _granite,
     "granitehybrid": _granite_hybrid,

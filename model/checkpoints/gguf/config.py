@@ -1,17 +1,16 @@
 """The metadata of a GGUF file as the config.json of the checkpoint it was made from."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
+from model.checkpoints.gguf.file import StoredTensor
 from model.checkpoints.gguf.metadata import Metadata
 from model.checkpoints.reader import CheckpointError
 
 Json = dict[str, Any]
 SOFTMAX, SIGMOID = 1, 2  # gating functions
-# The most bits per weight of files that are served as int4, and as int8. Four bits with a minimum (Q4_1, most of
-# Q4_K_M) would be quantized a second time as int4: of SmolLM2 in Q4_1, int8 costs 0.5 % of perplexity and int4 10 %.
-INT4_BITS, INT8_BITS = 4.5, 9.0
-_QUANTIZED = 16.0
 YARN = {"attention_factor": "attn_factor", "beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
 
 
@@ -66,14 +65,27 @@ def _rope_scaling(metadata: Metadata) -> Json | None:
 
 
 def _quantization(metadata: Metadata) -> Json | None:
-    """The scheme with about as many bits per weight as the matrices of the layers."""
+    """The most common type of the layers' matrices, and with how many bits per weight layers and head are served."""
     matrices = [t for name, t in metadata.tensors.items() if len(t.shape) > 1 and name.startswith("blk.")]
-    weights = sum(matrix.size * matrix.type.block_weights // matrix.type.block_bytes for matrix in matrices)
-    bits = 8 * sum(matrix.size for matrix in matrices) / max(weights, 1)
-    if bits >= _QUANTIZED:
+    weights = Counter[str]()
+    for matrix in matrices:
+        if matrix.type.format is not None:
+            weights[matrix.type.name] += prod(matrix.shape)
+    if not weights:
         return None
-    scheme = "int4" if bits <= INT4_BITS else "int8" if bits <= INT8_BITS else None
-    return {"quant_method": "gguf", "bits_per_weight": round(bits, 2), "scheme": scheme}
+    heads = [t for t in map(metadata.tensors.get, ("output.weight", "token_embd.weight")) if t is not None]
+    return {
+        "quant_method": "gguf",
+        "type": weights.most_common(1)[0][0],
+        "bits_per_weight": round(_served_bits(matrices), 3),
+        "head_bits_per_weight": _served_bits(heads[:1]),
+    }
+
+
+def _served_bits(matrices: Sequence[StoredTensor]) -> float:
+    weights = [prod(matrix.shape) for matrix in matrices]
+    bits = (count * m.type.served_bits for count, m in zip(weights, matrices, strict=True))
+    return sum(bits) / sum(weights)
 
 
 def _llama(metadata: Metadata) -> Json:
@@ -124,6 +136,81 @@ def _olmoe(metadata: Metadata) -> Json:
         **_experts(metadata),
         "intermediate_size": metadata.rows("blk.0.ffn_gate_exps.weight"),
         "norm_topk_prob": False,
+    }
+
+
+def _olmo2(metadata: Metadata) -> Json:
+    """OLMo 2, or OLMo 3 if there are windows, whose layers have positions that are not scaled."""
+    if metadata.get("attention.sliding_window") is None:
+        return {"model_type": "olmo2"}
+    return {
+        "model_type": "olmo3",
+        "sliding_window": metadata.number("attention.sliding_window"),
+        "layer_types": _layer_types(metadata, default=4),
+    }
+
+
+def _layer_types(metadata: Metadata, default: int) -> list[str]:
+    """Which layers have windows: all but every `default`-th where the metadata does not say it."""
+    found = metadata.get("attention.sliding_window_pattern")
+    if not isinstance(found, list):
+        found = [(index + 1) % (found or default) != 0 for index in range(metadata.layers)]
+    return ["sliding_attention" if slides else "full_attention" for slides in found]
+
+
+def _smollm3(metadata: Metadata) -> Json:
+    return {"model_type": "smollm3", "no_rope_layer_interval": 4}
+
+
+def _phi3(metadata: Metadata) -> Json:
+    heads = metadata.number("attention.head_count")
+    return {
+        "model_type": "phi3",
+        "head_dim": metadata.number("embedding_length") // max(heads, 1),
+        "sliding_window": metadata.number("attention.sliding_window", 0) or None,
+        "partial_rotary_factor": _rotary_part(metadata),
+        "rope_scaling": _longrope(metadata),
+    }
+
+
+def _rotary_part(metadata: Metadata) -> float:
+    """The part of each head that has rotary positions."""
+    head_dim = metadata.number("attention.key_length", 0)
+    head_dim = head_dim or metadata.number("embedding_length") // metadata.number("attention.head_count")
+    return metadata.number("rope.dimension_count", head_dim) / max(head_dim, 1)
+
+
+def _longrope(metadata: Metadata) -> Json | None:
+    if "rope_factors_long.weight" not in metadata.tensors:
+        return _rope_scaling(metadata)
+    return {
+        "rope_type": "longrope",
+        "long_factor": metadata.read("rope_factors_long.weight"),
+        "short_factor": metadata.read("rope_factors_short.weight"),
+        "original_max_position_embeddings": metadata.number("rope.scaling.original_context_length"),
+        "attention_factor": metadata.real("rope.scaling.attn_factor", 1.0),
+    }
+
+
+def _glm4(metadata: Metadata) -> Json:
+    return {
+        "model_type": "glm4",
+        "partial_rotary_factor": _rotary_part(metadata),
+        "attention_bias": "blk.0.attn_q.bias" in metadata.tensors,
+    }
+
+
+def _gemma3(metadata: Metadata) -> Json:
+    """The scale of the scores is that of the published models: it follows the head width, except with 62 layers."""
+    heads, hidden = metadata.number("attention.head_count"), metadata.number("embedding_length")
+    is_27b = metadata.layers == 62
+    return {
+        "model_type": "gemma3_text",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "sliding_window": metadata.number("attention.sliding_window"),
+        "layer_types": _layer_types(metadata, default=6),
+        "rope_local_base_freq": metadata.real("rope.freq_base_swa", 10_000.0),
+        "query_pre_attn_scalar": hidden // max(heads, 1) if is_27b else metadata.number("attention.key_length"),
     }
 
 
@@ -285,6 +372,11 @@ CONFIGS: dict[str, Callable[[Metadata], Json]] = {
     "qwen3next": _qwen3_next,
     "qwen35moe": _qwen35_moe,
     "olmoe": _olmoe,
+    "olmo2": _olmo2,
+    "smollm3": _smollm3,
+    "phi3": _phi3,
+    "glm4": _glm4,
+    "gemma3": _gemma3,
     "granite": _granite,
     "granitemoe": _granite_moe,
     "granitehybrid": _granite_hybrid,

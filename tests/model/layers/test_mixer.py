@@ -15,6 +15,7 @@ from model.config import (
     Mamba2Config,
     MixerConfig,
     NormConfig,
+    QKNormConfig,
     RotaryConfig,
     ShortConvConfig,
 )
@@ -25,8 +26,11 @@ from tests.model.batches import BLOCK, batch_of
 
 HIDDEN, TOKENS = 48, 64
 CASES: dict[str, MixerConfig] = {
-    "attention": AttentionConfig(4, 2, 16, RotaryConfig(8), qk_norm=NormConfig(), output_gate=True),
+    "attention": AttentionConfig(4, 2, 16, RotaryConfig(8), qk_norm=QKNormConfig(NormConfig()), output_gate=True),
     "attention without positions": AttentionConfig(3, 1, 16, None, scale=0.3, input_bias=True, output_bias=True),
+    "norms after positions": AttentionConfig(
+        4, 2, 16, RotaryConfig(16), qk_norm=QKNormConfig(NormConfig(), after_rotary=True)
+    ),
     "window and sinks": AttentionConfig(4, 2, 16, RotaryConfig(16), window=5, sinks=True, input_bias=True),
     "latent attention": LatentAttentionConfig(4, 24, 32, 16, 16, RotaryConfig(8), NormConfig(), 24**-0.5),
     "delta net": DeltaNetConfig(2, 4, 16, 16),

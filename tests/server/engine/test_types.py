@@ -20,6 +20,7 @@ from server.engine.types import (
     RoutingParams,
     SamplingParams,
     ScoreRequest,
+    TaskLoad,
     ThinkingBudget,
     TokenLogprobs,
     TokenRouting,
@@ -39,8 +40,7 @@ COMMON: dict[str, Any] = {
     "boundaries": (1, 2),
     "arrival_time": 1.5,
     "cache_salt": "key \N{SNOWMAN}",
-    "routing": RoutingParams(2, False, ((0, (1, 3)),), ReturnedRouting((0, 2), 1, True)),
-    "task": "chat",
+    "routing": RoutingParams(2, False, ((0, (1, 3)),), ReturnedRouting((0, 2), 1, True), "chat"),
     "snapshot_token_ids": frozenset({8}),
 }
 LOGPROBS = (TokenLogprobs(4, -0.1, ((4, -0.1), (6, -(2.0**-30)))),)
@@ -55,7 +55,7 @@ MESSAGES: list[Any] = [
     LOGPROBS[0],
     types.ThinkingBudget(5, (6,), (7, 8), (9,)),
     TIMES,
-    ReturnedRouting((0, 2), 1, True),
+    ReturnedRouting((0, 2), 1, True, 5),
     COMMON["routing"],
     ROUTING[0],
     EngineOutput(
@@ -74,7 +74,8 @@ MESSAGES: list[Any] = [
         1,
     ),
     LayerLoad(1, (30, 10), 0.6, 0.5),
-    EngineStats(*range(15), healthy=True, layers=(LayerLoad(1, (30, 10), 0.6, 0.5),)),
+    TaskLoad("chat", 20, ((30, 10), (0, 40))),
+    EngineStats(*range(15), healthy=True, layers=(LayerLoad(1, (30, 10), 0.6, 0.5),), experts_per_token=1),
 ]
 
 

@@ -23,9 +23,10 @@ ARCHITECTURES = {
     "qwen3": "qwen3", "qwen3_moe": "qwen3moe", "qwen3_next": "qwen3next", "qwen3_5_moe_text": "qwen35moe",
     "granite": "granite", "granitemoe": "granitemoe", "granitemoeshared": "granitemoe",
     "granitemoehybrid": "granitehybrid", "lfm2": "lfm2", "lfm2_moe": "lfm2moe", "olmoe": "olmoe",
+    "olmo2": "olmo2", "olmo3": "olmo2", "smollm3": "smollm3", "phi3": "phi3", "glm4": "glm4", "gemma3_text": "gemma3",
     "gpt_oss": "gpt-oss", "deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2",
 }  # fmt: skip
-_PERMUTED = ("llama", "granite", "granitemoe", "granitehybrid")
+_PERMUTED = ("llama", "granite", "granitemoe", "granitehybrid", "smollm3")
 
 
 def write_gguf(directory: Path, path: Path, kind: GgmlType = GgmlType.F32, **more: Any) -> Path:
@@ -66,6 +67,7 @@ def _metadata(hf: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     heads = hf["num_attention_heads"]
     head_dim = hf.get("head_dim") or hf["hidden_size"] // heads
     rope = hf.get("rope_parameters") or {}
+    rope = rope.get("full_attention", rope)
     found = {
         "block_count": hf["num_hidden_layers"],
         "context_length": hf["max_position_embeddings"],
@@ -86,6 +88,23 @@ def _metadata(hf: Mapping[str, Any], architecture: str) -> dict[str, Any]:
         found |= {"rope.scaling.type": rope["rope_type"], "rope.scaling.factor": float(rope["factor"])}
         found["rope.scaling.original_context_length"] = rope.get("original_max_position_embeddings")
     return found | _MORE.get(architecture, lambda hf: {})(hf)
+
+
+def _windows(hf: Mapping[str, Any]) -> dict[str, Any]:
+    if hf["model_type"] == "olmo2":
+        return {}
+    pattern = [kind == "sliding_attention" for kind in hf["layer_types"]]
+    return {"attention.sliding_window": hf["sliding_window"], "attention.sliding_window_pattern": pattern}
+
+
+def _phi3(hf: Mapping[str, Any]) -> dict[str, Any]:
+    rope = hf["rope_parameters"]
+    original = rope.get("original_max_position_embeddings") or hf["original_max_position_embeddings"]
+    found = {"attention.sliding_window": hf["sliding_window"] or 0, "rope.scaling.original_context_length": original}
+    if "long_factor" not in rope:
+        return found
+    scale = hf["max_position_embeddings"] / original
+    return found | {"rope.scaling.attn_factor": float(np.sqrt(1 + np.log(scale) / np.log(original)))}
 
 
 def _granite(hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,6 +183,9 @@ def _deepseek(hf: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _MORE: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "olmo2": _windows,
+    "gemma3": lambda hf: {"attention.sliding_window": hf["sliding_window"]},
+    "phi3": _phi3,
     "granite": _granite,
     "granitemoe": _granite,
     "granitehybrid": _granite_hybrid,
@@ -181,7 +203,7 @@ def _named(tensors: Tensors, hf: Mapping[str, Any], architecture: str) -> Iterat
     names = gguf.get_tensor_name_map(code, hf["num_hidden_layers"])
     for name, tensor in tensors.items():
         found = names.get_name(name, try_suffixes=(".weight", ".bias")) or name
-        assert found.startswith(("blk.", "token_embd", "output", "rope_freqs")), f"no name for {name}"
+        assert found.startswith(("blk.", "token_embd", "output", "rope_f")), f"no name for {name}"
         yield found, tensor
 
 
@@ -193,6 +215,9 @@ def _changed(tensors: Tensors, hf: Mapping[str, Any], architecture: str) -> Tens
         tensors = {name: _permuted(name, tensor, hf) for name, tensor in tensors.items()}
     if (hf.get("rope_parameters") or {}).get("rope_type") == "llama3":
         tensors["rope_freqs.weight"] = _llama3_factors(hf)
+    for length in ("long", "short"):
+        if (factors := (hf.get("rope_parameters") or {}).get(f"{length}_factor")) is not None:
+            tensors[f"rope_factors_{length}.weight"] = torch.tensor(factors)
     changed: Tensors = {}
     for name, tensor in tensors.items():
         changed |= _changes(name, tensor, hf, architecture)
@@ -247,6 +272,8 @@ def _changes(name: str, tensor: Tensor, hf: Mapping[str, Any], architecture: str
         return {name.removeprefix("model."): tensor}
     if name.endswith("conv.conv.weight"):
         return {name: tensor.squeeze(1)}
+    if architecture == "gemma3" and name.endswith("norm.weight"):
+        return {name: tensor + 1}
     if architecture == "gpt-oss":
         return _gpt_oss(name, block, tensor)
     if architecture.startswith("granite"):

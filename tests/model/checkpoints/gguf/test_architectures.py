@@ -23,11 +23,13 @@ from tests.model.families.checkpoints import CASES, model_type, write_checkpoint
 # cases that GGUF files cannot express: windows of Llama-like and Qwen models, layers without experts among others
 NOT_EXPRESSED = {
     "mistral_window", "mixtral_window", "qwen2_window", "qwen3_window", "qwen2_moe_sparse", "qwen3_moe_renormalized",
-    "qwen3_5_moe", "lfm2_moe_plain_router", "llama_longrope",
+    "qwen3_5_moe", "lfm2_moe_plain_router", "llama_longrope", "smollm3_window",
 }  # fmt: skip
 # settings that llama.cpp fixes, or derives from others
 FIXED = {
     "gpt_oss": {"swiglu_limit": 7.0},
+    "smollm3": {"no_rope_layer_interval": 4},
+    "gemma3_text": {"num_hidden_layers": 6, "layer_types": None, "query_pre_attn_scalar": 32},
     "qwen3_moe": {"norm_topk_prob": True},
     "granitemoehybrid_dense": {"time_step_limit": [0.0, float("inf")]},
     "deepseek_v2_groups": {
