@@ -42,6 +42,10 @@ class TokenBatch(Protocol):
         """
         ...
 
+    def masked_experts(self, layer: int) -> Tensor | None:
+        """The experts that a token must not go to: bool [T, E]. None: there are none."""
+        ...
+
     def rotary_tables(self, rotary: Rotary) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the tokens' positions, [T, W] each, computed once per rotary config and batch."""
         ...
@@ -121,9 +125,13 @@ class ForwardBatch:
     cache: CacheStorage
     num_experts_per_token: int | Tensor | None = None  # in every MoE layer; see `TokenBatch.experts_per_token`
     tables: RotaryTables = field(default_factory=dict)
+    masks: Mapping[int, Tensor] = field(default_factory=dict)  # by layer; see `TokenBatch.masked_experts`
 
     def experts_per_token(self, layer: int) -> int | Tensor | None:
         return self.num_experts_per_token
+
+    def masked_experts(self, layer: int) -> Tensor | None:
+        return self.masks.get(layer)
 
     def rotary_tables(self, rotary: Rotary) -> tuple[Tensor, Tensor]:
         return _cached_tables(self.tables, rotary, self.positions_T)
@@ -197,6 +205,9 @@ class PaddedBatch:
 
     def experts_per_token(self, layer: int) -> int | Tensor | None:
         return self.num_experts_per_token.get(layer)
+
+    def masked_experts(self, layer: int) -> Tensor | None:
+        return None
 
     def rotary_tables(self, rotary: Rotary) -> tuple[Tensor, Tensor]:
         return _cached_tables(self.tables, rotary, self.positions_T)

@@ -43,7 +43,8 @@ class Block(nn.Module):
             return kernels.add_scaled(x_TD, mixed_TD, self.scale), None
         x_TD, normed_TD = self.feed_forward_norm.after_adding(x_TD, mixed_TD, self.scale)
         if isinstance(self.feed_forward, MoE):
-            y_TD, routing = self.feed_forward(normed_TD, batch.token_ids_T, batch.experts_per_token(layer))
+            asked = (batch.experts_per_token(layer), batch.masked_experts(layer))
+            y_TD, routing = self.feed_forward(normed_TD, batch.token_ids_T, *asked)
             return self._add(x_TD, y_TD), routing
         return self._add(x_TD, self.feed_forward(normed_TD)), None
 

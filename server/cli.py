@@ -11,6 +11,7 @@ from server.commands import (
     evaluate,
     generate,
     inspect,
+    keys,
     prepare,
     pull,
     quantize,
@@ -42,6 +43,7 @@ def options(
 app.command("serve", cls=serve.ServeCommand)(serve.serve)
 app.command("chat")(chat.chat)
 app.command("generate")(generate.generate)
+app.add_typer(keys.app, name="keys")
 app.command("pull")(pull.pull)
 app.command("inspect")(inspect.inspect)
 app.command("quantize")(quantize.quantize)

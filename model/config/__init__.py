@@ -28,6 +28,7 @@ from model.config.network import (
     LayerConfig,
     ModelConfig,
     check_experts_per_token,
+    check_masked_experts,
     hybrid_config,
     with_experts_per_token,
 )
@@ -99,6 +100,7 @@ __all__ = [
     "TopPConfig",
     "YarnScaling",
     "check_experts_per_token",
+    "check_masked_experts",
     "hybrid_config",
     "with_experts_per_token",
 ]

@@ -1,13 +1,13 @@
 """Layers and whole networks."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from model.config.feed_forward import GatedMLPConfig, MoEConfig, SharedExpertConfig
 from model.config.mixers import AttentionConfig, DeltaNetConfig, MixerConfig, QKNormConfig
 from model.config.norm import LayerNormConfig, NormConfig, NormPlacement
 from model.config.rotary import RotaryConfig
-from model.config.routers import FixedKConfig, RouterConfig, SoftmaxTopKConfig, SparseMixerConfig
+from model.config.routers import FixedKConfig, HashConfig, RouterConfig, SoftmaxTopKConfig, SparseMixerConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,25 @@ def check_experts_per_token(config: ModelConfig, k: int) -> None:
     if not 1 <= k <= largest:
         allowed = f"1 to {largest}" if layers else "a model with experts"
         raise ValueError(f"experts_per_token is {k}: this takes {allowed}")
+
+
+def check_masked_experts(config: ModelConfig, masked: Mapping[int, Collection[int]], k: int | None = None) -> None:
+    """Raise ValueError unless each MoE layer has enough experts without those `masked` by layer for `k` per token."""
+    layers = dict(config.moe_layers())
+    for layer, experts in masked.items():
+        moe = layers.get(layer)
+        if moe is None:
+            raise ValueError(f"mask_experts names layer {layer}: those with experts are {', '.join(map(str, layers))}")
+        if isinstance(moe.router, HashConfig):
+            raise ValueError("mask_experts: a hash router does not look at scores; leave it out")
+        wrong = next((expert for expert in experts if not 0 <= expert < moe.num_experts), None)
+        if wrong is not None:
+            raise ValueError(
+                f"mask_experts names expert {wrong} of layer {layer}: there are 0 to {moe.num_experts - 1}"
+            )
+        needed = (k or moe.router.top_k) if isinstance(moe.router, FixedKConfig) else 1
+        if moe.num_experts - len(set(experts)) < needed:
+            raise ValueError(f"mask_experts leaves too few experts in layer {layer}: a token needs {needed}")
 
 
 def _max_top_k(moe: MoEConfig) -> int:

@@ -19,6 +19,7 @@ from model.kernels import library, reference
 from model.kernels.cpu import autograd, inference
 from model.kernels.matmul import packed
 from model.kernels.matmul import reference as matmul_reference
+from model.kernels.matmul.codes import Codes
 from model.kernels.matmul.packed import PackedWeights
 from model.kernels.matmul.reference import PlainWeights
 from model.kernels.types import GatedMLPWeights
@@ -98,9 +99,9 @@ kimi_delta_train = reference.kimi_delta_train
 selective_scan_train = reference.selective_scan_train
 
 
-def pack_weights(values_EOI: Tensor, scales: Tensor | None = None, bias_EO: Tensor | None = None) -> FrozenWeights:
-    """Frozen weights in the form in which they are multiplied here; see `PackedWeights` for the arguments."""
-    return (PackedWeights if compiled() else PlainWeights)(values_EOI, scales, bias_EO)
+def pack_weights(codes: Codes, bias_EO: Tensor | None = None) -> FrozenWeights:
+    """Frozen weights [E, O, I] in the form in which they are multiplied here."""
+    return (PackedWeights if compiled() else PlainWeights)(codes, bias_EO)
 
 
 def _matmul_backend(weights: FrozenWeights) -> ModuleType:

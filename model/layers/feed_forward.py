@@ -103,9 +103,15 @@ class MoE(nn.Module):
         self.experts = Experts(config, hidden_size)
         self.shared = GatedMLP(hidden_size, config.shared.width, config.activation) if config.shared else None
 
-    def forward(self, x_TD: Tensor, token_ids_T: Tensor, k: int | Tensor | None = None) -> tuple[Tensor, Routing]:
-        """`k`: experts per token, as in `TokenBatch.experts_per_token`. Returns y_TD and the routing."""
-        routing, shared_gate_T = self.route(x_TD, token_ids_T, k)
+    def forward(
+        self,
+        x_TD: Tensor,
+        token_ids_T: Tensor,
+        k: int | Tensor | None = None,
+        masked_TE: Tensor | None = None,
+    ) -> tuple[Tensor, Routing]:
+        """Returns y_TD and the routing. `k` and `masked_TE`: what a `TokenBatch` has of the layer."""
+        routing, shared_gate_T = self.route(x_TD, token_ids_T, k, masked_TE)
         y_TD = self._fused(x_TD, routing, shared_gate_T)
         return (self._unfused(x_TD, routing, shared_gate_T) if y_TD is None else y_TD), routing
 
@@ -130,11 +136,20 @@ class MoE(nn.Module):
             return kernels.moe_combine(y_TKD, routing.weights_TK, None, None) + self.shared(x_TD)
         return kernels.moe_combine(y_TKD, routing.weights_TK, self.shared(x_TD), shared_gate_T)
 
-    def route(self, x_TD: Tensor, token_ids_T: Tensor, k: int | Tensor | None = None) -> tuple[Routing, Tensor | None]:
+    def route(
+        self,
+        x_TD: Tensor,
+        token_ids_T: Tensor,
+        k: int | Tensor | None = None,
+        masked_TE: Tensor | None = None,
+    ) -> tuple[Routing, Tensor | None]:
         """The routing, and the logit of the shared expert's gate if it has one."""
         logits = self.gate.in_float32(x_TD)
         asked = () if k is None else (k,)  # only a TopKRouter takes it
-        routing = self.router(logits[:, : self.config.num_experts], token_ids_T, *asked)
+        router_logits_TE = logits[:, : self.config.num_experts]
+        if masked_TE is not None:
+            router_logits_TE = router_logits_TE.masked_fill(masked_TE, float("-inf"))
+        routing = self.router(router_logits_TE, token_ids_T, *asked)
         return routing, logits[:, -1] if self.shared_is_gated else None
 
 

@@ -1,7 +1,8 @@
 """Routing algorithms: which experts process a token, and with what weights. One class per algorithm.
 
 A router may look at one token at a time only, so that an answer does not depend on the other requests of its batch; the
-property tests check every class in `ROUTERS`. Equal scores are resolved in favor of the lowest expert index.
+property tests check every class in `ROUTERS`. Equal scores are resolved in favor of the lowest expert index. A logit of
+minus infinity means that the token must not go to the expert.
 
 Shapes: T tokens, E experts, K choices per token, S dispatched (token, expert) pairs, G groups of M experts.
 """
@@ -178,7 +179,8 @@ class SigmoidBias(TopKRouter):
 
     def choose(self, router_logits_TE: Tensor, token_ids_T: Tensor, k: int) -> Routing:
         affinity_TE = sigmoid(router_logits_TE)
-        experts_TK = top_k(limit_to_groups(affinity_TE + self.bias_E, self.config.groups), k)
+        biased_TE = (affinity_TE + self.bias_E).masked_fill(router_logits_TE == float("-inf"), float("-inf"))
+        experts_TK = top_k(limit_to_groups(biased_TE, self.config.groups), k)
         weights_TK = affinity_TE.gather(1, experts_TK)
         if self.config.renormalize:
             weights_TK = weights_TK / (weights_TK.sum(-1, keepdim=True) + self.config.epsilon)
@@ -202,7 +204,8 @@ class SoftmaxBias(TopKRouter):
 
     def choose(self, router_logits_TE: Tensor, token_ids_T: Tensor, k: int) -> Routing:
         affinity_TE = router_logits_TE.softmax(-1)
-        experts_TK = top_k(affinity_TE + self.bias_E, k)
+        biased_TE = (affinity_TE + self.bias_E).masked_fill(router_logits_TE == float("-inf"), float("-inf"))
+        experts_TK = top_k(biased_TE, k)
         weights_TK = affinity_TE.gather(1, experts_TK)
         return Routing(weights_TK / weights_TK.sum(-1, keepdim=True), experts_TK, router_logits_TE)
 

@@ -53,6 +53,10 @@ class TaskPrompts(Protocol):
 
     def analyze(self, text: str, labels: Sequence[str]) -> list[Message]: ...
 
+    def extract(self, text: str, schema: str) -> list[Message]:
+        """`schema`: the text of a JSON schema."""
+        ...
+
     def decide(self, text: str, question: str, options: Sequence[tuple[str, str]]) -> list[Message]:
         """`options`: labels and their descriptions, which may be empty."""
         ...
@@ -84,6 +88,9 @@ class TaggedPrompts:
 
     def analyze(self, text: str, labels: Sequence[str]) -> list[Message]:
         return _task(text, (task_tag("analyze"),), _join_labels(labels))
+
+    def extract(self, text: str, schema: str) -> list[Message]:
+        return self.chat(_extraction(text, schema))
 
     def decide(self, text: str, question: str, options: Sequence[tuple[str, str]]) -> list[Message]:
         return self.analyze(f"{text}\n\n{question}", [label for label, _ in options])
@@ -121,6 +128,9 @@ class InstructionPrompts:
         choice = f"Which of these labels fits the text best: {_join_labels(labels)}?"
         return _instruction(f"{choice} Answer with the label only.", text)
 
+    def extract(self, text: str, schema: str) -> list[Message]:
+        return _extraction(text, schema)
+
     def decide(self, text: str, question: str, options: Sequence[tuple[str, str]]) -> list[Message]:
         """The text comes first: questions about the same text share that prefix."""
         described = "\n".join(f"- {label}: {told}" if told else f"- {label}" for label, told in options)
@@ -142,6 +152,10 @@ def _task(text: str, tags: tuple[str, ...], system_text: str = "") -> list[Messa
 
 def _instruction(instruction: str, text: str) -> list[Message]:
     return [{"role": "user", "content": f"{instruction}\n\n{text}"}]
+
+
+def _extraction(text: str, schema: str) -> list[Message]:
+    return _instruction(f"Analyze the text. Answer with nothing but JSON that follows this JSON schema: {schema}", text)
 
 
 def _join_labels(labels: Sequence[str]) -> str:

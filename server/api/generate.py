@@ -6,10 +6,12 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from model.text.chat_formats.chat_format import PromptEnd
 from server.api.dependencies import Context
 from server.api.request_model import Text
 from server.api.response_format import GrammarFields
-from server.api.response_model import UsageInfo, Warnings, usage_of
+from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of
+from server.api.routing_fields import AnswerRouting, RoutingFields, answer_routing
 from server.api.tasks import TaskFields, task_events
 
 router = APIRouter(prefix="/v1", tags=["Tasks"])
@@ -17,7 +19,7 @@ router = APIRouter(prefix="/v1", tags=["Tasks"])
 DEFAULT_MAX_TOKENS = 256
 
 
-class TextGenerationRequest(TaskFields, GrammarFields):
+class TextGenerationRequest(TaskFields, GrammarFields, RoutingFields):
     prompt: Text
 
 
@@ -28,6 +30,7 @@ class GenerateResponse(BaseModel):
     text: str
     finish_reason: str
     usage: UsageInfo
+    routing: Omittable[AnswerRouting] = None
     warnings: Warnings = []
 
 
@@ -35,13 +38,16 @@ class GenerateResponse(BaseModel):
 async def generate(body: TextGenerationRequest, context: Context) -> Any:
     """Continue plain text, without a chat template, sampled as the checkpoint's generation_config.json says.
 
+    Reasoning with which the model begins is left out.
+
     With `stream`: events `{"object": "generation.chunk", "id", "index": 0, "delta"}`, then one `{"object":
     "generation.done", "id", "model", "finish_reason", "usage"}`, then `[DONE]`.
     """
     service, answer_id = context.accept(body), f"gen-{context.admission.request_id}"
     sampling = body.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, defaults=service.defaults)
     sampling = replace(sampling, grammar=await body.compile_grammar(service))
-    prompt = await service.text_prompt(body.prompt)
+    parser = service.chat_format.content_parser(PromptEnd())
+    prompt = replace(await service.text_prompt(body.prompt), content_parser=parser)
     [generation] = context.admission.start([prompt], sampling, body.text_options)
     if body.stream:
         return context.stream(
@@ -60,5 +66,6 @@ async def generate(body: TextGenerationRequest, context: Context) -> Any:
         text=result.text,
         finish_reason=result.finish_reason,
         usage=usage_of(context.admission.generations),
+        routing=answer_routing(result, context.admission.routing),
         warnings=body.warnings,
     )

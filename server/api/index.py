@@ -1,4 +1,4 @@
-"""GET /: a page that says what this is and how to ask."""
+"""GET / for clients that are no browsers: what this is and how to ask. Browsers get api/page.py."""
 
 from html import escape
 
@@ -30,5 +30,6 @@ A context holds %(max_model_len)d tokens, prompt and answer together.</p>
 async def index(request: Request, service: Service) -> HTMLResponse:
     url = f"{request.url.scheme}://{request.url.netloc}"
     return HTMLResponse(
-        _PAGE % {"model": escape(service.model_id), "max_model_len": service.max_model_len, "url": escape(url)}
+        _PAGE % {"model": escape(service.model_id), "max_model_len": service.max_model_len, "url": escape(url)},
+        headers={"Vary": "Accept"},
     )

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence, Set
 from dataclasses import replace
 from functools import partial
 
-from model.text.chat_formats.chat_format import ChatFormat, PromptEnd, TaggedFormat, chat_format
+from model.text.chat_formats.chat_format import PromptEnd
 from model.text.chat_formats.fields import Schemas
 from model.text.chat_template import RenderOptions
 from server.chat.constraints import answer_grammar
@@ -25,7 +25,7 @@ class ChatService:
 
     def __init__(self, service: GenerationService) -> None:
         self._service = service
-        self._format = _format_of(service)
+        self._format = service.chat_format
         self._known_answers = KnownAnswers(self._format)
 
     async def prompt(self, request: ChatRequest) -> Prompt:
@@ -114,13 +114,6 @@ class ChatService:
         thinking = {name: value for name, value in asked.items() if value is not None}
         tools = template_tools(request.callable_tools) if self._service.template_uses("tools") else ()
         return replace(request.render, variables=thinking | dict(request.render.variables), tools=tools)
-
-
-def _format_of(service: GenerationService) -> ChatFormat:
-    template, tokenizer = service.chat_template, service.tokenizer
-    if template is None:
-        return TaggedFormat()
-    return chat_format(template.source, tokenizer.special_tokens, tokenizer.added_tokens, template.response_template)
 
 
 def _schemas(tools: Sequence[Tool]) -> Schemas:

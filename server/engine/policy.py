@@ -5,9 +5,10 @@ The times of earlier steps show how many tokens keep such a step below a multipl
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from server.engine.config import EngineConfig
+from server.engine.fair_share import FairShare
 from server.engine.sequence import Sequence
 
 WEIGHT = 0.25  # of the newest step in the running means
@@ -17,18 +18,23 @@ FIRST_LONG_PREFILL_TOKENS = 64  # per step, until both kinds of steps have been 
 
 @dataclass(slots=True)
 class PrefillBudget:
-    """Prompt tokens that a step may still compute; at most `long_tokens` of them for long prompts."""
+    """Prompt tokens that a step may still compute; at most `long_tokens` of them for prompts that may delay others.
+
+    Those are prompts that are less urgent than what decodes, and long ones that are not more urgent. `decode_priority`
+    is that of the most urgent decoding sequence.
+    """
 
     tokens: int
     long_tokens: int
     long_prefill_token_threshold: int
+    decode_priority: int = 0
 
     def available(self, sequence: Sequence) -> int:
-        return min(self.tokens, self.long_tokens) if self._is_long(sequence) else self.tokens
+        return min(self.tokens, self.long_tokens) if self._may_delay(sequence) else self.tokens
 
     def take(self, sequence: Sequence, count: int) -> None:
         self.tokens -= count
-        if self._is_long(sequence):
+        if self._may_delay(sequence):
             self.long_tokens -= count
 
     def add(self, other: "PrefillBudget") -> None:
@@ -38,13 +44,12 @@ class PrefillBudget:
     def split(self) -> "tuple[PrefillBudget, PrefillBudget]":
         """Two halves of the budget; what cannot be halved goes to the first."""
         tokens, long_tokens = self.tokens // 2, self.long_tokens // 2
-        return (
-            PrefillBudget(self.tokens - tokens, self.long_tokens - long_tokens, self.long_prefill_token_threshold),
-            PrefillBudget(tokens, long_tokens, self.long_prefill_token_threshold),
-        )
+        first = replace(self, tokens=self.tokens - tokens, long_tokens=self.long_tokens - long_tokens)
+        return first, replace(self, tokens=tokens, long_tokens=long_tokens)
 
-    def _is_long(self, sequence: Sequence) -> bool:
-        return sequence.prompt_len > self.long_prefill_token_threshold
+    def _may_delay(self, sequence: Sequence) -> bool:
+        is_long = sequence.prompt_len > self.long_prefill_token_threshold
+        return (sequence.priority, is_long) > (self.decode_priority, False)
 
 
 @dataclass(slots=True)
@@ -76,34 +81,39 @@ class SchedulingPolicy:
     """Half of a step's prompt tokens go to prompts in order of arrival, half to those with the fewest tokens left.
 
     The second half keeps short prompts from waiting behind long ones. The first half bounds how long a prompt can be
-    overtaken: it gets at least half of what first come, first served would give it.
+    overtaken: it gets at least half of what first come, first served would give it. All this is among prompts of the
+    same priority and tenant. Less urgent ones get what is left; tenants take turns, see fair_share.py.
     """
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
         self._times = StepTimes()
+        self.fair_share = FairShare()
 
     def observe(self, seconds: float, *, decodes: int, prefill_tokens: int) -> None:
         """Enter how long a step took."""
         self._times.observe(seconds, decodes=decodes, prefill_tokens=prefill_tokens)
 
-    def budget(self, decode_tokens: int) -> PrefillBudget:
-        """The prompt tokens of a step that decodes `decode_tokens` tokens."""
-        config, tokens = self._config, self._config.max_num_batched_tokens - decode_tokens
+    def budget(self, decodes: list[Sequence]) -> PrefillBudget:
+        """The prompt tokens of a step in which `decodes` decode, with their tokens scheduled."""
+        config = self._config
+        tokens = config.max_num_batched_tokens - sum(sequence.num_scheduled_tokens for sequence in decodes)
         long_tokens = tokens
-        if decode_tokens and config.max_decode_slowdown is not None:
+        if decodes and config.max_decode_slowdown is not None:
             long_tokens = self._times.long_prefill_tokens(config.max_decode_slowdown)
-        return PrefillBudget(tokens, long_tokens, config.long_prefill_token_threshold)
+        decode_priority = min((sequence.priority for sequence in decodes), default=0)
+        return PrefillBudget(tokens, long_tokens, config.long_prefill_token_threshold, decode_priority)
 
     def share_out(self, budget: PrefillBudget, sequences: list[Sequence]) -> Iterator[tuple[Sequence, PrefillBudget]]:
-        """Who may take tokens, and from which budget. `sequences` are in order of arrival; each comes up twice.
+        """Who may take tokens, and from which budget. `sequences` are in queue order; each comes up twice.
 
         The caller takes the tokens before it asks for the next sequence.
         """
         first, second = budget.split()
-        yield from _while_tokens_are_left(sequences, first)
+        yield from _while_tokens_are_left(self.fair_share.order(sequences), first)
         second.add(first)
-        yield from _while_tokens_are_left(sorted(sequences, key=_tokens_left), second)
+        shortest_first = sorted(sequences, key=_priority_and_tokens_left)
+        yield from _while_tokens_are_left(self.fair_share.order(shortest_first), second)
 
 
 def _while_tokens_are_left(
@@ -116,8 +126,8 @@ def _while_tokens_are_left(
             yield sequence, budget
 
 
-def _tokens_left(sequence: Sequence) -> int:
-    return len(sequence.tokens) - sequence.num_computed_tokens - sequence.num_scheduled_tokens
+def _priority_and_tokens_left(sequence: Sequence) -> tuple[int, int]:
+    return sequence.priority, sequence.num_tokens_left
 
 
 def _running_mean(before: float | None, newest: float) -> float:

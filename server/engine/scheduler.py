@@ -12,11 +12,13 @@ from random import Random
 from server.engine.beam.search import BeamSearch
 from server.engine.cache.sequence_cache import CacheUsage
 from server.engine.config import CacheLayout, EngineConfig
+from server.engine.fair_share import victim
 from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.logits_processors import build_logits_processors
 from server.engine.policy import PrefillBudget, SchedulingPolicy
+from server.engine.routing.adaptive_experts import AdaptiveExperts
 from server.engine.sequence import Sequence, SequenceStatus
-from server.engine.sequence_pool import SequencePool, by_arrival
+from server.engine.sequence_pool import SequencePool, in_queue_order
 from server.engine.step import NOT_FINITE, ModelOutput, SampledTokens, ScheduledBatch, SchedulerStats
 from server.engine.types import (
     EmbedRequest,
@@ -46,6 +48,7 @@ class Scheduler:
         self.policy = SchedulingPolicy(config)
         self.stats = SchedulerStats()
         self.beams = BeamSearch(config, self.pool, self.stats, clock)
+        self.adaptive = AdaptiveExperts(config.adaptive_experts, clock) if config.adaptive_experts else None
         self._grammars = grammars
         self._clock = clock
         self._seeds = Random(config.seed)
@@ -69,6 +72,7 @@ class Scheduler:
     def add(self, request: EngineRequest) -> None:
         """Put a request into the waiting queue. It must have been checked, and its id must be new."""
         assert request.request_id not in self, "request ids are unique"
+        self._join(request.scheduling.tenant)
         if isinstance(request, GenerateRequest) and request.sampling.beam_width > 1:
             first_beam = self._new_sequence(self.beams.open(request))
             self.pool.add(first_beam)
@@ -113,11 +117,14 @@ class Scheduler:
 
     def schedule(self) -> ScheduledBatch:
         """The next step; empty only when nothing is left to do."""
+        if self.adaptive is not None:
+            self.adaptive.update(len(self.pool.waiting))
         decodes, prefills = self._schedule_sequences()
         while not decodes and not prefills and self.pool.running:  # all wait for beams that find no memory
             self._preempt(self.pool.running[-1])
             decodes, prefills = self._schedule_sequences()
         batch = decodes + prefills
+        self.policy.fair_share.charge(batch)
         return ScheduledBatch(
             batch,
             [sequence for sequence in batch if sequence.samples],
@@ -138,6 +145,7 @@ class Scheduler:
             if sequence.is_at_mark and sequence.num_marks < MAX_MARKS:
                 sequence.num_marks += 1
                 self.pool.cache.save_state(sequence)
+            sequence.routing += computed.routing.get(sequence.request_id, ())
             row = rows.get(sequence)
             if sequence.request_id in failed:
                 outputs.append(self._fail(sequence, now))
@@ -155,17 +163,34 @@ class Scheduler:
         """Tell the policy how long a step took."""
         self.policy.observe(seconds, decodes=decodes, prefill_tokens=prefill_tokens)
 
+    def _join(self, tenant: str) -> None:
+        tenants = {sequence.tenant for sequence in self.pool.by_id.values()}
+        if tenant not in tenants:
+            self.policy.fair_share.join(tenant, tenants)
+
     # The steps of schedule()
 
     def _schedule_sequences(self) -> tuple[list[Sequence], list[Sequence]]:
         """The decoding sequences of a step, and those that compute prompt tokens."""
+        self._preempt_for_waiting()
         preemptions = self.stats.preemptions
         decodes, prefilling = self._schedule_decodes()
         waiting = self.pool.waiting if self.pool.cache.has_free_slot and self.stats.preemptions == preemptions else []
         if not prefilling and not waiting:
             return decodes, []
-        budget = self.policy.budget(sum(sequence.num_scheduled_tokens for sequence in decodes))
+        budget = self.policy.budget(decodes)
         return decodes, self._schedule_prefills(prefilling, waiting, budget)
+
+    def _preempt_for_waiting(self) -> None:
+        """Let waiting sequences run that may take the place of others, where no place is free."""
+        hopeless: set[tuple[int, str]] = set()  # what they have in common decides
+        for sequence in list(self.pool.waiting):
+            kind = sequence.priority, sequence.tenant
+            if kind in hopeless or victim(self.pool.running, sequence) is None:
+                hopeless.add(kind)
+                continue
+            while not self._admit(sequence) and (last := victim(self.pool.running, sequence)) is not None:
+                self._preempt(last)
 
     def _schedule_decodes(self) -> tuple[list[Sequence], list[Sequence]]:
         """Give the decoding sequences their tokens; the second list are running sequences that do not decode yet.
@@ -211,7 +236,7 @@ class Scheduler:
         """Give prompts their tokens in the order of the policy. If one finds no memory, no other is admitted."""
         scheduled: dict[Sequence, None] = {}
         may_admit = True
-        for sequence, share in self.policy.share_out(budget, by_arrival(prefilling, waiting)):
+        for sequence, share in self.policy.share_out(budget, in_queue_order(prefilling, waiting)):
             if sequence.status is SequenceStatus.WAITING:
                 may_admit = may_admit and self._admit(sequence)
                 if not may_admit and not prefilling:
@@ -225,6 +250,8 @@ class Scheduler:
         return list(scheduled)
 
     def _admit(self, sequence: Sequence) -> bool:
+        if self.adaptive is not None and sequence.scheduled is None:
+            self._choose_experts(sequence, self.adaptive.number)
         if not self.pool.admit(sequence):
             return False
         if sequence.scheduled is None:
@@ -235,6 +262,13 @@ class Scheduler:
                 self.stats.prefix_cache_queries += sequence.prompt_len
                 self.stats.prefix_cache_hits += sequence.num_cached_tokens
         return True
+
+    def _choose_experts(self, sequence: Sequence, number: int) -> None:
+        """Give a sequence that begins the number of experts of the moment, unless its request has a say in it."""
+        asked = sequence.request.routing
+        is_free = isinstance(sequence.request, GenerateRequest) and asked.adaptive and asked.experts_per_token is None
+        if is_free and sequence.experts_per_token != number:
+            sequence.choose_experts(number)
 
     def _chunk_size(self, sequence: Sequence) -> int:
         """How many more prompt tokens a sequence can compute in this step: up to where its state is to be saved."""
@@ -261,9 +295,11 @@ class Scheduler:
         grammar = sequence.grammar
         if grammar is not None and grammar.error is not None:  # so the token was chosen without it
             return self._fail_grammar(sequence, grammar.error, now)
+        first = sequence.num_output_tokens
         token_ids, reason = self._append(sequence, sampled.token_ids[row])
         if grammar is not None:
-            if reason is None and row not in sampled.logprobs:  # the network has not scored the forced tokens yet
+            computes_all = row in sampled.logprobs or sequence.request.routing.returned is not None
+            if reason is None and not computes_all:  # the network has not computed the forced tokens yet
                 forced, reason = self._append(sequence, grammar.forced_tokens())
                 token_ids += forced
             reason = FinishReason.STOP if grammar.is_complete else reason
@@ -273,10 +309,13 @@ class Scheduler:
         logprobs = sampled.logprobs[row][: len(token_ids)] if row in sampled.logprobs else ()
         prompt_logprobs = _take_prompt_logprobs(sequence, computed) if sequence.needs_prompt_logprobs else ()
         if reason is None:
-            return EngineOutput(sequence.request_id, token_ids, logprobs, prompt_logprobs, sequence.num_cached_tokens)
+            cached = sequence.num_cached_tokens
+            output = EngineOutput(sequence.request_id, token_ids, logprobs, prompt_logprobs, cached)
+            return sequence.with_routing(output, first)
         self.pool.cache.save_state(sequence)
         self.pool.remove(sequence)
-        return sequence.terminal(reason, now, token_ids=token_ids, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
+        output = sequence.terminal(reason, now, token_ids=token_ids, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
+        return sequence.with_routing(output, first)
 
     def _prompt_output(self, sequence: Sequence, computed: ModelOutput, now: float) -> list[EngineOutput]:
         """The output of a sequence that generates nothing, once its whole prompt is computed."""
@@ -287,7 +326,8 @@ class Scheduler:
         if isinstance(sequence.request, EmbedRequest):
             return [sequence.terminal(FinishReason.STOP, now, embedding=computed.embeddings[sequence.request_id])]
         prompt_logprobs = _take_prompt_logprobs(sequence, computed)
-        return [sequence.terminal(FinishReason.LENGTH, now, prompt_logprobs=prompt_logprobs)]
+        output = sequence.terminal(FinishReason.LENGTH, now, prompt_logprobs=prompt_logprobs)
+        return [sequence.with_routing(output)]
 
     def _fail_grammar(self, sequence: Sequence, error: str, now: float) -> EngineOutput:
         assert self._grammars is not None

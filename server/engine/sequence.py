@@ -1,7 +1,7 @@
 """The mutable state of one request inside the engine."""
 
 from collections.abc import Sequence as TokenIds
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
 from model.layers.pooling import POOLERS, Pooler
@@ -16,6 +16,7 @@ from server.engine.types import (
     RequestTimes,
     SamplingParams,
     TokenLogprobs,
+    TokenRouting,
 )
 
 
@@ -60,23 +61,40 @@ class Sequence:
     first_token: float | None = None
     root: int = field(init=False)  # the number of the beam it was forked from, its own otherwise
     num_marks: int = 0  # how often the state was saved after a token of `snapshot_token_ids`
+    experts_per_token: int | None = field(init=False)  # None: the model's own number
     is_held: bool = False  # a beam that waits for the other beams of its group
     pooler: Pooler | None = field(init=False)  # of embed requests
+    routing: list[TokenRouting] = field(default_factory=list)  # of the tokens from `first_routed` on, if asked for
 
     def __post_init__(self) -> None:
         self.request_id = self.request.request_id
         self.sampling = self.request.sampling
         self.tokens = list(self.request.prompt_token_ids)
         self.prompt_len = len(self.tokens)
-        self.digests = [root_digest(self.request.cache_salt, self.request.experts_per_token)]
+        self.choose_experts(self.request.routing.experts_per_token)
         self.root = self.number
         self.needs_prompt_logprobs = self.sampling.prompt_logprobs
         self.pooler = _pooler(self.request)
 
     @property
-    def arrival_order(self) -> tuple[int, int]:
-        """Sorts sequences by arrival; the beams of a request stay together."""
-        return self.root, self.number
+    def priority(self) -> int:
+        """Lower is more urgent."""
+        return self.request.scheduling.priority
+
+    @property
+    def tenant(self) -> str:
+        """Whose request it is."""
+        return self.request.scheduling.tenant
+
+    @property
+    def num_tokens_left(self) -> int:
+        """Tokens that are neither computed nor scheduled."""
+        return len(self.tokens) - self.num_computed_tokens - self.num_scheduled_tokens
+
+    @property
+    def queue_order(self) -> tuple[int, int, int]:
+        """Sorts sequences by priority, then by arrival; the beams of a request stay together."""
+        return self.priority, self.root, self.number
 
     @property
     def num_output_tokens(self) -> int:
@@ -92,7 +110,27 @@ class Sequence:
         """How many tokens may come from the prefix cache: the token before the next logits must be computed."""
         if self.pooler is not None and self.pooler.needs_all_tokens:
             return 0
-        return (self.first_scored if self.needs_prompt_logprobs else len(self.tokens)) - 1
+        limit = (self.first_scored if self.needs_prompt_logprobs else len(self.tokens)) - 1
+        return limit if self.request.routing.returned is None else min(limit, self.first_routed + len(self.routing))
+
+    @property
+    def first_routed(self) -> int:
+        """Position of the first token whose routing is asked for: of the prompt's last one if of no other."""
+        returned = self.request.routing.returned
+        return 0 if returned is not None and returned.prompt else self.prompt_len - 1
+
+    def with_routing(self, output: EngineOutput, first: int = 0) -> EngineOutput:
+        """The output with its routing if it is asked for; its tokens are those from number `first` on.
+
+        The routing of a generated token is that of the token before it, from whose step it was sampled.
+        """
+        returned = self.request.routing.returned
+        if returned is None:
+            return output
+        start = self.prompt_len - 1 - self.first_routed + first
+        tokens = tuple(self.routing[start : start + len(output.token_ids)])
+        prompt = tuple(self.routing[: self.prompt_len]) if returned.prompt and not first else ()
+        return replace(output, routing=tokens, prompt_routing=prompt)
 
     @property
     def is_decoding(self) -> bool:
@@ -122,6 +160,12 @@ class Sequence:
                 processor.advance(token_ids)
             self.logits_processors = tuple(processor for processor in self.logits_processors if processor.is_active)
 
+    def choose_experts(self, experts_per_token: int | None) -> None:
+        """Set the number of experts before anything of the sequence is computed."""
+        self.experts_per_token = experts_per_token
+        routing = replace(self.request.routing, experts_per_token=experts_per_token)
+        self.digests = [root_digest(self.request.cache_salt, routing)]
+
     def reset(self) -> None:
         """Start again after a preemption: nothing is computed any more."""
         self.status = SequenceStatus.WAITING
@@ -135,8 +179,9 @@ class Sequence:
         child = Sequence(request, number, self.seed, self.arrival)
         child.tokens = [*self.tokens, token]
         child.root, child.num_cached_tokens = self.root, self.num_cached_tokens
-        child.digests = list(self.digests)
+        child.digests, child.experts_per_token = list(self.digests), self.experts_per_token
         child.scheduled = self.scheduled
+        child.routing = list(self.routing)
         return child
 
     def terminal(
@@ -163,6 +208,7 @@ class Sequence:
             RequestTimes(self.arrival, self.scheduled, self.first_token, now),
             embedding,
             is_request_error,
+            experts_per_token=self.experts_per_token,
         )
 
 

@@ -8,7 +8,7 @@ from server.engine.sequence import Sequence, SequenceStatus
 
 
 class SequencePool:
-    """Waiting and running sequences, both in order of arrival. A held beam that was preempted is in neither queue."""
+    """Waiting and running sequences, both by priority and arrival. A held beam that was preempted is in neither."""
 
     def __init__(self, config: EngineConfig, layout: CacheLayout) -> None:
         self.cache = SequenceCache(config, layout)
@@ -30,12 +30,12 @@ class SequencePool:
     def wait(self, sequence: Sequence) -> None:
         """Put a sequence into the waiting queue at its place."""
         sequence.status = SequenceStatus.WAITING
-        insort(self.waiting, sequence, key=_arrival)
+        insort(self.waiting, sequence, key=_queue_order)
 
     def run(self, sequence: Sequence) -> None:
         """Put a sequence that has its cache memory among the running ones at its place."""
         sequence.status = SequenceStatus.RUNNING
-        insort(self.running, sequence, key=_arrival)
+        insort(self.running, sequence, key=_queue_order)
 
     def admit(self, sequence: Sequence) -> bool:
         """Let a waiting sequence run if there is a slot, and memory with a block to spare for each running one."""
@@ -73,10 +73,10 @@ class SequencePool:
             self.waiting.remove(sequence)
 
 
-def by_arrival(first: list[Sequence], second: list[Sequence]) -> list[Sequence]:
-    """A new list of all sequences in order of arrival; both lists are in that order."""
-    return sorted([*first, *second], key=_arrival) if first else list(second)
+def in_queue_order(first: list[Sequence], second: list[Sequence]) -> list[Sequence]:
+    """A new list of all sequences by priority and arrival; both lists are in that order."""
+    return sorted([*first, *second], key=_queue_order) if first else list(second)
 
 
-def _arrival(sequence: Sequence) -> tuple[int, int]:
-    return sequence.arrival_order
+def _queue_order(sequence: Sequence) -> tuple[int, int, int]:
+    return sequence.queue_order

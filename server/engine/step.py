@@ -11,7 +11,7 @@ from torch import Tensor
 
 from server.engine.cache.prefix_cache import CacheOp
 from server.engine.sequence import Sequence
-from server.engine.types import TokenLogprobs
+from server.engine.types import TokenLogprobs, TokenRouting
 
 NOT_FINITE = "The model's scores for this request were not finite numbers."
 
@@ -35,13 +35,15 @@ class ScheduledBatch:
 class ModelOutput:
     """What the network gave: logits of the rows to sample, and results of prompts by request id.
 
-    `failed` are the ids of requests whose prompt gave numbers that are not finite.
+    `failed` are the ids of requests whose prompt gave numbers that are not finite. `routing` has the tokens of the
+    step whose routing is asked for and not known yet, in their order.
     """
 
     logits_RV: Tensor
     prompt_logprobs: Mapping[str, list[TokenLogprobs]] = field(default_factory=dict)
     embeddings: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     failed: frozenset[str] = frozenset()
+    routing: Mapping[str, list[TokenRouting]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

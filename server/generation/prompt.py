@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from model.layers.pooling import PoolingType
+from model.text.chat_formats.router import AnswerParser
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,7 +12,8 @@ class Prompt:
 
     `first_text_token`: how many tokens that begin a text were put before it. `continues_text`: the answer goes on with
     the text of the prompt, so that together they read as one. `text` is a rendered conversation. After an answer's
-    tokens of `snapshot_token_ids`, others may go on. `pooling`: the answer is a vector, and no text.
+    tokens of `snapshot_token_ids`, others may go on. `pooling`: the answer is a vector, and no text. With a
+    `content_parser` only the content that it finds in the answer is text, not the reasoning.
     """
 
     token_ids: tuple[int, ...]
@@ -22,6 +24,7 @@ class Prompt:
     text: str = ""
     snapshot_token_ids: frozenset[int] = frozenset()
     pooling: PoolingType | None = None
+    content_parser: AnswerParser | None = None
 
     def truncated(self, length: int) -> "Prompt":
         """The last `length` tokens."""
@@ -33,6 +36,10 @@ class Prompt:
 
     def salted(self, cache_salt: str | None) -> "Prompt":
         return replace(self, cache_salt=cache_salt) if cache_salt else self
+
+    def in_namespace(self, cache_salt: str) -> "Prompt":
+        """Shared only by prompts that have this salt too, besides their own."""
+        return replace(self, cache_salt=f"{cache_salt}\n{self.cache_salt}") if cache_salt else self
 
     def without_boundaries(self) -> "Prompt":
         return replace(self, boundaries=())

@@ -8,6 +8,7 @@ from functools import partial
 
 from model.loading.pooling import Pooling
 from model.loading.quality import Quality
+from model.text.chat_formats.chat_format import ChatFormat, PromptEnd, TaggedFormat, chat_format
 from model.text.chat_template import (
     DEFAULT_RENDER_OPTIONS,
     ChatTemplate,
@@ -19,8 +20,17 @@ from model.text.chat_template import (
 from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
-from server.engine.grammar.compiler import GrammarCompiler
-from server.engine.types import EmbedRequest, EngineRequest, GenerateRequest, SamplingParams, ScoreRequest
+from server.engine.grammar.compiler import CompiledGrammar, GrammarCompiler
+from server.engine.types import (
+    DEFAULT_ROUTING,
+    EmbedRequest,
+    EngineRequest,
+    GenerateRequest,
+    RoutingParams,
+    SamplingParams,
+    SchedulingParams,
+    ScoreRequest,
+)
 from server.errors import (
     InvalidRequestError,
     ModelNotFoundError,
@@ -36,11 +46,14 @@ from server.generation.prompt import Prompt
 from server.generation.run_in_thread import LONG_TEXT, run_in_thread
 from server.generation.segments import SegmentedGeneration, SegmentedPrompt
 from server.generation.stream import Generation, GenerationObserver, TextOptions
+from server.generation.tracing import with_spans
 
 NEUTRAL = GenerationDefaults()
 UNKNOWN = Quality()
 UNKNOWN_FACTS = ModelFacts()
 DEFAULT_OPTIONS = TextOptions()
+DEFAULT_SCHEDULING = SchedulingParams()
+_WITHOUT_THINKING = RenderOptions(variables={"enable_thinking": False, "thinking": False})
 
 
 class GenerationService:
@@ -75,6 +88,7 @@ class GenerationService:
         self.facts = facts
         self.created = int(time.time())
         self.chat_template = chat_template
+        self.chat_format = _chat_format(chat_template, tokenizer)
         self._grammars = grammars
         self._observer = observer
         self._num_begin_tokens = len(tokenizer.encode_document(""))
@@ -113,7 +127,20 @@ class GenerationService:
             return await asyncio.to_thread(self._render, messages, options, known)
         return self._render(messages, options, known)
 
-    async def compile_grammar(self, grammar: AnswerGrammar, after: str | None = None) -> str:
+    async def task_prompt(self, messages: Sequence[Message]) -> Prompt:
+        """The prompt of a task, whose answer begins without reasoning; what the model reasons all the same is left out.
+
+        Raises what `chat_prompt` raises.
+        """
+        prompt = await self.chat_prompt(messages, _WITHOUT_THINKING)
+        start = self.chat_format.content_start(PromptEnd(prompt.text))
+        token_ids = (
+            (*prompt.token_ids, *self.tokenizer.encode(start, allow_special=True)) if start else prompt.token_ids
+        )
+        parser = self.chat_format.content_parser(PromptEnd(prompt.text + start))
+        return replace(prompt, token_ids=token_ids, text=prompt.text + start, content_parser=parser)
+
+    async def compile_grammar(self, grammar: AnswerGrammar, after: str | None = None) -> CompiledGrammar:
         """The grammar of a request for SamplingParams, compiled in a thread before the request is started.
 
         `after`: what comes before the answer, see `grammar.following`. Raises InvalidRequestError that names the place
@@ -123,16 +150,15 @@ class GenerationService:
             raise InvalidRequestError("Answers cannot be constrained here.", param=grammar.param)
         try:
             text = await asyncio.to_thread(_grammar_text, grammar, after)
-            await self._compile(text, grammar)
+            return await self._compile(text, grammar)
         except SchemaError as error:
             param = f"{grammar.param}.{error.place}" if error.place else grammar.param
             raise InvalidRequestError(f"{param}: {error}.", param=param) from error
-        return text
 
-    async def _compile(self, text: str, grammar: AnswerGrammar) -> None:
+    async def _compile(self, text: str, grammar: AnswerGrammar) -> CompiledGrammar:
         assert self._grammars is not None
         try:
-            await asyncio.wrap_future(self._grammars.start(text))
+            return await asyncio.wrap_future(self._grammars.start(text))
         except ValueError as error:
             raise await asyncio.to_thread(grammar.explain, str(error), self._grammars.validate) from error
 
@@ -180,7 +206,9 @@ class GenerationService:
         prompt: Prompt | SegmentedPrompt,
         sampling: SamplingParams,
         options: TextOptions = DEFAULT_OPTIONS,
+        scheduling: SchedulingParams = DEFAULT_SCHEDULING,
         *,
+        routing: RoutingParams = DEFAULT_ROUTING,
         follow_up: bool = False,
     ) -> Generation | SegmentedGeneration:
         """Submit to the engine. `sampling.max_tokens` is cut to what the context holds.
@@ -190,34 +218,37 @@ class GenerationService:
         Raises PromptTooLongError, OverloadedError (queue full) or UnavailableError (draining). A generation that was
         returned ends with exactly one terminal event.
         """
+
+        def submit(request_id: str, prompt: Prompt, follow_up: bool) -> Generation:
+            request = _request(request_id, prompt, self._fit(prompt, sampling), scheduling, routing)
+            return self._submit(request, prompt, options, follow_up)
+
         try:
             if isinstance(prompt, Prompt):
-                return self._submit(request_id, prompt, sampling, options, follow_up)
+                return submit(request_id, prompt, follow_up)
             for segment in prompt.segments:
                 self._fit(segment.prompt, sampling)  # report a segment that is too long before any work is done
             return SegmentedGeneration(
                 prompt,
-                lambda index, part: self._submit(
-                    f"{request_id}-{index}", part, sampling, options, follow_up or index > 0
-                ),
+                lambda index, part: submit(f"{request_id}-{index}", part, follow_up or index > 0),
             )
         except OverloadedError:
             self._observer.rejected("queue_full")
             raise
 
-    def _submit(
-        self, request_id: str, prompt: Prompt, sampling: SamplingParams, options: TextOptions, follow_up: bool
-    ) -> Generation:
-        request = _request(request_id, prompt, self._fit(prompt, sampling))
+    def _submit(self, request: EngineRequest, prompt: Prompt, options: TextOptions, follow_up: bool) -> Generation:
+        if prompt.content_parser is not None:
+            options = replace(options, kept_special_tokens=self.chat_format.marker_ids)
         try:
             return Generation(
                 request,
                 options,
                 continues_text=prompt.continues_text,
+                content_parser=prompt.content_parser,
                 follow_up=follow_up,
                 engine=self.engine,
                 tokenizer=self.tokenizer,
-                observer=self._observer,
+                observer=with_spans(self._observer, request, self.model_id),
             )
         except QueueFullError as full:
             raise OverloadedError(
@@ -254,24 +285,33 @@ class GenerationService:
         return replace(sampling, max_tokens=max_tokens, min_tokens=min(sampling.min_tokens, max_tokens))
 
 
+def _chat_format(template: ChatTemplate | UnusableChatTemplate | None, tokenizer: Tokenizer) -> ChatFormat:
+    if template is None:
+        return TaggedFormat()
+    return chat_format(template.source, tokenizer.special_tokens, tokenizer.added_tokens, template.response_template)
+
+
 def _grammar_text(grammar: AnswerGrammar, after: str | None) -> str:
     return grammar.text() if after is None else following(after, grammar.text())
 
 
-def _request(request_id: str, prompt: Prompt, sampling: SamplingParams) -> EngineRequest:
+def _request(
+    request_id: str, prompt: Prompt, sampling: SamplingParams, scheduling: SchedulingParams, routing: RoutingParams
+) -> EngineRequest:
     """A request for new tokens, for a vector, or, where neither is wanted, for the scores of the prompt."""
-    ids, boundaries, salt, now = prompt.token_ids, prompt.boundaries, prompt.cache_salt, time.monotonic()
+    ids = prompt.token_ids
     if prompt.pooling is not None:
-        return EmbedRequest(request_id, ids, prompt.pooling, boundaries=boundaries, arrival_time=now, cache_salt=salt)
-    if sampling.prompt_logprobs and not sampling.max_tokens:
-        alternatives = sampling.logprobs or 0
-        return ScoreRequest(request_id, ids, alternatives, boundaries=boundaries, arrival_time=now, cache_salt=salt)
-    return GenerateRequest(
-        request_id,
-        ids,
-        sampling,
-        boundaries=boundaries,
-        arrival_time=now,
-        cache_salt=salt,
+        request: EngineRequest = EmbedRequest(request_id, ids, prompt.pooling)
+    elif sampling.prompt_logprobs and not sampling.max_tokens:
+        request = ScoreRequest(request_id, ids, sampling.logprobs or 0)
+    else:
+        request = GenerateRequest(request_id, ids, sampling)
+    return replace(
+        request,
+        boundaries=prompt.boundaries,
+        arrival_time=time.monotonic(),
+        cache_salt=prompt.cache_salt,
+        scheduling=scheduling,
+        routing=routing,
         snapshot_token_ids=prompt.snapshot_token_ids,
     )

@@ -59,7 +59,7 @@ async def _candidates(admission: Admission, text: str, language: str, length: st
 async def _scoring_request(
     service: GenerationService, chunk: str, language: str, length: str, max_sentences: int
 ) -> ScoringRequest:
-    prompt = await service.chat_prompt(service.prompts.summarize(chunk, language, length))
+    prompt = await service.task_prompt(service.prompts.summarize(chunk, language, length))
     sentences = [sentence.text for sentence in split_sentences(chunk).sentences]
     return ScoringRequest(prompt, sentences[:max_sentences])
 

@@ -76,6 +76,6 @@ async def map_reduce(admission: Admission, text: str, language: str, sampling: S
 async def _summarize_chunks(admission: Admission, chunks: list[str], language: str, sampling: SamplingParams) -> str:
     service = admission.service
     messages = [service.prompts.summarize(chunk, language, CHUNK_SUMMARY_LENGTH) for chunk in chunks]
-    prompts = [await service.chat_prompt(each) for each in messages]
+    prompts = [await service.task_prompt(each) for each in messages]
     results = await run_sub_generations(admission, prompts, replace(sampling, max_tokens=CHUNK_SUMMARY_TOKENS))
     return "\n".join(result.text for result in results)

@@ -45,7 +45,7 @@ async def start_summary(admission: Admission, params: SummarizeParams) -> Runnin
         text = await extract_summary(admission, params.text, language, params.length)
         return RunningSummary(FinishedGeneration(text), language, method)
     text = await map_reduce(admission, params.text, language, params.sampling)
-    prompt = await service.chat_prompt(service.prompts.summarize(text, language, params.length))
+    prompt = await service.task_prompt(service.prompts.summarize(text, language, params.length))
     await admission.free_slots()
     [generation] = admission.start([prompt], params.sampling, params.options)
     return RunningSummary(generation, language, method)

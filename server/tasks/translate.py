@@ -116,6 +116,6 @@ async def _segmented_prompt(
 ) -> SegmentedPrompt:
     segments = []
     for index, sentence in enumerate(split.sentences):
-        prompt = await service.chat_prompt(service.prompts.translate(sentence.text, source, target))
+        prompt = await service.task_prompt(service.prompts.translate(sentence.text, source, target))
         segments.append(Segment(gap_before(split.sentences, index, spaced=target != "zh"), prompt))
     return SegmentedPrompt(tuple(segments), split.after, parallel)

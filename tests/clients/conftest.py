@@ -11,6 +11,7 @@ from live_server import CONTEXT, ROOT, requests_by_code, running_server
 def pytest_addoption(parser: pytest.Parser) -> None:
     python = ROOT / ".venv" / "bin" / "python"
     parser.addoption("--server-python", type=Path, default=python, help="the Python that has the server's packages")
+    parser.addoption("--update-screenshots", action="store_true", help="take the pictures of docs/images again")
     parser.addoption("--fuzz-seconds", type=int, default=60, help="how long schemathesis may take")
 
 

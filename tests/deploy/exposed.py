@@ -14,7 +14,11 @@ def idle_engine() -> EngineStats:
 
 def exposition(accept: str = "text/plain") -> str:
     """What a scraper that sends this Accept header gets."""
-    text, _ = Metrics("some-model", idle_engine).exposition(accept)
+    metrics = Metrics("some-model", idle_engine)
+    metrics.key_request("some-key")
+    metrics.key_refused("some-key")
+    metrics.key_tokens("some-key", 1, 1)
+    text, _ = metrics.exposition(accept)
     return text.decode()
 
 

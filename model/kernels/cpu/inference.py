@@ -281,9 +281,9 @@ def selective_scan(
     inputs = (x_TC, dt_TC, B_TN, C_TN, gate_TC)
     if not fits_selective_scan(x_TC, channels, state_width):
         return reference.selective_scan(*inputs, weights, state_RCN, rows_S, starts_S1)
-    rows, out = [x.contiguous() for x in inputs], torch.empty(x_TC.shape, dtype=x_TC.dtype)
+    contiguous, out = [x.contiguous() for x in inputs], torch.empty(x_TC.shape, dtype=x_TC.dtype)
     sizes = (len(rows_S), channels, state_width)
-    call("selective_scan", x_TC.dtype, *rows, *weights, state_RCN, rows_S, starts_S1, out, *sizes)
+    call("selective_scan", x_TC.dtype, *contiguous, *weights, state_RCN, rows_S, starts_S1, out, *sizes)
     return out
 
 
@@ -303,9 +303,9 @@ def kimi_delta(
     inputs, small = (q_THK, k_THK, v_THV, a_THK, b_TH), (A_log_H, dt_bias_HK)
     if not fits_delta_rule(q_THK, key_width, value_width):
         return reference.kimi_delta(*inputs, *small, state_RHKV, rows_S, starts_S1)
-    rows, out = [x.contiguous() for x in inputs], torch.empty(v_THV.shape, dtype=v_THV.dtype)
+    contiguous, out = [x.contiguous() for x in inputs], torch.empty(v_THV.shape, dtype=v_THV.dtype)
     sizes = (len(rows_S), heads, key_width, value_width)
-    call("kimi_delta", q_THK.dtype, *rows, *small, state_RHKV, rows_S, starts_S1, out, *sizes)
+    call("kimi_delta", q_THK.dtype, *contiguous, *small, state_RHKV, rows_S, starts_S1, out, *sizes)
     return out
 
 

@@ -10,7 +10,7 @@ from model.text.chat_formats.fields import Schemas
 from model.text.chat_formats.grammar import ANSWER, GrammarBuilder, one_of
 from model.text.chat_formats.harmony import HarmonyAnswer, uses_harmony
 from model.text.chat_formats.response_template import calls_of, reasoning_of
-from model.text.chat_formats.router import AnswerRouter
+from model.text.chat_formats.router import AnswerParser, AnswerRouter
 from model.text.chat_formats.tagged_answer import ReasoningMarkers, TaggedAnswer
 
 _NO_OBJECT = r"/[^{\[\s](?s:.*)/"  # text that is no call of a format without markers
@@ -85,6 +85,12 @@ class ChatFormat(Protocol):
 
     def router(self, schemas: Schemas, end: PromptEnd) -> AnswerRouter | None:
         """A router for one answer that may call the tools of `schemas`; None where all text is content."""
+
+    def content_start(self, end: PromptEnd) -> str:
+        """What is put after the prompt so that the answer begins with its content; empty where nothing is needed."""
+
+    def content_parser(self, end: PromptEnd) -> AnswerParser | None:
+        """A parser for an answer of which only the content counts; None where all text is content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +173,16 @@ class TaggedFormat:
         )
         return AnswerRouter(answer, schemas)
 
+    def content_start(self, end: PromptEnd) -> str:
+        return f"\n{self.reasoning.close}\n\n" if self.reasoning and self.begins_in_reasoning(end) else ""
+
+    def content_parser(self, end: PromptEnd) -> AnswerParser | None:
+        if self.reasoning is None:
+            return None
+        special = frozenset(self.special_tokens)
+        in_reasoning = self.begins_in_reasoning(end)
+        return TaggedAnswer(self.reasoning, in_reasoning=in_reasoning, special=special, ignored=self.ignored)
+
     def begins_in_reasoning(self, end: PromptEnd) -> bool:
         """Whether the prompt has opened the reasoning and not closed it."""
         if self.reasoning is None:
@@ -210,8 +226,14 @@ class HarmonyFormat:
         return build.grammar(f"{harmony.analysis_grammar(build)} {one_of(answers)}")
 
     def router(self, schemas: Schemas, end: PromptEnd) -> AnswerRouter | None:
+        return AnswerRouter(self.content_parser(end), schemas)
+
+    def content_start(self, end: PromptEnd) -> str:
+        return harmony.FINAL if end.text.endswith(harmony.NEXT) else ""
+
+    def content_parser(self, end: PromptEnd) -> HarmonyAnswer:
         begun = end.text.rfind(harmony.START, -_END_CHARACTERS if end.continued is None else 0)
-        return AnswerRouter(HarmonyAnswer(end.text[begun:] if begun >= 0 else ""), schemas)
+        return HarmonyAnswer(end.text[begun:] if begun >= 0 else "")
 
 
 def chat_format(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from server.engine.sequence import Sequence
-from server.engine.types import GenerateRequest, TokenLogprobs
+from server.engine.types import GenerateRequest, TokenLogprobs, TokenRouting
 
 LENGTH_EXPONENT = 1.0  # of the length penalty (arXiv 1609.08144, equation 14): larger values favour longer answers
 
@@ -23,6 +23,13 @@ class Continuation(NamedTuple):
     score: float
 
 
+class BeamAnswer(NamedTuple):
+    """The tokens of a beam, with the routing from the first one that its request asks for on."""
+
+    token_ids: tuple[int, ...]
+    routing: tuple[TokenRouting, ...]
+
+
 class BeamGroup:
     """All beams of one request, at most `width` at a time."""
 
@@ -32,7 +39,7 @@ class BeamGroup:
         self.scores: dict[Sequence, float] = {}
         self._ends = frozenset(ends) | request.sampling.stop_token_ids
         self._offers: dict[Sequence, TokenLogprobs] = {}
-        self._finished: list[tuple[float, tuple[int, ...]]] = []
+        self._finished: list[tuple[float, BeamAnswer]] = []
         self._members = 0
 
     def member_request(self) -> GenerateRequest:
@@ -68,15 +75,19 @@ class BeamGroup:
                 kept.append(candidate)
         return kept if len(self._finished) < self.width else []
 
-    def answer(self, chosen: list[Continuation]) -> tuple[tuple[int, ...], bool]:
-        """The answer's tokens, and whether it ends with a stop token; `chosen` are the continuations that do not."""
+    def answer(self, chosen: list[Continuation]) -> tuple[BeamAnswer, bool]:
+        """The answer, and whether it ends with a stop token; `chosen` are the continuations that do not."""
         if self._finished:
             return max(self._finished, key=lambda finished: finished[0])[1], True
-        parent, token, _ = chosen[0]
-        return (*parent.tokens[parent.prompt_len :], token), False
+        return _answer(chosen[0]), False
 
     def _finish(self, last: Continuation) -> None:
         if last.parent.num_output_tokens < self.request.sampling.min_tokens:
             return
-        tokens = (*last.parent.tokens[last.parent.prompt_len :], last.token)
-        self._finished.append((last.score / ((5 + len(tokens)) / 6) ** LENGTH_EXPONENT, tokens))
+        answer = _answer(last)
+        self._finished.append((last.score / ((5 + len(answer.token_ids)) / 6) ** LENGTH_EXPONENT, answer))
+
+
+def _answer(last: Continuation) -> BeamAnswer:
+    parent = last.parent
+    return BeamAnswer((*parent.tokens[parent.prompt_len :], last.token), tuple(parent.routing))

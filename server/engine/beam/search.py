@@ -8,12 +8,14 @@ and all beams of a group end together.
 from collections.abc import Callable
 from dataclasses import replace
 
-from server.engine.beam.group import BeamGroup, Continuation
+from server.engine.beam.group import BeamAnswer, BeamGroup, Continuation
 from server.engine.config import EngineConfig
 from server.engine.sequence import Sequence, SequenceStatus
 from server.engine.sequence_pool import SequencePool
 from server.engine.step import NOT_FINITE, SchedulerStats
 from server.engine.types import EngineOutput, FinishReason, GenerateRequest, TokenLogprobs
+
+NO_ANSWER = BeamAnswer((), ())
 
 
 class BeamSearch:
@@ -85,9 +87,9 @@ class BeamSearch:
         if chosen and may_continue:
             self._continue(group, chosen)
             return None
-        token_ids, ended = group.answer(chosen)
-        self._stats.generation_tokens += len(token_ids)
-        return self._end(group, FinishReason.STOP if ended else FinishReason.LENGTH, token_ids=token_ids)
+        answer, ended = group.answer(chosen)
+        self._stats.generation_tokens += len(answer.token_ids)
+        return self._end(group, FinishReason.STOP if ended else FinishReason.LENGTH, answer=answer)
 
     def _continue(self, group: BeamGroup, chosen: list[Continuation]) -> None:
         """A beam keeps its best continuation; it is forked for the others. Beams without a continuation are dropped."""
@@ -122,7 +124,7 @@ class BeamSearch:
         return child
 
     def _end(
-        self, group: BeamGroup, reason: FinishReason, error: str | None = None, *, token_ids: tuple[int, ...] = ()
+        self, group: BeamGroup, reason: FinishReason, error: str | None = None, *, answer: BeamAnswer = NO_ANSWER
     ) -> EngineOutput:
         """Drop all beams. Returns the only output of the request."""
         some = next(iter(group.scores))
@@ -130,9 +132,10 @@ class BeamSearch:
             self._drop(sequence)
         del self._groups[group.request.request_id]
         now = self._clock()
-        if token_ids:
+        if answer.token_ids:
             some.first_token = now  # the first token is not known before the last
-        output = some.terminal(reason, now, token_ids=token_ids, error=error)
+        some.routing[:] = answer.routing
+        output = some.with_routing(some.terminal(reason, now, token_ids=answer.token_ids, error=error))
         return replace(output, request_id=group.request.request_id)
 
     def _drop(self, sequence: Sequence) -> None:

@@ -8,13 +8,15 @@ from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
 
+from server.engine.types import DEFAULT_ROUTING, RoutingParams
 
-def root_digest(cache_salt: str = "", experts_per_token: int | None = None) -> bytes:
+
+def root_digest(cache_salt: str = "", routing: RoutingParams = DEFAULT_ROUTING) -> bytes:
     """The digest of the empty prefix, from which all others follow.
 
-    Prefixes with different salts never match, nor do those that were computed with another number of experts.
+    Prefixes with different salts never match, nor do those that were computed with other experts.
     """
-    root = f"{experts_per_token} {cache_salt}".encode("utf-8", "surrogatepass")
+    root = f"{routing.experts_per_token} {routing.masked_experts} {cache_salt}".encode("utf-8", "surrogatepass")
     return blake2b(root, digest_size=16, person=b"prefix root").digest()
 
 

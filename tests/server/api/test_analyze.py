@@ -79,6 +79,10 @@ def test_a_label_cannot_bring_special_tokens(client: TestClient, server: Server)
         ({"text": "a"}, "labels"),
         ({"text": ["a"] * 16, "labels": [str(n) for n in range(9)]}, "text"),
         ({"text": "a", "labels": ["x", "y"], "grammar": "x"}, "grammar"),
+        ({"text": "a", "response_format": {"type": "text"}}, "labels"),
+        ({"text": "a", "guided_regex": "x"}, "guided_regex"),
+        ({"text": "a", "json_schema": {"not": {}}}, "json_schema.not"),
+        ({"text": "a" * 500, "json_schema": {"type": "object"}}, None),
     ],
 )
 def test_what_cannot_be_is_refused(client: TestClient, server: Server, fields: dict[str, Any], param: str) -> None:
@@ -93,3 +97,31 @@ def test_the_most_scores_fit_a_small_server(client: TestClient, server: Server) 
     answer = analyze(client, text=["one", "two", "three", "four"], labels=[f"label {n}" for n in range(32)])
     assert len(answer["results"]) == 4
     assert len(server.engine.submitted) == 128
+
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string", "description": "where"}}, "required": ["city"]}
+
+
+def test_a_schema_is_filled_in_for_each_text(client: TestClient, server: Server) -> None:
+    server.answer_with('{"city": "Bonn"}')
+    answer = analyze(client, text=["I live in Bonn.", "So do I."], json_schema=SCHEMA)
+    assert answer["results"] == [{"data": {"city": "Bonn"}, "finish_reason": "stop"}] * 2
+    assert answer["usage"]["completion_tokens"] > 0
+    first, second = server.engine.submitted
+    assert first.sampling.grammar == second.sampling.grammar
+    assert first.sampling.grammar is not None
+    assert first.sampling.temperature == 0
+    prompt = server.tokenizer.decode(first.prompt_token_ids)
+    assert '"description": "where"' in prompt
+    assert "I live in Bonn." in prompt
+
+
+def test_a_value_that_is_cut_off_is_null(client: TestClient, server: Server) -> None:
+    server.answer_with('{"city": "Bonn"}')
+    answer = analyze(client, text="I live in Bonn.", json_schema=SCHEMA, max_tokens=5)
+    assert answer["results"] == [{"data": None, "finish_reason": "length"}]
+
+
+def test_sampling_fields_have_no_effect_on_labels(client: TestClient) -> None:
+    answer = analyze(client, text="one", labels=["a", "b"], temperature=1, seed=None, ignore_eos=False)
+    assert [warning.split(":")[0] for warning in answer["warnings"]] == ["temperature"]

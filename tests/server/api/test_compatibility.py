@@ -8,6 +8,7 @@ from starlette.testclient import TestClient
 
 from server.api.compatibility import FOREIGN_FIELDS, MAX_NAMED_FIELDS, markdown, translate_fields
 from server.api.dependencies import WARNINGS_HEADER
+from server.api.request_model import MAX_FIELDS
 from tests.server.applications import Server, client_of, events_of, make_server
 
 CHAT = "/v1/chat/completions"
@@ -137,7 +138,7 @@ def test_no_warning_without_hints(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), GRAMMARS.items(), ids=GRAMMARS)
-@pytest.mark.parametrize("path", ["/v1/translate", "/v1/summarize", "/v1/analyze"])
+@pytest.mark.parametrize("path", ["/v1/translate", "/v1/summarize"])
 def test_grammars_are_refused_where_they_are_not_followed(client: TestClient, path: str, name: str, value: Any) -> None:
     response = client.post(path, json=BODIES[path] | {name: value})
     assert response.status_code == 400
@@ -217,6 +218,12 @@ def test_a_strict_server_refuses_unknown_fields(path: str) -> None:
         assert (error["param"], error["code"]) == ("temprature", "unknown_parameter")
         assert "other" in error["message"]
         assert client.post(path, json=BODIES[path] | {"cache_prompt": True, "new": None}).status_code == 200
+
+
+def test_a_body_of_very_many_fields_is_refused(client: TestClient) -> None:
+    response = client.post(CHAT, json=HELLO | {f"field{number}": 1 for number in range(MAX_FIELDS)})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"].startswith("a body has at most 16,384 fields")
 
 
 def test_many_unknown_fields_make_a_short_answer(client: TestClient) -> None:

@@ -48,4 +48,5 @@ def test_the_page_tells_every_field_of_other_servers(client: TestClient) -> None
 
 def test_every_router_is_in_the_application(client: TestClient) -> None:
     served = set(client.get("/openapi.json").json()["paths"]) | {"/", "/docs", "/openapi.json", "/health"}
+    served |= {"/page", "/page/{name}"}
     assert {route.path_format for router in ROUTERS for route in router.routes} == served  # type: ignore[attr-defined]

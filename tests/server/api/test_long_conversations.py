@@ -1,7 +1,8 @@
 """Conversations with very many calls, and with very deep arguments, are cheap to read and never a 500."""
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import pytest
 from starlette.testclient import TestClient
@@ -12,6 +13,7 @@ from server.api.ollama.fields import Message, chat_messages
 from server.chat.request import ChatMessage, ChatRequest, ToolCall
 from server.chat.template_messages import template_messages
 
+T = TypeVar("T")
 CHAT = "/v1/chat/completions"
 NUM_CALLS, NUM_RESULTS = 20_000, 2_000
 
@@ -21,6 +23,17 @@ def deep(levels: int) -> Any:
     for _ in range(levels):
         value = {"a": value}
     return value
+
+
+def timed(function: Callable[[], T]) -> tuple[T, float]:
+    """The result, and the processor time of the quickest of three calls: garbage collection falls into any of them."""
+
+    def once() -> float:
+        begun = time.process_time()
+        function()
+        return time.process_time() - begun
+
+    return function(), min(once() for _ in range(3))
 
 
 def ask(client: TestClient, path: str, arguments: Any) -> Any:
@@ -59,9 +72,8 @@ def test_results_find_their_calls_without_a_search() -> None:
     results = [ChatMessage("tool", "r", tool_call_id="other") for _ in range(NUM_RESULTS)]
     last = ChatMessage("tool", "r", tool_call_id=f"id{NUM_CALLS - 1}")
     request = ChatRequest([ChatMessage("assistant", tool_calls=calls), *results, last])
-    started = time.process_time()
-    messages = template_messages(request, TaggedFormat(), lambda name: True)
-    assert time.process_time() - started < 1
+    messages, seconds = timed(lambda: template_messages(request, TaggedFormat(), lambda name: True))
+    assert seconds < 1
     assert (messages[-1]["name"], messages[1]["name"]) == ("f", "")
 
 
@@ -70,7 +82,6 @@ def test_results_of_ollama_find_their_calls_without_a_search() -> None:
     body = [{"role": "assistant", "tool_calls": calls}] * (NUM_CALLS // 128)
     body += [{"role": "tool", "content": "r", "tool_name": "g"}] * NUM_RESULTS
     messages = [Message.model_validate(message) for message in body]
-    started = time.process_time()
-    found = chat_messages(messages)
-    assert time.process_time() - started < 1
+    found, seconds = timed(lambda: chat_messages(messages))
+    assert seconds < 1
     assert found[NUM_CALLS // 128].tool_call_id == "call_0_0"

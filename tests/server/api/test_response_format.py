@@ -123,6 +123,17 @@ def test_a_json_object(client: TestClient) -> None:
     assert reason == "stop"
 
 
+@pytest.mark.parametrize("fields", SCHEMA_FIELDS, ids=str)
+def test_an_analysis_obeys_a_schema(client: TestClient, fields: dict[str, Any]) -> None:
+    body = {"text": ["I spend a week in Bonn.", "Two in Peking!"], "temperature": 1.5, "seed": 7} | fields
+    response = client.post("/v1/analyze", json=body)
+    assert response.status_code == 200, response.text
+    results = response.json()["results"]
+    assert [result["finish_reason"] for result in results] == ["stop", "stop"]
+    for result in results:
+        check_trip(json.dumps(result["data"]))
+
+
 def test_choices_differ_and_each_is_valid_also_in_a_stream(client: TestClient) -> None:
     path, fields = "/v1/chat/completions", SCHEMA_FIELDS[0] | {"n": 4}
     whole = [text for text, _ in ask(client, path, **fields)]

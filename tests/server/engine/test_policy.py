@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import count
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from server.engine.config import CacheLayout, EngineConfig
 from server.engine.policy import PrefillBudget
 from server.engine.scheduler import Scheduler
 from server.engine.step import ModelOutput, SampledTokens
+from server.engine.types import SchedulingParams
 from tests.server.engine.tiny import collect, request
 
 BLOCK = 16
@@ -26,9 +28,10 @@ class Steps:
         self.scheduler = Scheduler(config, layout, clock=count(1.0).__next__)
         self.outputs: list[object] = []
 
-    def add(self, name: str, length: int, max_tokens: int = 1) -> None:
+    def add(self, name: str, length: int, max_tokens: int = 1, **scheduling: Any) -> None:
         first = self.scheduler.pool.next_number()  # no common prefixes
-        self.scheduler.add(request(name, [first] * length, max_tokens, ignore_eos=True))
+        params = SchedulingParams(**scheduling)
+        self.scheduler.add(request(name, [first] * length, max_tokens, ignore_eos=True, scheduling=params))
 
     def step(self) -> dict[str, int]:
         """The tokens that each request gets in one step."""

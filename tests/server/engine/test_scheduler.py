@@ -11,7 +11,7 @@ from server.engine.config import CacheLayout, EngineConfig
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sequence
 from server.engine.step import SampledTokens
-from server.engine.types import EngineOutput, FinishReason, GenerateRequest
+from server.engine.types import EngineOutput, FinishReason, GenerateRequest, SchedulingParams
 from tests.server.engine.simulated import SimulatedRunner, simulated_decode
 from tests.server.engine.tiny import collect, request
 
@@ -52,8 +52,8 @@ class Simulation:
     def check(self) -> None:
         scheduler = self.scheduler
         running, waiting = scheduler.pool.running, scheduler.pool.waiting
-        assert [s.arrival_order for s in running] == sorted(s.arrival_order for s in running)
-        assert [s.arrival_order for s in waiting] == sorted(s.arrival_order for s in waiting)
+        assert [s.queue_order for s in running] == sorted(s.queue_order for s in running)
+        assert [s.queue_order for s in waiting] == sorted(s.queue_order for s in waiting)
         slots = [s.slot for s in running]
         assert len(set(slots)) == len(slots) == self.layout.num_slots - scheduler.pool.cache.states.num_free_slots
         owned = [block for s in running for block in s.block_table]
@@ -100,7 +100,8 @@ def test_random_arrivals_aborts_and_preemptions(data: st.DataObject) -> None:
     outputs: list[EngineOutput] = []
     accepted: dict[str, GenerateRequest] = {}
     for number, (prompt, max_tokens, boundaries) in enumerate(data.draw(st.lists(requests(), max_size=12))):
-        new = request(f"r{number}", prompt, max_tokens, boundaries=boundaries)
+        scheduling = SchedulingParams(data.draw(st.sampled_from([0, 0, 1])), data.draw(st.sampled_from("ab")))
+        new = request(f"r{number}", prompt, max_tokens, boundaries=boundaries, scheduling=scheduling)
         accepted[new.request_id] = new
         simulation.scheduler.add(new)
         for _ in range(data.draw(st.integers(0, 4))):

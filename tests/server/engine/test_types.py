@@ -16,10 +16,15 @@ from server.engine.types import (
     GenerateRequest,
     LayerLoad,
     RequestTimes,
+    ReturnedRouting,
+    RoutingParams,
     SamplingParams,
+    SchedulingParams,
     ScoreRequest,
+    TaskLoad,
     ThinkingBudget,
     TokenLogprobs,
+    TokenRouting,
 )
 
 SAMPLING = SamplingParams(
@@ -36,11 +41,14 @@ COMMON: dict[str, Any] = {
     "boundaries": (1, 2),
     "arrival_time": 1.5,
     "cache_salt": "key \N{SNOWMAN}",
-    "experts_per_token": 2,
+    "scheduling": SchedulingParams(-3, "tenant"),
+    "routing": RoutingParams(2, False, ((0, (1, 3)),), ReturnedRouting((0, 2), 1, True), "chat"),
+    "scheduling": types.SchedulingParams(1, "tenant"),
     "snapshot_token_ids": frozenset({8}),
 }
 LOGPROBS = (TokenLogprobs(4, -0.1, ((4, -0.1), (6, -(2.0**-30)))),)
 TIMES = RequestTimes(0.5, 0.6, None, 0.7)
+ROUTING = (TokenRouting(((1, 0), ()), ((0.7, 0.3), ())),)
 MESSAGES: list[Any] = [
     SAMPLING,
     ThinkingBudget(5, (1,), (2, 3), (4, 2, 3)),
@@ -50,9 +58,28 @@ MESSAGES: list[Any] = [
     LOGPROBS[0],
     types.ThinkingBudget(5, (6,), (7, 8), (9,)),
     TIMES,
-    EngineOutput("g", (4, 6), LOGPROBS * 2, LOGPROBS, 1, FinishReason.STOP, "because", TIMES, (0.1, -1e30)),
+    ReturnedRouting((0, 2), 1, True, 5),
+    COMMON["routing"],
+    COMMON["scheduling"],
+    ROUTING[0],
+    EngineOutput(
+        "g",
+        (4, 6),
+        LOGPROBS * 2,
+        LOGPROBS,
+        1,
+        FinishReason.STOP,
+        "because",
+        TIMES,
+        (0.1, -1e30),
+        True,
+        ROUTING * 2,
+        ROUTING,
+        1,
+    ),
     LayerLoad(1, (30, 10), 0.6, 0.5),
-    EngineStats(*range(15), healthy=True, layers=(LayerLoad(1, (30, 10), 0.6, 0.5),)),
+    TaskLoad("chat", 20, ((30, 10), (0, 40))),
+    EngineStats(*range(15), healthy=True, layers=(LayerLoad(1, (30, 10), 0.6, 0.5),), experts_per_token=1),
 ]
 
 
@@ -67,7 +94,11 @@ def test_a_message_survives_encoding(message: Any) -> None:
 
 def test_no_message_is_left_out() -> None:
     """All messages are tested, with values that differ from the defaults, so that a lost field shows."""
-    messages = {kind for kind in vars(types).values() if is_dataclass(kind) and not kind.__name__.startswith("_")}
+    messages = {
+        kind
+        for kind in vars(types).values()
+        if isinstance(kind, type) and is_dataclass(kind) and not kind.__name__.startswith("_")
+    }
     assert {type(message) for message in MESSAGES} == messages
     for message in MESSAGES[2:5]:
         assert all(getattr(message, field.name) != field.default for field in fields(message))

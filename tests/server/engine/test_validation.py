@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from server.engine.types import RoutingParams
 from server.engine.validation import check_request
 from tests.server.engine.tiny import request, tiny_config
 
@@ -20,7 +21,7 @@ def check(prompt: list[int], max_tokens: int = 4, **changes: Any) -> None:
         ([-1, 5], {}, "token id -1"),
         ([5] * 17, {}, "17 tokens and max_tokens is 4, together more than the 20"),
         ([5], {"max_tokens": -1}, "max_tokens is -1"),
-        ([5], {"experts_per_token": 5}, "experts_per_token is 5: this takes 1 to 4"),
+        ([5], {"routing": RoutingParams(5)}, "experts_per_token is 5: this takes 1 to 4"),
         ([5, 6], {"boundaries": (0,)}, "boundaries"),
         ([5, 6], {"boundaries": (3,)}, "boundaries"),
         ([5, 6], {"boundaries": (2, 1)}, "boundaries"),

@@ -17,9 +17,10 @@ from model.network import CausalLM, cast_matrices
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.sampler import gumbel_noise
-from server.engine.types import EngineOutput, EngineRequest, GenerateRequest, SamplingParams
+from server.engine.types import EngineOutput, EngineRequest, GenerateRequest, RoutingParams, SamplingParams
 
 KNOWN: WeakKeyDictionary[CausalLM, dict[tuple[Any, ...], tuple[int, ...]]] = WeakKeyDictionary()  # results of oracles
+OUTER_FIELDS = ("boundaries", "arrival_time", "cache_salt", "routing", "task", "snapshot_token_ids", "scheduling")
 VOCAB = 128
 MAX_LEN = 256
 
@@ -57,11 +58,9 @@ def bytes_for(network: CausalLM, config: EngineConfig, *, blocks: int) -> int:
 
 def request(request_id: str, prompt: Iterable[int], max_tokens: int = 8, **changes: Any) -> GenerateRequest:
     """Greedy unless told otherwise; what `GenerateRequest` has no field for is sampling."""
-    outer = {
-        name: changes.pop(name)
-        for name in ("boundaries", "arrival_time", "cache_salt", "experts_per_token", "snapshot_token_ids")
-        if name in changes
-    }
+    outer = {name: changes.pop(name) for name in OUTER_FIELDS if name in changes}
+    if "experts_per_token" in changes:
+        outer["routing"] = RoutingParams(changes.pop("experts_per_token"))
     sampling = SamplingParams(max_tokens, **({"temperature": 0.0} | changes))
     return GenerateRequest(request_id, tuple(prompt), sampling, **outer)
 
@@ -97,6 +96,8 @@ def collect(outputs: Iterable[EngineOutput]) -> dict[str, EngineOutput]:
                 token_ids=before.token_ids + output.token_ids,
                 logprobs=before.logprobs + output.logprobs,
                 prompt_logprobs=before.prompt_logprobs + output.prompt_logprobs,
+                routing=before.routing + output.routing,
+                prompt_routing=before.prompt_routing + output.prompt_routing,
             )
         joined[output.request_id] = output
     unfinished = [output.request_id for output in joined.values() if output.finish_reason is None]

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 from tests.server.applications import Server, client_of, make_server
 
 KEY = "sésame-key"
-PUBLIC = {"/health", "/health/live", "/health/ready"}
+PUBLIC = {"/health", "/health/live", "/health/ready", "/page"}
 
 
 def all_routes(routes: Sequence[Any]) -> Iterator[tuple[str, str]]:

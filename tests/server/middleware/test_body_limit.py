@@ -1,11 +1,14 @@
 """Which bodies are read: up to a size, with and without a Content-Length, and not compressed."""
 
+import asyncio
 import gzip
 from collections.abc import Iterator
 
 import pytest
 from starlette.testclient import TestClient
+from starlette.types import Message, Receive, Scope, Send
 
+from server.middleware.body_limit import LARGE, BodyLimit
 from tests.server.applications import client_of, make_server
 
 LIMIT = 200
@@ -51,3 +54,30 @@ def test_a_compressed_body_is_refused_by_name(small: TestClient, encoding: str, 
         error = response.json()["error"]
         assert error["code"] == "unsupported_content_encoding"
         assert f"encoded with {encoding}: send it without Content-Encoding" in error["message"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("size", "together"), [(LARGE + 1, 1), (LARGE, 6)])
+async def test_large_bodies_are_handed_over_one_after_another(size: int, together: int) -> None:
+    """Between two of them the event loop turns for others; small ones are handed over at once."""
+    handed_over: list[int] = []
+    turn = 0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        handed_over.append(turn)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"a" * size, "more_body": False}
+
+    async def send(message: Message) -> None:
+        raise AssertionError("nothing is refused")
+
+    limit = BodyLimit(app, 2 * LARGE)
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+    async with asyncio.TaskGroup() as requests:
+        tasks = [requests.create_task(limit(scope, receive, send)) for _ in range(6)]
+        while not all(task.done() for task in tasks):
+            await asyncio.sleep(0)
+            turn += 1
+    assert max(handed_over.count(turn) for turn in handed_over) == together

@@ -1,0 +1,54 @@
+/** Starts the page: what the server offers decides which tabs and sliders there are. */
+
+import { getJson } from "./api.js";
+import { setUpChat } from "./chat.js";
+import { el, find } from "./dom.js";
+import { setUpKey } from "./key.js";
+import { startLoad } from "./load.js";
+import { routingOverview } from "./routing.js";
+import { Settings } from "./settings.js";
+import { Tabs } from "./tabs.js";
+import { setUpTasks } from "./tasks.js";
+
+const NEEDS_CHAT_TEMPLATE = ["chat", "translate", "summarize", "analyze"];
+
+const server = { model: null, routing: null, settings: new Settings() };
+const tabs = new Tabs();
+
+setUpKey(start);
+setUpChat(server);
+setUpTasks(server);
+startLoad();
+await start();
+
+async function start() {
+  const problem = find("#problem");
+  problem.hidden = true;
+  try {
+    await describe();
+  } catch (error) {
+    problem.textContent = error.message;
+    problem.hidden = false;
+  }
+}
+
+async function describe() {
+  const [model] = (await getJson("v1/models")).data;
+  const properties = await getJson("props");
+  server.model = model;
+  server.routing = await routingOverview();
+  server.settings.offerExperts(server.routing?.experts_per_token, model.quality_by_experts_per_token);
+  document.title = `${model.id} · RouteLM`;
+  find("#model").textContent = `${model.id} · ${model.max_model_len.toLocaleString("en")} tokens of context`;
+  tabs.without(properties.chat_template ? [] : NEEDS_CHAT_TEMPLATE);
+  showLimits(model.warnings ?? []);
+}
+
+/** What the model was measured to be weak at: once, folded, in the tab of the task. */
+function showLimits(warnings) {
+  for (const panel of document.querySelectorAll("[role=tabpanel]")) {
+    find(".limits", panel)?.remove();
+    const own = warnings.filter((warning) => warning.includes(`good at ${panel.id}`));
+    if (own.length) panel.append(el("details", { class: "limits" }, el("summary", {}, "Measured limits"), own.join(" ")));
+  }
+}

@@ -1,0 +1,47 @@
+/** A form whose button sends, and stops the answer while it comes. Escape stops too, and Enter sends. */
+
+import { find } from "./dom.js";
+
+export class Composer {
+  /** `send(signal)` does the work; it throws an AbortError when it was stopped. */
+  constructor(form, send) {
+    this.form = form;
+    this.send = send;
+    this.button = find("button.send", form);
+    this.label = this.button.textContent;
+    this.running = null;
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (this.running) this.stop();
+      else this.start();
+    });
+    form.addEventListener("keydown", (event) => this.onKey(event));
+  }
+
+  onKey(event) {
+    if (event.key === "Escape" && this.running) this.stop();
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.target.tagName !== "TEXTAREA") return;
+    event.preventDefault();
+    if (!this.running) this.form.requestSubmit();
+  }
+
+  stop() {
+    this.running?.abort();
+  }
+
+  async start() {
+    this.running = new AbortController();
+    this.show("Stop");
+    try {
+      await this.send(this.running.signal);
+    } finally {
+      this.running = null;
+      this.show(this.label);
+    }
+  }
+
+  show(label) {
+    this.button.textContent = label;
+    this.button.classList.toggle("stop", label === "Stop");
+  }
+}

@@ -1,0 +1,71 @@
+"""The routing that requests get back equals what transformers' routers say, by forward hooks on the same checkpoint."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from model.checkpoints.hub import BUNDLED
+from model.loading.load import load_network
+from model.text.tokenizer import Tokenizer
+from server.engine.config import EngineConfig
+from server.engine.engine import Engine
+from server.engine.types import ReturnedRouting, RoutingParams
+from tests.model.families.checkpoints import Pair, write_checkpoint
+from tests.server.engine.tiny import request, run
+
+GATES_WITHIN = 1e-6
+TEXT = "Once upon a time there was a little dog. 从前有一只小狗，它有 3 个朋友。 The dog"
+FAMILIES = ["qwen3_next", "mixtral", "lfm2_moe"]
+
+
+def check(pair: Pair, prompt: list[int], max_tokens: int) -> None:
+    """Serve a prompt in chunks beside another one, and compare every token with what the hooks saw."""
+    network = load_network(pair.directory, torch.float32)
+    layers = tuple(layer for layer, _ in network.config.moe_layers())
+    engine = Engine(network, EngineConfig(256, max_num_seqs=4, cache_bytes=2**25, max_prefill_chunk=11))
+    asked = RoutingParams(returned=ReturnedRouting(layers, prompt=True))
+    result = run(engine, [request("r", prompt, max_tokens, routing=asked), request("other", prompt[:3], 20)])["r"]
+    computed = torch.tensor([*prompt, *result.token_ids[:-1]])
+    expected = pair.routings(computed)
+    found = (*result.prompt_routing, *result.routing[1:])
+    assert len(found) == len(computed) == len(prompt) + max_tokens - 1
+    assert result.prompt_routing[-1] == result.routing[0]
+    for place, (_, gates_TK, experts_TK) in enumerate(expected):
+        assert_equal([token.experts[place] for token in found], [token.gates[place] for token in found],
+                     experts_TK, gates_TK)  # fmt: skip
+
+
+def assert_equal(
+    experts: list[tuple[int, ...]], gates: list[tuple[float, ...]], experts_TK: Tensor, gates_TK: Tensor
+) -> None:
+    gates_TK, order_TK = gates_TK.float().sort(dim=-1, descending=True, stable=True)
+    assert experts == [tuple(row) for row in experts_TK.gather(1, order_TK).tolist()]
+    torch.testing.assert_close(torch.tensor(gates), gates_TK, atol=GATES_WITHIN, rtol=0)
+
+
+def some_ids(vocab_size: int, length: int) -> list[int]:
+    ids: list[int] = torch.randint(vocab_size, (length,), generator=torch.Generator().manual_seed(3)).tolist()
+    return ids
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+def test_of_a_tiny_family(case: str, tmp_path: Path) -> None:
+    pair = write_checkpoint(case, tmp_path)
+    check(pair, some_ids(pair.theirs.config.vocab_size, 30), 10)
+
+
+def test_of_the_bundled_model() -> None:
+    theirs = AutoModelForCausalLM.from_pretrained(BUNDLED, dtype=torch.float32).eval()
+    assert isinstance(BUNDLED, Path)
+    check(Pair(theirs, BUNDLED), Tokenizer.load(BUNDLED).encode(TEXT), 12)
+
+
+def test_the_comparison_can_fail(tmp_path: Path) -> None:
+    """Negative control: transformers with other weights."""
+    pair = write_checkpoint("qwen3_next", tmp_path)
+    pair.theirs.model.embed_tokens.weight.data.add_(0.5)  # type: ignore[union-attr,operator]
+    with pytest.raises(AssertionError):
+        check(pair, some_ids(pair.theirs.config.vocab_size, 30), 10)
