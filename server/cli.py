@@ -6,6 +6,7 @@ import typer
 
 from server.commands import (
     average,
+    batch,
     chat,
     compare,
     evaluate,
@@ -53,6 +54,7 @@ app.command("train-tokenizer")(train_tokenizer.train_tokenizer)
 app.command("prepare")(prepare.prepare)
 app.command("average")(average.average)
 app.command("evaluate")(evaluate.evaluate)
+app.add_typer(batch.app, name="batch")
 app.add_typer(compare.app, name="compare")
 app.command("version")(version.version)
 
