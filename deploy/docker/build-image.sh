@@ -31,7 +31,7 @@ make_base() {
 
 cd "$(dirname "$0")/../.."
 buildah inspect --type image "$BASE" >/dev/null 2>&1 || make_base
-buildah build --build-arg BASE="$BASE" --tag "$NAME" "$@" .
+buildah build --layers --build-arg BASE="$BASE" --tag "$NAME" "$@" .
 if [ -n "${ARCHIVE:-}" ]; then
     buildah push --quiet "$NAME" "docker-archive:$ARCHIVE:$NAME"
 fi

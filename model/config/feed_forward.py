@@ -1,6 +1,7 @@
 """Feed-forwards: gated MLPs and mixtures of experts."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from model.config.routers import RouterConfig
 
@@ -9,11 +10,14 @@ from model.config.routers import RouterConfig
 class SwiGLU:
     """silu(gate) * up."""
 
+    inputs: ClassVar[int] = 2  # projections of the hidden state that the activation joins to one
+
 
 @dataclass(frozen=True, slots=True)
 class ClampedSwiGLU:
     """gate * sigmoid(alpha * gate) * (up + 1), with gate <= limit and |up| <= limit (gpt-oss)."""
 
+    inputs: ClassVar[int] = 2
     alpha: float = 1.702
     limit: float = 7.0
 
@@ -22,13 +26,22 @@ class ClampedSwiGLU:
 class GeGLU:
     """gelu(gate) * up, with the tanh approximation of GELU."""
 
+    inputs: ClassVar[int] = 2
 
-ActivationConfig = SwiGLU | ClampedSwiGLU | GeGLU
+
+@dataclass(frozen=True, slots=True)
+class SquaredReLU:
+    """relu(up)^2: there is no gate."""
+
+    inputs: ClassVar[int] = 1
+
+
+ActivationConfig = SwiGLU | ClampedSwiGLU | GeGLU | SquaredReLU
 
 
 @dataclass(frozen=True, slots=True)
 class GatedMLPConfig:
-    """A gated MLP."""
+    """An MLP, gated if its activation is."""
 
     width: int
     activation: ActivationConfig = SwiGLU()

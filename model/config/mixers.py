@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from model.config.norm import NormConfig
-from model.config.rotary import RotaryConfig
+from model.config.rotary import NoRotary, RotaryConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class LatentAttentionConfig:
     kv_lora_rank: int
     nope_head_dim: int  # coordinates of a query or key without position embedding
     value_dim: int
-    rotary: RotaryConfig  # on `rotary.dim` further coordinates; the keys share these
+    rotary: RotaryConfig | NoRotary  # on `rotary.dim` further coordinates; the keys share these
     norm: NormConfig
     scale: float
 
@@ -106,6 +106,35 @@ class Mamba2Config:
 
 
 @dataclass(frozen=True, slots=True)
+class MambaConfig:
+    """Mamba (the first one): every channel has a state of `state_dim` numbers, each with a decay of its own."""
+
+    title: ClassVar[str] = "Mamba"
+    width: int  # channels
+    state_dim: int
+    time_step_rank: int  # width of what the time steps are computed of
+    conv_width: int = 4
+    conv_bias: bool = True
+    projection_bias: bool = False
+    norm_eps: float = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class KimiDeltaConfig:
+    """Kimi Delta Attention: a matrix state per head, updated by the delta rule, with a decay per key coordinate."""
+
+    title: ClassVar[str] = "Kimi delta attention"
+    num_heads: int
+    head_dim: int  # of keys and values
+    conv_width: int = 4
+    norm_eps: float = 1e-5
+
+    @property
+    def width(self) -> int:
+        return self.num_heads * self.head_dim
+
+
+@dataclass(frozen=True, slots=True)
 class ShortConvConfig:
     """A gated short convolution: out = c * conv(b * x), with b, c and x from the hidden state."""
 
@@ -115,7 +144,15 @@ class ShortConvConfig:
 
 
 # `title` is the name of the mixer in messages and in `routelm inspect`
-MixerConfig = AttentionConfig | LatentAttentionConfig | DeltaNetConfig | Mamba2Config | ShortConvConfig
+MixerConfig = (
+    AttentionConfig
+    | LatentAttentionConfig
+    | DeltaNetConfig
+    | KimiDeltaConfig
+    | Mamba2Config
+    | MambaConfig
+    | ShortConvConfig
+)
 
 
 def _check_multiple(number: int, name: str, divisor: int, divisor_name: str) -> None:

@@ -5,17 +5,17 @@ from dataclasses import dataclass, replace
 
 from model.config.feed_forward import GatedMLPConfig, MoEConfig, SharedExpertConfig
 from model.config.mixers import AttentionConfig, DeltaNetConfig, MixerConfig, QKNormConfig
-from model.config.norm import NormConfig, NormPlacement
+from model.config.norm import LayerNormConfig, NormConfig, NormPlacement
 from model.config.rotary import RotaryConfig
-from model.config.routers import FixedKConfig, HashConfig, RouterConfig, SoftmaxTopKConfig
+from model.config.routers import FixedKConfig, HashConfig, RouterConfig, SoftmaxTopKConfig, SparseMixerConfig
 
 
 @dataclass(frozen=True, slots=True)
 class LayerConfig:
-    """One block: a token mixer and a feed-forward."""
+    """One block: a token mixer and, unless it is None, a feed-forward."""
 
     mixer: MixerConfig
-    feed_forward: GatedMLPConfig | MoEConfig
+    feed_forward: GatedMLPConfig | MoEConfig | None
     norms: NormPlacement = NormPlacement.PRE
 
 
@@ -30,11 +30,12 @@ class ModelConfig:
     hidden_size: int
     layers: tuple[LayerConfig, ...]
     max_positions: int
-    norm: NormConfig = NormConfig()
+    norm: NormConfig | LayerNormConfig = NormConfig()
     tie_word_embeddings: bool = False  # the head shares the weights of the embedding
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
     logits_scale: float = 1.0
+    head_bias: bool = False
 
     def moe_layers(self) -> Iterator[tuple[int, MoEConfig]]:
         """The index and the config of every layer with experts."""
@@ -86,6 +87,8 @@ def check_masked_experts(config: ModelConfig, masked: Mapping[int, Collection[in
 
 
 def _max_top_k(moe: MoEConfig) -> int:
+    if isinstance(moe.router, SparseMixerConfig):
+        return 2
     groups = getattr(moe.router, "groups", None)
     return moe.num_experts if groups is None else moe.num_experts // groups.num_groups * groups.top_groups
 

@@ -12,6 +12,13 @@ class NormConfig:
     offset: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class LayerNormConfig:
+    """(x - mean(x)) / std(x) * weight + bias."""
+
+    eps: float = 1e-5
+
+
 class NormPlacement(Enum):
     """Where a block normalizes: what a mixer or feed-forward reads, what it adds to the residual stream, or both."""
 

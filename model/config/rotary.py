@@ -56,3 +56,10 @@ class RotaryConfig:
             raise ValueError(f"rotary positions on {self.dim} coordinates of a head: the number must be even")
         if isinstance(self.scaling, FrequencyFactors) and len(self.scaling.factors) != self.dim // 2:
             raise ValueError(f"{len(self.scaling.factors)} factors for {self.dim // 2} rotary frequencies")
+
+
+@dataclass(frozen=True, slots=True)
+class NoRotary:
+    """Stands for a `RotaryConfig` where the same coordinates have no position embedding."""
+
+    dim: int

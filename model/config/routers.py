@@ -45,6 +45,29 @@ class SigmoidBiasConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SoftmaxBiasConfig:
+    """Top k of a softmax over all experts plus a bias that is not part of the weights, which sum to 1."""
+
+    top_k: int
+    bias_rate: float = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class SparseMixerConfig:
+    """SparseMixer (arXiv 2409.12136): two experts, each weighted by a softmax over the scores near to its own.
+
+    Scores that are below it by more than `2 * jitter`, relative to the larger magnitude, are left out.
+    """
+
+    top_k: int = 2
+    jitter: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.top_k > 2:
+            raise ValueError(f"SparseMixer chooses at most 2 experts per token, not {self.top_k}")
+
+
+@dataclass(frozen=True, slots=True)
 class HashConfig:
     """Experts chosen by hashing the token id. Nothing is learned: a baseline."""
 
@@ -86,5 +109,8 @@ class TopPConfig:
     entropy_weight: float = 1e-4
 
 
-FixedKConfig = SoftmaxTopKConfig | TopKSoftmaxConfig | SigmoidBiasConfig | HashConfig  # `top_k` experts per token
+# `top_k` experts per token
+FixedKConfig = (
+    SoftmaxTopKConfig | TopKSoftmaxConfig | SigmoidBiasConfig | SoftmaxBiasConfig | SparseMixerConfig | HashConfig
+)
 RouterConfig = FixedKConfig | ExpertThresholdConfig | ReluConfig | TopPConfig

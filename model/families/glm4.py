@@ -1,12 +1,11 @@
 """GLM-4 (`model_type` glm4): norms before and after mixers and feed-forwards, rotary positions on half of each head."""
 
 from dataclasses import replace
-from typing import Any
 
 from model.checkpoints.safetensors_files import Rule
 from model.config import AttentionConfig, GatedMLPConfig, LayerConfig, ModelConfig, NormPlacement
 from model.families import phi3, standard
-from model.families.standard import HfConfig
+from model.families.standard import HfConfig, PartRules
 
 _NORMS = {
     "mixer_norm": "input_layernorm",
@@ -25,5 +24,8 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
 
 
 def rules(config: ModelConfig) -> list[Rule]:
-    parts: dict[type, Any] = {AttentionConfig: standard.paired_attention_rules, GatedMLPConfig: phi3.fused_mlp_rules}
+    parts: dict[type, PartRules] = {
+        AttentionConfig: standard.paired_attention_rules,
+        GatedMLPConfig: phi3.fused_mlp_rules,
+    }
     return standard.decoder_rules(config, parts, norms=_NORMS)

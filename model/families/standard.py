@@ -203,12 +203,13 @@ def attention_rules(
     config: AttentionConfig,
     hidden_size: int,
     *,
+    module: str = ".self_attn",
     out: str = "o_proj",
     norms: tuple[str, str] = ("q_norm", "k_norm"),
 ) -> list[Rule]:
     """Queries, keys and values from three tensors (and biases), the output projection, query and key norms."""
     assert not config.output_gate, "families with gated attention have rules of their own"
-    theirs += ".self_attn"
+    theirs += module
     kv_width = config.num_kv_heads * config.head_dim
     merge = Concat((config.num_heads * config.head_dim, kv_width, kv_width))
     kinds = ("weight", "bias") if config.input_bias else ("weight",)

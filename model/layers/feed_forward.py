@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model import kernels
-from model.config import ActivationConfig, ClampedSwiGLU, GatedMLPConfig, GeGLU, MoEConfig, SwiGLU
+from model.config import ActivationConfig, ClampedSwiGLU, GatedMLPConfig, GeGLU, MoEConfig, SquaredReLU, SwiGLU
 from model.kernels import FrozenWeights
 from model.kernels.types import GatedMLPWeights
 from model.layers.frozen_linear import fused_mlp_weights
@@ -21,11 +21,11 @@ BLOCK = 32  # rows
 
 
 class GatedMLP(nn.Module):
-    """down(act(gate(x)) * up(x)), with gate and up as one matrix."""
+    """down(act(gate(x)) * up(x)), with gate and up as one matrix, or without a gate down(act(up(x)))."""
 
     def __init__(self, hidden_size: int, width: int, activation: ActivationConfig) -> None:
         super().__init__()
-        self.gate_up = Linear(hidden_size, 2 * width)
+        self.gate_up = Linear(hidden_size, activation.inputs * width)
         self.down = Linear(width, hidden_size)
         self.activation = build_activation(activation)
 
@@ -49,7 +49,8 @@ class Experts(nn.Module):
     def __init__(self, config: MoEConfig, hidden_size: int) -> None:
         super().__init__()
         self.num_experts = config.num_experts
-        self.gate_up = GroupedLinear(config.num_experts, hidden_size, 2 * config.expert_width, config.bias)
+        inner = config.activation.inputs * config.expert_width
+        self.gate_up = GroupedLinear(config.num_experts, hidden_size, inner, config.bias)
         self.down = GroupedLinear(config.num_experts, config.expert_width, hidden_size, config.bias)
         self.activation = build_activation(config.activation)
         self.can_be_fused = isinstance(config.activation, SwiGLU | ClampedSwiGLU)
@@ -153,9 +154,11 @@ class MoE(nn.Module):
 
 
 def build_activation(config: ActivationConfig) -> Callable[[Tensor], Tensor]:
-    """The activation between the two matrices of an expert: [S, 2F] -> [S, F]."""
+    """The activation between the two matrices of an expert: [S, 2F], or [S, F] without a gate, -> [S, F]."""
     if isinstance(config, ClampedSwiGLU):
         return lambda x_S2F: kernels.clamped_mul(x_S2F, config.alpha, config.limit)
+    if isinstance(config, SquaredReLU):
+        return kernels.squared_relu
     return kernels.gelu_mul if isinstance(config, GeGLU) else kernels.silu_mul
 
 

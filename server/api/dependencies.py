@@ -17,7 +17,7 @@ from server.engine.types import RoutingParams, SchedulingParams
 from server.errors import ClientGoneError
 from server.generation.admission import Admission
 from server.generation.service import GenerationService
-from server.middleware.api_keys import ApiKey
+from server.middleware.api_keys import ApiKey, KeyScope
 
 Result = TypeVar("Result")
 
@@ -68,7 +68,7 @@ class RequestContext:
             self.admission.routing = body.routing_params(
                 self.service.facts,
                 self.admission.routing.task,
-                masks_allowed=self.request.app.state.allow_expert_masks,
+                masks_allowed=self.request.app.state.allow_expert_masks and _may_research(self.request),
             )
         engine = self.service.engine
         self.response.headers["X-Queue-Position"] = str(engine.stats().waiting)
@@ -144,6 +144,12 @@ def _admission(request: Request, service: GenerationService) -> Admission:
 
 
 Context = Annotated[RequestContext, Depends(get_context)]
+
+
+def _may_research(request: Request) -> bool:
+    """Whether a request may change what the network computes: without API keys every one, else those of admins."""
+    key: ApiKey | None = request.scope.get("api_key")
+    return key is None or KeyScope.ADMIN in key.scopes
 
 
 def _task(request: Request) -> str:

@@ -326,24 +326,148 @@ def _gpt_oss(metadata: Metadata) -> Json:
     }
 
 
-def _deepseek2(metadata: Metadata) -> Json:
-    rotary, dense = metadata.number("rope.dimension_count"), metadata.number("leading_dense_block_count", 0)
-    is_v3 = metadata.get("expert_gating_func", SOFTMAX) == SIGMOID
-    groups = metadata.number("expert_group_count", 1)
-    key_length = metadata.number("attention.key_length_mla", metadata.number("attention.key_length"))
+def _deepseek_moe(metadata: Metadata) -> Json:
+    dense = metadata.number("leading_dense_block_count", 0)
     routed = _experts(metadata, dense)
     return {
         **routed,
-        "model_type": "deepseek_v3" if is_v3 else "deepseek_v2",
         "n_routed_experts": routed["num_experts"],
         "n_shared_experts": metadata.number("expert_shared_count", 0),
         "first_k_dense_replace": dense,
-        "scoring_func": "sigmoid" if is_v3 else "softmax",
-        "topk_method": "noaux_tc" if is_v3 else "group_limited_greedy" if groups > 1 else "greedy",
-        "n_group": groups,
+        "n_group": metadata.number("expert_group_count", 1),
         "topk_group": metadata.number("expert_group_used_count", 1),
         "norm_topk_prob": bool(metadata.get("expert_weights_norm", False)),
         "routed_scaling_factor": metadata.real("expert_weights_scale", 1.0),
+    }
+
+
+def _glm4_moe(metadata: Metadata) -> Json:
+    return {
+        **_deepseek_moe(metadata),
+        "model_type": "glm4_moe",
+        "partial_rotary_factor": _rotary_part(metadata),
+        "use_qk_norm": "blk.0.attn_q_norm.weight" in metadata.tensors,
+        "attention_bias": "blk.0.attn_q.bias" in metadata.tensors,
+        "num_nextn_predict_layers": 0,
+    }
+
+
+def _dots1(metadata: Metadata) -> Json:
+    return {**_deepseek_moe(metadata), "model_type": "dots1", "sliding_window": None}
+
+
+def _ernie4_5_moe(metadata: Metadata) -> Json:
+    first = metadata.first_layer_with("ffn_gate_exps.weight")
+    routed = _experts(metadata, first)
+    shared, width = f"blk.{first}.ffn_up_shexp.weight", routed["moe_intermediate_size"]
+    return {
+        "model_type": "ernie4_5_moe",
+        "moe_num_experts": routed["num_experts"],
+        "moe_k": routed["num_experts_per_tok"],
+        "moe_intermediate_size": width,
+        "moe_num_shared_experts": metadata.rows(shared) // max(width, 1) if shared in metadata.tensors else 0,
+        "moe_layer_start_index": metadata.number("leading_dense_block_count", 1),
+        "moe_layer_interval": metadata.number("interleave_moe_layer_step", 1),
+    }
+
+
+def _minimax_m2(metadata: Metadata) -> Json:
+    routed = _experts(metadata)
+    return {
+        **routed,
+        "model_type": "minimax_m2",
+        "num_local_experts": routed["num_experts"],
+        "intermediate_size": routed["moe_intermediate_size"],
+        "rotary_dim": metadata.number("rope.dimension_count"),
+    }
+
+
+def _afmoe(metadata: Metadata) -> Json:
+    """llama.cpp always scales the embeddings."""
+    dense = metadata.number("leading_dense_block_count", 0)
+    return {
+        **_experts(metadata, dense),
+        "model_type": "afmoe",
+        "num_dense_layers": dense,
+        "num_shared_experts": metadata.number("expert_shared_count", 1),
+        "route_scale": metadata.real("expert_weights_scale", 1.0),
+        "sliding_window": metadata.number("attention.sliding_window"),
+        "layer_types": _layer_types(metadata, default=4),
+        "mup_enabled": True,
+    }
+
+
+def _nemotron_h(metadata: Metadata) -> Json:
+    kinds = [_nemotron_layer(metadata, layer) for layer in range(metadata.layers)]
+    heads = metadata.number("ssm.time_step_rank")
+    found = {
+        "model_type": "nemotron_h",
+        "layers_block_type": kinds,
+        "layer_norm_epsilon": metadata.real("attention.layer_norm_rms_epsilon"),
+        "mamba_num_heads": heads,
+        "mamba_head_dim": metadata.number("ssm.inner_size") // max(heads, 1),
+        "n_groups": metadata.number("ssm.group_count"),
+        "ssm_state_size": metadata.number("ssm.state_size"),
+        "conv_kernel": metadata.number("ssm.conv_kernel"),
+        "use_conv_bias": any(name.endswith("ssm_conv1d.bias") for name in metadata.tensors),
+    }
+    if "mlp" in kinds:
+        found["intermediate_size"] = metadata.rows(f"blk.{kinds.index('mlp')}.ffn_up.weight")
+    if "moe" not in kinds:
+        return found
+    first = kinds.index("moe")
+    return found | {
+        "n_routed_experts": metadata.experts,
+        "num_experts_per_tok": metadata.number("expert_used_count"),
+        "moe_intermediate_size": metadata.rows(f"blk.{first}.ffn_up_exps.weight"),
+        "moe_shared_expert_intermediate_size": metadata.rows(f"blk.{first}.ffn_up_shexp.weight"),
+        "n_group": metadata.number("expert_group_count", 1),
+        "topk_group": metadata.number("expert_group_used_count", 1),
+        "norm_topk_prob": bool(metadata.get("expert_weights_norm", True)),
+        "routed_scaling_factor": metadata.real("expert_weights_scale", 1.0),
+        "moe_latent_size": 1 if any("ffn_latent" in name for name in metadata.tensors) else None,
+    }
+
+
+def _nemotron_layer(metadata: Metadata, layer: int) -> str:
+    parts = {"ssm_a": "linear_attention", "attn_q.weight": "full_attention", "ffn_gate_inp.weight": "moe"}
+    return next((kind for part, kind in parts.items() if f"blk.{layer}.{part}" in metadata.tensors), "mlp")
+
+
+def _jamba(metadata: Metadata) -> Json:
+    hidden, layers = metadata.number("embedding_length"), range(metadata.layers)
+    attention = [layer for layer in layers if f"blk.{layer}.attn_q.weight" in metadata.tensors]
+    routed = [layer for layer in layers if f"blk.{layer}.ffn_gate_inp.weight" in metadata.tensors]
+    return {
+        "model_type": "jamba",
+        **_periodic("attn_layer", attention, len(layers)),
+        **_periodic("expert_layer", routed, len(layers)),
+        "num_experts": metadata.experts if routed else 1,
+        "num_experts_per_tok": metadata.number("expert_used_count", 0),
+        "mamba_expand": metadata.number("ssm.inner_size") // max(hidden, 1),
+        "mamba_d_state": metadata.number("ssm.state_size"),
+        "mamba_d_conv": metadata.number("ssm.conv_kernel"),
+        "mamba_dt_rank": metadata.number("ssm.time_step_rank"),
+        "mamba_conv_bias": any(name.endswith("ssm_conv1d.bias") for name in metadata.tensors),
+    }
+
+
+def _periodic(name: str, layers: list[int], count: int) -> Json:
+    """The period of layers of a kind, and the first one; a period beyond the last layer for one or none."""
+    first = layers[0] if layers else count
+    period = layers[1] - first if len(layers) > 1 else count + 1
+    return {f"{name}_period": period, f"{name}_offset": first}
+
+
+def _deepseek2(metadata: Metadata) -> Json:
+    rotary, routed = metadata.number("rope.dimension_count"), _deepseek_moe(metadata)
+    is_v3 = metadata.get("expert_gating_func", SOFTMAX) == SIGMOID
+    key_length = metadata.number("attention.key_length_mla", metadata.number("attention.key_length"))
+    return {
+        **routed,
+        "model_type": "deepseek_v3" if is_v3 else "deepseek_v2",
+        "scoring_func": "sigmoid" if is_v3 else "softmax",
+        "topk_method": "noaux_tc" if is_v3 else "group_limited_greedy" if routed["n_group"] > 1 else "greedy",
         "q_lora_rank": metadata.number("attention.q_lora_rank", 0) or None,
         "kv_lora_rank": metadata.number("attention.kv_lora_rank"),
         "qk_rope_head_dim": rotary,
@@ -384,4 +508,12 @@ CONFIGS: dict[str, Callable[[Metadata], Json]] = {
     "lfm2moe": _lfm2_moe,
     "gpt-oss": _gpt_oss,
     "deepseek2": _deepseek2,
+    "glm4moe": _glm4_moe,
+    "dots1": _dots1,
+    "ernie4_5-moe": _ernie4_5_moe,
+    "minimax-m2": _minimax_m2,
+    "afmoe": _afmoe,
+    "nemotron_h": _nemotron_h,
+    "nemotron_h_moe": _nemotron_h,
+    "jamba": _jamba,
 }

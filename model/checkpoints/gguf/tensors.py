@@ -99,7 +99,7 @@ def _mapped(names: Mapping[str, int], architecture: str, hf: HfConfig) -> Iterat
         layer, part, suffix = match.groups()
         if layer is not None and int(layer) >= hf["num_hidden_layers"]:
             continue  # multi-token prediction
-        prefix = f"model.layers.{layer}." if layer is not None else ""
+        prefix = f"{table.layers}.{layer}." if layer is not None else ""
         rule = parts_of.get(part + suffix)
         if rule is not None and all(f"blk.{layer}.{other}" in names for other in rule.parts):
             sources = tuple(Source(f"blk.{layer}.{other}") for other in rule.parts)

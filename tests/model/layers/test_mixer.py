@@ -11,10 +11,13 @@ from model.cache import CacheStorage
 from model.config import (
     AttentionConfig,
     DeltaNetConfig,
+    KimiDeltaConfig,
     LatentAttentionConfig,
     Mamba2Config,
+    MambaConfig,
     MixerConfig,
     NormConfig,
+    NoRotary,
     QKNormConfig,
     RotaryConfig,
     ShortConvConfig,
@@ -33,6 +36,12 @@ CASES: dict[str, MixerConfig] = {
     ),
     "window and sinks": AttentionConfig(4, 2, 16, RotaryConfig(16), window=5, sinks=True, input_bias=True),
     "latent attention": LatentAttentionConfig(4, 24, 32, 16, 16, RotaryConfig(8), NormConfig(), 24**-0.5),
+    "latent attention without positions": LatentAttentionConfig(
+        4, None, 32, 16, 16, NoRotary(8), NormConfig(), 24**-0.5
+    ),
+    "kimi delta attention": KimiDeltaConfig(3, 16),
+    "mamba": MambaConfig(64, 16, 6),
+    "mamba with biases": MambaConfig(48, 8, 5, 3, False, True),
     "delta net": DeltaNetConfig(2, 4, 16, 16),
     "mamba2": Mamba2Config(4, 24, 1, 16),
     "mamba2 in groups": Mamba2Config(8, 12, 2, 16, 3, False, True, (0.1, 0.9)),

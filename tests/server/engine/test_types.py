@@ -19,6 +19,7 @@ from server.engine.types import (
     ReturnedRouting,
     RoutingParams,
     SamplingParams,
+    SchedulingParams,
     ScoreRequest,
     TaskLoad,
     ThinkingBudget,
@@ -40,6 +41,7 @@ COMMON: dict[str, Any] = {
     "boundaries": (1, 2),
     "arrival_time": 1.5,
     "cache_salt": "key \N{SNOWMAN}",
+    "scheduling": SchedulingParams(-3, "tenant"),
     "routing": RoutingParams(2, False, ((0, (1, 3)),), ReturnedRouting((0, 2), 1, True), "chat"),
     "snapshot_token_ids": frozenset({8}),
 }
@@ -57,6 +59,7 @@ MESSAGES: list[Any] = [
     TIMES,
     ReturnedRouting((0, 2), 1, True, 5),
     COMMON["routing"],
+    COMMON["scheduling"],
     ROUTING[0],
     EngineOutput(
         "g",
