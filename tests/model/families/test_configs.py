@@ -13,7 +13,7 @@ from transformers import AutoConfig
 
 from model.batch import PaddedBatch
 from model.checkpoints.safetensors_files import CheckpointError, read_config
-from model.config import RotaryConfig, SwiGLU
+from model.config import AttentionConfig, FrequencyFactors, RotaryConfig, SwiGLU
 from model.families import family_of
 from model.loading.load import load_network
 from model.network import CausalLM
@@ -94,6 +94,17 @@ def test_kimi_linear_as_it_is_published(tmp_path: Path) -> None:
     network = load_network(tmp_path, torch.float32)
     logits = network.logits(network(whole_batch(network, ids_L))[0])
     torch.testing.assert_close(logits, pair.logits(ids_L[None])[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("positions", "magnitude", "factor"), [(256, 1.1, 1.7), (512, 1.2, 12.0)])
+def test_longrope_of_phimoe_has_its_own_magnitudes(positions: int, magnitude: float, factor: float) -> None:
+    hf = short_config("phimoe_longrope") | {"max_position_embeddings": positions}
+    mixer = family_of(hf).config_from_hf(hf).layers[0].mixer
+    assert isinstance(mixer, AttentionConfig)
+    assert mixer.rotary is not None
+    scaling = mixer.rotary.scaling
+    assert isinstance(scaling, FrequencyFactors)
+    assert (scaling.attention_factor, scaling.factors[-1]) == (magnitude, factor)
 
 
 def test_the_layers_of_nemotron_h_are_written_in_two_ways() -> None:
