@@ -195,7 +195,7 @@ def _sources(rules: Collection[Rule]) -> set[str]:
 
 def _fill(network: CausalLM, reader: CheckpointReader, rules: list[Rule], scheme: Scheme | None) -> None:
     """Load the weights of every module, and pack it if there is a scheme."""
-    quantized_again = []
+    quantized_again: list[str] = []
     for name, module_rules in _largest_first(network, rules):
         weight = next((rule for rule in module_rules if scheme and is_matrix(network, rule.target)), None)
         if scheme is None or weight is None:
@@ -207,15 +207,14 @@ def _fill(network: CausalLM, reader: CheckpointReader, rules: list[Rule], scheme
             _fill_tensors(network, reader, module_rules)
             stored = stored_format(reader, weight)
             freeze_matrix(network, name, scheme.nearest(stored))
-            quantized_again += [name] if stored is not None else []
+            if stored is not None and scheme.is_quantized:
+                quantized_again.append(name)
         _return_freed_memory()
     if scheme is None and network.config.tie_word_embeddings:
         network.tie_head()
     if quantized_again:
-        logger.info(
-            "%d matrices are quantized a second time, because they are stored in a form in which they are not "
-            "multiplied, such as %s", len(quantized_again), quantized_again[0],
-        )  # fmt: skip
+        count, example = len(quantized_again), quantized_again[0]
+        logger.info("%d stored matrices are quantized a second time, for another format; one is %s", count, example)
     unfilled = [name for name, tensor in network.state_dict().items() if tensor.is_meta]
     assert not unfilled, f"no rule of this family makes {unfilled[0]}"
 

@@ -83,6 +83,11 @@ class RequestCounts:
     completed: int = 0
     failed: int = 0
 
+    @property
+    def open(self) -> int:
+        """Requests without a result."""
+        return self.total - self.completed - self.failed
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -152,12 +152,17 @@ def _iq4_nl(blocks_NB: Tensor) -> Tensor:
     return _looked_up(IQ4_VALUES, _nibbles(blocks_NB[:, 2:])) * _half(blocks_NB, 0)
 
 
-def _iq4_xs(blocks_NB: Tensor) -> Tensor:
+def _iq4_xs_parts(blocks_NB: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers [N, 256] and scales [N, 8]."""
     low_NG = _bits(blocks_NB[:, 4:8], 4).mT.flatten(1)
     high_NG = _bits(blocks_NB[:, 2:4], 2).mT.flatten(1)
     scales_NG = (low_NG | high_NG << 4).to(torch.int8) - 32
     codes_NB = torch.cat([_nibbles(part_NB) for part_NB in blocks_NB[:, 8:].split(16, dim=1)], dim=1)
-    return _scaled(_looked_up(IQ4_VALUES, codes_NB), _half(blocks_NB, 0) * scales_NG.float())
+    return _looked_up(IQ4_VALUES, codes_NB), _half(blocks_NB, 0) * scales_NG.float()
+
+
+def _iq4_xs(blocks_NB: Tensor) -> Tensor:
+    return _scaled(*_iq4_xs_parts(blocks_NB))
 
 
 def _mxfp4(blocks_NB: Tensor) -> Tensor:
@@ -202,6 +207,11 @@ def _iq4_nl_codes(blocks_NB: Tensor) -> Codes:
     return Codes(_looked_up(IQ4_VALUES, _nibbles(blocks_NB[:, 2:])).to(torch.int8), _scale(blocks_NB))
 
 
+def _iq4_xs_codes(blocks_NB: Tensor) -> Codes:
+    numbers_NB, scales_NG = _iq4_xs_parts(blocks_NB)
+    return Codes(numbers_NB.to(torch.int8), scales_NG.half())
+
+
 TYPES = {
     0: GgmlType("F32", 1, 4),
     1: GgmlType("F16", 1, 2, torch.float16),
@@ -217,7 +227,7 @@ TYPES = {
     13: GgmlType("Q5_K", 256, 176, decode=_q5_k, format=Format.Q8_0),
     14: GgmlType("Q6_K", 256, 210, decode=_q6_k, format=Format.Q8_0),
     20: GgmlType("IQ4_NL", 32, 18, decode=_iq4_nl, format=Format.Q8_0, codes=_iq4_nl_codes),
-    23: GgmlType("IQ4_XS", 256, 136, decode=_iq4_xs, format=Format.Q8_0),
+    23: GgmlType("IQ4_XS", 256, 136, decode=_iq4_xs, format=Format.Q8_0, codes=_iq4_xs_codes),
     39: GgmlType("MXFP4", 32, 17, torch.bfloat16, _mxfp4, format=Format.INT4),
 }
 

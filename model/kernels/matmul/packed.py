@@ -142,7 +142,7 @@ def _group_panels(numbers_EOG: Tensor) -> Tensor:
     Of bfloat16 numbers, those from 2^-17 to 65504 stay as they are. Smaller ones are off by at most 2^-25, larger ones
     become 65504.
     """
-    half_EGO = numbers_EOG.clamp(-LARGEST, LARGEST).to(torch.float16).transpose(1, 2)
+    half_EGO = numbers_EOG.float().clamp(-LARGEST, LARGEST).half().transpose(1, 2)
     padded_EGO = functional.pad(half_EGO, (0, -numbers_EOG.shape[1] % PANEL))
     return padded_EGO.unflatten(2, (-1, PANEL)).transpose(1, 2)
 

@@ -72,7 +72,8 @@ def add_file(directory: BatchDirectory, content: Iterable[str], owner: str = "")
 
 
 def description(file_id: str, seconds: int = 3600, **changes: Any) -> BatchDescription:
-    values = {"owner": "", "endpoint": URL, "input_file_id": file_id, "completion_window": "1h", "seconds": seconds}
+    values: dict[str, Any] = {"owner": "", "endpoint": URL, "input_file_id": file_id, "completion_window": "1h"}
+    values |= {"seconds": seconds}
     return BatchDescription(**(values | changes))
 
 

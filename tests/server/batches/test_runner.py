@@ -287,7 +287,7 @@ async def test_the_oldest_finished_batch_makes_room(tmp_path: Path) -> None:
 
 
 async def test_a_full_disk_ends_a_batch_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, recorded = Journal.record, []
+    real, recorded = Journal.record, list[Any]()
 
     def record(self: Journal, results: Any) -> None:
         if len(recorded) >= 5:

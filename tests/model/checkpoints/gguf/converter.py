@@ -31,8 +31,13 @@ ARCHITECTURES = {
 _PERMUTED = ("llama", "granite", "granitemoe", "granitehybrid", "smollm3")
 
 
-def write_gguf(directory: Path, path: Path, kind: GgmlType = GgmlType.F32, **more: Any) -> Path:
-    """Write a GGUF file of a checkpoint's weights, matrices as `kind`. `more` is metadata of the architecture."""
+def write_gguf(
+    directory: Path, path: Path, kind: GgmlType = GgmlType.F32, kinds: Mapping[str, GgmlType] | None = None, **more: Any
+) -> Path:
+    """Write a GGUF file of a checkpoint's weights, matrices as `kind`, or by their names as one of `kinds`.
+
+    `more` is metadata of the architecture.
+    """
     hf = AutoConfig.from_pretrained(directory).to_dict()
     architecture = architecture_of(hf)
     tensors = {n: t.float() for file in directory.glob("*.safetensors") for n, t in load_file(file).items()}
@@ -41,9 +46,10 @@ def write_gguf(directory: Path, path: Path, kind: GgmlType = GgmlType.F32, **mor
         _add(writer, f"{architecture}.{key}", value)
     for name, tensor in _named(_changed(tensors, hf, architecture), hf, architecture):
         plain = tensor.contiguous().numpy()
-        block = gguf.GGML_QUANT_SIZES[kind][0]
+        wanted = (kinds or {}).get(name, kind)
+        block = gguf.GGML_QUANT_SIZES[wanted][0]
         is_matrix = tensor.dim() > 1 and not re.search("norm|conv|ssm_[ad]|ffn_gate_inp", name)
-        stored = kind if is_matrix and plain.shape[-1] % block == 0 else GgmlType.F32
+        stored = wanted if is_matrix and plain.shape[-1] % block == 0 else GgmlType.F32
         writer.add_tensor(name, gguf.quantize(plain, stored), raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -12,10 +12,13 @@ from torch import Tensor
 from model.checkpoints.gguf.architectures import ARCHITECTURES
 from model.checkpoints.gguf.config import CONFIGS
 from model.checkpoints.gguf.directory import GgufDirectory
-from model.checkpoints.safetensors_files import CheckpointError, open_checkpoint
+from model.checkpoints.safetensors_files import CheckpointError, open_checkpoint, read_parameter
 from model.generate import generate
-from model.loading.load import describe, load_network, open_layout
+from model.loading.freeze import is_matrix
+from model.loading.load import default_scheme, describe, load_network, open_layout
+from model.loading.stored_codes import read_codes, stored_format
 from model.network import CausalLM
+from model.quantization import plain_scheme
 from tests.model.batches import whole_batch
 from tests.model.checkpoints.gguf import converter
 from tests.model.checkpoints.gguf.converter import write_gguf
@@ -96,6 +99,37 @@ def test_a_quantized_file_stays_near(case: str, kind: GgmlType, tmp_path: Path) 
     expected = logits(load_network(tmp_path, torch.float32))
     found = logits(load_network(GgufDirectory(path), torch.float32, freeze=False))
     assert (found - expected).square().mean(1).sqrt().median() < ERRORS[kind] * expected.std()
+
+
+MIXED = {"qwen3_5_moe_text": {"out_proj"}}  # the inputs of these matrices are in another order than in GGUF files
+
+
+def test_every_matrix_is_taken_as_it_is_stored(twins: Twins) -> None:
+    """Rows of codes are moved like rows of numbers."""
+    directory = GgufDirectory(write_gguf(twins.safetensors, twins.safetensors / "q8_0.gguf", GgmlType.Q8_0))
+    model, again = describe(directory, torch.float32), set()
+    reader, rules = open_layout(directory, model)
+    scheme = default_scheme(model.hf_config, torch.float32)
+    for rule in rules:
+        if not is_matrix(model.network, rule.target) or stored_format(reader, rule) is None:
+            continue
+        codes = read_codes(model.network, reader, rule, scheme)
+        if codes is None:
+            again.add(rule.target.split(".")[-2])
+        else:
+            assert torch.equal(codes.dequantized(), read_parameter(reader, rule, torch.float32)), rule.target
+    assert again == MIXED.get(twins.case, set())
+
+
+# of the spread of the logits: activations in 16 bits and in 8 bits
+@pytest.mark.parametrize(("kind", "error"), [(GgmlType.Q8_0, 2e-4), (GgmlType.Q4_0, 0.05), (GgmlType.Q4_1, 0.05)])
+@pytest.mark.parametrize("case", ["llama", "qwen3_moe"])
+def test_logits_are_those_of_the_dequantized_weights(case: str, kind: GgmlType, error: float, tmp_path: Path) -> None:
+    write_checkpoint(case, tmp_path)
+    directory = GgufDirectory(write_gguf(tmp_path, tmp_path / "quantized.gguf", kind))
+    found = load_network(directory, torch.float32)
+    expected = logits(load_network(directory, torch.float32, scheme=plain_scheme(torch.float32)))
+    assert (logits(found) - expected).square().mean(1).sqrt().median() < error * expected.std()
 
 
 def test_headers_tell_what_is_read(twins: Twins) -> None:
