@@ -6,6 +6,7 @@ import typer
 
 from server.commands import (
     average,
+    batch,
     chat,
     compare,
     evaluate,
@@ -55,6 +56,7 @@ app.command("prepare")(prepare.prepare)
 app.command("average")(average.average)
 app.command("evaluate")(evaluate.evaluate)
 app.command("routing")(routing.routing)
+app.add_typer(batch.app, name="batch")
 app.add_typer(compare.app, name="compare")
 app.command("version")(version.version)
 

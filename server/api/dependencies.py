@@ -21,6 +21,7 @@ from server.middleware.api_keys import ApiKey, KeyScope
 
 Result = TypeVar("Result")
 
+BATCH_PRIORITY = 10_000  # is added to that of the key: any other request is more urgent than those of batches
 WARNINGS_HEADER = "X-RouteLM-Warnings"  # names the ignored fields; `warnings` in the body explains them
 
 
@@ -129,15 +130,16 @@ def _admission(request: Request, service: GenerationService) -> Admission:
     request_id, state = request.scope["request_id"], request.app.state
     routing = RoutingParams(task=_task(request))
     key: ApiKey | None = request.scope.get("api_key")
+    background = BATCH_PRIORITY if request.scope.get("is_batch") else 0
     if key is None:
-        return Admission(service, request_id, routing=routing)
+        return Admission(service, request_id, SchedulingParams(background), routing)
 
     def record_usage(prompt_tokens: int, completion_tokens: int) -> None:
         state.api_keys.usage_of(key).add_tokens(prompt_tokens + completion_tokens, key)
         state.metrics.key_tokens(key.name, prompt_tokens, completion_tokens)
 
     salt = key.name if state.cache_salt_per_key else ""
-    scheduling = SchedulingParams(key.priority)
+    scheduling = SchedulingParams(key.priority + background)
     return Admission(service, request_id, scheduling, routing, cache_salt=salt, record_usage=record_usage)
 
 

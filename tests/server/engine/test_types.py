@@ -19,6 +19,7 @@ from server.engine.types import (
     ReturnedRouting,
     RoutingParams,
     SamplingParams,
+    SchedulingParams,
     ScoreRequest,
     TaskLoad,
     ThinkingBudget,
@@ -40,8 +41,8 @@ COMMON: dict[str, Any] = {
     "boundaries": (1, 2),
     "arrival_time": 1.5,
     "cache_salt": "key \N{SNOWMAN}",
+    "scheduling": SchedulingParams(-3, "tenant"),
     "routing": RoutingParams(2, False, ((0, (1, 3)),), ReturnedRouting((0, 2), 1, True), "chat"),
-    "scheduling": types.SchedulingParams(1, "tenant"),
     "snapshot_token_ids": frozenset({8}),
 }
 LOGPROBS = (TokenLogprobs(4, -0.1, ((4, -0.1), (6, -(2.0**-30)))),)
