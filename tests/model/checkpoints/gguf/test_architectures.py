@@ -92,7 +92,7 @@ def test_float32_gives_the_same_logits_and_tokens(twins: Twins) -> None:
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-@pytest.mark.parametrize("case", ["llama", "qwen3_next"])
+@pytest.mark.parametrize("case", ["llama", "qwen3_next", "glm4", "phi3", "nemotron_h_moe", "jamba"])
 def test_a_quantized_file_stays_near(case: str, kind: GgmlType, tmp_path: Path) -> None:
     write_checkpoint(case, tmp_path)
     path = write_gguf(tmp_path, tmp_path / "quantized.gguf", kind)
