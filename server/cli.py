@@ -16,6 +16,7 @@ from server.commands import (
     prepare,
     pull,
     quantize,
+    routing,
     serve,
     split_experts,
     train,
@@ -54,6 +55,7 @@ app.command("train-tokenizer")(train_tokenizer.train_tokenizer)
 app.command("prepare")(prepare.prepare)
 app.command("average")(average.average)
 app.command("evaluate")(evaluate.evaluate)
+app.command("routing")(routing.routing)
 app.add_typer(batch.app, name="batch")
 app.add_typer(compare.app, name="compare")
 app.command("version")(version.version)

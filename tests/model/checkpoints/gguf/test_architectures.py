@@ -28,7 +28,7 @@ from tests.model.families.checkpoints import CASES, TINY, write_checkpoint
 NOT_EXPRESSED = {
     "mistral_window", "mixtral_window", "qwen2_window", "qwen3_window", "qwen2_moe_sparse", "qwen3_moe_renormalized",
     "qwen3_5_moe", "lfm2_moe_plain_router", "llama_longrope", "smollm3_window",
-    "phimoe", "hunyuan_v1_moe", "flex_olmo", "glm4_moe_lite", "kimi_linear",
+    "phimoe", "hunyuan_v1_moe", "phimoe_longrope", "hunyuan_v1_moe_alpha", "flex_olmo", "glm4_moe_lite", "kimi_linear",
 }  # fmt: skip
 # settings that llama.cpp fixes, or derives from others
 FIXED = {
