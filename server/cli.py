@@ -6,14 +6,17 @@ import typer
 
 from server.commands import (
     average,
+    batch,
     chat,
     compare,
     evaluate,
     generate,
     inspect,
+    keys,
     prepare,
     pull,
     quantize,
+    routing,
     serve,
     split_experts,
     train,
@@ -42,6 +45,7 @@ def options(
 app.command("serve", cls=serve.ServeCommand)(serve.serve)
 app.command("chat")(chat.chat)
 app.command("generate")(generate.generate)
+app.add_typer(keys.app, name="keys")
 app.command("pull")(pull.pull)
 app.command("inspect")(inspect.inspect)
 app.command("quantize")(quantize.quantize)
@@ -51,6 +55,8 @@ app.command("train-tokenizer")(train_tokenizer.train_tokenizer)
 app.command("prepare")(prepare.prepare)
 app.command("average")(average.average)
 app.command("evaluate")(evaluate.evaluate)
+app.command("routing")(routing.routing)
+app.add_typer(batch.app, name="batch")
 app.add_typer(compare.app, name="compare")
 app.command("version")(version.version)
 

@@ -4,14 +4,20 @@ RequestError                    base class of all of them
 ├── InvalidRequestError         400  a value that cannot be used; `param` names the field
 │   └── PromptTooLongError      400  more tokens than the model's context holds
 ├── UnauthorizedError           401  no API key, or a wrong one
-├── ModelNotFoundError          404  a model that is not served here
+├── ForbiddenError              403  what the API key may not do, or the server's operator has not allowed
+├── NotFoundError               404  a file or a batch that does not exist
+│   └── ModelNotFoundError      404  a model that is not served here
+├── ConflictError               409  what cannot be done now, such as deleting a file that a batch reads
 ├── BodyTooLargeError           413  more bytes than the server reads
+│   └── FileTooLargeError       413  a larger file than the server keeps
 ├── ClientGoneError             499  the client has disconnected; nobody reads this answer
 ├── CompressedBodyError         415  a Content-Encoding, which is not read
 ├── OverloadedError             429  the queue is full; come back after `retry_after` seconds
+├── RateLimitError              429  the API key has used what it may in a minute, or at once
 ├── HeadersTooLargeError        431  longer headers than the server reads
 ├── EngineFailedError           500  the step that held the request failed
-└── UnavailableError            503  the server is stopping or not ready
+├── UnavailableError            503  the server is stopping or not ready
+└── DiskFullError               507  no room on the disk for files and batches
 """
 
 import math
@@ -19,6 +25,7 @@ from typing import Any
 
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     429: "rate_limit_error",
@@ -79,13 +86,29 @@ class UnauthorizedError(RequestError):
         return {"WWW-Authenticate": "Bearer"}
 
 
-class ModelNotFoundError(RequestError):
+class ForbiddenError(RequestError):
+    status = 403
+    type = "permission_error"
+    code = "not_allowed"
+
+
+class NotFoundError(RequestError):
     status = 404
     type = "invalid_request_error"
+    code = "not_found"
+
+
+class ModelNotFoundError(NotFoundError):
     code = "model_not_found"
 
     def __init__(self, model: str, served: str) -> None:
         super().__init__(f"The model '{model}' is not served here; this server has '{served}'.", param="model")
+
+
+class ConflictError(RequestError):
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
 
 
 class BodyTooLargeError(RequestError):
@@ -95,6 +118,13 @@ class BodyTooLargeError(RequestError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"The request body is larger than the limit of {limit} bytes.")
+
+
+class FileTooLargeError(BodyTooLargeError):
+    code = "file_too_large"
+
+    def __init__(self, limit: int) -> None:
+        RequestError.__init__(self, f"The file is larger than the limit of {limit} bytes.", param="file")
 
 
 class ClientGoneError(RequestError):
@@ -130,6 +160,12 @@ class OverloadedError(RequestError):
     code = "queue_full"
 
 
+class RateLimitError(RequestError):
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
 class EngineFailedError(RequestError):
     status = 500
     code = "engine_error"
@@ -139,6 +175,15 @@ class UnavailableError(RequestError):
     status = 503
     type = "service_unavailable"
     code = "unavailable"
+
+
+class DiskFullError(RequestError):
+    status = 507
+    type = "server_error"
+    code = "disk_full"
+
+    def __init__(self) -> None:
+        super().__init__("The disk of the server has no room for this: delete files that are not needed any more.")
 
 
 def _encodable(text: str | None) -> str | None:

@@ -86,9 +86,20 @@ class Metrics:
             registry=self.registry,
         )
         self._rejected = {reason: rejected.labels(reason) for reason in ("queue_full", "draining", "prompt_too_long")}
+        self._key_requests = self._key_counter("requests", "POST requests of an API key that were within its limits.")
+        self._key_refused = self._key_counter("requests_refused", "POST requests above the limits of their API key.")
+        self._key_prompt_tokens = self._key_counter("prompt_tokens", "Prompt tokens of an API key.")
+        self._key_generation_tokens = self._key_counter("generation_tokens", "Generated tokens of an API key.")
         self._aborted = Counter(
             "routelm:requests_aborted",
             "Generations whose client left before the end; an HTTP request may take many.",
+            registry=self.registry,
+        )
+
+        self._by_experts = Counter(
+            "routelm:generations_by_experts",
+            "Generations for which the request or the server chose the number of experts per token.",
+            ["experts"],
             registry=self.registry,
         )
 
@@ -98,6 +109,17 @@ class Metrics:
     def rejected(self, reason: str) -> None:
         self._rejected[reason].inc()
 
+    def key_request(self, key: str) -> None:
+        """Keys are named in a file, which bounds the number of series."""
+        self._key_requests.labels(key).inc()
+
+    def key_refused(self, key: str) -> None:
+        self._key_refused.labels(key).inc()
+
+    def key_tokens(self, key: str, prompt_tokens: int, generation_tokens: int) -> None:
+        self._key_prompt_tokens.labels(key).inc(prompt_tokens)
+        self._key_generation_tokens.labels(key).inc(generation_tokens)
+
     def inter_token(self, seconds: float) -> None:
         self._inter_token.observe(seconds)
 
@@ -105,6 +127,8 @@ class Metrics:
         self._success[reason].inc()
         self._prompt_tokens.observe(usage.prompt_tokens)
         self._generation_tokens.observe(usage.completion_tokens)
+        if usage.experts_per_token is not None:
+            self._by_experts.labels(str(usage.experts_per_token)).inc()
         if times is None:
             return
         for moment, family in (
@@ -118,6 +142,9 @@ class Metrics:
     def aborted(self) -> None:
         self._aborted.inc()
         self._success[FinishReason.ABORT].inc()
+
+    def _key_counter(self, name: str, text: str) -> Counter:
+        return Counter(f"routelm:key_{name}", text, ["key"], registry=self.registry)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The text for a scraper that sends this Accept header, and its content type."""
@@ -148,6 +175,9 @@ class EngineCollector(Collector):
         yield _counter("routelm:engine_steps", "Steps of the engine.", stats.steps)
         yield _counter("routelm:engine_step_failures", "Steps that failed.", stats.step_failures)
         yield from _routing(stats)
+        if stats.experts_per_token is not None:
+            text = "Experts per token of new generations; lower than the most allowed only under load."
+            yield _gauge("routelm:experts_per_token", text, stats.experts_per_token)
         yield _gauge(
             "routelm:build_info",
             "Versions, in labels.",

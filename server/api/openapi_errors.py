@@ -11,7 +11,7 @@ from server.middleware.auth import HEALTH_PATHS
 
 Responses = dict[int | str, dict[str, Any]]
 
-KEY = Security(HTTPBearer(auto_error=False, description="Where the server was started with ROUTELM_API_KEY."))
+KEY = Security(HTTPBearer(auto_error=False, description="Where the server has API keys."))
 
 
 class ErrorFields(BaseModel):
@@ -50,10 +50,12 @@ class OllamaError(BaseModel):
 _MEANINGS: dict[int | str, str] = {
     400: "A value cannot be used, or the prompt is too long.",
     401: "The API key is missing or wrong.",
-    404: "The model is not served here.",
+    403: "The API key may not do this.",
+    404: "The model is not served here, or there is no such file or batch.",
+    409: "It cannot be done now.",
     413: "The body is larger than the server reads.",
     415: "The body is compressed.",
-    429: "The queue is full.",
+    429: "The queue is full, or the API key is at its limit.",
     500: "The server failed.",
     503: "The server is stopping.",
     "default": "Another error, in the same shape.",
@@ -77,7 +79,7 @@ def router_options(router: APIRouter) -> dict[str, Any]:
     if all(route.path in HEALTH_PATHS for route in routes):
         return {}
     posts = any("POST" in (route.methods or ()) for route in routes)
-    statuses = (401, *(_OF_POSTS if posts else ()), "default")
+    statuses = (401, 403, *(_OF_POSTS if posts else ()), "default")
     return {"responses": errors(*statuses, shape=_shape(routes[0].path)), "dependencies": [KEY]}
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from server.engine.config import EngineConfig
+from server.engine.fair_share import FairShare
 from server.engine.sequence import Sequence
 
 WEIGHT = 0.25  # of the newest step in the running means
@@ -81,12 +82,13 @@ class SchedulingPolicy:
 
     The second half keeps short prompts from waiting behind long ones. The first half bounds how long a prompt can be
     overtaken: it gets at least half of what first come, first served would give it. All this is among prompts of the
-    same priority; less urgent ones get what is left.
+    same priority and tenant. Less urgent ones get what is left; tenants take turns, see fair_share.py.
     """
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
         self._times = StepTimes()
+        self.fair_share = FairShare()
 
     def observe(self, seconds: float, *, decodes: int, prefill_tokens: int) -> None:
         """Enter how long a step took."""
@@ -102,22 +104,16 @@ class SchedulingPolicy:
         decode_priority = min((sequence.priority for sequence in decodes), default=0)
         return PrefillBudget(tokens, long_tokens, config.long_prefill_token_threshold, decode_priority)
 
-    def victim(self, running: list[Sequence], waiting: Sequence) -> Sequence | None:
-        """The running sequence, if any, that may be preempted so that `waiting` can run: the last of the least urgent.
-
-        `running` is in queue order.
-        """
-        return running[-1] if running and running[-1].priority > waiting.priority else None
-
     def share_out(self, budget: PrefillBudget, sequences: list[Sequence]) -> Iterator[tuple[Sequence, PrefillBudget]]:
         """Who may take tokens, and from which budget. `sequences` are in queue order; each comes up twice.
 
         The caller takes the tokens before it asks for the next sequence.
         """
         first, second = budget.split()
-        yield from _while_tokens_are_left(sequences, first)
+        yield from _while_tokens_are_left(self.fair_share.order(sequences), first)
         second.add(first)
-        yield from _while_tokens_are_left(sorted(sequences, key=_shortest_first), second)
+        shortest_first = sorted(sequences, key=_priority_and_tokens_left)
+        yield from _while_tokens_are_left(self.fair_share.order(shortest_first), second)
 
 
 def _while_tokens_are_left(
@@ -130,9 +126,8 @@ def _while_tokens_are_left(
             yield sequence, budget
 
 
-def _shortest_first(sequence: Sequence) -> tuple[int, int]:
-    tokens_left = len(sequence.tokens) - sequence.num_computed_tokens - sequence.num_scheduled_tokens
-    return sequence.priority, tokens_left
+def _priority_and_tokens_left(sequence: Sequence) -> tuple[int, int]:
+    return sequence.priority, sequence.num_tokens_left
 
 
 def _running_mean(before: float | None, newest: float) -> float:

@@ -12,9 +12,11 @@ from random import Random
 from server.engine.beam.search import BeamSearch
 from server.engine.cache.sequence_cache import CacheUsage
 from server.engine.config import CacheLayout, EngineConfig
+from server.engine.fair_share import victim
 from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.logits_processors import build_logits_processors
 from server.engine.policy import PrefillBudget, SchedulingPolicy
+from server.engine.routing.adaptive_experts import AdaptiveExperts
 from server.engine.sequence import Sequence, SequenceStatus
 from server.engine.sequence_pool import SequencePool, in_queue_order
 from server.engine.step import NOT_FINITE, ModelOutput, SampledTokens, ScheduledBatch, SchedulerStats
@@ -46,6 +48,7 @@ class Scheduler:
         self.policy = SchedulingPolicy(config)
         self.stats = SchedulerStats()
         self.beams = BeamSearch(config, self.pool, self.stats, clock)
+        self.adaptive = AdaptiveExperts(config.adaptive_experts, clock) if config.adaptive_experts else None
         self._grammars = grammars
         self._clock = clock
         self._seeds = Random(config.seed)
@@ -69,6 +72,7 @@ class Scheduler:
     def add(self, request: EngineRequest) -> None:
         """Put a request into the waiting queue. It must have been checked, and its id must be new."""
         assert request.request_id not in self, "request ids are unique"
+        self._join(request.scheduling.tenant)
         if isinstance(request, GenerateRequest) and request.sampling.beam_width > 1:
             first_beam = self._new_sequence(self.beams.open(request))
             self.pool.add(first_beam)
@@ -113,11 +117,14 @@ class Scheduler:
 
     def schedule(self) -> ScheduledBatch:
         """The next step; empty only when nothing is left to do."""
+        if self.adaptive is not None:
+            self.adaptive.update(len(self.pool.waiting))
         decodes, prefills = self._schedule_sequences()
         while not decodes and not prefills and self.pool.running:  # all wait for beams that find no memory
             self._preempt(self.pool.running[-1])
             decodes, prefills = self._schedule_sequences()
         batch = decodes + prefills
+        self.policy.fair_share.charge(batch)
         return ScheduledBatch(
             batch,
             [sequence for sequence in batch if sequence.samples],
@@ -156,6 +163,11 @@ class Scheduler:
         """Tell the policy how long a step took."""
         self.policy.observe(seconds, decodes=decodes, prefill_tokens=prefill_tokens)
 
+    def _join(self, tenant: str) -> None:
+        tenants = {sequence.tenant for sequence in self.pool.by_id.values()}
+        if tenant not in tenants:
+            self.policy.fair_share.join(tenant, tenants)
+
     # The steps of schedule()
 
     def _schedule_sequences(self) -> tuple[list[Sequence], list[Sequence]]:
@@ -171,13 +183,14 @@ class Scheduler:
 
     def _preempt_for_waiting(self) -> None:
         """Let waiting sequences run that may take the place of others, where no place is free."""
+        hopeless: set[tuple[int, str]] = set()  # what they have in common decides
         for sequence in list(self.pool.waiting):
-            victim = self.policy.victim(self.pool.running, sequence)
-            if victim is None:
-                return
-            while victim is not None and not self._admit(sequence):
-                self._preempt(victim)
-                victim = self.policy.victim(self.pool.running, sequence)
+            kind = sequence.priority, sequence.tenant
+            if kind in hopeless or victim(self.pool.running, sequence) is None:
+                hopeless.add(kind)
+                continue
+            while not self._admit(sequence) and (last := victim(self.pool.running, sequence)) is not None:
+                self._preempt(last)
 
     def _schedule_decodes(self) -> tuple[list[Sequence], list[Sequence]]:
         """Give the decoding sequences their tokens; the second list are running sequences that do not decode yet.
@@ -237,6 +250,8 @@ class Scheduler:
         return list(scheduled)
 
     def _admit(self, sequence: Sequence) -> bool:
+        if self.adaptive is not None and sequence.scheduled is None:
+            self._choose_experts(sequence, self.adaptive.number)
         if not self.pool.admit(sequence):
             return False
         if sequence.scheduled is None:
@@ -247,6 +262,13 @@ class Scheduler:
                 self.stats.prefix_cache_queries += sequence.prompt_len
                 self.stats.prefix_cache_hits += sequence.num_cached_tokens
         return True
+
+    def _choose_experts(self, sequence: Sequence, number: int) -> None:
+        """Give a sequence that begins the number of experts of the moment, unless its request has a say in it."""
+        asked = sequence.request.routing
+        is_free = isinstance(sequence.request, GenerateRequest) and asked.adaptive and asked.experts_per_token is None
+        if is_free and sequence.experts_per_token != number:
+            sequence.choose_experts(number)
 
     def _chunk_size(self, sequence: Sequence) -> int:
         """How many more prompt tokens a sequence can compute in this step: up to where its state is to be saved."""

@@ -82,6 +82,16 @@ class Sequence:
         return self.request.scheduling.priority
 
     @property
+    def tenant(self) -> str:
+        """Whose request it is."""
+        return self.request.scheduling.tenant
+
+    @property
+    def num_tokens_left(self) -> int:
+        """Tokens that are neither computed nor scheduled."""
+        return len(self.tokens) - self.num_computed_tokens - self.num_scheduled_tokens
+
+    @property
     def queue_order(self) -> tuple[int, int, int]:
         """Sorts sequences by priority, then by arrival; the beams of a request stay together."""
         return self.priority, self.root, self.number
@@ -198,6 +208,7 @@ class Sequence:
             RequestTimes(self.arrival, self.scheduled, self.first_token, now),
             embedding,
             is_request_error,
+            experts_per_token=self.experts_per_token,
         )
 
 

@@ -1,31 +1,51 @@
 """The generations of one request: started all or none, aborted when the request ends."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
 
-from server.engine.types import SamplingParams, SchedulingParams
+from server.engine.types import DEFAULT_ROUTING, RoutingParams, SamplingParams, SchedulingParams
 from server.errors import InvalidRequestError
 from server.generation.prompt import Prompt
 from server.generation.segments import RETRY_SECONDS, SegmentedPrompt
 from server.generation.service import DEFAULT_OPTIONS, DEFAULT_SCHEDULING, GenerationService
 from server.generation.stream import RunningGeneration, TextOptions
+from server.generation.token_routing import within_bounds
+
+
+def _ignore_usage(prompt_tokens: int, completion_tokens: int) -> None:
+    """Nobody counts."""
 
 
 class Admission:
     """Starts the generations of one request and owns them.
 
-    `generations` holds all that were started, in order; together they are the usage of the request. As a context
-    manager it aborts those that still run when the block is left: when the answer was sent, and when the client left.
+    `routing` says how the tokens of all of them are routed. `generations` holds all that were started, in order;
+    together they are the usage of the request. As a context manager it aborts those that still run when the block is
+    left: when the answer was sent, and when the client left.
     """
 
     def __init__(
-        self, service: GenerationService, request_id: str, scheduling: SchedulingParams = DEFAULT_SCHEDULING
+        self,
+        service: GenerationService,
+        request_id: str,
+        scheduling: SchedulingParams = DEFAULT_SCHEDULING,
+        routing: RoutingParams = DEFAULT_ROUTING,
+        *,
+        cache_salt: str = "",
+        record_usage: Callable[[int, int], None] = _ignore_usage,
     ) -> None:
+        """`cache_salt` is added to those of prompts. `record_usage(prompt_tokens, completion_tokens)` is called with
+        the prompts that were accepted, and at the end with the rest.
+        """
         self.service = service
         self.request_id = request_id
         self.scheduling = scheduling
+        self.routing = routing
+        self._cache_salt = cache_salt
+        self._record_usage = record_usage
+        self._recorded_prompt_tokens = 0
         self.generations: list[RunningGeneration] = []
         self.has_begun = asyncio.Event()  # set when the first generation is accepted
 
@@ -35,6 +55,10 @@ class Admission:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         for generation in self.generations:
             generation.abort()
+        if self.generations:
+            usages = [generation.usage for generation in self.generations]
+            prompt_tokens = sum(usage.prompt_tokens for usage in usages) - self._recorded_prompt_tokens
+            self._record_usage(prompt_tokens, sum(usage.completion_tokens for usage in usages))
 
     def start(
         self,
@@ -50,22 +74,28 @@ class Admission:
         because trying again would not help.
         """
         self._check_capacity(len(prompts) * n)
+        routing = within_bounds(self.routing, self.service.facts, _num_generations(prompts) * n)
         started: list[RunningGeneration] = []
         try:
-            for prompt in prompts:
+            for prompt in (prompt.in_namespace(self._cache_salt) for prompt in prompts):
                 for choice in range(n):
                     seed = None if sampling.seed is None else (sampling.seed + choice) % 2**63
                     engine_id = f"{self.request_id}-{len(self.generations) + len(started)}"
                     follow_up = bool(self.generations or started)
                     seeded = replace(sampling, seed=seed)
                     started.append(
-                        self.service.start(engine_id, prompt, seeded, options, self.scheduling, follow_up=follow_up)
+                        self.service.start(
+                            engine_id, prompt, seeded, options, self.scheduling, routing=routing, follow_up=follow_up
+                        )
                     )
         except BaseException:
             for generation in started:
                 generation.withdraw()
             raise
         self.generations += started
+        prompt_tokens = sum(generation.usage.prompt_tokens for generation in started)
+        self._recorded_prompt_tokens += prompt_tokens
+        self._record_usage(prompt_tokens, 0)
         self.has_begun.set()
         return started
 
@@ -86,3 +116,7 @@ class Admission:
                 f"This takes {count} generations at once, and this server holds {capacity}: send several smaller "
                 "requests."
             )
+
+
+def _num_generations(prompts: Sequence[Prompt | SegmentedPrompt]) -> int:
+    return sum(len(prompt.segments) if isinstance(prompt, SegmentedPrompt) else 1 for prompt in prompts)

@@ -37,5 +37,9 @@ class Prompt:
     def salted(self, cache_salt: str | None) -> "Prompt":
         return replace(self, cache_salt=cache_salt) if cache_salt else self
 
+    def in_namespace(self, cache_salt: str) -> "Prompt":
+        """Shared only by prompts that have this salt too, besides their own."""
+        return replace(self, cache_salt=f"{cache_salt}\n{self.cache_salt}") if cache_salt else self
+
     def without_boundaries(self) -> "Prompt":
         return replace(self, boundaries=())

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from server.engine.types import FinishReason
 from server.errors import OverloadedError
 from server.generation.prompt import Prompt
-from server.generation.stream import Generation, GenerationResult, TextDelta, Usage, fold
+from server.generation.stream import Generation, GenerationResult, TextDelta, Usage, fewest_experts, fold
 
 MAX_PARALLEL_SEGMENTS = 32  # of one request, the one being read included
 RETRY_SECONDS = 0.05
@@ -36,6 +36,13 @@ class SegmentedPrompt:
     after: str = ""
     max_parallel: int = MAX_PARALLEL_SEGMENTS
 
+    def in_namespace(self, cache_salt: str) -> "SegmentedPrompt":
+        """See Prompt.in_namespace."""
+        if not cache_salt:
+            return self
+        segments = (replace(segment, prompt=segment.prompt.in_namespace(cache_salt)) for segment in self.segments)
+        return replace(self, segments=tuple(segments))
+
 
 class SegmentedGeneration:
     """Reads like one Generation. Accepted with its first segment; later ones wait for a free slot if necessary."""
@@ -54,6 +61,7 @@ class SegmentedGeneration:
             sum(part.prompt_tokens for part in parts),
             sum(part.completion_tokens for part in parts),
             sum(part.cached_tokens for part in parts),
+            experts_per_token=fewest_experts(parts),
         )
 
     @property

@@ -158,6 +158,8 @@ def _mixer_name(layer: LayerConfig) -> str:
 
 
 def _feed_forward_name(layer: LayerConfig) -> str:
+    if layer.feed_forward is None:
+        return "no feed-forward"
     if not isinstance(layer.feed_forward, MoEConfig):
         return "dense feed-forward"
     return "routed experts" + (" with a shared one" if layer.feed_forward.shared else "")

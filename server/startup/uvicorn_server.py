@@ -13,6 +13,8 @@ from types import FrameType
 
 import uvicorn
 
+from server.batches.directory import BatchDirectory
+from server.middleware.api_keys import ApiKeys
 from server.middleware.drain import Drain
 from server.settings import Settings
 from server.startup.app import Backend, create_app
@@ -34,9 +36,10 @@ class DrainingServer(uvicorn.Server):
     It stops listening when the last response is complete or the grace period is over. A second signal ends it at once.
     """
 
-    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+    def __init__(self, config: uvicorn.Config, drain: Drain, api_keys: ApiKeys) -> None:
         super().__init__(config)
         self._drain = drain
+        self._api_keys = api_keys
         self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -49,6 +52,10 @@ class DrainingServer(uvicorn.Server):
         if self._drain.begun:
             self.should_exit = self.force_exit = True
         self._drain.begun = True
+
+    def _request_reload(self, sig: int, frame: FrameType | None) -> None:
+        """The handler of SIGHUP."""
+        self._api_keys.reload_requested = True
 
     async def on_tick(self, counter: int) -> bool:
         """Called by uvicorn ten times a second on the event loop. Returning True ends its main loop."""
@@ -64,8 +71,10 @@ class DrainingServer(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield  # only the main thread receives signals; whoever runs the server in another thread stops it
             return
-        signals = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self.handle_exit) for number in signals}
+        handlers = {signal.SIGINT: self.handle_exit, signal.SIGTERM: self.handle_exit}
+        if self._api_keys.path is not None:
+            handlers[signal.SIGHUP] = self._request_reload
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
         finally:
@@ -73,18 +82,26 @@ class DrainingServer(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def run(settings: Settings, open_backend: Callable[[], Backend], listeners: Listeners) -> None:
+def run(
+    settings: Settings,
+    open_backend: Callable[[], Backend],
+    listeners: Listeners,
+    batch_directory: BatchDirectory | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Returns when everything has ended."""
     sys.setswitchinterval(SWITCH_SECONDS)
-    _server(settings, open_backend).run(list(listeners))
+    _server(settings, open_backend, batch_directory).run(list(listeners))
 
 
 @contextmanager
 def in_background(
-    settings: Settings, open_backend: Callable[[], Backend], listener: socket.socket | None = None
+    settings: Settings,
+    open_backend: Callable[[], Backend],
+    listener: socket.socket | None = None,
+    batch_directory: BatchDirectory | None = None,
 ) -> Iterator[str]:
     """Serve on a socket, by default a free port of this machine, while the block runs; yields the base URL."""
-    server = _server(settings, open_backend)
+    server = _server(settings, open_backend, batch_directory)
     with listener or bind_tcp("127.0.0.1", 0)[0] as listener:
         url = url_of(listener)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="http")
@@ -100,8 +117,10 @@ def in_background(
             thread.join()
 
 
-def _server(settings: Settings, open_backend: Callable[[], Backend]) -> DrainingServer:
-    app = create_app(settings, open_backend)
+def _server(
+    settings: Settings, open_backend: Callable[[], Backend], batch_directory: BatchDirectory | None
+) -> DrainingServer:
+    app = create_app(settings, open_backend, batch_directory)
     config = uvicorn.Config(
         app,
         http=BoundedH11Protocol,
@@ -113,4 +132,4 @@ def _server(settings: Settings, open_backend: Callable[[], Backend]) -> Draining
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=LAST_SECONDS,
     )
-    return DrainingServer(config, app.state.drain)
+    return DrainingServer(config, app.state.drain, app.state.api_keys)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.checkpoints.gguf.architectures import ARCHITECTURES, Architecture, HfConfig, Join, only
+from model.checkpoints.gguf.architecture import Architecture, HfConfig, Join, only
+from model.checkpoints.gguf.architectures import ARCHITECTURES
 from model.checkpoints.gguf.file import GgufFile
 from model.checkpoints.reader import CheckpointError, CheckpointReader, TensorHeader, joined_codes_header, widest
 from model.kernels.matmul.codes import Codes, codes_header, join_codes
 
-NOT_WEIGHTS = ("rope_freqs.weight",)  # is part of the config
+NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")  # are part of the config
 _NAME = re.compile(r"(?:blk\.(\d+)\.)?(.+?)(\.weight|\.bias|)")
 
 
@@ -99,7 +100,7 @@ def _mapped(names: Mapping[str, int], architecture: str, hf: HfConfig) -> Iterat
         layer, part, suffix = match.groups()
         if layer is not None and int(layer) >= hf["num_hidden_layers"]:
             continue  # multi-token prediction
-        prefix = f"model.layers.{layer}." if layer is not None else ""
+        prefix = f"{table.layers}.{layer}." if layer is not None else ""
         rule = parts_of.get(part + suffix)
         if rule is not None and all(f"blk.{layer}.{other}" in names for other in rule.parts):
             sources = tuple(Source(f"blk.{layer}.{other}") for other in rule.parts)

@@ -2,9 +2,8 @@
 
 import pytest
 
+from server.engine import scheduler
 from server.engine.engine import Engine
-from server.engine.policy import SchedulingPolicy
-from server.engine.sequence import Sequence
 from server.engine.types import FinishReason, SchedulingParams
 from tests.server.engine.test_policy import KINDS, Steps
 from tests.server.engine.tiny import collect, engine_config, oracle, request, tiny_network
@@ -63,9 +62,7 @@ def test_urgent_requests_take_the_memory_of_others() -> None:
 def test_without_preemption_it_would_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control."""
 
-    def nobody(policy: SchedulingPolicy, running: list[Sequence], waiting: Sequence) -> None: ...
-
-    monkeypatch.setattr(SchedulingPolicy, "victim", nobody)
+    monkeypatch.setattr(scheduler, "victim", lambda running, waiting: None)
     steps = Steps(slots=2)
     for number in range(2):
         steps.add(f"batch {number}", 8, 50, priority=BATCH)

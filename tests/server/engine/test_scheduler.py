@@ -100,7 +100,7 @@ def test_random_arrivals_aborts_and_preemptions(data: st.DataObject) -> None:
     outputs: list[EngineOutput] = []
     accepted: dict[str, GenerateRequest] = {}
     for number, (prompt, max_tokens, boundaries) in enumerate(data.draw(st.lists(requests(), max_size=12))):
-        scheduling = SchedulingParams(priority=data.draw(st.sampled_from([0, 0, 1, 2])))
+        scheduling = SchedulingParams(data.draw(st.sampled_from([0, 0, 1])), data.draw(st.sampled_from("ab")))
         new = request(f"r{number}", prompt, max_tokens, boundaries=boundaries, scheduling=scheduling)
         accepted[new.request_id] = new
         simulation.scheduler.add(new)

@@ -1,0 +1,127 @@
+"""Tenants share the engine: a flood of one delays neither the prompts of another nor its place in the batch."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from server.engine import scheduler
+from server.engine.fair_share import FairShare
+from server.engine.types import FinishReason
+from tests.server.engine.test_policy import KINDS, Steps
+from tests.server.engine.tiny import collect
+
+
+def flooded(kind: str = "hybrid", *, streams: int = 100, max_tokens: int = 400, **changes: Any) -> Steps:
+    """One tenant has many more streams than there are slots."""
+    steps = Steps(kind, **changes)
+    for number in range(streams):
+        steps.add(f"flood {number}", 64, max_tokens, tenant="flood")
+    for _ in range(20):
+        steps.step()
+    return steps
+
+
+def steps_to_first_tokens(steps: Steps, requests: int) -> list[int]:
+    """Of one tenant that sends a request whenever the one before has ended."""
+    waits = []
+    for number in range(requests):
+        steps.add(f"other {number}", 64, 10, tenant="other")
+        waits.append(steps.steps_until(f"other {number}"))
+        while f"other {number}" in steps.scheduler:
+            steps.step()
+    return waits
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flood_does_not_delay_another_tenant(kind: str) -> None:
+    assert steps_to_first_tokens(flooded(kind), 20) == [1] * 20
+
+
+def test_without_tenants_it_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: nobody is preempted."""
+    monkeypatch.setattr(scheduler, "victim", lambda running, waiting: None)
+    assert steps_to_first_tokens(flooded(), 1)[0] > 100
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_flood_of_long_prompts_does_not_delay_another_tenant(kind: str) -> None:
+    steps = Steps(kind)
+    for number in range(40):
+        steps.add(f"flood {number}", 3000, tenant="flood")
+    for _ in range(3):
+        steps.step()
+    steps.add("other", 500, tenant="other")
+    taken = 0
+    while "other" in steps.scheduler:
+        taken += 1
+        assert steps.step()["other"] > 0
+    assert taken == (1 if kind == "attention" else 500 // 64 + 1), "chunks end where snapshots are taken"
+
+
+def test_the_flood_goes_on_and_everything_ends() -> None:
+    steps = flooded(streams=80, max_tokens=60, slots=16)
+    steps_to_first_tokens(steps, 5)
+    while steps.scheduler.has_unfinished:
+        steps.step()
+    outputs = collect(steps.outputs)  # type: ignore[arg-type]
+    assert len(outputs) == 85
+    assert {output.finish_reason for output in outputs.values()} == {FinishReason.LENGTH}
+
+
+def test_slots_are_shared_equally_and_stay_so() -> None:
+    steps = flooded(slots=16)
+    for number in range(40):
+        steps.add(f"other {number}", 64, 400, tenant="other")
+    for _ in range(30):
+        steps.step()
+    preemptions = steps.scheduler.stats.preemptions
+    assert preemptions == 8
+    for _ in range(100):
+        steps.step()
+    assert Counter(sequence.tenant for sequence in steps.scheduler.pool.running) == {"flood": 8, "other": 8}
+    assert steps.scheduler.stats.preemptions == preemptions
+
+
+def test_prompt_tokens_are_shared_equally() -> None:
+    """One tenant has many prompts, another a few; both get as many tokens while both have some."""
+    steps = Steps("attention", max_num_batched_tokens=64)
+    for number in range(30):
+        steps.add(f"flood {number}", 200, tenant="flood")
+    for number in range(5):
+        steps.add(f"other {number}", 200, tenant="other")
+    tokens: Counter[str] = Counter()
+    while any(f"other {number}" in steps.scheduler for number in range(5)):
+        for name, count in steps.step().items():
+            tokens[name.split()[0]] += count
+    assert abs(tokens["flood"] - tokens["other"]) < 2 * 200 + 64
+
+
+def test_who_was_away_cannot_claim_what_it_did_not_use() -> None:
+    steps = Steps("attention", max_num_batched_tokens=64)
+    steps.add("flood", 3000, tenant="flood")
+    for _ in range(20):
+        steps.step()
+    steps.add("other", 1000, tenant="other")
+    steps.add("flood 2", 1000, tenant="flood")
+    tokens: Counter[str] = Counter()
+    for _ in range(10):
+        for name, count in steps.step().items():
+            tokens[name.split()[0]] += count
+    assert abs(tokens["flood"] - tokens["other"]) <= 128
+
+
+def test_tenants_without_work_are_forgotten() -> None:
+    share = FairShare()
+    for number in range(100):
+        share.join(f"tenant {number}", {"flood"})
+        share._served["flood"] = 10.0 * number
+    share.join("last", {"flood"})
+    assert set(share._served) == {"flood", "last"}
+
+
+def test_an_urgent_request_comes_before_the_turn_of_others() -> None:
+    steps = Steps("attention", max_num_batched_tokens=64)
+    steps.add("other", 640, tenant="other")
+    steps.add("urgent", 640, tenant="flood", priority=-1)
+    assert steps.step() == {"urgent": 64}
