@@ -125,7 +125,8 @@ def test_codes_of_the_file_are_those_of_the_quantized_checkpoint(
     told: list[tuple[int, int]] = []
     quantize_checkpoint(source, tmp_path / "target", SCHEMES[scheme], progress=lambda *numbers: told.append(numbers))
     assert told[-1][0] == told[-1][1]
-    ids, networks = torch.arange(8), [load_network(source, check=True), load_network(tmp_path / "target")]
+    ids, dtype = torch.arange(8), torch.bfloat16
+    networks = [load_network(source, dtype, check=True), load_network(tmp_path / "target", dtype)]
     with torch.inference_mode():
         one, other = (network.logits(network(whole_batch(network, ids))[0]) for network in networks)
     assert torch.equal(one, other)
