@@ -25,6 +25,7 @@ from server.api.request_model import ModelName
 from server.api.response_format import GrammarFields
 from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of
 from server.api.sampling import Choices, LogprobsField, NumLogprobs, SamplingFields, TokenLimit, check_total_logprobs
+from server.api.scheduling import SchedulingFields
 from server.api.sse import Event, Events
 from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
@@ -40,7 +41,7 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's default
 MAX_GENERATIONS = 128  # prompts times choices
 
 
-class CompletionRequest(SamplingFields, PromptFields, GrammarFields):
+class CompletionRequest(SamplingFields, SchedulingFields, PromptFields, GrammarFields):
     model: ModelName | None = None
     prompt: PromptField
     max_tokens: Annotated[TokenLimit, Field(description="0 needs echo; -1: as many as the context holds.")] | None = (

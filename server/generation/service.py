@@ -20,7 +20,7 @@ from model.text.chat_template import (
 )
 from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
-from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
+from server.engine.client.base import DeadlineError, EngineClient, EngineClosedError, QueueFullError
 from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.types import (
     EmbedRequest,
@@ -31,6 +31,7 @@ from server.engine.types import (
     ScoreRequest,
 )
 from server.errors import (
+    DeadlineUnreachableError,
     InvalidRequestError,
     ModelNotFoundError,
     OverloadedError,
@@ -230,8 +231,8 @@ class GenerationService:
                 prompt,
                 lambda index, part: submit(f"{request_id}-{index}", part, follow_up or index > 0),
             )
-        except OverloadedError:
-            self._observer.rejected("queue_full")
+        except OverloadedError as error:
+            self._observer.rejected(error.code)
             raise
 
     def _submit(self, request: EngineRequest, prompt: Prompt, options: TextOptions, follow_up: bool) -> Generation:
@@ -248,6 +249,8 @@ class GenerationService:
                 tokenizer=self.tokenizer,
                 observer=self._observer,
             )
+        except DeadlineError as late:
+            raise DeadlineUnreachableError(retry_after=late.retry_after) from late
         except QueueFullError as full:
             raise OverloadedError(
                 "The queue is full; try again after the time in Retry-After.", retry_after=full.retry_after

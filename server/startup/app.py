@@ -76,6 +76,7 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
     )
     app.state.drain = drain
     app.state.api_keys = api_keys
+    app.state.running_requests = {}  # the Admission of each, by request id
     app.state.cache_salt_per_key = settings.cache_salt_per_key
     app.state.strict = settings.strict
     for router in ROUTERS:
