@@ -1,8 +1,10 @@
 # The RouteLM server with its bundled model. CPU by default; `--build-arg DEVICE=cuda` for NVIDIA GPUs.
 # The builder's work is in deploy/docker/build.sh, so that a test can run the very same steps without Docker.
 ARG PYTHON_VERSION=3.11
+# A digest (`--build-arg BASE=python@sha256:...`) makes the base the same in every build.
+ARG BASE=python:${PYTHON_VERSION}-slim-bookworm
 
-FROM python:${PYTHON_VERSION}-slim-bookworm AS builder
+FROM ${BASE} AS builder
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
@@ -16,12 +18,13 @@ ARG TORCH_INDEX_URL=
 COPY deploy/docker/build.sh build.sh
 # torch comes before the sources: a change of ours does not download it again.
 RUN --mount=type=cache,target=/var/cache/pip sh build.sh torch
+COPY deploy/docker/requirements.lock requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY model model
 COPY server server
 RUN --mount=type=cache,target=/var/cache/pip sh build.sh server
 
-FROM python:${PYTHON_VERSION}-slim-bookworm AS runtime
+FROM ${BASE} AS runtime
 COPY --from=builder /opt/routelm /opt/routelm
 COPY deploy/docker/healthcheck.py /opt/routelm/healthcheck.py
 # HOME is the only place besides /tmp that a library may want to write to; the root file system can be read-only.

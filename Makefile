@@ -12,7 +12,7 @@ given = $(if $(findstring command,$(origin $(1))),$($(1)))
 option = $(if $(call given,$(1)),--$(if $(filter HOST,$(1)),host,port) $($(1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve chat test test-slow test-clients real-models check format kernels clean
+.PHONY: help install serve chat test test-slow test-clients real-models check format kernels lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -86,6 +86,17 @@ format: $(VENV)/.dev ## format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 kernels: $(VENV)/.kernels ## compile the CPU kernels
+
+LOCK := deploy/docker/requirements.lock
+# torch comes from an index of its own, with the CUDA libraries that it needs
+FROM_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas nvidia-cuda-cccl nvidia-cuda-cupti \
+	nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver \
+	nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx
+
+lock: $(VENV)/.dev ## renew the versions and hashes of what the image installs
+	$(BIN)/python -m pip install --quiet uv
+	echo "hatchling" | $(BIN)/python -m uv pip compile pyproject.toml - --upgrade --universal --python-version 3.11 --generate-hashes \
+		--no-annotate --no-header --no-emit-index-url $(addprefix --no-emit-package ,$(FROM_TORCH)) --quiet --output-file $(LOCK)
 
 clean: ## remove the environment and everything built
 	rm -rf $(VENV) $(CLIENTS) $(OLDER_CLIENTS) tests/clients/javascript/node_modules .mypy_cache .ruff_cache .pytest_cache model/kernels/*.so model/kernels/*/*.so

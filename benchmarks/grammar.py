@@ -5,7 +5,7 @@
 The matcher follows answers to four schemas, as a random choice among the allowed tokens makes them. The engine decodes
 32 streams, of which none or 8 have a schema, in turn; the ratio is that of the processor's time of a step in which all
 of them decode, so it holds on a busy machine too. `--schemas DIRECTORY` reads JSONSchemaBench's files (maskbench/data)
-instead: what compiles, in what time, and the masks along their instances.
+instead: what compiles, in what time, and the masks along their instances. Times are the processor's.
 """
 
 import argparse
@@ -23,7 +23,9 @@ import numpy as np
 import torch
 
 from benchmarks import record
+from benchmarks.compare import digits
 from benchmarks.record import percentile
+from model.evaluation.tables import table
 from model.loading.load import load_network
 from model.text.tokenizer import Tokenizer
 from server.engine.config import EngineConfig
@@ -55,9 +57,10 @@ STREAMS, CONSTRAINED, PROMPT, OUTPUT = 32, 8, 16, 200
 
 
 def microseconds(call: Callable[[], Any]) -> tuple[float, Any]:
-    started = time.perf_counter()
+    """What a call takes of the processors, also in a thread that it waits for, and its result."""
+    started = time.process_time()
     result = call()
-    return 1e6 * (time.perf_counter() - started), result
+    return 1e6 * (time.process_time() - started), result
 
 
 def matcher_costs(compiler: GrammarCompiler, schema: Any, vocab_size: int, answers: int = 30) -> dict[str, float]:
@@ -170,6 +173,20 @@ def _follow(compiler: GrammarCompiler, grammar: str, token_ids: list[int]) -> tu
             return False, times
         constraint.advance((token,))
     return constraint.may_end and len(token_ids) <= 1000, times
+
+
+def rows_of(figures: dict[str, Any]) -> str:
+    """The figures as tables."""
+    if (found := figures.get("JSONSchemaBench")) is not None:
+        return table(["", ""], [[name, _row(value)] for name, value in found.items() if name != "refused"])
+    names = list(next(iter(figures["a token, us"].values())))
+    costs = [[schema, *(digits(each[name]) for name in names)] for schema, each in figures["a token, us"].items()]
+    neighbours = [[name, f"{value:.3g}"] for name, value in figures["neighbours"].items()]
+    return f"{table(['microseconds', *names], costs)}\n\n{table(['', ''], neighbours)}"
+
+
+def _row(value: Any) -> str:
+    return ", ".join(map(digits, value)) if isinstance(value, list) else digits(value)
 
 
 def figures_of(arguments: argparse.Namespace) -> Iterator[tuple[str, Any]]:

@@ -4,9 +4,12 @@ RequestError                    base class of all of them
 ├── InvalidRequestError         400  a value that cannot be used; `param` names the field
 │   └── PromptTooLongError      400  more tokens than the model's context holds
 ├── UnauthorizedError           401  no API key, or a wrong one
-├── ForbiddenError              403  the API key may not do this
-├── ModelNotFoundError          404  a model that is not served here
+├── ForbiddenError              403  what the API key may not do, or the server's operator has not allowed
+├── NotFoundError               404  a file or a batch that does not exist
+│   └── ModelNotFoundError      404  a model that is not served here
+├── ConflictError               409  what cannot be done now, such as deleting a file that a batch reads
 ├── BodyTooLargeError           413  more bytes than the server reads
+│   └── FileTooLargeError       413  a larger file than the server keeps
 ├── ClientGoneError             499  the client has disconnected; nobody reads this answer
 ├── CompressedBodyError         415  a Content-Encoding, which is not read
 ├── RequestNotFoundError        404  a request that does not run
@@ -17,7 +20,8 @@ RequestError                    base class of all of them
 ├── HeadersTooLargeError        431  longer headers than the server reads
 ├── EngineFailedError           500  the step that held the request failed
 ├── DeadlineExceededError       504  the deadline came, and a part of the answer is of no use
-└── UnavailableError            503  the server is stopping or not ready
+├── UnavailableError            503  the server is stopping or not ready
+└── DiskFullError               507  no room on the disk for files and batches
 """
 
 import math
@@ -92,13 +96,23 @@ class ForbiddenError(RequestError):
     code = "not_allowed"
 
 
-class ModelNotFoundError(RequestError):
+class NotFoundError(RequestError):
     status = 404
     type = "invalid_request_error"
+    code = "not_found"
+
+
+class ModelNotFoundError(NotFoundError):
     code = "model_not_found"
 
     def __init__(self, model: str, served: str) -> None:
         super().__init__(f"The model '{model}' is not served here; this server has '{served}'.", param="model")
+
+
+class ConflictError(RequestError):
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
 
 
 class BodyTooLargeError(RequestError):
@@ -108,6 +122,13 @@ class BodyTooLargeError(RequestError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"The request body is larger than the limit of {limit} bytes.")
+
+
+class FileTooLargeError(BodyTooLargeError):
+    code = "file_too_large"
+
+    def __init__(self, limit: int) -> None:
+        RequestError.__init__(self, f"The file is larger than the limit of {limit} bytes.", param="file")
 
 
 class ClientGoneError(RequestError):
@@ -196,6 +217,15 @@ class UnavailableError(RequestError):
     status = 503
     type = "service_unavailable"
     code = "unavailable"
+
+
+class DiskFullError(RequestError):
+    status = 507
+    type = "server_error"
+    code = "disk_full"
+
+    def __init__(self) -> None:
+        super().__init__("The disk of the server has no room for this: delete files that are not needed any more.")
 
 
 def _encodable(text: str | None) -> str | None:

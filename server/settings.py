@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     )
     strict: bool = Field(default=False, description="Refuse unknown fields of bodies, which otherwise are ignored.")
     max_body_bytes: Size = Field(default=2 * 2**20, description="Largest request body.")
+    allow_expert_masks: bool = Field(
+        default=False, description="Let requests mask experts (mask_experts), for research."
+    )
     drain_grace: float = Field(
         default=30.0, ge=0, le=3600, description="Seconds that running requests get to finish after SIGTERM."
     )
@@ -123,16 +126,40 @@ class Settings(BaseSettings):
     max_queue_wait: float = Field(
         default=10.0, gt=0, le=86_400, description="Seconds that a new request may be expected to wait for its turn."
     )
+    adaptive_experts: Annotated[str | None, Unset("off")] = Field(
+        default=None,
+        pattern=r"^[1-9]\d{0,2}:[1-9]\d{0,2}$",
+        description="MIN:MAX experts per token: MAX without load, down to MIN while many requests wait.",
+    )
+    adaptive_experts_queue: int = Field(
+        default=8, ge=1, le=100_000, description="With more waiting requests than this, adaptive_experts lowers."
+    )
     seed: Annotated[int | None, Unset("random")] = Field(
         default=None, ge=0, description="Makes the answers to requests without a seed reproducible, in order."
     )
+
+    # Batches
+    batch_dir: Annotated[Path | None, Unset("none: batches are off")] = Field(
+        default=None, description="Directory for the files and batches of clients, which survive restarts."
+    )
+    batch_disk_bytes: Size = Field(default=4 * 2**30, description="Most bytes of all files and batches together.")
+    batch_file_bytes: Size = Field(default=100 * 2**20, description="Largest file that a client may upload.")
+    batch_max_num_seqs: int = Field(default=16, ge=1, le=4096, description="Most requests of batches at a time.")
 
     # Log
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="How much to log: debug, info, warning or error."
     )
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="Lines of text, or JSON with the ids of requests and traces."
+    )
     log_requests: bool = Field(
         default=False, description="Log a line per request. Prompts and answers are never logged."
+    )
+    log_slow_requests: Annotated[float | None, Unset("none")] = Field(
+        default=None,
+        gt=0,
+        description="Log requests that take longer than so many seconds, whatever --log-requests is.",
     )
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 #!/bin/sh
-# The image's builder stage: `build.sh torch`, then `build.sh server`, in the folder that holds the sources.
+# The image's builder stage: `build.sh torch`, then `build.sh server`, in the folder that holds the sources and
+# requirements.lock, which has versions and hashes of all other packages (`make lock` renews it).
 #
 # VENV             folder of the virtual environment to make (the image: /opt/routelm)
 # DEVICE           cpu or cuda
@@ -24,7 +25,10 @@ install_torch() {
 }
 
 install_server() {
-    "$VENV/bin/pip" install .
+    # Exactly the packages of the lock file, by hash; hatchling builds ours and is one of them.
+    "$VENV/bin/pip" install --no-deps --require-hashes --requirement requirements.lock
+    "$VENV/bin/pip" install --no-deps --no-build-isolation .
+    "$VENV/bin/pip" check
     # -P: build beside the installed package, not beside the sources in this folder.
     "$VENV/bin/python" -P -m model.kernels.build
     # Without a compiler that command only prints a warning; fail instead of building a slow image.

@@ -1,7 +1,7 @@
 """The result of an evaluation: as JSON to keep and as Markdown to read."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from model.evaluation.scores import Baseline, Interval, Sample, Score
 from model.evaluation.tables import table
 from model.files import compact_json
+from model.loading.quality import ExpertsRow
 
 HEADER = ("source", "part", "metric", "score", "95 % interval", "baselines", "verdict", "samples")
 ROW_WIDTH = 5000  # characters of a line of JSON: a score or an example stands on one
@@ -21,15 +22,6 @@ class Skipped:
 
     what: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertsRow:
-    """The mean main score of each task with so many experts per token, and how long it took to answer it all."""
-
-    experts: int
-    scores: Mapping[str, float]  # by "task metric"
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from model.evaluation.report import EvaluationReport, ExpertsRow
+from model.evaluation.report import EvaluationReport
 from model.evaluation.scores import Score
 from model.evaluation.tables import table
-from model.loading.quality import Quality, TaskScore
+from model.loading.quality import ExpertsRow, Quality, TaskScore
 
 LIKELIHOOD_TASKS = ("chat", "generate")
 # A source or more of each task: enough to see what fewer experts cost.
@@ -25,7 +25,7 @@ MAIN_METRICS = {
 
 def quality_of(report: EvaluationReport) -> Quality:
     """The main scores that have a baseline, each beside the best one; sums over sources are left out."""
-    return Quality(tuple(_measured(score) for score in main_scores(report) if score.baselines))
+    return Quality(tuple(_measured(score) for score in main_scores(report) if score.baselines), report.experts)
 
 
 def main_scores(report: EvaluationReport) -> list[Score]:

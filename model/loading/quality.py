@@ -1,7 +1,7 @@
 """Measured quality of a model by task: quality.json beside its weights, written by `routelm evaluate`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,10 +38,20 @@ class TaskScore:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertsRow:
+    """The mean main score of each task with so many experts per token, and how long it took to answer it all."""
+
+    experts: int
+    scores: Mapping[str, float]  # by "task metric"
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Quality:
-    """All scores of a model; empty if it was not evaluated."""
+    """All scores of a model; empty if it was not evaluated. `experts`: by experts per token, where compared."""
 
     measured: tuple[TaskScore, ...] = ()
+    experts: tuple[ExpertsRow, ...] = ()
 
     @classmethod
     def load(cls, directory: Directory) -> "Quality":
@@ -50,7 +60,9 @@ class Quality:
         if not path.is_file():
             return cls()
         try:
-            return cls(tuple(TaskScore(**entry) for entry in read_object(path)["measured"]))
+            fields = read_object(path)
+            measured = tuple(TaskScore(**entry) for entry in fields["measured"])
+            return cls(measured, tuple(ExpertsRow(**row) for row in fields.get("experts", ())))
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"{path} is not what routelm evaluate writes: {error!r}; delete it or write it again"
@@ -58,6 +70,8 @@ class Quality:
 
     def save(self, directory: Path) -> None:
         lines = {"measured": [asdict(entry) for entry in self.measured]}
+        if self.experts:
+            lines["experts"] = [asdict(row) for row in self.experts]
         text = json.dumps(lines, ensure_ascii=False, indent=1)
         (directory / QUALITY_NAME).write_text(text + "\n", encoding="utf-8")
 

@@ -17,6 +17,7 @@ from server.api.prompts import PromptLength, truncated
 from server.api.request_model import ModelName
 from server.api.response_format import GrammarFields
 from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of
+from server.api.routing_fields import AnswerRouting, RoutingFields, answer_routing, piece_routing
 from server.api.sampling import (
     CacheSalt,
     Choices,
@@ -33,7 +34,7 @@ from server.api.tools import AnswerToolCall, answer_tool_call, streamed_tool_cal
 from server.chat.answer import ChatDelta, ChatResult
 from server.chat.generation import ChatGeneration
 from server.chat.request import ChatRequest
-from server.engine.types import SamplingParams
+from server.engine.types import RoutingParams, SamplingParams
 from server.errors import InvalidRequestError
 from server.generation.logprobs import DecodedLogprobs, limited
 from server.generation.prompt import Prompt
@@ -43,7 +44,7 @@ from server.generation.stream import all_results, interleave
 router = APIRouter(tags=["OpenAI"])
 
 
-class ChatCompletionRequest(SamplingFields, SchedulingFields, ChatFields, GrammarFields):
+class ChatCompletionRequest(SamplingFields, SchedulingFields, ChatFields, GrammarFields, RoutingFields):
     model: ModelName | None = None
     messages: Messages
     max_completion_tokens: MaxTokens | None = None
@@ -96,6 +97,7 @@ class ChatChoice(BaseModel):
     logprobs: ChoiceLogprobs | None
     finish_reason: str
     token_ids: Omittable[list[int]] = None
+    routing: Omittable[AnswerRouting] = None
 
 
 class ChatCompletion(BaseModel):
@@ -128,15 +130,16 @@ async def chat_completions(body: ChatCompletionRequest, context: Context) -> Any
         int(time.time()),
         body.model or service.model_id,
     )
-    extras = _extras(body, prompt)
+    extras, routing = _extras(body, prompt), context.admission.routing
     if body.stream:
-        return context.stream(_events(ChunkFactory(head, body.stream_options, answers, n, extras), answers, body))
+        chunks = ChunkFactory(head, body.stream_options, answers, n, extras)
+        return context.stream(_events(chunks, answers, body, routing))
     results = await context.until_disconnect(all_results(answers))
     return ChatCompletion(
         id=head.id,
         created=head.created,
         model=head.model,
-        choices=[_choice(index, result, body) for index, result in enumerate(results)],
+        choices=[_choice(index, result, body, routing) for index, result in enumerate(results)],
         usage=usage_of(answers, n),
         prompt_logprobs=prompt_logprobs(prompt, results[0], body.prompt_logprobs),
         **extras,
@@ -164,16 +167,19 @@ def _extras(body: ChatCompletionRequest, prompt: Prompt) -> dict[str, Any]:
     return extras | ({"prompt_token_ids": list(prompt.token_ids)} if body.return_token_ids else {})
 
 
-async def _events(chunks: ChunkFactory, answers: Sequence[ChatGeneration], body: ChatCompletionRequest) -> Events:
+async def _events(
+    chunks: ChunkFactory, answers: Sequence[ChatGeneration], body: ChatCompletionRequest, routing: RoutingParams
+) -> Events:
     for index in range(chunks.n):
         yield chunks.of(_chunk_choice(index, {"role": "assistant", "content": ""}))
     async with aclosing(interleave(answers)) as deltas:
         async for index, delta in deltas:
             logprobs = limited(delta.logprobs, body.num_logprobs)
-            token_ids = {"token_ids": delta.token_ids} if body.return_token_ids and delta.token_ids else {}
-            for fields in _chunk_fields(delta, even_if_empty=bool(logprobs or token_ids)):
-                yield chunks.of(_chunk_choice(index, fields, logprobs) | token_ids)
-                logprobs, token_ids = (), {}
+            extras = {"token_ids": delta.token_ids} if body.return_token_ids and delta.token_ids else {}
+            extras |= piece_routing(delta, routing)
+            for fields in _chunk_fields(delta, even_if_empty=bool(logprobs or extras)):
+                yield chunks.of(_chunk_choice(index, fields, logprobs) | extras)
+                logprobs, extras = (), {}
             if delta.finish_reason is not None:
                 yield chunks.of(_chunk_choice(index, {}, finish_reason=delta.finish_reason))
     if chunks.with_usage:
@@ -199,7 +205,7 @@ def _chunk_choice(
     return {"index": index, "delta": delta, "logprobs": shown, "finish_reason": finish_reason}
 
 
-def _choice(index: int, result: ChatResult, body: ChatCompletionRequest) -> ChatChoice:
+def _choice(index: int, result: ChatResult, body: ChatCompletionRequest, routing: RoutingParams) -> ChatChoice:
     return ChatChoice(
         index=index,
         message=AssistantMessage(
@@ -211,4 +217,5 @@ def _choice(index: int, result: ChatResult, body: ChatCompletionRequest) -> Chat
         logprobs=chat_logprobs(limited(result.logprobs, body.num_logprobs)) if body.logprobs else None,
         finish_reason=result.finish_reason,
         token_ids=list(result.token_ids) if body.return_token_ids else None,
+        routing=answer_routing(result, routing),
     )

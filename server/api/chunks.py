@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from server.api.request_model import WithExtras
 from server.api.response_model import Counted, usage_of
 from server.api.sse import Event
+from server.generation.stream import fewest_experts
 
 
 class StreamOptions(WithExtras):
@@ -33,8 +34,8 @@ class ChunkHead:
 class ChunkFactory:
     """Makes the chunks of a stream.
 
-    If usage is wanted, each chunk has the field, and a chunk without choices ends the stream. `extras` are further
-    fields of the first chunk.
+    Where a number of experts per token was chosen, the chunk with a finish reason has it. If usage is wanted, each
+    chunk has the field, and a chunk without choices ends the stream. `extras` are further fields of the first chunk.
     """
 
     head: ChunkHead
@@ -45,6 +46,8 @@ class ChunkFactory:
 
     def of(self, *choices: Event) -> Event:
         extras, self.extras = self.extras, {}
+        if choices and choices[0].get("finish_reason") is not None:
+            extras = extras | self._experts_per_token()
         return {**self.head.fields(), "choices": list(choices), **self._usage(), **extras}
 
     def last(self) -> Event:
@@ -58,6 +61,11 @@ class ChunkFactory:
         if self.options is not None and self.options.continuous_usage_stats:
             return {"usage": self._counts()}
         return {"usage": None} if self.with_usage else {}
+
+    def _experts_per_token(self) -> Event:
+        """The number that the request or the server chose, if one did."""
+        number = fewest_experts(generation.usage for generation in self.generations)
+        return {} if number is None else {"experts_per_token": number}
 
     def _counts(self) -> Event:
         return usage_of(self.generations, self.n).model_dump()

@@ -24,10 +24,11 @@ from server.api.prompts import PromptField, PromptFields, read_prompts
 from server.api.request_model import ModelName
 from server.api.response_format import GrammarFields
 from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of
+from server.api.routing_fields import AnswerRouting, RoutingFields, answer_routing, piece_routing
 from server.api.sampling import Choices, LogprobsField, NumLogprobs, SamplingFields, TokenLimit, check_total_logprobs
 from server.api.scheduling import SchedulingFields
 from server.api.sse import Event, Events
-from server.engine.types import SamplingParams
+from server.engine.types import RoutingParams, SamplingParams
 from server.errors import InvalidRequestError
 from server.generation.logprobs import limited
 from server.generation.prompt import Prompt
@@ -41,7 +42,7 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's default
 MAX_GENERATIONS = 128  # prompts times choices
 
 
-class CompletionRequest(SamplingFields, SchedulingFields, PromptFields, GrammarFields):
+class CompletionRequest(SamplingFields, SchedulingFields, PromptFields, GrammarFields, RoutingFields):
     model: ModelName | None = None
     prompt: PromptField
     max_tokens: Annotated[TokenLimit, Field(description="0 needs echo; -1: as many as the context holds.")] | None = (
@@ -82,6 +83,7 @@ class CompletionChoice(BaseModel):
     prompt_logprobs: Omittable[PromptLogprobs] = None
     token_ids: Omittable[list[int]] = None
     prompt_token_ids: Omittable[list[int]] = None
+    routing: Omittable[AnswerRouting] = None
 
 
 class Completion(BaseModel):
@@ -104,7 +106,8 @@ async def completions(body: CompletionRequest, context: Context) -> Any:
     sampling = replace(_sampling(service, body), grammar=await body.compile_grammar(service))
     check_total_logprobs(service, prompts, n, sampling)
     generations = context.admission.start(prompts, sampling, body.text_options, n)
-    choices = [ChoiceBuilder(service, body, index, prompts[index // n]) for index in range(len(generations))]
+    routing = context.admission.routing
+    choices = [ChoiceBuilder(service, body, index, prompts[index // n], routing) for index in range(len(generations))]
     head = ChunkHead(
         f"cmpl-{context.admission.request_id}", "text_completion", int(time.time()), body.model or service.model_id
     )
@@ -157,18 +160,22 @@ def _check_count(prompts: Sequence[Prompt], n: int) -> None:
 class ChoiceBuilder:
     """Makes the choice of one generation from its pieces. With `echo`, the prompt comes before the first piece."""
 
-    def __init__(self, service: GenerationService, body: CompletionRequest, index: int, prompt: Prompt) -> None:
+    def __init__(
+        self, service: GenerationService, body: CompletionRequest, index: int, prompt: Prompt, routing: RoutingParams
+    ) -> None:
         self._service, self._body, self._index, self._prompt = service, body, index, prompt
+        self._routing = routing
         self._columns = LogprobColumns(service.tokenizer, prompt, body.skip_special_tokens)
         self._is_first = True
 
     def whole(self, result: GenerationResult) -> CompletionChoice:
         scored = prompt_logprobs(self._prompt, result, self._body.prompt_logprobs)
-        return CompletionChoice(**self._next(result), prompt_logprobs=scored)
+        routing = answer_routing(result, self._routing)
+        return CompletionChoice(**self._next(result), prompt_logprobs=scored, routing=routing)
 
     def piece(self, delta: TextDelta) -> Event:
         """A delta without tokens has no log-probabilities."""
-        event = self._next(delta)
+        event = self._next(delta) | piece_routing(delta, self._routing)
         return event if event["logprobs"] is None or event["logprobs"].tokens else event | {"logprobs": None}
 
     def _next(self, piece: TextDelta | GenerationResult) -> Event:

@@ -9,17 +9,20 @@ from fastapi import Depends, Request, Response
 
 from server.api.compatibility import MAX_NAMED_FIELDS
 from server.api.request_model import RequestBody
+from server.api.routing_fields import ExpertsFields
 from server.api.scheduling import key_scheduling, request_scheduling
 from server.api.sse import OPENAI, Events, EventStream, StreamFormat
 from server.api.validation_errors import FieldError, in_one_answer
 from server.chat.service import ChatService
+from server.engine.types import RoutingParams
 from server.errors import ClientGoneError
 from server.generation.admission import Admission
 from server.generation.service import GenerationService
-from server.middleware.api_keys import ApiKey
+from server.middleware.api_keys import ApiKey, KeyScope
 
 Result = TypeVar("Result")
 
+BATCH_PRIORITY = 10_000  # is added to that of the key: any other request is more urgent than those of batches
 WARNINGS_HEADER = "X-RouteLM-Warnings"  # names the ignored fields; `warnings` in the body explains them
 
 
@@ -54,8 +57,8 @@ class RequestContext:
         """Return the service, if it has the model that the body asks for. Headers name ignored fields, and
         tell how many requests wait before this one and for how many seconds.
 
-        Raises ModelNotFoundError, what `request_scheduling` raises, and InvalidRequestError for unknown fields if the
-        server is strict about them.
+        Raises ModelNotFoundError, what `request_scheduling` and `ExpertsFields.routing_params` raise, and
+        InvalidRequestError for unknown fields if the server is strict about them.
         """
         if body.unknown_fields and self.request.app.state.strict:
             raise in_one_answer(
@@ -63,6 +66,12 @@ class RequestContext:
             )
         self.service.check_model(getattr(body, "model", None))
         self.admission.scheduling = request_scheduling(self.request, body, self.admission.scheduling)
+        if isinstance(body, ExpertsFields):
+            self.admission.routing = body.routing_params(
+                self.service.facts,
+                self.admission.routing.task,
+                masks_allowed=self.request.app.state.allow_expert_masks and _may_research(self.request),
+            )
         engine = self.service.engine
         self.response.headers["X-Queue-Position"] = str(engine.stats().waiting)
         self.response.headers["X-Queue-Wait"] = f"{engine.expected_wait(self.admission.scheduling):.1f}"
@@ -124,19 +133,33 @@ async def get_context(request: Request, response: Response, service: Service) ->
 def _admission(request: Request, service: GenerationService) -> Admission:
     """The generations of a request, which count for its API key."""
     request_id, state = request.scope["request_id"], request.app.state
+    routing = RoutingParams(task=_task(request))
     key: ApiKey | None = request.scope.get("api_key")
+    scheduling = key_scheduling(key, BATCH_PRIORITY if request.scope.get("is_batch") else 0)
     if key is None:
-        return Admission(service, request_id, key_scheduling(key))
+        return Admission(service, request_id, scheduling, routing)
 
     def record_usage(prompt_tokens: int, completion_tokens: int) -> None:
         state.api_keys.usage_of(key).add_tokens(prompt_tokens + completion_tokens, key)
         state.metrics.key_tokens(key.name, prompt_tokens, completion_tokens)
 
     salt = key.name if state.cache_salt_per_key else ""
-    return Admission(service, request_id, key_scheduling(key), cache_salt=salt, record_usage=record_usage)
+    return Admission(service, request_id, scheduling, routing, cache_salt=salt, record_usage=record_usage)
 
 
 Context = Annotated[RequestContext, Depends(get_context)]
+
+
+def _may_research(request: Request) -> bool:
+    """Whether a request may change what the network computes: without API keys every one, else those of admins."""
+    key: ApiKey | None = request.scope.get("api_key")
+    return key is None or KeyScope.ADMIN in key.scopes
+
+
+def _task(request: Request) -> str:
+    """The name of an endpoint: its path, such as "chat/completions"."""
+    path: str = request.scope["route"].path
+    return path.removeprefix("/v1").strip("/")
 
 
 def _header_value(names: tuple[str, ...]) -> str:

@@ -10,7 +10,8 @@ from model.text.chat_formats.chat_format import PromptEnd
 from server.api.dependencies import Context
 from server.api.request_model import Text
 from server.api.response_format import GrammarFields
-from server.api.response_model import UsageInfo, Warnings, usage_of
+from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of
+from server.api.routing_fields import AnswerRouting, RoutingFields, answer_routing
 from server.api.tasks import TaskFields, task_events
 
 router = APIRouter(prefix="/v1", tags=["Tasks"])
@@ -18,7 +19,7 @@ router = APIRouter(prefix="/v1", tags=["Tasks"])
 DEFAULT_MAX_TOKENS = 256
 
 
-class TextGenerationRequest(TaskFields, GrammarFields):
+class TextGenerationRequest(TaskFields, GrammarFields, RoutingFields):
     prompt: Text
 
 
@@ -29,6 +30,7 @@ class GenerateResponse(BaseModel):
     text: str
     finish_reason: str
     usage: UsageInfo
+    routing: Omittable[AnswerRouting] = None
     warnings: Warnings = []
 
 
@@ -64,5 +66,6 @@ async def generate(body: TextGenerationRequest, context: Context) -> Any:
         text=result.text,
         finish_reason=result.finish_reason,
         usage=usage_of(context.admission.generations),
+        routing=answer_routing(result, context.admission.routing),
         warnings=body.warnings,
     )

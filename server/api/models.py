@@ -12,11 +12,19 @@ from server.generation.service import GenerationService
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 
+class ExpertsQuality(BaseModel):
+    """Mean scores by task and metric, as measured with so many experts per token."""
+
+    experts_per_token: int
+    scores: dict[str, float]
+
+
 class ModelCard(BaseModel):
     """`native_tasks`: the tasks the model was trained for with task tags; others are asked for in plain English.
 
     `translation_pairs`: the directions it learnt, such as "en-de"; null if that is not known.
     `warnings`: the tasks at which it was measured to be worse than a trivial baseline.
+    `quality_by_experts_per_token`: what fewer or more experts cost or gain, where it was measured.
     """
 
     id: str
@@ -27,6 +35,7 @@ class ModelCard(BaseModel):
     native_tasks: list[str]
     translation_pairs: list[str] | None
     warnings: list[str]
+    quality_by_experts_per_token: list[ExpertsQuality]
 
 
 class ModelList(BaseModel):
@@ -58,4 +67,7 @@ def _card(service: GenerationService, name: str) -> ModelCard:
         native_tasks=list(service.prompts.native_tasks),
         translation_pairs=None if pairs is None else sorted(f"{source}-{target}" for source, target in pairs),
         warnings=service.quality.all_warnings(),
+        quality_by_experts_per_token=[
+            ExpertsQuality(experts_per_token=row.experts, scores=dict(row.scores)) for row in service.quality.experts
+        ],
     )

@@ -22,7 +22,7 @@ from server.api.compatibility import translate_fields, warnings_of
 from server.api.validation_errors import FieldError, field_errors, in_one_answer
 from server.errors import InvalidRequestError
 
-MAX_FIELDS = 1_000  # of a body, those of other servers included
+MAX_FIELDS = 16_384  # of a body, those of other servers included
 MAX_TEXT = 1_000_000  # characters of one text; the model's context is far smaller, and answers 400 with its limit
 
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
@@ -69,6 +69,16 @@ def _as_list(value: Any) -> Any:
 
 
 OneAsList = BeforeValidator(_as_list)  # "a" stands for ["a"]
+
+
+def as_text_parts(content: Any) -> Any:
+    """A string as the one text part of a list."""
+    if not isinstance(content, str | list):
+        raise PydanticCustomError("string_or_parts", "a string, or a list of text parts, is expected")
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+NullableTextParts = BeforeValidator(lambda content: [] if content is None else as_text_parts(content))
 FirstErrorOnly = Field(fail_fast=True)  # a list of a million wrong items has one error, not a million
 
 
@@ -152,7 +162,7 @@ class RequestBody(RequestModel):
         if not isinstance(value, dict):
             return handler(value)
         if len(value) > MAX_FIELDS:
-            raise InvalidRequestError(f"a body has at most {MAX_FIELDS} fields, this one has {len(value)}")
+            raise InvalidRequestError(f"a body has at most {MAX_FIELDS:,} fields, this one has {len(value)}")
         required = (name for name, field in cls.model_fields.items() if field.is_required())
         translated = translate_fields(value, cls.model_fields, required)
         errors = [FieldError(name, text, "unsupported_parameter") for name, text in translated.refused.items()]

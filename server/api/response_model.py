@@ -5,7 +5,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import BaseModel, Field
 
-from server.generation.stream import Usage
+from server.generation.stream import Usage, fewest_experts
 
 Value = TypeVar("Value")
 
@@ -33,7 +33,8 @@ class CompletionTokensDetails(BaseModel):
 class UsageInfo(BaseModel):
     """`cached_tokens` of the prompt tokens were found in the prefix cache, so they were not computed.
 
-    `completion_tokens_details` is there only if there was reasoning.
+    `completion_tokens_details` is there only if there was reasoning, `experts_per_token` only if the request or the
+    server chose the number; of several generations it is the smallest.
     """
 
     prompt_tokens: int
@@ -41,6 +42,7 @@ class UsageInfo(BaseModel):
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: Omittable[CompletionTokensDetails] = None
+    experts_per_token: Omittable[int] = None
 
 
 class Counted(Protocol):
@@ -64,4 +66,5 @@ def usage_of(generations: Sequence[Counted], n: int = 1) -> UsageInfo:
         completion_tokens_details=(
             CompletionTokensDetails(reasoning_tokens=reasoning_tokens) if reasoning_tokens else None
         ),
+        experts_per_token=fewest_experts(usages),
     )

@@ -45,9 +45,9 @@ class SchedulingFields(RequestBody):
     ) = None
 
 
-def key_scheduling(key: ApiKey | None) -> SchedulingParams:
-    """What applies to the requests of a key. Those without one share a tenant."""
-    return SchedulingParams() if key is None else SchedulingParams(key.priority, key.name)
+def key_scheduling(key: ApiKey | None, background: int = 0) -> SchedulingParams:
+    """What applies to the requests of a key. Those without one share a tenant. `background` is added to priorities."""
+    return SchedulingParams(background) if key is None else SchedulingParams(key.priority + background, key.name)
 
 
 def request_scheduling(request: Request, body: RequestBody, default: SchedulingParams) -> SchedulingParams:
@@ -57,6 +57,8 @@ def request_scheduling(request: Request, body: RequestBody, default: SchedulingP
     """
     fields = body if isinstance(body, SchedulingFields) else None
     priority = default.priority if fields is None or fields.priority is None else fields.priority
+    if request.scope.get("is_batch"):
+        priority = default.priority  # all of a batch waits for everybody else
     key: ApiKey | None = request.scope.get("api_key")
     if priority < default.priority and not (key is not None and key.may_set_priority):
         raise ForbiddenError(

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from server.api.dependencies import Context, RequestContext
 from server.api.request_model import AUTO, LanguageOrAuto, NonBlankText
 from server.api.response_model import UsageInfo, usage_of
+from server.api.routing_fields import ExpertsFields
 from server.api.sse import Events
 from server.api.tasks import GREEDY, TaskFields, task_events
 from server.generation.service import GenerationService
@@ -21,7 +22,7 @@ DEFAULT_MAX_TOKENS = {"short": 32, "medium": 80, "long": 256}
 FREQUENCY_PENALTY = 0.5  # a small model that decodes greedily can fall into repeating itself
 
 
-class SummarizeRequest(TaskFields):
+class SummarizeRequest(TaskFields, ExpertsFields):
     text: NonBlankText
     language: LanguageOrAuto = AUTO
     length: Literal["short", "medium", "long"] = "medium"

@@ -6,6 +6,7 @@ from contextlib import aclosing
 from server.api.dependencies import RequestContext
 from server.api.request_model import ModelName
 from server.api.response_model import usage_of
+from server.api.routing_fields import piece_routing
 from server.api.sampling import SamplingFields
 from server.api.scheduling import SchedulingFields
 from server.api.sse import Event, Events
@@ -38,8 +39,9 @@ async def task_events(
     reasons = [FinishReason.STOP] * len(generations)
     async with aclosing(interleave(generations)) as deltas:
         async for index, delta in deltas:
-            if delta.text:
-                yield {"object": f"{name}.chunk", "id": answer_id, "index": index, "delta": delta.text}
+            routing = piece_routing(delta, context.admission.routing)
+            if delta.text or routing:
+                yield {"object": f"{name}.chunk", "id": answer_id, "index": index, "delta": delta.text, **routing}
             if delta.finish_reason is not None:
                 reasons[index] = delta.finish_reason
     yield {

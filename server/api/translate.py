@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field
 
 from server.api.dependencies import Context
 from server.api.request_model import AUTO, FirstErrorOnly, Language, LanguageOrAuto, NonBlankText, OneAsList
-from server.api.response_model import UsageInfo, usage_of
+from server.api.response_model import Omittable, UsageInfo, usage_of
+from server.api.routing_fields import AnswerRouting, RoutingFields, answer_routing
 from server.api.sse import Event
 from server.api.tasks import GREEDY, TaskFields, task_events
 from server.engine.types import FinishReason
@@ -24,7 +25,7 @@ MAX_TEXTS = 32
 DEFAULT_MAX_TOKENS = 512
 
 
-class TranslateRequest(TaskFields):
+class TranslateRequest(TaskFields, RoutingFields):
     text: Annotated[list[NonBlankText], FirstErrorOnly, Field(min_length=1, max_length=MAX_TEXTS), OneAsList]
     source_lang: LanguageOrAuto = AUTO
     target_lang: Language
@@ -53,6 +54,7 @@ class Translation(BaseModel):
     source_lang: str
     detected: bool
     finish_reason: str
+    routing: Omittable[AnswerRouting] = None
 
 
 class TranslateResponse(BaseModel):
@@ -91,7 +93,10 @@ async def translate(body: TranslateRequest, context: Context) -> Any:
     return TranslateResponse(
         id=answer_id,
         model=service.model_id,
-        translations=[Translation(text=result.text, **detail) for result, detail in texts],
+        translations=[
+            Translation(text=result.text, routing=answer_routing(result, context.admission.routing), **detail)
+            for result, detail in texts
+        ],
         usage=usage_of(context.admission.generations),
         warnings=warnings,
     )

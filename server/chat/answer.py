@@ -7,6 +7,7 @@ from enum import StrEnum
 from server.chat.request import ToolCall
 from server.generation.logprobs import DecodedLogprobs
 from server.generation.stream import Usage
+from server.generation.token_routing import RoutedToken
 
 
 class ChatFinishReason(StrEnum):
@@ -36,15 +37,21 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class ChatDelta:
-    """The next piece of an answer. The last one, and no other, has a `finish_reason`."""
+    """The next piece of an answer. The last one, and no other, has a `finish_reason`.
+
+    `in_reasoning`: its tokens are reasoning, or the marker that ends it.
+    """
 
     content: str = ""
     reasoning: str = ""
+    in_reasoning: bool = False
     tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: tuple[DecodedLogprobs, ...] = ()
     prompt_logprobs: tuple[DecodedLogprobs, ...] = ()
     token_ids: tuple[int, ...] = ()
     finish_reason: ChatFinishReason | None = None
+    routing: tuple[RoutedToken, ...] = ()
+    prompt_routing: tuple[RoutedToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,8 @@ class ChatResult:
     logprobs: tuple[DecodedLogprobs, ...] = ()
     prompt_logprobs: tuple[DecodedLogprobs, ...] = ()
     token_ids: tuple[int, ...] = ()
+    routing: tuple[RoutedToken, ...] = ()
+    prompt_routing: tuple[RoutedToken, ...] = ()
 
 
 def fold(deltas: Sequence[ChatDelta], usage: Usage) -> ChatResult:
@@ -74,6 +83,8 @@ def fold(deltas: Sequence[ChatDelta], usage: Usage) -> ChatResult:
         logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
         prompt_logprobs=tuple(entry for delta in deltas for entry in delta.prompt_logprobs),
         token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
+        routing=tuple(token for delta in deltas for token in delta.routing),
+        prompt_routing=tuple(token for delta in deltas for token in delta.prompt_routing),
     )
 
 

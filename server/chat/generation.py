@@ -99,6 +99,7 @@ class RoutedGeneration(ChatGeneration):
 
     def _routed(self, delta: TextDelta) -> ChatDelta:
         self._token_ids += delta.token_ids
+        in_reasoning = self._router.field is Field.REASONING
         content, reasoning, calls = "", "", []
         for field in self._fields(delta):
             if field.field is Field.CONTENT:
@@ -117,6 +118,7 @@ class RoutedGeneration(ChatGeneration):
         return replace(
             routed,
             reasoning=reasoning,
+            in_reasoning=in_reasoning,
             tool_calls=tuple(calls),
             token_ids=self._unsent_ids + delta.token_ids,
             finish_reason=self._finish_reason(routed.finish_reason),
@@ -143,7 +145,8 @@ class RoutedGeneration(ChatGeneration):
 
 
 def _says_something(delta: ChatDelta) -> bool:
-    return bool(delta.content or delta.reasoning or delta.tool_calls or delta.logprobs or delta.prompt_logprobs)
+    pieces = (delta.content, delta.reasoning, delta.tool_calls, delta.logprobs, delta.prompt_logprobs)
+    return any(pieces) or bool(delta.routing or delta.prompt_routing)
 
 
 def _chat_delta(delta: TextDelta, content: str) -> ChatDelta:
@@ -154,4 +157,6 @@ def _chat_delta(delta: TextDelta, content: str) -> ChatDelta:
         prompt_logprobs=delta.prompt_logprobs,
         token_ids=delta.token_ids,
         finish_reason=None if reason is None else ChatFinishReason(reason.value),
+        routing=delta.routing,
+        prompt_routing=delta.prompt_routing,
     )

@@ -13,7 +13,8 @@ from server.commands.common.errors import errors_in_one_line
 
 if TYPE_CHECKING:
     from model.evaluation.progress import RichProgress
-    from model.evaluation.report import EvaluationReport, ExpertsRow
+    from model.evaluation.report import EvaluationReport
+    from model.loading.quality import ExpertsRow
     from server.commands.url_model import UrlModel
 
 TASK_NAMES = "translate, summarize, analyze, chat, generate, fairness, or a pattern such as translate/tatoeba-*"

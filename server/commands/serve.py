@@ -33,9 +33,10 @@ def serve(**given: Any) -> None:
         raise failure(KEY_ON_COMMAND_LINE)
     settings = read_settings(**given)
 
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, as_json=settings.log_format == "json")
     with ExitStack() as stack:
         with garbage_collection_paused():
+            from server.batches.directory import open_batch_directory
             from server.middleware.api_keys import ApiKeys
             from server.startup.listeners import bound
             from server.startup.uvicorn_server import run
@@ -43,8 +44,9 @@ def serve(**given: Any) -> None:
             with errors_in_one_line():
                 ApiKeys.from_settings(settings)  # before the model is loaded: a file that cannot be used
                 listeners = stack.enter_context(bound(settings))
+                batch_directory = stack.enter_context(open_batch_directory(settings))
             open_backend = load_backend(settings)
-        run(settings, open_backend, listeners)
+        run(settings, open_backend, listeners, batch_directory)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class SamplingParams:
     `beam_width` above 1 runs a beam search of that width; its answer comes in one output.
 
     `grammar` (Lark text, or llguidance's JSON form) says which outputs are allowed. The sequence ends with STOP where
-    nothing may follow, with or without an end token.
+    nothing may follow, with or without an end token. Compile it before: the engine waits for a plain text.
     """
 
     max_tokens: int
@@ -86,12 +86,14 @@ class SchedulingParams:
 class ReturnedRouting:
     """Which routing a request gets back: of `layers`, at most the `top` experts of a token with the largest gates.
 
-    `prompt`: that of the prompt tokens too, which are then all computed.
+    `prompt`: that of the prompt tokens too, which are then all computed. It begins with the first token asked for and
+    ends after `max_tokens` tokens.
     """
 
     layers: tuple[int, ...]
     top: int | None = None
     prompt: bool = False
+    max_tokens: int = 2**17
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +102,14 @@ class RoutingParams:
 
     `experts_per_token` replaces the model's own number in every MoE layer. Where it is None and `adaptive`, the engine
     may lower the number under load. `masked_experts` are the experts, by layer, that get no token of the request.
-    `returned` says what the request gets to know about the choices.
+    `returned` says what the request gets to know about the choices, and `task` under which name they are counted.
     """
 
     experts_per_token: int | None = None
     adaptive: bool = True
     masked_experts: tuple[tuple[int, tuple[int, ...]], ...] = ()
     returned: ReturnedRouting | None = None
+    task: str = ""
 
 
 DEFAULT_ROUTING = RoutingParams()
@@ -119,8 +122,7 @@ class _Request:
     A boundary p means: the first p prompt tokens are likely to be shared with other requests (the end of a system
     prompt, the end of a turn). `boundaries` are ascending. `arrival_time` is time.monotonic() seconds. Requests reuse
     each other's prefixes only if they have the same `cache_salt`. After generated tokens of `snapshot_token_ids` the
-    recurrent state is saved, because others may go on from there, such as from the end of reasoning. `task` is the name
-    under which the load of experts is counted.
+    recurrent state is saved, because others may go on from there, such as from the end of reasoning.
     """
 
     request_id: str
@@ -130,7 +132,6 @@ class _Request:
     cache_salt: str = field(default="", kw_only=True)
     scheduling: SchedulingParams = field(default=SchedulingParams(), kw_only=True)
     routing: RoutingParams = field(default=DEFAULT_ROUTING, kw_only=True)
-    task: str = field(default="", kw_only=True)
     snapshot_token_ids: frozenset[int] = field(default=frozenset(), kw_only=True)
 
 
@@ -182,7 +183,7 @@ class TokenLogprobs:
 class TokenRouting:
     """The experts that one token went to, in each layer of `ReturnedRouting.layers`, largest gate first.
 
-    `gates` are the weights of their outputs, float32 values.
+    `gates` are the weights of their outputs, rounded to nine decimals.
     """
 
     experts: tuple[tuple[int, ...], ...]
@@ -218,7 +219,7 @@ class EngineOutput:
     is_request_error: bool = False  # the error is the request's own fault, not the server's
     routing: tuple[TokenRouting, ...] = ()  # one per token, when asked for: of the step that the token is sampled from
     prompt_routing: tuple[TokenRouting, ...] = ()  # one per prompt token, only on the first output, when asked for
-    experts_per_token: int | None = None  # what the engine chose under load; None: the request's or the model's number
+    experts_per_token: int | None = None  # only on the terminal output; None: the model's own number
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +230,15 @@ class LayerLoad:
     tokens_per_expert: tuple[int, ...]
     entropy: float  # nats, running mean of the router's distribution per token
     imbalance: float  # MaxVio: (max load - mean load) / mean load
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLoad:
+    """Expert load of one task in some minutes: (token, expert) pairs by MoE layer and expert."""
+
+    task: str
+    num_tokens: int
+    pairs: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,3 +262,4 @@ class EngineStats:
     step_failures: int
     healthy: bool  # False after several failed steps in a row
     layers: tuple[LayerLoad, ...] = ()
+    experts_per_token: int | None = None  # of new sequences, where the engine chooses it

@@ -3,7 +3,7 @@
 import math
 from itertools import pairwise
 
-from model.config import ModelConfig, check_experts_per_token
+from model.config import ModelConfig, check_experts_per_token, check_masked_experts
 from server.engine.types import EngineRequest, SamplingParams, ThinkingBudget
 
 MAX_BEAM_WIDTH = 8
@@ -29,6 +29,7 @@ def check_request(request: EngineRequest, network: ModelConfig, *, max_model_len
         raise ValueError(f"boundaries are {boundaries}: give ascending positions from 1 to {len(prompt)}")
     if request.routing.experts_per_token is not None:
         check_experts_per_token(network, request.routing.experts_per_token)
+    check_masked_experts(network, dict(request.routing.masked_experts), request.routing.experts_per_token)
     check_sampling(request.sampling, vocab_size)
 
 

@@ -5,12 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
 
-from server.engine.types import SamplingParams, SchedulingParams
+from server.engine.types import DEFAULT_ROUTING, RoutingParams, SamplingParams, SchedulingParams
 from server.errors import InvalidRequestError, RequestCancelledError
 from server.generation.prompt import Prompt
 from server.generation.segments import RETRY_SECONDS, SegmentedPrompt
 from server.generation.service import DEFAULT_OPTIONS, DEFAULT_SCHEDULING, GenerationService
 from server.generation.stream import RunningGeneration, TextOptions
+from server.generation.token_routing import within_bounds
 
 
 def _ignore_usage(prompt_tokens: int, completion_tokens: int) -> None:
@@ -20,8 +21,9 @@ def _ignore_usage(prompt_tokens: int, completion_tokens: int) -> None:
 class Admission:
     """Starts the generations of one request and owns them.
 
-    `generations` holds all that were started, in order; together they are the usage of the request. As a context
-    manager it aborts those that still run when the block is left: when the answer was sent, and when the client left.
+    `routing` says how the tokens of all of them are routed. `generations` holds all that were started, in order;
+    together they are the usage of the request. As a context manager it aborts those that still run when the block is
+    left: when the answer was sent, and when the client left.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class Admission:
         service: GenerationService,
         request_id: str,
         scheduling: SchedulingParams = DEFAULT_SCHEDULING,
+        routing: RoutingParams = DEFAULT_ROUTING,
         *,
         cache_salt: str = "",
         record_usage: Callable[[int, int], None] = _ignore_usage,
@@ -39,6 +42,7 @@ class Admission:
         self.service = service
         self.request_id = request_id
         self.scheduling = scheduling
+        self.routing = routing
         self._cache_salt = cache_salt
         self._record_usage = record_usage
         self._recorded_prompt_tokens = 0
@@ -79,6 +83,7 @@ class Admission:
         if self._is_cancelled:
             raise RequestCancelledError
         self._check_capacity(len(prompts) * n)
+        routing = within_bounds(self.routing, self.service.facts, _num_generations(prompts) * n)
         started: list[RunningGeneration] = []
         try:
             for prompt in (prompt.in_namespace(self._cache_salt) for prompt in prompts):
@@ -88,7 +93,9 @@ class Admission:
                     follow_up = bool(self.generations or started)
                     seeded = replace(sampling, seed=seed)
                     started.append(
-                        self.service.start(engine_id, prompt, seeded, options, self.scheduling, follow_up=follow_up)
+                        self.service.start(
+                            engine_id, prompt, seeded, options, self.scheduling, routing=routing, follow_up=follow_up
+                        )
                     )
         except BaseException:
             for generation in started:
@@ -121,3 +128,7 @@ class Admission:
                 f"This takes {count} generations at once, and this server holds {capacity}: send several smaller "
                 "requests."
             )
+
+
+def _num_generations(prompts: Sequence[Prompt | SegmentedPrompt]) -> int:
+    return sum(len(prompt.segments) if isinstance(prompt, SegmentedPrompt) else 1 for prompt in prompts)

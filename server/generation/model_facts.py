@@ -1,6 +1,27 @@
 """What is told of the served model to those who ask for a list of models."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from model.loading.routing_baseline import RoutingBaseline
+
+
+@dataclass(frozen=True, slots=True)
+class RouterFacts:
+    """`num_experts` is by index of the MoE layer.
+
+    `experts_per_token` is the number that the server runs with; None where the router chooses it, token by token.
+    """
+
+    name: str
+    num_experts: Mapping[int, int]
+    experts_per_token: int | None = None
+    baseline: RoutingBaseline | None = None  # how busy the experts usually are
+
+    @property
+    def most_experts_per_token(self) -> int:
+        """How many experts a token can go to in one layer."""
+        return self.experts_per_token or max(self.num_experts.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,3 +33,4 @@ class ModelFacts:
     hidden_size: int = 0
     weight_bytes: int = 0
     weight_scheme: str = "unknown"
+    router: RouterFacts | None = None  # None: a model without experts

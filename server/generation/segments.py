@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from server.engine.types import FinishReason
 from server.errors import OverloadedError
 from server.generation.prompt import Prompt
-from server.generation.stream import Generation, GenerationResult, TextDelta, Usage, fold
+from server.generation.stream import Generation, GenerationResult, TextDelta, Usage, fewest_experts, fold
 
 MAX_PARALLEL_SEGMENTS = 32  # of one request, the one being read included
 RETRY_SECONDS = 0.05
@@ -61,6 +61,7 @@ class SegmentedGeneration:
             sum(part.prompt_tokens for part in parts),
             sum(part.completion_tokens for part in parts),
             sum(part.cached_tokens for part in parts),
+            experts_per_token=fewest_experts(parts),
         )
 
     @property

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from model.loading.pooling import Pooling
 from model.loading.quality import Quality
@@ -21,11 +20,13 @@ from model.text.chat_template import (
 from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import DeadlineError, EngineClient, EngineClosedError, QueueFullError
-from server.engine.grammar.compiler import GrammarCompiler
+from server.engine.grammar.compiler import CompiledGrammar, GrammarCompiler
 from server.engine.types import (
+    DEFAULT_ROUTING,
     EmbedRequest,
     EngineRequest,
     GenerateRequest,
+    RoutingParams,
     SamplingParams,
     SchedulingParams,
     ScoreRequest,
@@ -46,6 +47,7 @@ from server.generation.prompt import Prompt
 from server.generation.run_in_thread import LONG_TEXT, run_in_thread
 from server.generation.segments import SegmentedGeneration, SegmentedPrompt
 from server.generation.stream import Generation, GenerationObserver, TextOptions
+from server.generation.tracing import with_spans
 
 NEUTRAL = GenerationDefaults()
 UNKNOWN = Quality()
@@ -139,7 +141,7 @@ class GenerationService:
         parser = self.chat_format.content_parser(PromptEnd(prompt.text + start))
         return replace(prompt, token_ids=token_ids, text=prompt.text + start, content_parser=parser)
 
-    async def compile_grammar(self, grammar: AnswerGrammar, after: str | None = None) -> str:
+    async def compile_grammar(self, grammar: AnswerGrammar, after: str | None = None) -> CompiledGrammar:
         """The grammar of a request for SamplingParams, compiled in a thread before the request is started.
 
         `after`: what comes before the answer, see `grammar.following`. Raises InvalidRequestError that names the place
@@ -149,16 +151,15 @@ class GenerationService:
             raise InvalidRequestError("Answers cannot be constrained here.", param=grammar.param)
         try:
             text = await asyncio.to_thread(_grammar_text, grammar, after)
-            await self._compile(text, grammar)
+            return await self._compile(text, grammar)
         except SchemaError as error:
             param = f"{grammar.param}.{error.place}" if error.place else grammar.param
             raise InvalidRequestError(f"{param}: {error}.", param=param) from error
-        return text
 
-    async def _compile(self, text: str, grammar: AnswerGrammar) -> None:
+    async def _compile(self, text: str, grammar: AnswerGrammar) -> CompiledGrammar:
         assert self._grammars is not None
         try:
-            await asyncio.wrap_future(self._grammars.start(text))
+            return await asyncio.wrap_future(self._grammars.start(text))
         except ValueError as error:
             raise await asyncio.to_thread(grammar.explain, str(error), self._grammars.validate) from error
 
@@ -208,6 +209,7 @@ class GenerationService:
         options: TextOptions = DEFAULT_OPTIONS,
         scheduling: SchedulingParams = DEFAULT_SCHEDULING,
         *,
+        routing: RoutingParams = DEFAULT_ROUTING,
         follow_up: bool = False,
     ) -> Generation | SegmentedGeneration:
         """Submit to the engine. `sampling.max_tokens` is cut to what the context holds.
@@ -219,7 +221,7 @@ class GenerationService:
         """
 
         def submit(request_id: str, prompt: Prompt, follow_up: bool) -> Generation:
-            request = _request(request_id, prompt, self._fit(prompt, sampling), scheduling)
+            request = _request(request_id, prompt, self._fit(prompt, sampling), scheduling, routing)
             return self._submit(request, prompt, options, follow_up)
 
         try:
@@ -247,7 +249,7 @@ class GenerationService:
                 follow_up=follow_up,
                 engine=self.engine,
                 tokenizer=self.tokenizer,
-                observer=self._observer,
+                observer=with_spans(self._observer, request, self.model_id),
             )
         except DeadlineError as late:
             raise DeadlineUnreachableError(retry_after=late.retry_after) from late
@@ -296,18 +298,23 @@ def _grammar_text(grammar: AnswerGrammar, after: str | None) -> str:
     return grammar.text() if after is None else following(after, grammar.text())
 
 
-def _request(request_id: str, prompt: Prompt, sampling: SamplingParams, scheduling: SchedulingParams) -> EngineRequest:
+def _request(
+    request_id: str, prompt: Prompt, sampling: SamplingParams, scheduling: SchedulingParams, routing: RoutingParams
+) -> EngineRequest:
     """A request for new tokens, for a vector, or, where neither is wanted, for the scores of the prompt."""
-    common: dict[str, Any] = {
-        "boundaries": prompt.boundaries,
-        "arrival_time": time.monotonic(),
-        "cache_salt": prompt.cache_salt,
-        "scheduling": scheduling,
-    }
+    ids = prompt.token_ids
     if prompt.pooling is not None:
-        return EmbedRequest(request_id, prompt.token_ids, prompt.pooling, **common)
-    if sampling.prompt_logprobs and not sampling.max_tokens:
-        return ScoreRequest(request_id, prompt.token_ids, sampling.logprobs or 0, **common)
-    return GenerateRequest(
-        request_id, prompt.token_ids, sampling, snapshot_token_ids=prompt.snapshot_token_ids, **common
+        request: EngineRequest = EmbedRequest(request_id, ids, prompt.pooling)
+    elif sampling.prompt_logprobs and not sampling.max_tokens:
+        request = ScoreRequest(request_id, ids, sampling.logprobs or 0)
+    else:
+        request = GenerateRequest(request_id, ids, sampling)
+    return replace(
+        request,
+        boundaries=prompt.boundaries,
+        arrival_time=time.monotonic(),
+        cache_salt=prompt.cache_salt,
+        scheduling=scheduling,
+        routing=routing,
+        snapshot_token_ids=prompt.snapshot_token_ids,
     )

@@ -5,7 +5,7 @@ Streaming and whole answers use the same generator: `Generation.result()` folds 
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol, TypeVar
@@ -23,6 +23,7 @@ from server.errors import (
 )
 from server.generation.logprobs import DecodedLogprobs, decode_logprobs
 from server.generation.stop_strings import StopStringMatcher
+from server.generation.token_routing import RoutedToken, routed_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +43,20 @@ class TextOptions:
 class Usage:
     """Token counts of one generation; `cached_tokens` of the prompt came from the prefix cache.
 
-    `reasoning_tokens` of the completion are reasoning, as far as the answer is read so.
+    `reasoning_tokens` of the completion are reasoning, as far as the answer is read so. `experts_per_token` is there if
+    the request asked for a number, or the engine chose one.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
     reasoning_tokens: int = 0
+    experts_per_token: int | None = None
+
+
+def fewest_experts(usages: Iterable[Usage]) -> int | None:
+    """The smallest number of experts per token, of the generations that have one."""
+    return min((usage.experts_per_token for usage in usages if usage.experts_per_token is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,8 @@ class TextDelta:
     finish_reason: FinishReason | None = None
     token_ids: tuple[int, ...] = ()  # those that end the text included
     embedding: tuple[float, ...] = ()  # in place of text
+    routing: tuple[RoutedToken, ...] = ()  # of the generated tokens, if asked for
+    prompt_routing: tuple[RoutedToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +84,8 @@ class GenerationResult:
     usage: Usage
     token_ids: tuple[int, ...] = ()
     embedding: tuple[float, ...] = ()
+    routing: tuple[RoutedToken, ...] = ()
+    prompt_routing: tuple[RoutedToken, ...] = ()
 
 
 def fold(deltas: Sequence[TextDelta], usage: Usage) -> GenerationResult:
@@ -88,6 +100,8 @@ def fold(deltas: Sequence[TextDelta], usage: Usage) -> GenerationResult:
         usage=usage,
         token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
         embedding=deltas[-1].embedding,
+        routing=tuple(token for delta in deltas for token in delta.routing),
+        prompt_routing=tuple(token for delta in deltas for token in delta.prompt_routing),
     )
 
 
@@ -197,7 +211,8 @@ class Generation:
 
         `continues_text` and `content_parser`: see Prompt; `follow_up`: see EngineClient.submit.
         """
-        self._request = request
+        self._request_id, self._prompt_tokens = request.request_id, len(request.prompt_token_ids)
+        self._prompt_token_ids = request.prompt_token_ids  # until the end: tasks keep their finished generations
         self._engine = engine
         self._tokenizer = tokenizer
         self._observer = observer
@@ -215,16 +230,23 @@ class Generation:
         self._unsent_ids: tuple[int, ...] = ()  # of tokens that have made no text yet
         self._completion_tokens = 0
         self._cached_tokens = 0
+        self._experts_per_token = request.routing.experts_per_token
         self._last_output: float | None = None
         self._finished = False
         self._is_stopped = False
         self._is_cancelled = False
+        self._has_text = isinstance(request, GenerateRequest)
         self._outputs = engine.submit(request, follow_up=follow_up)
 
     @property
     def usage(self) -> Usage:
         """Counts so far."""
-        return Usage(len(self._request.prompt_token_ids), self._completion_tokens, self._cached_tokens)
+        return Usage(
+            self._prompt_tokens,
+            self._completion_tokens,
+            self._cached_tokens,
+            experts_per_token=self._experts_per_token,
+        )
 
     @property
     def stop_string(self) -> str | None:
@@ -240,13 +262,13 @@ class Generation:
         """End the generation because its text is complete: it ends with STOP, and has no more text."""
         if not self.stopped and not self._finished:
             self._is_stopped = True
-            self._engine.abort(self._request.request_id)
+            self._engine.abort(self._request_id)
 
     def cancel(self) -> None:
         """End the generation because it was asked for: it ends with ABORT and the text so far."""
         if not self.stopped and not self._finished:
             self._is_cancelled = True
-            self._engine.abort(self._request.request_id)
+            self._engine.abort(self._request_id)
 
     def abort(self) -> None:
         """End the generation because the client has left. Does nothing if it has ended."""
@@ -258,7 +280,7 @@ class Generation:
         """End the generation for a reason of the server's own, which does not count as an abort."""
         if not self._finished:
             self._finished = True
-            self._engine.abort(self._request.request_id)
+            self._engine.abort(self._request_id)
 
     async def deltas(self) -> AsyncIterator[TextDelta]:
         """Yield the text as it grows.
@@ -273,7 +295,7 @@ class Generation:
                 yield self._close(output, delta)
                 return
             self._unsent_ids = delta.token_ids
-            if delta.text or delta.logprobs or delta.prompt_logprobs:
+            if delta.text or delta.logprobs or delta.prompt_logprobs or delta.routing or delta.prompt_routing:
                 self._unsent_ids = ()
                 yield delta
         raise EngineFailedError("The engine ended this request without a reason.")
@@ -292,6 +314,7 @@ class Generation:
         if not self.stopped:
             self._completion_tokens += len(output.token_ids)
         self._cached_tokens = max(self._cached_tokens, output.num_cached_tokens)
+        self._experts_per_token = output.experts_per_token or self._experts_per_token
 
     def _delta(self, output: EngineOutput) -> TextDelta:
         if self.stopped:
@@ -302,13 +325,15 @@ class Generation:
             shown -= 1  # the token that ended the text is not part of it
         text = self._matcher.push(self._detokenizer.push(output.token_ids[:shown]))
         if self._matcher.matched is not None and output.finish_reason is None:
-            self._engine.abort(self._request.request_id)
+            self._engine.abort(self._request_id)
         return TextDelta(
             text,
             decode_logprobs(self._tokenizer, output.logprobs[:shown]),
             decode_logprobs(self._tokenizer, output.prompt_logprobs),
             token_ids=self._unsent_ids + output.token_ids,
             embedding=output.embedding,
+            routing=routed_tokens(self._tokenizer, output.token_ids, output.routing),
+            prompt_routing=routed_tokens(self._tokenizer, self._prompt_token_ids, output.prompt_routing),
         )
 
     def _close(self, output: EngineOutput, delta: TextDelta) -> TextDelta:
@@ -321,7 +346,7 @@ class Generation:
             text += self._matcher.finish()
         else:
             reason = FinishReason.STOP
-        self._finished = True
+        self._finished, self._prompt_token_ids = True, ()
         self._observer.finished(reason, self.usage, output.times)
         if reason is FinishReason.ERROR and output.is_request_error:
             raise InvalidRequestError(output.error or "This request cannot be completed.")
@@ -329,7 +354,7 @@ class Generation:
             raise EngineFailedError(output.error or "The step that held this request failed.")
         if reason is FinishReason.ABORT and not self._is_cancelled:
             raise UnavailableError("The server is stopping; this answer was cut off.", retry_after=1)
-        if not isinstance(self._request, GenerateRequest):
+        if not self._has_text:
             _check_complete(reason)
         return replace(delta, text=text, finish_reason=reason)
 

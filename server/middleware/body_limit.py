@@ -1,6 +1,7 @@
 """Which request bodies are read, and when: uncompressed ones up to a size, large ones one after another."""
 
 import asyncio
+from collections.abc import Mapping
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -14,7 +15,9 @@ PAUSE = 0.005  # seconds
 
 
 class BodyLimit:
-    """Answers 413 to a longer body (at once if Content-Length is too large, else when too many bytes have arrived), and
+    """`of_paths` has the limits of paths that read more than others.
+
+    Answers 413 to a longer body (at once if Content-Length is too large, else when too many bytes have arrived), and
     415 to a compressed one, whose size would not be bounded.
 
     The application parses a body as soon as it has the whole of it. Large bodies that arrive together are handed over
@@ -23,15 +26,17 @@ class BodyLimit:
     FastAPI's own `max_body_size` answers in plain text; this middleware uses the error shape of all other answers.
     """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, limit: int, of_paths: Mapping[str, int] | None = None) -> None:
         self._app = app
         self._limit = limit
+        self._of_paths = of_paths or {}
         self._large_bodies = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        error = self._refusal(Headers(scope=scope))
+        limit = self._of_paths.get(scope["path"], self._limit)
+        error = _refusal(Headers(scope=scope), limit)
         if error is not None:
             return await JSONResponse(error.body(scope["path"]), error.status)(scope, receive, send)
         received = 0
@@ -40,7 +45,7 @@ class BodyLimit:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._limit:
+            if received > limit:
                 # While FastAPI reads a body, only an HTTPException gets through; its handler answers in our shape.
                 raise HTTPException(413)
             if received > LARGE and not message.get("more_body"):
@@ -50,12 +55,13 @@ class BodyLimit:
 
         return await self._app(scope, limited_receive, send)
 
-    def _refusal(self, headers: Headers) -> RequestError | None:
-        """What is wrong with the body according to the headers."""
-        encoding = headers.get("content-encoding", "identity")
-        if encoding.lower() != "identity":
-            return CompressedBodyError(encoding[:32])
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length[:20]) > self._limit:
-            return BodyTooLargeError(self._limit)
-        return None
+
+def _refusal(headers: Headers, limit: int) -> RequestError | None:
+    """What is wrong with the body according to the headers."""
+    encoding = headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        return CompressedBodyError(encoding[:32])
+    length = headers.get("content-length", "0")
+    if length.isdecimal() and int(length[:20]) > limit:
+        return BodyTooLargeError(limit)
+    return None

@@ -13,7 +13,7 @@ OLLAMA = "/api/"
 class PathAliases:
     """Rewrites a path before it is routed.
 
-    It is the innermost middleware: keys and logs see the path as it was sent, and what the API key closes stays closed
+    It is an inner middleware: keys and logs see the path as it was sent, and what the API key closes stays closed
     under each spelling. The first part of a path decides: a route that has a path without /v1 keeps it.
     """
 

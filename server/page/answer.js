@@ -67,7 +67,7 @@ export class Answer {
   /** Open in the newest answer alone. */
   tokens() {
     for (const other of document.querySelectorAll("details.path-of-tokens")) other.open = false;
-    const title = this.server.routing ? "Tokens and their path through the layers" : "Tokens";
+    const title = this.record.layers.length ? "Tokens and their path through the layers" : "Tokens";
     const task = this.request.path.replace("v1/", "");
     const view = () => tokensView(this.record, this.server.routing, task);
     const details = folded(title, "path-of-tokens", view, tokensOpen);
@@ -93,7 +93,8 @@ function newWarnings(warnings) {
 function summary({ usage, reason }, seconds) {
   const parts = [];
   if (usage?.completion_tokens) parts.push(`${usage.completion_tokens} tokens in ${seconds.toFixed(1)} s`);
-  if (usage?.experts_per_token) parts.push(`${usage.experts_per_token} experts per token`);
+  const experts = usage?.experts_per_token;
+  if (experts) parts.push(`${experts} expert${experts > 1 ? "s" : ""} per token`);
   const cached = usage?.prompt_tokens_details?.cached_tokens;
   if (cached) parts.push(`${cached} of ${usage.prompt_tokens} prompt tokens from the cache`);
   if (reason === "length") parts.push("cut off at the length limit");

@@ -49,12 +49,17 @@ function post(path, body, signal) {
 /** The response, if it is a good one. Where the key is missing or wrong, asks for it and tries again. */
 async function request(path, options = {}, mayAsk = true) {
   const key = apiKey.get();
-  const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${key}` }) };
+  const headers = { ...options.headers, ...(key && { Authorization: `Bearer ${utf8(key)}` }) };
   const response = await fetched(path, { ...options, headers });
   if (response.ok) return response;
   const error = await errorOf(response);
   if (response.status === 401 && mayAsk && (await apiKey.ask(key))) return request(path, options);
   throw error;
+}
+
+/** The value of a header is bytes, one a character: here those of UTF-8, as other clients send a key. */
+function utf8(text) {
+  return String.fromCharCode(...new TextEncoder().encode(text));
 }
 
 async function fetched(path, options) {

@@ -1,7 +1,7 @@
 /** A matrix of layers and experts as a picture. */
 
-const CELL = 12;
-const GAP = 2;
+const CELL = 24; // pixels, which the style sheet scales down
+const GAP = 4;
 
 /** `counts`: one row a layer, one column an expert. A cell is the darker the more of its layer's tokens it got. */
 export function drawHeatmap(canvas, counts) {
@@ -15,7 +15,7 @@ export function drawHeatmap(canvas, counts) {
     row.forEach((count, expert) => {
       context.globalAlpha = 0.07 + 0.93 * (count / most);
       context.beginPath();
-      context.roundRect(expert * CELL, layer * CELL, CELL - GAP, CELL - GAP, 2);
+      context.roundRect(expert * CELL, layer * CELL, CELL - GAP, CELL - GAP, 4);
       context.fill();
     });
   });

@@ -20,6 +20,7 @@ export function startLoad() {
 
 async function takeSample(samples) {
   samples.push(parse(await getTextQuietly("metrics")));
+  find("#load").hidden = false;
   if (samples.length > HISTORY + 1) samples.shift();
   const newest = samples.at(-1);
   const rates = samples.slice(1).map((sample, at) => rate(samples[at], sample));
@@ -68,7 +69,8 @@ function showShare(samples) {
 
 function drawCurve(curve, rates) {
   const top = Math.max(1, ...rates);
-  const points = rates.map((value, at) => `${HISTORY - rates.length + at + 1},${(30 - (28 * value) / top).toFixed(1)}`);
+  const padded = [...Array(HISTORY + 1 - rates.length).fill(0), ...rates];
+  const points = padded.map((value, at) => `${at},${(30 - (28 * value) / top).toFixed(1)}`);
   curve.replaceChildren(svg("polyline", { points: points.join(" ") }));
 }
 
@@ -76,6 +78,8 @@ function show(name, value) {
   find(`#${name}`).textContent = value;
 }
 
-function showNothing() {
+/** Not every key may see the load. */
+function showNothing(error) {
+  find("#load").hidden = error.status === 403;
   for (const name of ["running", "waiting", "tokens-per-second"]) show(name, "–");
 }

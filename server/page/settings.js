@@ -31,7 +31,7 @@ class Slider {
 export class Settings {
   constructor() {
     this.temperature = new Slider("temperature", (value) => (find("#temperature-note").textContent = note(value)));
-    this.experts = new Slider("experts-per-token", markRow);
+    this.experts = new Slider("experts-per-token", markColumn);
   }
 
   /** `bounds` of GET /v1/routing, null where the number cannot be chosen; `quality`: measured, by number. */
@@ -53,21 +53,22 @@ function note(value) {
   return value === null ? "" : NOTES.find(([most]) => value <= most)[1];
 }
 
-/** The measured scores, a row for each number of experts. */
+/** The measured scores: a row for each task, a column for each number of experts. */
 function qualityRows(quality, { min, max }) {
   const offered = quality.filter(({ experts_per_token: number }) => min <= number && number <= max);
   if (!offered.length) return [];
-  const names = Object.keys(offered[0].scores);
-  const head = el("tr", {}, el("th", { scope: "col" }, "experts"), ...names.map((name) => el("th", { scope: "col" }, name)));
-  const rows = offered.map(({ experts_per_token: number, scores }) => {
-    const cells = names.map((name) => el("td", {}, scores[name].toFixed(name.includes("bits") ? 2 : 1)));
-    return el("tr", { "data-experts": number }, el("th", { scope: "row" }, number), ...cells);
+  const cell = (tag, { experts_per_token: number }, text) => el(tag, { "data-experts": number }, text);
+  const head = offered.map((entry) => cell("th", entry, entry.experts_per_token));
+  const rows = Object.keys(offered[0].scores).map((name) => {
+    const scores = offered.map((entry) => cell("td", entry, entry.scores[name].toFixed(name.includes("bits") ? 2 : 1)));
+    return el("tr", {}, el("th", { scope: "row" }, name), ...scores);
   });
-  return [el("caption", {}, "Measured quality"), el("thead", {}, head), el("tbody", {}, ...rows)];
+  const title = el("caption", {}, "Measured quality, by experts per token");
+  return [title, el("thead", {}, el("tr", {}, el("td", {}), ...head)), el("tbody", {}, ...rows)];
 }
 
-function markRow(value) {
-  for (const row of document.querySelectorAll("#experts-quality [data-experts]")) {
-    row.classList.toggle("marked", Number(row.dataset.experts) === value);
+function markColumn(value) {
+  for (const cell of document.querySelectorAll("#experts-quality [data-experts]")) {
+    cell.classList.toggle("marked", Number(cell.dataset.experts) === value);
   }
 }

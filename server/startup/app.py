@@ -6,13 +6,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from server.api import ROUTERS, page
 from server.api.dependencies import WARNINGS_HEADER
 from server.api.exception_handlers import add_exception_handlers
+from server.api.in_process import InProcessExecutor
 from server.api.openapi_errors import router_options
+from server.batches.directory import BatchDirectory
+from server.batches.metrics import BatchCollector
+from server.batches.runner import BatchRunner
 from server.chat.service import ChatService
 from server.generation.service import GenerationService
 from server.metrics import Metrics
@@ -33,6 +38,9 @@ DESCRIPTION = (
 LOCALHOST = "localhost"  # in `cors_origins`: the pages that a web server on the user's machine serves
 LOCALHOST_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
+UPLOADS = "/v1/files"
+FORM_BYTES = 2**16  # of an upload, beside the file
+
 
 @dataclass(frozen=True, slots=True)
 class Backend:
@@ -42,8 +50,11 @@ class Backend:
     metrics: Metrics
 
 
-def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastAPI:
+def create_app(
+    settings: Settings, open_backend: Callable[[], Backend], batch_directory: BatchDirectory | None = None
+) -> FastAPI:
     """Build the application. `open_backend` is called on the event loop at startup, where an engine can start.
+    Without a `batch_directory` there are no files and no batches.
 
     When the lifespan ends, running requests get `settings.drain_grace` seconds to finish. A signal handler may begin
     that drain earlier, through `app.state.drain`; /health/ready answers 503 from then on. Raises ValueError for a keys
@@ -57,6 +68,11 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
         app.state.service, app.state.metrics = backend.service, backend.metrics
         app.state.chat = ChatService(backend.service)
         drain.close_engine = backend.service.engine.close
+        if batch_directory is not None:
+            batches = BatchRunner(batch_directory, InProcessExecutor(app), settings.batch_max_num_seqs)
+            app.state.batches, drain.stop_background = batches, batches.close
+            backend.metrics.registry.register(BatchCollector(batches))
+            batches.start()
         watching = asyncio.create_task(api_keys.watch())
         yield
         await drain.finish()
@@ -72,28 +88,49 @@ def create_app(settings: Settings, open_backend: Callable[[], Backend]) -> FastA
         docs_url=None,  # FastAPI's page loads scripts from the network; that of api/docs.py does not
         redoc_url=None,
         redirect_slashes=False,
-        telemetry={"logs": False},  # log records would contain bodies; traces and metrics follow the environment
+        telemetry=_telemetry(),
     )
     app.state.drain = drain
     app.state.api_keys = api_keys
     app.state.running_requests = {}  # the Admission of each, by request id
     app.state.cache_salt_per_key = settings.cache_salt_per_key
     app.state.strict = settings.strict
+    app.state.batches = None
+    app.state.allow_expert_masks = settings.allow_expert_masks
     for router in ROUTERS:
         app.include_router(router, **router_options(router))
     add_exception_handlers(app)
     return app
 
 
+def _telemetry() -> TelemetryConfig:
+    """Traces are sent to where OTEL_EXPORTER_OTLP_ENDPOINT says, which needs the extra `otel`.
+
+    Not log records, which would contain bodies, and not metrics, which /metrics has. Probes and scrapes have no traces.
+    """
+    return {
+        "logs": False,
+        "metrics": False,
+        "operation_spans": False,
+        "auto_configure": True,
+        "exclude": lambda scope: scope["type"] == "http" and scope["path"] in HEALTH_PATHS | {"/metrics"},
+    }
+
+
 def _middleware(settings: Settings, drain: Drain, api_keys: ApiKeys) -> list[Middleware]:
     """Outermost first. CORS comes before the key, because a browser's preflight request carries none."""
-    layers = [Middleware(RequestLog, settings.log_requests), _cors(settings.cors_origins), Middleware(BrowserPage)]
+    layers = [
+        Middleware(RequestLog, settings.log_requests, settings.log_slow_requests),
+        _cors(settings.cors_origins),
+        Middleware(BrowserPage),
+    ]
     if api_keys.requires_key:
         public = HEALTH_PATHS | page.PATHS | ({"/metrics"} if settings.metrics_public else set())
         layers.append(Middleware(ApiKeyAuth, api_keys, public))
     layers.append(Middleware(DrainGate, drain))
-    layers.append(Middleware(BodyLimit, settings.max_body_bytes))
     layers.append(Middleware(PathAliases, ROUTERS))
+    of_uploads = settings.batch_file_bytes + FORM_BYTES if settings.batch_dir else settings.max_body_bytes
+    layers.append(Middleware(BodyLimit, settings.max_body_bytes, {UPLOADS: of_uploads}))
     return layers
 
 

@@ -13,6 +13,7 @@ from types import FrameType
 
 import uvicorn
 
+from server.batches.directory import BatchDirectory
 from server.middleware.api_keys import ApiKeys
 from server.middleware.drain import Drain
 from server.settings import Settings
@@ -86,18 +87,26 @@ class DrainingServer(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def run(settings: Settings, open_backend: Callable[[], Backend], listeners: Listeners) -> None:
+def run(
+    settings: Settings,
+    open_backend: Callable[[], Backend],
+    listeners: Listeners,
+    batch_directory: BatchDirectory | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Returns when everything has ended."""
     sys.setswitchinterval(SWITCH_SECONDS)
-    _server(settings, open_backend).run(list(listeners))
+    _server(settings, open_backend, batch_directory).run(list(listeners))
 
 
 @contextmanager
 def in_background(
-    settings: Settings, open_backend: Callable[[], Backend], listener: socket.socket | None = None
+    settings: Settings,
+    open_backend: Callable[[], Backend],
+    listener: socket.socket | None = None,
+    batch_directory: BatchDirectory | None = None,
 ) -> Iterator[str]:
     """Serve on a socket, by default a free port of this machine, while the block runs; yields the base URL."""
-    server = _server(settings, open_backend)
+    server = _server(settings, open_backend, batch_directory)
     with listener or bind_tcp("127.0.0.1", 0)[0] as listener:
         url = url_of(listener)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="http")
@@ -113,8 +122,10 @@ def in_background(
             thread.join()
 
 
-def _server(settings: Settings, open_backend: Callable[[], Backend]) -> DrainingServer:
-    app = create_app(settings, open_backend)
+def _server(
+    settings: Settings, open_backend: Callable[[], Backend], batch_directory: BatchDirectory | None
+) -> DrainingServer:
+    app = create_app(settings, open_backend, batch_directory)
     config = uvicorn.Config(
         app,
         http=BoundedH11Protocol,

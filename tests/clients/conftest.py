@@ -11,6 +11,7 @@ from live_server import CONTEXT, ROOT, requests_by_code, running_server
 def pytest_addoption(parser: pytest.Parser) -> None:
     python = ROOT / ".venv" / "bin" / "python"
     parser.addoption("--server-python", type=Path, default=python, help="the Python that has the server's packages")
+    parser.addoption("--update-screenshots", action="store_true", help="take the pictures of docs/images again")
     parser.addoption("--fuzz-seconds", type=int, default=60, help="how long schemathesis may take")
 
 
@@ -22,9 +23,10 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    log = tmp_path_factory.mktemp("server") / "log"
-    context = ("--max-model-len", str(CONTEXT))
-    with running_server(request.config.getoption("--server-python"), log, *context) as url:
+    directory = tmp_path_factory.mktemp("server")
+    log = directory / "log"
+    options = ("--max-model-len", str(CONTEXT), "--batch-dir", str(directory / "batches"))
+    with running_server(request.config.getoption("--server-python"), log, *options) as url:
         yield url
     assert "Traceback" not in log.read_text()
 

@@ -69,8 +69,15 @@ def test_every_port_is_opened_on_this_machine_only(compose: dict[str, Any]) -> N
 
 def test_every_service_has_limits_and_a_pinned_image(compose: dict[str, Any]) -> None:
     for service in compose["services"].values():
-        assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}
+        assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory", "pids"}
         assert re.search(r":v?\d+\.\d+\.\d+$", service["image"])
+
+
+def test_every_service_can_do_little_harm(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
 
 
 def test_every_named_volume_is_declared_and_used(compose: dict[str, Any]) -> None:

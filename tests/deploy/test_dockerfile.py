@@ -4,16 +4,20 @@ import os
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from .files import DEPLOY, ROOT, program
 from .image import DOCKERFILE, IGNORE_FILE, is_ignored, stages
 
 BUILD_SCRIPT = DEPLOY / "docker/build.sh"
+LOCK_FILE = DEPLOY / "docker/requirements.lock"
 HEALTHCHECK = DEPLOY / "docker/healthcheck.py"
 
 
@@ -68,10 +72,36 @@ def test_the_copied_environment_is_the_built_one() -> None:
     assert [copy.arguments for copy in copies] == [(venv, venv)]
 
 
-@pytest.mark.parametrize("path", [DOCKERFILE, BUILD_SCRIPT, ROOT / "docker-compose.yml"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [DOCKERFILE, BUILD_SCRIPT, LOCK_FILE, ROOT / "docker-compose.yml"], ids=lambda path: path.name
+)
 def test_no_package_index_is_written_down(path: Path) -> None:
     hosts = [line for line in path.read_text().splitlines() if "://" in line and "127.0.0.1" not in line]
     assert hosts == []
+
+
+def locked_packages() -> dict[str, str]:
+    """Normalized names of the lock file, with all that belongs to a version."""
+    text = LOCK_FILE.read_text().replace("\\\n", "")
+    return {canonicalize_name(line.split("==")[0]): line for line in text.splitlines()}
+
+
+def test_every_locked_package_has_a_version_and_hashes() -> None:
+    packages = locked_packages()
+    assert len(packages) > 30
+    for name, line in packages.items():
+        assert "==" in line, name
+        assert "--hash=sha256:" in line, name
+
+
+def test_the_lock_file_has_what_the_server_needs() -> None:
+    """`make lock` was not forgotten after a change of the dependencies."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    packages = locked_packages()
+    for requirement in map(Requirement, project["dependencies"]):
+        if requirement.name != "torch":
+            version = packages[canonicalize_name(requirement.name)].split("==")[1].split()[0]
+            assert requirement.specifier.contains(version), requirement
 
 
 STAYS_OUT = [
@@ -83,7 +113,13 @@ STAYS_OUT = [
     "model/__pycache__/config.cpython-311.pyc",
     "model/kernels/cpu/cpu_avx2.so",
 ]
-ENTERS = ["pyproject.toml", "model/kernels/cpu/cpu.cpp", "model/bundled/config.json", "deploy/docker/build.sh"]
+ENTERS = [
+    "pyproject.toml",
+    "model/kernels/cpu/cpu.cpp",
+    "model/bundled/config.json",
+    "deploy/docker/build.sh",
+    "deploy/docker/requirements.lock",
+]
 
 
 @pytest.mark.parametrize("path", STAYS_OUT)

@@ -205,3 +205,21 @@ def test_overlays_differ_where_they_should() -> None:
     container = only(cuda, "Deployment")["spec"]["template"]["spec"]["containers"][0]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert container["image"].endswith("-cuda")
+
+
+def test_pods_wait_for_the_secret_and_are_not_open_without_it() -> None:
+    container = only(base_documents(), "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    (key,) = [variable for variable in container["env"] if variable["name"] == "ROUTELM_API_KEY"]
+    assert "optional" not in key["valueFrom"]["secretKeyRef"]
+
+
+def test_the_network_policy_holds_for_the_pods() -> None:
+    """It selects the pods by a label that they have, and names the port of the container."""
+    documents = base_documents()
+    policy, deployment = only(documents, "NetworkPolicy")["spec"], only(documents, "Deployment")["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    (rule,) = policy["ingress"]
+    ports = {port["name"] for port in deployment["template"]["spec"]["containers"][0]["ports"]}
+    assert {port["port"] for port in rule["ports"]} == ports
+    assert policy["egress"] == []

@@ -14,8 +14,11 @@ from server.engine.types import (
     FinishReason,
     LayerLoad,
     RequestTimes,
+    ReturnedRouting,
     SchedulingParams,
+    TaskLoad,
     TokenLogprobs,
+    TokenRouting,
 )
 
 Answer = Callable[[EngineRequest], Sequence[int]]
@@ -24,6 +27,14 @@ Answer = Callable[[EngineRequest], Sequence[int]]
 def logprob_of(token_id: int, position: int) -> float:
     """A made-up log-probability: a function of token and place alone."""
     return -((token_id * 31 + position * 17) % 97 + 1) / 40
+
+
+def routed(token_id: int, asked: ReturnedRouting | None) -> tuple[TokenRouting, ...]:
+    """A made-up routing to two experts of each layer: a function of the token alone."""
+    if asked is None:
+        return ()
+    experts = tuple(((token_id + layer) % 4, (token_id + layer + 1) % 4)[: asked.top] for layer in asked.layers)
+    return (TokenRouting(experts, tuple((0.75, 0.25)[: asked.top] for _ in asked.layers)),)
 
 
 def scored(token_id: int, position: int, top: int | None) -> TokenLogprobs:
@@ -44,6 +55,8 @@ class FakeEngine:
     cached_tokens: int = 0
     fail_after: int | None = None
     healthy: bool = True
+    loads: tuple[TaskLoad, ...] = ()
+    experts_per_token: int | None = None  # what an adaptive engine chooses
     submitted: list[EngineRequest] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     closed_with: list[float] = field(default_factory=list)
@@ -92,6 +105,9 @@ class FakeEngine:
             layers=(LayerLoad(0, (30, 10), 0.6, 0.5), LayerLoad(3, (1, 3), 0.5, 0.5)),
         )
 
+    def task_loads(self, minutes: int) -> tuple[TaskLoad, ...]:
+        return self.loads[:minutes]
+
     async def close(self, grace: float) -> None:
         self._closed = True
         self.closed_with.append(grace)
@@ -132,6 +148,10 @@ class FakeEngine:
             for place, token in enumerate(request.prompt_token_ids)
             if place >= first_scored
         )
+        asked = request.routing.returned
+        prompt_routing = tuple(entry for token in request.prompt_token_ids for entry in routed(token, asked))
+        if asked is None or not asked.prompt:
+            prompt_routing = ()
         answer = [*self.answer(request), *self.eos[:1]][: sampling.max_tokens]
         if not answer:
             await asyncio.sleep(self.step_seconds)
@@ -156,6 +176,9 @@ class FakeEngine:
                     self.cached_tokens,
                     reason,
                     times=RequestTimes(times.arrival, times.scheduled, times.first_token, time.monotonic()),
+                    routing=routed(token, asked),
+                    prompt_routing=prompt_routing if first else (),
+                    experts_per_token=self.experts_per_token if request.routing.experts_per_token is None else None,
                 )
             )
             first = False

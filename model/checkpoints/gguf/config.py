@@ -1,18 +1,16 @@
 """The metadata of a GGUF file as the config.json of the checkpoint it was made from."""
 
-from collections.abc import Callable
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Sequence
+from math import prod
 
+from model.checkpoints.gguf import hybrid_configs as hybrid
+from model.checkpoints.gguf.config_parts import Json, deepseek_moe, experts, layer_types, rope_scaling, rotary_part
+from model.checkpoints.gguf.file import StoredTensor
 from model.checkpoints.gguf.metadata import Metadata
 from model.checkpoints.reader import CheckpointError
 
-Json = dict[str, Any]
 SOFTMAX, SIGMOID = 1, 2  # gating functions
-# The most bits per weight of files that are served as int4, and as int8. Four bits with a minimum (Q4_1, most of
-# Q4_K_M) would be quantized a second time as int4: of SmolLM2 in Q4_1, int8 costs 0.5 % of perplexity and int4 10 %.
-INT4_BITS, INT8_BITS = 4.5, 9.0
-_QUANTIZED = 16.0
-YARN = {"attention_factor": "attn_factor", "beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
 
 
 def hf_config(metadata: Metadata) -> Json:
@@ -41,39 +39,35 @@ def _common(metadata: Metadata) -> Json:
         "max_position_embeddings": metadata.number("context_length"),
         "rms_norm_eps": metadata.real("attention.layer_norm_rms_epsilon"),
         "rope_theta": metadata.real("rope.freq_base", 10_000.0),
-        "rope_scaling": _rope_scaling(metadata),
+        "rope_scaling": rope_scaling(metadata),
         "attention_bias": any(name.endswith("attn_output.bias") for name in metadata.tensors),
         "tie_word_embeddings": "output.weight" not in metadata.tensors,
         "hidden_act": "silu",
     }
 
 
-def _rope_scaling(metadata: Metadata) -> Json | None:
-    if "rope_freqs.weight" in metadata.tensors:
-        return {"rope_type": "frequency_factors", "factors": metadata.read("rope_freqs.weight")}
-    kind = metadata.get("rope.scaling.type")
-    if kind in (None, "none"):
-        return None
-    if kind not in ("linear", "yarn"):
-        raise CheckpointError(f"{metadata.name} has the rope scaling {kind!r}: linear and yarn are known")
-    scaling: Json = {"rope_type": kind, "factor": metadata.real("rope.scaling.factor")}
-    if kind == "yarn":
-        scaling["original_max_position_embeddings"] = metadata.number("rope.scaling.original_context_length")
-        for ours, theirs in YARN.items():
-            if metadata.get(f"rope.scaling.{theirs}") is not None:
-                scaling[ours] = metadata.real(f"rope.scaling.{theirs}")
-    return scaling
-
-
 def _quantization(metadata: Metadata) -> Json | None:
-    """The scheme with about as many bits per weight as the matrices of the layers."""
+    """The most common type of the layers' matrices, and with how many bits per weight layers and head are served."""
     matrices = [t for name, t in metadata.tensors.items() if len(t.shape) > 1 and name.startswith("blk.")]
-    weights = sum(matrix.size * matrix.type.block_weights // matrix.type.block_bytes for matrix in matrices)
-    bits = 8 * sum(matrix.size for matrix in matrices) / max(weights, 1)
-    if bits >= _QUANTIZED:
+    weights = Counter[str]()
+    for matrix in matrices:
+        if matrix.type.format is not None:
+            weights[matrix.type.name] += prod(matrix.shape)
+    if not weights:
         return None
-    scheme = "int4" if bits <= INT4_BITS else "int8" if bits <= INT8_BITS else None
-    return {"quant_method": "gguf", "bits_per_weight": round(bits, 2), "scheme": scheme}
+    heads = [t for t in map(metadata.tensors.get, ("output.weight", "token_embd.weight")) if t is not None]
+    return {
+        "quant_method": "gguf",
+        "type": weights.most_common(1)[0][0],
+        "bits_per_weight": round(_served_bits(matrices), 3),
+        "head_bits_per_weight": _served_bits(heads[:1]),
+    }
+
+
+def _served_bits(matrices: Sequence[StoredTensor]) -> float:
+    weights = [prod(matrix.shape) for matrix in matrices]
+    bits = (count * m.type.served_bits for count, m in zip(weights, matrices, strict=True))
+    return sum(bits) / sum(weights)
 
 
 def _llama(metadata: Metadata) -> Json:
@@ -86,15 +80,6 @@ def _llama(metadata: Metadata) -> Json:
     }
 
 
-def _experts(metadata: Metadata, first: int = 0) -> Json:
-    """`first`: the first layer that has experts."""
-    return {
-        "num_experts": metadata.experts,
-        "num_experts_per_tok": metadata.number("expert_used_count"),
-        "moe_intermediate_size": metadata.rows(f"blk.{first}.ffn_gate_exps.weight"),
-    }
-
-
 def _qwen2(metadata: Metadata) -> Json:
     return {"model_type": "qwen2", "use_sliding_window": False}
 
@@ -102,7 +87,7 @@ def _qwen2(metadata: Metadata) -> Json:
 def _qwen2_moe(metadata: Metadata) -> Json:
     return {
         "model_type": "qwen2_moe",
-        **_experts(metadata),
+        **experts(metadata),
         "shared_expert_intermediate_size": metadata.rows("blk.0.ffn_gate_shexp.weight"),
         "qkv_bias": "blk.0.attn_q.bias" in metadata.tensors,
         "norm_topk_prob": False,
@@ -115,119 +100,80 @@ def _qwen3(metadata: Metadata) -> Json:
 
 
 def _qwen3_moe(metadata: Metadata) -> Json:
-    return {"model_type": "qwen3_moe", **_experts(metadata), "norm_topk_prob": True, "use_sliding_window": False}
+    return {"model_type": "qwen3_moe", **experts(metadata), "norm_topk_prob": True, "use_sliding_window": False}
 
 
 def _olmoe(metadata: Metadata) -> Json:
     return {
         "model_type": "olmoe",
-        **_experts(metadata),
+        **experts(metadata),
         "intermediate_size": metadata.rows("blk.0.ffn_gate_exps.weight"),
         "norm_topk_prob": False,
     }
 
 
-def _delta_net(metadata: Metadata) -> Json:
-    value_heads, layers = metadata.number("ssm.time_step_rank"), metadata.layers
-    head_dim = metadata.number("attention.key_length")
-    recurrent = [f"blk.{layer}.ssm_a" in metadata.tensors for layer in range(layers)]
+def _olmo2(metadata: Metadata) -> Json:
+    """OLMo 2, or OLMo 3 if there are windows, whose layers have positions that are not scaled."""
+    if metadata.get("attention.sliding_window") is None:
+        return {"model_type": "olmo2"}
     return {
-        **_experts(metadata),
-        "shared_expert_intermediate_size": metadata.rows("blk.0.ffn_gate_shexp.weight"),
-        "linear_conv_kernel_dim": metadata.number("ssm.conv_kernel"),
-        "linear_key_head_dim": metadata.number("ssm.state_size"),
-        "linear_num_key_heads": metadata.number("ssm.group_count"),
-        "linear_num_value_heads": value_heads,
-        "linear_value_head_dim": metadata.number("ssm.inner_size") // max(value_heads, 1),
-        "layer_types": ["linear_attention" if found else "full_attention" for found in recurrent]
-        [: layers - metadata.number("nextn_predict_layers", 0)],
-        "partial_rotary_factor": metadata.number("rope.dimension_count") / max(head_dim, 1),
-        "norm_topk_prob": True,
-    }  # fmt: skip
-
-
-def _qwen3_next(metadata: Metadata) -> Json:
-    return {"model_type": "qwen3_next", **_delta_net(metadata)}
-
-
-def _qwen35_moe(metadata: Metadata) -> Json:
-    return {"model_type": "qwen3_5_moe_text", **_delta_net(metadata)}
-
-
-def _granite(metadata: Metadata) -> Json:
-    return {
-        "model_type": "granite",
-        "attention_multiplier": metadata.real("attention.scale", 1.0),
-        "embedding_multiplier": metadata.real("embedding_scale", 1.0),
-        "residual_multiplier": metadata.real("residual_scale", 1.0),
-        "logits_scaling": metadata.real("logit_scale", 1.0),
+        "model_type": "olmo3",
+        "sliding_window": metadata.number("attention.sliding_window"),
+        "layer_types": layer_types(metadata, default=4),
     }
 
 
-def _granite_moe(metadata: Metadata) -> Json:
-    shared = metadata.get("expert_shared_feed_forward_length")
+def _smollm3(metadata: Metadata) -> Json:
+    return {"model_type": "smollm3", "no_rope_layer_interval": 4}
+
+
+def _phi3(metadata: Metadata) -> Json:
+    heads = metadata.number("attention.head_count")
     return {
-        **_granite(metadata),
-        "model_type": "granitemoeshared" if shared else "granitemoe",
-        "num_local_experts": metadata.experts,
-        "num_experts_per_tok": metadata.number("expert_used_count"),
-        "intermediate_size": metadata.rows("blk.0.ffn_gate_exps.weight"),
-        "shared_intermediate_size": shared,
+        "model_type": "phi3",
+        "head_dim": metadata.number("embedding_length") // max(heads, 1),
+        "sliding_window": metadata.number("attention.sliding_window", 0) or None,
+        "partial_rotary_factor": rotary_part(metadata),
+        "rope_scaling": _longrope(metadata),
     }
 
 
-def _granite_hybrid(metadata: Metadata) -> Json:
-    heads, experts = metadata.number("ssm.time_step_rank"), (metadata.experts if metadata.get("expert_count") else 0)
-    shared = "blk.0.ffn_gate_shexp.weight" if experts else "blk.0.ffn_gate.weight"
-    is_mamba = [f"blk.{layer}.ssm_a" in metadata.tensors for layer in range(metadata.layers)]
-    moe = {"intermediate_size": metadata.rows("blk.0.ffn_gate_exps.weight")} if experts else {}
+def _longrope(metadata: Metadata) -> Json | None:
+    if "rope_factors_long.weight" not in metadata.tensors:
+        return rope_scaling(metadata)
     return {
-        **_granite(metadata),
-        **moe,
-        "model_type": "granitemoehybrid",
-        "layer_types": ["mamba" if found else "attention" for found in is_mamba],
-        "num_local_experts": experts,
-        "num_experts_per_tok": metadata.number("expert_used_count", 0),
-        "shared_intermediate_size": metadata.rows(shared),
-        "position_embedding_type": "rope" if metadata.get("rope.scaling.finetuned") else "nope",
-        "mamba_n_heads": heads,
-        "mamba_d_head": metadata.number("ssm.inner_size") // max(heads, 1),
-        "mamba_n_groups": metadata.number("ssm.group_count"),
-        "mamba_d_state": metadata.number("ssm.state_size"),
-        "mamba_d_conv": metadata.number("ssm.conv_kernel"),
-        "mamba_conv_bias": any(name.endswith("ssm_conv1d.bias") for name in metadata.tensors),
-        "mamba_proj_bias": any(name.endswith("ssm_in.bias") for name in metadata.tensors),
+        "rope_type": "longrope",
+        "long_factor": metadata.read("rope_factors_long.weight"),
+        "short_factor": metadata.read("rope_factors_short.weight"),
+        "original_max_position_embeddings": metadata.number("rope.scaling.original_context_length"),
+        "attention_factor": metadata.real("rope.scaling.attn_factor", 1.0),
     }
 
 
-def _lfm2(metadata: Metadata) -> Json:
-    layers = range(metadata.layers)
-    is_conv = [f"blk.{layer}.shortconv.conv.weight" in metadata.tensors for layer in layers]
+def _glm4(metadata: Metadata) -> Json:
     return {
-        "model_type": "lfm2",
-        "layer_types": ["conv" if found else "full_attention" for found in is_conv],
-        "norm_eps": metadata.real("attention.layer_norm_rms_epsilon"),
-        "conv_L_cache": metadata.number("shortconv.l_cache"),
-        "conv_bias": any(name.endswith("shortconv.in_proj.bias") for name in metadata.tensors),
-        "block_auto_adjust_ff_dim": False,
+        "model_type": "glm4",
+        "partial_rotary_factor": rotary_part(metadata),
+        "attention_bias": "blk.0.attn_q.bias" in metadata.tensors,
     }
 
 
-def _lfm2_moe(metadata: Metadata) -> Json:
-    dense = metadata.number("leading_dense_block_count", 0)
+def _gemma3(metadata: Metadata) -> Json:
+    """The scale of the scores is that of the published models: it follows the head width, except with 62 layers."""
+    heads, hidden = metadata.number("attention.head_count"), metadata.number("embedding_length")
+    is_27b = metadata.layers == 62
     return {
-        **_lfm2(metadata),
-        **_experts(metadata, dense),
-        "model_type": "lfm2_moe",
-        "num_dense_layers": dense,
-        "norm_topk_prob": True,
-        "routed_scaling_factor": metadata.real("expert_weights_scale", 1.0),
-        "use_expert_bias": any(name.endswith("exp_probs_b.bias") for name in metadata.tensors),
+        "model_type": "gemma3_text",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "sliding_window": metadata.number("attention.sliding_window"),
+        "layer_types": layer_types(metadata, default=6),
+        "rope_local_base_freq": metadata.real("rope.freq_base_swa", 10_000.0),
+        "query_pre_attn_scalar": hidden // max(heads, 1) if is_27b else metadata.number("attention.key_length"),
     }
 
 
 def _gpt_oss(metadata: Metadata) -> Json:
-    scaling = _rope_scaling(metadata)
+    scaling = rope_scaling(metadata)
     return {
         "model_type": "gpt_oss",
         "num_local_experts": metadata.experts,
@@ -239,24 +185,71 @@ def _gpt_oss(metadata: Metadata) -> Json:
     }
 
 
+def _glm4_moe(metadata: Metadata) -> Json:
+    return {
+        **deepseek_moe(metadata),
+        "model_type": "glm4_moe",
+        "partial_rotary_factor": rotary_part(metadata),
+        "use_qk_norm": "blk.0.attn_q_norm.weight" in metadata.tensors,
+        "attention_bias": "blk.0.attn_q.bias" in metadata.tensors,
+        "num_nextn_predict_layers": 0,
+    }
+
+
+def _dots1(metadata: Metadata) -> Json:
+    return {**deepseek_moe(metadata), "model_type": "dots1", "sliding_window": None}
+
+
+def _ernie4_5_moe(metadata: Metadata) -> Json:
+    first = metadata.first_layer_with("ffn_gate_exps.weight")
+    routed = experts(metadata, first)
+    shared, width = f"blk.{first}.ffn_up_shexp.weight", routed["moe_intermediate_size"]
+    return {
+        "model_type": "ernie4_5_moe",
+        "moe_num_experts": routed["num_experts"],
+        "moe_k": routed["num_experts_per_tok"],
+        "moe_intermediate_size": width,
+        "moe_num_shared_experts": metadata.rows(shared) // max(width, 1) if shared in metadata.tensors else 0,
+        "moe_layer_start_index": metadata.number("leading_dense_block_count", 1),
+        "moe_layer_interval": metadata.number("interleave_moe_layer_step", 1),
+    }
+
+
+def _minimax_m2(metadata: Metadata) -> Json:
+    routed = experts(metadata)
+    return {
+        **routed,
+        "model_type": "minimax_m2",
+        "num_local_experts": routed["num_experts"],
+        "intermediate_size": routed["moe_intermediate_size"],
+        "rotary_dim": metadata.number("rope.dimension_count"),
+    }
+
+
+def _afmoe(metadata: Metadata) -> Json:
+    """llama.cpp always scales the embeddings."""
+    dense = metadata.number("leading_dense_block_count", 0)
+    return {
+        **experts(metadata, dense),
+        "model_type": "afmoe",
+        "num_dense_layers": dense,
+        "num_shared_experts": metadata.number("expert_shared_count", 1),
+        "route_scale": metadata.real("expert_weights_scale", 1.0),
+        "sliding_window": metadata.number("attention.sliding_window"),
+        "layer_types": layer_types(metadata, default=4),
+        "mup_enabled": True,
+    }
+
+
 def _deepseek2(metadata: Metadata) -> Json:
-    rotary, dense = metadata.number("rope.dimension_count"), metadata.number("leading_dense_block_count", 0)
+    rotary, routed = metadata.number("rope.dimension_count"), deepseek_moe(metadata)
     is_v3 = metadata.get("expert_gating_func", SOFTMAX) == SIGMOID
-    groups = metadata.number("expert_group_count", 1)
     key_length = metadata.number("attention.key_length_mla", metadata.number("attention.key_length"))
-    routed = _experts(metadata, dense)
     return {
         **routed,
         "model_type": "deepseek_v3" if is_v3 else "deepseek_v2",
-        "n_routed_experts": routed["num_experts"],
-        "n_shared_experts": metadata.number("expert_shared_count", 0),
-        "first_k_dense_replace": dense,
         "scoring_func": "sigmoid" if is_v3 else "softmax",
-        "topk_method": "noaux_tc" if is_v3 else "group_limited_greedy" if groups > 1 else "greedy",
-        "n_group": groups,
-        "topk_group": metadata.number("expert_group_used_count", 1),
-        "norm_topk_prob": bool(metadata.get("expert_weights_norm", False)),
-        "routed_scaling_factor": metadata.real("expert_weights_scale", 1.0),
+        "topk_method": "noaux_tc" if is_v3 else "group_limited_greedy" if routed["n_group"] > 1 else "greedy",
         "q_lora_rank": metadata.number("attention.q_lora_rank", 0) or None,
         "kv_lora_rank": metadata.number("attention.kv_lora_rank"),
         "qk_rope_head_dim": rotary,
@@ -269,7 +262,7 @@ def _deepseek2(metadata: Metadata) -> Json:
 
 def _deepseek_rope(metadata: Metadata) -> Json | None:
     """YaRN with the magnitude that llama.cpp keeps as a tenth of `mscale_all_dim`, to which `mscale` is equal."""
-    scaling, tenth = _rope_scaling(metadata), metadata.real("rope.scaling.yarn_log_multiplier", 0.0)
+    scaling, tenth = rope_scaling(metadata), metadata.real("rope.scaling.yarn_log_multiplier", 0.0)
     if scaling is None or not tenth:
         return scaling
     magnitude = round(10 * tenth, 6)
@@ -282,14 +275,27 @@ CONFIGS: dict[str, Callable[[Metadata], Json]] = {
     "qwen2moe": _qwen2_moe,
     "qwen3": _qwen3,
     "qwen3moe": _qwen3_moe,
-    "qwen3next": _qwen3_next,
-    "qwen35moe": _qwen35_moe,
+    "qwen3next": hybrid.qwen3_next,
+    "qwen35moe": hybrid.qwen35_moe,
     "olmoe": _olmoe,
-    "granite": _granite,
-    "granitemoe": _granite_moe,
-    "granitehybrid": _granite_hybrid,
-    "lfm2": _lfm2,
-    "lfm2moe": _lfm2_moe,
+    "olmo2": _olmo2,
+    "smollm3": _smollm3,
+    "phi3": _phi3,
+    "glm4": _glm4,
+    "gemma3": _gemma3,
+    "granite": hybrid.granite,
+    "granitemoe": hybrid.granite_moe,
+    "granitehybrid": hybrid.granite_hybrid,
+    "lfm2": hybrid.lfm2,
+    "lfm2moe": hybrid.lfm2_moe,
     "gpt-oss": _gpt_oss,
     "deepseek2": _deepseek2,
+    "glm4moe": _glm4_moe,
+    "dots1": _dots1,
+    "ernie4_5-moe": _ernie4_5_moe,
+    "minimax-m2": _minimax_m2,
+    "afmoe": _afmoe,
+    "nemotron_h": hybrid.nemotron_h,
+    "nemotron_h_moe": hybrid.nemotron_h,
+    "jamba": hybrid.jamba,
 }

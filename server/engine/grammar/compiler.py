@@ -18,6 +18,12 @@ MAX_KEPT = 64  # compiled grammars
 MAX_KEPT_CHARACTERS = 2**22  # of their texts together
 
 
+class CompiledGrammar(str):
+    """The text of a grammar with its compiled form, so that whoever has the text need not compile it."""
+
+    matcher: "LLMatcher"
+
+
 class GrammarCompiler:
     """Makes the constraints of sequences from grammars: Lark text, or llguidance's JSON form.
 
@@ -31,10 +37,10 @@ class GrammarCompiler:
         self._open_tokenizer, self._limits = open_tokenizer, limits or default_limits
         self._tokenizer: LLTokenizer | None = None
         self._executor: ThreadPoolExecutor | None = None
-        self._kept: OrderedDict[str, LLMatcher] = OrderedDict()  # by text, the last used one at the end
+        self._kept: OrderedDict[str, CompiledGrammar] = OrderedDict()  # by text, the last used one at the end
         self._lock = threading.Lock()
 
-    def start(self, grammar: str) -> "Future[LLMatcher]":
+    def start(self, grammar: str) -> Future[CompiledGrammar]:
         """Compile a grammar and keep it. The future raises ValueError for one that is wrong, too large or too complex.
 
         Most grammars take milliseconds, the largest and the most hostile ones some seconds.
@@ -42,7 +48,7 @@ class GrammarCompiler:
         kept = self._find(grammar)
         if kept is None:
             return self._thread().submit(self._compile, grammar)
-        done: Future[LLMatcher] = Future()
+        done: Future[CompiledGrammar] = Future()
         done.set_result(kept)
         return done
 
@@ -55,15 +61,16 @@ class GrammarCompiler:
         return self._thread().submit(self._validate, grammar).result()
 
     def constraint(self, grammar: str) -> GrammarConstraint:
-        """The constraint of one sequence, at the beginning of the grammar. Compiles it again if it is not kept."""
-        return GrammarConstraint(self.start(grammar).result().deep_copy())
+        """The constraint of one sequence, at the beginning of the grammar. A plain text is compiled if necessary."""
+        compiled = grammar if isinstance(grammar, CompiledGrammar) else self.start(grammar).result()
+        return GrammarConstraint(compiled.matcher.deep_copy())
 
     def forget(self, grammar: str) -> None:
         """Compile a grammar anew when it comes again: all its constraints use, and fill, the same lexer."""
         with self._lock:
             self._kept.pop(grammar, None)
 
-    def _find(self, grammar: str) -> "LLMatcher | None":
+    def _find(self, grammar: str) -> CompiledGrammar | None:
         with self._lock:
             if grammar in self._kept:
                 self._kept.move_to_end(grammar)
@@ -88,7 +95,7 @@ class GrammarCompiler:
             self._tokenizer = self._open_tokenizer()
         return self._tokenizer
 
-    def _compile(self, grammar: str) -> "LLMatcher":
+    def _compile(self, grammar: str) -> CompiledGrammar:
         from llguidance import LLMatcher
 
         if len(grammar) > MAX_GRAMMAR or grammar.count("\n") > MAX_LINES:
@@ -98,13 +105,14 @@ class GrammarCompiler:
         if (kept := self._find(grammar)) is not None:
             return kept  # compiled while this request waited for the thread
         vocabulary = self._vocabulary()
-        matcher = LLMatcher(vocabulary, grammar, log_level=0, limits=self._limits())
-        _check_beginning(matcher, vocabulary.eos_tokens)
+        compiled = CompiledGrammar(grammar)
+        compiled.matcher = LLMatcher(vocabulary, grammar, log_level=0, limits=self._limits())
+        _check_beginning(compiled.matcher, vocabulary.eos_tokens)
         with self._lock:
-            self._kept[grammar] = matcher
+            self._kept[grammar] = compiled
             while len(self._kept) > MAX_KEPT or sum(map(len, self._kept)) > MAX_KEPT_CHARACTERS:
                 self._kept.popitem(last=False)
-        return matcher
+        return compiled
 
 
 def default_limits() -> "LLParserLimits":

@@ -13,6 +13,8 @@ from model.layers.router import Routing
 from server.engine.sequence import Sequence
 from server.engine.types import ReturnedRouting, TokenRouting
 
+GATE_DECIMALS = 9  # half as long in JSON as the nearest double, and closer than float32 sums are to each other
+
 
 def routing_by_request(
     sequences: list[Sequence], routings: tuple[Routing | None, ...]
@@ -40,9 +42,10 @@ def _wanted_rows(sequences: list[Sequence]) -> dict[Sequence, range]:
     wanted, start = {}, 0
     for sequence in sequences:
         end = start + sequence.num_scheduled_tokens
-        if sequence.request.routing.returned is not None:
-            known = sequence.first_routed + len(sequence.routing) - sequence.num_computed_tokens
-            wanted[sequence] = range(start + max(known, 0), max(end, start + known))
+        if (asked := sequence.request.routing.returned) is not None:
+            first, known = sequence.first_routed - sequence.num_computed_tokens, len(sequence.routing)
+            last = min(end, start + first + asked.max_tokens)
+            wanted[sequence] = range(start + max(first + known, 0), last)
         start = end
     return {sequence: rows for sequence, rows in wanted.items() if rows}
 
@@ -61,7 +64,7 @@ def _choices(
     gates_RLK = _stacked([routing.weights_TK for routing in found], rows)
     experts_RLK = _stacked([routing.experts_TK for routing in found], rows)
     gates_RLK, order_RLK = gates_RLK.sort(dim=-1, descending=True, stable=True)
-    return experts_RLK.gather(-1, order_RLK).tolist(), gates_RLK.tolist()
+    return experts_RLK.gather(-1, order_RLK).tolist(), gates_RLK.double().round(decimals=GATE_DECIMALS).tolist()
 
 
 def _stacked(layers_TK: list[Tensor], rows: list[int]) -> Tensor:

@@ -1,11 +1,17 @@
-"""LangChain: bound tools, whole and streamed, and an agent that calls a tool and answers, on both of OpenAI's APIs."""
+"""LangChain on both of OpenAI's APIs: structured output, bound tools, and an agent that calls a tool and answers."""
 
 import pytest
 from langchain.agents import create_agent
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
+from pydantic import BaseModel
 
 QUESTION = "What is the weather in Paris?"
+
+
+class Forecast(BaseModel):
+    city: str
+    sunny: bool
 
 
 @tool
@@ -19,6 +25,12 @@ def model(request: pytest.FixtureRequest, agent_url: str) -> ChatOpenAI:
     return ChatOpenAI(
         model="scripted", base_url=f"{agent_url}/v1", api_key="unused", max_retries=0, use_responses_api=request.param
     )
+
+
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_structured_output(model: ChatOpenAI, method: str) -> None:
+    structured = model.with_structured_output(Forecast, method=method)
+    assert structured.invoke(QUESTION) == Forecast(city="Paris", sunny=True)
 
 
 def test_bound_tools(model: ChatOpenAI) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 MODEL = "scripted"
 QUESTION = [{"role": "user", "content": "What is the weather in Paris?"}]
@@ -14,6 +15,11 @@ WEATHER = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
 ANSWER = "It is sunny in Paris."
+
+
+class Forecast(BaseModel):
+    city: str
+    sunny: bool
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +54,13 @@ def test_a_call_and_its_result(client: openai.OpenAI, streamed: bool) -> None:
     result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
     called = {"type": "function_call", "call_id": call.call_id, "name": call.name, "arguments": call.arguments}
     assert client.responses.create(input=[*QUESTION, called, result], **asked).output_text == ANSWER
+
+
+def test_a_typed_answer(client: openai.OpenAI) -> None:
+    asked = {"model": MODEL, "input": QUESTION, "text_format": Forecast}
+    assert client.responses.parse(**asked).output_parsed == Forecast(city="Paris", sunny=True)
+    with client.responses.stream(**asked) as stream:
+        assert stream.get_final_response().output_parsed == Forecast(city="Paris", sunny=True)
 
 
 def test_what_needs_storage_is_refused(client: openai.OpenAI) -> None:

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
-from model.evaluation.report import EvaluationReport, ExpertsRow, experts_table
+from model.evaluation.report import EvaluationReport, experts_table
 from model.evaluation.scores import Baseline, Better, Interval, Score
 from model.evaluation.verdicts import experts_row, perplexities, quality_of
+from model.loading.quality import ExpertsRow
 
 LEAD, COPY = Baseline("lead", 18.0), Baseline("copy", 15.0)
 
@@ -57,6 +58,7 @@ def test_a_report_keeps_the_rows() -> None:
     report = EvaluationReport("m", "valid", 1.0, (score("translate/c", "BLEU", 9.0),), experts=(row,))
     assert EvaluationReport.from_json(report.to_json()) == report
     assert "By experts per token" in report.to_markdown()
+    assert quality_of(report).experts == (row,)
     assert "By experts per token" not in EvaluationReport("m", "valid", 1.0, report.scores).to_markdown()
 
 

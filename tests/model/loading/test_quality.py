@@ -1,10 +1,11 @@
 """What a model was found to be good at, and what a server says of it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from model.loading.quality import QUALITY_NAME, Quality, TaskScore
+from model.loading.quality import QUALITY_NAME, ExpertsRow, Quality, TaskScore
 
 
 def measured(task: str, source: str, part: str, *, better: bool) -> TaskScore:
@@ -63,9 +64,14 @@ def test_it_is_kept_beside_the_weights(tmp_path: Path) -> None:
     assert Quality.load(tmp_path) == Quality()
     MIXED.save(tmp_path)
     assert Quality.load(tmp_path) == MIXED
+    compared = replace(MIXED, experts=(ExpertsRow(1, {"translate BLEU": 33.9}, 32.0),))
+    compared.save(tmp_path)
+    assert Quality.load(tmp_path) == compared
 
 
-@pytest.mark.parametrize("text", ["{}", '{"measured": [{"task": "chat"}]}', "[]", "no"])
+@pytest.mark.parametrize(
+    "text", ["{}", '{"measured": [{"task": "chat"}]}', "[]", "no", '{"measured": [], "experts": [{}]}']
+)
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / QUALITY_NAME).write_text(text)
     with pytest.raises(ValueError, match=r"quality\.json"):

@@ -8,6 +8,7 @@ from starlette.testclient import TestClient
 
 from server.api.compatibility import FOREIGN_FIELDS, MAX_NAMED_FIELDS, markdown, translate_fields
 from server.api.dependencies import WARNINGS_HEADER
+from server.api.request_model import MAX_FIELDS
 from tests.server.applications import Server, client_of, events_of, make_server
 
 CHAT = "/v1/chat/completions"
@@ -217,6 +218,12 @@ def test_a_strict_server_refuses_unknown_fields(path: str) -> None:
         assert (error["param"], error["code"]) == ("temprature", "unknown_parameter")
         assert "other" in error["message"]
         assert client.post(path, json=BODIES[path] | {"cache_prompt": True, "new": None}).status_code == 200
+
+
+def test_a_body_of_very_many_fields_is_refused(client: TestClient) -> None:
+    response = client.post(CHAT, json=HELLO | {f"field{number}": 1 for number in range(MAX_FIELDS)})
+    assert response.status_code == 400
+    assert response.json()["error"]["message"].startswith("a body has at most 16,384 fields")
 
 
 def test_many_unknown_fields_make_a_short_answer(client: TestClient) -> None:

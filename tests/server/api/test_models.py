@@ -2,7 +2,7 @@
 
 from starlette.testclient import TestClient
 
-from model.loading.quality import Quality, TaskScore
+from model.loading.quality import ExpertsRow, Quality, TaskScore
 from model.text.task_prompts import InstructionPrompts
 from tests.server.applications import MAX_MODEL_LEN, MODEL, Server
 
@@ -36,6 +36,13 @@ def test_what_the_model_is_not_good_at(client: TestClient, server: Server) -> No
     [warning] = client.get("/v1/models").json()["data"][0]["warnings"]
     assert "not good at summarize" in warning
     assert client.get(f"/v1/models/{MODEL}").json()["warnings"] == [warning]
+
+
+def test_what_fewer_experts_cost(client: TestClient, server: Server) -> None:
+    assert client.get(f"/v1/models/{MODEL}").json()["quality_by_experts_per_token"] == []
+    server.service.quality = Quality(experts=(ExpertsRow(1, {"translate BLEU": 33.9}, seconds=32.0),))
+    [row] = client.get(f"/v1/models/{MODEL}").json()["quality_by_experts_per_token"]
+    assert row == {"experts_per_token": 1, "scores": {"translate BLEU": 33.9}}
 
 
 def test_a_model_with_several_names(client: TestClient, server: Server) -> None:

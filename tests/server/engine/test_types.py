@@ -19,7 +19,9 @@ from server.engine.types import (
     ReturnedRouting,
     RoutingParams,
     SamplingParams,
+    SchedulingParams,
     ScoreRequest,
+    TaskLoad,
     ThinkingBudget,
     TokenLogprobs,
     TokenRouting,
@@ -39,8 +41,8 @@ COMMON: dict[str, Any] = {
     "boundaries": (1, 2),
     "arrival_time": 1.5,
     "cache_salt": "key \N{SNOWMAN}",
-    "routing": RoutingParams(2, False, ((0, (1, 3)),), ReturnedRouting((0, 2), 1, True)),
-    "task": "chat",
+    "scheduling": SchedulingParams(-3, "tenant"),
+    "routing": RoutingParams(2, False, ((0, (1, 3)),), ReturnedRouting((0, 2), 1, True), "chat"),
     "snapshot_token_ids": frozenset({8}),
 }
 LOGPROBS = (TokenLogprobs(4, -0.1, ((4, -0.1), (6, -(2.0**-30)))),)
@@ -55,8 +57,9 @@ MESSAGES: list[Any] = [
     LOGPROBS[0],
     types.ThinkingBudget(5, (6,), (7, 8), (9,)),
     TIMES,
-    ReturnedRouting((0, 2), 1, True),
+    ReturnedRouting((0, 2), 1, True, 5),
     COMMON["routing"],
+    COMMON["scheduling"],
     ROUTING[0],
     EngineOutput(
         "g",
@@ -74,7 +77,8 @@ MESSAGES: list[Any] = [
         1,
     ),
     LayerLoad(1, (30, 10), 0.6, 0.5),
-    EngineStats(*range(15), healthy=True, layers=(LayerLoad(1, (30, 10), 0.6, 0.5),)),
+    TaskLoad("chat", 20, ((30, 10), (0, 40))),
+    EngineStats(*range(15), healthy=True, layers=(LayerLoad(1, (30, 10), 0.6, 0.5),), experts_per_token=1),
 ]
 
 

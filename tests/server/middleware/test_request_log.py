@@ -30,5 +30,24 @@ def test_a_line_per_request_without_its_text(caplog: pytest.LogCaptureFixture) -
     ]
 
 
+def test_a_slow_request_is_a_warning_without_being_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    with client_of(make_server(log_slow_requests=1e-9)) as client:
+        client.get("/v1/models")
+    with client_of(make_server(log_slow_requests=1000.0)) as client:
+        client.get("/v1/models")
+    (record,) = [record for record in caplog.records if record.name == "server.middleware.request_log"]
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith("slow: GET /v1/models 200 ")
+
+
+def test_a_path_with_line_ends_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with client_of(make_server(log_requests=True)) as client:
+        client.get("/v1/%0a%1b[31mforged")
+    (record,) = [record for record in caplog.records if record.name == "server.middleware.request_log"]
+    assert record.getMessage().isprintable()
+    assert "%0a" in record.getMessage().lower()
+
+
 def test_no_line_unless_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     assert lines(caplog, log_requests=False) == []

@@ -101,7 +101,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
 def test_what_is_broken_ends_in_one_line(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     break_it, message = BROKEN[kind]
     break_it(checkpoint)
-    monkeypatch.setattr("server.commands.serve.configure_logging", lambda level: None)  # it is for whole processes
+    monkeypatch.setattr("server.commands.serve.configure_logging", lambda *_, **__: None)  # it is for whole processes
     result = CliRunner().invoke(app, ["serve", "--model", str(checkpoint), "--check-weights", "--port", "0"])
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1, result.stderr
@@ -157,7 +157,7 @@ def test_weights_that_do_not_fit_are_refused_at_once(monkeypatch: pytest.MonkeyP
 
 
 def test_a_gpu_that_is_not_there_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("server.commands.serve.configure_logging", lambda level: None)
+    monkeypatch.setattr("server.commands.serve.configure_logging", lambda *_, **__: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     result = CliRunner().invoke(app, ["serve", "--device", "cuda", "--port", "0"])
     assert result.exit_code == 2

@@ -21,9 +21,9 @@ def taken() -> Iterator[int]:
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the models that were loaded."""
     seen: list[str] = []
-    monkeypatch.setattr("server.commands.serve.configure_logging", lambda level: None)  # it is for whole processes
+    monkeypatch.setattr("server.commands.serve.configure_logging", lambda *_, **__: None)  # it is for whole processes
     monkeypatch.setattr("server.commands.serve.load_backend", lambda settings: seen.append(settings.model))
-    monkeypatch.setattr("server.startup.uvicorn_server.run", lambda settings, backend, listeners: None)
+    monkeypatch.setattr("server.startup.uvicorn_server.run", lambda *_: None)
     return seen
 
 

@@ -272,6 +272,22 @@ def test_requests_that_cannot_be_served_are_refused(network: CausalLM) -> None:
     assert not made.has_unfinished
 
 
+def test_the_engine_compiles_no_grammar_that_was_compiled_before(
+    network: CausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the compiler does not keep it any more."""
+    vocabulary = Vocabulary()
+    compiler = vocabulary.compiler()
+    made = Engine(network, engine_config(eos_token_ids=EOS), grammars=compiler)
+    grammar = compiler.start(CHOICE).result()
+    compiler.forget(CHOICE)
+    monkeypatch.setattr(compiler, "_compile", None)
+    asked = request("r", (40, 41), 30, temperature=1.0, seed=3, grammar=grammar)
+    assert vocabulary.text(run(made, [asked])["r"].token_ids) in WORDS
+    with pytest.raises(TypeError):
+        made.check(request("r", (40, 41), 30, grammar=str(grammar)))
+
+
 def test_an_evicted_grammar_is_compiled_again(network: CausalLM) -> None:
     vocabulary = Vocabulary()
     compiler = vocabulary.compiler()

@@ -1,0 +1,145 @@
+"""The fields that say how the tokens of a request are routed, and what is told of it in the answer."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Discriminator, Field, Tag
+
+from server.api.request_model import FirstErrorOnly, RequestBody, RequestModel, WholeNumber
+from server.api.response_model import Omittable
+from server.api.sse import Event
+from server.chat.answer import ChatDelta, ChatResult
+from server.engine.types import ReturnedRouting, RoutingParams
+from server.errors import ForbiddenError, InvalidRequestError
+from server.generation.model_facts import ModelFacts, RouterFacts
+from server.generation.stream import GenerationResult, TextDelta
+from server.generation.token_routing import RoutedToken
+
+MAX_LAYERS = 1024
+MAX_EXPERTS = 4096
+
+LayerIndex = Annotated[int, Field(ge=0, le=MAX_LAYERS), WholeNumber]
+ExpertIndex = Annotated[int, Field(ge=0, le=MAX_EXPERTS), WholeNumber]
+MaskedExperts = Annotated[list[ExpertIndex], FirstErrorOnly, Field(min_length=1, max_length=MAX_EXPERTS)]
+LayerName = Annotated[str, Field(pattern=r"^[0-9]{1,4}$")]
+
+
+class ReturnRouting(RequestModel):
+    """Of which layers (all MoE layers), how many experts per token at most, and whether of the prompt too."""
+
+    layers: Annotated[list[LayerIndex], FirstErrorOnly, Field(min_length=1, max_length=MAX_LAYERS)] | None = None
+    top: Annotated[int, Field(ge=1, le=64), WholeNumber] | None = None
+    prompt: bool = False
+
+
+ReturnRoutingField = Annotated[
+    Annotated[bool, Tag("[boolean]")] | Annotated[ReturnRouting, Tag("[object]")],
+    Discriminator(lambda value: "[boolean]" if isinstance(value, bool) else "[object]"),
+]
+
+
+class ExpertsFields(RequestBody):
+    """How many experts a token goes to."""
+
+    experts_per_token: (
+        Annotated[
+            int, Field(ge=1, le=MAX_EXPERTS, description="At most the number that the server runs with."), WholeNumber
+        ]
+        | None
+    ) = None
+    adaptive_experts: Annotated[
+        bool, Field(description="false: the server must not lower the number of experts under load.")
+    ] = True
+
+    def routing_params(self, facts: ModelFacts, task: str, *, masks_allowed: bool) -> RoutingParams:
+        """The engine's form. Raises InvalidRequestError for what the model's router cannot do."""
+        if self.experts_per_token is not None:
+            _check_experts_per_token(self.experts_per_token, facts.router)
+        return RoutingParams(self.experts_per_token, self.adaptive_experts, task=task)
+
+
+class RoutingFields(ExpertsFields):
+    """What is told of the routing of each token, and which experts get none."""
+
+    return_routing: (
+        Annotated[
+            ReturnRoutingField, Field(description="true, or an object: the experts and gates of each generated token.")
+        ]
+        | None
+    ) = None
+    mask_experts: (
+        Annotated[
+            dict[LayerName, MaskedExperts],
+            Field(max_length=MAX_LAYERS, description="By layer: experts that get no token. For research, if allowed."),
+        ]
+        | None
+    ) = None
+
+    def routing_params(self, facts: ModelFacts, task: str, *, masks_allowed: bool) -> RoutingParams:
+        params = super().routing_params(facts, task, masks_allowed=masks_allowed)
+        return RoutingParams(
+            params.experts_per_token, params.adaptive, self._masks(masks_allowed), self._returned(facts.router), task
+        )
+
+    def _masks(self, allowed: bool) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        if self.mask_experts and not allowed:
+            raise ForbiddenError(
+                "mask_experts is not allowed: it takes ROUTELM_ALLOW_EXPERT_MASKS=true on the server, and an API key "
+                "with the scope admin where there are several keys.",
+                param="mask_experts",
+            )
+        masks = {int(layer): tuple(sorted(set(experts))) for layer, experts in (self.mask_experts or {}).items()}
+        return tuple(sorted(masks.items()))
+
+    def _returned(self, router: RouterFacts | None) -> ReturnedRouting | None:
+        if self.return_routing is None or self.return_routing is False:
+            return None
+        if router is None:
+            raise InvalidRequestError("This model has no experts; leave return_routing out.", param="return_routing")
+        asked = ReturnRouting() if self.return_routing is True else self.return_routing
+        layers = tuple(router.num_experts) if asked.layers is None else tuple(dict.fromkeys(asked.layers))
+        unknown = next((layer for layer in layers if layer not in router.num_experts), None)
+        if unknown is not None:
+            known = ", ".join(map(str, router.num_experts))
+            raise InvalidRequestError(
+                f"Layer {unknown} has no experts; those that have are {known}.", param="return_routing.layers"
+            )
+        return ReturnedRouting(layers, asked.top, asked.prompt)
+
+
+def _check_experts_per_token(number: int, router: RouterFacts | None) -> None:
+    if router is None:
+        raise InvalidRequestError("This model has no experts; leave the field out.", param="experts_per_token")
+    if router.experts_per_token is None:
+        raise InvalidRequestError(
+            f"The router of this model ({router.name}) chooses the number itself; leave the field out.",
+            param="experts_per_token",
+        )
+    if number > router.experts_per_token:
+        raise InvalidRequestError(
+            f"experts_per_token is {number}: this server takes 1 to {router.experts_per_token}.",
+            param="experts_per_token",
+        )
+
+
+class AnswerRouting(BaseModel):
+    """The experts of the generated tokens, and of the prompt's if asked for; entry i is of `layers[i]`."""
+
+    layers: list[int]
+    prompt: Omittable[list[RoutedToken]] = None
+    tokens: list[RoutedToken]
+
+
+def answer_routing(result: GenerationResult | ChatResult, params: RoutingParams) -> AnswerRouting | None:
+    """The routing of a whole answer, if it was asked for."""
+    if (asked := params.returned) is None:
+        return None
+    prompt = list(result.prompt_routing) if asked.prompt else None
+    return AnswerRouting(layers=list(asked.layers), prompt=prompt, tokens=list(result.routing))
+
+
+def piece_routing(delta: TextDelta | ChatDelta, params: RoutingParams) -> Event:
+    """The field of a piece of a stream; empty where the piece has no routing."""
+    if params.returned is None or not (delta.routing or delta.prompt_routing):
+        return {}
+    routing: dict[str, Any] = {"layers": params.returned.layers, "tokens": delta.routing}
+    return {"routing": routing | ({"prompt": delta.prompt_routing} if delta.prompt_routing else {})}

@@ -1,0 +1,179 @@
+"""One batch from its input file to its output files: validate, answer, finalize. Resumes wherever it was stopped."""
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import Counter
+from contextlib import suppress
+
+from server.batches.executor import RequestExecutor, answer
+from server.batches.files import FileStore
+from server.batches.journal import Journal, JournalDamagedError, Result
+from server.batches.output_files import close_open_requests, write_output_files
+from server.batches.request_lines import InputValidator, read_request, response_line
+from server.batches.request_queue import RequestQueue, in_thread
+from server.batches.store import BatchStore
+from server.batches.types import Batch, BatchError, BatchStatus, RequestCounts
+from server.errors import RequestError
+
+PAGE = 1000  # requests that are written to the journal at a time
+UNANSWERED = {
+    BatchStatus.EXPIRED: ("batch_expired", "This request was not answered before the batch expired."),
+    BatchStatus.CANCELLED: ("batch_cancelled", "This request was not answered before the batch was cancelled."),
+}
+
+logger = logging.getLogger(__name__)
+
+
+class BatchJob:
+    """Runs one unfinished batch. `slots` bounds the requests of all batches that are answered at a time.
+
+    A status is durable before the work that belongs to it begins, and a result before it is counted. So after a crash
+    the job goes on with the status it finds: validation and finalization are done again, answered requests are not.
+    What blocks runs in threads.
+    """
+
+    def __init__(
+        self,
+        batch: Batch,
+        store: BatchStore,
+        files: FileStore,
+        executor: RequestExecutor,
+        slots: asyncio.Semaphore,
+        answered: Counter[bool],
+        workers: int,
+    ) -> None:
+        """`answered` counts requests by whether they succeeded."""
+        self._id, self._store, self._files = batch.id, store, files
+        self._executor, self._slots, self._answered, self._workers = executor, slots, answered, workers
+        self._input = files.path(batch.input_file_id)
+        self._cancelled = asyncio.Event()
+
+    @property
+    def _batch(self) -> Batch:
+        return self._store.at(self._id)
+
+    def cancel(self) -> None:
+        """Abort what runs and end the batch with the results there are. Its status is `cancelling` already."""
+        self._cancelled.set()
+
+    async def run(self) -> None:
+        """Bring the batch to a final status. Cancel this call to stop: the job goes on from there another time."""
+        journal: Journal | None = None
+        try:
+            journal = await in_thread(Journal, self._store.journal_path(self._id))
+            await self._run(journal)
+        except (JournalDamagedError, RequestError, OSError) as error:
+            await in_thread(self._fail, journal, error)
+        finally:
+            if journal is not None:
+                await in_thread(journal.close)
+
+    async def _run(self, journal: Journal) -> None:
+        if self._batch.status is BatchStatus.VALIDATING:
+            await in_thread(self._validate, journal)
+        if self._batch.status.is_final:
+            return
+        status = await self._answer_until_the_end(journal)
+        await in_thread(self._finalize, journal, status)
+
+    def _validate(self, journal: Journal) -> None:
+        """Write the requests of the input file into the journal, from the start if that was interrupted."""
+        journal.clear()
+        validator = InputValidator(self._input, self._batch.endpoint, self._store.limits)
+        requests = validator.requests()
+        while page := list(itertools.islice(requests, PAGE)):
+            journal.add(page)
+            self._take_room(journal)
+        counts = journal.counts()
+        if validator.errors:
+            self._store.enter(self._id, BatchStatus.FAILED, errors=tuple(validator.errors), counts=counts)
+        else:
+            self._store.enter(self._id, BatchStatus.IN_PROGRESS, counts=counts)
+
+    async def _answer_until_the_end(self, journal: Journal) -> BatchStatus:
+        """Answer the open requests. Returns how that ended: COMPLETED, CANCELLED or EXPIRED."""
+        queue = await in_thread(self._open_queue, journal)
+        if self._batch.status is BatchStatus.CANCELLING:
+            return BatchStatus.CANCELLED
+        tasks = [asyncio.create_task(self._work(queue)) for _ in range(self._workers)]
+        work, cancelled = asyncio.gather(*tasks), asyncio.create_task(self._cancelled.wait())
+        try:
+            seconds = max(0.0, self._batch.expires_at - time.time())
+            await asyncio.wait((work, cancelled), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+                return BatchStatus.COMPLETED
+            return BatchStatus.CANCELLED if cancelled.done() else BatchStatus.EXPIRED
+        finally:
+            for task in (*tasks, cancelled):
+                task.cancel()
+            await asyncio.gather(*tasks, work, cancelled, return_exceptions=True)
+
+    def _open_queue(self, journal: Journal) -> RequestQueue:
+        """Raises JournalDamagedError if the journal has lost requests."""
+        counts = journal.counts()
+        if self._batch.counts.total not in (0, counts.total):
+            raise JournalDamagedError(f"it has {counts.total} of {self._batch.counts.total} requests")
+
+        def wrote(counts: RequestCounts) -> None:
+            self._take_room(journal)
+            self._store.count(self._id, counts)
+
+        wrote(counts)
+        return RequestQueue(journal, counts, wrote)
+
+    async def _work(self, queue: RequestQueue) -> None:
+        """Answer one request after another."""
+        while (position := await queue.next()) is not None:
+            request = await in_thread(read_request, self._input, position)
+            found = await answer(self._executor, self._slots, self._batch.owner, request)
+            line = response_line(request.custom_id, found.status, found.request_id, found.body)
+            succeeded = found.status == 200
+            await queue.record(Result(position.line, succeeded, line))
+            self._answered[succeeded] += 1
+
+    def _finalize(self, journal: Journal, status: BatchStatus) -> None:
+        """Write the output files and end the batch."""
+        if status is BatchStatus.COMPLETED:
+            self._store.enter(self._id, BatchStatus.FINALIZING)
+            if self._batch.status is BatchStatus.CANCELLING:
+                status = BatchStatus.CANCELLED
+        else:
+            close_open_requests(journal, *UNANSWERED[status])
+        self._end(journal, status)
+
+    def _end(self, journal: Journal, status: BatchStatus, errors: tuple[BatchError, ...] = ()) -> None:
+        counts = journal.counts()
+        output_file_id, error_file_id = write_output_files(journal, self._batch, self._files)
+        journal.close()
+        self._store.enter(
+            self._id,
+            status,
+            counts=counts,
+            errors=errors,
+            output_file_id=output_file_id,
+            error_file_id=error_file_id,
+        )
+
+    def _fail(self, journal: Journal | None, error: Exception) -> None:
+        """End the batch with the reason, and with the results there are if they can still be written."""
+        reason = _reason(error)
+        logger.error("batch %s failed: %s", self._id, reason.message)
+        if journal is not None and not isinstance(error, JournalDamagedError):
+            with suppress(JournalDamagedError, RequestError, OSError):
+                self._end(journal, BatchStatus.FAILED, (reason,))
+        self._store.fail(self._id, reason)
+
+    def _take_room(self, journal: Journal) -> None:
+        """Count the journal, and as much again for the output files. Raises InvalidRequestError beyond the quota."""
+        self._store.disk.resize(self._id, 2 * journal.bytes)
+
+
+def _reason(error: Exception) -> BatchError:
+    if isinstance(error, RequestError):
+        return BatchError(error.code or "server_error", error.message)
+    if isinstance(error, JournalDamagedError):
+        return BatchError("journal_damaged", f"The journal of this batch is damaged: {error}. Create the batch again.")
+    return BatchError("io_error", f"The files of this batch cannot be used: {error}.")

@@ -1,0 +1,98 @@
+"""A server that sends traces to a collector: what arrives there, and how its times compare with a client's."""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from tests.deploy.servers import free_port, post, running, wait_until
+
+pytestmark = pytest.mark.slow
+
+TOKENS = 400
+PHASES = ["queue", "prefill", "decode"]
+
+
+class Collector(ThreadingHTTPServer):
+    """Receives traces in OTLP over HTTP."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Receive)
+        self.spans: list[Span] = []
+        self.received = b""
+
+
+class _Receive(BaseHTTPRequestHandler):
+    server: Collector
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.received += body
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+            for scope in resource.scope_spans:
+                self.server.spans += scope.spans
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Be quiet."""
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def seconds(span: Span) -> float:
+    return (span.end_time_unix_nano - span.start_time_unix_nano) / 1e9
+
+
+def attributes(span: Span) -> dict[str, object]:
+    return {item.key: getattr(item.value, item.value.WhichOneof("value")) for item in span.attributes}
+
+
+def test_a_trace_of_each_request(collector: Collector, tmp_path: Path) -> None:
+    """The HTTP request, its generation, and three phases that add up to what the client measures. No texts."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    environment = os.environ | {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+        "PYTHONPATH": str(Path.cwd()),
+    }
+    command = [sys.executable, "-m", "server", "serve", "--port", str(port), "--log-requests", "--log-format", "json"]
+    body = {"prompt": "A secret: ", "max_tokens": TOKENS, "ignore_eos": True}
+    with running(command, tmp_path / "log", f"{url}/health/ready", environment):
+        post(f"{url}/v1/completions", body)  # the first request loads modules
+        started = time.monotonic()
+        answer = post(f"{url}/v1/completions", body)
+        measured = time.monotonic() - started
+        wait_until(lambda: len(collector.spans) >= 10, 30, "the spans of two requests")
+
+    last = max(collector.spans, key=lambda span: span.end_time_unix_nano).trace_id
+    spans = {span.name: span for span in collector.spans if span.trace_id == last}
+    http, generation = spans.pop("POST /v1/completions"), spans.pop("text_completion routelm")
+    assert list(spans) == PHASES
+    assert not http.parent_span_id
+    assert generation.parent_span_id == http.span_id
+    assert {span.parent_span_id for span in spans.values()} == {generation.span_id}
+    assert abs(sum(map(seconds, spans.values())) - measured) < 0.05 * measured
+    found = attributes(generation)
+    assert found["gen_ai.usage.output_tokens"] == TOKENS == answer["usage"]["completion_tokens"]
+    assert found["gen_ai.request.model"] == "routelm"
+
+    assert b"secret" not in collector.received
+    assert answer["choices"][0]["text"].encode() not in collector.received
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert lines[-1 - [line.get("path") for line in reversed(lines)].index("/v1/completions")]["trace_id"] == last.hex()
