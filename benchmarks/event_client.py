@@ -14,7 +14,7 @@ import httptools
 TIMEOUT_SECONDS = 600
 
 
-async def post_for_events(url: str, body: bytes, on_event: Callable[[bytes], None]) -> int:
+async def post_for_events(url: str, body: bytes, on_event: Callable[[bytes], None], key: str | None = None) -> int:
     """POST JSON and give the data of each server-sent event to `on_event` as it arrives; returns the status.
 
     ConnectionError when the server ends the connection before its answer is complete, which an answer without a length
@@ -27,14 +27,16 @@ async def post_for_events(url: str, body: bytes, on_event: Callable[[bytes], Non
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_connection(lambda: answer, where.hostname, where.port or 80)
         try:
-            transport.write(_head(where.path, where.netloc, len(body)) + body)
+            transport.write(_head(where.path, where.netloc, len(body), key) + body)
             return await answer.status
         finally:
             transport.close()
 
 
-def _head(path: str, host: str, length: int) -> bytes:
+def _head(path: str, host: str, length: int, key: str | None) -> bytes:
     fields = {"Host": host, "Content-Type": "application/json", "Content-Length": length, "Connection": "close"}
+    if key is not None:
+        fields["Authorization"] = f"Bearer {key}"
     lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items()), "", ""]
     return "\r\n".join(lines).encode()
 

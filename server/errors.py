@@ -12,10 +12,14 @@ RequestError                    base class of all of them
 │   └── FileTooLargeError       413  a larger file than the server keeps
 ├── ClientGoneError             499  the client has disconnected; nobody reads this answer
 ├── CompressedBodyError         415  a Content-Encoding, which is not read
+├── RequestNotFoundError        404  a request that does not run
+├── RequestCancelledError       499  cancelled by DELETE /v1/requests/{id}, before there was a text
 ├── OverloadedError             429  the queue is full; come back after `retry_after` seconds
+│   └── DeadlineUnreachableError 429 its turn is expected after its deadline
 ├── RateLimitError              429  the API key has used what it may in a minute, or at once
 ├── HeadersTooLargeError        431  longer headers than the server reads
 ├── EngineFailedError           500  the step that held the request failed
+├── DeadlineExceededError       504  the deadline came, and a part of the answer is of no use
 ├── UnavailableError            503  the server is stopping or not ready
 └── DiskFullError               507  no room on the disk for files and batches
 """
@@ -157,7 +161,45 @@ class HeadersTooLargeError(RequestError):
 class OverloadedError(RequestError):
     status = 429
     type = "rate_limit_error"
-    code = "queue_full"
+    code: str = "queue_full"
+
+
+class DeadlineUnreachableError(OverloadedError):
+    code = "deadline_unreachable"
+
+    def __init__(self, *, retry_after: float) -> None:
+        super().__init__(
+            "By the rate of the last half minute, the turn of this request comes after its deadline: give it more "
+            "time, or try again after the time in Retry-After.",
+            param="timeout",
+            retry_after=retry_after,
+        )
+
+
+class DeadlineExceededError(RequestError):
+    status = 504
+    code = "deadline_exceeded"
+
+    def __init__(self) -> None:
+        super().__init__("The deadline of this request came before its answer was complete.", param="timeout")
+
+
+class RequestCancelledError(RequestError):
+    status = 499
+    type = "invalid_request_error"
+    code = "request_cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("This request was cancelled before its answer was complete.")
+
+
+class RequestNotFoundError(RequestError):
+    status = 404
+    type = "invalid_request_error"
+    code = "request_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("No request with this id is running, or it belongs to another API key.", param="request_id")
 
 
 class RateLimitError(RequestError):

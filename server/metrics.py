@@ -85,7 +85,8 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
-        self._rejected = {reason: rejected.labels(reason) for reason in ("queue_full", "draining", "prompt_too_long")}
+        reasons = ("queue_full", "deadline_unreachable", "draining", "prompt_too_long")
+        self._rejected = {reason: rejected.labels(reason) for reason in reasons}
         self._key_requests = self._key_counter("requests", "POST requests of an API key that were within its limits.")
         self._key_refused = self._key_counter("requests_refused", "POST requests above the limits of their API key.")
         self._key_prompt_tokens = self._key_counter("prompt_tokens", "Prompt tokens of an API key.")

@@ -12,6 +12,7 @@ from server.api.request_model import FirstErrorOnly, ModelName, NonBlankText, On
 from server.api.response_format import GrammarFields
 from server.api.response_model import UsageInfo, usage_of
 from server.api.sampling import SamplingFields
+from server.api.scheduling import SchedulingFields
 from server.api.tasks import GREEDY
 from server.errors import InvalidRequestError
 from server.generation.grammar import JsonSchemaGrammar
@@ -33,7 +34,7 @@ def _distinct(labels: list[str]) -> list[str]:
 Label = Annotated[NonBlankText, Field(max_length=128)]
 
 
-class AnalyzeRequest(SamplingFields, GrammarFields):
+class AnalyzeRequest(SamplingFields, SchedulingFields, GrammarFields):
     """`labels`, or a JSON schema in one of the fields that constrain answers."""
 
     model: ModelName | None = None

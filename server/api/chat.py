@@ -28,6 +28,7 @@ from server.api.sampling import (
     check_total_logprobs,
     unlimited_max_tokens,
 )
+from server.api.scheduling import SchedulingFields
 from server.api.sse import Event, Events
 from server.api.tools import AnswerToolCall, answer_tool_call, streamed_tool_call
 from server.chat.answer import ChatDelta, ChatResult
@@ -43,7 +44,7 @@ from server.generation.stream import all_results, interleave
 router = APIRouter(tags=["OpenAI"])
 
 
-class ChatCompletionRequest(SamplingFields, ChatFields, GrammarFields, RoutingFields):
+class ChatCompletionRequest(SamplingFields, SchedulingFields, ChatFields, GrammarFields, RoutingFields):
     model: ModelName | None = None
     messages: Messages
     max_completion_tokens: MaxTokens | None = None

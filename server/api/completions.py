@@ -26,6 +26,7 @@ from server.api.response_format import GrammarFields
 from server.api.response_model import Omittable, UsageInfo, Warnings, usage_of
 from server.api.routing_fields import AnswerRouting, RoutingFields, answer_routing, piece_routing
 from server.api.sampling import Choices, LogprobsField, NumLogprobs, SamplingFields, TokenLimit, check_total_logprobs
+from server.api.scheduling import SchedulingFields
 from server.api.sse import Event, Events
 from server.engine.types import RoutingParams, SamplingParams
 from server.errors import InvalidRequestError
@@ -41,7 +42,7 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's default
 MAX_GENERATIONS = 128  # prompts times choices
 
 
-class CompletionRequest(SamplingFields, PromptFields, GrammarFields, RoutingFields):
+class CompletionRequest(SamplingFields, SchedulingFields, PromptFields, GrammarFields, RoutingFields):
     model: ModelName | None = None
     prompt: PromptField
     max_tokens: Annotated[TokenLimit, Field(description="0 needs echo; -1: as many as the context holds.")] | None = (

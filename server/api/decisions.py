@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from server.api.dependencies import Context
-from server.api.request_model import FirstErrorOnly, ModelName, NonBlankText, RequestBody, WithExtras, served_types
+from server.api.request_model import FirstErrorOnly, ModelName, NonBlankText, WithExtras, served_types
 from server.api.response_model import Warnings, usage_of
 from server.api.responses.input_items import (
     FunctionCallItem,
@@ -20,6 +20,7 @@ from server.api.responses.input_items import (
     ignored_item_fields,
     joined,
 )
+from server.api.scheduling import SchedulingFields
 from server.generation.stream import RunningGeneration
 from server.tasks.decide import LabelQuestion, Option, decide
 
@@ -96,7 +97,7 @@ _Tagged = Annotated[
 ]
 
 
-class DecisionsRequest(RequestBody):
+class DecisionsRequest(SchedulingFields):
     model: ModelName | None = None
     input: InputItems
     questions: Annotated[list[_Tagged], FirstErrorOnly, Field(min_length=1, max_length=MAX_QUESTIONS)]

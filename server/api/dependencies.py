@@ -10,10 +10,11 @@ from fastapi import Depends, Request, Response
 from server.api.compatibility import MAX_NAMED_FIELDS
 from server.api.request_model import RequestBody
 from server.api.routing_fields import ExpertsFields
+from server.api.scheduling import key_scheduling, request_scheduling
 from server.api.sse import OPENAI, Events, EventStream, StreamFormat
 from server.api.validation_errors import FieldError, in_one_answer
 from server.chat.service import ChatService
-from server.engine.types import RoutingParams, SchedulingParams
+from server.engine.types import RoutingParams
 from server.errors import ClientGoneError
 from server.generation.admission import Admission
 from server.generation.service import GenerationService
@@ -56,14 +57,15 @@ class RequestContext:
         """Return the service, if it has the model that the body asks for. Headers name ignored fields, and
         tell how many requests wait before this one and for how many seconds.
 
-        Raises ModelNotFoundError, InvalidRequestError for unknown fields if the server is strict about them, and what
-        `ExpertsFields.routing_params` raises.
+        Raises ModelNotFoundError, what `request_scheduling` and `ExpertsFields.routing_params` raise, and
+        InvalidRequestError for unknown fields if the server is strict about them.
         """
         if body.unknown_fields and self.request.app.state.strict:
             raise in_one_answer(
                 [FieldError(name, "this field is not known here", "unknown_parameter") for name in body.unknown_fields]
             )
         self.service.check_model(getattr(body, "model", None))
+        self.admission.scheduling = request_scheduling(self.request, body, self.admission.scheduling)
         if isinstance(body, ExpertsFields):
             self.admission.routing = body.routing_params(
                 self.service.facts,
@@ -72,7 +74,7 @@ class RequestContext:
             )
         engine = self.service.engine
         self.response.headers["X-Queue-Position"] = str(engine.stats().waiting)
-        self.response.headers["X-Queue-Wait"] = f"{engine.expected_wait:.1f}"
+        self.response.headers["X-Queue-Wait"] = f"{engine.expected_wait(self.admission.scheduling):.1f}"
         if body.ignored_fields:
             self.response.headers[WARNINGS_HEADER] = _header_value(body.ignored_fields[:MAX_NAMED_FIELDS])
         return self.service
@@ -116,11 +118,14 @@ async def get_context(request: Request, response: Response, service: Service) ->
     Only a dependency can do so for a stream: its exit code runs at once when the client disconnects, but the `finally`
     of a generator that was returned does not.
     """
+    running: dict[str, Admission] = request.app.state.running_requests
     with _admission(request, service) as admission:
         context = RequestContext(request, response, admission)
+        running[admission.request_id] = admission
         try:
             yield context
         finally:
+            del running[admission.request_id]
             for task in context.tasks:
                 task.cancel()
 
@@ -130,16 +135,15 @@ def _admission(request: Request, service: GenerationService) -> Admission:
     request_id, state = request.scope["request_id"], request.app.state
     routing = RoutingParams(task=_task(request))
     key: ApiKey | None = request.scope.get("api_key")
-    background = BATCH_PRIORITY if request.scope.get("is_batch") else 0
+    scheduling = key_scheduling(key, BATCH_PRIORITY if request.scope.get("is_batch") else 0)
     if key is None:
-        return Admission(service, request_id, SchedulingParams(background), routing)
+        return Admission(service, request_id, scheduling, routing)
 
     def record_usage(prompt_tokens: int, completion_tokens: int) -> None:
         state.api_keys.usage_of(key).add_tokens(prompt_tokens + completion_tokens, key)
         state.metrics.key_tokens(key.name, prompt_tokens, completion_tokens)
 
     salt = key.name if state.cache_salt_per_key else ""
-    scheduling = SchedulingParams(key.priority + background)
     return Admission(service, request_id, scheduling, routing, cache_salt=salt, record_usage=record_usage)
 
 

@@ -11,8 +11,9 @@ from pydantic_core import to_json
 
 from server.api.dependencies import Context, RequestContext
 from server.api.prompts import TokenIds, prompt_form, prompt_items
-from server.api.request_model import FirstErrorOnly, ModelName, RequestBody, Text, WholeNumber
+from server.api.request_model import FirstErrorOnly, ModelName, Text, WholeNumber
 from server.api.response_model import Warnings, usage_of
+from server.api.scheduling import SchedulingFields
 from server.tasks.embed import EmbedOptions, Vector, embed
 
 router = APIRouter(tags=["OpenAI"])
@@ -38,7 +39,7 @@ EmbeddingInput = Annotated[
 ]
 
 
-class EmbeddingsRequest(RequestBody):
+class EmbeddingsRequest(SchedulingFields):
     model: ModelName | None = None
     input: EmbeddingInput
     encoding_format: Annotated[Literal["float", "base64"], Field(description="base64: of float32, little-endian.")] = (

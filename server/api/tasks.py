@@ -8,6 +8,7 @@ from server.api.request_model import ModelName
 from server.api.response_model import usage_of
 from server.api.routing_fields import piece_routing
 from server.api.sampling import SamplingFields
+from server.api.scheduling import SchedulingFields
 from server.api.sse import Event, Events
 from server.engine.types import FinishReason
 from server.generation.defaults import GenerationDefaults
@@ -16,14 +17,15 @@ from server.generation.stream import RunningGeneration, interleave
 GREEDY = GenerationDefaults(temperature=0.0)  # a task has one best answer, unless the client asks for variety
 
 
-class TaskFields(SamplingFields):
+class TaskFields(SamplingFields, SchedulingFields):
     model: ModelName | None = None
     stream: bool | None = None
 
 
 def overall_reason(reasons: Sequence[FinishReason]) -> FinishReason:
-    """`length` if any text was cut off, else `stop`."""
-    return FinishReason.LENGTH if FinishReason.LENGTH in reasons else FinishReason.STOP
+    """Why any text was cut off, else `stop`."""
+    cut_off = (FinishReason.TIMEOUT, FinishReason.ABORT, FinishReason.LENGTH)
+    return next((reason for reason in cut_off if reason in reasons), FinishReason.STOP)
 
 
 async def task_events(

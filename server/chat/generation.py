@@ -131,7 +131,7 @@ class RoutedGeneration(ChatGeneration):
             self._reasoning_tokens += len(delta.token_ids)
         fields = self._router.feed(delta.text) if delta.text else []
         if delta.finish_reason is not None:
-            fields += self._router.finish(truncated=delta.finish_reason is FinishReason.LENGTH)
+            fields += self._router.finish(truncated=delta.finish_reason is not FinishReason.STOP)
         return fields
 
     def _call_delta(self, field: FieldDelta) -> ToolCallDelta:

@@ -89,10 +89,15 @@ class Engine:
         return self._track_finished(self.scheduler.abort(request_id))
 
     def step(self) -> list[EngineOutput]:
-        """Compute the next tokens. If that fails, the sequences of the step end with an error, and no others.
+        """End requests at their deadline, then compute the next tokens.
 
+        If that fails, the sequences of the step end with an error, and no others.
         An exception of the scheduler itself is raised: its state is unknown then, and the caller must use `fail_all`.
         """
+        timed_out = self._track_finished(self.scheduler.time_out())
+        return timed_out + self._step()
+
+    def _step(self) -> list[EngineOutput]:
         batch = self.scheduler.schedule()
         if batch.is_empty:
             return []

@@ -7,6 +7,7 @@ kernels compute every token in the same way.
 
 import time
 from collections.abc import Callable
+from heapq import heappop, heappush
 from random import Random
 
 from server.engine.beam.search import BeamSearch
@@ -52,6 +53,7 @@ class Scheduler:
         self._grammars = grammars
         self._clock = clock
         self._seeds = Random(config.seed)
+        self._deadlines: list[tuple[float, str]] = []  # a heap, with ids that have ended since
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self.pool.by_id or request_id in self.beams
@@ -73,6 +75,8 @@ class Scheduler:
         """Put a request into the waiting queue. It must have been checked, and its id must be new."""
         assert request.request_id not in self, "request ids are unique"
         self._join(request.scheduling.tenant)
+        if request.scheduling.deadline is not None:
+            heappush(self._deadlines, (request.scheduling.deadline, request.request_id))
         if isinstance(request, GenerateRequest) and request.sampling.beam_width > 1:
             first_beam = self._new_sequence(self.beams.open(request))
             self.pool.add(first_beam)
@@ -98,6 +102,19 @@ class Scheduler:
         self.pool.remove(sequence)
         return [sequence.terminal(FinishReason.ABORT, self._clock())]
 
+    def time_out(self) -> list[EngineOutput]:
+        """End the requests whose deadline has come."""
+        outputs: list[EngineOutput] = []
+        now = self._clock() if self._deadlines else 0.0
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, request_id = heappop(self._deadlines)
+            if request_id in self.beams:
+                outputs.append(self.beams.time_out(request_id))
+            elif (sequence := self.pool.by_id.get(request_id)) is not None:
+                self.pool.remove(sequence)
+                outputs.append(sequence.terminal(FinishReason.TIMEOUT, now))
+        return outputs
+
     def fail(self, sequences: list[Sequence], error: str) -> list[EngineOutput]:
         """End the sequences of a failed step, and reuse nothing that was computed so far."""
         outputs = []
@@ -114,6 +131,7 @@ class Scheduler:
         """Forget all sequences and free all memory, whatever state they are in."""
         self.beams.clear()
         self.pool.clear()
+        self._deadlines.clear()
 
     def schedule(self) -> ScheduledBatch:
         """The next step; empty only when nothing is left to do."""

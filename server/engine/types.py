@@ -11,6 +11,7 @@ class FinishReason(StrEnum):
 
     STOP = "stop"  # an end-of-sequence or stop token; of an embed request: the embedding is there
     LENGTH = "length"  # max_tokens is reached, or the model's context is full
+    TIMEOUT = "timeout"  # its deadline has come
     ABORT = "abort"  # the client left, or the server is shutting down
     ERROR = "error"  # the step that held the request failed, or its grammar cannot be followed
 
@@ -73,11 +74,12 @@ class SchedulingParams:
     """When a request is computed, compared with others.
 
     A lower `priority` is more urgent; it may be negative. Requests of equal priority share the engine fairly between
-    their tenants, which are told apart by any string.
+    their tenants, which are told apart by any string. At its `deadline` (time.monotonic() seconds) a request ends.
     """
 
     priority: int = 0
     tenant: str = ""
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from types import TracebackType
 
 from server.engine.types import DEFAULT_ROUTING, RoutingParams, SamplingParams, SchedulingParams
-from server.errors import InvalidRequestError
+from server.errors import InvalidRequestError, RequestCancelledError
 from server.generation.prompt import Prompt
 from server.generation.segments import RETRY_SECONDS, SegmentedPrompt
 from server.generation.service import DEFAULT_OPTIONS, DEFAULT_SCHEDULING, GenerationService
@@ -46,6 +46,7 @@ class Admission:
         self._cache_salt = cache_salt
         self._record_usage = record_usage
         self._recorded_prompt_tokens = 0
+        self._is_cancelled = False
         self.generations: list[RunningGeneration] = []
         self.has_begun = asyncio.Event()  # set when the first generation is accepted
 
@@ -60,6 +61,12 @@ class Admission:
             prompt_tokens = sum(usage.prompt_tokens for usage in usages) - self._recorded_prompt_tokens
             self._record_usage(prompt_tokens, sum(usage.completion_tokens for usage in usages))
 
+    def cancel(self) -> None:
+        """End all generations with the text so far. What was to be started after them is refused."""
+        self._is_cancelled = True
+        for generation in self.generations:
+            generation.cancel()
+
     def start(
         self,
         prompts: Sequence[Prompt | SegmentedPrompt],
@@ -70,9 +77,11 @@ class Admission:
         """Start `n` generations per prompt. If one is refused, those that were started are withdrawn.
 
         Each of several choices has its own seed: the given one and the ones that follow it. Raises what
-        GenerationService.start raises, and InvalidRequestError for more generations than the server can ever hold,
-        because trying again would not help.
+        GenerationService.start raises, RequestCancelledError after `cancel`, and InvalidRequestError for more
+        generations than the server can ever hold, because trying again would not help.
         """
+        if self._is_cancelled:
+            raise RequestCancelledError
         self._check_capacity(len(prompts) * n)
         routing = within_bounds(self.routing, self.service.facts, _num_generations(prompts) * n)
         started: list[RunningGeneration] = []
@@ -105,9 +114,12 @@ class Admission:
         A request that has begun waits for a free slot. One that has not begun does not wait: `start` refuses it. Call
         `start` directly afterwards, in the same task: whenever this task gives way, others may take the slots.
         """
-        while self.generations and self.service.engine.free_capacity < 1:  # noqa: ASYNC110
+        while self.generations and self._free_capacity() < 1:  # noqa: ASYNC110
             await asyncio.sleep(RETRY_SECONDS)
-        return max(1, self.service.engine.free_capacity)
+        return max(1, self._free_capacity())
+
+    def _free_capacity(self) -> int:
+        return self.service.engine.free_capacity(self.scheduling)
 
     def _check_capacity(self, count: int) -> None:
         capacity = self.service.engine.capacity

@@ -81,10 +81,14 @@ class SegmentedGeneration:
         for generation in self._started:
             generation.stop()
 
+    def cancel(self) -> None:
+        for generation in self._started:
+            generation.cancel()
+
     async def deltas(self) -> AsyncIterator[TextDelta]:
         """Yield the text as it grows, segment after segment. The finish reason is `length` if any segment was cut off.
 
-        A stop string ends the whole text: the segments after it are withdrawn.
+        A stop string, a deadline and a cancellation end the whole text: the segments after it are withdrawn.
         """
         reason = FinishReason.STOP
         for index, segment in enumerate(self._prompt.segments):
@@ -93,10 +97,10 @@ class SegmentedGeneration:
                 yield TextDelta(segment.before)
             await self._until_started(index)
             async for delta in self._started[index].deltas():
-                if delta.finish_reason is FinishReason.LENGTH:
-                    reason = FinishReason.LENGTH
+                if delta.finish_reason not in (None, FinishReason.STOP):
+                    reason = delta.finish_reason
                 yield replace(delta, finish_reason=None)
-            if self._started[index].stopped:
+            if self._started[index].stopped or reason in (FinishReason.TIMEOUT, FinishReason.ABORT):
                 self.withdraw()
                 yield TextDelta("", finish_reason=reason)
                 return

@@ -19,7 +19,7 @@ from model.text.chat_template import (
 )
 from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
-from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
+from server.engine.client.base import DeadlineError, EngineClient, EngineClosedError, QueueFullError
 from server.engine.grammar.compiler import CompiledGrammar, GrammarCompiler
 from server.engine.types import (
     DEFAULT_ROUTING,
@@ -32,6 +32,7 @@ from server.engine.types import (
     ScoreRequest,
 )
 from server.errors import (
+    DeadlineUnreachableError,
     InvalidRequestError,
     ModelNotFoundError,
     OverloadedError,
@@ -232,8 +233,8 @@ class GenerationService:
                 prompt,
                 lambda index, part: submit(f"{request_id}-{index}", part, follow_up or index > 0),
             )
-        except OverloadedError:
-            self._observer.rejected("queue_full")
+        except OverloadedError as error:
+            self._observer.rejected(error.code)
             raise
 
     def _submit(self, request: EngineRequest, prompt: Prompt, options: TextOptions, follow_up: bool) -> Generation:
@@ -250,6 +251,8 @@ class GenerationService:
                 tokenizer=self.tokenizer,
                 observer=with_spans(self._observer, request, self.model_id),
             )
+        except DeadlineError as late:
+            raise DeadlineUnreachableError(retry_after=late.retry_after) from late
         except QueueFullError as full:
             raise OverloadedError(
                 "The queue is full; try again after the time in Retry-After.", retry_after=full.retry_after

@@ -13,8 +13,14 @@ from typing import Protocol, TypeVar
 from model.text.chat_formats.router import AnswerParser, ContentDetokenizer
 from model.text.tokenizer import Tokenizer
 from server.engine.client.base import EngineClient
-from server.engine.types import EngineOutput, EngineRequest, FinishReason, RequestTimes
-from server.errors import EngineFailedError, InvalidRequestError, UnavailableError
+from server.engine.types import EngineOutput, EngineRequest, FinishReason, GenerateRequest, RequestTimes
+from server.errors import (
+    DeadlineExceededError,
+    EngineFailedError,
+    InvalidRequestError,
+    RequestCancelledError,
+    UnavailableError,
+)
 from server.generation.logprobs import DecodedLogprobs, decode_logprobs
 from server.generation.stop_strings import StopStringMatcher
 from server.generation.token_routing import RoutedToken, routed_tokens
@@ -136,6 +142,8 @@ class RunningGeneration(Protocol):
 
     def stop(self) -> None: ...
 
+    def cancel(self) -> None: ...
+
     def deltas(self) -> AsyncIterator[TextDelta]: ...
 
     async def result(self) -> GenerationResult: ...
@@ -156,6 +164,9 @@ class FinishedGeneration:
         """Nothing runs."""
 
     def stop(self) -> None:
+        """Nothing runs."""
+
+    def cancel(self) -> None:
         """Nothing runs."""
 
     async def deltas(self) -> AsyncIterator[TextDelta]:
@@ -223,6 +234,8 @@ class Generation:
         self._last_output: float | None = None
         self._finished = False
         self._is_stopped = False
+        self._is_cancelled = False
+        self._has_text = isinstance(request, GenerateRequest)
         self._outputs = engine.submit(request, follow_up=follow_up)
 
     @property
@@ -251,6 +264,12 @@ class Generation:
             self._is_stopped = True
             self._engine.abort(self._request_id)
 
+    def cancel(self) -> None:
+        """End the generation because it was asked for: it ends with ABORT and the text so far."""
+        if not self.stopped and not self._finished:
+            self._is_cancelled = True
+            self._engine.abort(self._request_id)
+
     def abort(self) -> None:
         """End the generation because the client has left. Does nothing if it has ended."""
         if not self._finished:
@@ -267,7 +286,7 @@ class Generation:
         """Yield the text as it grows.
 
         Raises EngineFailedError, UnavailableError or, for a grammar that cannot be followed, InvalidRequestError if the
-        engine ends it early.
+        engine ends it early; DeadlineExceededError or RequestCancelledError if it was to have no text.
         """
         async for output in self._outputs:
             self._count(output)
@@ -333,9 +352,19 @@ class Generation:
             raise InvalidRequestError(output.error or "This request cannot be completed.")
         if reason is FinishReason.ERROR:
             raise EngineFailedError(output.error or "The step that held this request failed.")
-        if reason is FinishReason.ABORT:
+        if reason is FinishReason.ABORT and not self._is_cancelled:
             raise UnavailableError("The server is stopping; this answer was cut off.", retry_after=1)
+        if not self._has_text:
+            _check_complete(reason)
         return replace(delta, text=text, finish_reason=reason)
+
+
+def _check_complete(reason: FinishReason) -> None:
+    """Raise an error for scores or vectors that were not computed to the end: a part of them is of no use."""
+    if reason is FinishReason.TIMEOUT:
+        raise DeadlineExceededError
+    if reason is FinishReason.ABORT:
+        raise RequestCancelledError
 
 
 async def all_results(generations: Sequence[Streaming[Delta, Result]]) -> list[Result]:

@@ -7,7 +7,7 @@ the drain has begun must not be refused.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
@@ -28,6 +28,7 @@ class Drain:
         self._answering = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._cut_short = asyncio.Event()
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -41,6 +42,10 @@ class Drain:
             if self._answering == 0:
                 self._idle.set()
 
+    def cut_short(self) -> None:
+        """Let `finish` end the requests that still run now, with an error for each."""
+        self._cut_short.set()
+
     async def finish(self) -> None:
         """Refuse new requests, wait for accepted ones up to the grace period, close the engine. Can be called again."""
         self.begun = True
@@ -53,10 +58,17 @@ class Drain:
         end = time.monotonic() + self._grace
         if self.stop_background is not None:
             await self.stop_background()
+<<<<<<< HEAD
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), max(end - time.monotonic(), 0.0))
+=======
+        waits = [asyncio.create_task(event.wait()) for event in (self._idle, self._cut_short)]
+        await asyncio.wait(waits, timeout=self._grace, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+>>>>>>> keys
         if self.close_engine is not None:
-            await self.close_engine(max(end - time.monotonic(), 0.0))
+            await self.close_engine(0.0 if self._cut_short.is_set() else max(end - time.monotonic(), 0.0))
 
 
 class DrainGate:

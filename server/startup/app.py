@@ -92,6 +92,7 @@ def create_app(
     )
     app.state.drain = drain
     app.state.api_keys = api_keys
+    app.state.running_requests = {}  # the Admission of each, by request id
     app.state.cache_salt_per_key = settings.cache_salt_per_key
     app.state.strict = settings.strict
     app.state.batches = None

@@ -13,7 +13,11 @@ BATCH_DEPENDENT = "answers may depend on what else is in the batch"
 def banner(settings: Settings, model_id: str, config: EngineConfig, weight_scheme: str, device: str) -> str:
     """`weight_scheme` is the type of the weights, or the scheme that quantizes them."""
     threads = torch.get_num_threads()
-    access = "required" if settings.api_key else f"none, open to whoever reaches {settings.uds or settings.host}"
+    access = (
+        "required"
+        if settings.api_key or settings.keys_file
+        else f"none, open to whoever reaches {settings.uds or settings.host}"
+    )
     facts = (
         f"{weight_scheme} on {device}",
         f"{threads} thread{'s' if threads > 1 else ''}",

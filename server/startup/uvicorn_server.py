@@ -33,13 +33,15 @@ logger = logging.getLogger(__name__)
 class DrainingServer(uvicorn.Server):
     """A uvicorn server that keeps answering while it drains: probes get 503, new requests an explanation.
 
-    It stops listening when the last response is complete or the grace period is over. A second signal ends it at once.
+    It stops listening when the last response is complete or the grace period is over. A second signal ends the requests
+    that still run, with an error for each; a third one ends the process at once.
     """
 
     def __init__(self, config: uvicorn.Config, drain: Drain, api_keys: ApiKeys) -> None:
         super().__init__(config)
         self._drain = drain
         self._api_keys = api_keys
+        self._num_signals = 0
         self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -49,7 +51,8 @@ class DrainingServer(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The signal handler. It only sets flags; `on_tick` acts on them."""
-        if self._drain.begun:
+        self._num_signals += 1
+        if self._num_signals > 2:
             self.should_exit = self.force_exit = True
         self._drain.begun = True
 
@@ -62,6 +65,8 @@ class DrainingServer(uvicorn.Server):
         if self._drain.begun and self._draining is None:
             logger.info("draining: running requests finish, new ones are refused")
             self._draining = asyncio.create_task(self._drain.finish())
+        if self._num_signals == 2:
+            self._drain.cut_short()
         drained = self._draining is not None and self._draining.done()
         return await super().on_tick(counter) or drained
 

@@ -1,6 +1,7 @@
 """An EngineClient without a model: deterministic answers, real asynchrony, and every way to end a request."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from server.engine.types import (
     LayerLoad,
     RequestTimes,
     ReturnedRouting,
+    SchedulingParams,
     TaskLoad,
     TokenLogprobs,
     TokenRouting,
@@ -60,14 +62,14 @@ class FakeEngine:
     closed_with: list[float] = field(default_factory=list)
     _running: dict[str, asyncio.Event] = field(default_factory=dict)
     _closed: bool = False
-    expected_wait: float = 0.0
+    seconds_to_wait: float = 0.0
     _prompt_tokens: int = 0
     _generation_tokens: int = 0
 
     def submit(self, request: EngineRequest, *, follow_up: bool = False) -> AsyncIterator[EngineOutput]:
         if self._closed:
             raise EngineClosedError
-        if self.free_capacity < 1:
+        if self.free_capacity() < 1:
             raise QueueFullError(self.retry_after)
         assert request.request_id not in self._running
         self.submitted.append(request)
@@ -117,8 +119,10 @@ class FakeEngine:
         while self._running:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
-    @property
-    def free_capacity(self) -> int:
+    def expected_wait(self, scheduling: SchedulingParams) -> float:
+        return self.seconds_to_wait
+
+    def free_capacity(self, scheduling: SchedulingParams = SchedulingParams()) -> int:  # noqa: B008
         return self.capacity - self.occupied - len(self._running)
 
     @property
@@ -149,10 +153,16 @@ class FakeEngine:
         if asked is None or not asked.prompt:
             prompt_routing = ()
         answer = [*self.answer(request), *self.eos[:1]][: sampling.max_tokens]
-        first = True
+        if not answer:
+            await asyncio.sleep(self.step_seconds)
+        first, deadline = True, request.scheduling.deadline or math.inf
         for place, token in enumerate(answer):
             await asyncio.sleep(self.step_seconds)
-            if stopped.is_set() or (self.fail_after is not None and place >= self.fail_after):
+            if (
+                stopped.is_set()
+                or time.monotonic() >= deadline
+                or (self.fail_after is not None and place >= self.fail_after)
+            ):
                 break
             self._generation_tokens += 1
             is_end = token in self.eos or token in sampling.stop_token_ids
@@ -177,6 +187,7 @@ class FakeEngine:
                 return
         failed = self.fail_after is not None and not stopped.is_set()
         reason = FinishReason.ABORT if stopped.is_set() else FinishReason.ERROR if failed else FinishReason.LENGTH
+        reason = FinishReason.TIMEOUT if time.monotonic() >= deadline else reason
         outputs.put_nowait(
             EngineOutput(
                 request.request_id,

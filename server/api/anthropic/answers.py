@@ -55,7 +55,7 @@ def message_usage(usage: Usage) -> MessageUsage:
 def stop_reason(reason: ChatFinishReason, stop_string: str | None) -> str:
     if reason is ChatFinishReason.TOOL_CALLS:
         return "tool_use"
-    if reason is ChatFinishReason.LENGTH:
+    if reason.is_cut_off:  # their API has no reason of its own for deadlines
         return "max_tokens"
     return "end_turn" if stop_string is None else "stop_sequence"
 

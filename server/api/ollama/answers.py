@@ -62,7 +62,7 @@ def written(moment: datetime) -> str:
 
 
 def done_reason(reason: ChatFinishReason) -> str:
-    return "length" if reason is ChatFinishReason.LENGTH else "stop"
+    return reason.value if reason.is_cut_off else "stop"
 
 
 def shown_calls(calls: Sequence[ToolCall]) -> Event:

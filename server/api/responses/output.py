@@ -60,7 +60,7 @@ class ResponseHead:
 
     def finished(self, reason: ChatFinishReason, blocks: Sequence[AnswerBlock], answer: ChatGeneration) -> Event:
         """The response at its end. It is incomplete if it was cut off, and so is its last item."""
-        cut = reason is ChatFinishReason.LENGTH
+        cut = reason.is_cut_off
         output = [self.item(block, "completed") for block in blocks]
         if cut and output:
             output[-1]["status"] = "incomplete"

@@ -69,6 +69,13 @@ class BeamSearch:
         """End a request and drop all its beams."""
         return self._end(self._groups[request_id], FinishReason.ABORT)
 
+    def time_out(self, request_id: str) -> EngineOutput:
+        """End a request with what its likeliest beam has so far."""
+        group = self._groups[request_id]
+        best = max(group.scores, key=lambda sequence: group.scores[sequence])
+        answer = BeamAnswer(tuple(best.tokens[best.prompt_len :]), tuple(best.routing))
+        return self._end(group, FinishReason.TIMEOUT, answer=answer)
+
     def fail(self, sequence: Sequence, error: str = NOT_FINITE) -> EngineOutput:
         """End the request of a beam whose step failed."""
         return self._end(self._group_of[sequence], FinishReason.ERROR, error)

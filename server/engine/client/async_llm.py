@@ -16,7 +16,7 @@ from dataclasses import replace
 from server.engine.client.admission import AdmissionControl, QueueLimits
 from server.engine.client.base import EngineClosedError
 from server.engine.engine import STEP_FAILED, Engine
-from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason, TaskLoad
+from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason, SchedulingParams, TaskLoad
 
 logger = logging.getLogger(__name__)
 
@@ -74,13 +74,11 @@ class AsyncLLM:
     def capacity(self) -> int:
         return self._admission.capacity
 
-    @property
-    def free_capacity(self) -> int:
-        return self._admission.free_capacity
+    def free_capacity(self, scheduling: SchedulingParams) -> int:
+        return self._admission.free_capacity(scheduling)
 
-    @property
-    def expected_wait(self) -> float:
-        return self._admission.expected_wait
+    def expected_wait(self, scheduling: SchedulingParams) -> float:
+        return self._admission.expected_wait(scheduling)
 
     def submit(self, request: EngineRequest, *, follow_up: bool = False) -> OutputStream:
         """Accept a request. Raises QueueFullError, EngineClosedError, or ValueError for one that cannot be served."""

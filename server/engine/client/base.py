@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from server.engine.types import EngineOutput, EngineRequest, EngineStats, TaskLoad
+from server.engine.types import EngineOutput, EngineRequest, EngineStats, SchedulingParams, TaskLoad
 
 
 class QueueFullError(Exception):
@@ -12,6 +12,10 @@ class QueueFullError(Exception):
     def __init__(self, retry_after: float) -> None:
         super().__init__(f"the queue is full; a place is expected in {retry_after:.0f} s")
         self.retry_after = retry_after
+
+
+class DeadlineError(QueueFullError):
+    """The turn of a request is expected after its deadline. After `retry_after` seconds it may come in time."""
 
 
 class EngineClosedError(Exception):
@@ -26,14 +30,14 @@ class EngineClient(Protocol):
         """How many requests may run and wait at once."""
         ...
 
-    @property
-    def free_capacity(self) -> int:
-        """How many more requests it would take now."""
+    def free_capacity(self, scheduling: SchedulingParams) -> int:
+        """How many more requests of a tenant and priority it would take now."""
         ...
 
-    @property
-    def expected_wait(self) -> float:
-        """Seconds until what waits now has had its turn, by the rate of the recent past; 0 if nothing is known."""
+    def expected_wait(self, scheduling: SchedulingParams) -> float:
+        """Seconds until a request of a tenant and priority has its turn, by the rate of the recent past; 0 if nothing
+        is known.
+        """
         ...
 
     def submit(self, request: EngineRequest, *, follow_up: bool = False) -> AsyncIterator[EngineOutput]:
@@ -41,8 +45,8 @@ class EngineClient(Protocol):
 
         A `follow_up` belongs to a client's request that was accepted before: only `free_capacity` bounds it.
 
-        Raises QueueFullError or EngineClosedError at once, never later: a returned iterator always ends with an output
-        that has a finish reason.
+        Raises QueueFullError, DeadlineError or EngineClosedError at once, never later: a returned iterator always ends
+        with an output that has a finish reason.
         """
         ...
 

@@ -266,13 +266,13 @@ def test_a_summary_of_chunks_is_not_refused_when_others_take_the_free_slot(
     server.answer_with("brief.")
     free, chunks = FakeEngine.free_capacity, 3
 
-    def taken_soon(engine: FakeEngine) -> int:
-        slots = int(free.fget(engine))  # type: ignore[attr-defined]
+    def taken_soon(engine: FakeEngine, *given: Any) -> int:
+        slots = free(engine, *given)
         if len(engine.submitted) == chunks and slots > 0:
             asyncio.get_running_loop().call_soon(setattr, engine, "occupied", engine.capacity)
         return slots
 
-    monkeypatch.setattr(FakeEngine, "free_capacity", property(taken_soon))
+    monkeypatch.setattr(FakeEngine, "free_capacity", taken_soon)
     response = client.post("/v1/summarize", json={"text": "This is one sentence of it. " * 6, **OWN_WORDS})
     assert response.status_code == 200, response.text
     assert len(server.engine.submitted) == chunks + 1

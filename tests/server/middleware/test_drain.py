@@ -146,11 +146,24 @@ def test_an_idle_server_leaves_at_once_with_its_open_connections() -> None:
         assert server.process.wait(30) == 0
 
 
-def test_a_second_signal_does_not_wait() -> None:
-    with running(grace=60, step_seconds=1.0) as server:
+def test_a_second_signal_ends_streams_with_an_error_event() -> None:
+    with running(grace=60, step_seconds=0.5) as server:
         server.start_stream()
         server.stop()
         time.sleep(0.3)
         server.stop()
+        body = server.end_of_stream()
+        assert "generation.done" not in body
+        assert '"type":"service_unavailable"' in body
+        assert body.endswith("data: [DONE]\n\n")
+        assert server.process.wait(30) == 0
+
+
+def test_a_third_signal_does_not_wait() -> None:
+    with running(grace=60, step_seconds=1.0) as server:
+        server.start_stream()
+        for _ in range(3):
+            server.stop()
+            time.sleep(0.3)
         server.process.wait(30)
         assert "generation.done" not in server.body

@@ -30,6 +30,7 @@ def test_it_says_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_open_server_says_to_whom() -> None:
+    assert line(keys_file="keys.toml").endswith("API key: required")
     assert line(host="0.0.0.0").endswith("API key: none, open to whoever reaches 0.0.0.0")
     assert line(uds="/run/routelm").endswith("API key: none, open to whoever reaches /run/routelm")
 

@@ -7,17 +7,19 @@ from itertools import count
 
 import pytest
 
-from server.engine.client.admission import MIN_QUEUE, MIN_WAIT, AdmissionControl, QueueLimits
-from server.engine.client.base import QueueFullError
-from server.engine.types import EngineRequest, GenerateRequest, SamplingParams
+from server.engine.client.admission import MIN_QUEUE, MIN_WAIT, OVERCOMMIT, AdmissionControl, QueueLimits
+from server.engine.client.base import DeadlineError, QueueFullError
+from server.engine.types import EngineRequest, GenerateRequest, SamplingParams, SchedulingParams
 
 LIMITS = QueueLimits(max_running=2, max_queue=100, max_tokens=10_000, max_wait=10.0)
+ANYBODY = SchedulingParams()
 WARM_UP = 20.0  # seconds in which the rate is not known yet
 numbers = count()
 
 
-def request(prompt_tokens: int = 50, max_tokens: int = 50) -> EngineRequest:
-    return GenerateRequest(f"r{next(numbers)}", tuple(range(prompt_tokens)), SamplingParams(max_tokens=max_tokens))
+def request(prompt_tokens: int = 50, max_tokens: int = 50, scheduling: SchedulingParams = ANYBODY) -> EngineRequest:
+    sampling = SamplingParams(max_tokens=max_tokens)
+    return GenerateRequest(f"r{next(numbers)}", tuple(range(prompt_tokens)), sampling, scheduling=scheduling)
 
 
 def admitted(admission: AdmissionControl, now: float, how_many: int, prompt_tokens: int = 50) -> list[str]:
@@ -40,11 +42,11 @@ def with_measured_rate() -> AdmissionControl:
 def test_the_number_of_requests_is_bounded_and_given_back() -> None:
     admission = AdmissionControl(QueueLimits(2, 1, 10_000, 10.0))
     first, *_ = admitted(admission, 0.0, 3)
-    assert admission.free_capacity == 0
+    assert admission.free_capacity(ANYBODY) == 0
     with pytest.raises(QueueFullError):
         admission.admit(request(), 0.0)
     admission.release(first, 1.0)
-    assert admission.free_capacity == 1
+    assert admission.free_capacity(ANYBODY) == 1
 
 
 def test_the_number_of_prompt_tokens_is_bounded() -> None:
@@ -60,7 +62,7 @@ def test_the_expected_wait_is_bounded() -> None:
     for request_id in admitted(admission, 30.0, 2):
         admission.start(request_id, 30.0)
     admitted(admission, 30.0, 8)
-    assert admission.expected_wait == pytest.approx(8.0, rel=0.3)
+    assert admission.expected_wait(ANYBODY) == pytest.approx(8.0, rel=0.3)
     with pytest.raises(QueueFullError):
         admission.admit(request(), 30.0)
 
@@ -85,7 +87,7 @@ def test_a_follow_up_is_bounded_by_the_number_of_requests_alone() -> None:
 def test_idle_time_does_not_count() -> None:
     admission = with_measured_rate()
     admitted(admission, 10_000.0, 1)
-    assert admission.expected_wait == pytest.approx(1.0)
+    assert admission.expected_wait(ANYBODY) == pytest.approx(1.0)
 
 
 def test_without_a_measurement_the_client_comes_back_soon() -> None:
@@ -94,6 +96,72 @@ def test_without_a_measurement_the_client_comes_back_soon() -> None:
     with pytest.raises(QueueFullError) as refusal:
         admission.admit(request(), 0.0)
     assert refusal.value.retry_after == MIN_WAIT
+
+
+def admit_until_full(admission: AdmissionControl, scheduling: SchedulingParams) -> list[EngineRequest]:
+    accepted: list[EngineRequest] = []
+    while True:
+        one = request(scheduling=scheduling)
+        try:
+            admission.admit(one, 30.0)
+        except QueueFullError:
+            return accepted
+        accepted.append(one)
+
+
+def flooded(priority: int = 0) -> tuple[AdmissionControl, list[EngineRequest]]:
+    """A tenant has filled the queue."""
+    admission = with_measured_rate()
+    return admission, admit_until_full(admission, SchedulingParams(priority, "flood"))
+
+
+def test_a_queue_that_a_tenant_has_filled_is_not_full_for_another() -> None:
+    admission, _ = flooded()
+    other = SchedulingParams(tenant="other")
+    assert admission.expected_wait(other) == 0
+    assert admission.free_capacity(other) > 0
+    admission.admit(request(scheduling=other), 30.0)
+    assert admission.expected_wait(other) == pytest.approx(2.0, rel=0.2), "its own request and one of the flood"
+    assert len(admit_until_full(admission, other)) < 10, "half of what the queue holds of one tenant"
+
+
+def test_less_urgent_requests_do_not_fill_the_queue_for_others() -> None:
+    admission, _ = flooded(priority=10)
+    admission.admit(request(scheduling=SchedulingParams(0, "flood")), 30.0)
+    with pytest.raises(QueueFullError):
+        admission.admit(request(scheduling=SchedulingParams(10, "flood")), 30.0)
+
+
+def test_what_tenants_wait_for_together_is_bounded() -> None:
+    admission = AdmissionControl(QueueLimits(2, 10, 10**9, 1e9))
+    accepted = 0
+    for tenant in range(100):
+        for _ in range(20):
+            try:
+                admission.admit(request(scheduling=SchedulingParams(tenant=str(tenant))), 0.0)
+            except QueueFullError:
+                continue
+            accepted += 1
+    assert accepted == OVERCOMMIT * admission.capacity
+
+
+def test_nothing_is_left_of_tenants_that_are_gone() -> None:
+    admission, waiting = flooded()
+    for one in waiting:
+        admission.release(one.request_id, 31.0)
+    assert admission._loads == {}
+    assert admission.free_capacity(ANYBODY) == admission.capacity
+
+
+def test_a_deadline_before_the_expected_turn_is_refused_at_once() -> None:
+    admission = with_measured_rate()
+    admitted(admission, 30.0, 5)
+    wait = admission.expected_wait(ANYBODY)
+    assert wait > 4
+    with pytest.raises(DeadlineError) as refusal:
+        admission.admit(request(scheduling=SchedulingParams(deadline=31.0)), 30.0)
+    assert 3 <= refusal.value.retry_after < wait
+    admission.admit(request(scheduling=SchedulingParams(deadline=30.5 + wait)), 30.0)
 
 
 @dataclass
