@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from model import kernels
 from model.batch import TokenBatch
 from model.cache import CacheSpec
-from model.config import LayerConfig, ModelConfig
+from model.config import LayerConfig, ModelConfig, MoEConfig
 from model.layers.delta_net import DeltaNet
-from model.layers.feed_forward import MoE, build_feed_forward
+from model.layers.feed_forward import build_feed_forward
 from model.layers.frozen_linear import FrozenEmbedding
 from model.layers.linear import GroupedLinear, Linear, RouterLinear
+from model.layers.lora.linear import ActiveAdapters
 from model.layers.mixer import build_mixer
 from model.layers.norm import RMSNorm
 from model.layers.router import Routing
@@ -32,11 +33,12 @@ class Block(nn.Module):
         self.mixer_norm = RMSNorm(model.hidden_size, model.norm)
         self.feed_forward_norm = RMSNorm(model.hidden_size, model.norm)
         self.scale = model.residual_scale
+        self.is_moe = isinstance(layer.feed_forward, MoEConfig)
 
     def forward(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> tuple[Tensor, Routing | None]:
         mixed_TD = self.mixer(self.mixer_norm(x_TD), batch, layer)
         x_TD, normed_TD = self.feed_forward_norm.after_adding(x_TD, mixed_TD, self.scale)
-        if isinstance(self.feed_forward, MoE):
+        if self.is_moe:
             y_TD, routing = self.feed_forward(normed_TD, batch.token_ids_T, batch.experts_per_token(layer))
             return self._add(x_TD, y_TD), routing
         return self._add(x_TD, self.feed_forward(normed_TD)), None
@@ -56,6 +58,7 @@ class CausalLM(nn.Module):
         self.blocks = nn.ModuleList(Block(layer, config) for layer in config.layers)
         self.norm = RMSNorm(config.hidden_size, config.norm)
         self.head = Linear(config.hidden_size, config.vocab_size)
+        self.adapters: ActiveAdapters | None = None  # LoRA adapters of the layers, see loading/lora
         if config.tie_word_embeddings:
             self.tie_head()
         if not self.embedding.weight.is_meta:
@@ -99,6 +102,8 @@ class CausalLM(nn.Module):
 
     def forward(self, batch: TokenBatch) -> tuple[Tensor, tuple[Routing | None, ...]]:
         """Hidden states [T, D] after the final norm, and the routing of each layer (None without experts)."""
+        if self.adapters is not None:
+            self.adapters.select(batch.adapters_T)
         x_TD = self._embedded(batch.token_ids_T)
         routings = []
         for layer, block in enumerate(self.blocks):

@@ -40,7 +40,8 @@ class DecodeGraphs:
 
     def run(self, batch: ForwardBatch) -> StepOutput:
         """The logits of every sequence's next token. A later step overwrites them."""
-        if batch.num_experts_per_token is not None:  # a graph has the router's own number
+        # a graph has the router's own number of experts, and no adapters
+        if batch.num_experts_per_token is not None or batch.adapters_T is not None:
             return _compute(self._network, batch)
         count, last = len(batch.token_ids_T), self._last
         self._last = count

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from model.batch import ForwardBatch
 from model.cache import CacheStorage
+from model.layers.lora.linear import NO_ADAPTER
 from model.network import CausalLM
 from server.engine.cache.prefix_cache import CacheOp, CopyRow, ZeroRow
 from server.engine.config import CacheLayout
@@ -111,15 +112,27 @@ class ModelRunner:
             state_rows_S=slots_S.to(self._device),
             cache=self._cache,
             num_experts_per_token=self._experts_per_token(sequences),
+            adapters_T=self._adapters(sequences),
         )
 
     def _experts_per_token(self, sequences: list[Sequence]) -> Tensor | None:
         """For each token the number of experts that its request asks for, 0 for the model's own; None: no request."""
         if all(sequence.experts_per_token is None for sequence in sequences):
             return None
+        return self._per_token([sequence.experts_per_token or 0 for sequence in sequences], sequences)
+
+    def _adapters(self, sequences: list[Sequence]) -> Tensor | None:
+        """The index of each token's adapter; None: no request has one."""
+        names = [sequence.request.adapter for sequence in sequences]
+        if self.network.adapters is None or not any(names):
+            return None
+        index_of = self.network.adapters.names.index
+        return self._per_token([NO_ADAPTER if name is None else index_of(name) for name in names], sequences)
+
+    def _per_token(self, values_S: list[int], sequences: list[Sequence]) -> Tensor:
+        """The value of each token's sequence."""
         counts = torch.tensor([sequence.num_scheduled_tokens for sequence in sequences], device=self._device)
-        experts_S = [sequence.experts_per_token or 0 for sequence in sequences]
-        return torch.tensor(experts_S, device=self._device).repeat_interleave(counts)
+        return torch.tensor(values_S, device=self._device).repeat_interleave(counts)
 
     def _write_block_table(self, sequence: Sequence, slot: int) -> None:
         version = (sequence.number, sequence.num_preemptions, len(sequence.block_table))
