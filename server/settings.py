@@ -15,6 +15,9 @@ _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
+MAX_MODEL_NAME = 256  # characters
+
+
 def parse_size(value: Any) -> Any:
     """Bytes of "1GiB", "512 MiB", "1.5GB" or 1048576. ValueError for anything else."""
     if not isinstance(value, str):
@@ -37,9 +40,12 @@ def _named_paths(value: Any) -> Any:
     named: dict[str, str] = {}
     for part in parts:
         name, equals, path = str(part).partition("=")
-        if not (equals and name.strip() and path.strip()) or name.strip() in named:
-            raise ValueError(f"{part!r}: write name=path, with a name of its own for each")
-        named[name.strip()] = path.strip()
+        name, path = name.strip(), path.strip()
+        if not equals or not path or not 1 <= len(name) <= MAX_MODEL_NAME or name in named:
+            raise ValueError(
+                f"{part!r:.80}: write name=path, each name once and with at most {MAX_MODEL_NAME} characters"
+            )
+        named[name] = path
     return named
 
 

@@ -108,6 +108,11 @@ class Admission:
         self.has_begun.set()
         return started
 
+    @property
+    def model_name(self) -> str:
+        """The name of what answers: the adapter's, or the model's own."""
+        return self.adapter or self.service.model_id
+
     async def free_slots(self) -> int:
         """Return how many generations can be started now, at least 1.
 

@@ -257,7 +257,7 @@ class GenerationService:
                 follow_up=follow_up,
                 engine=self.engine,
                 tokenizer=self.tokenizer,
-                observer=with_spans(self._observer, request, self.model_id),
+                observer=with_spans(self._observer, request, request.adapter or self.model_id),
             )
         except QueueFullError as full:
             raise OverloadedError(
