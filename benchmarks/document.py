@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import breakdown, overhead, record, token_kernels
+from benchmarks import breakdown, grammar, overhead, record, token_kernels
 from benchmarks.compare import digits
 from model.evaluation.tables import table
 
@@ -93,6 +93,7 @@ def training(figures: Figures) -> str:
 TABLES: dict[str, Callable[[Figures], str]] = {
     "breakdown": parts_of_a_step,
     "compare": compared,
+    "grammar": grammar.rows_of,
     "overhead": overhead.rows_of,
     "startup": startup,
     "stall": stall,

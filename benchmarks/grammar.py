@@ -23,7 +23,9 @@ import numpy as np
 import torch
 
 from benchmarks import record
+from benchmarks.compare import digits
 from benchmarks.record import percentile
+from model.evaluation.tables import table
 from model.loading.load import load_network
 from model.text.tokenizer import Tokenizer
 from server.engine.config import EngineConfig
@@ -171,6 +173,20 @@ def _follow(compiler: GrammarCompiler, grammar: str, token_ids: list[int]) -> tu
             return False, times
         constraint.advance((token,))
     return constraint.may_end and len(token_ids) <= 1000, times
+
+
+def rows_of(figures: dict[str, Any]) -> str:
+    """The figures as tables."""
+    if (found := figures.get("JSONSchemaBench")) is not None:
+        return table(["", ""], [[name, _row(value)] for name, value in found.items() if name != "refused"])
+    names = list(next(iter(figures["a token, us"].values())))
+    costs = [[schema, *(digits(each[name]) for name in names)] for schema, each in figures["a token, us"].items()]
+    neighbours = [[name, f"{value:.3g}"] for name, value in figures["neighbours"].items()]
+    return f"{table(['microseconds', *names], costs)}\n\n{table(['', ''], neighbours)}"
+
+
+def _row(value: Any) -> str:
+    return ", ".join(map(digits, value)) if isinstance(value, list) else digits(value)
 
 
 def figures_of(arguments: argparse.Namespace) -> Iterator[tuple[str, Any]]:

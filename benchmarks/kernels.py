@@ -21,7 +21,8 @@ from torch import Tensor
 from benchmarks import record
 from model.kernels import moe_combine, silu_mul
 from model.kernels.matmul import packed, reference
-from model.kernels.matmul.packed import GROUP_SIZE, PackedWeights
+from model.kernels.matmul.codes import GROUP_SIZE, Codes
+from model.kernels.matmul.packed import PackedWeights
 from model.kernels.matmul.reference import PlainWeights
 from model.kernels.types import GatedMLPWeights
 
@@ -29,7 +30,15 @@ ROWS = (1, 2, 4, 8, 16, 32, 128, 512)
 COLD_BYTES = 96 << 20
 ONEDNN = "oneDNN bf16"
 DEFINITION = "definition"  # plain PyTorch in float32, for few rows
-BYTES = {"bf16": 2.0, "int8": 1.0, "int4": 4.5 / 8, ONEDNN: 2.0, DEFINITION: 4.0}  # of a weight
+BYTES = {
+    "bf16": 2.0,
+    "int8": 1.0,
+    "int4": 4.5 / 8,
+    "q8_0": 8.5 / 8,
+    "q4_1": 5.0 / 8,
+    ONEDNN: 2.0,
+    DEFINITION: 4.0,
+}  # of a weight
 FEW_ROWS = 32
 Call = Callable[[], object]
 
@@ -93,9 +102,9 @@ def seconds_of(call: Call, budget: float) -> float:
 def measure_roofline() -> Roofline:
     """The fastest of several readings of 256 MB, and of several large products; torch's and ours."""
     words, row = torch.ones(64 << 20), torch.randn(1, 4096).bfloat16()
-    weights = PackedWeights(torch.ones(1, words.nbytes // 8192, 4096, dtype=torch.bfloat16))
+    weights = PackedWeights(Codes(torch.ones(1, words.nbytes // 8192, 4096, dtype=torch.bfloat16)))
     square = torch.randn(2048, 2048).bfloat16()
-    products = [partial(_matmul, PackedWeights(square[None]), square)]
+    products = [partial(_matmul, PackedWeights(Codes(square[None])), square)]
     if ONEDNN in contenders():
         products.append(partial(onednn_matmul, onednn_pack(square), square))
     read = min(seconds_of(call, 0.05) for call in (words.sum, partial(_matmul, weights, row)) for _ in range(5))
@@ -106,12 +115,14 @@ def measure_roofline() -> Roofline:
 def random_weights(kind: str, experts: int, outputs: int, inputs: int) -> PackedWeights:
     """Packed weights of a kind: any numbers will do."""
     if kind == "bf16":
-        return PackedWeights(torch.randn(experts, outputs, inputs, dtype=torch.bfloat16))
-    if kind == "int8":
-        codes = torch.randint(-127, 128, (experts, outputs, inputs), dtype=torch.int8)
-        return PackedWeights(codes, torch.full((experts, outputs), 0.01))
-    codes = torch.randint(0, 256, (experts, outputs, inputs // 2), dtype=torch.uint8)
-    return PackedWeights(codes, torch.full((experts, outputs, inputs // GROUP_SIZE), 0.2, dtype=torch.bfloat16))
+        return PackedWeights(Codes(torch.randn(experts, outputs, inputs, dtype=torch.bfloat16)))
+    by_row, by_group = (experts, outputs), (experts, outputs, inputs // GROUP_SIZE)
+    if kind in ("int8", "q8_0"):
+        values = torch.randint(-127, 128, (experts, outputs, inputs), dtype=torch.int8)
+        scales = torch.full(by_row, 0.01) if kind == "int8" else torch.full(by_group, 0.01).half()
+        return PackedWeights(Codes(values, scales))
+    values, scales = torch.randint(0, 256, (experts, outputs, inputs // 2)).byte(), torch.full(by_group, 0.2).half()
+    return PackedWeights(Codes(values, scales, None if kind == "int4" else -8 * scales))
 
 
 class MatrixCase:
@@ -129,7 +140,7 @@ class MatrixCase:
 
     def _make(self, kind: str) -> Callable[[Tensor], Tensor]:
         if kind == DEFINITION:
-            return partial(_definition, PlainWeights(torch.randn(1, self.shape.outputs, self.shape.inputs)))
+            return partial(_definition, PlainWeights(Codes(torch.randn(1, self.shape.outputs, self.shape.inputs))))
         if kind == ONEDNN:
             return partial(onednn_matmul, onednn_pack(torch.randn(self.shape.outputs, self.shape.inputs).bfloat16()))
         return partial(_matmul, random_weights(kind, 1, self.shape.outputs, self.shape.inputs))
@@ -200,8 +211,8 @@ class ExpertsCase:
         s = self.shape
         if kind == DEFINITION:
             gate_up = torch.randn(s.num_experts, 2 * s.width, s.hidden)
-            down = PlainWeights(torch.randn(s.num_experts, s.hidden, s.width))
-            return partial(_plain_moe, GatedMLPWeights(PlainWeights(gate_up), down))
+            down = PlainWeights(Codes(torch.randn(s.num_experts, s.hidden, s.width)))
+            return partial(_plain_moe, GatedMLPWeights(PlainWeights(Codes(gate_up)), down))
         if kind == ONEDNN:
             return OneDNNExperts(s)
         gate_up = random_weights(kind, s.num_experts, 2 * s.width, s.hidden)

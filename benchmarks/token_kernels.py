@@ -23,7 +23,7 @@ from benchmarks.kernels import Roofline, measure_roofline, seconds_of
 from model.evaluation.tables import table
 from model.kernels import reference
 from model.kernels.cpu import inference
-from model.kernels.types import GatedDelta, Paging
+from model.kernels.types import GatedDelta, Paging, SelectiveScan
 
 WIDTH, INNER, VOCABULARY, EXPERTS, TOP_K = 1024, 512, 49155, 32, 8
 HEADS, GROUPS, HEAD, CONTEXT, BLOCK = 16, 8, 64, 512, 16
@@ -51,10 +51,13 @@ def cases(tokens: int) -> Iterator[Case]:
     yield Case("rms_norm", (x, norm, 1e-6))
     yield Case("add_norm", (x, y, 0.22, norm, 1e-6))
     yield Case("gated_rms_norm", (x, y, norm, 1e-6))
+    yield Case("layer_norm", (x, norm, norm, 1e-6))
     yield Case("add_scaled", (x, y, 0.22))
     yield Case("scaled", (x, 12.0))
     yield Case("sigmoid_mul", (x, y))
     yield Case("silu_mul", (_random(tokens, 2 * INNER),))
+    yield Case("gelu_mul", (_random(tokens, 2 * INNER),))
+    yield Case("squared_relu", (_random(tokens, INNER),))
     yield Case("clamped_mul", (_random(tokens, 2 * INNER), 1.702, 7.0))
     chosen = torch.randint(VOCABULARY, (tokens,))
     yield Case("embedding", (_random(VOCABULARY, WIDTH), chosen), 2 * x.nbytes)
@@ -96,6 +99,17 @@ def _recurrences(tokens: int) -> Iterator[Case]:
     scan = torch.zeros(tokens, MAMBA_HEADS, HEAD, MAMBA_STATE)
     inputs = (_random(tokens, MAMBA_HEADS, HEAD), dt, A, B, C)
     yield Case("mamba_scan", (*inputs, scan, rows, starts), 2 * scan.nbytes)
+
+    heads = (DELTA_HEADS, DELTA_WIDTH)
+    inputs = (*(_random(tokens, *heads) for _ in range(4)), _random(tokens, DELTA_HEADS))
+    small = (torch.randn(DELTA_HEADS), torch.randn(heads))
+    yield Case("kimi_delta", (*inputs, *small, state, rows, starts), 2 * state.nbytes)
+    inputs = tuple(_random(tokens, size) for size in (WIDTH, WIDTH, 16, 16, WIDTH))
+    weights, state = (
+        SelectiveScan(torch.randn(WIDTH), torch.rand(WIDTH, 16), torch.randn(WIDTH)),
+        torch.randn(tokens, WIDTH, 16),
+    )
+    yield Case("selective_scan", (*inputs, weights, state, rows, starts), 2 * state.nbytes)
 
 
 def _random(*shape: int) -> Tensor:

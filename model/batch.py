@@ -20,7 +20,7 @@ from torch.nn import functional
 from model import kernels
 from model.cache import CacheStorage
 from model.config import RotaryConfig
-from model.kernels.types import GatedDelta, Paging
+from model.kernels.types import GatedDelta, Paging, SelectiveScan
 from model.rotary import Rotary
 
 RotaryTables = dict[RotaryConfig, tuple[Tensor, Tensor]]
@@ -47,6 +47,10 @@ class TokenBatch(Protocol):
         """
         ...
 
+    def masked_experts(self, layer: int) -> Tensor | None:
+        """The experts that a token must not go to: bool [T, E]. None: there are none."""
+        ...
+
     def rotary_tables(self, rotary: Rotary) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the tokens' positions, [T, W] each, computed once per rotary config and batch."""
         ...
@@ -63,6 +67,31 @@ class TokenBatch(Protocol):
 
     def mamba_scan(self, layer: int, x_THP: Tensor, dt_TH: Tensor, A_H: Tensor, B_TGN: Tensor, C_TGN: Tensor) -> Tensor:
         """The state-space recurrence of Mamba-2 over each sequence. Returns y_THP."""
+        ...
+
+    def selective_scan(
+        self,
+        layer: int,
+        x_TC: Tensor,
+        dt_TC: Tensor,
+        B_TN: Tensor,
+        C_TN: Tensor,
+        gate_TC: Tensor,
+        weights: SelectiveScan,
+    ) -> Tensor:
+        """The state-space recurrence of Mamba-1 over each sequence, and its output gate. Returns [T, C]."""
+        ...
+
+    def kimi_delta(
+        self,
+        layer: int,
+        qkv_THK: tuple[Tensor, Tensor, Tensor],
+        a_THK: Tensor,
+        b_TH: Tensor,
+        A_log_H: Tensor,
+        dt_bias_HK: Tensor,
+    ) -> Tensor:
+        """Kimi Delta Attention over each sequence; a and b are decays and write strengths before their functions."""
         ...
 
     def attend(
@@ -102,9 +131,13 @@ class ForwardBatch:
     num_experts_per_token: int | Tensor | None = None  # in every MoE layer; see `TokenBatch.experts_per_token`
     adapters_T: Tensor | None = None  # int64; see `TokenBatch.adapters_T`
     tables: RotaryTables = field(default_factory=dict)
+    masks: Mapping[int, Tensor] = field(default_factory=dict)  # by layer; see `TokenBatch.masked_experts`
 
     def experts_per_token(self, layer: int) -> int | Tensor | None:
         return self.num_experts_per_token
+
+    def masked_experts(self, layer: int) -> Tensor | None:
+        return self.masks.get(layer)
 
     def rotary_tables(self, rotary: Rotary) -> tuple[Tensor, Tensor]:
         return _cached_tables(self.tables, rotary, self.positions_T)
@@ -122,6 +155,31 @@ class ForwardBatch:
     def mamba_scan(self, layer: int, x_THP: Tensor, dt_TH: Tensor, A_H: Tensor, B_TGN: Tensor, C_TGN: Tensor) -> Tensor:
         state = self.cache.state(layer, "scan")
         return kernels.mamba_scan(x_THP, dt_TH, A_H, B_TGN, C_TGN, state, self.state_rows_S, self.query_starts_S1)
+
+    def selective_scan(
+        self,
+        layer: int,
+        x_TC: Tensor,
+        dt_TC: Tensor,
+        B_TN: Tensor,
+        C_TN: Tensor,
+        gate_TC: Tensor,
+        weights: SelectiveScan,
+    ) -> Tensor:
+        sequences = (self.cache.state(layer, "scan"), self.state_rows_S, self.query_starts_S1)
+        return kernels.selective_scan(x_TC, dt_TC, B_TN, C_TN, gate_TC, weights, *sequences)
+
+    def kimi_delta(
+        self,
+        layer: int,
+        qkv_THK: tuple[Tensor, Tensor, Tensor],
+        a_THK: Tensor,
+        b_TH: Tensor,
+        A_log_H: Tensor,
+        dt_bias_HK: Tensor,
+    ) -> Tensor:
+        sequences = (self.cache.state(layer, "delta"), self.state_rows_S, self.query_starts_S1)
+        return kernels.kimi_delta(*qkv_THK, a_THK, b_TH, A_log_H, dt_bias_HK, *sequences)
 
     def attend(
         self,
@@ -159,6 +217,9 @@ class PaddedBatch:
     def experts_per_token(self, layer: int) -> int | Tensor | None:
         return self.num_experts_per_token.get(layer)
 
+    def masked_experts(self, layer: int) -> Tensor | None:
+        return None
+
     def rotary_tables(self, rotary: Rotary) -> tuple[Tensor, Tensor]:
         return _cached_tables(self.tables, rotary, self.positions_T)
 
@@ -190,6 +251,31 @@ class PaddedBatch:
     def mamba_scan(self, layer: int, x_THP: Tensor, dt_TH: Tensor, A_H: Tensor, B_TGN: Tensor, C_TGN: Tensor) -> Tensor:
         x_BLHP, dt_BLH, B_BLGN, C_BLGN = (self._rows(x) for x in (x_THP, dt_TH, B_TGN, C_TGN))
         return kernels.mamba_scan_train(x_BLHP, dt_BLH, A_H, B_BLGN, C_BLGN).reshape(x_THP.shape)
+
+    def selective_scan(
+        self,
+        layer: int,
+        x_TC: Tensor,
+        dt_TC: Tensor,
+        B_TN: Tensor,
+        C_TN: Tensor,
+        gate_TC: Tensor,
+        weights: SelectiveScan,
+    ) -> Tensor:
+        x, dt, B, C, gate = (self._rows(x) for x in (x_TC, dt_TC, B_TN, C_TN, gate_TC))
+        return kernels.selective_scan_train(x, dt, B, C, gate, weights).reshape(x_TC.shape)
+
+    def kimi_delta(
+        self,
+        layer: int,
+        qkv_THK: tuple[Tensor, Tensor, Tensor],
+        a_THK: Tensor,
+        b_TH: Tensor,
+        A_log_H: Tensor,
+        dt_bias_HK: Tensor,
+    ) -> Tensor:
+        q, k, v, a, b = (self._rows(x) for x in (*qkv_THK, a_THK, b_TH))
+        return kernels.kimi_delta_train(q, k, v, a, b, A_log_H, dt_bias_HK).reshape(qkv_THK[2].shape)
 
     def attend(
         self,

@@ -48,8 +48,14 @@ def sequence_logprobs(network: CausalLM, tokens: Sequence[int]) -> Tensor:
 
 def sequence_hidden(network: CausalLM, tokens: Sequence[int]) -> Tensor:
     """Hidden states of a whole sequence [T, D], computed in one step on a new cache."""
+    hidden_TD, _ = network(whole_sequence(network, tokens))
+    return hidden_TD
+
+
+def whole_sequence(network: CausalLM, tokens: Sequence[int]) -> ForwardBatch:
+    """All tokens of one sequence, on a new cache."""
     blocks = -(-len(tokens) // BLOCK_SIZE)
-    batch = ForwardBatch(
+    return ForwardBatch(
         token_ids_T=torch.tensor(tokens),
         positions_T=torch.arange(len(tokens)),
         query_starts_S1=torch.tensor([0, len(tokens)], dtype=torch.int32),
@@ -59,5 +65,3 @@ def sequence_hidden(network: CausalLM, tokens: Sequence[int]) -> Tensor:
             network.cache_specs(), num_blocks=blocks, block_size=BLOCK_SIZE, num_rows=1, dtype=network.dtype
         ),
     )
-    hidden_TD, _ = network(batch)
-    return hidden_TD

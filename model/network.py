@@ -19,32 +19,43 @@ from model.layers.frozen_linear import FrozenEmbedding
 from model.layers.linear import GroupedLinear, Linear, RouterLinear
 from model.layers.lora.linear import ActiveAdapters
 from model.layers.mixer import build_mixer
-from model.layers.norm import RMSNorm
+from model.layers.norm import NoNorm, Norm, build_norm
 from model.layers.router import Routing
 
 
 class Block(nn.Module):
-    """x + scale * mixer(norm(x)), then x + scale * feed_forward(norm(x))."""
+    """x + scale * mixer(norm(x)), then x + scale * feed_forward(norm(x)); what is added may have a norm, too."""
 
     def __init__(self, layer: LayerConfig, model: ModelConfig) -> None:
         super().__init__()
         self.mixer = build_mixer(layer.mixer, model.hidden_size)
-        self.feed_forward = build_feed_forward(layer.feed_forward, model.hidden_size)
-        self.mixer_norm = RMSNorm(model.hidden_size, model.norm)
-        self.feed_forward_norm = RMSNorm(model.hidden_size, model.norm)
+        self.mixer_norm = _norm(model, layer.norms.has_pre)
+        self.mixer_post_norm = _norm(model, layer.norms.has_post)
         self.scale = model.residual_scale
+        self.feed_forward = None
         self.is_moe = isinstance(layer.feed_forward, MoEConfig)
+        if layer.feed_forward is not None:
+            self.feed_forward = build_feed_forward(layer.feed_forward, model.hidden_size)
+            self.feed_forward_norm = _norm(model, layer.norms.has_pre)
+            self.feed_forward_post_norm = _norm(model, layer.norms.has_post)
 
     def forward(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> tuple[Tensor, Routing | None]:
-        mixed_TD = self.mixer(self.mixer_norm(x_TD), batch, layer)
+        mixed_TD = self.mixer_post_norm(self.mixer(self.mixer_norm(x_TD), batch, layer))
+        if self.feed_forward is None:
+            return kernels.add_scaled(x_TD, mixed_TD, self.scale), None
         x_TD, normed_TD = self.feed_forward_norm.after_adding(x_TD, mixed_TD, self.scale)
         if self.is_moe:
-            y_TD, routing = self.feed_forward(normed_TD, batch.token_ids_T, batch.experts_per_token(layer))
+            asked = (batch.experts_per_token(layer), batch.masked_experts(layer))
+            y_TD, routing = self.feed_forward(normed_TD, batch.token_ids_T, *asked)
             return self._add(x_TD, y_TD), routing
         return self._add(x_TD, self.feed_forward(normed_TD)), None
 
     def _add(self, x_TD: Tensor, y_TD: Tensor) -> Tensor:
-        return kernels.add_scaled(x_TD, y_TD, self.scale)
+        return kernels.add_scaled(x_TD, self.feed_forward_post_norm(y_TD), self.scale)
+
+
+def _norm(model: ModelConfig, wanted: bool) -> Norm:
+    return build_norm(model.hidden_size, model.norm) if wanted else NoNorm()
 
 
 class CausalLM(nn.Module):
@@ -56,8 +67,8 @@ class CausalLM(nn.Module):
         # not initialized here: generating random numbers on the meta device imports modules for seconds
         self.embedding = nn.Embedding.from_pretrained(torch.empty(config.vocab_size, config.hidden_size), freeze=False)
         self.blocks = nn.ModuleList(Block(layer, config) for layer in config.layers)
-        self.norm = RMSNorm(config.hidden_size, config.norm)
-        self.head = Linear(config.hidden_size, config.vocab_size)
+        self.norm = build_norm(config.hidden_size, config.norm)
+        self.head = Linear(config.hidden_size, config.vocab_size, config.head_bias)
         self.adapters: ActiveAdapters | None = None  # LoRA adapters of the layers, see loading/lora
         if config.tie_word_embeddings:
             self.tie_head()

@@ -6,6 +6,7 @@ import typer
 
 from server.commands import (
     average,
+    batch,
     chat,
     compare,
     evaluate,
@@ -15,6 +16,7 @@ from server.commands import (
     prepare,
     pull,
     quantize,
+    routing,
     serve,
     split_experts,
     train,
@@ -53,6 +55,8 @@ app.command("train-tokenizer")(train_tokenizer.train_tokenizer)
 app.command("prepare")(prepare.prepare)
 app.command("average")(average.average)
 app.command("evaluate")(evaluate.evaluate)
+app.command("routing")(routing.routing)
+app.add_typer(batch.app, name="batch")
 app.add_typer(compare.app, name="compare")
 app.command("version")(version.version)
 

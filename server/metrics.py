@@ -96,6 +96,13 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._by_experts = Counter(
+            "routelm:generations_by_experts",
+            "Generations for which the request or the server chose the number of experts per token.",
+            ["experts"],
+            registry=self.registry,
+        )
+
     def answered(self, status: int) -> None:
         self._http_requests.labels(str(status)).inc()
 
@@ -120,6 +127,8 @@ class Metrics:
         self._success[reason].inc()
         self._prompt_tokens.observe(usage.prompt_tokens)
         self._generation_tokens.observe(usage.completion_tokens)
+        if usage.experts_per_token is not None:
+            self._by_experts.labels(str(usage.experts_per_token)).inc()
         if times is None:
             return
         for moment, family in (
@@ -166,6 +175,9 @@ class EngineCollector(Collector):
         yield _counter("routelm:engine_steps", "Steps of the engine.", stats.steps)
         yield _counter("routelm:engine_step_failures", "Steps that failed.", stats.step_failures)
         yield from _routing(stats)
+        if stats.experts_per_token is not None:
+            text = "Experts per token of new generations; lower than the most allowed only under load."
+            yield _gauge("routelm:experts_per_token", text, stats.experts_per_token)
         yield _gauge(
             "routelm:build_info",
             "Versions, in labels.",

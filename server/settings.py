@@ -153,6 +153,14 @@ class Settings(BaseSettings):
     max_queue_wait: float = Field(
         default=10.0, gt=0, le=86_400, description="Seconds that a new request may be expected to wait for its turn."
     )
+    adaptive_experts: Annotated[str | None, Unset("off")] = Field(
+        default=None,
+        pattern=r"^[1-9]\d{0,2}:[1-9]\d{0,2}$",
+        description="MIN:MAX experts per token: MAX without load, down to MIN while many requests wait.",
+    )
+    adaptive_experts_queue: int = Field(
+        default=8, ge=1, le=100_000, description="With more waiting requests than this, adaptive_experts lowers."
+    )
     seed: Annotated[int | None, Unset("random")] = Field(
         default=None, ge=0, description="Makes the answers to requests without a seed reproducible, in order."
     )

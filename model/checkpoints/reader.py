@@ -1,11 +1,13 @@
 """What every kind of checkpoint offers: its tensors by name."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from model.kernels.matmul.codes import Codes, Format, join_codes
 
 
 class CheckpointError(ValueError):
@@ -16,13 +18,16 @@ class CheckpointError(ValueError):
 class TensorHeader:
     """Shape and type of a tensor, known without reading it. `stored_bytes` is its size on disk.
 
-    `dtype` is what `get` returns. `stored_type` is its name on disk where that differs, such as "Q4_0".
+    `dtype` is what `get` returns. `stored_type` is its name on disk where that differs, such as "Q4_0". `format` is the
+    nearest one of a quantized tensor; `codes` has the shapes of what `codes` of the reader returns, None if nothing.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     stored_bytes: int
     stored_type: str = ""
+    format: Format | None = None
+    codes: Codes | None = None
 
     @property
     def type_name(self) -> str:
@@ -32,9 +37,33 @@ class TensorHeader:
 class CheckpointReader(Protocol):
     """The tensors of a checkpoint by name. Readers can wrap another: to dequantize, to check, to report progress.
 
-    Every call of `get` reads the tensor again, into new memory.
+    Every call of `get` and `codes` reads the tensor again, into new memory.
     """
 
     def names(self) -> Collection[str]: ...
     def header(self, name: str) -> TensorHeader: ...
     def get(self, name: str) -> Tensor: ...
+
+    def codes(self, name: str) -> Codes:
+        """A tensor whose header has codes, without dequantizing it."""
+        raise NotImplementedError(name)
+
+
+def widest(headers: Sequence[TensorHeader]) -> Format | None:
+    """The format with the most bits; None if one of the tensors is not quantized."""
+    formats = [header.format for header in headers]
+    return None if None in formats else max(formats, key=lambda format: format.bits_per_weight)
+
+
+def joined_codes_header(join: Callable[[Sequence[Tensor]], Tensor], headers: Sequence[TensorHeader]) -> Codes | None:
+    """The header of the codes of tensors that are joined. None where `join` fails, because it mixes inputs.
+
+    Values and scales have different widths, so what changes the order or number of inputs does not fit both.
+    """
+    parts = [header.codes for header in headers if header.codes is not None]
+    if len(parts) < len(headers) or len({part.format for part in parts}) > 1:
+        return None
+    try:
+        return join_codes(join, parts)
+    except (RuntimeError, ValueError):
+        return None

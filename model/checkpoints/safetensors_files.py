@@ -101,7 +101,7 @@ def _indexed_shards(directory: Path, index: dict[str, Any]) -> list[Path]:
     return [directory / name for name in names]
 
 
-class SafetensorsReader:
+class SafetensorsReader(CheckpointReader):
     """Reads one or several safetensors files as one checkpoint."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
@@ -136,7 +136,7 @@ class SafetensorsReader:
             self._headers[name] = _header(name, shard.get_slice(name))
 
 
-class PrefixReader:
+class PrefixReader(CheckpointReader):
     """A checkpoint of a network without its head, such as an embedding model: its names lack the `prefix`."""
 
     def __init__(self, reader: CheckpointReader, prefix: str) -> None:

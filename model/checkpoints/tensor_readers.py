@@ -3,13 +3,16 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from math import isfinite
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from model.checkpoints.rules import Rule
 from model.checkpoints.safetensors_files import CheckpointError, CheckpointReader
+from model.kernels.matmul.codes import Codes
 
+T = TypeVar("T")
 Progress = Callable[[int, int], None]  # bytes read so far, bytes in total
 
 
@@ -25,6 +28,13 @@ class FiniteCheckReader:
             raise CheckpointError(f"tensor {name} holds NaN or infinite weights: the checkpoint is damaged")
         return tensor
 
+    def codes(self, name: str) -> Codes:
+        codes = self._reader.codes(name)
+        for numbers in (codes.scales, codes.minima):
+            if numbers is not None and not numbers.isfinite().all():
+                raise CheckpointError(f"tensor {name} holds NaN or infinite scales: the checkpoint is damaged")
+        return codes
+
 
 class ReadOnceReader:
     """Reads each tensor once. Tensors that several rules share are kept until the last of them has read it."""
@@ -33,13 +43,20 @@ class ReadOnceReader:
         self.names, self.header, self._reader = reader.names, reader.header, reader
         self._pending_reads = Counter(name for rule in rules for name in rule.sources)
         self._kept: dict[str, Tensor] = {}
+        self._kept_codes: dict[str, Codes] = {}
 
     def get(self, name: str) -> Tensor:
-        tensor = self._kept.pop(name) if name in self._kept else self._reader.get(name)
+        return self._read(name, self._reader.get, self._kept)
+
+    def codes(self, name: str) -> Codes:
+        return self._read(name, self._reader.codes, self._kept_codes)
+
+    def _read(self, name: str, read: Callable[[str], T], kept: dict[str, T]) -> T:
+        found = kept.pop(name) if name in kept else read(name)
         self._pending_reads[name] -= 1
         if self._pending_reads[name]:
-            self._kept[name] = tensor
-        return tensor
+            kept[name] = found
+        return found
 
 
 class ProgressReader:
@@ -51,6 +68,14 @@ class ProgressReader:
 
     def get(self, name: str) -> Tensor:
         tensor = self._reader.get(name)
+        self._report(name)
+        return tensor
+
+    def codes(self, name: str) -> Codes:
+        codes = self._reader.codes(name)
+        self._report(name)
+        return codes
+
+    def _report(self, name: str) -> None:
         self._read += self.header(name).stored_bytes
         self._progress(self._read, self._total)
-        return tensor

@@ -49,14 +49,16 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
 
 def decoder(hf: HfConfig, router: RouterConfig) -> ModelConfig:
     """The whole network with this router in its MoE layers."""
-    mixer, dense, width = latent_attention(hf), GatedMLPConfig(hf["intermediate_size"]), hf["moe_intermediate_size"]
+    mixer, feed_forwards = latent_attention(hf), dense_then_moe(hf, router)
+    return standard.decoder(hf, [LayerConfig(mixer, feed_forward) for feed_forward in feed_forwards])
+
+
+def dense_then_moe(hf: HfConfig, router: RouterConfig) -> list[GatedMLPConfig | MoEConfig]:
+    """The feed-forward of every layer: dense ones first, then routed experts beside a shared one."""
+    width, num_dense = hf["moe_intermediate_size"], hf["first_k_dense_replace"]
     shared = SharedExpertConfig(width * hf["n_shared_experts"]) if hf["n_shared_experts"] else None
-    moe = MoEConfig(router, hf["n_routed_experts"], width, shared)
-    layers = [
-        LayerConfig(mixer, dense if index < hf["first_k_dense_replace"] else moe)
-        for index in range(hf["num_hidden_layers"])
-    ]
-    return standard.decoder(hf, layers)
+    moe, dense = MoEConfig(router, hf["n_routed_experts"], width, shared), GatedMLPConfig(hf["intermediate_size"])
+    return [dense if index < num_dense else moe for index in range(hf["num_hidden_layers"])]
 
 
 def latent_attention(hf: HfConfig) -> LatentAttentionConfig:
@@ -82,10 +84,10 @@ def _yarn_scale(hf: HfConfig) -> float:
 
 
 def rules(config: ModelConfig) -> list[Rule]:
-    return standard.decoder_rules(config, {LatentAttentionConfig: _attention_rules, MoEConfig: _moe_rules})
+    return standard.decoder_rules(config, {LatentAttentionConfig: attention_rules, MoEConfig: moe_rules})
 
 
-def _attention_rules(ours: str, theirs: str, config: LatentAttentionConfig, hidden_size: int) -> list[Rule]:
+def attention_rules(ours: str, theirs: str, config: LatentAttentionConfig, hidden_size: int) -> list[Rule]:
     theirs += ".self_attn"
     plain, width, values = config.nope_head_dim, config.rotary.dim, config.value_dim
     queries, latent = PairedHeads(config.num_heads, plain, width), PairedHeads(1, config.kv_lora_rank, width)
@@ -108,7 +110,7 @@ def _attention_rules(ours: str, theirs: str, config: LatentAttentionConfig, hidd
     ]
 
 
-def _moe_rules(ours: str, theirs: str, config: MoEConfig, hidden_size: int) -> list[Rule]:
+def moe_rules(ours: str, theirs: str, config: MoEConfig, hidden_size: int) -> list[Rule]:
     theirs += ".mlp"
     experts, width, shared = config.num_experts, config.expert_width, config.shared
     return [

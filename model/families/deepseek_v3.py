@@ -6,7 +6,7 @@ The score of a group of experts is the sum of its two best. The layers for multi
 from typing import Any
 
 from model.checkpoints.safetensors_files import Rule
-from model.config import GroupLimit, ModelConfig, SigmoidBiasConfig
+from model.config import GroupLimit, LatentAttentionConfig, ModelConfig, MoEConfig, SigmoidBiasConfig
 from model.families import deepseek_v2, standard
 from model.families.standard import HfConfig
 
@@ -24,9 +24,14 @@ _DEFAULTS: dict[str, Any] = {
 def config_from_hf(hf: HfConfig) -> ModelConfig:
     standard.require(hf, scoring_func="sigmoid", topk_method="noaux_tc")
     hf = _DEFAULTS | dict(hf)
+    return deepseek_v2.decoder(hf, router(hf))
+
+
+def router(hf: HfConfig) -> SigmoidBiasConfig:
     groups = GroupLimit(hf["n_group"], hf["topk_group"], best_of=2) if (hf["n_group"] or 1) > 1 else None
-    top_k, renormalize, scale = hf["num_experts_per_tok"], hf["norm_topk_prob"], hf["routed_scaling_factor"]
-    return deepseek_v2.decoder(hf, SigmoidBiasConfig(top_k, renormalize, scale, groups))
+    return SigmoidBiasConfig(
+        hf["num_experts_per_tok"], hf["norm_topk_prob"], hf["routed_scaling_factor"], groups
+    )  # fmt: skip
 
 
 def ignored(hf: HfConfig) -> tuple[str, ...]:
@@ -36,8 +41,11 @@ def ignored(hf: HfConfig) -> tuple[str, ...]:
 
 
 def rules(config: ModelConfig) -> list[Rule]:
-    biases = [
-        Rule(f"blocks.{index}.feed_forward.router.bias_E", (f"model.layers.{index}.mlp.gate.e_score_correction_bias",))
-        for index, _ in config.moe_layers()
-    ]
-    return [*deepseek_v2.rules(config), *biases]
+    return standard.decoder_rules(
+        config, {LatentAttentionConfig: deepseek_v2.attention_rules, MoEConfig: moe_rules}
+    )  # fmt: skip
+
+
+def moe_rules(ours: str, theirs: str, config: MoEConfig, hidden_size: int) -> list[Rule]:
+    bias = Rule(f"{ours}.router.bias_E", (f"{theirs}.mlp.gate.e_score_correction_bias",))
+    return [*deepseek_v2.moe_rules(ours, theirs, config, hidden_size), bias]

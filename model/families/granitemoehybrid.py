@@ -45,12 +45,12 @@ def _mamba(hf: HfConfig) -> Mamba2Config:
         hf.get("mamba_d_conv", 4),
         hf.get("mamba_conv_bias", True),
         hf.get("mamba_proj_bias", False),
-        (_number(low), _number(high)),
+        (number(low), number(high)),
         hf.get("rms_norm_eps", 1e-6),
     )
 
 
-def _number(value: Any) -> float:
+def number(value: Any) -> float:
     """A number of config.json. transformers writes infinity, which JSON lacks, as {"__float__": "Infinity"}."""
     return float(value["__float__"] if isinstance(value, dict) else value)
 
@@ -91,7 +91,11 @@ def _fused(ours: str, theirs: str) -> list[Rule]:
 
 
 def _mamba_rules(ours: str, theirs: str, config: Mamba2Config, hidden_size: int) -> list[Rule]:
-    theirs += ".mamba"
+    return mamba_rules(ours, f"{theirs}.mamba", config)
+
+
+def mamba_rules(ours: str, theirs: str, config: Mamba2Config) -> list[Rule]:
+    """A Mamba-2 mixer with the names of transformers."""
     names = ["in_proj.weight", "out_proj.weight", "A_log", "D", "dt_bias", "norm.weight"]
     if config.projection_bias:
         names += ["in_proj.bias", "out_proj.bias"]

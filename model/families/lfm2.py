@@ -13,6 +13,7 @@ from model.config import (
     ModelConfig,
     MoEConfig,
     NormConfig,
+    QKNormConfig,
     ShortConvConfig,
 )
 from model.families import standard
@@ -39,7 +40,7 @@ def decoder(hf: HfConfig, feed_forwards: Sequence[GatedMLPConfig | MoEConfig]) -
     norm = NormConfig(hf.get("norm_eps", 1e-5))
     attention = standard.attention({"rope_theta": 1e6} | dict(hf))
     mixers: dict[str, MixerConfig] = {
-        "full_attention": replace(attention, qk_norm=norm),
+        "full_attention": replace(attention, qk_norm=QKNormConfig(norm)),
         "conv": ShortConvConfig(hf.get("conv_L_cache", 3), hf.get("conv_bias", False)),
     }
     of_layers = standard.of_kinds(_layer_types(hf), mixers)
@@ -65,7 +66,8 @@ def rules(config: ModelConfig, moe: PartRules | None = None) -> list[Rule]:
     }
     if moe is not None:
         own[MoEConfig] = moe
-    return standard.decoder_rules(config, own, norms=("operator_norm", "ffn_norm"), final_norm="embedding_norm")
+    norms = {"mixer_norm": "operator_norm", "feed_forward_norm": "ffn_norm"}
+    return standard.decoder_rules(config, own, norms=norms, final_norm="embedding_norm")
 
 
 def _mlp_rules(ours: str, theirs: str, config: GatedMLPConfig, hidden_size: int) -> list[Rule]:

@@ -17,10 +17,10 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
 
 
 def rules(config: ModelConfig) -> list[Rule]:
-    return standard.decoder_rules(config, {MoEConfig: _moe_rules})
+    return standard.decoder_rules(config, {MoEConfig: moe_rules})
 
 
-def _moe_rules(ours: str, theirs: str, config: MoEConfig, hidden_size: int) -> list[Rule]:
+def moe_rules(ours: str, theirs: str, config: MoEConfig, hidden_size: int) -> list[Rule]:
     return [
         Rule(f"{ours}.gate.weight", (f"{theirs}.block_sparse_moe.gate.weight",)),
         *standard.expert_rules(

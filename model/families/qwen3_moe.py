@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from model.checkpoints.safetensors_files import Rule
-from model.config import GatedMLPConfig, LayerConfig, ModelConfig, MoEConfig, SoftmaxTopKConfig
+from model.config import GatedMLPConfig, LayerConfig, ModelConfig, MoEConfig, QKNormConfig, SoftmaxTopKConfig
 from model.families import standard
 from model.families.standard import HfConfig
 
@@ -11,7 +11,7 @@ from model.families.standard import HfConfig
 def config_from_hf(hf: HfConfig) -> ModelConfig:
     standard.require(hf, hidden_act="silu")
     window = hf.get("sliding_window", 4096) if hf.get("use_sliding_window") else None
-    attention = replace(standard.attention(hf), qk_norm=standard.norm(hf), window=window)
+    attention = replace(standard.attention(hf), qk_norm=QKNormConfig(standard.norm(hf)), window=window)
     router = SoftmaxTopKConfig(hf["num_experts_per_tok"], renormalize=hf.get("norm_topk_prob", False))
     num_experts = hf["num_local_experts"] if "num_local_experts" in hf else hf["num_experts"]
     moe = MoEConfig(router, num_experts, hf["moe_intermediate_size"])

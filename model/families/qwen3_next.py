@@ -18,6 +18,7 @@ from model.config import (
     ModelConfig,
     MoEConfig,
     NormConfig,
+    QKNormConfig,
     SharedExpertConfig,
     SoftmaxTopKConfig,
 )
@@ -48,7 +49,7 @@ def _attention(hf: HfConfig) -> AttentionConfig:
         hf["num_key_value_heads"],
         hf["head_dim"],
         standard.rotary(hf, hf["head_dim"], partial=0.25),
-        qk_norm=_norm(hf),
+        qk_norm=QKNormConfig(_norm(hf)),
         output_gate=True,
         input_bias=hf.get("attention_bias", False),
         output_bias=hf.get("attention_bias", False),

@@ -6,9 +6,18 @@ prefixes of our parameter names and of the checkpoint's tensor names.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from model.checkpoints.safetensors_files import CheckpointError, Concat, Rule, Same, Stack
+from model.checkpoints.safetensors_files import (
+    CheckpointError,
+    Concat,
+    PairedHeads,
+    RotaryPairs,
+    Rule,
+    Same,
+    Stack,
+)
 from model.config import (
     AttentionConfig,
     FrequencyFactors,
@@ -66,17 +75,26 @@ def attention(hf: HfConfig) -> AttentionConfig:
     )
 
 
-def layer_windows(hf: HfConfig, slides: Callable[[int], bool]) -> list[int | None]:
+def layer_windows(hf: HfConfig, slides: Callable[[int], bool], *, default: int | None = 4096) -> list[int | None]:
     """The window of each layer, by `layer_types` or, without these, by `slides(index)`.
+
+    `default`: the window of the family.
 
     Raises CheckpointError for an unknown layer type, and for sliding layers without a window size.
     """
-    window = hf.get("sliding_window", 4096) if hf.get("use_sliding_window") else None
+    window = hf.get("sliding_window", default) if hf.get("use_sliding_window") else None
     kinds = hf.get("layer_types") or [
         "sliding_attention" if window and slides(index) else "full_attention"
         for index in range(hf["num_hidden_layers"])
     ]
     return of_kinds(kinds, {"full_attention": None} | ({"sliding_attention": window} if window else {}))
+
+
+def every_nth_full(hf: HfConfig, interval: int) -> list[str]:
+    """Layer types where every `interval`-th layer has full attention and the others a window."""
+    return [
+        "sliding_attention" if (index + 1) % interval else "full_attention" for index in range(hf["num_hidden_layers"])
+    ]
 
 
 def of_kinds(kinds: Sequence[str], known: Mapping[str, T]) -> list[T]:
@@ -102,6 +120,17 @@ def rotary(hf: HfConfig, head_dim: int, *, theta: float = 10_000.0, partial: flo
     theta = float(rope.get("rope_theta") or hf.get("rope_theta") or theta)
     partial = rope.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or partial
     return RotaryConfig(int(head_dim * partial), theta, _scaling(rope, hf))
+
+
+def of_layer_type(hf: HfConfig, kind: str) -> dict[str, Any]:
+    """The config with the rotary settings of one layer type, where `rope_parameters` has some for each type.
+
+    Older configs scale full attention only.
+    """
+    rope = hf.get("rope_parameters") or {}
+    nested = rope.get(kind) if any(isinstance(value, Mapping) for value in rope.values()) else rope
+    scaling = hf.get("rope_scaling") if kind == "full_attention" else None
+    return {**hf, "rope_parameters": nested or {}, "rope_scaling": scaling}
 
 
 def _rope(hf: HfConfig) -> HfConfig:
@@ -174,12 +203,13 @@ def attention_rules(
     config: AttentionConfig,
     hidden_size: int,
     *,
+    module: str = ".self_attn",
     out: str = "o_proj",
     norms: tuple[str, str] = ("q_norm", "k_norm"),
 ) -> list[Rule]:
     """Queries, keys and values from three tensors (and biases), the output projection, query and key norms."""
     assert not config.output_gate, "families with gated attention have rules of their own"
-    theirs += ".self_attn"
+    theirs += module
     kv_width = config.num_kv_heads * config.head_dim
     merge = Concat((config.num_heads * config.head_dim, kv_width, kv_width))
     kinds = ("weight", "bias") if config.input_bias else ("weight",)
@@ -195,6 +225,17 @@ def attention_rules(
             for norm, name in zip(("q_norm", "k_norm"), norms, strict=True)
         ]
     return found
+
+
+def paired_attention_rules(ours: str, theirs: str, config: AttentionConfig, hidden_size: int) -> list[Rule]:
+    """The same where rotary coordinates are stored as neighbours."""
+    assert config.rotary is not None
+    rotated, rest = config.rotary.dim, config.head_dim - config.rotary.dim
+    kv_heads, kv_width = config.num_kv_heads, config.num_kv_heads * config.head_dim
+    queries, keys = PairedHeads(config.num_heads, 0, rotated, rest), PairedHeads(kv_heads, 0, rotated, rest)
+    merge = RotaryPairs((queries, keys, PairedHeads(1, kv_width, 0)))
+    found = attention_rules(ours, theirs, config, hidden_size)
+    return [replace(rule, merge=merge) if ".in_proj." in rule.target else rule for rule in found]
 
 
 def conv_rules(ours: str, theirs: str, channels: int, taps: int, *, bias: bool = False) -> list[Rule]:
@@ -252,6 +293,8 @@ def _mlp_rules(ours: str, theirs: str, config: GatedMLPConfig, hidden_size: int)
     return gated_mlp_rules(ours, f"{theirs}.mlp", config.width)
 
 
+# Names of the norms of a layer: ours to theirs.
+PRE_NORMS = {"mixer_norm": "input_layernorm", "feed_forward_norm": "post_attention_layernorm"}
 _PARTS: dict[type, PartRules] = {
     AttentionConfig: attention_rules,
     GatedMLPConfig: _mlp_rules,
@@ -263,21 +306,20 @@ def decoder_rules(
     config: ModelConfig,
     parts: dict[type, PartRules] | None = None,
     *,
-    norms: tuple[str, str] = ("input_layernorm", "post_attention_layernorm"),
+    norms: Mapping[str, str] = PRE_NORMS,
     final_norm: str = "norm",
 ) -> list[Rule]:
     """All rules of a checkpoint with the tensor names of Llama, and of Qwen for experts.
 
-    `parts`: rules of mixers and feed-forwards that are stored differently, by the type of their config. `norms`: names
-    of the norms before the mixer and before the feed-forward.
+    `parts`: rules of mixers and feed-forwards that are stored differently, by the type of their config. `norms`: the
+    norms of a layer, our names to theirs.
     """
     rules_of = _PARTS | (parts or {})
     found = _frame_rules(config, final_norm)
     for index, layer in enumerate(config.layers):
         ours, theirs = f"blocks.{index}", f"model.layers.{index}"
         found += [
-            Rule(f"{ours}.mixer_norm.weight", (f"{theirs}.{norms[0]}.weight",)),
-            Rule(f"{ours}.feed_forward_norm.weight", (f"{theirs}.{norms[1]}.weight",)),
+            *(Rule(f"{ours}.{norm}.weight", (f"{theirs}.{name}.weight",)) for norm, name in norms.items()),
             *rules_of[type(layer.mixer)](f"{ours}.mixer", theirs, layer.mixer, config.hidden_size),
             *rules_of[type(layer.feed_forward)](f"{ours}.feed_forward", theirs, layer.feed_forward, config.hidden_size),
         ]

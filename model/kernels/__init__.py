@@ -19,6 +19,7 @@ from model.kernels import library, reference
 from model.kernels.cpu import autograd, inference
 from model.kernels.matmul import packed
 from model.kernels.matmul import reference as matmul_reference
+from model.kernels.matmul.codes import Codes
 from model.kernels.matmul.packed import PackedWeights
 from model.kernels.matmul.reference import PlainWeights
 from model.kernels.types import GatedMLPWeights
@@ -59,9 +60,12 @@ def _kernel(definition: Kernel[P, R], serving: Kernel[P, R], training: Kernel[P,
 
 
 rms_norm = _kernel(reference.rms_norm, inference.rms_norm, autograd.rms_norm)
+layer_norm = _kernel(reference.layer_norm, inference.layer_norm)
 add_norm = _kernel(reference.add_norm, inference.add_norm, autograd.add_norm)
 gated_rms_norm = _kernel(reference.gated_rms_norm, inference.gated_rms_norm, autograd.gated_rms_norm)
 silu_mul = _kernel(reference.silu_mul, inference.silu_mul, autograd.silu_mul)
+gelu_mul = _kernel(reference.gelu_mul, inference.gelu_mul)
+squared_relu = _kernel(reference.squared_relu, inference.squared_relu)
 clamped_mul = _kernel(reference.clamped_mul, inference.clamped_mul)
 sigmoid_mul = _kernel(reference.sigmoid_mul, inference.sigmoid_mul)
 scaled = _kernel(reference.scaled, inference.scaled)
@@ -78,6 +82,8 @@ time_steps = _kernel(reference.time_steps, inference.time_steps)
 short_conv = _kernel(reference.short_conv, inference.short_conv)
 gated_delta = _kernel(reference.gated_delta, inference.gated_delta)
 mamba_scan = _kernel(reference.mamba_scan, inference.mamba_scan)
+kimi_delta = _kernel(reference.kimi_delta, inference.kimi_delta)
+selective_scan = _kernel(reference.selective_scan, inference.selective_scan)
 store_kv = _kernel(reference.store_kv, inference.store_kv)
 paged_attention = _kernel(reference.paged_attention, inference.paged_attention)
 
@@ -89,11 +95,13 @@ softmax_gradient = _kernel(reference.softmax_gradient, autograd.softmax_gradient
 # Operations that PyTorch computes everywhere.
 delta_gates = reference.delta_gates
 mamba_scan_train = reference.mamba_scan_train
+kimi_delta_train = reference.kimi_delta_train
+selective_scan_train = reference.selective_scan_train
 
 
-def pack_weights(values_EOI: Tensor, scales: Tensor | None = None, bias_EO: Tensor | None = None) -> FrozenWeights:
-    """Frozen weights in the form in which they are multiplied here; see `PackedWeights` for the arguments."""
-    return (PackedWeights if compiled() else PlainWeights)(values_EOI, scales, bias_EO)
+def pack_weights(codes: Codes, bias_EO: Tensor | None = None) -> FrozenWeights:
+    """Frozen weights [E, O, I] in the form in which they are multiplied here."""
+    return (PackedWeights if compiled() else PlainWeights)(codes, bias_EO)
 
 
 def _matmul_backend(weights: FrozenWeights) -> ModuleType:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.kernels.types import GatedDelta, Paging
+from model.kernels.types import GatedDelta, Paging, SelectiveScan
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
@@ -20,6 +20,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tens
     x32 = x.float()
     scale = torch.rsqrt(x32.square().mean(-1, keepdim=True) + eps)
     return (x32 * scale * (weight.float() + offset)).to(x.dtype)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """(x - mean(x)) / std(x) * weight + bias over the last dimension, computed in float32, returned in x's type."""
+    return functional.layer_norm(x.float(), weight.shape, weight.float(), bias.float(), eps).to(x.dtype)
 
 
 def add_norm(
@@ -41,6 +46,17 @@ def silu_mul(x_T2F: Tensor) -> Tensor:
     """silu(gate) * up for x = [gate | up]."""
     gate, up = x_T2F.chunk(2, dim=-1)
     return functional.silu(gate) * up
+
+
+def gelu_mul(x_T2F: Tensor) -> Tensor:
+    """gelu(gate) * up for x = [gate | up], with the tanh approximation of GELU."""
+    gate, up = x_T2F.chunk(2, dim=-1)
+    return functional.gelu(gate, approximate="tanh") * up
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    """relu(x)^2, elementwise."""
+    return x.relu().square()
 
 
 def clamped_mul(x_T2F: Tensor, alpha: float, limit: float) -> Tensor:
@@ -196,6 +212,69 @@ def gated_delta(
     return gated_rms_norm(out_THV, z.unflatten(-1, out_THV.shape[1:]), weights.norm_V, weights.eps).flatten(1)
 
 
+def kimi_delta(
+    q_THK: Tensor,
+    k_THK: Tensor,
+    v_THV: Tensor,
+    a_THK: Tensor,
+    b_TH: Tensor,
+    A_log_H: Tensor,
+    dt_bias_HK: Tensor,
+    state_RHKV: Tensor,
+    rows_S: Tensor,
+    starts_S1: Tensor,
+) -> Tensor:
+    """Kimi Delta Attention (arXiv 2510.26692): the delta rule with a decay per key coordinate; advances `state_RHKV`.
+
+    S <- diag(e^g) S;  u = beta (v - S^T k);  S <- S + k u^T;  o = S^T q / sqrt(K), with q and k of unit length,
+    g = -e^A_log softplus(a + dt_bias) and beta = sigmoid(b). Returns [T, H, V].
+    """
+    q, k, decay_THK, beta_TH = _kimi_inputs(q_THK, k_THK, a_THK, b_TH, A_log_H, dt_bias_HK)
+    out_THV = torch.empty_like(v_THV)
+    for row, start, end in _spans(rows_S, starts_S1):
+        S_HKV = state_RHKV[row].clone()
+        for t in range(start, end):
+            S_HKV, o_HV = _kimi_step(S_HKV, q[t], k[t], v_THV[t].float(), decay_THK[t], beta_TH[t])
+            out_THV[t] = o_HV.to(v_THV.dtype)
+        state_RHKV[row] = S_HKV
+    return out_THV
+
+
+def kimi_delta_train(
+    q_BLHK: Tensor,
+    k_BLHK: Tensor,
+    v_BLHV: Tensor,
+    a_BLHK: Tensor,
+    b_BLH: Tensor,
+    A_log_H: Tensor,
+    dt_bias_HK: Tensor,
+) -> Tensor:
+    """The same rule over whole rows from a zero state, token by token; differentiable: [B, L, H, V]."""
+    q, k, decay_BLHK, beta_BLH = _kimi_inputs(q_BLHK, k_BLHK, a_BLHK, b_BLH, A_log_H, dt_bias_HK)
+    v = v_BLHV.float()
+    S_BHKV, outs = v.new_zeros(len(v), *k.shape[2:], v.shape[-1]), []
+    for t in range(v.shape[1]):
+        S_BHKV, o_BHV = _kimi_step(S_BHKV, q[:, t], k[:, t], v[:, t], decay_BLHK[:, t], beta_BLH[:, t])
+        outs.append(o_BHV)
+    return torch.stack(outs, 1).to(v_BLHV.dtype)
+
+
+def _kimi_inputs(
+    q: Tensor, k: Tensor, a: Tensor, b: Tensor, A_log_H: Tensor, dt_bias_HK: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Normalized queries and keys, decays and write strengths."""
+    log_decay = -A_log_H.float().exp()[:, None] * functional.softplus(a.float() + dt_bias_HK.float())
+    return normalize(q) * q.shape[-1] ** -0.5, normalize(k), log_decay.exp(), torch.sigmoid(b.float())
+
+
+def _kimi_step(S: Tensor, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """The next state [..., H, K, V] and the output [..., H, V]."""
+    S = S * decay[..., None]
+    u = beta[..., None] * (v - torch.einsum("...kv,...k->...v", S, k))
+    S = S + k[..., :, None] * u[..., None, :]
+    return S, torch.einsum("...kv,...k->...v", S, q)
+
+
 def delta_rule_train(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_BLH: Tensor, beta_BLH: Tensor) -> Tensor:
     """The same rule over whole rows from a zero state, as matrix products over chunks; differentiable: [B, L, H, V].
 
@@ -280,6 +359,52 @@ def mamba_scan_train(
         S = S * grown[:, :, n, -1:] + k_out[:, :, n].transpose(-1, -2) @ v[:, :, n]
     out = torch.stack(outs, 2).flatten(2, 3)[:, :, : x_BLHP.shape[1]]
     return out.transpose(1, 2).to(x_BLHP.dtype)
+
+
+def selective_scan(
+    x_TC: Tensor,
+    dt_TC: Tensor,
+    B_TN: Tensor,
+    C_TN: Tensor,
+    gate_TC: Tensor,
+    weights: SelectiveScan,
+    state_RCN: Tensor,
+    rows_S: Tensor,
+    starts_S1: Tensor,
+) -> Tensor:
+    """The recurrence of Mamba-1 (arXiv 2312.00752), one token after another; advances `state_RCN`. Returns [T, C].
+
+    d = softplus(dt + dt_bias);  S <- e^(d A) S + d x B^T;  y = (S C + D x) silu(gate), in float32, with A = -e^A_log.
+    """
+    step_TC = functional.softplus(dt_TC.float() + weights.dt_bias_C)
+    x, B, C, gate = x_TC.float(), B_TN.float(), C_TN.float(), functional.silu(gate_TC.float())
+    y_TC = torch.empty_like(x_TC)
+    for row, start, end in _spans(rows_S, starts_S1):
+        S_CN = state_RCN[row].clone()
+        for t in range(start, end):
+            S_CN = _selective_step(S_CN, x[t], step_TC[t], B[t], weights)
+            y_TC[t] = ((S_CN @ C[t] + weights.D_C * x[t]) * gate[t]).to(x_TC.dtype)
+        state_RCN[row] = S_CN
+    return y_TC
+
+
+def selective_scan_train(
+    x_BLC: Tensor, dt_BLC: Tensor, B_BLN: Tensor, C_BLN: Tensor, gate_BLC: Tensor, weights: SelectiveScan
+) -> Tensor:
+    """The same recurrence over whole rows from a zero state, token by token; differentiable: [B, L, C]."""
+    step_BLC = functional.softplus(dt_BLC.float() + weights.dt_bias_C)
+    x, B, C = x_BLC.float(), B_BLN.float(), C_BLN.float()
+    S_BCN, reads = x.new_zeros(len(x), *weights.A_log_CN.shape), []
+    for t in range(x.shape[1]):
+        S_BCN = _selective_step(S_BCN, x[:, t], step_BLC[:, t], B[:, t], weights)
+        reads.append((S_BCN @ C[:, t, :, None]).squeeze(-1))
+    y_BLC = torch.stack(reads, 1) + weights.D_C * x
+    return (y_BLC * functional.silu(gate_BLC.float())).to(x_BLC.dtype)
+
+
+def _selective_step(S: Tensor, x: Tensor, step: Tensor, B: Tensor, weights: SelectiveScan) -> Tensor:
+    decay = (step[..., None] * -weights.A_log_CN.float().exp()).exp()
+    return decay * S + (step * x)[..., None] * B[..., None, :]
 
 
 def _chunks(x: Tensor, chunk: int) -> Tensor:

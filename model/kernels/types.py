@@ -52,6 +52,14 @@ class GatedDelta:
         return q.unflatten(-1, width), k.unflatten(-1, width), v.unflatten(-1, (-1, len(self.norm_V)))
 
 
+class SelectiveScan(NamedTuple):
+    """The small weights of the recurrence of Mamba-1, all float32; N is the width of a channel's state."""
+
+    dt_bias_C: Tensor
+    A_log_CN: Tensor
+    D_C: Tensor
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class GatedMLPWeights(Generic[W]):
     """Weights of a gated MLP, or of one per expert. The outputs of `gate_up` are all gates, then all ups."""

@@ -21,7 +21,12 @@
 #endif
 #define INLINE inline __attribute__((always_inline))
 
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
+
 typedef uint16_t bf16;
+struct f16 { uint16_t bits; };
 
 namespace {
 
@@ -126,6 +131,17 @@ template <class V> INLINE V load_bits(const void* p) {
 INLINE void load_into(f32v& v, const float* p) { v = load_bits<f32v>(p); }
 INLINE void load_into(f32v& v, const bf16* p) {
     v = bit_cast<f32v>(__builtin_convertvector(load_bits<u16v>(p), u32v) << 16);
+}
+INLINE void load_into(f32v& v, const f16* p) {  // finite numbers, exactly
+#if LANES == 16
+    v = bit_cast<f32v>(_mm512_cvtph_ps(load_bits<__m256i>(p)));
+#elif LANES == 8 && defined(__F16C__)
+    v = bit_cast<f32v>(_mm256_cvtph_ps(load_bits<__m128i>(p)));
+#else  // the exponent of a float is larger by 112
+    u32v bits = __builtin_convertvector(load_bits<u16v>(p), u32v);
+    f32v magnitude = bit_cast<f32v>((bits & 0x7fffu) << 13) * bit_cast<float>((112 + 127) << 23);
+    v = bit_cast<f32v>(bit_cast<u32v>(magnitude) | (bits & 0x8000u) << 16);
+#endif
 }
 template <class V, class T> INLINE void load_into(Twice<V>& v, const T* p) {
     load_into(v.low, p), load_into(v.high, p + sizeof(V) / 4);

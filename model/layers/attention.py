@@ -37,28 +37,30 @@ class Attention(nn.Module):
 
     def forward(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> Tensor:
         q, gate, k, v = self.in_proj(x_TD).split(self.widths, dim=-1)
-        q_THK, k_TGK = self._heads(q, self.q_norm), self._heads(k, self.k_norm)
-        if self.rotary is not None:
-            tables = batch.rotary_tables(self.rotary)
-            q_THK, k_TGK = kernels.rotate(q_THK, *tables), kernels.rotate(k_TGK, *tables)
-        v_TGK = self._heads(v, None)
+        q_THK, k_TGK = self._positioned(q, self.q_norm, batch), self._positioned(k, self.k_norm, batch)
+        v_TGK = v.unflatten(-1, (-1, self.config.head_dim))
         window, sinks_H = self.config.window, self.sinks_H
         out = batch.attend(layer, q_THK, k_TGK, v_TGK, scale=self.scale, window=window, sinks_H=sinks_H).flatten(1)
         projected: Tensor = self.out_proj(kernels.sigmoid_mul(out, gate) if self.config.output_gate else out)
         return projected
 
-    def _heads(self, x: Tensor, norm: RMSNorm | None) -> Tensor:
-        """[T, heads * K] -> [T, heads, K], normalized per head or over all heads."""
-        heads = (-1, self.config.head_dim)
-        if norm is None:
-            return x.unflatten(-1, heads)
-        if self.config.qk_norm_per_head:
-            normed: Tensor = norm(x.unflatten(-1, heads))
+    def _positioned(self, x: Tensor, norm: RMSNorm | None, batch: TokenBatch) -> Tensor:
+        """Queries or keys, normalized and with their positions: [T, heads * K] -> [T, heads, K]."""
+        heads, qk_norm = (-1, self.config.head_dim), self.config.qk_norm
+        if norm is None or qk_norm is None:
+            return self._rotated(x.unflatten(-1, heads), batch)
+        if not qk_norm.per_head:
+            return self._rotated(norm(x).unflatten(-1, heads), batch)
+        if qk_norm.after_rotary:
+            normed: Tensor = norm(self._rotated(x.unflatten(-1, heads), batch))
             return normed
-        return norm(x).unflatten(-1, heads)
+        return self._rotated(norm(x.unflatten(-1, heads)), batch)
+
+    def _rotated(self, x_THK: Tensor, batch: TokenBatch) -> Tensor:
+        return x_THK if self.rotary is None else kernels.rotate(x_THK, *batch.rotary_tables(self.rotary))
 
 
 def _norm(config: AttentionConfig, heads: int) -> RMSNorm | None:
     if config.qk_norm is None:
         return None
-    return RMSNorm(config.head_dim if config.qk_norm_per_head else heads * config.head_dim, config.qk_norm)
+    return RMSNorm(config.head_dim if config.qk_norm.per_head else heads * config.head_dim, config.qk_norm.norm)

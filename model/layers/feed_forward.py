@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from model import kernels
-from model.config import ActivationConfig, ClampedSwiGLU, GatedMLPConfig, MoEConfig
+from model.config import ActivationConfig, ClampedSwiGLU, GatedMLPConfig, GeGLU, MoEConfig, SquaredReLU, SwiGLU
+from model.kernels import FrozenWeights
+from model.kernels.types import GatedMLPWeights
 from model.layers.frozen_linear import fused_mlp_weights
 from model.layers.linear import GroupedLinear, Linear, RouterLinear
 from model.layers.router import Routing, build_router
@@ -19,19 +21,26 @@ BLOCK = 32  # rows
 
 
 class GatedMLP(nn.Module):
-    """down(silu(gate(x)) * up(x)), with gate and up as one matrix."""
+    """down(act(gate(x)) * up(x)), with gate and up as one matrix, or without a gate down(act(up(x)))."""
 
-    def __init__(self, hidden_size: int, width: int) -> None:
+    def __init__(self, hidden_size: int, width: int, activation: ActivationConfig) -> None:
         super().__init__()
-        self.gate_up = Linear(hidden_size, 2 * width)
+        self.gate_up = Linear(hidden_size, activation.inputs * width)
         self.down = Linear(width, hidden_size)
+        self.activation = build_activation(activation)
 
     def forward(self, x_TD: Tensor) -> Tensor:
-        weights = fused_mlp_weights(self.gate_up, self.down, x_TD.dtype)
+        weights = self.fused_weights(x_TD.dtype)
         if weights is not None:
             return kernels.gated_mlp(x_TD, weights)
-        out: Tensor = self.down(kernels.silu_mul(self.gate_up(x_TD)))
+        out: Tensor = self.down(self.activation(self.gate_up(x_TD)))
         return out
+
+    def fused_weights(self, dtype: torch.dtype) -> GatedMLPWeights[FrozenWeights] | None:
+        """The weights for `kernels.gated_mlp`, or None where it does not compute this MLP."""
+        if self.activation is not kernels.silu_mul:
+            return None
+        return fused_mlp_weights(self.gate_up, self.down, dtype)
 
 
 class Experts(nn.Module):
@@ -40,9 +49,11 @@ class Experts(nn.Module):
     def __init__(self, config: MoEConfig, hidden_size: int) -> None:
         super().__init__()
         self.num_experts = config.num_experts
-        self.gate_up = GroupedLinear(config.num_experts, hidden_size, 2 * config.expert_width, config.bias)
+        inner = config.activation.inputs * config.expert_width
+        self.gate_up = GroupedLinear(config.num_experts, hidden_size, inner, config.bias)
         self.down = GroupedLinear(config.num_experts, config.expert_width, hidden_size, config.bias)
         self.activation = build_activation(config.activation)
+        self.can_be_fused = isinstance(config.activation, SwiGLU | ClampedSwiGLU)
 
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """Unweighted outputs [T, K, D]; zero for choices of weight zero, which are not computed."""
@@ -54,6 +65,10 @@ class Experts(nn.Module):
         else:
             y_SD = self._run_experts(x_TD.index_select(0, tokens_S), counts_E)
         return undispatched(y_SD, order_S, routing)
+
+    def fused_weights(self, dtype: torch.dtype) -> GatedMLPWeights[FrozenWeights] | None:
+        """The weights for `kernels.moe`, or None where it does not compute these experts."""
+        return fused_mlp_weights(self.gate_up, self.down, dtype) if self.can_be_fused else None
 
     def _run_experts(self, x_SD: Tensor, counts_E: Tensor) -> Tensor:
         y_SD: Tensor = self.down(self.activation(self.gate_up(x_SD, counts_E)), counts_E)
@@ -85,11 +100,17 @@ class MoE(nn.Module):
         # row e gives the logit of expert e; an additional last row gates the shared expert
         self.gate = RouterLinear(hidden_size, config.num_experts + self.shared_is_gated, config.bias)
         self.experts = Experts(config, hidden_size)
-        self.shared = GatedMLP(hidden_size, config.shared.width) if config.shared else None
+        self.shared = GatedMLP(hidden_size, config.shared.width, config.activation) if config.shared else None
 
-    def forward(self, x_TD: Tensor, token_ids_T: Tensor, k: int | Tensor | None = None) -> tuple[Tensor, Routing]:
-        """`k`: experts per token, as in `TokenBatch.experts_per_token`. Returns y_TD and the routing."""
-        routing, shared_gate_T = self.route(x_TD, token_ids_T, k)
+    def forward(
+        self,
+        x_TD: Tensor,
+        token_ids_T: Tensor,
+        k: int | Tensor | None = None,
+        masked_TE: Tensor | None = None,
+    ) -> tuple[Tensor, Routing]:
+        """Returns y_TD and the routing. `k` and `masked_TE`: what a `TokenBatch` has of the layer."""
+        routing, shared_gate_T = self.route(x_TD, token_ids_T, k, masked_TE)
         return self.outputs(x_TD, routing, shared_gate_T), routing
 
     def outputs(self, x_TD: Tensor, routing: Routing, shared_gate_T: Tensor | None) -> Tensor:
@@ -103,9 +124,9 @@ class MoE(nn.Module):
     def _fused(self, x_TD: Tensor, routing: Routing, shared_gate_T: Tensor | None) -> Tensor | None:
         """All experts in one compiled call; None if their weights are not packed for it."""
         experts, shared, shared_weights = self.experts, self.shared, None
-        weights = fused_mlp_weights(experts.gate_up, experts.down, x_TD.dtype)
+        weights = experts.fused_weights(x_TD.dtype)
         if shared is not None:
-            shared_weights = fused_mlp_weights(shared.gate_up, shared.down, x_TD.dtype)
+            shared_weights = shared.fused_weights(x_TD.dtype)
         if weights is None or (shared_weights is None) != (shared is None):
             return None
         if shared_weights is not None and not kernels.supports_fused_mlp(x_TD.dtype, weights, shared_weights):
@@ -121,11 +142,20 @@ class MoE(nn.Module):
             return kernels.moe_combine(y_TKD, routing.weights_TK, None, None) + shared_TD
         return kernels.moe_combine(y_TKD, routing.weights_TK, shared_TD, shared_gate_T)
 
-    def route(self, x_TD: Tensor, token_ids_T: Tensor, k: int | Tensor | None = None) -> tuple[Routing, Tensor | None]:
+    def route(
+        self,
+        x_TD: Tensor,
+        token_ids_T: Tensor,
+        k: int | Tensor | None = None,
+        masked_TE: Tensor | None = None,
+    ) -> tuple[Routing, Tensor | None]:
         """The routing, and the logit of the shared expert's gate if it has one."""
         logits = self.gate.in_float32(x_TD)
         asked = () if k is None else (k,)  # only a TopKRouter takes it
-        routing = self.router(logits[:, : self.config.num_experts], token_ids_T, *asked)
+        router_logits_TE = logits[:, : self.config.num_experts]
+        if masked_TE is not None:
+            router_logits_TE = router_logits_TE.masked_fill(masked_TE, float("-inf"))
+        routing = self.router(router_logits_TE, token_ids_T, *asked)
         return routing, logits[:, -1] if self.shared_is_gated else None
 
 
@@ -136,13 +166,15 @@ def undispatched(y_SD: Tensor, order_S: Tensor, routing: Routing) -> Tensor:
 
 
 def build_activation(config: ActivationConfig) -> Callable[[Tensor], Tensor]:
-    """The activation between the two matrices of an expert: [S, 2F] -> [S, F]."""
+    """The activation between the two matrices of an expert: [S, 2F], or [S, F] without a gate, -> [S, F]."""
     if isinstance(config, ClampedSwiGLU):
         return lambda x_S2F: kernels.clamped_mul(x_S2F, config.alpha, config.limit)
-    return kernels.silu_mul
+    if isinstance(config, SquaredReLU):
+        return kernels.squared_relu
+    return kernels.gelu_mul if isinstance(config, GeGLU) else kernels.silu_mul
 
 
 def build_feed_forward(config: GatedMLPConfig | MoEConfig, hidden_size: int) -> GatedMLP | MoE:
     if isinstance(config, MoEConfig):
         return MoE(config, hidden_size)
-    return GatedMLP(hidden_size, config.width)
+    return GatedMLP(hidden_size, config.width, config.activation)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model import kernels
 from model.batch import TokenBatch
 from model.cache import CacheSpec, LatentSpec
-from model.config import LatentAttentionConfig
+from model.config import LatentAttentionConfig, RotaryConfig
 from model.layers.linear import GroupedLinear, Linear
 from model.layers.norm import RMSNorm
 from model.rotary import Rotary
@@ -39,27 +39,29 @@ class LatentAttention(nn.Module):
         self.key_absorb = GroupedLinear(heads, config.nope_head_dim, config.kv_lora_rank)  # U_h^T
         self.value_expand = GroupedLinear(heads, config.kv_lora_rank, config.value_dim)  # V_h
         self.out_proj = Linear(heads * config.value_dim, hidden_size)
-        self.rotary = Rotary(config.rotary)
+        self.rotary = Rotary(config.rotary) if isinstance(config.rotary, RotaryConfig) else None
 
     def cache_spec(self) -> CacheSpec:
         return LatentSpec(self.config.kv_lora_rank + self.config.rotary.dim, self.config.kv_lora_rank)
 
     def forward(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> Tensor:
         q, c_TR, shared_TW = self.in_proj(x_TD).split(self.widths, dim=-1)
-        tables = batch.rotary_tables(self.rotary)
-        k_T1K = torch.cat([self.kv_norm(c_TR), kernels.rotate(shared_TW[:, None], *tables)[:, 0]], dim=-1)[:, None]
+        k_T1K = torch.cat([self.kv_norm(c_TR)[:, None], self._rotated(shared_TW[:, None], batch)], dim=-1)
         v_T1R = k_T1K[..., : self.config.kv_lora_rank]
-        seen_THR = batch.attend(layer, self._queries(q, tables), k_T1K, v_T1R, scale=self.config.scale)
+        seen_THR = batch.attend(layer, self._queries(q, batch), k_T1K, v_T1R, scale=self.config.scale)
         projected: Tensor = self.out_proj(per_head(self.value_expand, seen_THR).flatten(1))
         return projected
 
-    def _queries(self, q: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+    def _rotated(self, x_THW: Tensor, batch: TokenBatch) -> Tensor:
+        return x_THW if self.rotary is None else kernels.rotate(x_THW, *batch.rotary_tables(self.rotary))
+
+    def _queries(self, q: Tensor, batch: TokenBatch) -> Tensor:
         """The queries for c and the shared key: [T, H, K]."""
         if self.q_norm is not None and self.q_proj is not None:
             q = self.q_proj(self.q_norm(q))
         parts = [self.config.nope_head_dim, self.config.rotary.dim]
         plain_THP, rotary_THW = q.unflatten(-1, (-1, self.head_dim)).split(parts, dim=-1)
-        return torch.cat([per_head(self.key_absorb, plain_THP), kernels.rotate(rotary_THW, *tables)], dim=-1)
+        return torch.cat([per_head(self.key_absorb, plain_THP), self._rotated(rotary_THW, batch)], dim=-1)
 
 
 def per_head(product: nn.Module, x_THI: Tensor) -> Tensor:

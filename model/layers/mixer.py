@@ -10,14 +10,18 @@ from model.cache import CacheSpec
 from model.config import (
     AttentionConfig,
     DeltaNetConfig,
+    KimiDeltaConfig,
     LatentAttentionConfig,
     Mamba2Config,
+    MambaConfig,
     MixerConfig,
     ShortConvConfig,
 )
 from model.layers.attention import Attention
 from model.layers.delta_net import DeltaNet
+from model.layers.kimi_delta import KimiDelta
 from model.layers.latent_attention import LatentAttention
+from model.layers.mamba import Mamba
 from model.layers.mamba2 import Mamba2
 from model.layers.short_conv import ShortConv
 
@@ -36,7 +40,9 @@ MIXERS: dict[type, Callable[[Any, int], Mixer]] = {
     AttentionConfig: Attention,
     LatentAttentionConfig: LatentAttention,
     DeltaNetConfig: DeltaNet,
+    KimiDeltaConfig: KimiDelta,
     Mamba2Config: Mamba2,
+    MambaConfig: Mamba,
     ShortConvConfig: ShortConv,
 }
 

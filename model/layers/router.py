@@ -1,7 +1,8 @@
 """Routing algorithms: which experts process a token, and with what weights. One class per algorithm.
 
 A router may look at one token at a time only, so that an answer does not depend on the other requests of its batch; the
-property tests check every class in `ROUTERS`. Equal scores are resolved in favor of the lowest expert index.
+property tests check every class in `ROUTERS`. Equal scores are resolved in favor of the lowest expert index. A logit of
+minus infinity means that the token must not go to the expert.
 
 Shapes: T tokens, E experts, K choices per token, S dispatched (token, expert) pairs, G groups of M experts.
 """
@@ -19,7 +20,9 @@ from model.config import (
     ReluConfig,
     RouterConfig,
     SigmoidBiasConfig,
+    SoftmaxBiasConfig,
     SoftmaxTopKConfig,
+    SparseMixerConfig,
     TopKSoftmaxConfig,
     TopPConfig,
 )
@@ -180,7 +183,8 @@ class SigmoidBias(TopKRouter):
 
     def choose(self, router_logits_TE: Tensor, token_ids_T: Tensor, k: int) -> Routing:
         affinity_TE = sigmoid(router_logits_TE)
-        experts_TK = top_k(limit_to_groups(affinity_TE + self.bias_E, self.config.groups), k)
+        biased_TE = (affinity_TE + self.bias_E).masked_fill(router_logits_TE == float("-inf"), float("-inf"))
+        experts_TK = top_k(limit_to_groups(biased_TE, self.config.groups), k)
         weights_TK = affinity_TE.gather(1, experts_TK)
         if self.config.renormalize:
             weights_TK = weights_TK / (weights_TK.sum(-1, keepdim=True) + self.config.epsilon)
@@ -189,6 +193,53 @@ class SigmoidBias(TopKRouter):
     def after_step(self, load_E: Tensor, tokens: int) -> None:
         load_E = load_E.float()
         self.bias_E += self.config.bias_rate * torch.sign(load_E.mean() - load_E)
+
+
+class SoftmaxBias(TopKRouter):
+    """Top k of a softmax plus a bias, which balances the load as in `SigmoidBias` and is not part of the weights."""
+
+    needs_balance_loss = False
+    bias_E: Tensor
+
+    def __init__(self, config: SoftmaxBiasConfig, num_experts: int) -> None:
+        super().__init__(num_experts, config.top_k)
+        self.config = config
+        self.register_buffer("bias_E", torch.zeros(num_experts))
+
+    def choose(self, router_logits_TE: Tensor, token_ids_T: Tensor, k: int) -> Routing:
+        affinity_TE = router_logits_TE.softmax(-1)
+        biased_TE = (affinity_TE + self.bias_E).masked_fill(router_logits_TE == float("-inf"), float("-inf"))
+        experts_TK = top_k(biased_TE, k)
+        weights_TK = affinity_TE.gather(1, experts_TK)
+        return Routing(weights_TK / weights_TK.sum(-1, keepdim=True), experts_TK, router_logits_TE)
+
+    def after_step(self, load_E: Tensor, tokens: int) -> None:
+        load_E = load_E.float()
+        self.bias_E += self.config.bias_rate * torch.sign(load_E.mean() - load_E)
+
+
+class SparseMixer(TopKRouter):
+    """The two highest scores, each with its share of a softmax over the scores that are near to it (arXiv 2409.12136).
+
+    For the second one the first is left out. This is how the router serves; the gradient is that of this computation,
+    not the estimate of the paper.
+    """
+
+    def __init__(self, config: SparseMixerConfig, num_experts: int) -> None:
+        super().__init__(num_experts, config.top_k)
+        self.config = config
+
+    def choose(self, router_logits_TE: Tensor, token_ids_T: Tensor, k: int) -> Routing:
+        if k > 2:
+            raise ValueError(f"SparseMixer chooses at most 2 experts per token, not {k}")
+        experts_TK, left_TE, weights = top_k(router_logits_TE, k), router_logits_TE, []
+        for expert_T1 in experts_TK.split(1, dim=1):
+            highest_T1 = router_logits_TE.gather(1, expert_T1)
+            distance_TE = (highest_T1 - router_logits_TE) / router_logits_TE.abs().maximum(highest_T1)
+            near_TE = left_TE.masked_fill(distance_TE > 2 * self.config.jitter, float("-inf"))
+            weights.append(near_TE.softmax(-1).gather(1, expert_T1))
+            left_TE = left_TE.scatter(1, expert_T1, float("-inf"))
+        return Routing(torch.cat(weights, dim=1), experts_TK, router_logits_TE)
 
 
 class Hash(TopKRouter):
@@ -327,6 +378,8 @@ ROUTERS: dict[type, type[Router]] = {
     SoftmaxTopKConfig: SoftmaxTopK,
     TopKSoftmaxConfig: TopKSoftmax,
     SigmoidBiasConfig: SigmoidBias,
+    SoftmaxBiasConfig: SoftmaxBias,
+    SparseMixerConfig: SparseMixer,
     HashConfig: Hash,
     ExpertThresholdConfig: ExpertThreshold,
     ReluConfig: Relu,

@@ -8,7 +8,7 @@ need later, so the peak stays close to the size of the finished network.
 import ctypes
 import logging
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,11 +32,12 @@ from model.checkpoints.tensor_readers import FiniteCheckReader, Progress, Progre
 from model.config import with_experts_per_token
 from model.families import Family, family_of
 from model.files import Directory
-from model.loading.freeze import freeze_module, freeze_tied_head
+from model.loading.freeze import freeze_codes, freeze_matrix, is_matrix
 from model.loading.pooling import MODULES_NAME
+from model.loading.stored_codes import read_codes, stored_format
 from model.network import CausalLM, cast_matrices
-from model.quantization import SCHEMES, Scheme, ours, plain_scheme
-from model.quantization.formats import dequantized, nearest_scheme
+from model.quantization import SCHEMES, Scheme, ours, plain_scheme, stored_scheme
+from model.quantization.formats import dequantized, gguf_settings, nearest_scheme
 
 HEAD = "lm_head.weight"
 TIED_COPIES = ("lm_head.",)  # some exporters store the head although it is tied to the embedding
@@ -165,6 +166,9 @@ def default_dtype() -> torch.dtype:
 
 def default_scheme(hf_config: Mapping[str, Any], dtype: torch.dtype) -> Scheme:
     """The scheme with about as many bits per weight as the checkpoint has."""
+    gguf = gguf_settings(hf_config)
+    if gguf is not None:
+        return stored_scheme(gguf["type"], gguf["bits_per_weight"], gguf["head_bits_per_weight"], dtype)
     stored_as = ours.scheme_name(hf_config) or nearest_scheme(hf_config)
     return plain_scheme(dtype) if stored_as is None else SCHEMES[stored_as]
 
@@ -191,13 +195,26 @@ def _sources(rules: Collection[Rule]) -> set[str]:
 
 def _fill(network: CausalLM, reader: CheckpointReader, rules: list[Rule], scheme: Scheme | None) -> None:
     """Load the weights of every module, and pack it if there is a scheme."""
+    quantized_again: list[str] = []
     for name, module_rules in _largest_first(network, rules):
-        for rule in module_rules:
-            _fill_tensor(network, reader, rule)
-        freeze_module(network, name, scheme)
-        if name == "embedding" and network.config.tie_word_embeddings:
-            freeze_tied_head(network, scheme)
+        weight = next((rule for rule in module_rules if scheme and is_matrix(network, rule.target)), None)
+        if scheme is None or weight is None:
+            _fill_tensors(network, reader, module_rules)
+        elif (codes := read_codes(network, reader, weight, scheme)) is not None:
+            _fill_tensors(network, reader, [rule for rule in module_rules if rule is not weight])
+            freeze_codes(network, name, codes)
+        else:
+            _fill_tensors(network, reader, module_rules)
+            stored = stored_format(reader, weight)
+            freeze_matrix(network, name, scheme.nearest(stored))
+            if stored is not None and scheme.is_quantized:
+                quantized_again.append(name)
         _return_freed_memory()
+    if scheme is None and network.config.tie_word_embeddings:
+        network.tie_head()
+    if quantized_again:
+        count, example = len(quantized_again), quantized_again[0]
+        logger.info("%d stored matrices are quantized a second time, for another format; one is %s", count, example)
     unfilled = [name for name, tensor in network.state_dict().items() if tensor.is_meta]
     assert not unfilled, f"no rule of this family makes {unfilled[0]}"
 
@@ -224,9 +241,10 @@ def _largest_first(network: nn.Module, rules: list[Rule]) -> Iterator[tuple[str,
     yield from sorted(modules.items(), key=lambda item: parameter_bytes(item[1]), reverse=True)
 
 
-def _fill_tensor(network: nn.Module, reader: CheckpointReader, rule: Rule) -> None:
-    owner, _, name = rule.target.rpartition(".")
-    module = network.get_submodule(owner)
-    tensor = read_parameter(reader, rule, getattr(module, name).dtype)
-    is_parameter = isinstance(getattr(module, name), nn.Parameter)
-    setattr(module, name, nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor)
+def _fill_tensors(network: nn.Module, reader: CheckpointReader, rules: Iterable[Rule]) -> None:
+    for rule in rules:
+        owner, _, name = rule.target.rpartition(".")
+        module = network.get_submodule(owner)
+        tensor = read_parameter(reader, rule, getattr(module, name).dtype)
+        is_parameter = isinstance(getattr(module, name), nn.Parameter)
+        setattr(module, name, nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor)

@@ -23,9 +23,10 @@ from model.checkpoints.safetensors_files import (
 )
 from model.checkpoints.tensor_readers import Progress, ProgressReader, ReadOnceReader
 from model.files import Directory
-from model.layers.linear import GroupedLinear, Linear
-from model.loading.freeze import scheme_of
+from model.kernels.matmul.codes import Codes
+from model.loading.freeze import is_matrix, scheme_of
 from model.loading.load import ModelDescription, describe, open_layout
+from model.loading.stored_codes import read_codes
 from model.quantization import Scheme, ours
 
 SHARD_BYTES = 1 << 30
@@ -65,21 +66,24 @@ def _stored(
 ) -> Iterator[tuple[str, Tensor]]:
     """All tensors to store, in the order of the rules."""
     network, parameters = model.network, named_tensors(model.network)
-    tied = network.config.tie_word_embeddings
     for rule in rules:
-        owner, _, leaf = rule.target.rpartition(".")
-        tensor = read_parameter(reader, rule, parameters[rule.target].dtype)
-        if leaf == "weight" and isinstance(network.get_submodule(owner), Linear | GroupedLinear):
-            yield from _matrix(owner, tensor, scheme_of(network, owner, scheme))
+        dtype = parameters[rule.target].dtype
+        if not is_matrix(network, rule.target):
+            yield rule.target, read_parameter(reader, rule, dtype)
             continue
-        if tied and rule.target == "embedding.weight":
-            yield from _matrix("head", tensor, scheme.head)
-        yield rule.target, tensor
+        owner, weight = rule.target.removesuffix(".weight"), None
+        codes = read_codes(network, reader, rule, scheme)
+        if codes is None:
+            weight = read_parameter(reader, rule, dtype)
+            codes = scheme_of(network, owner, scheme).quantize(weight)
+        yield from _named(codes, "head" if owner == "embedding" else owner)
+        if owner == "embedding":
+            yield rule.target, codes.dequantized(dtype) if weight is None else weight
 
 
-def _matrix(name: str, weight: Tensor, scheme: Scheme) -> Iterator[tuple[str, Tensor]]:
-    for leaf, tensor in ours.code_tensors(scheme.quantize(weight)).items():
-        yield f"{name}.{leaf}", tensor
+def _named(codes: Codes, module: str) -> Iterator[tuple[str, Tensor]]:
+    for leaf, tensor in ours.code_tensors(codes).items():
+        yield f"{module}.{leaf}", tensor
 
 
 def write_shards(target: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:

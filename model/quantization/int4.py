@@ -10,9 +10,8 @@ Shapes: I input width, O output width, N groups in total, M inputs per group.
 import torch
 from torch import Tensor
 
-from model.kernels.matmul.packed import GROUP_SIZE
+from model.kernels.matmul.codes import GROUP_SIZE, Codes
 from model.quantization import int8
-from model.quantization.scheme import Codes
 
 CHUNK = 1 << 18
 ROUNDS = 2

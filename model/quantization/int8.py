@@ -6,7 +6,7 @@ Shapes: I input width, O output width.
 import torch
 from torch import Tensor
 
-from model.quantization.scheme import Codes
+from model.kernels.matmul.codes import Codes
 
 CHUNK = 1 << 18  # weights quantized at a time, so that intermediate results stay in the cache
 

@@ -2,7 +2,7 @@
 
 The safetensors files have, for each module `name` of the network,
 
-    name.values, name.scales    the codes of a quantized matrix (scheme.Codes), of all experts in one tensor
+    name.values, name.scales    the codes of a quantized matrix (codes.Codes), of all experts in one tensor
     name.weight                 a matrix that is not quantized
     name.bias                   its bias, if it has one
     and every other parameter under its own name.
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoints.safetensors_files import CheckpointError, CheckpointReader
-from model.kernels.matmul.packed import GROUP_SIZE
+from model.kernels.matmul.codes import GROUP_SIZE
 from model.layers.linear import GroupedLinear, Linear
 from model.quantization import plain
 from model.quantization.scheme import Codes, frozen_grouped, frozen_linear
@@ -58,7 +58,7 @@ def code_tensors(codes: Codes) -> dict[str, Tensor]:
     """The tensors to store, by the last part of their names."""
     if codes.scales is None:
         return {"weight": codes.values}
-    return {"values": codes.values, "scales": codes.scales}
+    return codes.tensors()
 
 
 def load_weights(network: nn.Module, reader: CheckpointReader) -> None:
@@ -109,9 +109,12 @@ def _shapes(
         dtype = reader.header(f"{name}.values").dtype
         if dtype not in (torch.int8, torch.uint8):
             raise CheckpointError(f"tensor {name}.values has type {dtype} where codes (int8 or uint8) are expected")
+        by_group = f"{name}.scales" in there and len(reader.header(f"{name}.scales").shape) > len(outer)
         shapes = {f"{name}.values": (*outer, inputs), f"{name}.scales": (*outer,)}
         if dtype == torch.uint8:
-            shapes = {f"{name}.values": (*outer, inputs // 2), f"{name}.scales": (*outer, inputs // GROUP_SIZE)}
+            shapes[f"{name}.values"] = (*outer, inputs // 2)
+        if dtype == torch.uint8 or by_group:
+            shapes[f"{name}.scales"] = (*outer, inputs // GROUP_SIZE)
     if module.bias is not None:
         shapes[f"{name}.bias"] = tuple(module.bias.shape)
     return shapes

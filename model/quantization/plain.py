@@ -3,9 +3,15 @@
 import torch
 from torch import Tensor
 
-from model.quantization.scheme import Codes
+from model.kernels.matmul.codes import Codes
+from model.quantization.scheme import Scheme
 
 CHUNK = 1 << 20
+
+
+def plain_scheme(dtype: torch.dtype) -> Scheme:
+    """The weights as they are, in the type of the network."""
+    return Scheme(str(dtype).removeprefix("torch."), 8.0 * dtype.itemsize, keep)
 
 
 def keep(weight: Tensor) -> Codes:

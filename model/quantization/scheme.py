@@ -9,51 +9,42 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from model import kernels
-from model.kernels.matmul.reference import dequantize
+from model.kernels.matmul.codes import Codes, Format
 from model.layers.frozen_linear import FrozenGroupedLinear, FrozenLinear
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Codes:
-    """The weights that a scheme makes, the same on every machine; quantized checkpoints store them.
-
-    `values` [..., O, I] are float weights or int8; or int4 in two's complement, uint8 [..., O, I / 2] with the even
-    input in the low half of a byte. `scales` multiply integers: float32 [..., O] for int8, bfloat16 [..., O, G] for
-    int4.
-    """
-
-    values: Tensor
-    scales: Tensor | None = None
-
-    def dequantized(self) -> Tensor:
-        """The float32 weights."""
-        return dequantize(self.values, self.scales)
 
 
 def frozen_linear(codes: Codes, bias_O: Tensor | None) -> FrozenLinear:
     """The frozen layer with these weights."""
-    scales = None if codes.scales is None else codes.scales[None]
-    return FrozenLinear(kernels.pack_weights(codes.values[None], scales, None if bias_O is None else bias_O[None]))
+    bias_1O = None if bias_O is None else bias_O[None]
+    return FrozenLinear(kernels.pack_weights(codes.map(lambda tensor: tensor[None]), bias_1O))
 
 
 def frozen_grouped(codes: Codes, bias_EO: Tensor | None) -> FrozenGroupedLinear:
     """The same for one matrix per expert."""
-    return FrozenGroupedLinear(kernels.pack_weights(codes.values, codes.scales, bias_EO))
+    return FrozenGroupedLinear(kernels.pack_weights(codes, bias_EO))
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """How matrices are stored. `bits_per_weight` includes scales; `head_scheme` is the head's, if it differs."""
+    """How matrices are stored. `bits_per_weight` includes scales; `head_scheme` is the head's, if it differs.
+
+    Matrices that are stored in one of the formats `keeps` are taken as they are, without being quantized again.
+    """
 
     name: str
     bits_per_weight: float
     quantize: Callable[[Tensor], Codes]
     head_scheme: "Scheme | None" = None
+    keeps: frozenset[Format] = frozenset()
 
     @property
     def head(self) -> "Scheme":
         """The scheme of the head."""
         return self.head_scheme or self
+
+    def nearest(self, format: Format | None) -> "Scheme":
+        """The scheme of a matrix that is stored in a format, or nearest to it; None: in plain numbers."""
+        return self
 
     @property
     def is_quantized(self) -> bool:

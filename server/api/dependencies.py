@@ -17,10 +17,11 @@ from server.engine.types import RoutingParams, SchedulingParams
 from server.errors import ClientGoneError
 from server.generation.admission import Admission
 from server.generation.service import GenerationService
-from server.middleware.api_keys import ApiKey
+from server.middleware.api_keys import ApiKey, KeyScope
 
 Result = TypeVar("Result")
 
+BATCH_PRIORITY = 10_000  # is added to that of the key: any other request is more urgent than those of batches
 WARNINGS_HEADER = "X-RouteLM-Warnings"  # names the ignored fields; `warnings` in the body explains them
 
 
@@ -67,7 +68,7 @@ class RequestContext:
             self.admission.routing = body.routing_params(
                 self.service.facts,
                 self.admission.routing.task,
-                masks_allowed=self.request.app.state.allow_expert_masks,
+                masks_allowed=self.request.app.state.allow_expert_masks and _may_research(self.request),
             )
         engine = self.service.engine
         self.response.headers["X-Queue-Position"] = str(engine.stats().waiting)
@@ -129,19 +130,26 @@ def _admission(request: Request, service: GenerationService) -> Admission:
     request_id, state = request.scope["request_id"], request.app.state
     routing = RoutingParams(task=_task(request))
     key: ApiKey | None = request.scope.get("api_key")
+    background = BATCH_PRIORITY if request.scope.get("is_batch") else 0
     if key is None:
-        return Admission(service, request_id, routing=routing)
+        return Admission(service, request_id, SchedulingParams(background), routing)
 
     def record_usage(prompt_tokens: int, completion_tokens: int) -> None:
         state.api_keys.usage_of(key).add_tokens(prompt_tokens + completion_tokens, key)
         state.metrics.key_tokens(key.name, prompt_tokens, completion_tokens)
 
     salt = key.name if state.cache_salt_per_key else ""
-    scheduling = SchedulingParams(key.priority)
+    scheduling = SchedulingParams(key.priority + background)
     return Admission(service, request_id, scheduling, routing, cache_salt=salt, record_usage=record_usage)
 
 
 Context = Annotated[RequestContext, Depends(get_context)]
+
+
+def _may_research(request: Request) -> bool:
+    """Whether a request may change what the network computes: without API keys every one, else those of admins."""
+    key: ApiKey | None = request.scope.get("api_key")
+    return key is None or KeyScope.ADMIN in key.scopes
 
 
 def _task(request: Request) -> str:

@@ -14,6 +14,7 @@ from server.batches.request_queue import in_thread
 from server.batches.runner import BatchRunner
 from server.batches.types import StoredFile
 from server.errors import InvalidRequestError, NotFoundError
+from server.middleware.api_keys import ApiKey
 
 router = APIRouter(prefix="/v1/files", tags=["Batches"])
 
@@ -78,8 +79,9 @@ async def get_batches(request: Request) -> BatchRunner:
 
 
 async def get_owner(request: Request) -> str:
-    """Whose files and batches a request is about: the name of its API key, empty where keys have no names."""
-    return ""
+    """Whose files and batches a request is about: the name of its API key, empty on a server without keys."""
+    key: ApiKey | None = request.scope.get("api_key")
+    return key.name if key is not None else ""
 
 
 Batches = Annotated[BatchRunner, Depends(get_batches)]

@@ -7,6 +7,7 @@ when it was validated, and neither the log nor the counters of HTTP requests are
 """
 
 import asyncio
+import json
 import logging
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,13 +18,19 @@ from starlette.types import Message
 
 from server.batches.executor import BatchResponse
 from server.batches.types import new_id
+from server.errors import RequestError, UnauthorizedError
 from server.generation.service import GenerationService
+from server.middleware.api_keys import ApiKeys
 
 logger = logging.getLogger(__name__)
 
 
 class InProcessExecutor:
-    """A `RequestExecutor` that posts to the routes of `app`, with its state."""
+    """A `RequestExecutor` that posts to the routes of `app`, with its state.
+
+    A request has the identity of the API key that made the batch: its limits per minute, its cache salt, and its
+    priority, after all requests of clients. Once the key is gone, requests get 401.
+    """
 
     def __init__(self, app: FastAPI) -> None:
         self._app = FastAPI(
@@ -33,6 +40,7 @@ class InProcessExecutor:
             telemetry={"logs": False},
         )
         self._app.state = app.state
+        self._keys: ApiKeys = app.state.api_keys
         self._running = 0
 
     def is_free(self) -> bool:
@@ -41,21 +49,33 @@ class InProcessExecutor:
         stats = service.engine.stats()
         return stats.waiting == 0 or stats.running + stats.waiting <= self._running
 
-    async def __call__(self, url: str, body: bytes) -> BatchResponse:
+    async def __call__(self, owner: str, url: str, body: bytes) -> BatchResponse:
         """Post a JSON body. An exception that no handler takes is answered with 500, as over HTTP."""
-        exchange = _Exchange(body)
         request_id = new_id("")
+        try:
+            scope = _scope(url, request_id) | self._identity(owner)
+        except RequestError as error:
+            content = json.dumps(error.body()).encode()
+            return BatchResponse(error.status, request_id, content, error.retry_after)
+        exchange = _Exchange(body)
         self._running += 1
         try:
-            await self._app(_scope(url, request_id), exchange.receive, exchange.send)
+            await self._app(scope, exchange.receive, exchange.send)
         except Exception:
             logger.exception("a request of a batch failed")
         finally:
             self._running -= 1
-        retry_after = exchange.headers.get("retry-after")
-        return BatchResponse(
-            exchange.status, request_id, bytes(exchange.body), None if retry_after is None else float(retry_after)
-        )
+        return exchange.response(request_id)
+
+    def _identity(self, owner: str) -> dict[str, Any]:
+        """What ApiKeyAuth adds to a scope. Raises UnauthorizedError and RateLimitError."""
+        if not owner or not self._keys.requires_key:
+            return {}
+        key = self._keys.named(owner)
+        if key is None:
+            raise UnauthorizedError("The API key that made this batch is not in use any more.")
+        self._keys.usage_of(key).count_request(key)
+        return {"api_key": key}
 
 
 @dataclass
@@ -67,6 +87,12 @@ class _Exchange:
     headers: Headers = field(default_factory=Headers)
     body: bytearray = field(default_factory=bytearray)
     _sent: bool = False
+
+    def response(self, request_id: str) -> BatchResponse:
+        """What was sent; without a body if the application raised before there was one."""
+        retry_after = self.headers.get("retry-after")
+        body = bytes(self.body) if self.body else b"null"
+        return BatchResponse(self.status, request_id, body, None if retry_after is None else float(retry_after))
 
     async def receive(self) -> Message:
         if self._sent:
@@ -97,4 +123,5 @@ def _scope(url: str, request_id: str) -> dict[str, Any]:
         "server": None,
         "state": {},
         "request_id": request_id,
+        "is_batch": True,
     }

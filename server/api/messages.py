@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from model.text.chat_template import RenderOptions
 from server.api.bounded_json import BoundedObject
-from server.api.request_model import FirstErrorOnly, Text, WholeNumber, WithExtras, refused_unless
+from server.api.request_model import FirstErrorOnly, Text, WholeNumber, WithExtras, as_text_parts, refused_unless
 from server.api.tools import CallId, MessageToolCalls, ToolFields
 from server.chat import request
 from server.errors import InvalidRequestError
@@ -39,11 +39,8 @@ class MessagePart(WithExtras):
 
 
 def _as_parts(content: Any, info: ValidationInfo) -> Any:
-    if content in (None, []) and info.data.get("role") == "assistant":
-        return [{"type": "text", "text": ""}]  # a turn of tool calls, or an empty answer
-    if not isinstance(content, str | list):
-        raise PydanticCustomError("string_or_parts", "a string, or a list of text parts, is expected")
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+    """An assistant's turn may have no content: a turn of tool calls, or an empty answer."""
+    return as_text_parts("" if content in (None, []) and info.data.get("role") == "assistant" else content)
 
 
 Content = Annotated[list[MessagePart], FirstErrorOnly, BeforeValidator(_as_parts), Field(min_length=1, max_length=64)]

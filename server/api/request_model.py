@@ -71,6 +71,16 @@ def _as_list(value: Any) -> Any:
 
 
 OneAsList = BeforeValidator(_as_list)  # "a" stands for ["a"]
+
+
+def as_text_parts(content: Any) -> Any:
+    """A string as the one text part of a list."""
+    if not isinstance(content, str | list):
+        raise PydanticCustomError("string_or_parts", "a string, or a list of text parts, is expected")
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+NullableTextParts = BeforeValidator(lambda content: [] if content is None else as_text_parts(content))
 FirstErrorOnly = Field(fail_fast=True)  # a list of a million wrong items has one error, not a million
 
 

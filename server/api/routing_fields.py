@@ -83,7 +83,8 @@ class RoutingFields(ExpertsFields):
     def _masks(self, allowed: bool) -> tuple[tuple[int, tuple[int, ...]], ...]:
         if self.mask_experts and not allowed:
             raise ForbiddenError(
-                "mask_experts is not allowed on this server; ROUTELM_ALLOW_EXPERT_MASKS=true allows it.",
+                "mask_experts is not allowed: it takes ROUTELM_ALLOW_EXPERT_MASKS=true on the server, and an API key "
+                "with the scope admin where there are several keys.",
                 param="mask_experts",
             )
         masks = {int(layer): tuple(sorted(set(experts))) for layer, experts in (self.mask_experts or {}).items()}

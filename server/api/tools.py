@@ -1,9 +1,10 @@
 """Tools and tool calls in OpenAI's shape."""
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from model.text.chat_formats.json_values import MAX_DEPTH, is_deeper, parsed_or_text
@@ -16,7 +17,16 @@ from server.errors import InvalidRequestError
 MAX_TOOLS = 256
 MAX_CALLS = 128  # of one message
 
-FunctionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,128}$")]
+_FUNCTION_NAME = r"^[A-Za-z0-9_.:-]{1,128}$"
+
+
+def _function_name(name: str) -> str:
+    if not re.fullmatch(_FUNCTION_NAME, name):
+        raise PydanticCustomError("function_name", "give a name of 1 to 128 letters, digits and _ . : - without spaces")
+    return name
+
+
+FunctionName = Annotated[str, AfterValidator(_function_name), Field(json_schema_extra={"pattern": _FUNCTION_NAME})]
 CallId = Annotated[str, Field(max_length=256)]
 
 

@@ -26,20 +26,23 @@ class BatchResponse:
 class RequestExecutor(Protocol):
     """Answers requests as the HTTP endpoints do. Cancelling the call aborts the request."""
 
-    async def __call__(self, url: str, body: bytes) -> BatchResponse: ...
+    async def __call__(self, owner: str, url: str, body: bytes) -> BatchResponse: ...
 
     def is_free(self) -> bool:
         """Whether a request of a batch may start now, without getting in the way of others."""
         ...
 
 
-async def answer(executor: RequestExecutor, request: BatchRequest) -> BatchResponse:
-    """Answer a request when the server has time for it."""
+async def answer(
+    executor: RequestExecutor, slots: asyncio.Semaphore, owner: str, request: BatchRequest
+) -> BatchResponse:
+    """Answer a request of the key `owner` when one of the `slots` is free and the server has time for it."""
     body, attempt = json.dumps(request.body).encode(), 0
     while True:
-        while not executor.is_free():  # noqa: ASYNC110
-            await asyncio.sleep(POLL_SECONDS)
-        found = await executor(request.url, body)
+        async with slots:
+            while not executor.is_free():  # noqa: ASYNC110
+                await asyncio.sleep(POLL_SECONDS)
+            found = await executor(owner, request.url, body)
         attempt += found.status not in BUSY
         if found.status not in BUSY and (found.status < 500 or attempt >= MAX_ATTEMPTS):
             return found

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import Counter
 from contextlib import suppress
 
 from server.batches.executor import RequestExecutor, answer
@@ -34,11 +35,18 @@ class BatchJob:
     """
 
     def __init__(
-        self, batch: Batch, store: BatchStore, files: FileStore, executor: RequestExecutor, slots: asyncio.Semaphore,
+        self,
+        batch: Batch,
+        store: BatchStore,
+        files: FileStore,
+        executor: RequestExecutor,
+        slots: asyncio.Semaphore,
+        answered: Counter[bool],
         workers: int,
-    ) -> None:  # fmt: skip
+    ) -> None:
+        """`answered` counts requests by whether they succeeded."""
         self._id, self._store, self._files = batch.id, store, files
-        self._executor, self._slots, self._workers = executor, slots, workers
+        self._executor, self._slots, self._answered, self._workers = executor, slots, answered, workers
         self._input = files.path(batch.input_file_id)
         self._cancelled = asyncio.Event()
 
@@ -119,11 +127,12 @@ class BatchJob:
     async def _work(self, queue: RequestQueue) -> None:
         """Answer one request after another."""
         while (position := await queue.next()) is not None:
-            async with self._slots:
-                request = await in_thread(read_request, self._input, position)
-                found = await answer(self._executor, request)
+            request = await in_thread(read_request, self._input, position)
+            found = await answer(self._executor, self._slots, self._batch.owner, request)
             line = response_line(request.custom_id, found.status, found.request_id, found.body)
-            await queue.record(Result(position.line, found.status == 200, line))
+            succeeded = found.status == 200
+            await queue.record(Result(position.line, succeeded, line))
+            self._answered[succeeded] += 1
 
     def _finalize(self, journal: Journal, status: BatchStatus) -> None:
         """Write the output files and end the batch."""

@@ -1,6 +1,7 @@
 """The output and error files of a batch, made of the results in its journal."""
 
 import itertools
+from collections.abc import Iterator
 
 from server.batches.files import FileDescription, FileStore
 from server.batches.journal import Journal, Result
@@ -19,17 +20,19 @@ def close_open_requests(journal: Journal, code: str, message: str) -> None:
 def write_output_files(journal: Journal, batch: Batch, files: FileStore) -> tuple[str | None, str | None]:
     """Write what succeeded to one file and the rest to another, by line; return their ids, None for an empty one.
 
-    Does the same again when it is called again, after a crash.
+    A batch without an endpoint has one file for all. Does the same again when it is called again, after a crash.
     """
-    return (_write(journal, batch, files, succeeded=True), _write(journal, batch, files, succeeded=False))
+    if batch.endpoint is None:
+        return _write(batch, files, "output", journal.results()), None
+    done = (result for result in journal.results() if result.succeeded)
+    failed = (result for result in journal.results() if not result.succeeded)
+    return _write(batch, files, "output", done), _write(batch, files, "error", failed)
 
 
-def _write(journal: Journal, batch: Batch, files: FileStore, *, succeeded: bool) -> str | None:
-    results = (result for result in journal.results() if result.succeeded is succeeded)
+def _write(batch: Batch, files: FileStore, kind: str, results: Iterator[Result]) -> str | None:
     first = next(results, None)
     if first is None:
         return None
-    kind = "output" if succeeded else "error"
     description = FileDescription(batch.owner, f"{batch.id}_{kind}.jsonl", "batch_output", batch.output_seconds)
     upload = files.begin_output(f"file-{batch.id.removeprefix('batch_')}-{kind}")
     try:

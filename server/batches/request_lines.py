@@ -42,7 +42,7 @@ class InputValidator:
         self.errors: list[BatchError] = []
 
     def requests(self) -> Iterator[RequestPosition]:
-        """The positions of valid requests; stops at MAX_ERRORS errors, and at more requests than are allowed."""
+        """The positions of valid requests; stops at MAX_ERRORS errors, and at a line that is too long to be read."""
         with self._path.open("rb") as file:
             number = offset = 0
             while line := file.readline(self._limits.max_line_bytes + 1):
@@ -50,7 +50,7 @@ class InputValidator:
                 if line.strip():
                     yield from self._request(number, offset, line)
                 offset += len(line)
-                if len(self.errors) >= MAX_ERRORS:
+                if len(self.errors) >= MAX_ERRORS or len(line) > self._limits.max_line_bytes:
                     return
         if not self._ids and not self.errors:
             self.errors.append(BatchError("empty_file", "The input file has no requests."))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 
 from server.batches.directory import BatchDirectory
 from server.batches.executor import RequestExecutor
@@ -24,6 +25,7 @@ class BatchRunner:
 
     def __init__(self, directory: BatchDirectory, executor: RequestExecutor, max_num_seqs: int) -> None:
         self.directory = directory
+        self.answered: Counter[bool] = Counter()  # requests since the start, by whether they succeeded
         self._executor = executor
         self._max_num_seqs = max_num_seqs
         self._slots = asyncio.Semaphore(max_num_seqs)
@@ -70,7 +72,7 @@ class BatchRunner:
     def _start(self, batch: Batch) -> None:
         directory = self.directory
         job = BatchJob(
-            batch, directory.batches, directory.files, self._executor, self._slots, workers=self._max_num_seqs
+            batch, directory.batches, directory.files, self._executor, self._slots, self.answered, self._max_num_seqs
         )
         self._jobs[batch.id] = job
         self._tasks[batch.id] = task = asyncio.create_task(job.run())

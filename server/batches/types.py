@@ -50,7 +50,7 @@ class BatchLimits:
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file of a client, or the output of a batch. `owner` is the name of the API key, if keys have names."""
+    """A file of a client, or the output of a batch. `owner` is the name of the API key, empty without keys."""
 
     id: str
     owner: str
@@ -82,6 +82,11 @@ class RequestCounts:
     total: int = 0
     completed: int = 0
     failed: int = 0
+
+    @property
+    def open(self) -> int:
+        """Requests without a result."""
+        return self.total - self.completed - self.failed
 
 
 @dataclass(frozen=True, slots=True)

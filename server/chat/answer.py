@@ -30,10 +30,14 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class ChatDelta:
-    """The next piece of an answer. The last one, and no other, has a `finish_reason`."""
+    """The next piece of an answer. The last one, and no other, has a `finish_reason`.
+
+    `in_reasoning`: its tokens are reasoning, or the marker that ends it.
+    """
 
     content: str = ""
     reasoning: str = ""
+    in_reasoning: bool = False
     tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: tuple[DecodedLogprobs, ...] = ()
     prompt_logprobs: tuple[DecodedLogprobs, ...] = ()

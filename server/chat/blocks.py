@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from server.chat.answer import ChatDelta, ChatFinishReason, ChatResult
 from server.chat.generation import ChatGeneration
+from server.generation.logprobs import DecodedLogprobs
 
 
 class BlockKind(StrEnum):
@@ -19,13 +20,17 @@ class BlockKind(StrEnum):
 
 @dataclass(slots=True)
 class AnswerBlock:
-    """`text` is what there is so far; of a tool call its arguments. `index` counts the blocks of an answer."""
+    """`text` is what there is so far; of a tool call its arguments. `index` counts the blocks of an answer.
+
+    `logprobs` are those of the tokens of content, if they were asked for.
+    """
 
     index: int
     kind: BlockKind
     text: str = ""
     call_id: str = ""
     name: str = ""
+    logprobs: list[DecodedLogprobs] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class BlockStart:
 class BlockDelta:
     block: AnswerBlock
     text: str
+    logprobs: tuple[DecodedLogprobs, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +67,14 @@ async def block_events(answer: ChatGeneration) -> AsyncIterator[BlockEvent]:
             yield event
 
 
+async def whole_answer(answer: ChatGeneration) -> AnswerEnd:
+    """Wait for the end of an answer. Raises what `block_events` raises."""
+    async for event in block_events(answer):
+        last = event
+    assert isinstance(last, AnswerEnd)
+    return last
+
+
 def blocks_of(result: ChatResult) -> list[AnswerBlock]:
     """The blocks of a whole answer: reasoning, content, calls."""
     blocks = [(BlockKind.REASONING, result.reasoning), (BlockKind.CONTENT, result.content)]
@@ -74,11 +88,16 @@ class _BlockBuilder:
     blocks: list[AnswerBlock] = field(default_factory=list)
     is_open: bool = False
     call_index: int = -1  # of the newest call
+    unsent: tuple[DecodedLogprobs, ...] = ()  # of tokens that have made no text yet
 
     def take(self, delta: ChatDelta) -> Iterator[BlockEvent]:
-        for kind, text in ((BlockKind.REASONING, delta.reasoning), (BlockKind.CONTENT, delta.content)):
-            if text:
-                yield from self._text(kind, text)
+        self.unsent += () if delta.in_reasoning else delta.logprobs
+        if delta.reasoning:
+            yield from self._text(BlockKind.REASONING, delta.reasoning)
+        if delta.content:
+            yield from self._text(BlockKind.CONTENT, delta.content, self.unsent)
+        if delta.reasoning or delta.content or delta.tool_calls:
+            self.unsent = ()
         for call in delta.tool_calls:
             if call.index != self.call_index:
                 self.call_index = call.index
@@ -91,10 +110,10 @@ class _BlockBuilder:
             yield from self._end()
             yield AnswerEnd(delta.finish_reason, self.blocks)
 
-    def _text(self, kind: BlockKind, text: str) -> Iterator[BlockEvent]:
+    def _text(self, kind: BlockKind, text: str, logprobs: tuple[DecodedLogprobs, ...] = ()) -> Iterator[BlockEvent]:
         if not self.is_open or self.blocks[-1].kind is not kind:
             yield from self._begin(AnswerBlock(len(self.blocks), kind))
-        yield self._add(text)
+        yield self._add(text, logprobs)
 
     def _begin(self, block: AnswerBlock) -> Iterator[BlockEvent]:
         yield from self._end()
@@ -102,9 +121,10 @@ class _BlockBuilder:
         self.is_open = True
         yield BlockStart(block)
 
-    def _add(self, text: str) -> BlockDelta:
+    def _add(self, text: str, logprobs: tuple[DecodedLogprobs, ...] = ()) -> BlockDelta:
         self.blocks[-1].text += text
-        return BlockDelta(self.blocks[-1], text)
+        self.blocks[-1].logprobs += logprobs
+        return BlockDelta(self.blocks[-1], text, logprobs)
 
     def _end(self) -> Iterator[BlockEvent]:
         if self.is_open:

@@ -99,6 +99,7 @@ class RoutedGeneration(ChatGeneration):
 
     def _routed(self, delta: TextDelta) -> ChatDelta:
         self._token_ids += delta.token_ids
+        in_reasoning = self._router.field is Field.REASONING
         content, reasoning, calls = "", "", []
         for field in self._fields(delta):
             if field.field is Field.CONTENT:
@@ -117,6 +118,7 @@ class RoutedGeneration(ChatGeneration):
         return replace(
             routed,
             reasoning=reasoning,
+            in_reasoning=in_reasoning,
             tool_calls=tuple(calls),
             token_ids=self._unsent_ids + delta.token_ids,
             finish_reason=self._finish_reason(routed.finish_reason),

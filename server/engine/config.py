@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from model.cache import CacheSpec, StateSpec, TokenSpec, bytes_per_block, bytes_per_row
+from server.engine.routing.adaptive_experts import ExpertRange
 
 DEFAULT_CACHE_BYTES = 2**30
 DEFAULT_MEMORY_SHARE = 0.2
@@ -25,6 +26,7 @@ class EngineConfig:
     tokens of one prompt a step computes.
     While others decode, prompts of more than `long_prefill_token_threshold` tokens are computed in chunks that make a
     step at most about `max_decode_slowdown` times as long as a pure decode step (None: no such limit).
+    `adaptive_experts` lets new sequences have fewer experts per token while many requests wait.
     `seed` makes the random seeds reproducible that requests without a seed get.
     """
 
@@ -43,6 +45,7 @@ class EngineConfig:
     max_prefill_chunk: int | None = None
     long_prefill_token_threshold: int = 512
     max_decode_slowdown: float | None = 2.0
+    adaptive_experts: ExpertRange | None = None
     seed: int | None = None
 
     def __post_init__(self) -> None:

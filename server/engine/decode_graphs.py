@@ -1,6 +1,7 @@
 """Decode steps, replayed from a captured graph where possible.
 
-Two steps in which every sequence gets one more token differ in their inputs alone, if they have as many sequences. So
+Two steps in which every sequence gets one more token differ in their inputs alone, if they have as many sequences and
+as many experts per token. So
 the compiled calls of such a step are captured once, over inputs at fixed addresses, and replayed without the Python and
 PyTorch code between them, which for a small model takes longer than the calls. The replayed calls are the same calls,
 so every bit of the result is the same.
@@ -11,6 +12,7 @@ Shapes: S sequences, V vocabulary.
 import logging
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -25,8 +27,15 @@ MAX_BYTES = 64 << 20  # of memory that all graphs together may keep
 StepOutput = tuple[Tensor, tuple[Routing | None, ...]]  # logits [S, V] and each layer's routing
 
 
+class StepShape(NamedTuple):
+    """What two steps must have in common. `experts_per_token` None: the model's own number."""
+
+    sequences: int
+    experts_per_token: int | None = None
+
+
 class DecodeGraphs:
-    """Computes decode steps of one network, and captures those whose number of sequences comes twice in a row.
+    """Computes decode steps of one network, and captures those whose shape comes twice in a row.
 
     `table_width` is the largest number of blocks per sequence. Nothing is captured for a network in which PyTorch
     computes something itself, because only compiled calls can be replayed.
@@ -34,41 +43,43 @@ class DecodeGraphs:
 
     def __init__(self, network: CausalLM, table_width: int, *, max_bytes: int = MAX_BYTES) -> None:
         self._network, self._table_width, self._max_bytes = network, table_width, max_bytes
-        self._captured: dict[int, _CapturedStep] = {}  # by number of sequences, the last used one at the end
+        self._captured: dict[StepShape, _CapturedStep] = {}  # the last used one at the end
         self._max_sequences = math.inf  # with more, a graph is too large to keep; 0: nothing can be captured
-        self._last = 0
+        self._last: StepShape | None = None
 
     def run(self, batch: ForwardBatch) -> StepOutput:
         """The logits of every sequence's next token. A later step overwrites them."""
-        # a graph has the router's own number of experts, and no adapters
-        if batch.num_experts_per_token is not None or batch.adapters_T is not None:
+        experts = batch.num_experts_per_token
+        # PyTorch computes some of it
+        if batch.masks or batch.adapters_T is not None or isinstance(experts, Tensor):
             return _compute(self._network, batch)
-        count, last = len(batch.token_ids_T), self._last
-        self._last = count
-        if count in self._captured:
-            step = self._captured[count] = self._captured.pop(count)
+        shape, last = StepShape(len(batch.token_ids_T), experts), self._last
+        self._last = shape
+        if shape in self._captured:
+            step = self._captured[shape] = self._captured.pop(shape)
             return step.replay(batch)
-        if count != last or count > self._max_sequences:
+        if shape != last or shape.sequences > self._max_sequences:
             return _compute(self._network, batch)
-        return self._capture(count, batch)
+        return self._capture(shape, batch)
 
     def graph(self, count: int) -> KernelGraph | None:
-        """The graph of steps with that many sequences, if there is one."""
-        return self._captured[count].graph if count in self._captured else None
+        """The graph of steps with that many sequences and the model's number of experts, if there is one."""
+        step = self._captured.get(StepShape(count))
+        return None if step is None else step.graph
 
     def clear(self) -> None:
         """Forget all graphs; steps are captured again when they come again."""
         self._captured.clear()
 
-    def _capture(self, count: int, batch: ForwardBatch) -> StepOutput:
+    def _capture(self, shape: StepShape, batch: ForwardBatch) -> StepOutput:
         step = _CapturedStep(self._network, batch, self._table_width)
         if not step.graph.is_complete:
             self._max_sequences = 0
             logger.info("decode steps are not captured: PyTorch computes %s", ", ".join(sorted(step.graph.uncaptured)))
         elif step.graph.nbytes > self._max_bytes:
-            self._max_sequences = count - 1
+            self._max_sequences = shape.sequences - 1
         else:
-            self._captured[count] = step
+            self._captured[shape] = step
             self._evict()
         return step.output()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 
 import torch
 
+from model.config import check_experts_per_token
 from model.network import CausalLM
 from server.engine.config import EngineConfig, plan_cache_layout
 from server.engine.grammar.compiler import CompiledGrammar, GrammarCompiler
@@ -14,7 +15,7 @@ from server.engine.sampler import sample
 from server.engine.scheduler import Scheduler
 from server.engine.step import ModelOutput, SampledTokens, ScheduledBatch
 from server.engine.threads import ThreadScaler
-from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason, RequestTimes
+from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason, RequestTimes, TaskLoad
 from server.engine.validation import check_request
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,8 @@ class Engine:
                 f"max_model_len is {config.max_model_len}, but this network knows {network.config.max_positions} "
                 "positions: lower max_model_len"
             )
+        if config.adaptive_experts is not None:
+            check_experts_per_token(network.config, config.adaptive_experts.most)
         _check_eos_token_ids(config.eos_token_ids, network.config.vocab_size)
         self.config = config
         self.layout = plan_cache_layout(config, network.cache_specs(), network.dtype)
@@ -155,7 +158,12 @@ class Engine:
             step_failures=self._step_failures,
             healthy=self._failures_in_a_row < UNHEALTHY_AFTER,
             layers=self.runner.expert_load.loads,
+            experts_per_token=self.scheduler.adaptive.number if self.scheduler.adaptive else None,
         )
+
+    def task_loads(self, minutes: int) -> tuple[TaskLoad, ...]:
+        """The experts' load of the last minutes by task. Any thread may call this at any time."""
+        return self.runner.expert_load.window.load(minutes)
 
     def _compute(self, batch: ScheduledBatch) -> tuple[ModelOutput, SampledTokens]:
         computed = self.runner.execute(batch)

@@ -56,14 +56,14 @@ class ModelRunner:
         inputs = self._inputs(batch.sequences)
         if all(_is_single_decode(sequence) for sequence in batch.sequences):
             logits_SV, routings = self.decode_graphs.run(inputs)
-            self.expert_load.observe(routings)
+            self.expert_load.observe(routings, _tasks(batch.sequences))
             rows = [row for row, sequence in enumerate(batch.sequences) if sequence.samples]
             return ModelOutput(
                 logits_SV if len(rows) == len(logits_SV) else logits_SV[rows],
                 routing=routing_by_request(batch.sequences, routings),
             )
         hidden_TD, routings = self.network(inputs)
-        self.expert_load.observe(routings)
+        self.expert_load.observe(routings, _tasks(batch.sequences))
         prompt_logprobs = self._prompt_logprobs(batch.sequences, hidden_TD)
         embeddings = _embeddings(batch.sequences, hidden_TD)
         return ModelOutput(
@@ -112,14 +112,16 @@ class ModelRunner:
             state_rows_S=slots_S.to(self._device),
             cache=self._cache,
             num_experts_per_token=self._experts_per_token(sequences),
+            masks=self._masks(sequences),
             adapters_T=self._adapters(sequences),
         )
 
-    def _experts_per_token(self, sequences: list[Sequence]) -> Tensor | None:
-        """For each token the number of experts that its request asks for, 0 for the model's own; None: no request."""
-        if all(sequence.experts_per_token is None for sequence in sequences):
-            return None
-        return self._per_token([sequence.experts_per_token or 0 for sequence in sequences], sequences)
+    def _experts_per_token(self, sequences: list[Sequence]) -> int | Tensor | None:
+        """The number of experts that all sequences ask for, or by token, 0 for the model's own; None: no sequence."""
+        experts_S = [sequence.experts_per_token or 0 for sequence in sequences]
+        if len(set(experts_S)) == 1:
+            return experts_S[0] or None
+        return self._per_token(experts_S, sequences)
 
     def _adapters(self, sequences: list[Sequence]) -> Tensor | None:
         """The index of each token's adapter; None: no request has one."""
@@ -133,6 +135,19 @@ class ModelRunner:
         """The value of each token's sequence."""
         counts = torch.tensor([sequence.num_scheduled_tokens for sequence in sequences], device=self._device)
         return torch.tensor(values_S, device=self._device).repeat_interleave(counts)
+
+    def _masks(self, sequences: list[Sequence]) -> dict[int, Tensor]:
+        """By layer the experts that the sequences' tokens must not go to: bool [T, E]; no layers without masks."""
+        masks: dict[int, Tensor] = {}
+        num_tokens = sum(sequence.num_scheduled_tokens for sequence in sequences)
+        for sequence, last in _last_rows(sequences):
+            rows = slice(last + 1 - sequence.num_scheduled_tokens, last + 1)
+            for layer, experts in sequence.request.routing.masked_experts:
+                if layer not in masks:
+                    shape = num_tokens, self.network.num_experts[layer]
+                    masks[layer] = torch.zeros(shape, dtype=torch.bool, device=self._device)
+                masks[layer][rows, list(experts)] = True
+        return masks
 
     def _write_block_table(self, sequence: Sequence, slot: int) -> None:
         version = (sequence.number, sequence.num_preemptions, len(sequence.block_table))
@@ -174,6 +189,11 @@ def _embeddings(sequences: list[Sequence], hidden_TD: Tensor) -> dict[str, tuple
             vector_D = sequence.pooler.result()
             found[sequence.request_id] = tuple(vector_D.tolist()) if bool(torch.isfinite(vector_D.sum())) else None
     return found
+
+
+def _tasks(sequences: list[Sequence]) -> list[tuple[str, int]]:
+    """The tokens of the step by task, in their order."""
+    return [(sequence.request.routing.task, sequence.num_scheduled_tokens) for sequence in sequences]
 
 
 def _last_rows(sequences: list[Sequence]) -> Iterator[tuple[Sequence, int]]:

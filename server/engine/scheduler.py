@@ -16,6 +16,7 @@ from server.engine.fair_share import victim
 from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.logits_processors import build_logits_processors
 from server.engine.policy import PrefillBudget, SchedulingPolicy
+from server.engine.routing.adaptive_experts import AdaptiveExperts
 from server.engine.sequence import Sequence, SequenceStatus
 from server.engine.sequence_pool import SequencePool, in_queue_order
 from server.engine.step import NOT_FINITE, ModelOutput, SampledTokens, ScheduledBatch, SchedulerStats
@@ -47,6 +48,7 @@ class Scheduler:
         self.policy = SchedulingPolicy(config)
         self.stats = SchedulerStats()
         self.beams = BeamSearch(config, self.pool, self.stats, clock)
+        self.adaptive = AdaptiveExperts(config.adaptive_experts, clock) if config.adaptive_experts else None
         self._grammars = grammars
         self._clock = clock
         self._seeds = Random(config.seed)
@@ -115,6 +117,8 @@ class Scheduler:
 
     def schedule(self) -> ScheduledBatch:
         """The next step; empty only when nothing is left to do."""
+        if self.adaptive is not None:
+            self.adaptive.update(len(self.pool.waiting))
         decodes, prefills = self._schedule_sequences()
         while not decodes and not prefills and self.pool.running:  # all wait for beams that find no memory
             self._preempt(self.pool.running[-1])
@@ -246,6 +250,8 @@ class Scheduler:
         return list(scheduled)
 
     def _admit(self, sequence: Sequence) -> bool:
+        if self.adaptive is not None and sequence.scheduled is None:
+            self._choose_experts(sequence, self.adaptive.number)
         if not self.pool.admit(sequence):
             return False
         if sequence.scheduled is None:
@@ -256,6 +262,13 @@ class Scheduler:
                 self.stats.prefix_cache_queries += sequence.prompt_len
                 self.stats.prefix_cache_hits += sequence.num_cached_tokens
         return True
+
+    def _choose_experts(self, sequence: Sequence, number: int) -> None:
+        """Give a sequence that begins the number of experts of the moment, unless its request has a say in it."""
+        asked = sequence.request.routing
+        is_free = isinstance(sequence.request, GenerateRequest) and asked.adaptive and asked.experts_per_token is None
+        if is_free and sequence.experts_per_token != number:
+            sequence.choose_experts(number)
 
     def _chunk_size(self, sequence: Sequence) -> int:
         """How many more prompt tokens a sequence can compute in this step: up to where its state is to be saved."""

@@ -208,6 +208,7 @@ class Sequence:
             RequestTimes(self.arrival, self.scheduled, self.first_token, now),
             embedding,
             is_request_error,
+            experts_per_token=self.experts_per_token,
         )
 
 

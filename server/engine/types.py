@@ -219,7 +219,7 @@ class EngineOutput:
     is_request_error: bool = False  # the error is the request's own fault, not the server's
     routing: tuple[TokenRouting, ...] = ()  # one per token, when asked for: of the step that the token is sampled from
     prompt_routing: tuple[TokenRouting, ...] = ()  # one per prompt token, only on the first output, when asked for
-    experts_per_token: int | None = None  # what the engine chose under load; None: the request's or the model's number
+    experts_per_token: int | None = None  # only on the terminal output; None: the model's own number
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +230,15 @@ class LayerLoad:
     tokens_per_expert: tuple[int, ...]
     entropy: float  # nats, running mean of the router's distribution per token
     imbalance: float  # MaxVio: (max load - mean load) / mean load
+
+
+@dataclass(frozen=True, slots=True)
+class TaskLoad:
+    """Expert load of one task in some minutes: (token, expert) pairs by MoE layer and expert."""
+
+    task: str
+    num_tokens: int
+    pairs: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,3 +262,4 @@ class EngineStats:
     step_failures: int
     healthy: bool  # False after several failed steps in a row
     layers: tuple[LayerLoad, ...] = ()
+    experts_per_token: int | None = None  # of new sequences, where the engine chooses it

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection
 from itertools import pairwise
 
-from model.config import ModelConfig, check_experts_per_token
+from model.config import ModelConfig, check_experts_per_token, check_masked_experts
 from server.engine.types import EngineRequest, SamplingParams, ThinkingBudget
 
 MAX_BEAM_WIDTH = 8
@@ -34,6 +34,7 @@ def check_request(
         raise ValueError(f"adapter is {request.adapter!r}: this network has {', '.join(adapters) or 'none'}")
     if request.routing.experts_per_token is not None:
         check_experts_per_token(network, request.routing.experts_per_token)
+    check_masked_experts(network, dict(request.routing.masked_experts), request.routing.experts_per_token)
     check_sampling(request.sampling, vocab_size)
 
 

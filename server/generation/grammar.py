@@ -4,6 +4,7 @@ The latter is llguidance's JSON form with one grammar in it, so that it can be p
 """
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from server.generation.json_schema import SchemaError, constrained_schema, subschemas
 
 ANSWER = "answer"
-MAX_TRIES = 40  # of finding the part of a schema that is wrong
+MAX_TRIES, MAX_SECONDS = 40, 0.5  # of finding the part of a schema that is wrong: grammars of others wait meanwhile
 
 Validate = Callable[[str], str]  # what is wrong with a grammar
 
@@ -41,11 +42,11 @@ class JsonSchemaGrammar(AnswerGrammar):
         return json_schema_text(self.parsed())
 
     def explain(self, error: str, validate: Validate) -> SchemaError:
-        """Find the innermost schema that is refused alone, with the definitions of the whole."""
+        """Find the innermost schema that is refused alone, with the definitions of the whole, as far as time allows."""
         schema: Any = self.parsed()
         definitions = {name: schema[name] for name in ("$defs", "definitions", "$schema") if name in schema}
-        place, waiting, tries = "", list(subschemas(schema)), MAX_TRIES
-        while waiting and tries:
+        place, waiting, tries, end = "", list(subschemas(schema)), MAX_TRIES, time.monotonic() + MAX_SECONDS
+        while waiting and tries and time.monotonic() < end:
             path, part = waiting.pop(0)
             tries -= 1
             if isinstance(part, dict) and (found := validate(json_schema_text(definitions | part))):

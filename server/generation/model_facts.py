@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from model.loading.routing_baseline import RoutingBaseline
+
 
 @dataclass(frozen=True, slots=True)
 class RouterFacts:
@@ -14,6 +16,7 @@ class RouterFacts:
     name: str
     num_experts: Mapping[int, int]
     experts_per_token: int | None = None
+    baseline: RoutingBaseline | None = None  # how busy the experts usually are
 
     @property
     def most_experts_per_token(self) -> int:

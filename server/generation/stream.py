@@ -200,7 +200,8 @@ class Generation:
 
         `continues_text` and `content_parser`: see Prompt; `follow_up`: see EngineClient.submit.
         """
-        self._request = request
+        self._request_id, self._prompt_tokens = request.request_id, len(request.prompt_token_ids)
+        self._prompt_token_ids = request.prompt_token_ids  # until the end: tasks keep their finished generations
         self._engine = engine
         self._tokenizer = tokenizer
         self._observer = observer
@@ -228,7 +229,7 @@ class Generation:
     def usage(self) -> Usage:
         """Counts so far."""
         return Usage(
-            len(self._request.prompt_token_ids),
+            self._prompt_tokens,
             self._completion_tokens,
             self._cached_tokens,
             experts_per_token=self._experts_per_token,
@@ -248,7 +249,7 @@ class Generation:
         """End the generation because its text is complete: it ends with STOP, and has no more text."""
         if not self.stopped and not self._finished:
             self._is_stopped = True
-            self._engine.abort(self._request.request_id)
+            self._engine.abort(self._request_id)
 
     def abort(self) -> None:
         """End the generation because the client has left. Does nothing if it has ended."""
@@ -260,7 +261,7 @@ class Generation:
         """End the generation for a reason of the server's own, which does not count as an abort."""
         if not self._finished:
             self._finished = True
-            self._engine.abort(self._request.request_id)
+            self._engine.abort(self._request_id)
 
     async def deltas(self) -> AsyncIterator[TextDelta]:
         """Yield the text as it grows.
@@ -305,7 +306,7 @@ class Generation:
             shown -= 1  # the token that ended the text is not part of it
         text = self._matcher.push(self._detokenizer.push(output.token_ids[:shown]))
         if self._matcher.matched is not None and output.finish_reason is None:
-            self._engine.abort(self._request.request_id)
+            self._engine.abort(self._request_id)
         return TextDelta(
             text,
             decode_logprobs(self._tokenizer, output.logprobs[:shown]),
@@ -313,7 +314,7 @@ class Generation:
             token_ids=self._unsent_ids + output.token_ids,
             embedding=output.embedding,
             routing=routed_tokens(self._tokenizer, output.token_ids, output.routing),
-            prompt_routing=routed_tokens(self._tokenizer, self._request.prompt_token_ids, output.prompt_routing),
+            prompt_routing=routed_tokens(self._tokenizer, self._prompt_token_ids, output.prompt_routing),
         )
 
     def _close(self, output: EngineOutput, delta: TextDelta) -> TextDelta:
@@ -326,7 +327,7 @@ class Generation:
             text += self._matcher.finish()
         else:
             reason = FinishReason.STOP
-        self._finished = True
+        self._finished, self._prompt_token_ids = True, ()
         self._observer.finished(reason, self.usage, output.times)
         if reason is FinishReason.ERROR and output.is_request_error:
             raise InvalidRequestError(output.error or "This request cannot be completed.")

@@ -119,6 +119,10 @@ class ApiKeys:
                 found = key
         return found
 
+    def named(self, name: str) -> ApiKey | None:
+        """The key with this name."""
+        return next((key for key in self._keys if key.name == name), None)
+
     def usage_of(self, key: ApiKey) -> KeyUsage:
         """What a key has used; it stays the same when the file is reloaded."""
         return self._usage.setdefault(key.name, KeyUsage())

@@ -67,15 +67,21 @@ class KeyUsage:
     @contextmanager
     def request(self, limits: KeyLimits) -> Iterator[None]:
         """Wraps the handling of a request. Raises RateLimitError if it exceeds a limit; then it does not count."""
-        now = self._clock()
-        self._check(limits, now)
-        if limits.requests_per_minute is not None:
-            self._requests.add(1, limits.requests_per_minute, now)
+        if (limit := limits.max_concurrent_requests) is not None and self.running >= limit:
+            raise _too_much(limits, f"{limit} concurrent requests", CONCURRENCY_RETRY_SECONDS)
+        self.count_request(limits)
         self.running += 1
         try:
             yield
         finally:
             self.running -= 1
+
+    def count_request(self, limits: KeyLimits) -> None:
+        """Count a request against the limits per minute alone. Raises RateLimitError; then it does not count."""
+        now = self._clock()
+        self._check(limits, now)
+        if limits.requests_per_minute is not None:
+            self._requests.add(1, limits.requests_per_minute, now)
 
     def add_tokens(self, count: int, limits: KeyLimits) -> None:
         """Count tokens of prompts and answers."""
@@ -83,8 +89,6 @@ class KeyUsage:
             self._tokens.add(count, limits.tokens_per_minute, self._clock())
 
     def _check(self, limits: KeyLimits, now: float) -> None:
-        if (limit := limits.max_concurrent_requests) is not None and self.running >= limit:
-            raise _too_much(limits, f"{limit} concurrent requests", CONCURRENCY_RETRY_SECONDS)
         if (limit := limits.requests_per_minute) is not None and (wait := self._requests.wait(1, limit, now)) > 0:
             raise _too_much(limits, f"{limit} requests per minute", wait)
         if (limit := limits.tokens_per_minute) is not None and (wait := self._tokens.wait(1, limit, now)) > 0:

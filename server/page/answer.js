@@ -67,7 +67,7 @@ export class Answer {
   /** Open in the newest answer alone. */
   tokens() {
     for (const other of document.querySelectorAll("details.path-of-tokens")) other.open = false;
-    const title = this.server.routing ? "Tokens and their path through the layers" : "Tokens";
+    const title = this.record.layers.length ? "Tokens and their path through the layers" : "Tokens";
     const task = this.request.path.replace("v1/", "");
     const view = () => tokensView(this.record, this.server.routing, task);
     const details = folded(title, "path-of-tokens", view, tokensOpen);

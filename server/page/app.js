@@ -2,16 +2,18 @@
 
 import { getJson } from "./api.js";
 import { setUpChat } from "./chat.js";
-import { el, find, roveFocus } from "./dom.js";
+import { el, find } from "./dom.js";
 import { setUpKey } from "./key.js";
 import { startLoad } from "./load.js";
 import { routingOverview } from "./routing.js";
 import { Settings } from "./settings.js";
+import { Tabs } from "./tabs.js";
 import { setUpTasks } from "./tasks.js";
 
 const NEEDS_CHAT_TEMPLATE = ["chat", "translate", "summarize", "analyze"];
 
 const server = { model: null, routing: null, settings: new Settings() };
+const tabs = new Tabs();
 
 setUpKey(start);
 setUpChat(server);
@@ -38,24 +40,8 @@ async function describe() {
   server.settings.offerExperts(server.routing?.experts_per_token, model.quality_by_experts_per_token);
   document.title = `${model.id} · RouteLM`;
   find("#model").textContent = `${model.id} · ${model.max_model_len.toLocaleString("en")} tokens of context`;
-  showTabs(properties.chat_template ? [] : NEEDS_CHAT_TEMPLATE);
+  tabs.without(properties.chat_template ? [] : NEEDS_CHAT_TEMPLATE);
   showLimits(model.warnings ?? []);
-}
-
-function showTabs(without) {
-  const tabs = [...document.querySelectorAll("[role=tab]")];
-  const offered = tabs.filter((tab) => !without.includes(tab.getAttribute("aria-controls")));
-  for (const tab of tabs) tab.hidden = !offered.includes(tab);
-  const select = (tab) => {
-    for (const other of tabs) {
-      other.setAttribute("aria-selected", other === tab);
-      other.tabIndex = other === tab ? 0 : -1;
-      find(`#${other.getAttribute("aria-controls")}`).hidden = other !== tab;
-    }
-  };
-  roveFocus(find("[role=tablist]"), () => offered, select);
-  for (const tab of offered) tab.onclick = () => select(tab);
-  select(offered[0]);
 }
 
 /** What the model was measured to be weak at: once, folded, in the tab of the task. */

@@ -3,7 +3,7 @@
 import { Answer } from "./answer.js";
 import { Composer } from "./composer.js";
 import { el, find } from "./dom.js";
-import { streamWithRouting } from "./routing.js";
+import { hasExperts, streamWithRouting } from "./routing.js";
 
 const PATH = "v1/chat/completions";
 const ALTERNATIVES = 4; // tokens that were likely too
@@ -50,7 +50,7 @@ async function answer(server, panel, messages, signal) {
     model: server.model?.id,
     messages,
     ...server.settings.fields,
-    ...(server.routing && { return_routing: true }),
+    ...(hasExperts(server.routing) && { return_routing: true }),
     logprobs: true,
     top_logprobs: ALTERNATIVES,
     stream: true,

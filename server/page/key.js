@@ -17,6 +17,7 @@ export function setUpKey(onKey) {
   function open(refused) {
     find("#key-wrong").hidden = !refused;
     find("#key-button").hidden = false;
+    for (const link of document.querySelectorAll("header nav a")) link.hidden = true; // they would go without the key
     input.value = "";
     dialog.returnValue = "";
     dialog.showModal();

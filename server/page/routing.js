@@ -2,18 +2,22 @@
 
 import { getJson, postStream } from "./api.js";
 
-/** What GET /v1/routing says; null for a model without experts, and for a server without that endpoint. */
+/** What GET /v1/routing says; null where the key may not see it. */
 export async function routingOverview() {
   try {
-    const overview = await getJson("v1/routing");
-    return overview.layers.length ? overview : null;
+    return await getJson("v1/routing");
   } catch (error) {
     if (error.status === 401) throw error;
     return null;
   }
 }
 
-/** The events of a stream; without the routing where the server refuses it, for instance for an answer that is too long. */
+/** Whether to ask for the routing of tokens: not of a model that is known to have no experts. */
+export function hasExperts(overview) {
+  return overview === null || overview.layers.length > 0;
+}
+
+/** The events of a stream; without the routing where the server refuses it, for instance of an answer that is too long. */
 export async function* streamWithRouting(path, body, signal) {
   try {
     yield* postStream(path, body, signal);
@@ -50,6 +54,13 @@ export class TokenRecord {
       return { text, experts, gates, logprob, alternatives: top.filter((other) => other.token !== text) };
     });
   }
+}
+
+/** How many experts each layer of `record` has, from the overview; without it, as many as are seen. */
+export function numExperts(record, overview) {
+  const sizes = new Map(overview?.layers.map(({ layer, num_experts: count }) => [layer, count]));
+  const seen = (row) => 1 + Math.max(0, ...record.tokens.flatMap(({ experts }) => experts[row] ?? []));
+  return record.layers.map((layer, row) => sizes.get(layer) ?? seen(row));
 }
 
 /** How undecided the router was about a token: the entropy of its gates in bits, mean over the layers. */

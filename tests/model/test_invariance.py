@@ -14,7 +14,9 @@ from model.config import (
     ReluConfig,
     RouterConfig,
     SigmoidBiasConfig,
+    SoftmaxBiasConfig,
     SoftmaxTopKConfig,
+    SparseMixerConfig,
     TopPConfig,
     hybrid_config,
 )
@@ -29,6 +31,8 @@ ROUTERS: list[RouterConfig] = [
     SoftmaxTopKConfig(2),
     SoftmaxTopKConfig(2, renormalize=False),
     SigmoidBiasConfig(2),
+    SoftmaxBiasConfig(2),
+    SparseMixerConfig(),
     HashConfig(2),
     ExpertThresholdConfig(2),
 ]

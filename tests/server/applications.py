@@ -18,6 +18,7 @@ from model.text.special_tokens import END_OF_TEXT, MESSAGE_END, SPECIAL_TOKENS
 from model.text.task_prompts import prompts_for
 from model.text.tokenizer import Tokenizer
 from model.training.train_tokenizer import CHAT_TEMPLATE
+from server.batches.directory import BatchDirectory, open_batch_directory
 from server.engine.client.base import EngineClient
 from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.types import EngineRequest
@@ -57,8 +58,8 @@ class Server:
     def open_backend(self) -> Backend:
         return Backend(self.service, self.metrics)
 
-    def app(self) -> FastAPI:
-        return create_app(self.settings, self.open_backend)
+    def app(self, batch_directory: BatchDirectory | None = None) -> FastAPI:
+        return create_app(self.settings, self.open_backend, batch_directory)
 
     def answer_with(self, text: str) -> None:
         tokens = self.tokenizer.encode(text)
@@ -97,14 +98,20 @@ def make_server(template: str = CHAT_TEMPLATE, **settings: Any) -> Server:
 
 @contextmanager
 def client_of(server: Server) -> Iterator[TestClient]:
-    with TestClient(server.app(), raise_server_exceptions=False) as client:
+    with (
+        open_batch_directory(server.settings) as batch_directory,
+        TestClient(server.app(batch_directory), raise_server_exceptions=False) as client,
+    ):
         yield client
 
 
 @contextmanager
 def listening(server: Server) -> Iterator[str]:
     """Run the application under a real uvicorn on a free port; yield its base URL."""
-    with in_background(server.settings, server.open_backend) as url:
+    with (
+        open_batch_directory(server.settings) as batch_directory,
+        in_background(server.settings, server.open_backend, batch_directory=batch_directory) as url,
+    ):
         yield url
 
 

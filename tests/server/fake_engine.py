@@ -14,6 +14,7 @@ from server.engine.types import (
     LayerLoad,
     RequestTimes,
     ReturnedRouting,
+    TaskLoad,
     TokenLogprobs,
     TokenRouting,
 )
@@ -52,6 +53,7 @@ class FakeEngine:
     cached_tokens: int = 0
     fail_after: int | None = None
     healthy: bool = True
+    loads: tuple[TaskLoad, ...] = ()
     experts_per_token: int | None = None  # what an adaptive engine chooses
     submitted: list[EngineRequest] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
@@ -100,6 +102,9 @@ class FakeEngine:
             healthy=self.healthy,
             layers=(LayerLoad(0, (30, 10), 0.6, 0.5), LayerLoad(3, (1, 3), 0.5, 0.5)),
         )
+
+    def task_loads(self, minutes: int) -> tuple[TaskLoad, ...]:
+        return self.loads[:minutes]
 
     async def close(self, grace: float) -> None:
         self._closed = True

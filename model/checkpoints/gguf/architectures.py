@@ -43,6 +43,7 @@ class Architecture:
     names: Mapping[str, str]
     joins: Mapping[str, Join] = field(default_factory=dict)
     fused: tuple[Fused, ...] = ()
+    layers: str = "model.layers"  # before the number of a layer
 
 
 _FRAME = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -63,11 +64,15 @@ def _experts(theirs: str, names: Sequence[str] = ("gate_proj", "up_proj", "down_
     return {f"{part}_exps": name for part, name in dense.items()}
 
 
+def _shared(theirs: str) -> dict[str, str]:
+    return {f"{part}_shexp": name for part, name in _feed_forward(theirs).items()}
+
+
 _LLAMA = _FRAME | _NORMS | _ATTENTION | _feed_forward("mlp")
 _QWEN_MOE = {
     "ffn_gate_inp": "mlp.gate",
     **_experts("mlp.experts"),
-    **{f"{part}_shexp": name for part, name in _feed_forward("mlp.shared_expert").items()},
+    **_shared("mlp.shared_expert"),
     "ffn_gate_inp_shexp": "mlp.shared_expert_gate",
 }
 
@@ -111,16 +116,16 @@ def _granite(hf: HfConfig) -> Architecture:
     return Architecture(names, _pairs_to_halves(hf), fused)
 
 
+_MAMBA2 = {
+    "ssm_in": "mamba.in_proj", "ssm_conv1d": "mamba.conv1d", "ssm_a": "mamba.A_log", "ssm_d": "mamba.D",
+    "ssm_dt.bias": "mamba.dt_bias", "ssm_norm": "mamba.norm", "ssm_out": "mamba.out_proj",
+}  # fmt: skip
+
+
 def _granite_hybrid(hf: HfConfig) -> Architecture:
-    granite = _granite(hf)
-    mamba = {
-        "ssm_in": "mamba.in_proj", "ssm_conv1d": "mamba.conv1d", "ssm_a": "mamba.A_log", "ssm_d": "mamba.D",
-        "ssm_dt.bias": "mamba.dt_bias", "ssm_norm": "mamba.norm", "ssm_out": "mamba.out_proj",
-        "ffn_down": "shared_mlp.output_linear",
-    }  # fmt: skip
-    joins = {"ssm_conv1d.weight": _with_channel_axis, "ssm_a": _log_of_decay, "ssm_d": _flat, "ssm_norm": _flat}
+    granite, own = _granite(hf), _MAMBA2 | {"ffn_down": "shared_mlp.output_linear"}
     dense = Fused("shared_mlp.input_linear.weight", ("ffn_gate.weight", "ffn_up.weight"), Concat(()).join)
-    return Architecture({**granite.names, **mamba}, {**granite.joins, **joins}, (*granite.fused, dense))
+    return Architecture({**granite.names, **own}, {**granite.joins, **_MAMBA2_JOINS}, (*granite.fused, dense))
 
 
 def _with_channel_axis(tensors: Sequence[Tensor]) -> Tensor:
@@ -135,6 +140,11 @@ def _log_of_decay(tensors: Sequence[Tensor]) -> Tensor:
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return only(tensors).flatten()
+
+
+_MAMBA2_JOINS: dict[str, Join] = {
+    "ssm_conv1d.weight": _with_channel_axis, "ssm_a": _log_of_decay, "ssm_d": _flat, "ssm_norm": _flat,
+}  # fmt: skip
 
 
 def _lfm2(hf: HfConfig) -> Architecture:
@@ -152,6 +162,33 @@ def _lfm2(hf: HfConfig) -> Architecture:
         "ffn_gate_inp": "feed_forward.gate", "exp_probs_b.bias": "feed_forward.expert_bias",
     }  # fmt: skip
     return Architecture(names, {"shortconv.conv.weight": _with_channel_axis})
+
+
+def _olmo2(hf: HfConfig) -> Architecture:
+    norms = {"post_attention_norm": "post_attention_layernorm", "post_ffw_norm": "post_feedforward_layernorm"}
+    return Architecture(_FRAME | _ATTENTION | norms | _feed_forward("mlp"))
+
+
+def _phi3(hf: HfConfig) -> Architecture:
+    fused = {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj"}
+    return Architecture(_FRAME | _NORMS | _ATTENTION | fused)
+
+
+def _glm4(hf: HfConfig) -> Architecture:
+    norms = {
+        "attn_norm": "input_layernorm", "post_attention_norm": "post_self_attn_layernorm",
+        "ffn_norm": "post_attention_layernorm", "post_ffw_norm": "post_mlp_layernorm",
+    }  # fmt: skip
+    return Architecture(_FRAME | _ATTENTION | norms | {"ffn_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj"})
+
+
+def _gemma3(hf: HfConfig) -> Architecture:
+    norms = {
+        "attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm",
+        "ffn_norm": "pre_feedforward_layernorm", "post_ffw_norm": "post_feedforward_layernorm",
+    }  # fmt: skip
+    with_offset = ("output_norm", "attn_q_norm", "attn_k_norm", *norms)
+    return Architecture(_FRAME | _ATTENTION | norms | _feed_forward("mlp"), _norm_offset(with_offset))
 
 
 def _gpt_oss(hf: HfConfig) -> Architecture:
@@ -177,6 +214,79 @@ def _gpt_oss(hf: HfConfig) -> Architecture:
     return Architecture(names, {"ffn_down_exps.weight": Transpose().join}, fused)
 
 
+_DEEPSEEK_MOE = {
+    "ffn_gate_inp": "mlp.gate", "exp_probs_b.bias": "mlp.gate.e_score_correction_bias",
+    **_experts("mlp.experts"), **_shared("mlp.shared_experts"),
+}  # fmt: skip
+
+
+def _dots1(hf: HfConfig) -> Architecture:
+    return Architecture(_LLAMA | _DEEPSEEK_MOE)
+
+
+def _glm4_moe(hf: HfConfig) -> Architecture:
+    return Architecture(_LLAMA | _DEEPSEEK_MOE | {"post_attention_norm": "post_attention_layernorm"})
+
+
+def _ernie4_5_moe(hf: HfConfig) -> Architecture:
+    bias = {"exp_probs_b.bias": "mlp.moe_statics.e_score_correction_bias"}
+    return Architecture(_LLAMA | _DEEPSEEK_MOE | bias, {"exp_probs_b.bias": _as_row})
+
+
+def _as_row(tensors: Sequence[Tensor]) -> Tensor:
+    return only(tensors).reshape(1, -1)
+
+
+def _minimax_m2(hf: HfConfig) -> Architecture:
+    moe = "block_sparse_moe"
+    router = {"ffn_gate_inp": f"{moe}.gate", "exp_probs_b.bias": f"{moe}.e_score_correction_bias"}
+    return Architecture(_LLAMA | router | _experts(f"{moe}.experts", ("w1", "w3", "w2")))
+
+
+def _afmoe(hf: HfConfig) -> Architecture:
+    norms = {
+        "attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm",
+        "ffn_norm": "pre_mlp_layernorm", "post_ffw_norm": "post_mlp_layernorm",
+    }  # fmt: skip
+    own = {
+        "attn_gate": "self_attn.gate_proj", "ffn_gate_inp": "mlp.router.gate", "exp_probs_b.bias": "mlp.expert_bias",
+    }  # fmt: skip
+    return Architecture(_LLAMA | _DEEPSEEK_MOE | norms | own)
+
+
+def _nemotron_h(hf: HfConfig) -> Architecture:
+    """Every layer is a mixer or a feed-forward."""
+    experts = {part: name for part, name in _experts("mixer.experts").items() if part != "ffn_gate_exps"}
+    names = {
+        "token_embd": "backbone.embeddings", "output_norm": "backbone.norm_f", "output": "lm_head",
+        "attn_norm": "norm", "ffn_up": "mixer.up_proj", "ffn_down": "mixer.down_proj",
+        **{part: name.replace("self_attn", "mixer") for part, name in _ATTENTION.items()},
+        **{part: name.replace("mamba", "mixer") for part, name in _MAMBA2.items()},
+        **experts, **_shared("mixer.shared_experts"),
+        "ffn_gate_inp": "mixer.gate", "exp_probs_b.bias": "mixer.gate.e_score_correction_bias",
+    }  # fmt: skip
+    return Architecture(names, _MAMBA2_JOINS, layers="backbone.layers")
+
+
+def _jamba(hf: HfConfig) -> Architecture:
+    mamba = {
+        "ssm_in": "in_proj", "ssm_conv1d": "conv1d", "ssm_x": "x_proj", "ssm_dt": "dt_proj", "ssm_a": "A_log",
+        "ssm_d": "D", "ssm_out": "out_proj", "ssm_dt_norm": "dt_layernorm", "ssm_b_norm": "b_layernorm",
+        "ssm_c_norm": "c_layernorm",
+    }  # fmt: skip
+    names = {
+        **_LLAMA, **_feed_forward("feed_forward"), **_experts("feed_forward.experts"),
+        **{part: f"mamba.{name}" for part, name in mamba.items()},
+        "output_norm": "model.final_layernorm", "ffn_norm": "pre_ff_layernorm",
+        "ffn_gate_inp": "feed_forward.router",
+    }  # fmt: skip
+
+    def log(tensors: Sequence[Tensor]) -> Tensor:
+        return only(tensors).float().neg().log()
+
+    return Architecture(names, {"ssm_conv1d.weight": _with_channel_axis, "ssm_a": log})
+
+
 def _deepseek2(hf: HfConfig) -> Architecture:
     attention = {
         f"attn_{part}": f"self_attn.{name}"
@@ -185,11 +295,9 @@ def _deepseek2(hf: HfConfig) -> Architecture:
             "kv_a_mqa": "kv_a_proj_with_mqa", "kv_a_norm": "kv_a_layernorm", "kv_b": "kv_b_proj", "output": "o_proj",
         }.items()
     }  # fmt: skip
-    shared = {f"{part}_shexp": name for part, name in _feed_forward("mlp.shared_experts").items()}
-    gate = {"ffn_gate_inp": "mlp.gate", "exp_probs_b.bias": "mlp.gate.e_score_correction_bias"}
     dense = _FRAME | _NORMS | _feed_forward("mlp")
     kv_b = Fused("self_attn.kv_b_proj.weight", ("attn_k_b.weight", "attn_v_b.weight"), _keys_and_values)
-    return Architecture(dense | attention | _experts("mlp.experts") | shared | gate, fused=(kv_b,))
+    return Architecture(dense | attention | _DEEPSEEK_MOE, fused=(kv_b,))
 
 
 def _keys_and_values(tensors: Sequence[Tensor]) -> Tensor:
@@ -270,6 +378,11 @@ ARCHITECTURES: dict[str, Callable[[HfConfig], Architecture]] = {
     "qwen3next": _qwen3_next,
     "qwen35moe": _qwen35_moe,
     "olmoe": _qwen,
+    "olmo2": _olmo2,
+    "smollm3": _llama,
+    "phi3": _phi3,
+    "glm4": _glm4,
+    "gemma3": _gemma3,
     "granite": _granite,
     "granitemoe": _granite,
     "granitehybrid": _granite_hybrid,
@@ -277,4 +390,12 @@ ARCHITECTURES: dict[str, Callable[[HfConfig], Architecture]] = {
     "lfm2moe": _lfm2,
     "gpt-oss": _gpt_oss,
     "deepseek2": _deepseek2,
+    "glm4moe": _glm4_moe,
+    "dots1": _dots1,
+    "ernie4_5-moe": _ernie4_5_moe,
+    "minimax-m2": _minimax_m2,
+    "afmoe": _afmoe,
+    "nemotron_h": _nemotron_h,
+    "nemotron_h_moe": _nemotron_h,
+    "jamba": _jamba,
 }

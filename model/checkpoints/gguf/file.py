@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model.checkpoints.gguf.ggml_types import OTHER_NAMES, TYPES, GgmlType
 from model.checkpoints.reader import CheckpointError
+from model.kernels.matmul.codes import Codes, join_codes
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 MAX_DIMENSIONS, MAX_ALIGNMENT = 4, 1 << 20
@@ -53,6 +54,11 @@ class StoredTensor:
         """In bytes."""
         return prod(self.shape) // self.type.block_weights * self.type.block_bytes
 
+    def part(self, index: int) -> "StoredTensor":
+        """One of the tensors that are stacked along the first axis."""
+        first = StoredTensor(self.shape[1:], self.type, self.start)
+        return StoredTensor(first.shape, first.type, self.start + index * first.size)
+
 
 class GgufFile:
     """The header is read when a file is opened. `metadata`: numbers, strings, lists of strings, arrays of numbers."""
@@ -68,15 +74,24 @@ class GgufFile:
 
     def read(self, name: str, index: int | None = None) -> Tensor:
         """The dequantized tensor, or its part `index` along the first axis."""
+        stored = self._stored(name, index)
+        return _dequantized(self._bytes(name, stored), stored)
+
+    def read_codes(self, name: str, index: int | None = None) -> Codes:
+        """The same in the format of the tensor's type, which must have codes."""
+        stored = self._stored(name, index)
+        return _codes(self._bytes(name, stored), stored)
+
+    def _stored(self, name: str, index: int | None) -> StoredTensor:
         stored = self.tensors[name]
-        if index is not None:
-            part = StoredTensor(stored.shape[1:], stored.type, 0)
-            stored = StoredTensor(part.shape, part.type, stored.start + index * part.size)
+        return stored if index is None else stored.part(index)
+
+    def _bytes(self, name: str, stored: StoredTensor) -> Tensor:
         buffer = np.empty(stored.size, dtype=np.uint8)
         with self.path.open("rb", buffering=0) as file:
             file.seek(stored.start)
             _read_into(file, buffer.data, name)
-        return _dequantized(torch.from_numpy(buffer), stored)
+        return torch.from_numpy(buffer)
 
 
 def _read_into(file: Any, view: memoryview, name: str) -> None:
@@ -96,6 +111,12 @@ def _dequantized(stored_bytes: Tensor, stored: StoredTensor) -> Tensor:
     for start in range(0, len(blocks_NB), CHUNK):
         plain_NB[start : start + CHUNK] = kind.decode(blocks_NB[start : start + CHUNK])
     return plain
+
+
+def _codes(stored_bytes: Tensor, stored: StoredTensor) -> Codes:
+    assert stored.type.codes is not None
+    parts = [stored.type.codes(blocks_NB) for blocks_NB in stored_bytes.view(-1, stored.type.block_bytes).split(CHUNK)]
+    return join_codes(torch.cat, parts).map(lambda tensor: tensor.view(*stored.shape[:-1], -1))
 
 
 class _Header:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.kernels.matmul.codes import Codes, Format
+
 Decode = Callable[[Tensor], Tensor]  # bytes of blocks [N, B] -> float32 weights [N, B]
 
 # ggml's non-linear four-bit codes: quantiles of a bell curve
@@ -21,13 +23,24 @@ E2M1_VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -
 
 @dataclass(frozen=True, slots=True)
 class GgmlType:
-    """`decode` is None where the bytes are numbers of `dtype`, which otherwise holds every decoded number exactly."""
+    """`decode` is None where the bytes are numbers of `dtype`, which otherwise holds every decoded number exactly.
+
+    `format` is the nearest one that we multiply; None: as plain numbers. `codes` makes that of the blocks [N, B], with
+    one row per block, where no weight changes by more than the rounding of its scale to float16.
+    """
 
     name: str
     block_weights: int
     block_bytes: int
     dtype: torch.dtype = torch.float32
     decode: Decode | None = None
+    format: Format | None = None
+    codes: Callable[[Tensor], Codes] | None = None
+
+    @property
+    def served_bits(self) -> float:
+        """Per weight; of plain numbers as if in bfloat16."""
+        return 16 if self.format is None else self.format.bits_per_weight
 
 
 def _half(blocks_NB: Tensor, start: int) -> Tensor:
@@ -139,12 +152,17 @@ def _iq4_nl(blocks_NB: Tensor) -> Tensor:
     return _looked_up(IQ4_VALUES, _nibbles(blocks_NB[:, 2:])) * _half(blocks_NB, 0)
 
 
-def _iq4_xs(blocks_NB: Tensor) -> Tensor:
+def _iq4_xs_parts(blocks_NB: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers [N, 256] and scales [N, 8]."""
     low_NG = _bits(blocks_NB[:, 4:8], 4).mT.flatten(1)
     high_NG = _bits(blocks_NB[:, 2:4], 2).mT.flatten(1)
     scales_NG = (low_NG | high_NG << 4).to(torch.int8) - 32
     codes_NB = torch.cat([_nibbles(part_NB) for part_NB in blocks_NB[:, 8:].split(16, dim=1)], dim=1)
-    return _scaled(_looked_up(IQ4_VALUES, codes_NB), _half(blocks_NB, 0) * scales_NG.float())
+    return _looked_up(IQ4_VALUES, codes_NB), _half(blocks_NB, 0) * scales_NG.float()
+
+
+def _iq4_xs(blocks_NB: Tensor) -> Tensor:
+    return _scaled(*_iq4_xs_parts(blocks_NB))
 
 
 def _mxfp4(blocks_NB: Tensor) -> Tensor:
@@ -152,23 +170,65 @@ def _mxfp4(blocks_NB: Tensor) -> Tensor:
     return _looked_up(E2M1_VALUES, _nibbles(blocks_NB[:, 1:])) * scale_N1
 
 
+def _scale(blocks_NB: Tensor, start: int = 0) -> Tensor:
+    """The float16 number at a place of every block, as it is: [N, 1]."""
+    return blocks_NB[:, start : start + 2].contiguous().view(torch.float16)
+
+
+def _as_bytes(codes_NB: Tensor) -> Tensor:
+    """Integers of four bits, two in a byte as `Codes` has them."""
+    return codes_NB[:, 0::2] | codes_NB[:, 1::2] << 4
+
+
+def _q4_0_codes(blocks_NB: Tensor) -> Codes:
+    return Codes(_as_bytes(_nibbles(blocks_NB[:, 2:]) ^ 8), _scale(blocks_NB))  # 8 less, in two's complement
+
+
+def _q4_1_codes(blocks_NB: Tensor) -> Codes:
+    return Codes(_as_bytes(_nibbles(blocks_NB[:, 4:])), _scale(blocks_NB), _scale(blocks_NB, 2))
+
+
+def _q4_k_codes(blocks_NB: Tensor) -> Codes:
+    scales_NG, minima_NG = _six_bit_scales(blocks_NB[:, 4:16])
+    scales_NG, minima_NG = _half(blocks_NB, 0) * scales_NG, _half(blocks_NB, 2) * -minima_NG
+    return Codes(_as_bytes(_four_bit_codes(blocks_NB[:, 16:])), scales_NG.half(), minima_NG.half())
+
+
+def _q5_0_codes(blocks_NB: Tensor) -> Codes:
+    codes_NB = _nibbles(blocks_NB[:, 6:]) | _fifth_bits(blocks_NB[:, 2:6])
+    return Codes(codes_NB.to(torch.int8) - 16, _scale(blocks_NB))
+
+
+def _q8_0_codes(blocks_NB: Tensor) -> Codes:
+    return Codes(blocks_NB[:, 2:].view(torch.int8), _scale(blocks_NB))
+
+
+def _iq4_nl_codes(blocks_NB: Tensor) -> Codes:
+    return Codes(_looked_up(IQ4_VALUES, _nibbles(blocks_NB[:, 2:])).to(torch.int8), _scale(blocks_NB))
+
+
+def _iq4_xs_codes(blocks_NB: Tensor) -> Codes:
+    numbers_NB, scales_NG = _iq4_xs_parts(blocks_NB)
+    return Codes(numbers_NB.to(torch.int8), scales_NG.half())
+
+
 TYPES = {
     0: GgmlType("F32", 1, 4),
     1: GgmlType("F16", 1, 2, torch.float16),
     30: GgmlType("BF16", 1, 2, torch.bfloat16),
-    2: GgmlType("Q4_0", 32, 18, decode=_q4_0),
-    3: GgmlType("Q4_1", 32, 20, decode=_q4_1),
-    6: GgmlType("Q5_0", 32, 22, decode=_q5_0),
-    7: GgmlType("Q5_1", 32, 24, decode=_q5_1),
-    8: GgmlType("Q8_0", 32, 34, decode=_q8_0),
-    10: GgmlType("Q2_K", 256, 84, decode=_q2_k),
-    11: GgmlType("Q3_K", 256, 110, decode=_q3_k),
-    12: GgmlType("Q4_K", 256, 144, decode=_q4_k),
-    13: GgmlType("Q5_K", 256, 176, decode=_q5_k),
-    14: GgmlType("Q6_K", 256, 210, decode=_q6_k),
-    20: GgmlType("IQ4_NL", 32, 18, decode=_iq4_nl),
-    23: GgmlType("IQ4_XS", 256, 136, decode=_iq4_xs),
-    39: GgmlType("MXFP4", 32, 17, torch.bfloat16, _mxfp4),
+    2: GgmlType("Q4_0", 32, 18, decode=_q4_0, format=Format.INT4, codes=_q4_0_codes),
+    3: GgmlType("Q4_1", 32, 20, decode=_q4_1, format=Format.Q4_1, codes=_q4_1_codes),
+    6: GgmlType("Q5_0", 32, 22, decode=_q5_0, format=Format.Q8_0, codes=_q5_0_codes),
+    7: GgmlType("Q5_1", 32, 24, decode=_q5_1, format=Format.Q8_0),
+    8: GgmlType("Q8_0", 32, 34, decode=_q8_0, format=Format.Q8_0, codes=_q8_0_codes),
+    10: GgmlType("Q2_K", 256, 84, decode=_q2_k, format=Format.INT4),
+    11: GgmlType("Q3_K", 256, 110, decode=_q3_k, format=Format.INT4),
+    12: GgmlType("Q4_K", 256, 144, decode=_q4_k, format=Format.Q4_1, codes=_q4_k_codes),
+    13: GgmlType("Q5_K", 256, 176, decode=_q5_k, format=Format.Q8_0),
+    14: GgmlType("Q6_K", 256, 210, decode=_q6_k, format=Format.Q8_0),
+    20: GgmlType("IQ4_NL", 32, 18, decode=_iq4_nl, format=Format.Q8_0, codes=_iq4_nl_codes),
+    23: GgmlType("IQ4_XS", 256, 136, decode=_iq4_xs, format=Format.Q8_0, codes=_iq4_xs_codes),
+    39: GgmlType("MXFP4", 32, 17, torch.bfloat16, _mxfp4, format=Format.INT4),
 }
 
 # of types that are not read, for the message

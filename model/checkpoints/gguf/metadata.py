@@ -69,6 +69,13 @@ class Metadata:
             raise CheckpointError(f"{self.name} has no tensor {name}")
         return self.tensors[name].shape[-2] if len(self.tensors[name].shape) > 1 else 1
 
+    def first_layer_with(self, part: str) -> int:
+        """The first layer that has this tensor."""
+        found = [layer for layer in range(self.layers) if f"blk.{layer}.{part}" in self.tensors]
+        if not found:
+            raise CheckpointError(f"{self.name} has no layer with {part}")
+        return found[0]
+
     def read(self, name: str) -> list[float]:
         """The numbers of a small tensor."""
         file = next(file for file in self._files if name in file.tensors)

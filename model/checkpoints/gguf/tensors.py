@@ -9,9 +9,10 @@ from torch import Tensor
 
 from model.checkpoints.gguf.architectures import ARCHITECTURES, Architecture, HfConfig, Join, only
 from model.checkpoints.gguf.file import GgufFile
-from model.checkpoints.reader import CheckpointError, TensorHeader
+from model.checkpoints.reader import CheckpointError, CheckpointReader, TensorHeader, joined_codes_header, widest
+from model.kernels.matmul.codes import Codes, codes_header, join_codes
 
-NOT_WEIGHTS = ("rope_freqs.weight",)  # is part of the config
+NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")  # are part of the config
 _NAME = re.compile(r"(?:blk\.(\d+)\.)?(.+?)(\.weight|\.bias|)")
 
 
@@ -32,7 +33,7 @@ class MappedTensor:
     join: Join = only
 
 
-class GgufReader:
+class GgufReader(CheckpointReader):
     """A `CheckpointReader` of one or several files of a model, with the names of its family."""
 
     def __init__(self, files: Iterable[GgufFile], architecture: str, hf_config: HfConfig) -> None:
@@ -57,18 +58,30 @@ class GgufReader:
                 f"tensor {name} is stored with a shape that the metadata excludes: {shapes}"
             ) from None
         stored_bytes = sum(header.stored_bytes for header in headers)
-        return TensorHeader(tuple(joined.shape), joined.dtype, stored_bytes, headers[0].stored_type)
+        return TensorHeader(
+            shape=tuple(joined.shape),
+            dtype=joined.dtype,
+            stored_bytes=stored_bytes,
+            stored_type=headers[0].stored_type,
+            format=widest(headers),
+            codes=joined_codes_header(tensor.join, headers),
+        )
 
     def get(self, name: str) -> Tensor:
         tensor = self._tensors[name]
         return tensor.join([self._files[source.name].read(source.name, source.expert) for source in tensor.sources])
 
+    def codes(self, name: str) -> Codes:
+        tensor = self._tensors[name]
+        parts = [self._files[source.name].read_codes(source.name, source.expert) for source in tensor.sources]
+        return join_codes(tensor.join, parts)
+
     def _stored_header(self, source: Source) -> TensorHeader:
         stored = self._files[source.name].tensors[source.name]
-        shape, size = stored.shape, stored.size
-        if source.expert is not None:
-            shape, size = shape[1:], size // shape[0]
-        return TensorHeader(shape, stored.type.dtype, size, stored.type.name)
+        stored = stored if source.expert is None else stored.part(source.expert)
+        kind = stored.type
+        codes = None if kind.codes is None or kind.format is None else codes_header(kind.format, stored.shape)
+        return TensorHeader(stored.shape, kind.dtype, stored.size, kind.name, kind.format, codes)
 
 
 def _mapped(names: Mapping[str, int], architecture: str, hf: HfConfig) -> Iterator[MappedTensor]:
@@ -86,7 +99,7 @@ def _mapped(names: Mapping[str, int], architecture: str, hf: HfConfig) -> Iterat
         layer, part, suffix = match.groups()
         if layer is not None and int(layer) >= hf["num_hidden_layers"]:
             continue  # multi-token prediction
-        prefix = f"model.layers.{layer}." if layer is not None else ""
+        prefix = f"{table.layers}.{layer}." if layer is not None else ""
         rule = parts_of.get(part + suffix)
         if rule is not None and all(f"blk.{layer}.{other}" in names for other in rule.parts):
             sources = tuple(Source(f"blk.{layer}.{other}") for other in rule.parts)

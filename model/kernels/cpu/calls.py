@@ -35,6 +35,11 @@ def fits_scan(x: Tensor, width: int, state_width: int) -> bool:
     return fits(x, width, state_width) and max(width, state_width) <= MAX_STATE_WIDTH
 
 
+def fits_selective_scan(x: Tensor, channels: int, state_width: int) -> bool:
+    """Whether the recurrence of Mamba-1 is compiled for that shape."""
+    return fits(x, channels, state_width) and state_width <= MAX_STATE_WIDTH
+
+
 def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | None) -> None:
     """Run a kernel on tensors of `dtype`, with as many threads as torch uses."""
     kernel = _function(name, dtype, *map(type, arguments))

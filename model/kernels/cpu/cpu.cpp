@@ -11,11 +11,13 @@
 #include "delta_net.h"
 #include "elementwise.h"
 #include "gradients.h"
+#include "kimi_delta.h"
 #include "mamba2.h"
 #include "norms.h"
 #include "replay.h"
 #include "rotary.h"
 #include "routing.h"
+#include "selective_scan.h"
 #include "short_conv.h"
 
 extern "C" void top_k_softmax_f32(const float* logits, float* weights, int64_t* chosen, int64_t tokens, int64_t E,

@@ -42,6 +42,30 @@ void clamped_mul(const T* x, T* out, int64_t rows, int64_t width, float alpha, f
     }
 }
 
+// out = gelu(gate) * up for x = [gate | up], with the tanh approximation of GELU, which is
+// x sigmoid(2 sqrt(2 / pi) (x + 0.044715 x^3)).
+template <class T>
+void gelu_mul(const T* x, T* out, int64_t rows, int64_t width, int threads) {
+#pragma omp parallel for num_threads(threads) if (rows * width > 16384)
+    for (int64_t r = 0; r < rows; ++r) {
+        const T *gate_row = x + 2 * r * width, *up_row = gate_row + width;
+        for_each_vector(width, [=](int64_t i, auto lanes) {
+            f32x16 gate = lanes.load(gate_row + i), inner = gate * (1.0f + 0.044715f * gate * gate);
+            lanes.store(out + r * width + i, gate * sigmoid(1.5957691216f * inner) * lanes.load(up_row + i));
+        });
+    }
+}
+
+// out = relu(x)^2. Zero is the first argument of max, so NaN passes through.
+template <class T> void squared_relu(const T* x, T* out, int64_t rows, int64_t width, int threads) {
+#pragma omp parallel for num_threads(threads) if (rows * width > 16384)
+    for (int64_t r = 0; r < rows; ++r)
+        for_each_vector(width, [=](int64_t i, auto lanes) {
+            f32x16 positive = max(f32x16{}, lanes.load(x + r * width + i));
+            lanes.store(out + r * width + i, positive * positive);
+        });
+}
+
 // out = x * sigmoid(gate); rows of the gate are `stride` elements apart.
 template <class T>
 void sigmoid_mul(const T* x, const T* gate, T* out, int64_t rows, int64_t width, int64_t stride, int threads) {

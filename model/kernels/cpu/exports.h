@@ -21,6 +21,19 @@ void EXPORT(silu_mul)(const T* x, T* out, int64_t rows, int64_t width, int threa
     silu_mul(x, out, rows, width, threads);
 }
 
+void EXPORT(layer_norm)(const T* x, const float* weight, const float* bias, float eps, T* out, int64_t rows,
+                        int64_t width, int threads) {
+    layer_norm(x, weight, bias, eps, out, rows, width, threads);
+}
+
+void EXPORT(gelu_mul)(const T* x, T* out, int64_t rows, int64_t width, int threads) {
+    gelu_mul(x, out, rows, width, threads);
+}
+
+void EXPORT(squared_relu)(const T* x, T* out, int64_t rows, int64_t width, int threads) {
+    squared_relu(x, out, rows, width, threads);
+}
+
 void EXPORT(clamped_mul)(const T* x, T* out, int64_t rows, int64_t width, float alpha, float limit, int threads) {
     clamped_mul(x, out, rows, width, alpha, limit, threads);
 }
@@ -71,6 +84,24 @@ void EXPORT(mamba_scan)(const T* x, const float* dt, const float* A, const T* B,
 void EXPORT(time_steps)(const T* dt, const float* dt_bias, float* out, int64_t tokens, int64_t H, float low, float high,
                         int threads) {
     time_steps(dt, dt_bias, out, tokens, H, low, high, threads);
+}
+
+void EXPORT(selective_scan)(const T* x, const T* dt, const T* B, const T* C, const T* gate, const float* dt_bias,
+                            const float* A_log, const float* D, float* state, const int32_t* rows,
+                            const int32_t* starts, T* out, int64_t sequences, int64_t channels, int64_t N,
+                            int threads) {
+    SelectiveScan<T> p{x, dt, B, C, gate, dt_bias, A_log, D, state, rows, starts, out, sequences, channels, N};
+    selective_scan(p, threads);
+}
+
+void EXPORT(kimi_delta)(const T* q, const T* k, const T* v, const T* a, const T* b, const float* A_log,
+                        const float* dt_bias, float* state, const int32_t* rows, const int32_t* starts, T* out,
+                        int64_t sequences, int64_t H, int64_t K, int64_t V, int threads) {
+    KimiDelta<T> p{q, k, v, a, b, A_log, dt_bias, state, rows, starts, out, sequences, H, K};
+#define CASE(N) \
+    case N: kimi_delta<T, N>(p, threads); break;
+    switch (V) { CASE(16) CASE(32) CASE(64) CASE(128) }
+#undef CASE
 }
 
 void EXPORT(delta_net)(const T* x, const float* conv, const float* A_log, const float* dt_bias, const float* norm,

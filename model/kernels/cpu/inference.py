@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from model.kernels import reference
-from model.kernels.cpu.calls import TAPS, call, fits, fits_delta_rule, fits_scan
+from model.kernels.cpu.calls import TAPS, call, fits, fits_delta_rule, fits_scan, fits_selective_scan
 from model.kernels.native import SUFFIXES
-from model.kernels.types import GatedDelta, Paging
+from model.kernels.types import GatedDelta, Paging, SelectiveScan
 
 UNLIMITED = 2**62  # the window of a token that attends to everything before it
 
@@ -31,6 +31,16 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tens
     stride = x.stride(0) if x.dim() > 1 else width
     sizes = (x.numel() // width, width, rows_per_group, stride)
     call("rms_norm", x.dtype, x, weight, float(offset), float(eps), out, *sizes)
+    return out
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    width = x.shape[-1]
+    if x.dtype not in SUFFIXES:
+        return reference.layer_norm(x, weight, bias, eps)
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    call("layer_norm", x.dtype, x, weight, bias, float(eps), out, x.numel() // width, width)
     return out
 
 
@@ -64,6 +74,26 @@ def silu_mul(x_T2F: Tensor) -> Tensor:
     x_T2F = x_T2F.contiguous()
     out = x_T2F.new_empty(*x_T2F.shape[:-1], width)
     call("silu_mul", x_T2F.dtype, x_T2F, out, out.numel() // width, width)
+    return out
+
+
+def gelu_mul(x_T2F: Tensor) -> Tensor:
+    width = x_T2F.shape[-1] // 2
+    if x_T2F.dtype not in SUFFIXES:
+        return reference.gelu_mul(x_T2F)
+    x_T2F = x_T2F.contiguous()
+    out = x_T2F.new_empty(*x_T2F.shape[:-1], width)
+    call("gelu_mul", x_T2F.dtype, x_T2F, out, out.numel() // width, width)
+    return out
+
+
+def squared_relu(x: Tensor) -> Tensor:
+    width = x.shape[-1]
+    if x.dtype not in SUFFIXES:
+        return reference.squared_relu(x)
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    call("squared_relu", x.dtype, x, out, x.numel() // width, width)
     return out
 
 
@@ -233,6 +263,49 @@ def mamba_scan(
     out = torch.empty_like(x_THP)
     sizes = (len(rows_S), heads, width, groups, state_width)
     call("mamba_scan", x_THP.dtype, x_THP, dt_TH, A_H, B_TGN, C_TGN, state_RHPN, rows_S, starts_S1, out, *sizes)
+    return out
+
+
+def selective_scan(
+    x_TC: Tensor,
+    dt_TC: Tensor,
+    B_TN: Tensor,
+    C_TN: Tensor,
+    gate_TC: Tensor,
+    weights: SelectiveScan,
+    state_RCN: Tensor,
+    rows_S: Tensor,
+    starts_S1: Tensor,
+) -> Tensor:
+    channels, state_width = weights.A_log_CN.shape
+    inputs = (x_TC, dt_TC, B_TN, C_TN, gate_TC)
+    if not fits_selective_scan(x_TC, channels, state_width):
+        return reference.selective_scan(*inputs, weights, state_RCN, rows_S, starts_S1)
+    contiguous, out = [x.contiguous() for x in inputs], torch.empty(x_TC.shape, dtype=x_TC.dtype)
+    sizes = (len(rows_S), channels, state_width)
+    call("selective_scan", x_TC.dtype, *contiguous, *weights, state_RCN, rows_S, starts_S1, out, *sizes)
+    return out
+
+
+def kimi_delta(
+    q_THK: Tensor,
+    k_THK: Tensor,
+    v_THV: Tensor,
+    a_THK: Tensor,
+    b_TH: Tensor,
+    A_log_H: Tensor,
+    dt_bias_HK: Tensor,
+    state_RHKV: Tensor,
+    rows_S: Tensor,
+    starts_S1: Tensor,
+) -> Tensor:
+    heads, key_width, value_width = state_RHKV.shape[1:]
+    inputs, small = (q_THK, k_THK, v_THV, a_THK, b_TH), (A_log_H, dt_bias_HK)
+    if not fits_delta_rule(q_THK, key_width, value_width):
+        return reference.kimi_delta(*inputs, *small, state_RHKV, rows_S, starts_S1)
+    contiguous, out = [x.contiguous() for x in inputs], torch.empty(v_THV.shape, dtype=v_THV.dtype)
+    sizes = (len(rows_S), heads, key_width, value_width)
+    call("kimi_delta", q_THK.dtype, *contiguous, *small, state_RHKV, rows_S, starts_S1, out, *sizes)
     return out
 
 

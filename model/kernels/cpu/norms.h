@@ -1,4 +1,4 @@
-// RMS norms.
+// RMS norms and the layer norm.
 
 #pragma once
 
@@ -44,6 +44,30 @@ void add_norm(const T* x, const T* y, float scale, const float* weight, float of
         float inverse = 1.0f / std::sqrt(dot(sum, sum, width) / float(width) + eps);
         for_each_vector(width, [=](int64_t i, auto lanes) {
             lanes.store(normed_row + i, lanes.load(sum + i) * inverse * (lanes.load(weight + i) + offset));
+        });
+    }
+}
+
+constexpr float ONES[W] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+
+// out = (x - mean(x)) / std(x) * weight + bias
+template <class T>
+void layer_norm(const T* x, const float* weight, const float* bias, float eps, T* out, int64_t rows, int64_t width,
+                int threads) {
+#pragma omp parallel for num_threads(threads) if (rows * width > 32768)
+    for (int64_t r = 0; r < rows; ++r) {
+        const T* in = x + r * width;
+        f32x16 sum{}, squares{};
+        for_each_vector(width, [&](int64_t i, auto lanes) { sum += lanes.load(in + i); });
+        float mean = reduce_add(sum) / float(width);
+        for_each_vector(width, [&](int64_t i, auto lanes) {  // the lanes after the last element count nothing
+            f32x16 d = (lanes.load(in + i) - mean) * lanes.load(ONES);
+            squares += d * d;
+        });
+        float scale = 1.0f / std::sqrt(reduce_add(squares) / float(width) + eps);
+        for_each_vector(width, [=](int64_t i, auto lanes) {
+            f32x16 normed = (lanes.load(in + i) - mean) * scale;
+            lanes.store(out + r * width + i, normed * lanes.load(weight + i) + lanes.load(bias + i));
         });
     }
 }

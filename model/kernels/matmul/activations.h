@@ -18,15 +18,17 @@ template <class Int> struct QuantizedBlock {
     float scale;
     int16_t correction[2];  // -8 times the sums of the values 0 and 1 and of the values 2 and 3 of all steps
     Int values[GROUP];
+
+    float sum() const { return scale * ((correction[0] + correction[1]) / -8); }
 };
 
-typedef QuantizedBlock<int8_t> Int8Block;    // multiplied by INT4
-typedef QuantizedBlock<int16_t> Int16Block;  // multiplied by INT8
+typedef QuantizedBlock<int8_t> Int8Block;    // multiplied by INT4 and Q4_1
+typedef QuantizedBlock<int16_t> Int16Block;  // multiplied by INT8 and Q8_0
 
 // Calls compute with a value of the type in which activations of type T are multiplied by weights of a format.
 template <class T, class Compute> void with_compute_type(int64_t format, Compute compute) {
-    if (format == INT8) return compute(Int16Block());
-    if (format == INT4) return compute(Int8Block());
+    if (format == INT8 || format == Q8_0) return compute(Int16Block());
+    if (format == INT4 || format == Q4_1) return compute(Int8Block());
 #ifdef ROUTELM_BF16_DOT
     if (format == BF16) return compute(T());
 #endif

@@ -70,12 +70,11 @@ void multiply(const In* x, int64_t stride, int64_t rows, const PackedMatrix& m, 
     auto multiply_tile = [&](int64_t t, int64_t p) {
         int64_t row = rows * t / tiles, count = rows * (t + 1) / tiles - row;
         const uint8_t* w = m.data + p * size;
-        const bf16* scales = static_cast<const bf16*>(m.scales) + p * PANEL * (m.padded_inputs() / GROUP);
         int64_t passes = VECTORS / vectors_at_once(count), parts = tiles * passes;
         Prefetch prefetch{w + PREFETCH_DISTANCE, step_bytes(m.format), 0};
         if (few && parts > 1)
             prefetch = {w + size + size / parts * passes * t, step_bytes(m.format) / parts, size / parts};
-        multiply_panel(count, m, Panel{w, scales}, x + row * stride, stride, prefetch, sums);
+        multiply_panel(count, m, Panel{w, m.group_scales(p)}, x + row * stride, stride, prefetch, sums);
         if (m.format == INT8 || m.bias) scale_and_bias(m, p, count, sums);
         sink(row, count, p, sums);
     };

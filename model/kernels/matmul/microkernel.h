@@ -57,7 +57,7 @@ template <> struct Dot<Int16Block> {
     }
     INLINE static i16v inputs(const int16_t* x) { return bit_cast<i16v>(load_bits<int32_t>(x) - i32v{}); }
     INLINE static void add(i32v& sum, i16v w, i16v x) { add_pairs(sum, w, x); }
-    INLINE static i32v start(const Int16Block&) { return i32v{}; }
+    template <int FORMAT> INLINE static i32v start(const Int16Block&) { return i32v{}; }
     INLINE static i32v finish(i32v sum) { return sum; }
 };
 
@@ -66,7 +66,9 @@ template <> struct Dot<Int8Block> {
     template <int FORMAT> INLINE static u32v weights(const uint8_t* w, int, int v) { return nibbles(w, v); }
     INLINE static i32v inputs(const int8_t* x) { return load_bits<int32_t>(x) - i32v{}; }
     INLINE static void add(i32v& sum, u32v w, i32v x) { add_nibbles(sum, w, x); }
-    INLINE static i32v start(const Int8Block& x) { return start_of_nibbles(load_bits<int32_t>(x.correction) - i32v{}); }
+    template <int FORMAT> INLINE static i32v start(const Int8Block& x) {
+        return FORMAT == INT4 ? start_of_nibbles(load_bits<int32_t>(x.correction) - i32v{}) : i32v{};
+    }
     INLINE static i32v finish(i32v sum) { return sum_of_nibbles(sum); }
 };
 
@@ -117,8 +119,8 @@ INLINE void accumulate(Rows<T, R>& rows, const uint8_t* w, int64_t steps, Prefet
     }
 }
 
-// One panel: its weights, and the scales of its groups if it is INT4.
-struct Panel { const uint8_t* w; const bf16* scales; };
+// One panel: its weights, and the scales (and minima) of its groups if they have some.
+struct Panel { const uint8_t* w; const f16* scales; };
 
 // out [R, 32] = R rows of floats times the V vectors of a panel from number FIRST.
 template <class In, int FORMAT, int R, int V, int FIRST>
@@ -150,12 +152,13 @@ void integer_microkernel(const Block* x, int64_t stride, const Panel& panel, int
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-            for (int v = 0; v < V; ++v) sums[r][v] = Dot<Block>::start(x[r * stride]);
+            for (int v = 0; v < V; ++v) sums[r][v] = Dot<Block>::template start<FORMAT>(x[r * stride]);
         accumulate<Block, FORMAT, FIRST>(rows, w, GROUP / STEP, prefetch, sums);
+        const f16* group = panel.scales + g * PANEL * group_numbers(FORMAT) + FIRST * LANES;
         f32v scales[V];
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v)
-            if (FORMAT == INT4) scales[v] = load<f32v>(panel.scales + g * PANEL + (FIRST + v) * LANES);
+            if (has_group_scales(FORMAT)) scales[v] = load<f32v>(group + v * LANES);
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r) {
             f32v scale = splat<f32v>(x[r * stride].scale);
@@ -163,7 +166,9 @@ void integer_microkernel(const Block* x, int64_t stride, const Panel& panel, int
             for (int v = 0; v < V; ++v) {
                 f32v sum = __builtin_convertvector(Dot<Block>::finish(sums[r][v]), f32v);
                 f32v total = load<f32v>(out + r * PANEL + v * LANES);
-                multiply_add(total, FORMAT == INT4 ? scale * scales[v] : scale, sum);
+                multiply_add(total, has_group_scales(FORMAT) ? scale * scales[v] : scale, sum);
+                if (FORMAT == Q4_1)
+                    multiply_add(total, splat<f32v>(x[r * stride].sum()), load<f32v>(group + PANEL + v * LANES));
                 store(out + r * PANEL + v * LANES, total);
             }
         }
@@ -208,9 +213,11 @@ void multiply_panel(int64_t rows, const PackedMatrix& m, const Panel& panel, con
                     Prefetch prefetch, float* out) {
     int64_t inputs = m.padded_inputs();
     if constexpr (std::is_same<In, Int16Block>::value) {
-        any_rows<In, INT8>(rows, x, stride, panel, inputs, prefetch, out);
+        if (m.format == INT8) return any_rows<In, INT8>(rows, x, stride, panel, inputs, prefetch, out);
+        any_rows<In, Q8_0>(rows, x, stride, panel, inputs, prefetch, out);
     } else if constexpr (std::is_same<In, Int8Block>::value) {
-        any_rows<In, INT4>(rows, x, stride, panel, inputs, prefetch, out);
+        if (m.format == INT4) return any_rows<In, INT4>(rows, x, stride, panel, inputs, prefetch, out);
+        any_rows<In, Q4_1>(rows, x, stride, panel, inputs, prefetch, out);
     } else {
         if constexpr (std::is_same<In, float>::value)
             if (m.format == F32) return any_rows<In, F32>(rows, x, stride, panel, inputs, prefetch, out);

@@ -1,5 +1,5 @@
-// From rows of weights, as checkpoints store them, to panels and back. INT8 comes as int8 [outputs, inputs]; INT4 as
-// bytes [outputs, inputs / 2] with the even input in the low half, both in two's complement.
+// From rows of weights, as checkpoints store them, to panels and back. INT8 and Q8_0 come as int8 [outputs, inputs]; INT4
+// and Q4_1 as bytes [outputs, inputs / 2] with the even input in the low half; all but Q4_1 in two's complement.
 
 #pragma once
 
@@ -26,7 +26,7 @@ template <int FORMAT> INLINE void store_weights(const uint8_t* pair, int64_t i, 
     } else if (FORMAT == INT8) {
         std::memcpy(step + 64 * p + 2 * c, pair, 2);
     } else {  // flipping the sign bit of four bits adds 8
-        uint8_t both = *pair ^ 0x88, *to = step + 4 * (c % 16) + 2 * p;
+        uint8_t both = FORMAT == INT4 ? *pair ^ 0x88 : *pair, *to = step + 4 * (c % 16) + 2 * p;
         to[0] |= (both & 15) << (c / 16 * 4), to[1] |= both >> 4 << (c / 16 * 4);
     }
 }
@@ -36,7 +36,7 @@ template <int FORMAT>
 void pack_panel(const uint8_t* rows, int64_t row_bytes, int64_t count, int64_t inputs, uint8_t* panel) {
     constexpr int64_t BLOCK = 128;
     int64_t even = inputs / 2 * 2;
-    if (FORMAT == INT4 || count < PANEL || padded(inputs) > inputs)
+    if (step_bytes(FORMAT) == 64 || count < PANEL || padded(inputs) > inputs)
         std::memset(panel, 0, padded(inputs) / STEP * step_bytes(FORMAT));
     for (int64_t start = 0; start < even; start += BLOCK) {
         int64_t end = start + BLOCK < even ? start + BLOCK : even;
@@ -65,8 +65,9 @@ inline void pack(const uint8_t* rows, uint8_t* out, int64_t format, int64_t expe
     int64_t row_bytes = inputs * pair_bytes(format) / 2;
     auto pack_one = format == F32    ? pack_panel<F32>
                     : format == BF16 ? pack_panel<BF16>
-                    : format == INT8 ? pack_panel<INT8>
-                                     : pack_panel<INT4>;
+                    : format == INT4 ? pack_panel<INT4>
+                    : format == Q4_1 ? pack_panel<Q4_1>
+                                     : pack_panel<INT8>;
     advise_huge_pages(out, experts * m.panels() * m.panel_bytes());
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t job = 0; job < experts * m.panels(); ++job) {

@@ -9,7 +9,6 @@ width, D hidden width, G groups of 32 inputs.
 
 import ctypes
 from collections.abc import Callable
-from enum import IntEnum
 from functools import cache
 from typing import Any
 
@@ -18,24 +17,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.kernels import native
+from model.kernels.matmul.codes import GROUP_SIZE, Codes, Format
 from model.kernels.types import GatedMLPWeights
 
 PANEL = 32  # outputs that are stored together
-GROUP_SIZE = 32  # inputs that share a scale in int4
 HUGE_PAGE = 2 << 20
 
 
-class Format(IntEnum):
-    """The enum `Format` of weights.h."""
-
-    F32 = 0
-    BF16 = 1
-    INT8 = 2
-    INT4 = 3
-
-
-FORMATS = {torch.float32: Format.F32, torch.bfloat16: Format.BF16, torch.int8: Format.INT8, torch.uint8: Format.INT4}
-BITS = {Format.F32: 32, Format.BF16: 16, Format.INT8: 8, Format.INT4: 4}  # per weight, without scales
+# per weight, without scales
+BITS = {Format.F32: 32, Format.BF16: 16, Format.INT8: 8, Format.INT4: 4, Format.Q8_0: 8, Format.Q4_1: 4}
+# Formats for which activations take the same form, so that one call can multiply them by all
+ALIKE = ({Format.F32, Format.BF16}, {Format.INT8, Format.Q8_0}, {Format.INT4, Format.Q4_1})
+LARGEST = torch.finfo(torch.float16).max
 
 
 class _PackedMatrix(ctypes.Structure):
@@ -74,20 +67,16 @@ class _MoECall(ctypes.Structure):
 
 
 class PackedWeights:
-    """E matrices [O, I] in the layout of weights.h.
+    """E matrices [O, I] in the layout of weights.h."""
 
-    `values_EOI` are float32 or bfloat16 [E, O, I]; int8 [E, O, I] with float32 `scales` [E, O]; or int4 in two's
-    complement, uint8 [E, O, I / 2] with the even input in the low half of a byte, and bfloat16 `scales` [E, O, G].
-    """
-
-    def __init__(self, values_EOI: Tensor, scales: Tensor | None = None, bias_EO: Tensor | None = None) -> None:
-        self.format = FORMATS[values_EOI.dtype]
-        self.experts, self.outputs, width = values_EOI.shape
-        self.inputs = width * 2 if self.format is Format.INT4 else width
-        if self.format is Format.INT4 and self.inputs % GROUP_SIZE:
-            raise ValueError(f"int4 weights have {self.inputs} inputs: a multiple of {GROUP_SIZE} is needed")
-        self.data = _pack(values_EOI, self.format, self.inputs)
-        self.scales = None if scales is None else _pack_scales(scales)
+    def __init__(self, codes: Codes, bias_EO: Tensor | None = None) -> None:
+        self.format, (self.experts, self.outputs, self.inputs) = codes.format, codes.shape
+        if self.format >= Format.INT4 and self.inputs % GROUP_SIZE:
+            raise ValueError(
+                f"{self.format.name} weights have {self.inputs} inputs: a multiple of {GROUP_SIZE} is needed"
+            )
+        self.data = _pack(codes.values, self.format, self.inputs)
+        self.scales = _pack_scales(codes)
         self.bias = None if bias_EO is None else _pad_outputs(bias_EO.detach().float())
         addresses = [None if t is None else t.data_ptr() for t in (self.data, self.scales, self.bias)]
         self._matrix = _PackedMatrix(*addresses, self.outputs, self.inputs, self.format)
@@ -96,7 +85,7 @@ class PackedWeights:
     @property
     def is_quantized(self) -> bool:
         """Whether the weights are integers with scales."""
-        return self.format in (Format.INT8, Format.INT4)
+        return self.format >= Format.INT8
 
     @property
     def nbytes(self) -> int:
@@ -137,12 +126,25 @@ def _pad_outputs(values_EO: Tensor) -> Tensor:
     return functional.pad(values_EO, (0, -values_EO.shape[1] % PANEL)).contiguous()
 
 
-def _pack_scales(scales: Tensor) -> Tensor:
-    """[E, O] padded, or [E, O, G] as [E, panels, G, 32]."""
-    if scales.dim() == 2:
-        return _pad_outputs(scales.float())
-    padded_EGO = functional.pad(scales.to(torch.bfloat16).transpose(1, 2), (0, -scales.shape[1] % PANEL))
-    return padded_EGO.unflatten(2, (-1, PANEL)).transpose(1, 2).contiguous()
+def _pack_scales(codes: Codes) -> Tensor | None:
+    """[E, O] padded, or [E, O, G] as [E, panels, G, 32]; with minima as [E, panels, G, 2, 32]."""
+    if codes.scales is None:
+        return None
+    if codes.format is Format.INT8:
+        return _pad_outputs(codes.scales.float())
+    panels = [_group_panels(numbers) for numbers in (codes.scales, codes.minima) if numbers is not None]
+    return torch.stack(panels, 3).contiguous()
+
+
+def _group_panels(numbers_EOG: Tensor) -> Tensor:
+    """float16 [E, panels, G, 32].
+
+    Of bfloat16 numbers, those from 2^-17 to 65504 stay as they are. Smaller ones are off by at most 2^-25, larger ones
+    become 65504.
+    """
+    half_EGO = numbers_EOG.float().clamp(-LARGEST, LARGEST).half().transpose(1, 2)
+    padded_EGO = functional.pad(half_EGO, (0, -numbers_EOG.shape[1] % PANEL))
+    return padded_EGO.unflatten(2, (-1, PANEL)).transpose(1, 2)
 
 
 def linear(x_TI: Tensor, weights: PackedWeights, out_dtype: torch.dtype | None = None) -> Tensor:
@@ -190,9 +192,8 @@ def supports_fused(dtype: torch.dtype, *mlps: GatedMLPWeights[Any]) -> bool:
     matrices = [matrix for mlp in mlps for matrix in (mlp.gate_up, mlp.down)]
     if dtype not in native.SUFFIXES or not all(isinstance(matrix, PackedWeights) for matrix in matrices):
         return False
-    # Activations are converted once for all matrices: only float and bfloat16 weights take the same form.
     formats = {matrix.format for matrix in matrices}
-    alike = len(formats) == 1 or formats == {Format.F32, Format.BF16}
+    alike = any(formats <= kinds for kinds in ALIKE)
     return alike and all(mlp.down.outputs % PANEL == 0 and mlp.down.inputs % PANEL == 0 for mlp in mlps)
 
 

@@ -7,27 +7,19 @@ Shapes: T tokens, S dispatched (token, expert) pairs, K choices per token, E exp
 width, D hidden width, G groups of 32 inputs.
 """
 
+from operator import itemgetter
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from model.kernels.matmul.codes import Codes
 from model.kernels.types import GatedMLPWeights
 
 CHUNK = 1 << 20  # weights that are converted to float32 at a time
 BLOCK = 32  # inputs whose activations share a scale where the weights are integers
 ACTIVATION_LIMITS = {torch.int8: 32767, torch.uint8: 127}  # largest integer by the type of quantized weights
 SMALLEST = 1e-30  # blocks without a larger magnitude are zero: the inverse of their scale could be infinite
-
-
-def dequantize(values: Tensor, scales: Tensor | None = None) -> Tensor:
-    """The float32 weights [..., O, I] that values and scales stand for; see `packed.PackedWeights` for their form."""
-    if scales is None:
-        return values.float()
-    if values.dtype == torch.int8:
-        return values.float() * scales.float()[..., None]
-    nibbles = torch.stack([values & 15, values >> 4], dim=-1).flatten(-2).to(torch.int8)
-    signed = torch.where(nibbles > 7, nibbles - 16, nibbles).float()
-    return (signed.unflatten(-1, (scales.shape[-1], -1)) * scales.float()[..., None]).flatten(-2)
 
 
 def quantized_activations(x_TI: Tensor, limit: int) -> Tensor:
@@ -44,27 +36,27 @@ def quantized_activations(x_TI: Tensor, limit: int) -> Tensor:
 
 
 class PlainWeights:
-    """E matrices [O, I] as they are stored; see `packed.PackedWeights` for the arguments."""
+    """E matrices [O, I] as they are stored."""
 
-    def __init__(self, values_EOI: Tensor, scales: Tensor | None = None, bias_EO: Tensor | None = None) -> None:
-        self.values_EOI, self.scales = values_EOI.detach().contiguous(), scales
+    def __init__(self, codes: Codes, bias_EO: Tensor | None = None) -> None:
+        self.codes = codes.map(lambda tensor: tensor.detach().contiguous())
         self.bias_EO = None if bias_EO is None else bias_EO.detach().float()
-        self.experts, self.outputs = values_EOI.shape[:2]
+        self.experts, self.outputs, _ = codes.shape
 
     @property
     def is_quantized(self) -> bool:
         """Whether the weights are integers with scales."""
-        return self.scales is not None
+        return self.codes.scales is not None
 
     @property
     def nbytes(self) -> int:
         """Memory that the weights take."""
-        return sum(t.nbytes for t in (self.values_EOI, self.scales, self.bias_EO) if t is not None)
+        return self.codes.nbytes + (0 if self.bias_EO is None else self.bias_EO.nbytes)
 
     def rows(self, outputs_T: Tensor) -> Tensor:
         """The weights of some outputs (int64) of a single matrix that is not quantized: [T, I]."""
         assert not self.is_quantized
-        return self.values_EOI[0].index_select(0, outputs_T)
+        return self.codes.values[0].index_select(0, outputs_T)
 
 
 def linear(x_TI: Tensor, weights: PlainWeights, out_dtype: torch.dtype | None = None) -> Tensor:
@@ -81,13 +73,12 @@ def grouped_linear(x_SI: Tensor, counts_E: Tensor, weights: PlainWeights) -> Ten
 
 def _linear(x_TI: Tensor, weights: PlainWeights, expert: int) -> Tensor:
     """Float32 [T, O]. The weights are converted CHUNK at a time: a large matrix is never in memory as float32."""
-    values_OI = weights.values_EOI[expert]
-    limit = ACTIVATION_LIMITS.get(values_OI.dtype)
+    codes_OI = weights.codes.map(itemgetter(expert))
+    limit = ACTIVATION_LIMITS.get(codes_OI.values.dtype)
     x_TI = x_TI.float() if limit is None else quantized_activations(x_TI, limit)
-    scales = None if weights.scales is None else weights.scales[expert]
     step = max(1, CHUNK // max(1, x_TI.shape[1]))
     parts = [slice(start, start + step) for start in range(0, weights.outputs, step)]
-    outs = [x_TI @ dequantize(values_OI[part], None if scales is None else scales[part]).T for part in parts]
+    outs = [x_TI @ codes_OI.map(itemgetter(part)).dequantized().T for part in parts]
     y_TO = outs[0] if len(outs) == 1 else torch.cat(outs, dim=1)
     return y_TO if weights.bias_EO is None else y_TO + weights.bias_EO[expert]
 

@@ -5,11 +5,13 @@
 //
 //   F32    32 floats of the first input, then 32 of the second
 //   BF16   32 times (first, second)
-//   INT8   32 times (first, second)
+//   INT8   32 times (first, second), and so is Q8_0
 //   INT4   a step is 16 words of four bytes, one byte per input: the low half of word w belongs to output w, the high
 //          half to output 16 + w; both are the integer plus 8
+//   Q4_1   the same of integers from 0 to 15, as they are
 //
-// Scales are applied to sums: one float32 per output for INT8, one bfloat16 per output and group of 32 inputs for INT4.
+// Scales are applied to sums: one float32 per output for INT8, one float16 per output and group of 32 inputs for INT4
+// and Q8_0. Q4_1 has a minimum for every scale, which is added to the weights, so it is multiplied by sums of inputs.
 
 #pragma once
 
@@ -22,23 +24,29 @@
 
 namespace {
 
-enum Format : int64_t { F32, BF16, INT8, INT4 };
+enum Format : int64_t { F32, BF16, INT8, INT4, Q8_0, Q4_1 };
 
 constexpr int64_t PANEL = 32;  // outputs per panel
 constexpr int64_t STEP = 4;    // inputs per step
-constexpr int64_t GROUP = 32;  // inputs that share a scale in INT4
+constexpr int64_t GROUP = 32;  // inputs that share a scale in INT4, Q8_0 and Q4_1
 constexpr int VECTORS = PANEL / LANES, HALF = VECTORS / 2;
 
 constexpr int64_t padded(int64_t inputs) { return (inputs + GROUP - 1) / GROUP * GROUP; }
 
 constexpr int64_t step_bytes(int64_t format) {
-    return format == F32 ? 512 : format == BF16 ? 256 : format == INT8 ? 128 : 64;
+    return format == F32 ? 512 : format == BF16 ? 256 : format == INT8 || format == Q8_0 ? 128 : 64;
 }
+
+constexpr bool has_group_scales(int64_t format) { return format >= INT4; }
+
+// Numbers per output and group: a scale, and a minimum.
+constexpr int64_t group_numbers(int64_t format) { return format == Q4_1 ? 2 : 1; }
 
 // One packed matrix, or one per expert. Python fills in this structure.
 struct PackedMatrix {
     const uint8_t* data;
-    const void* scales;  // INT8: float [outputs]; INT4: bf16 [panel, group, 32]; outputs padded to whole panels
+    const void* scales;  // INT8: float [outputs]; groups: f16 [panel, group, 32], of Q4_1 [panel, group, 2, 32] with the
+                         // minima; outputs padded to whole panels
     const float* bias;   // [outputs], padded likewise, or null
     int64_t outputs, inputs, format;
 
@@ -46,12 +54,17 @@ struct PackedMatrix {
     int64_t padded_inputs() const { return padded(inputs); }
     int64_t panel_bytes() const { return padded_inputs() / STEP * step_bytes(format); }
 
+    // From panel p on.
+    const f16* group_scales(int64_t p) const {
+        return static_cast<const f16*>(scales) + p * PANEL * (padded_inputs() / GROUP) * group_numbers(format);
+    }
+
     PackedMatrix of_expert(int64_t e) const {
         PackedMatrix m = *this;
         int64_t width = panels() * PANEL;
         m.data += e * panels() * panel_bytes();
         if (format == INT8) m.scales = static_cast<const float*>(scales) + e * width;
-        if (format == INT4) m.scales = static_cast<const bf16*>(scales) + e * width * (padded_inputs() / GROUP);
+        if (has_group_scales(format)) m.scales = group_scales(e * panels());
         if (bias) m.bias += e * width;
         return m;
     }
@@ -67,10 +80,10 @@ template <int FORMAT> INLINE f32v float_weights(const uint8_t* w, int i, int v) 
     return bit_cast<f32v>(i % 2 ? pairs & 0xffff0000u : pairs << 16);
 }
 
-// The same of INT8 before widening.
+// The same of INT8 and Q8_0 before widening.
 INLINE i8v int8_pairs(const uint8_t* w, int p, int v) { return load_bits<i8v>(w + 64 * p + 2 * LANES * v); }
 
-// Four bytes per output, from 0 to 15: the integers of a step plus 8.
+// Four bytes per output, from 0 to 15: the integers of a step, of INT4 plus 8.
 INLINE u32v nibbles(const uint8_t* w, int v) {
     return load_bits<u32v>(w + 4 * LANES * (v % HALF)) >> (4 * (v / HALF)) & 0x0f0f0f0fu;
 }

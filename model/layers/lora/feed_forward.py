@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model import kernels
 from model.layers.feed_forward import Experts, GatedMLP, MoE, undispatched
 from model.layers.lora.linear import ActiveAdapters, AdapterRows, LoRAWeights
 from model.layers.router import Routing
@@ -63,9 +62,11 @@ class LoRAMoE(nn.Module):
         self.base, self._adapters, self._active = base, adapters, active
         self._experts, self._shared = experts, shared
 
-    def forward(self, x_TD: Tensor, token_ids_T: Tensor, k: int | Tensor | None = None) -> tuple[Tensor, Routing]:
+    def forward(
+        self, x_TD: Tensor, token_ids_T: Tensor, k: int | Tensor | None = None, masked_TE: Tensor | None = None
+    ) -> tuple[Tensor, Routing]:
         """As `MoE.forward`."""
-        routing, gate_T = self.base.route(x_TD, token_ids_T, k)
+        routing, gate_T = self.base.route(x_TD, token_ids_T, k, masked_TE)
         rows = self._active.rows(self._adapters)
         if rows is None:
             return self.base.outputs(x_TD, routing, gate_T), routing
@@ -95,7 +96,7 @@ def _mlp(mlp: GatedMLP, changes: MLPAdapters, x_SD: Tensor, rows: AdapterRows) -
     def add(y: Tensor, weights: LoRAWeights | None, x: Tensor) -> Tensor:
         return y if weights is None else y.add_(weights(x, rows.counts_N))
 
-    inner_SF = kernels.silu_mul(add(mlp.gate_up(x_SD), changes.gate_up, x_SD))
+    inner_SF = mlp.activation(add(mlp.gate_up(x_SD), changes.gate_up, x_SD))
     return add(mlp.down(inner_SF), changes.down, inner_SF)
 
 

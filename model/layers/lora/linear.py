@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from model import kernels
+from model.kernels.matmul.codes import Codes
 from model.layers.frozen_linear import FrozenLinear
 
 NO_ADAPTER = -1
@@ -81,7 +82,7 @@ class LoRAWeights:
         dtype = torch.float32 if dtype == torch.float16 else dtype  # which is not packed
         A = _stacked([change.A.to(dtype) for change in changes])
         B = _stacked([change.B.mT.to(dtype) for change in changes]).mT
-        self._A, self._B = (kernels.pack_weights(matrices.flatten(0, -3).contiguous()) for matrices in (A, B))
+        self._A, self._B = (kernels.pack_weights(Codes(matrices.flatten(0, -3).contiguous())) for matrices in (A, B))
 
     @property
     def nbytes(self) -> int:

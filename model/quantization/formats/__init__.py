@@ -10,7 +10,7 @@ from model.checkpoints.safetensors_files import CheckpointReader
 from model.quantization.formats import awq, compressed_tensors, fp8, gptq, mxfp4, scaled
 from model.quantization.formats.reader import Codec, DequantizingReader, Settings, require
 
-GGUF = "gguf"  # its reader dequantizes; the settings only say which scheme is nearest
+GGUF = "gguf"  # its reader dequantizes; the settings say how the matrices are served
 FORMATS: dict[str, Callable[[Settings], Codec]] = {
     "awq": awq.codec,
     "bitsandbytes": scaled.bitsandbytes,
@@ -33,11 +33,14 @@ def dequantized(reader: CheckpointReader, hf_config: Mapping[str, Any], wanted: 
 
 def nearest_scheme(hf_config: Mapping[str, Any]) -> str | None:
     """The name of our scheme with about as many bits per weight as the checkpoint; None if it is not quantized."""
-    settings = _settings(hf_config)
-    if settings is not None and settings.get("quant_method") == GGUF:
-        return settings.get("scheme")
     codec = _codec(hf_config)
     return codec.nearest_scheme if codec else None
+
+
+def gguf_settings(hf_config: Mapping[str, Any]) -> Settings | None:
+    """The settings of a quantized GGUF file (checkpoints/gguf/config.py), None for any other checkpoint."""
+    settings = _settings(hf_config)
+    return settings if settings is not None and settings.get("quant_method") == GGUF else None
 
 
 def _codec(hf_config: Mapping[str, Any]) -> Codec | None:

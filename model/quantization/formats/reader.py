@@ -58,7 +58,7 @@ class Codec(Protocol):
     def decode(self, *parts: Any) -> Tensor: ...
 
 
-class DequantizingReader:
+class DequantizingReader(CheckpointReader):
     """A `CheckpointReader` of the dequantized tensors. Tensors that are not quantized are passed through.
 
     Some GPTQ exporters write a bias of zeros for every matrix, even if the model has none: those that are not in

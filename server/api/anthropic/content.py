@@ -1,13 +1,13 @@
 """Messages and their content blocks, as Anthropic's clients send them."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, Tag, model_validator
+from pydantic import Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from server.api.bounded_json import BoundedObject
-from server.api.request_model import FirstErrorOnly, Text, WithExtras, served_types
+from server.api.request_model import FirstErrorOnly, NullableTextParts, Text, WithExtras, served_types
 from server.api.tools import CallId, FunctionName
 
 MAX_BLOCKS = 4096
@@ -42,20 +42,12 @@ class ToolUseBlock(WithExtras):
     input: BoundedObject
 
 
-def _as_blocks(content: Any) -> Any:
-    if content is None:
-        return []
-    if not isinstance(content, str | list):
-        raise PydanticCustomError("string_or_blocks", "a string, or a list of content blocks, is expected")
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
 _CHECK_TEXT, _ = served_types("text")
 TextBlocks = Annotated[
     list[Annotated[TextBlock, _CHECK_TEXT]],
     FirstErrorOnly,
     Field(max_length=MAX_BLOCKS, description="A string or a list of text blocks."),
-    BeforeValidator(_as_blocks),
+    NullableTextParts,
 ]
 
 
@@ -92,7 +84,7 @@ class InputMessage(WithExtras):
         list[_Tagged],
         FirstErrorOnly,
         Field(max_length=MAX_BLOCKS, description="A string or a list of content blocks."),
-        BeforeValidator(_as_blocks),
+        NullableTextParts,
     ]
 
     @model_validator(mode="after")

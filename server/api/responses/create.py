@@ -11,7 +11,7 @@ from server.api.responses.events import EVENTS, response_events
 from server.api.responses.fields import ResponsesRequest
 from server.api.responses.output import ResponseHead
 from server.api.sampling import answer_sampling
-from server.chat.blocks import blocks_of
+from server.chat.blocks import whole_answer
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -38,11 +38,11 @@ async def create_response(body: ResponsesRequest, context: Context) -> Any:
         body.ignore({"reasoning_effort": "reasoning.effort"}.get(name, name))
     service = context.accept(body)
     prompt = await context.chat.prompt(request)
-    sampling = answer_sampling(service, body, prompt)
+    sampling = answer_sampling(service, body, prompt, logprobs=body.num_logprobs)
     (answer,) = await context.chat.start(context.admission, request, prompt, sampling, body.text_options)
     model = body.model or service.model_id
     head = ResponseHead(context.admission.request_id, int(time.time()), model, body)
     if body.stream:
         return context.stream(response_events(head, answer), EVENTS)
-    result = await context.until_disconnect(answer.result())
-    return head.finished(result.finish_reason, blocks_of(result), answer)
+    end = await context.until_disconnect(whole_answer(answer))
+    return head.finished(end.reason, end.blocks, answer)

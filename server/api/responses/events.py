@@ -1,9 +1,9 @@
 """The events of a streamed response, numbered from 0."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from server.api.responses.output import ResponseHead, Status, part
+from server.api.responses.output import ResponseHead, Status, part, token_logprobs
 from server.api.sse import Event, Events, StreamFormat, named_event, request_error
 from server.chat.blocks import (
     AnswerBlock,
@@ -17,6 +17,7 @@ from server.chat.blocks import (
 )
 from server.chat.generation import ChatGeneration
 from server.errors import RequestError
+from server.generation.logprobs import DecodedLogprobs
 
 
 def _error(error: RequestError) -> Event:
@@ -47,11 +48,11 @@ class _EventFactory:
                 yield self._item_event("response.output_item.added", block, "in_progress")
                 if block.kind is not BlockKind.TOOL_CALL:
                     yield self._part_event("response.content_part.added", block, "")
-            case BlockDelta(block, text):
-                yield self._text_event("delta", block, delta=text)
+            case BlockDelta(block, text, logprobs):
+                yield self._text_event("delta", block, logprobs, delta=text)
             case BlockEnd(block):
                 name = "arguments" if block.kind is BlockKind.TOOL_CALL else "text"
-                yield self._text_event("done", block, **{name: block.text})
+                yield self._text_event("done", block, block.logprobs, **{name: block.text})
                 if block.kind is not BlockKind.TOOL_CALL:
                     yield self._part_event("response.content_part.done", block, block.text)
                 yield self._item_event("response.output_item.done", block, "completed")
@@ -66,10 +67,10 @@ class _EventFactory:
     def _part_event(self, kind: str, block: AnswerBlock, text: str) -> Event:
         return self.event(kind, **self._place(block), content_index=0, part=part(block, text))
 
-    def _text_event(self, suffix: str, block: AnswerBlock, **text: str) -> Event:
+    def _text_event(self, suffix: str, block: AnswerBlock, logprobs: Sequence[DecodedLogprobs], **text: str) -> Event:
         inside = {} if block.kind is BlockKind.TOOL_CALL else {"content_index": 0}
-        logprobs: Event = {"logprobs": []} if block.kind is BlockKind.CONTENT else {}
-        return self.event(f"{TEXT_EVENTS[block.kind]}.{suffix}", **self._place(block), **inside, **text, **logprobs)
+        scores: Event = {"logprobs": token_logprobs(logprobs)} if block.kind is BlockKind.CONTENT else {}
+        return self.event(f"{TEXT_EVENTS[block.kind]}.{suffix}", **self._place(block), **inside, **text, **scores)
 
     def _place(self, block: AnswerBlock) -> Event:
         return {"item_id": self.head.item_id(block), "output_index": block.index}

@@ -11,13 +11,14 @@ from server.api.chunks import StreamOptions
 from server.api.request_model import FirstErrorOnly, ModelName, Text, WithExtras, refused_unless, served_types
 from server.api.responses.conversation import chat_messages
 from server.api.responses.input_items import InputItems, ignored_item_fields
-from server.api.sampling import MaxTokens, SamplingFields
+from server.api.sampling import MaxTokens, NumLogprobs, SamplingFields
 from server.api.tools import MAX_TOOLS, FunctionName
 from server.chat.request import ChatRequest, Thinking, Tool, ToolChoice, ToolMode
 from server.errors import InvalidRequestError
 from server.generation.grammar import AnswerGrammar, JsonSchemaGrammar
 
 _NOT_STORED = "responses are not stored here: send the whole conversation as input"
+_LOGPROBS = "message.output_text.logprobs"
 _HARMLESS_INCLUDES = ("reasoning.encrypted_content",)  # clients ask for it so that they need no stored responses
 
 
@@ -101,10 +102,11 @@ class ResponsesRequest(SamplingFields):
         Annotated[
             list[Annotated[str, Field(max_length=256)]],
             FirstErrorOnly,
-            Field(max_length=32, description="Ignored: what there is is in the answer."),
+            Field(max_length=32, description=f"{_LOGPROBS}: with log-probabilities; others are ignored."),
         ]
         | None
     ) = None
+    top_logprobs: Annotated[NumLogprobs, Field(description=f"With {_LOGPROBS} in `include`.")] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     prompt: Annotated[BoundedObject, refused_unless("prompts are not stored here: send the text as input")] | None = (
@@ -124,8 +126,15 @@ class ResponsesRequest(SamplingFields):
         return (*super().ignored_fields, *self._ignored_includes(), *ignored_item_fields(self.input))
 
     def _ignored_includes(self) -> Iterator[str]:
-        if any(name not in _HARMLESS_INCLUDES for name in self.include or ()):
+        if any(name not in (*_HARMLESS_INCLUDES, _LOGPROBS) for name in self.include or ()):
             yield "include"
+        if self.top_logprobs and self.num_logprobs is None:
+            yield "top_logprobs"
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """How many alternatives per token; None: no log-probabilities."""
+        return (self.top_logprobs or 0) if _LOGPROBS in (self.include or ()) else None
 
     def chat_request(self) -> ChatRequest:
         """Raises InvalidRequestError for a tool choice that the tools do not have."""

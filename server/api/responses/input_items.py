@@ -6,13 +6,12 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from server.api.request_model import FirstErrorOnly, Text, WithExtras, served_types
+from server.api.request_model import FirstErrorOnly, NullableTextParts, Text, WithExtras, served_types
+from server.api.tools import CallId, FunctionName
 
 MAX_ITEMS = 4096
 MAX_PARTS = 256
 
-CallId = Annotated[str, Field(min_length=1, max_length=256)]
-FunctionName = Annotated[str, Field(min_length=1, max_length=256)]
 PartType = Literal["input_text", "output_text", "text", "summary_text", "reasoning_text", "refusal"]
 
 
@@ -30,19 +29,11 @@ class TextPart(WithExtras):
     refusal: Text = ""
 
 
-def _as_parts(content: Any) -> Any:
-    if content is None:
-        return []
-    if not isinstance(content, str | list):
-        raise PydanticCustomError("string_or_parts", "a string, or a list of text parts, is expected")
-    return [{"type": "text", "text": content}] if isinstance(content, str) else content
-
-
 Parts = Annotated[
     list[TextPart],
     FirstErrorOnly,
     Field(max_length=MAX_PARTS, description="A string or a list of text parts."),
-    BeforeValidator(_as_parts),
+    NullableTextParts,
 ]
 
 

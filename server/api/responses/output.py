@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from server.api.logprobs import chat_logprobs
 from server.api.responses.fields import ResponsesRequest
 from server.api.sse import Event
 from server.chat.answer import ChatFinishReason
 from server.chat.blocks import AnswerBlock, BlockKind
 from server.chat.generation import ChatGeneration
+from server.generation.logprobs import DecodedLogprobs
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 ID_PREFIXES = {BlockKind.REASONING: "rs", BlockKind.CONTENT: "msg", BlockKind.TOOL_CALL: "fc"}
@@ -86,7 +88,13 @@ def part(block: AnswerBlock, text: str) -> Event:
     """The one content part of a message, or of reasoning."""
     if block.kind is BlockKind.REASONING:
         return {"type": "reasoning_text", "text": text}
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    scores = token_logprobs(block.logprobs) if text else []  # none of a part that begins
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": scores}
+
+
+def token_logprobs(logprobs: Sequence[DecodedLogprobs]) -> list[Event]:
+    found: list[Event] = chat_logprobs(logprobs).model_dump()["content"]
+    return found
 
 
 def usage(answer: ChatGeneration) -> Event:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from server.engine.client.admission import AdmissionControl, QueueLimits
 from server.engine.client.base import EngineClosedError
 from server.engine.engine import STEP_FAILED, Engine
-from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason
+from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason, TaskLoad
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +109,9 @@ class AsyncLLM:
         hangs = bool(self._streams) and time.monotonic() - self._progress > HANGING_AFTER
         healthy = self._stats.healthy and not self._dead and not hangs
         return replace(self._stats, running=running, waiting=len(self._streams) - running, healthy=healthy)
+
+    def task_loads(self, minutes: int) -> tuple[TaskLoad, ...]:
+        return self._engine.task_loads(minutes)
 
     async def close(self, grace: float) -> None:
         """Refuse new requests, let the others finish for `grace` seconds, abort the rest, end the thread.

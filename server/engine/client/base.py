@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from server.engine.types import EngineOutput, EngineRequest, EngineStats
+from server.engine.types import EngineOutput, EngineRequest, EngineStats, TaskLoad
 
 
 class QueueFullError(Exception):
@@ -52,6 +52,10 @@ class EngineClient(Protocol):
 
     def stats(self) -> EngineStats:
         """The newest snapshot of the engine's counters."""
+        ...
+
+    def task_loads(self, minutes: int) -> tuple[TaskLoad, ...]:
+        """The experts' load of the last minutes by task."""
         ...
 
     async def close(self, grace: float) -> None:

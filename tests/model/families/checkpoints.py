@@ -26,7 +26,7 @@ TINY = Path(__file__).parent / "tiny"
 CASES = sorted(path.stem for path in TINY.glob("*.json"))
 # what starts as a constant in a fresh model, and would hide that it is not read
 _CONSTANT_AT_FIRST = re.compile(r"norm|A_log|dt_bias|bias|sinks|\.D$")
-_ROUTER = re.compile(r"Router|Gating")
+_ROUTER = re.compile(r"Router|Gating|V1Gate")
 
 
 @dataclass(frozen=True, slots=True)

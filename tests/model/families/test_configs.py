@@ -11,6 +11,7 @@ from transformers import AutoConfig
 
 from model.batch import PaddedBatch
 from model.checkpoints.safetensors_files import CheckpointError, read_config
+from model.config import SwiGLU
 from model.families import family_of
 from model.network import CausalLM
 from tests.model.families.checkpoints import CASES, TINY, write_checkpoint
@@ -58,7 +59,21 @@ def test_old_keys_for_rotary_positions_mean_the_same(case: str) -> None:
     assert family_of(hf).config_from_hf(in_old_keys(hf)) == family_of(hf).config_from_hf(hf)
 
 
-SILU_ONLY = ["llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "olmoe", "granitemoe"]
+def test_two_kinds_of_rotary_positions_in_old_keys() -> None:
+    """Of Gemma 3: a base for layers with windows, which are not scaled, and one for the others, which are."""
+    hf = short_config("gemma3_text")
+    scaling = {"rope_type": "linear", "factor": 8.0}
+    full, sliding = scaling | {"rope_theta": 9e5}, {"rope_type": "default", "rope_theta": 2e4}
+    new = hf | {"rope_parameters": {"full_attention": full, "sliding_attention": sliding}}
+    old = hf | {"rope_theta": 9e5, "rope_local_base_freq": 2e4, "rope_scaling": scaling}
+    config_from_hf = family_of(hf).config_from_hf
+    assert config_from_hf(old) == config_from_hf(new) != config_from_hf(hf)
+
+
+SILU_ONLY = [
+    "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "olmoe", "granitemoe", "olmo2", "olmo3",
+    "smollm3", "phi3", "glm4",
+]  # fmt: skip
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     *(
         (case, {"hidden_act": "gelu"}, f"hidden_act is 'gelu': only 'silu' is supported for {case}")
@@ -68,6 +83,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mistral", {"attention_bias": True}, "attention_bias is True: only False"),
     ("mixtral", {"attention_bias": True}, "attention_bias is True: only False"),
     ("olmoe", {"clip_qkv": 8.0}, "clip_qkv is 8.0: only None"),
+    ("gemma3_text", {"hidden_activation": "gelu"}, "hidden_activation is 'gelu': only 'gelu_pytorch_tanh'"),
+    ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0: only None"),
     ("llama", {"rope_parameters": {"rope_type": "unheard-of", "factor": 2.0}}, "rope type 'unheard-of' is not known"),
     ("qwen2", {"rope_scaling": {"type": "mrope"}}, "rope type 'mrope' is not known"),
     ("qwen3", {"layer_types": ["chunked_attention"]}, "layer_types names 'chunked_attention'"),
@@ -107,6 +124,17 @@ FORGOTTEN = [
     ("qwen2_moe_sparse", "window", 10),
     ("qwen3_moe_renormalized", "renormalize", False),
     ("qwen3_moe_renormalized", "attention_factor", 1.0),
+    ("olmo3", "window", None),
+    ("olmo3", "scaling", None),
+    ("smollm3", "rotary", None),
+    ("smollm3_window", "window", None),
+    ("phi3", "window", None),
+    ("phi3_longrope", "scaling", None),
+    ("glm4", "eps", 1e-2),
+    ("gemma3_text", "window", None),
+    ("gemma3_text", "theta", 1e6),
+    ("gemma3_text", "activation", SwiGLU()),
+    ("gemma3_text", "scale", None),
     ("granitemoe", "embedding_scale", 1.0),
     ("granitemoe", "residual_scale", 1.0),
     ("granitemoe", "logits_scale", 1.0),

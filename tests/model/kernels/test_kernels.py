@@ -26,6 +26,10 @@ def test_token_kernels_equal_their_definitions(rows: int, width: int, dtype: tor
     close(inference.sigmoid_mul(x, gate), reference.sigmoid_mul(x, gate), dtype)
     halves = torch.cat([x, gate], dim=-1)
     close(inference.silu_mul(halves), reference.silu_mul(halves), dtype)
+    close(inference.gelu_mul(halves), reference.gelu_mul(halves), dtype)
+    close(inference.squared_relu(x), reference.squared_relu(x), dtype)
+    shifted, bias = x + 2, normal(width)
+    close(inference.layer_norm(shifted, weight, bias, 1e-5), reference.layer_norm(shifted, weight, bias, 1e-5), dtype)
     wide = halves * 6.0  # beyond the limit
     close(inference.clamped_mul(wide, 1.702, 7.0), reference.clamped_mul(wide, 1.702, 7.0), dtype)
     y_TKD, weights_TK, gate_T = normal(rows, 3, width, dtype=dtype), torch.rand(rows, 3), normal(rows)
@@ -142,7 +146,10 @@ def test_what_is_no_number_is_not_bounded_into_one(dtype: torch.dtype) -> None:
     x, gate = normal(3, 32, dtype=dtype), normal(3, 32, dtype=dtype)
     x[0, 3] = gate[1, 17] = torch.nan
     halves = torch.cat([x, gate], dim=-1)
-    calls = {"sigmoid_mul": (x, gate), "silu_mul": (halves,), "clamped_mul": (halves, 1.702, 7.0)}
+    calls = {
+        "sigmoid_mul": (x, gate), "silu_mul": (halves,), "clamped_mul": (halves, 1.702, 7.0),
+        "gelu_mul": (halves,), "squared_relu": (halves,),
+    }  # fmt: skip
     for name, arguments in calls.items():
         found, expected = (getattr(module, name)(*arguments).isnan() for module in (inference, reference))
         assert torch.equal(found, expected), name
@@ -166,6 +173,9 @@ def test_a_row_has_the_same_bits_alone_and_among_others(width: int, dtype: torch
         "rms_norm": lambda rows: inference.rms_norm(x[rows], weight, 1e-6),
         "add_norm": lambda rows: torch.cat(inference.add_norm(x[rows], y[rows], 0.22, weight, 1e-6), dim=1),
         "gated_rms_norm": lambda rows: inference.gated_rms_norm(x[rows], gate[rows], weight, 1e-6),
+        "layer_norm": lambda rows: inference.layer_norm(x[rows], weight, weight, 1e-6),
+        "gelu_mul": lambda rows: inference.gelu_mul(torch.cat([x, y], dim=1)[rows]),
+        "squared_relu": lambda rows: inference.squared_relu(x[rows]),
         "silu_mul": lambda rows: inference.silu_mul(torch.cat([x, y], dim=1)[rows]),
         "clamped_mul": lambda rows: inference.clamped_mul(torch.cat([x, y], dim=1)[rows], 1.7, 2.0),
         "sigmoid_mul": lambda rows: inference.sigmoid_mul(x[rows], gate[rows]),

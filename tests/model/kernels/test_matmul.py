@@ -7,17 +7,18 @@ import torch
 from torch import Tensor
 
 from model.kernels.matmul import packed, reference
+from model.kernels.matmul.codes import Codes, Format
 from model.kernels.matmul.packed import PackedWeights
-from model.kernels.matmul.reference import ACTIVATION_LIMITS, PlainWeights, dequantize, quantized_activations
+from model.kernels.matmul.reference import ACTIVATION_LIMITS, PlainWeights, quantized_activations
 from model.kernels.types import GatedMLPWeights
 
 pytestmark = pytest.mark.usefixtures("cpu_isa")
 
 BOUNDS = {torch.bfloat16: 3e-3, torch.float32: 1e-6}  # relative error of a product: the rounding of its type
 # Where inner activations become integers, another last bit before may lead to the next integer.
-MOE_BOUNDS = {torch.int8: 2e-5, torch.uint8: 2e-3}
-UNGROUPED = [torch.float32, torch.bfloat16, torch.int8]
-KINDS = [*UNGROUPED, torch.uint8]
+MOE_BOUNDS = {Format.INT8: 2e-5, Format.Q8_0: 2e-5, Format.INT4: 2e-3, Format.Q4_1: 2e-3}
+UNGROUPED = [Format.F32, Format.BF16, Format.INT8]
+KINDS = list(Format)
 SHAPES = [(1, 32), (37, 96), (64, 64), (300, 160)]
 ODD_SHAPES = [(5, 1), (33, 16), (40, 31), (37, 33), (64, 100), (130, 255)]  # inputs that need padding
 
@@ -27,15 +28,23 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-def random_codes(kind: torch.dtype, *shape: int) -> tuple[Tensor, Tensor | None]:
+def random_codes(kind: Format, *shape: int) -> Codes:
     """Weights of about unit size: [E, O, I]."""
     *outer, inputs = shape
-    if kind == torch.int8:
-        return torch.randint(-127, 128, shape, dtype=kind), torch.rand(outer) * 0.03
-    if kind == torch.uint8:
-        scales = (torch.rand(*outer, inputs // 32) * 0.4).bfloat16()
-        return torch.randint(0, 256, (*outer, inputs // 2), dtype=kind), scales
-    return torch.randn(shape).to(kind), None
+    if kind < Format.INT8:
+        return Codes(torch.randn(shape).to(torch.float32 if kind is Format.F32 else torch.bfloat16))
+    if kind in (Format.INT8, Format.Q8_0):
+        values = torch.randint(-127, 128, shape, dtype=torch.int8)
+        return Codes(values, torch.rand(outer) * 0.03 if kind is Format.INT8 else halves(0.03, *outer, inputs // 32))
+    values = torch.randint(0, 256, (*outer, inputs // 2), dtype=torch.uint8)
+    groups = (*outer, inputs // 32)
+    if kind is Format.Q4_1:
+        return Codes(values, halves(0.4, *groups), halves(-3.0, *groups))
+    return Codes(values, halves(0.4, *groups).bfloat16())
+
+
+def halves(factor: float, *shape: int) -> Tensor:
+    return (torch.rand(shape) * factor).half()
 
 
 def error(found: Tensor, expected: Tensor) -> float:
@@ -51,21 +60,21 @@ def rows_that_change(compute: Callable[[Tensor], Tensor], x: Tensor, counts: lis
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("outputs", "inputs"), SHAPES)
-def test_linear_is_its_definition(dtype: torch.dtype, kind: torch.dtype, outputs: int, inputs: int) -> None:
-    codes, scales = random_codes(kind, 1, outputs, inputs)
+def test_linear_is_its_definition(dtype: torch.dtype, kind: Format, outputs: int, inputs: int) -> None:
+    codes = random_codes(kind, 1, outputs, inputs)
     bias, x = torch.randn(1, outputs), torch.randn(19, inputs).to(dtype)
-    found = packed.linear(x, PackedWeights(codes, scales, bias))
+    found = packed.linear(x, PackedWeights(codes, bias))
     assert found.dtype == dtype
-    assert error(found, reference.linear(x, PlainWeights(codes, scales, bias))) < BOUNDS[dtype]
+    assert error(found, reference.linear(x, PlainWeights(codes, bias))) < BOUNDS[dtype]
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("kind", UNGROUPED)
 @pytest.mark.parametrize(("outputs", "inputs"), ODD_SHAPES)
-def test_any_number_of_inputs_is_multiplied(dtype: torch.dtype, kind: torch.dtype, outputs: int, inputs: int) -> None:
-    codes, scales = random_codes(kind, 3, outputs, inputs)
+def test_any_number_of_inputs_is_multiplied(dtype: torch.dtype, kind: Format, outputs: int, inputs: int) -> None:
+    codes = random_codes(kind, 3, outputs, inputs)
     bias, counts, x = torch.randn(3, outputs), torch.tensor([4, 0, 57]), torch.randn(61, inputs).to(dtype)
-    weights, plain = PackedWeights(codes, scales, bias), PlainWeights(codes, scales, bias)
+    weights, plain = PackedWeights(codes, bias), PlainWeights(codes, bias)
     found = packed.grouped_linear(x, counts, weights)
     assert error(found, reference.grouped_linear(x, counts, plain)) < BOUNDS[dtype]
     assert rows_that_change(lambda x: packed.linear(x, weights), x, list(range(1, 61))) == []
@@ -74,9 +83,9 @@ def test_any_number_of_inputs_is_multiplied(dtype: torch.dtype, kind: torch.dtyp
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("kind", UNGROUPED)
 @pytest.mark.parametrize("broken", [torch.nan, torch.inf])
-def test_what_follows_a_row_is_not_part_of_it(dtype: torch.dtype, kind: torch.dtype, broken: float) -> None:
+def test_what_follows_a_row_is_not_part_of_it(dtype: torch.dtype, kind: Format, broken: float) -> None:
     """Rows are padded with zeros, not with the row behind them."""
-    weights, x = PackedWeights(*random_codes(kind, 1, 33, 37)), torch.randn(5, 37).to(dtype)
+    weights, x = PackedWeights(random_codes(kind, 1, 33, 37)), torch.randn(5, 37).to(dtype)
     expected = packed.linear(x, weights)
     x[1], x[3] = broken, broken
     found = packed.linear(x, weights)
@@ -85,33 +94,33 @@ def test_what_follows_a_row_is_not_part_of_it(dtype: torch.dtype, kind: torch.dt
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_float32_outputs_are_the_sums_before_they_are_rounded(kind: torch.dtype) -> None:
-    codes, scales = random_codes(kind, 1, 37, 96)
-    x, weights = torch.randn(19, 96).bfloat16(), PackedWeights(codes, scales)
+def test_float32_outputs_are_the_sums_before_they_are_rounded(kind: Format) -> None:
+    codes = random_codes(kind, 1, 37, 96)
+    x, weights = torch.randn(19, 96).bfloat16(), PackedWeights(codes)
     found = packed.linear(x, weights, torch.float32)
     assert found.dtype == torch.float32
     assert torch.equal(found.bfloat16(), packed.linear(x, weights))
     assert not torch.equal(found, packed.linear(x, weights).float())
     assert torch.equal(packed.linear(x.float(), weights, torch.float32), packed.linear(x.float(), weights))
-    assert error(found, reference.linear(x, PlainWeights(codes, scales), torch.float32)) < 1e-6
+    assert error(found, reference.linear(x, PlainWeights(codes), torch.float32)) < 1e-6
 
 
-@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", [Format.F32, Format.BF16])
 @pytest.mark.parametrize("inputs", [96, 37, 1])
-def test_rows_of_packed_weights_are_what_was_packed(kind: torch.dtype, inputs: int) -> None:
-    codes, _ = random_codes(kind, 1, 70, inputs)
+def test_rows_of_packed_weights_are_what_was_packed(kind: Format, inputs: int) -> None:
+    codes = random_codes(kind, 1, 70, inputs)
     chosen_T = torch.tensor([69, 0, 31, 32, 0])
-    assert torch.equal(PackedWeights(codes).rows(chosen_T), codes[0, chosen_T])
+    assert torch.equal(PackedWeights(codes).rows(chosen_T), codes.values[0, chosen_T])
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_grouped_linear_is_its_definition(dtype: torch.dtype, kind: torch.dtype) -> None:
-    codes, scales = random_codes(kind, 5, 48, 64)
+def test_grouped_linear_is_its_definition(dtype: torch.dtype, kind: Format) -> None:
+    codes = random_codes(kind, 5, 48, 64)
     bias, counts = torch.randn(5, 48), torch.tensor([3, 0, 17, 1, 9])
     x = torch.randn(30, 64).to(dtype)
-    found = packed.grouped_linear(x, counts, PackedWeights(codes, scales, bias))
-    assert error(found, reference.grouped_linear(x, counts, PlainWeights(codes, scales, bias))) < BOUNDS[dtype]
+    found = packed.grouped_linear(x, counts, PackedWeights(codes, bias))
+    assert error(found, reference.grouped_linear(x, counts, PlainWeights(codes, bias))) < BOUNDS[dtype]
 
 
 @pytest.mark.parametrize("kind", ACTIVATION_LIMITS)
@@ -121,9 +130,12 @@ def test_activations_are_rounded_for_integer_weights(kind: torch.dtype, dtype: t
     x, limit = torch.randn(17, 160).to(dtype), ACTIVATION_LIMITS[kind]
     x[:, 32:64], x[:, 64:96] = 0, 1e-33
     ones = torch.eye(160, dtype=torch.int8)
-    codes = (ones, torch.ones(160)) if kind == torch.int8 else (ones[:, ::2] | ones[:, 1::2] << 4, torch.ones(160, 5))
-    values, scales = codes[0].view(kind)[None], codes[1][None]
-    found = packed.linear(x, PackedWeights(values, scales), torch.float32)
+    codes = (
+        Codes(ones[None], torch.ones(1, 160))
+        if kind == torch.int8
+        else Codes((ones[:, ::2] | ones[:, 1::2] << 4).view(kind)[None], torch.ones(1, 160, 5))
+    )
+    found = packed.linear(x, PackedWeights(codes), torch.float32)
     torch.testing.assert_close(found, quantized_activations(x, limit), rtol=2e-7, atol=0)
     largest = x.float().view(17, 5, 32).abs().amax(2).repeat_interleave(32, 1)
     errors = (found - x.float()).abs()
@@ -132,24 +144,25 @@ def test_activations_are_rounded_for_integer_weights(kind: torch.dtype, dtype: t
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_code_means_its_number(kind: torch.dtype) -> None:
+def test_every_code_means_its_number(kind: Format) -> None:
     """Rows that pick one input each read the weights back exactly."""
-    codes, scales = random_codes(kind, 1, 70, 256)
-    if kind == torch.int8:
-        codes[0, :, :255] = torch.arange(-127, 128)
-    if kind == torch.uint8:
-        codes[0] = torch.arange(128).to(torch.uint8)[None] + torch.arange(70).to(torch.uint8)[:, None] * 2
-    scales = None if scales is None else torch.ones_like(scales)
-    weights, expected = PackedWeights(codes, scales), dequantize(codes, scales)[0].T
+    codes = random_codes(kind, 1, 70, 256)
+    if codes.values.dtype == torch.int8:
+        codes.values[0, :, :255] = torch.arange(-127, 128)
+    if codes.values.dtype == torch.uint8:
+        codes.values[0] = torch.arange(128).to(torch.uint8)[None] + torch.arange(70).to(torch.uint8)[:, None] * 2
+    if codes.scales is not None:
+        codes.scales.fill_(1)
+    weights, expected = PackedWeights(codes), codes.dequantized()[0].T
     for dtype in BOUNDS:  # 1 is the largest integer times a scale, which may not be 1 again
-        found, rtol = packed.linear(torch.eye(256).to(dtype), weights), 2e-7 if kind in ACTIVATION_LIMITS else 0
-        torch.testing.assert_close(found, expected.to(dtype), rtol=rtol, atol=0)
+        found, rtol = packed.linear(torch.eye(256).to(dtype), weights), 2e-7 if kind >= Format.INT8 else 0
+        torch.testing.assert_close(found, expected.to(dtype), rtol=rtol, atol=1e-6 if kind is Format.Q4_1 else 0)
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_has_the_same_bits_among_any_number_of_rows(dtype: torch.dtype, kind: torch.dtype) -> None:
-    weights = PackedWeights(*random_codes(kind, 1, 70, 96))
+def test_a_row_has_the_same_bits_among_any_number_of_rows(dtype: torch.dtype, kind: Format) -> None:
+    weights = PackedWeights(random_codes(kind, 1, 70, 96))
     x = torch.randn(200, 96).to(dtype)
     assert rows_that_change(lambda x: packed.linear(x, weights), x, list(range(1, 201))) == []
     assert torch.equal(packed.linear(x[50:90], weights), packed.linear(x, weights)[50:90])
@@ -157,7 +170,7 @@ def test_a_row_has_the_same_bits_among_any_number_of_rows(dtype: torch.dtype, ki
 
 def test_the_check_of_rows_notices_another_order_of_addition() -> None:
     weight, swapped = torch.randn(1, 32, 512), torch.arange(511, -1, -1)
-    forwards, backwards = PackedWeights(weight), PackedWeights(weight[..., swapped])
+    forwards, backwards = PackedWeights(Codes(weight)), PackedWeights(Codes(weight[..., swapped]))
 
     def compute(x: Tensor) -> Tensor:
         return packed.linear(x, forwards) if len(x) > 4 else packed.linear(x[:, swapped], backwards)
@@ -167,9 +180,9 @@ def test_the_check_of_rows_notices_another_order_of_addition() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rows", [1, 5, 64])
-def test_a_row_has_the_same_bits_with_any_number_of_threads(kind: torch.dtype, rows: int) -> None:
-    codes, scales = random_codes(kind, 1, 520, 512)
-    weights, x = PackedWeights(codes, scales), torch.randn(rows, 512)
+def test_a_row_has_the_same_bits_with_any_number_of_threads(kind: Format, rows: int) -> None:
+    codes = random_codes(kind, 1, 520, 512)
+    weights, x = PackedWeights(codes), torch.randn(rows, 512)
     threads, found = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3, 7):
@@ -185,29 +198,31 @@ def test_bfloat16_weights_give_float32_rows_the_bits_of_float32_weights(exact: b
     weight = torch.randn(1, 40, 64)
     weight = weight.bfloat16().float() if exact else weight
     x = torch.randn(9, 64)
-    narrow = PackedWeights(weight.bfloat16())
-    same = torch.equal(packed.linear(x, PackedWeights(weight)), packed.linear(x, narrow))
+    narrow = PackedWeights(Codes(weight.bfloat16()))
+    same = torch.equal(packed.linear(x, PackedWeights(Codes(weight))), packed.linear(x, narrow))
     assert same == exact
 
 
 def test_no_rows_give_no_rows() -> None:
-    weights = PackedWeights(torch.randn(1, 40, 32))
+    weights = PackedWeights(Codes(torch.randn(1, 40, 32)))
     assert packed.linear(torch.empty(0, 32), weights).shape == (0, 40)
     assert packed.grouped_linear(torch.empty(0, 32), torch.zeros(1, dtype=torch.int64), weights).shape == (0, 40)
-    layer = Layer(torch.float32, torch.float32)
+    layer = Layer(Format.F32, torch.float32)
     nothing = slice(0, 0)
     assert packed.moe(*layer.choices(nothing), layer.routed, layer.shared, layer.gate_T[nothing]).shape == (0, 96)
     assert packed.gated_mlp(torch.empty(0, 96), layer.shared).shape == (0, 96)
 
 
 @pytest.mark.parametrize(("kind", "other", "together"), [
-    (torch.float32, torch.bfloat16, True),
-    (torch.int8, torch.int8, True),
-    (torch.int8, torch.bfloat16, False),
-    (torch.int8, torch.uint8, False),
+    (Format.F32, Format.BF16, True),
+    (Format.INT8, Format.INT8, True),
+    (Format.INT8, Format.Q8_0, True),
+    (Format.INT4, Format.Q4_1, True),
+    (Format.INT8, Format.BF16, False),
+    (Format.INT8, Format.INT4, False),
 ])  # fmt: skip
 def test_one_call_takes_weights_for_which_activations_have_one_form(
-    kind: torch.dtype, other: torch.dtype, together: bool
+    kind: Format, other: Format, together: bool
 ) -> None:
     layer, mixed = Layer(kind, torch.float32), Layer(other, torch.float32)
     assert packed.supports_fused(torch.float32, layer.routed)
@@ -216,13 +231,13 @@ def test_one_call_takes_weights_for_which_activations_have_one_form(
 
 def test_groups_that_are_not_full_are_refused() -> None:
     with pytest.raises(ValueError, match="multiple of 32"):
-        PackedWeights(torch.zeros(1, 8, 24, dtype=torch.uint8), torch.ones(1, 8, 2))
+        PackedWeights(Codes(torch.zeros(1, 8, 24, dtype=torch.uint8), torch.ones(1, 8, 2)))
 
 
 class Layer:
     """Six experts of width 64 and a shared one of width 32 over 96 coordinates, packed and plain, and 50 tokens."""
 
-    def __init__(self, kind: torch.dtype, dtype: torch.dtype, bias: bool = False) -> None:
+    def __init__(self, kind: Format, dtype: torch.dtype, bias: bool = False) -> None:
         self.routed, self.plain_routed = self._weights(kind, 6, 96, 64, bias)
         self.shared, self.plain_shared = self._weights(kind, 1, 96, 32, False)
         self.x_TD = torch.randn(50, 96).to(dtype)
@@ -232,12 +247,12 @@ class Layer:
         self.gate_T = torch.randn(50)
 
     def _weights(
-        self, kind: torch.dtype, experts: int, hidden: int, width: int, bias: bool
+        self, kind: Format, experts: int, hidden: int, width: int, bias: bool
     ) -> tuple[GatedMLPWeights[PackedWeights], GatedMLPWeights[PlainWeights]]:
         gate_up, down = random_codes(kind, experts, 2 * width, hidden), random_codes(kind, experts, hidden, width)
         biases = (torch.randn(experts, 2 * width), torch.randn(experts, hidden)) if bias else (None, None)
-        weights = GatedMLPWeights(PackedWeights(*gate_up, biases[0]), PackedWeights(*down, biases[1]))
-        return weights, GatedMLPWeights(PlainWeights(*gate_up, biases[0]), PlainWeights(*down, biases[1]))
+        weights = GatedMLPWeights(PackedWeights(gate_up, biases[0]), PackedWeights(down, biases[1]))
+        return weights, GatedMLPWeights(PlainWeights(gate_up, biases[0]), PlainWeights(down, biases[1]))
 
     def choices(self, part: slice = slice(None)) -> tuple[Tensor, Tensor, Tensor]:
         return self.x_TD[part], self.experts_TK[part], self.weights_TK[part]
@@ -246,7 +261,7 @@ class Layer:
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("clamp", [None, (1.7, 7.0)])
-def test_moe_is_its_definition(dtype: torch.dtype, kind: torch.dtype, clamp: tuple[float, float] | None) -> None:
+def test_moe_is_its_definition(dtype: torch.dtype, kind: Format, clamp: tuple[float, float] | None) -> None:
     layer = Layer(kind, dtype, bias=True)
     bound = 2 * max(BOUNDS[dtype], MOE_BOUNDS.get(kind, 0))
     for gate_T in (layer.gate_T, None):
@@ -259,14 +274,14 @@ def test_moe_is_its_definition(dtype: torch.dtype, kind: torch.dtype, clamp: tup
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 def test_gated_mlp_is_its_definition(dtype: torch.dtype) -> None:
-    layer = Layer(torch.int8, dtype)
+    layer = Layer(Format.INT8, dtype)
     expected = reference.gated_mlp(layer.x_TD, layer.plain_shared)
-    assert error(packed.gated_mlp(layer.x_TD, layer.shared), expected) < 2 * max(BOUNDS[dtype], MOE_BOUNDS[torch.int8])
+    assert error(packed.gated_mlp(layer.x_TD, layer.shared), expected) < 2 * max(BOUNDS[dtype], MOE_BOUNDS[Format.INT8])
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_token_has_the_same_bits_among_any_others(dtype: torch.dtype, kind: torch.dtype) -> None:
+def test_a_token_has_the_same_bits_among_any_others(dtype: torch.dtype, kind: Format) -> None:
     layer = Layer(kind, dtype)
 
     def compute(part: slice) -> Tensor:
@@ -279,7 +294,7 @@ def test_a_token_has_the_same_bits_among_any_others(dtype: torch.dtype, kind: to
 
 def test_a_choice_of_weight_zero_is_not_computed() -> None:
     """Its expert may hold anything."""
-    layer = Layer(torch.float32, torch.float32)
+    layer = Layer(Format.F32, torch.float32)
     layer.weights_TK[layer.experts_TK == 4] = 0
     expected = packed.moe(*layer.choices(), layer.routed)
     layer.routed.down.data.view(torch.float32).view(6, -1)[4] = torch.nan
@@ -290,7 +305,10 @@ def test_a_choice_of_weight_zero_is_not_computed() -> None:
 
 def test_moe_is_the_same_with_any_number_of_threads() -> None:
     gate_up, down = torch.randn(4, 512, 256).bfloat16(), torch.randn(4, 256, 256).bfloat16()
-    weights, x = GatedMLPWeights(PackedWeights(gate_up), PackedWeights(down)), torch.randn(30, 256).bfloat16()
+    weights, x = (
+        GatedMLPWeights(PackedWeights(Codes(gate_up)), PackedWeights(Codes(down))),
+        torch.randn(30, 256).bfloat16(),
+    )
     choices = torch.rand(30, 4).topk(2).indices, torch.rand(30, 2)
     threads, found = torch.get_num_threads(), []
     try:

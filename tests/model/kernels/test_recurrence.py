@@ -1,4 +1,4 @@
-"""What carries a state from token to token: short convolution, gated delta rule, Mamba-2."""
+"""What carries a state from token to token: short convolution, delta rules, Mamba-2 and Mamba-1."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.kernels import reference
 from model.kernels.cpu import inference
-from model.kernels.types import GatedDelta
+from model.kernels.types import GatedDelta, SelectiveScan
 from tests.model.kernels.random_inputs import DTYPES, close, normal, ragged, starts_of
 
 pytestmark = pytest.mark.usefixtures("cpu_isa")  # at every level that runs here
@@ -96,6 +96,78 @@ def test_mamba_scan(lengths: list[int], sizes: tuple[int, int, int, int], dtype:
     assert torch.equal(states[0][untouched], state[untouched])
 
 
+def selective_scan_inputs(
+    tokens: int, channels: int, width: int, dtype: torch.dtype = torch.float32
+) -> tuple[list[Tensor], SelectiveScan]:
+    """x, dt, B, C and the gate, and the small weights."""
+    shapes = (channels, channels, width, width, channels)
+    inputs = [normal(tokens, size, dtype=dtype) for size in shapes]
+    return inputs, SelectiveScan(normal(channels), normal(channels, width).abs().log(), normal(channels))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [(16, 16), (96, 16), (32, 48), (24, 16), (16, 8)], ids=str)
+@given(lengths=LENGTHS)
+@settings(max_examples=5)
+def test_selective_scan(lengths: list[int], sizes: tuple[int, int], dtype: torch.dtype) -> None:
+    starts, rows = ragged(lengths)
+    inputs, weights = selective_scan_inputs(sum(lengths), *sizes, dtype)
+    state = normal(len(lengths) + 1, *sizes)
+    states = [state.clone(), state.clone()]
+    outs = [
+        m.selective_scan(*inputs, weights, s, rows, starts) for m, s in zip((inference, reference), states, strict=True)
+    ]
+    close(*outs, dtype)
+    close(*states, torch.float32)
+    untouched = sorted({*range(len(lengths) + 1)} - {*rows.tolist()})
+    assert torch.equal(states[0][untouched], state[untouched])
+
+
+def kimi_delta_inputs(tokens: int, key_width: int, value_width: int, dtype: torch.dtype) -> list[Tensor]:
+    """q, k, v, a and b of three heads, A_log and dt_bias."""
+    shapes = ((3, key_width), (3, key_width), (3, value_width), (3, key_width), (3,))
+    return [*(normal(tokens, *shape, dtype=dtype) for shape in shapes), normal(3), normal(3, key_width)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [(16, 16), (32, 64), (128, 128), (8, 16)], ids=str)
+@given(lengths=LENGTHS)
+@settings(max_examples=5)
+def test_kimi_delta(lengths: list[int], sizes: tuple[int, int], dtype: torch.dtype) -> None:
+    starts, rows = ragged(lengths)
+    inputs, state = kimi_delta_inputs(sum(lengths), *sizes, dtype), normal(len(lengths) + 1, 3, *sizes)
+    states = [state.clone(), state.clone()]
+    outs = [m.kimi_delta(*inputs, s, rows, starts) for m, s in zip((inference, reference), states, strict=True)]
+    close(*outs, dtype)
+    close(*states, torch.float32)
+    untouched = sorted({*range(len(lengths) + 1)} - {*rows.tolist()})
+    assert torch.equal(states[0][untouched], state[untouched])
+
+
+def test_equal_decays_of_all_coordinates_are_the_gated_delta_rule() -> None:
+    q, k, v, a, b, A_log, dt_bias = kimi_delta_inputs(20, 32, 32, torch.float32)
+    a, dt_bias, row = (
+        a[..., :1].expand(a.shape),
+        dt_bias[:, :1].expand(dt_bias.shape),
+        torch.zeros(1, dtype=torch.int32),
+    )
+    found = reference.kimi_delta(q, k, v, a, b, A_log, dt_bias, torch.zeros(1, 3, 32, 32), row, starts_of([20]))
+    gates = reference.delta_gates(a[..., 0], b, A_log, dt_bias[:, 0])
+    close(found, reference.delta_rule(q, k, v, *gates, torch.zeros(1, 3, 32, 32), row, starts_of([20])), torch.float32)
+
+
+@pytest.mark.parametrize("length", [1, 30])
+def test_whole_rows_equal_the_served_recurrences(length: int) -> None:
+    row, starts = torch.zeros(1, dtype=torch.int32), starts_of([length])
+    inputs, weights = selective_scan_inputs(length, 16, 8)
+    served = reference.selective_scan(*inputs, weights, torch.zeros(1, 16, 8), row, starts)
+    close(reference.selective_scan_train(*(x[None] for x in inputs), weights)[0], served, torch.float32)
+    *of_tokens, A_log, dt_bias = kimi_delta_inputs(length, 16, 32, torch.float32)
+    served = reference.kimi_delta(*of_tokens, A_log, dt_bias, torch.zeros(1, 3, 16, 32), row, starts)
+    trained = reference.kimi_delta_train(*(x[None] for x in of_tokens), A_log, dt_bias)
+    close(trained[0], served, torch.float32)
+
+
 def test_a_time_step_of_zero_changes_no_state() -> None:
     x, dt, A, B, C = mamba_inputs(5, (2, 16, 1, 16))
     state, row = normal(1, 2, 16, 16), torch.zeros(1, dtype=torch.int32)
@@ -135,8 +207,22 @@ def mamba_run(dtype: torch.dtype) -> tuple[Run, Tensor]:
     )
 
 
+def selective_scan_run(dtype: torch.dtype) -> tuple[Run, Tensor]:
+    inputs, weights = selective_scan_inputs(46, 48, 32, dtype)
+    return lambda span, *state: inference.selective_scan(*(x[span] for x in inputs), weights, *state), torch.zeros(
+        2, 48, 32
+    )
+
+
+def kimi_delta_run(dtype: torch.dtype) -> tuple[Run, Tensor]:
+    *of_tokens, A_log, dt_bias = kimi_delta_inputs(46, 32, 64, dtype)
+    return lambda span, *state: inference.kimi_delta(
+        *(x[span] for x in of_tokens), A_log, dt_bias, *state
+    ), torch.zeros(2, 3, 32, 64)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("make", [short_conv_run, gated_delta_run, mamba_run])
+@pytest.mark.parametrize("make", [short_conv_run, gated_delta_run, mamba_run, selective_scan_run, kimi_delta_run])
 def test_cut_anywhere_and_batched_anyhow_the_bits_are_the_same(
     make: Callable[[torch.dtype], tuple[Run, Tensor]], dtype: torch.dtype
 ) -> None:

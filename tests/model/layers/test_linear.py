@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from model import kernels
+from model.kernels.matmul.codes import Codes
 from model.kernels.matmul.packed import PackedWeights
 from model.kernels.matmul.reference import PlainWeights
 from model.layers.frozen_linear import FrozenGroupedLinear, FrozenLinear, fused_mlp_weights
@@ -34,8 +35,8 @@ def filled(layer: M) -> M:
 def frozen(layer: Linear | GroupedLinear, form: Form) -> nn.Module:
     """The layer in another form."""
     if isinstance(layer, GroupedLinear):
-        return FrozenGroupedLinear(form(layer.weight, None, layer.bias))
-    return FrozenLinear(form(layer.weight[None], None, None if layer.bias is None else layer.bias[None]))
+        return FrozenGroupedLinear(form(Codes(layer.weight), layer.bias))
+    return FrozenLinear(form(Codes(layer.weight[None]), None if layer.bias is None else layer.bias[None]))
 
 
 @pytest.mark.parametrize("bias", [False, True])

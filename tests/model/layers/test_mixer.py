@@ -11,10 +11,14 @@ from model.cache import CacheStorage
 from model.config import (
     AttentionConfig,
     DeltaNetConfig,
+    KimiDeltaConfig,
     LatentAttentionConfig,
     Mamba2Config,
+    MambaConfig,
     MixerConfig,
     NormConfig,
+    NoRotary,
+    QKNormConfig,
     RotaryConfig,
     ShortConvConfig,
 )
@@ -25,10 +29,19 @@ from tests.model.batches import BLOCK, batch_of
 
 HIDDEN, TOKENS = 48, 64
 CASES: dict[str, MixerConfig] = {
-    "attention": AttentionConfig(4, 2, 16, RotaryConfig(8), qk_norm=NormConfig(), output_gate=True),
+    "attention": AttentionConfig(4, 2, 16, RotaryConfig(8), qk_norm=QKNormConfig(NormConfig()), output_gate=True),
     "attention without positions": AttentionConfig(3, 1, 16, None, scale=0.3, input_bias=True, output_bias=True),
+    "norms after positions": AttentionConfig(
+        4, 2, 16, RotaryConfig(16), qk_norm=QKNormConfig(NormConfig(), after_rotary=True)
+    ),
     "window and sinks": AttentionConfig(4, 2, 16, RotaryConfig(16), window=5, sinks=True, input_bias=True),
     "latent attention": LatentAttentionConfig(4, 24, 32, 16, 16, RotaryConfig(8), NormConfig(), 24**-0.5),
+    "latent attention without positions": LatentAttentionConfig(
+        4, None, 32, 16, 16, NoRotary(8), NormConfig(), 24**-0.5
+    ),
+    "kimi delta attention": KimiDeltaConfig(3, 16),
+    "mamba": MambaConfig(64, 16, 6),
+    "mamba with biases": MambaConfig(48, 8, 5, 3, False, True),
     "delta net": DeltaNetConfig(2, 4, 16, 16),
     "mamba2": Mamba2Config(4, 24, 1, 16),
     "mamba2 in groups": Mamba2Config(8, 12, 2, 16, 3, False, True, (0.1, 0.9)),

@@ -15,7 +15,9 @@ from model.config import (
     ReluConfig,
     RouterConfig,
     SigmoidBiasConfig,
+    SoftmaxBiasConfig,
     SoftmaxTopKConfig,
+    SparseMixerConfig,
     TopKSoftmaxConfig,
     TopPConfig,
 )
@@ -28,6 +30,9 @@ CONFIGS: list[RouterConfig] = [
     TopKSoftmaxConfig(3),
     SigmoidBiasConfig(3, scale=2.5),
     SigmoidBiasConfig(2, renormalize=False, groups=GroupLimit(4, top_groups=1, best_of=2)),
+    SoftmaxBiasConfig(3),
+    SparseMixerConfig(),
+    SparseMixerConfig(1, jitter=0.5),
     HashConfig(2),
     ExpertThresholdConfig(2),
     ReluConfig(2),
@@ -277,3 +282,20 @@ def test_hash_spreads_the_vocabulary() -> None:
 def test_an_impossible_k_is_refused(k: int) -> None:
     with pytest.raises(ValueError, match=r"1\.\.8 experts"):
         build_router(SoftmaxTopKConfig(k), EXPERTS)
+
+
+def test_sparse_mixer_weighs_an_expert_against_those_near_to_it() -> None:
+    router, ids = build_router(SparseMixerConfig(jitter=0.05), 4), torch.zeros(1, dtype=torch.int64)
+    routing = router(torch.tensor([[2.0, 1.9, 1.0, 0.95]]), ids)
+    assert routing.experts_TK.tolist() == [[0, 1]]
+    near = torch.tensor([2.0, 1.9]).softmax(-1)[0]  # 1.9 is within a tenth of 2.0; nothing is near to 1.9 but 2.0
+    torch.testing.assert_close(routing.weights_TK, torch.tensor([[float(near), 1.0]]))
+
+
+def test_sparse_mixer_chooses_two_at_most() -> None:
+    with pytest.raises(ValueError, match="at most 2 experts per token, not 3"):
+        SparseMixerConfig(3)
+    router, inputs = build_router(SparseMixerConfig(), EXPERTS), random_input(3, 0)
+    router(*inputs, k=2)  # negative control
+    with pytest.raises(ValueError, match="at most 2"):
+        router(*inputs, k=3)

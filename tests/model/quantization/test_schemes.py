@@ -6,11 +6,14 @@ from torch import Tensor
 
 from model import kernels
 from model.kernels.matmul.reference import PlainWeights
-from model.quantization import SCHEMES, Scheme, int4, plain_scheme
+from model.quantization import SCHEMES, Codes, Scheme, int4, plain_scheme, q8_0
+from model.quantization.scheme import frozen_linear
+from model.quantization.stored import Q8_0
 
 # Relative error (of norms) for Gaussian weights. 8 bits: a row's largest weight of about 3.5 sigma in 127 steps, each
 # off by up to half a step: 3.5 / 127 / sqrt(12) = 0.8 %. 4 bits were measured.
-BOUNDS = {"int8": 0.009, "int4": 0.085}
+BOUNDS = {"int8": 0.009, "int4": 0.085, "q8_0": 0.007}
+ALL = {**SCHEMES, Q8_0.name: Q8_0}
 SHAPES = [(48, 512), (3, 40, 256)]
 
 
@@ -19,7 +22,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(params=SCHEMES.values(), ids=list(SCHEMES))
+@pytest.fixture(params=ALL.values(), ids=list(ALL))
 def scheme(request: pytest.FixtureRequest) -> Scheme:
     return request.param  # type: ignore[no-any-return]
 
@@ -98,6 +101,7 @@ def test_codes_do_not_depend_on_how_many_rows_there_are(monkeypatch: pytest.Monk
     whole = scheme.quantize(weight)
     monkeypatch.setattr("model.quantization.int8.CHUNK", 64 * 3)
     monkeypatch.setattr("model.quantization.int4.CHUNK", 64 * 3)
+    monkeypatch.setattr("model.quantization.q8_0.CHUNK", 64 * 3)
     piecewise = scheme.quantize(weight)
     assert torch.equal(whole.values, piecewise.values)
     assert torch.equal(whole.scales, piecewise.scales)  # type: ignore[arg-type]
@@ -115,9 +119,27 @@ def test_four_bits_keep_the_head_in_eight() -> None:
     assert SCHEMES["int8"].head is SCHEMES["int8"]
 
 
+@pytest.mark.parametrize("scale", [2.0**-30, 2.0**-20, 2.0**-17, 1.0, 60_000.0, 1e9])
+def test_bfloat16_scales_are_kept_where_float16_has_them(scale: float) -> None:
+    """Checkpoints have bfloat16 scales. Smaller ones are off by at most 2^-25, larger ones become the largest."""
+    values = torch.arange(16, dtype=torch.uint8).repeat(4, 1) * 17
+    layer = frozen_linear(Codes(values, torch.full((4, 1), scale).bfloat16()), None)
+    found, numbers = layer(torch.eye(32))[:, 0], Codes(values, torch.ones(4, 1)).dequantized()[0]
+    wanted = min(float(torch.tensor(scale).bfloat16()), 65504.0)
+    error = 2.0**-25 if scale < 2.0**-17 else 0.0
+    torch.testing.assert_close(found, numbers * wanted, rtol=1e-6, atol=8 * error)
+    assert found.isfinite().all()
+
+
+def test_weights_that_are_too_large_for_float16_scales_stay_finite() -> None:
+    assert q8_0.quantize(torch.full((1, 32), 1e9)).dequantized().isfinite().all()
+    assert not q8_0.quantize(torch.full((1, 32), 1e-9)).dequantized().any()
+
+
 def test_inputs_that_do_not_divide_into_groups_take_eight_bits() -> None:
     weight = torch.randn(8, 48)
     assert int4.quantize(weight).values.dtype == torch.int8
+    assert q8_0.quantize(weight).scales.dtype == torch.float32  # type: ignore[union-attr]
     layer, x = SCHEMES["int4"].linear(weight), torch.randn(3, 48)
     assert error(layer(x), x @ weight.T) < BOUNDS["int8"]
 

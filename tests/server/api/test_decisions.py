@@ -7,6 +7,7 @@ import pytest
 from openai.types import Decision
 from starlette.testclient import TestClient
 
+from server.tasks import decide
 from tests.server.applications import Server
 from tests.server.fake_engine import logprob_of
 
@@ -93,3 +94,15 @@ def test_a_text_that_is_too_long_is_refused_at_the_first_question(client: TestCl
     error = ask(client, 400, input="x" * 1000, questions=[URGENT] * 400)["error"]
     assert error["code"] == "context_length_exceeded"
     assert server.engine.submitted == []
+
+
+def test_all_options_together_have_a_bounded_input(
+    client: TestClient, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decide, "MAX_PROMPT_TOKENS", 700)
+    assert ask(client, questions=[QUEUE])
+    server.engine.submitted.clear()
+    error = ask(client, 400, questions=[QUEUE] * 4)["error"]
+    assert error["param"] == "questions"
+    assert "700 tokens of input together" in error["message"]
+    assert not server.engine.submitted

@@ -1,7 +1,9 @@
 """`return_routing`, `experts_per_token` and `mask_experts` on all endpoints that have them."""
 
 import functools
+import json
 import operator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from starlette.testclient import TestClient
 from server.engine.types import ReturnedRouting, RoutingParams
 from server.generation.model_facts import ModelFacts, RouterFacts
 from server.generation.token_routing import MAX_CHOICES
+from server.middleware.api_keys import hash_key
 from tests.server.applications import Server, client_of, events_of, make_server
 from tests.server.fake_engine import routed
 
@@ -151,3 +154,18 @@ def test_masks_need_a_setting() -> None:
             assert client.post("/v1/generate", json=body).status_code == status
             masks = [request.routing.masked_experts for request in server.engine.submitted]
         assert masks == ([((0, (1,)), (2, (0, 3)))] if allowed else [])
+
+
+def test_of_several_keys_only_an_admin_s_may_mask(tmp_path: Path) -> None:
+    body = {"prompt": "Hi", "mask_experts": {"0": [1]}}
+    keys = [
+        {"name": name, "sha256": hash_key(name.encode()), "scopes": scopes}
+        for name, scopes in (("user", ["inference"]), ("boss", ["inference", "admin"]))
+    ]
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": keys}))
+    server = make_server(allow_expert_masks=True, keys_file=str(tmp_path / "keys.json"))
+    server.service.facts = FACTS
+    with client_of(server) as client:
+        for name, status in (("user", 403), ("boss", 200)):
+            headers = {"Authorization": f"Bearer {name}"}
+            assert client.post("/v1/generate", json=body, headers=headers).status_code == status

@@ -325,3 +325,18 @@ def test_wrong_tools_are_refused(client: TestClient, fields: dict[str, Any], par
     response = client.post(CHAT, json={"messages": QUESTION, "tools": [WEATHER]} | fields)
     assert response.status_code == 400
     assert response.json()["error"]["param"] == param
+
+
+NAMED: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": QUESTION, "tools": [{"type": "function", "function": {"name": "a b"}}]},
+    "/api/chat": {"messages": QUESTION, "tools": [{"type": "function", "function": {"name": "a b"}}]},
+    "/v1/responses": {"input": "hi", "tools": [{"type": "function", "name": "a b"}]},
+    "/v1/messages": {"messages": QUESTION, "max_tokens": 9, "tools": [{"name": "a b", "input_schema": {}}]},
+}
+
+
+@pytest.mark.parametrize("path", NAMED)
+def test_a_name_that_functions_cannot_have_is_refused_in_words(client: TestClient, path: str) -> None:
+    response = client.post(path, json=NAMED[path])
+    assert response.status_code == 400
+    assert "name: give a name of 1 to 128 letters, digits and _ . : - without spaces" in response.text

@@ -8,7 +8,7 @@ from model.cache import CacheStorage
 from model.config import SigmoidBiasConfig
 from model.layers.router import Routing
 from model.network import CausalLM
-from server.engine.decode_graphs import DecodeGraphs
+from server.engine.decode_graphs import DecodeGraphs, StepShape
 from tests.server.engine.tiny import VOCAB, tiny_config, tiny_network
 
 pytestmark = pytest.mark.compiled_kernels
@@ -27,7 +27,7 @@ class Decoder:
         self.lengths = [0] * 4
         self.routings: tuple[Routing | None, ...] = ()
 
-    def step(self, slots: list[int], seed: int) -> torch.Tensor:
+    def step(self, slots: list[int], seed: int, experts: int | torch.Tensor | None = None) -> torch.Tensor:
         positions = torch.tensor([self.lengths[slot] for slot in slots])
         tokens = torch.randint(VOCAB, (len(slots),), generator=torch.Generator().manual_seed(seed))
         blocks = int(positions.max()) // BLOCK + 1
@@ -37,12 +37,13 @@ class Decoder:
         for slot in slots:
             self.lengths[slot] += 1
         with torch.inference_mode():
-            scores, self.routings = self.steps.run(ForwardBatch(tokens, positions, starts, table, rows, self.cache))
+            batch = ForwardBatch(tokens, positions, starts, table, rows, self.cache, experts)
+            scores, self.routings = self.steps.run(batch)
         return scores.clone()
 
     @property
     def captured(self) -> list[int]:
-        return list(self.steps._captured)
+        return [shape.sequences for shape in self.steps._captured]
 
 
 PLAN = [[0], [0], [0], [2, 0], [0, 2], [0, 2], [1, 3], [3, 0], [0], [0, 1, 2], [0, 1, 2], [1, 2, 3], *[[0, 2]] * 20]
@@ -63,13 +64,28 @@ def test_replayed_steps_have_the_bits_of_computed_ones(network: CausalLM) -> Non
     assert computing.captured == []
 
 
+def test_steps_with_a_number_of_experts_are_replayed_too(network: CausalLM) -> None:
+    """Each number has a graph of its own; steps in which the numbers differ are computed."""
+    replaying, computing = Decoder(network), Decoder(network)
+    computing.steps._max_sequences = 0
+    mixed = torch.tensor([1, 0])
+    for seed, experts in enumerate([1, 1, 1, None, None, 1, mixed, mixed, None, 3, 3, 1]):
+        logits = replaying.step([0, 1], seed, experts)
+        assert torch.equal(logits, computing.step([0, 1], seed, experts))
+        routing = replaying.routings[0]
+        assert routing is not None
+        expected = [1, 2] if experts is mixed else [experts or 2] * 2
+        assert (routing.weights_TK > 0).sum(1).tolist() == expected
+    assert set(replaying.steps._captured) == {StepShape(2, 1), StepShape(2), StepShape(2, 3)}
+
+
 def test_the_comparison_can_fail(network: CausalLM) -> None:
     """Negative control: a replay without new inputs gives other logits."""
     decoder, other = Decoder(network), Decoder(network)
     for seed in range(3):
         decoder.step([0, 1], seed)
         other.step([0, 1], seed)
-    decoder.steps._captured[2]._write = lambda batch: None  # type: ignore[method-assign]
+    decoder.steps._captured[StepShape(2)]._write = lambda batch: None  # type: ignore[method-assign]
     assert not torch.equal(decoder.step([0, 1], 3), other.step([0, 1], 3))
 
 
@@ -83,7 +99,7 @@ def test_a_step_is_captured_when_it_comes_twice_in_a_row(network: CausalLM) -> N
 def test_the_least_recently_used_graphs_are_evicted(network: CausalLM) -> None:
     one = Decoder(network)
     one.step([0], 0), one.step([0], 1)
-    nbytes = one.steps._captured[1].graph.nbytes
+    nbytes = one.steps._captured[StepShape(1)].graph.nbytes
     decoder = Decoder(network, max_bytes=4 * nbytes)  # one and two sequences, or three
     for seed, slots in enumerate([[0], [0], [0, 1], [0, 1], [0], [0, 1, 2], [0, 1, 2]]):
         decoder.step(slots, seed)
@@ -93,7 +109,7 @@ def test_the_least_recently_used_graphs_are_evicted(network: CausalLM) -> None:
 def test_what_is_too_large_is_not_captured_again_and_again(network: CausalLM) -> None:
     one = Decoder(network)
     one.step([0], 0), one.step([0], 1)
-    decoder, other = Decoder(network, max_bytes=one.steps._captured[1].graph.nbytes), Decoder(network)
+    decoder, other = Decoder(network, max_bytes=one.steps._captured[StepShape(1)].graph.nbytes), Decoder(network)
     other.steps._max_sequences = 0
     for seed, slots in enumerate([[0], [0], [0, 1], [0, 1], [0, 1], [0, 1, 2], [0, 1, 2]]):
         assert torch.equal(decoder.step(slots, seed), other.step(slots, seed))

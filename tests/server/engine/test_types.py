@@ -19,7 +19,9 @@ from server.engine.types import (
     ReturnedRouting,
     RoutingParams,
     SamplingParams,
+    SchedulingParams,
     ScoreRequest,
+    TaskLoad,
     ThinkingBudget,
     TokenLogprobs,
     TokenRouting,
@@ -39,6 +41,7 @@ COMMON: dict[str, Any] = {
     "boundaries": (1, 2),
     "arrival_time": 1.5,
     "cache_salt": "key \N{SNOWMAN}",
+    "scheduling": SchedulingParams(-3, "tenant"),
     "routing": RoutingParams(2, False, ((0, (1, 3)),), ReturnedRouting((0, 2), 1, True), "chat"),
     "snapshot_token_ids": frozenset({8}),
 }
@@ -56,6 +59,7 @@ MESSAGES: list[Any] = [
     TIMES,
     ReturnedRouting((0, 2), 1, True, 5),
     COMMON["routing"],
+    COMMON["scheduling"],
     ROUTING[0],
     EngineOutput(
         "g",
@@ -73,7 +77,8 @@ MESSAGES: list[Any] = [
         1,
     ),
     LayerLoad(1, (30, 10), 0.6, 0.5),
-    EngineStats(*range(15), healthy=True, layers=(LayerLoad(1, (30, 10), 0.6, 0.5),)),
+    TaskLoad("chat", 20, ((30, 10), (0, 40))),
+    EngineStats(*range(15), healthy=True, layers=(LayerLoad(1, (30, 10), 0.6, 0.5),), experts_per_token=1),
 ]
 
 

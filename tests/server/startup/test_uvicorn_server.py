@@ -23,7 +23,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     monkeypatch.setattr("server.commands.serve.configure_logging", lambda *_, **__: None)  # it is for whole processes
     monkeypatch.setattr("server.commands.serve.load_backend", lambda settings: seen.append(settings.model))
-    monkeypatch.setattr("server.startup.uvicorn_server.run", lambda settings, backend, listeners: None)
+    monkeypatch.setattr("server.startup.uvicorn_server.run", lambda *_: None)
     return seen
 
 

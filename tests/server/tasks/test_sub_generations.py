@@ -1,7 +1,7 @@
 """Sub-generations of a task: refused at the beginning or run to the end, however full the server is."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -65,3 +65,17 @@ def test_a_request_that_has_not_begun_is_refused(server: Server) -> None:
     with pytest.raises(OverloadedError):
         run(run_sub_generations(Admission(server.service, "r"), prompts_of(server, 5), SAMPLING))
     assert rejected(server) == 1
+
+
+def test_prompts_are_made_when_they_are_needed(server: Server) -> None:
+    made: list[Prompt] = []
+    started: list[int] = []
+
+    def one_by_one() -> Iterator[Prompt]:
+        for prompt in prompts_of(server, MAX_PARALLEL + 3):
+            made.append(prompt)
+            yield prompt
+
+    server.engine.answer = lambda _: started.append(len(made)) or ()  # type: ignore[func-returns-value]
+    run(run_sub_generations(Admission(server.service, "r"), one_by_one(), SAMPLING))
+    assert started == [MAX_PARALLEL] * MAX_PARALLEL + [MAX_PARALLEL + 3] * 3

@@ -23,30 +23,45 @@ ARCHITECTURES = {
     "qwen3": "qwen3", "qwen3_moe": "qwen3moe", "qwen3_next": "qwen3next", "qwen3_5_moe_text": "qwen35moe",
     "granite": "granite", "granitemoe": "granitemoe", "granitemoeshared": "granitemoe",
     "granitemoehybrid": "granitehybrid", "lfm2": "lfm2", "lfm2_moe": "lfm2moe", "olmoe": "olmoe",
+    "olmo2": "olmo2", "olmo3": "olmo2", "smollm3": "smollm3", "phi3": "phi3", "glm4": "glm4", "gemma3_text": "gemma3",
+    "glm4_moe": "glm4moe", "dots1": "dots1", "ernie4_5_moe": "ernie4_5-moe", "minimax_m2": "minimax-m2",
+    "afmoe": "afmoe", "jamba": "jamba",
     "gpt_oss": "gpt-oss", "deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2",
 }  # fmt: skip
-_PERMUTED = ("llama", "granite", "granitemoe", "granitehybrid")
+_PERMUTED = ("llama", "granite", "granitemoe", "granitehybrid", "smollm3")
 
 
-def write_gguf(directory: Path, path: Path, kind: GgmlType = GgmlType.F32, **more: Any) -> Path:
-    """Write a GGUF file of a checkpoint's weights, matrices as `kind`. `more` is metadata of the architecture."""
+def write_gguf(
+    directory: Path, path: Path, kind: GgmlType = GgmlType.F32, kinds: Mapping[str, GgmlType] | None = None, **more: Any
+) -> Path:
+    """Write a GGUF file of a checkpoint's weights, matrices as `kind`, or by their names as one of `kinds`.
+
+    `more` is metadata of the architecture.
+    """
     hf = AutoConfig.from_pretrained(directory).to_dict()
-    architecture = ARCHITECTURES[hf["model_type"]]
+    architecture = architecture_of(hf)
     tensors = {n: t.float() for file in directory.glob("*.safetensors") for n, t in load_file(file).items()}
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in (_metadata(hf, architecture) | more).items():
         _add(writer, f"{architecture}.{key}", value)
     for name, tensor in _named(_changed(tensors, hf, architecture), hf, architecture):
         plain = tensor.contiguous().numpy()
-        block = gguf.GGML_QUANT_SIZES[kind][0]
+        wanted = (kinds or {}).get(name, kind)
+        block = gguf.GGML_QUANT_SIZES[wanted][0]
         is_matrix = tensor.dim() > 1 and not re.search("norm|conv|ssm_[ad]|ffn_gate_inp", name)
-        stored = kind if is_matrix and plain.shape[-1] % block == 0 else GgmlType.F32
+        stored = wanted if is_matrix and plain.shape[-1] % block == 0 else GgmlType.F32
         writer.add_tensor(name, gguf.quantize(plain, stored), raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def architecture_of(hf: Mapping[str, Any]) -> str:
+    if hf["model_type"] == "nemotron_h":
+        return "nemotron_h_moe" if "moe" in hf["layers_block_type"] else "nemotron_h"
+    return ARCHITECTURES[hf["model_type"]]
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
@@ -66,19 +81,25 @@ def _metadata(hf: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     heads = hf["num_attention_heads"]
     head_dim = hf.get("head_dim") or hf["hidden_size"] // heads
     rope = hf.get("rope_parameters") or {}
+    rope = rope.get("full_attention", rope)
     found = {
-        "block_count": hf["num_hidden_layers"],
+        "block_count": hf.get("num_hidden_layers") or len(hf["layers_block_type"]),
         "context_length": hf["max_position_embeddings"],
         "embedding_length": hf["hidden_size"],
         "feed_forward_length": hf.get("intermediate_size"),
         "attention.head_count": heads,
         "attention.head_count_kv": hf.get("num_key_value_heads") or heads,
         "attention.key_length": hf.get("head_dim"),
-        "attention.layer_norm_rms_epsilon": hf.get("rms_norm_eps") or hf.get("norm_eps"),
+        "attention.layer_norm_rms_epsilon": next(
+            hf[key] for key in ("rms_norm_eps", "norm_eps", "layer_norm_epsilon") if hf.get(key)
+        ),
         "rope.freq_base": float(rope.get("rope_theta", 10_000.0)),
         "rope.dimension_count": int(head_dim * rope.get("partial_rotary_factor", 1.0)),
-        "expert_count": hf.get("num_local_experts") or hf.get("num_experts") or hf.get("n_routed_experts"),
-        "expert_used_count": hf.get("num_experts_per_tok"),
+        "expert_count": hf.get("num_local_experts")
+        or hf.get("num_experts")
+        or hf.get("n_routed_experts")
+        or hf.get("moe_num_experts"),
+        "expert_used_count": hf.get("num_experts_per_tok") or hf.get("moe_k"),
         "expert_feed_forward_length": hf.get("moe_intermediate_size"),
         "expert_shared_feed_forward_length": hf.get("shared_intermediate_size"),
     }
@@ -86,6 +107,77 @@ def _metadata(hf: Mapping[str, Any], architecture: str) -> dict[str, Any]:
         found |= {"rope.scaling.type": rope["rope_type"], "rope.scaling.factor": float(rope["factor"])}
         found["rope.scaling.original_context_length"] = rope.get("original_max_position_embeddings")
     return found | _MORE.get(architecture, lambda hf: {})(hf)
+
+
+def _windows(hf: Mapping[str, Any]) -> dict[str, Any]:
+    if hf["model_type"] == "olmo2":
+        return {}
+    pattern = [kind == "sliding_attention" for kind in hf["layer_types"]]
+    return {"attention.sliding_window": hf["sliding_window"], "attention.sliding_window_pattern": pattern}
+
+
+def _phi3(hf: Mapping[str, Any]) -> dict[str, Any]:
+    rope = hf["rope_parameters"]
+    original = rope.get("original_max_position_embeddings") or hf["original_max_position_embeddings"]
+    found = {"attention.sliding_window": hf["sliding_window"] or 0, "rope.scaling.original_context_length": original}
+    if "long_factor" not in rope:
+        return found
+    scale = hf["max_position_embeddings"] / original
+    return found | {"rope.scaling.attn_factor": float(np.sqrt(1 + np.log(scale) / np.log(original)))}
+
+
+def _deepseek_moe(hf: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "leading_dense_block_count": hf["first_k_dense_replace"],
+        "expert_shared_count": hf["n_shared_experts"],
+        "expert_weights_scale": float(hf["routed_scaling_factor"]),
+        "expert_weights_norm": hf["norm_topk_prob"],
+        "expert_group_count": hf["n_group"],
+        "expert_group_used_count": hf["topk_group"],
+        "expert_gating_func": 2,
+    }
+
+
+def _ernie(hf: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "interleave_moe_layer_step": hf["moe_layer_interval"],
+        "leading_dense_block_count": hf["moe_layer_start_index"],
+        "expert_shared_count": hf["moe_num_shared_experts"],
+    }
+
+
+def _afmoe(hf: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "leading_dense_block_count": hf["num_dense_layers"],
+        "expert_shared_count": hf["num_shared_experts"],
+        "expert_weights_scale": float(hf["route_scale"]),
+        "attention.sliding_window": hf["sliding_window"],
+    }
+
+
+def _nemotron_h(hf: Mapping[str, Any]) -> dict[str, Any]:
+    kinds = hf["layers_block_type"]
+    found = {
+        "attention.head_count_kv": [hf["num_key_value_heads"] * (kind == "full_attention") for kind in kinds],
+        "feed_forward_length": [hf["intermediate_size"] * (kind == "mlp") for kind in kinds],
+        "ssm.conv_kernel": hf["conv_kernel"],
+        "ssm.state_size": hf["ssm_state_size"],
+        "ssm.group_count": hf["n_groups"],
+        "ssm.inner_size": hf["mamba_num_heads"] * hf["mamba_head_dim"],
+        "ssm.time_step_rank": hf["mamba_num_heads"],
+    }
+    return found | _deepseek_moe({"first_k_dense_replace": 0, **hf}) if "moe" in kinds else found
+
+
+def _jamba(hf: Mapping[str, Any]) -> dict[str, Any]:
+    period, offset, layers = hf["attn_layer_period"], hf["attn_layer_offset"], range(hf["num_hidden_layers"])
+    return {
+        "attention.head_count_kv": [hf["num_key_value_heads"] * (i % period == offset) for i in layers],
+        "ssm.conv_kernel": hf["mamba_d_conv"],
+        "ssm.state_size": hf["mamba_d_state"],
+        "ssm.inner_size": hf["mamba_expand"] * hf["hidden_size"],
+        "ssm.time_step_rank": hf["mamba_dt_rank"],
+    }
 
 
 def _granite(hf: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,6 +256,16 @@ def _deepseek(hf: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _MORE: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "olmo2": _windows,
+    "glm4moe": _deepseek_moe,
+    "dots1": _deepseek_moe,
+    "ernie4_5-moe": _ernie,
+    "afmoe": _afmoe,
+    "nemotron_h": _nemotron_h,
+    "nemotron_h_moe": _nemotron_h,
+    "jamba": _jamba,
+    "gemma3": lambda hf: {"attention.sliding_window": hf["sliding_window"]},
+    "phi3": _phi3,
     "granite": _granite,
     "granitemoe": _granite,
     "granitehybrid": _granite_hybrid,
@@ -178,10 +280,10 @@ _MORE: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
 
 def _named(tensors: Tensors, hf: Mapping[str, Any], architecture: str) -> Iterator[tuple[str, Tensor]]:
     code = next(code for code, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
-    names = gguf.get_tensor_name_map(code, hf["num_hidden_layers"])
+    names = gguf.get_tensor_name_map(code, hf.get("num_hidden_layers") or len(hf["layers_block_type"]))
     for name, tensor in tensors.items():
         found = names.get_name(name, try_suffixes=(".weight", ".bias")) or name
-        assert found.startswith(("blk.", "token_embd", "output", "rope_freqs")), f"no name for {name}"
+        assert found.startswith(("blk.", "token_embd", "output", "rope_f")), f"no name for {name}"
         yield found, tensor
 
 
@@ -193,6 +295,9 @@ def _changed(tensors: Tensors, hf: Mapping[str, Any], architecture: str) -> Tens
         tensors = {name: _permuted(name, tensor, hf) for name, tensor in tensors.items()}
     if (hf.get("rope_parameters") or {}).get("rope_type") == "llama3":
         tensors["rope_freqs.weight"] = _llama3_factors(hf)
+    for length in ("long", "short"):
+        if (factors := (hf.get("rope_parameters") or {}).get(f"{length}_factor")) is not None:
+            tensors[f"rope_factors_{length}.weight"] = torch.tensor(factors)
     changed: Tensors = {}
     for name, tensor in tensors.items():
         changed |= _changes(name, tensor, hf, architecture)
@@ -233,7 +338,7 @@ def _llama3_factors(hf: Mapping[str, Any]) -> Tensor:
 
 def _changes(name: str, tensor: Tensor, hf: Mapping[str, Any], architecture: str) -> Tensors:
     """What becomes of one tensor; all but a few stay as they are."""
-    layer = re.match(r"model\.layers\.(\d+)\.", name)
+    layer = re.match(r"(?:model|backbone)\.layers\.(\d+)\.", name)
     block = f"blk.{layer[1]}" if layer else ""
     if architecture in ("qwen3next", "qwen35moe"):
         return _delta_net(name, block, tensor, hf, architecture)
@@ -242,13 +347,20 @@ def _changes(name: str, tensor: Tensor, hf: Mapping[str, Any], architecture: str
         keys, values = tensor.unflatten(0, (hf["num_attention_heads"], -1)).split(sizes, dim=1)
         return {f"{block}.attn_k_b.weight": keys.mT, f"{block}.attn_v_b.weight": values}
     if name.endswith(("e_score_correction_bias", "expert_bias")):
-        return {f"{block}.exp_probs_b.bias": tensor}
-    if "feed_forward.experts" in name:
+        return {f"{block}.exp_probs_b.bias": tensor.flatten()}
+    if "feed_forward.experts" in name and architecture != "jamba":
         return {name.removeprefix("model."): tensor}
     if name.endswith("conv.conv.weight"):
         return {name: tensor.squeeze(1)}
+    if architecture == "gemma3" and name.endswith("norm.weight"):
+        return {name: tensor + 1}
     if architecture == "gpt-oss":
         return _gpt_oss(name, block, tensor)
+    if architecture == "jamba":
+        return _jamba_changes(name, block, tensor)
+    if architecture.startswith("nemotron_h"):
+        name = re.sub(r"backbone(.*)mixer\.experts", r"model\1mlp.experts", name)  # which the library has no name for
+        return _mamba2_changes(name, block, tensor, hf["n_groups"])
     if architecture.startswith("granite"):
         return _granite_changes(name, block, tensor, hf)
     return {name: tensor}
@@ -276,6 +388,10 @@ def _granite_changes(name: str, block: str, tensor: Tensor, hf: Mapping[str, Any
         return {f"{block}.ffn_gate{shared}.weight": gate, f"{block}.ffn_up{shared}.weight": up}
     if name.endswith("shared_mlp.output_linear.weight"):
         return {f"{block}.ffn_down{shared}.weight": tensor}
+    return _mamba2_changes(name, block, tensor, groups)
+
+
+def _mamba2_changes(name: str, block: str, tensor: Tensor, groups: int) -> Tensors:
     if name.endswith("conv1d.weight"):
         return {name: tensor.squeeze(1)}
     if name.endswith("A_log"):
@@ -284,9 +400,19 @@ def _granite_changes(name: str, block: str, tensor: Tensor, hf: Mapping[str, Any
         return {f"{block}.ssm_d": tensor[:, None]}
     if name.endswith("dt_bias"):
         return {f"{block}.ssm_dt.bias": tensor}
-    if name.endswith("mamba.norm.weight"):
+    if name.endswith(("mamba.norm.weight", "mixer.norm.weight")):
         return {name: tensor.reshape(groups, -1)}
     return {name: tensor}
+
+
+def _jamba_changes(name: str, block: str, tensor: Tensor) -> Tensors:
+    if name.endswith("conv1d.weight"):
+        return {name: tensor.squeeze(1)}
+    if name.endswith("A_log"):
+        return {f"{block}.ssm_a": -torch.exp(tensor)}
+    if name.endswith(".D"):
+        return {f"{block}.ssm_d": tensor}
+    return {name.replace("feed_forward.experts", "mlp.experts"): tensor}
 
 
 def _delta_net(name: str, block: str, tensor: Tensor, hf: Mapping[str, Any], architecture: str) -> Tensors:

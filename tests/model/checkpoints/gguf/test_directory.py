@@ -9,13 +9,17 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from gguf import GGMLQuantizationType as GgmlType
 from typer.testing import CliRunner
 
 from model.checkpoints.gguf.directory import GgufDirectory
 from model.checkpoints.reader import CheckpointError
 from model.files import read_object
+from model.kernels.matmul.packed import PackedWeights
+from model.layers.frozen_linear import FrozenLinear
 from model.loading.load import load_network
 from model.loading.quantize_checkpoint import quantize_checkpoint
+from model.network import CausalLM
 from model.quantization import SCHEMES
 from model.text.chat_template import ChatTemplate
 from model.text.tokenizer import Tokenizer
@@ -89,6 +93,62 @@ def test_it_is_quantized_like_the_checkpoint(model: Path, tmp_path: Path) -> Non
     ids = torch.arange(8)
     with torch.inference_mode():
         assert torch.equal(one(whole_batch(one, ids))[0], other(whole_batch(other, ids))[0])
+
+
+def formats(network: CausalLM) -> dict[str, str]:
+    found = {name: module.weights for name, module in network.named_modules() if isinstance(module, FrozenLinear)}
+    return {name: w.format.name for name, w in found.items() if isinstance(w, PackedWeights)}
+
+
+@pytest.mark.compiled_kernels
+def test_every_matrix_has_the_format_of_its_own_type(
+    model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kinds = {
+        "output.weight": GgmlType.Q5_1, "blk.0.ffn_down.weight": GgmlType.Q4_1, "blk.0.attn_output.weight": GgmlType.F16
+    }  # fmt: skip
+    directory = GgufDirectory(write_gguf(model.parent, tmp_path / "mixed.gguf", GgmlType.Q4_0, kinds))
+    with caplog.at_level("INFO"):
+        found = formats(load_network(directory, torch.bfloat16))
+    assert found["blocks.1.feed_forward.down"] == "INT4"
+    assert found["blocks.0.feed_forward.down"] == "Q4_1"
+    assert found["head"] == "Q8_0"
+    assert "BF16" in found.values()
+    assert caplog.messages == ["1 stored matrices are quantized a second time, for another format; one is head"]
+
+
+@pytest.mark.parametrize(("kind", "scheme"), [(GgmlType.Q8_0, "int8"), (GgmlType.Q4_0, "int4")])
+def test_codes_of_the_file_are_those_of_the_quantized_checkpoint(
+    kind: GgmlType, scheme: str, model: Path, tmp_path: Path
+) -> None:
+    source = GgufDirectory(write_gguf(model.parent, tmp_path / "model.gguf", kind, {"output.weight": GgmlType.Q8_0}))
+    told: list[tuple[int, int]] = []
+    quantize_checkpoint(source, tmp_path / "target", SCHEMES[scheme], progress=lambda *numbers: told.append(numbers))
+    assert told[-1][0] == told[-1][1]
+    ids, networks = torch.arange(8), [load_network(source, check=True), load_network(tmp_path / "target")]
+    with torch.inference_mode():
+        one, other = (network.logits(network(whole_batch(network, ids))[0]) for network in networks)
+    assert torch.equal(one, other)
+
+
+def test_damaged_scales_are_found_when_asked(model: Path, tmp_path: Path) -> None:
+    path = write_gguf(model.parent, tmp_path / "model.gguf", GgmlType.Q8_0)
+    directory = GgufDirectory(path)
+    start = directory._files[0].tensors["blk.0.ffn_down.weight"].start
+    with path.open("r+b") as file:
+        file.seek(start)
+        file.write(np.float16(np.inf).tobytes())
+    with pytest.raises(CheckpointError, match=r"down_proj\.weight holds NaN or infinite scales"):
+        load_network(directory, check=True)
+
+
+def test_inspect_offers_a_quantized_file_as_it_is_stored(model: Path, tmp_path: Path) -> None:
+    path = write_gguf(model.parent, tmp_path / "model.gguf", GgmlType.Q8_0)
+    found = CliRunner().invoke(app, ["inspect", str(path), "--json"])
+    assert found.exit_code == 0, found.output
+    described = json.loads(found.output)
+    assert [fit["scheme"] for fit in described["fits"]] == ["Q8_0", "int8", "int4"]
+    assert "--quantize" not in described["command"]
 
 
 def test_inspect_describes_it(model: Path) -> None:

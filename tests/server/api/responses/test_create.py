@@ -1,5 +1,6 @@
 """OpenAI's responses: items in, items out, and what needs storage is refused."""
 
+import json
 from typing import Any
 
 import pytest
@@ -122,3 +123,34 @@ def test_a_failed_step_ends_the_stream_with_a_failed_response(client: TestClient
     assert empty == ""
     assert last.startswith("event: response.failed\n")
     assert '"error":{"code":"server_error","message":"the step failed"}' in last
+
+
+LOGPROBS = {"include": ["message.output_text.logprobs"], "top_logprobs": 2}
+
+
+def test_the_tokens_of_the_content_have_log_probabilities(client: TestClient, server: Server) -> None:
+    server.answer_with(f"<think>hm</think>Köln.\n{CALL}")
+    reasoning, message, _ = ask(client, tools=[WEATHER], **LOGPROBS)["output"]
+    assert "logprobs" not in reasoning["content"][0]
+    found = message["content"][0]["logprobs"]
+    assert bytes(byte for entry in found for byte in entry["bytes"]).decode().strip() == "Köln."
+    assert all(len(entry["top_logprobs"]) == 2 and entry["logprob"] < 0 for entry in found)
+
+
+def test_log_probabilities_are_streamed_with_their_text(client: TestClient, server: Server) -> None:
+    server.answer_with("<think>hm</think>Köln.")
+    whole = ask(client, **LOGPROBS)["output"][1]["content"][0]["logprobs"]
+    text = client.post("/v1/responses", json={"input": "hi", "stream": True} | LOGPROBS).text
+    events = [json.loads(line.removeprefix("data: ")) for line in text.split("\n") if line.startswith("data: ")]
+    deltas = [event for event in events if event["type"] == "response.output_text.delta"]
+    [done] = [event for event in events if event["type"] == "response.output_text.done"]
+    assert len(deltas) > 2
+    assert [entry for event in deltas for entry in event["logprobs"]] == done["logprobs"] == whole
+    assert events[-1]["response"]["output"][1]["content"][0]["logprobs"] == whole
+
+
+def test_there_are_no_log_probabilities_unless_they_are_asked_for(client: TestClient) -> None:
+    answer = ask(client, top_logprobs=2)
+    assert answer["output"][0]["content"][0]["logprobs"] == []
+    assert "top_logprobs" in answer["warnings"][0]
+    assert ask(client, 400, top_logprobs=21)["error"]["param"] == "top_logprobs"

@@ -8,7 +8,10 @@ import torch
 from model.layers.router import Routing
 from server.engine.engine import Engine
 from server.engine.routing.expert_load import STEPS_KEPT, TOKENS_KEPT, ExpertLoadRecorder
+from server.engine.types import TaskLoad
 from tests.server.engine.tiny import engine_config, request, run, tiny_network
+
+ONE = [("chat", 1)]
 
 
 def routing(experts: list[list[int]], weights: list[list[float]], scores: list[list[float]]) -> Routing:
@@ -17,8 +20,10 @@ def routing(experts: list[list[int]], weights: list[list[float]], scores: list[l
 
 def test_counts_entropy_and_imbalance_by_hand() -> None:
     load = ExpertLoadRecorder({1: 4})
-    load.observe((None, routing([[0, 1], [0, 2]], [[0.5, 0.5], [1.0, 0.0]], [[0.0] * 4, [50.0, 0.0, 0.0, 0.0]])))
-    load.observe((None, routing([[0, 1]], [[0.5, 0.5]], [[0.0] * 4])))
+    load.observe(
+        (None, routing([[0, 1], [0, 2]], [[0.5, 0.5], [1.0, 0.0]], [[0.0] * 4, [50.0, 0.0, 0.0, 0.0]])), [("chat", 2)]
+    )
+    load.observe((None, routing([[0, 1]], [[0.5, 0.5]], [[0.0] * 4])), ONE)
     assert load.loads[0].tokens_per_expert == (0, 0, 0, 0), "nothing is counted before it is worth it"
     load.flush()
     (layer,) = load.loads
@@ -30,8 +35,8 @@ def test_counts_entropy_and_imbalance_by_hand() -> None:
 
 def test_steps_with_different_numbers_of_choices_are_counted_together() -> None:
     load = ExpertLoadRecorder({0: 2})
-    load.observe((routing([[0]], [[1.0]], [[0.0, 0.0]]),))
-    load.observe((routing([[1, 0]], [[1.0, 1.0]], [[0.0, 0.0]]),))
+    load.observe((routing([[0]], [[1.0]], [[0.0, 0.0]]),), ONE)
+    load.observe((routing([[1, 0]], [[1.0, 1.0]], [[0.0, 0.0]]),), ONE)
     load.flush()
     assert load.loads[0].tokens_per_expert == (2, 1)
 
@@ -39,7 +44,7 @@ def test_steps_with_different_numbers_of_choices_are_counted_together() -> None:
 def test_a_busy_engine_counts_every_few_steps_and_keeps_no_more() -> None:
     load = ExpertLoadRecorder({0: 2})
     for _ in range(STEPS_KEPT):
-        load.observe((routing([[0]], [[1.0]], [[0.0, 0.0]]),))
+        load.observe((routing([[0]], [[1.0]], [[0.0, 0.0]]),), ONE)
     assert load.loads[0].tokens_per_expert == (STEPS_KEPT, 0)
     load.flush()
     assert load.loads[0].tokens_per_expert == (STEPS_KEPT, 0)
@@ -47,7 +52,7 @@ def test_a_busy_engine_counts_every_few_steps_and_keeps_no_more() -> None:
 
 def test_dense_layers_are_left_out() -> None:
     load = ExpertLoadRecorder({})
-    load.observe((None, None))
+    load.observe((None, None), ONE)
     load.flush()
     assert load.loads == ()
 
@@ -61,7 +66,33 @@ def test_counts_are_there_before_anything_is_routed() -> None:
 
 def test_long_steps_are_counted_at_once() -> None:
     load = ExpertLoadRecorder({0: 4})
-    load.observe((routing([[0, 1]] * TOKENS_KEPT, [[0.5, 0.5]] * TOKENS_KEPT, [[0.0] * 4] * TOKENS_KEPT),))
+    load.observe(
+        (routing([[0, 1]] * TOKENS_KEPT, [[0.5, 0.5]] * TOKENS_KEPT, [[0.0] * 4] * TOKENS_KEPT),),
+        [("chat", TOKENS_KEPT)],
+    )
     assert load.loads[0].tokens_per_expert == (TOKENS_KEPT, TOKENS_KEPT, 0, 0)
-    load.observe((routing([[2, 3]], [[0.5, 0.5]], [[0.0] * 4]),))
+    load.observe((routing([[2, 3]], [[0.5, 0.5]], [[0.0] * 4]),), ONE)
     assert load.loads[0].tokens_per_expert == (TOKENS_KEPT, TOKENS_KEPT, 0, 0), "a short one after it is not"
+
+
+def test_the_window_tells_tasks_apart() -> None:
+    load = ExpertLoadRecorder({0: 4, 2: 2})
+    layers = (
+        routing([[0, 1], [2, 0], [3, 1]], [[0.5, 0.5], [1.0, 0.0], [0.5, 0.5]], [[0.0] * 4] * 3),
+        None,
+        routing([[0], [1], [1]], [[1.0]] * 3, [[0.0] * 2] * 3),
+    )
+    load.observe(layers, [("chat", 1), ("translate", 2)])
+    load.observe((routing([[3]], [[1.0]], [[0.0] * 4]), None, routing([[0]], [[1.0]], [[0.0] * 2])), ONE)
+    load.flush()
+    assert load.window.load(1) == (
+        TaskLoad("chat", 2, ((1, 1, 0, 1), (2, 0))),
+        TaskLoad("translate", 2, ((0, 1, 1, 1), (0, 2))),
+    )
+
+
+def test_masked_scores_have_an_entropy() -> None:
+    load = ExpertLoadRecorder({0: 2})
+    load.observe((routing([[0]], [[1.0]], [[0.0, -math.inf]]),), ONE)
+    load.flush()
+    assert load.loads[0].entropy == 0.0

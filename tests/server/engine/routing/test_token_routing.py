@@ -178,3 +178,43 @@ def test_asking_changes_no_token_and_each_output_has_its_own(network: CausalLM) 
     assert sum((output.token_ids for output in outputs), ()) == plain.token_ids
     assert [len(output.routing) for output in outputs] == [len(output.token_ids) for output in outputs]
     assert [bool(output.prompt_routing) for output in outputs] == [True] + [False] * (len(outputs) - 1)
+
+
+@pytest.mark.compiled_kernels
+@pytest.mark.parametrize("config", [config for config in CONFIGS if not isinstance(config, HashConfig)], ids=repr)
+def test_masked_experts_get_no_token_and_neighbours_change_no_bit(config: RouterConfig) -> None:
+    network = tiny_network(tiny_config(router=config))
+    prompt = random_prompt(np.random.default_rng(9), 25)
+    plain = run(Engine(network, engine_config()), [request("plain", prompt, 8, routing=ALL)])["plain"]
+    masks = ((0, (3,)), (2, (0, 1)))
+    engine = Engine(network, engine_config(max_prefill_chunk=9))
+    requests = [request("plain", prompt, 8, routing=ALL)]
+    requests.append(request("masked", prompt, 8, routing=replace(ALL, masked_experts=masks)))
+    for _ in range(2):  # the second time with cached prefixes
+        results = run(engine, [replace(r, request_id=r.request_id) for r in requests])
+        assert replace(results["plain"], times=None) == replace(plain, times=None)
+        masked = results["masked"]
+        for token in (*masked.prompt_routing, *masked.routing):
+            assert all(set(token.experts[layer]).isdisjoint(experts) for layer, experts in masks)
+        assert masked.prompt_routing != plain.prompt_routing
+
+
+@pytest.mark.parametrize(
+    ("masked", "words"),
+    [
+        (((9, (0,)),), "names layer 9: those with experts are 0, 1, 2, 3"),
+        (((1, (4,)),), "names expert 4 of layer 1: there are 0 to 3"),
+        (((1, (0, 1, 2)),), "leaves too few experts in layer 1: a token needs 2"),
+    ],
+)
+def test_masks_that_cannot_be_are_refused(
+    network: CausalLM, masked: tuple[tuple[int, tuple[int, ...]]], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        Engine(network, engine_config()).check(request("r", [5], routing=RoutingParams(masked_experts=masked)))
+
+
+def test_a_hash_router_has_no_masks() -> None:
+    engine = Engine(tiny_network(tiny_config(router=HashConfig(2))), engine_config())
+    with pytest.raises(ValueError, match="hash router"):
+        engine.check(request("r", [5], routing=RoutingParams(masked_experts=((0, (1,)),))))

@@ -1,0 +1,1 @@
+"""What the experts of a model do with texts of several tasks and languages."""

@@ -1,0 +1,97 @@
+"""A routing report in Markdown, and the baseline that a server compares its load with."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from model.evaluation.routing.measures import AXES, BATCH_SIZES, RoutingStudy
+from model.evaluation.routing.plots import write_plots
+from model.loading.routing_baseline import RoutingBaseline
+
+STRONGEST = 3  # experts named for each label
+
+
+def write_report(model: str, study: RoutingStudy, directory: Path) -> list[str]:
+    """Write report.md, its pictures and routing_baseline.json; returns the names. ImportError without matplotlib."""
+    directory.mkdir(parents=True, exist_ok=True)
+    pictures = write_plots(study, directory)
+    (directory / "report.md").write_text("\n".join(_lines(model, study)) + "\n", encoding="utf-8")
+    baseline_of(study).save(directory)
+    return ["report.md", "routing_baseline.json", *pictures]
+
+
+def baseline_of(study: RoutingStudy) -> RoutingBaseline:
+    """Each expert's share of the choices in its layer."""
+    shares = {layer.layer: tuple((layer.load_E / max(layer.load_E.sum(), 1)).tolist()) for layer in study.layers}
+    return RoutingBaseline(study.num_tokens, shares)
+
+
+def strongest(study: RoutingStudy, axis: str) -> dict[str, list[tuple[int, int, float]]]:
+    """For each label the experts that it uses most, compared with an even share: (layer, expert, times even)."""
+    found = {}
+    for number, label in enumerate(study.labels[axis]):
+        scored = [
+            (layer.layer, expert, float(share * layer.used_TE.shape[1]))
+            for layer in study.layers
+            for expert, share in enumerate(layer.shares(axis)[number])
+        ]
+        found[label] = sorted(scored, key=lambda entry: -entry[2])[:STRONGEST]
+    return found
+
+
+def _lines(model: str, study: RoutingStudy) -> Iterator[str]:
+    yield f"# Routing of {model}"
+    yield ""
+    yield (
+        f"{study.num_tokens:,} tokens of {study.num_texts:,} texts; {len(study.layers)} layers with "
+        f"{study.layers[0].used_TE.shape[1]} experts. Written by `routelm routing`."
+    )
+    yield from ("", "## Layers", "")
+    yield from _table(
+        ["layer", "experts per token", "entropy, bits", "imbalance", "dead", *(f"I({axis}; expert)" for axis in AXES)],
+        _layer_rows(study),
+    )
+    yield ""
+    yield (
+        "Entropy is that of the experts' shares of all choices, log2 of their number when even. Imbalance is MaxVio, "
+        "(largest - mean) / mean. Dead experts get less than a tenth of the mean. I(x; expert) is how many bits a "
+        "single choice tells of x."
+    )
+    yield from ("", "![Load of the experts by layer](load.png)")
+    for axis in AXES:
+        yield from ("", f"## Experts by {axis}", "")
+        rows = [
+            [label, ", ".join(f"layer {layer} expert {expert} ({times:.1f})" for layer, expert, times in entries)]
+            for label, entries in strongest(study, axis).items()
+        ]
+        yield from _table([axis, "strongest experts (times an even share)"], rows)
+        yield from ("", f"![Experts by {axis}]({axis}.png)")
+    yield from ("", "## Which experts are used together", "", "![Co-activation](coactivation.png)")
+    yield from ("", "## Bytes touched by a decode step", "")
+    rows = [
+        [str(size), f"{sum(study.distinct_experts[size]):.1f}", f"{study.touched_bytes(size) / 2**20:.2f}"]
+        for size in BATCH_SIZES
+    ]
+    yield from _table(["sequences", "distinct experts, all layers", "MiB of routed experts in bfloat16"], rows)
+    yield from ("", "![Bytes by batch size](bytes.png)")
+
+
+def _layer_rows(study: RoutingStudy) -> Iterator[list[str]]:
+    for layer in study.layers:
+        load_E = layer.load_E
+        share_E = load_E / max(load_E.sum(), 1)
+        yield [
+            str(layer.layer),
+            f"{load_E.sum() / study.num_tokens:.2f}",
+            f"{-sum(p * math.log2(p) for p in share_E if p):.2f}",
+            f"{load_E.max() / load_E.mean() - 1:.2f}",
+            ", ".join(map(str, layer.dead_experts)) or "none",
+            *(f"{layer.information(axis):.3f}" for axis in AXES),
+        ]
+
+
+def _table(head: Sequence[str], rows: Iterator[list[str]] | list[list[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
