@@ -12,7 +12,7 @@ from benchmarks import record
 from model.loading.load import load_network
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
-from server.engine.types import GenerateRequest, SamplingParams
+from server.engine.types import DEFAULT_ROUTING, GenerateRequest, RoutingParams, SamplingParams
 
 
 def build(model: Path, max_num_seqs: int = 64) -> Engine:
@@ -20,7 +20,15 @@ def build(model: Path, max_num_seqs: int = 64) -> Engine:
     return Engine(network, EngineConfig(max_model_len=1024, max_num_seqs=max_num_seqs))
 
 
-def output_rate(engine: Engine, streams: int, *, prompt: int = 128, output: int = 64, rounds: int = 2) -> float:
+def output_rate(
+    engine: Engine,
+    streams: int,
+    *,
+    prompt: int = 128,
+    output: int = 64,
+    rounds: int = 2,
+    routing: RoutingParams = DEFAULT_ROUTING,
+) -> float:
     """Output tokens per second with always `streams` requests under way, `rounds` requests per stream."""
     vocabulary = engine.runner.network.config.vocab_size
     draw = random.Random(time.perf_counter_ns())
@@ -29,7 +37,7 @@ def output_rate(engine: Engine, streams: int, *, prompt: int = 128, output: int 
     def submit(number: int) -> None:
         ids = tuple(draw.randrange(32, vocabulary) for _ in range(prompt))
         sampling = SamplingParams(max_tokens=output, temperature=0.0, ignore_eos=True)
-        engine.submit(GenerateRequest(f"{draw.random()}-{number}", ids, sampling))
+        engine.submit(GenerateRequest(f"{draw.random()}-{number}", ids, sampling, routing=routing))
 
     start = time.perf_counter()
     for number in range(streams):

@@ -24,7 +24,7 @@ from benchmarks.event_client import post_for_events
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What is sent."""
+    """What is sent. `fields` are further fields of each body."""
 
     url: str
     model: str
@@ -32,6 +32,7 @@ class Load:
     output_tokens: int
     shared_prefix: int
     vocabulary: int
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -62,6 +63,7 @@ async def ask(load: Load, draw: random.Random, timing: Timing | None = None) -> 
     rest = [draw.randrange(32, load.vocabulary) for _ in range(load.prompt_tokens - load.shared_prefix)]
     body = {
         "model": load.model,
+        **load.fields,
         "prompt": prefix + rest,
         "max_tokens": load.output_tokens,
         "temperature": 0,

@@ -46,16 +46,16 @@ class CheckpointReader(Protocol):
 
     def codes(self, name: str) -> Codes:
         """A tensor whose header has codes, without dequantizing it."""
-        raise NotImplementedError(name)
+        raise TypeError(f"tensor {name} is not stored as codes")
 
 
 def widest(headers: Sequence[TensorHeader]) -> Format | None:
     """The format with the most bits; None if one of the tensors is not quantized."""
-    formats = [header.format for header in headers]
-    return None if None in formats else max(formats, key=lambda format: format.bits_per_weight)
+    formats = [header.format for header in headers if header.format is not None]
+    return max(formats, key=lambda format: format.bits_per_weight) if len(formats) == len(headers) else None
 
 
-def joined_codes_header(join: Callable[[Sequence[Tensor]], Tensor], headers: Sequence[TensorHeader]) -> Codes | None:
+def joined_codes_header(join: Callable[[list[Tensor]], Tensor], headers: Sequence[TensorHeader]) -> Codes | None:
     """The header of the codes of tensors that are joined. None where `join` fails, because it mixes inputs.
 
     Values and scales have different widths, so what changes the order or number of inputs does not fit both.

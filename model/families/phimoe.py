@@ -31,7 +31,11 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
 
 
 def _rotary(hf: HfConfig, head_dim: int) -> RotaryConfig:
-    """LongRoPE has its magnitudes in the config: `short_mscale` and `long_mscale`."""
+    """LongRoPE has its magnitudes in the config: `short_mscale` and `long_mscale`.
+
+    A longer context than the original one has the long factors, as in the code that was published with the weights;
+    transformers has the short ones with the long magnitude.
+    """
     rotary = standard.rotary(hf, head_dim)
     if not isinstance(rotary.scaling, FrequencyFactors):
         return rotary

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoints.safetensors_files import CheckpointError, CheckpointReader
-from model.kernels.matmul.codes import GROUP_SIZE
+from model.kernels.matmul.codes import GROUP_SIZE, Codes
 from model.layers.linear import GroupedLinear, Linear
 from model.quantization import plain
-from model.quantization.scheme import Codes, frozen_grouped, frozen_linear
+from model.quantization.scheme import frozen_grouped, frozen_linear
 
 METHOD = "routelm"
 VERSION = 1

@@ -54,7 +54,7 @@ class Drain:
         if self.stop_background is not None:
             await self.stop_background()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), self._grace)
+            await asyncio.wait_for(self._idle.wait(), max(end - time.monotonic(), 0.0))
         if self.close_engine is not None:
             await self.close_engine(max(end - time.monotonic(), 0.0))
 

@@ -23,9 +23,10 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    log = tmp_path_factory.mktemp("server") / "log"
-    context = ("--max-model-len", str(CONTEXT))
-    with running_server(request.config.getoption("--server-python"), log, *context) as url:
+    directory = tmp_path_factory.mktemp("server")
+    log = directory / "log"
+    options = ("--max-model-len", str(CONTEXT), "--batch-dir", str(directory / "batches"))
+    with running_server(request.config.getoption("--server-python"), log, *options) as url:
         yield url
     assert "Traceback" not in log.read_text()
 

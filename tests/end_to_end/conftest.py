@@ -1,8 +1,11 @@
 """A real server of the bundled model on a free port: nothing is faked."""
 
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import pytest
@@ -53,6 +56,27 @@ def serving(**settings: object) -> Iterator[RunningServer]:
         finally:
             server.http.close()
             server.openai.close()
+
+
+@contextmanager
+def server_process(*options: str) -> Iterator[tuple[str, int]]:
+    """URL and process id of `routelm serve` with the bundled model."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "server", "serve", "--port", str(port), "--log-level", "warning", *options]
+    process = subprocess.Popen(command)
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
+    try:
+        while time.monotonic() < deadline and process.poll() is None:
+            with suppress(httpx.TransportError, httpx.HTTPStatusError):
+                httpx.get(f"{url}/health/ready", trust_env=False).raise_for_status()
+                break
+            time.sleep(0.05)
+        yield url, process.pid
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
 
 
 @pytest.fixture(scope="module")

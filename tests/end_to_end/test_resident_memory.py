@@ -1,17 +1,14 @@
 """What an idle server of the bundled model takes: memory is there for the requests, not before them."""
 
 import re
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import pytest
 import torch
+
+from tests.end_to_end.conftest import server_process
 
 pytestmark = [
     pytest.mark.slow,
@@ -30,21 +27,8 @@ def anonymous_mib(pid: int) -> int:
 @pytest.fixture
 def server() -> Iterator[tuple[str, int]]:
     """URL and process id of a server with default settings."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "-m", "server", "serve", "--port", str(port), "--log-level", "warning"])
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
-    try:
-        while time.monotonic() < deadline and process.poll() is None:
-            with suppress(httpx.TransportError):
-                httpx.get(f"{url}/health/ready", trust_env=False).raise_for_status()
-                break
-            time.sleep(0.05)
-        yield url, process.pid
-    finally:
-        process.terminate()
-        assert process.wait(60) == 0
+    with server_process() as found:
+        yield found
 
 
 def test_an_idle_server_is_small_and_grows_with_its_requests(server: tuple[str, int]) -> None:

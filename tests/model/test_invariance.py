@@ -118,7 +118,7 @@ def test_widths_may_be_any_numbers(dtype: torch.dtype) -> None:
 @torch.inference_mode()
 def test_the_comparison_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     """Negative control: with plain float32 products instead of packed ones, the batch shows in the bits."""
-    monkeypatch.setattr("model.loading.freeze.freeze_module", lambda network, name, scheme: None)
+    monkeypatch.setattr("model.loading.freeze._freeze_module", lambda network, name, scheme: None)
     network = tiny_network(SoftmaxTopKConfig(2), torch.float32)
     tokens = torch.randint(0, 128, (40,)).tolist()
     assert not torch.equal(run_in_pieces(network, tokens, list(range(1, 40))), sequence_hidden(network, tokens))

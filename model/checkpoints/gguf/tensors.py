@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.checkpoints.gguf.architectures import ARCHITECTURES, Architecture, HfConfig, Join, only
+from model.checkpoints.gguf.architecture import Architecture, HfConfig, Join, only
+from model.checkpoints.gguf.architectures import ARCHITECTURES
 from model.checkpoints.gguf.file import GgufFile
 from model.checkpoints.reader import CheckpointError, CheckpointReader, TensorHeader, joined_codes_header, widest
 from model.kernels.matmul.codes import Codes, codes_header, join_codes

@@ -100,7 +100,7 @@ class Codes:
         return torch.where(nibbles > 7, nibbles - 16, nibbles) if self.minima is None else nibbles
 
 
-def join_codes(join: Callable[[Sequence[Tensor]], Tensor], parts: Sequence[Codes]) -> Codes:
+def join_codes(join: Callable[[list[Tensor]], Tensor], parts: Sequence[Codes]) -> Codes:
     """Codes of one format, joined like their matrices. `join` must keep rows whole: it is applied to every tensor."""
     names = parts[0].tensors()
     return Codes(**{name: join([part.tensors()[name] for part in parts]) for name in names})

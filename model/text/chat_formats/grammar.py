@@ -10,6 +10,10 @@ from collections.abc import Mapping
 from typing import Any
 
 ANSWER = "@answer"
+_CLASS = r"\[\^?\]?[^\]]*\]"
+_ASCII_CLASSES = {  # Rust's have letters and digits of all scripts
+    r"\d": "[0-9]", r"\D": "[^0-9]", r"\w": "[A-Za-z0-9_]", r"\W": "[^A-Za-z0-9_]", "/": r"\/", "\n": r"\n",
+}  # fmt: skip
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as templates write JSON
 
 
@@ -31,13 +35,19 @@ class GrammarBuilder:
             start = found.end()
         return " ".join(filter(None, [*parts, _quoted(text[start:])]))
 
-    def until(self, marker: str, length: str = "*") -> str:
-        """Any text up to the first `marker`, which is read too. `length` is as in a regular expression: `{0,5}`."""
+    def until(self, marker: str, length: str = "*", regex: str | None = None) -> str:
+        """Any text up to the first `marker`, which is read too.
+
+        `length` is as in a regular expression: `{0,5}`. `regex` matches the whole text, see `whole_text_regex`.
+        """
         found = self._tokens.search(marker)
-        if found is not None and found.start() == 0:
-            return f"{self.rule(f'/(?s:.{length})/')} {self.literal(marker)}"
         head = marker[: found.start()] if found else marker
-        name = self._add(f"[suffix={_quoted(head)}]", f"/(?s:.{length})/")
+        body = f"/(?s:.{length})/" if regex is None else f"/(?s:.{length})/ & /{regex}/"
+        if not head:
+            return f"{self.rule(body)} {self.literal(marker)}"
+        if regex is not None:
+            body += f" & ~/(?s:.*{_regex(head)}.*)/"
+        name = self._add(f"[suffix={_quoted(head)}]", body)
         return f"{name} {self.literal(marker[len(head) :])}".strip()
 
     def text(self) -> str:
@@ -115,6 +125,29 @@ def in_order(
         choices.append(f"{parameters[name]} {rest}")
         rest = f"{following[name]} {rest}"
     return one_of(choices) if required & parameters.keys() else f"{one_of(choices)}?"
+
+
+def whole_text_regex(pattern: str) -> str | None:
+    """The `pattern` of a JSON schema, which may match anywhere in a text, as a regex of the whole text.
+
+    None for one that llguidance reads in another way, or not at all: with look-around, references, anchors within.
+    """
+    at_start, at_end = pattern.startswith("^"), pattern.endswith("$") and not pattern.endswith("\\$")
+    inner = pattern[at_start : len(pattern) - at_end]
+    if any(escape.isalnum() and escape not in "dDwWsSnrt" for escape in re.findall(r"\\(.)", inner)):
+        return None
+    outside = re.sub(r"\\.", "", inner)
+    classes = re.findall(_CLASS, outside)
+    outside = re.sub(_CLASS, "", outside)
+    if re.search(r"[\^$]|\(\?(?!:)", outside) or any(re.search(r".\[|&&|--|~~", each) for each in classes):
+        return None
+    while (fewer := re.sub(r"\([^()]*\)", "", outside)) != outside:
+        outside = fewer
+    if (at_start or at_end) and "|" in outside:
+        return None  # the anchor belongs to one of the alternatives
+    inner = re.sub(r"\\.|[/\n]", lambda found: _ASCII_CLASSES.get(found[0], found[0]), inner)
+    anything = "(?s:.*)"
+    return f"{'' if at_start else anything}(?:{inner}){'' if at_end else anything}"
 
 
 def _quoted(text: str) -> str:

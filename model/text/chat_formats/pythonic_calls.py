@@ -49,7 +49,7 @@ class PythonicCalls:
         pieces: list[str] = []
         if (yield from reader.until(markers(self.close), pieces.append)) is None:
             return False
-        calls = parsed_calls("".join(pieces))
+        calls = parsed_calls("".join(pieces), sink.schemas)
         if calls:
             reader.clear_mark()
         for name, arguments in calls:
@@ -59,15 +59,19 @@ class PythonicCalls:
         return bool(calls)
 
 
-def parsed_calls(text: str) -> list[tuple[str, str]]:
-    """Names, and arguments as JSON; empty if the text is no list of calls. JSON's constants are understood too."""
+def parsed_calls(text: str, schemas: Schemas) -> list[tuple[str, str]]:
+    """Names, and arguments as JSON; empty if the text is no list of calls. JSON's constants are understood too.
+
+    Positional arguments are those of the first parameters in the schema; what is beyond them has no name.
+    """
     try:
         if len(_STRING.sub("", text)) > MAX_SYNTAX:
             return []
         tree = ast.parse(_STRING_OR_NAME.sub(_as_python, text.strip()), mode="eval").body
         calls = tree.elts if isinstance(tree, ast.List | ast.Tuple) else [tree]
-        return [(_name(call), dumped(_arguments(call))) for call in calls if isinstance(call, ast.Call)]
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        found = [(_name(call), call) for call in calls if isinstance(call, ast.Call)]
+        return [(name, dumped(_arguments(call, schemas.get(name, {})))) for name, call in found]
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return []
 
 
@@ -94,8 +98,14 @@ def _name(call: ast.Call) -> str:
     return str(call.func.value) if isinstance(call.func, ast.Constant) else ast.unparse(call.func)
 
 
-def _arguments(call: ast.Call) -> dict[str, Any]:
-    return {keyword.arg: _value(keyword.value) for keyword in call.keywords if keyword.arg is not None}
+def _arguments(call: ast.Call, schema: Mapping[str, Any]) -> dict[str, Any]:
+    properties = schema.get("properties")
+    names = properties if isinstance(properties, dict) else ()
+    arguments = dict(zip(names, map(_value, call.args), strict=False))
+    for keyword in call.keywords:
+        value = _value(keyword.value)
+        arguments |= value if keyword.arg is None else {keyword.arg: value}  # None: `**` before an object
+    return arguments
 
 
 def _value(node: ast.expr) -> Any:

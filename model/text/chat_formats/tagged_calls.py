@@ -14,6 +14,7 @@ from model.text.chat_formats.grammar import (
     one_of,
     parameter_schemas,
     separated,
+    whole_text_regex,
 )
 from model.text.chat_formats.json_values import dumped, parsed, pass_json
 from model.text.chat_formats.reader import Reader, Reading, drop, markers
@@ -49,7 +50,9 @@ class ParameterTags:
         if values:
             return f"{head} {one_of([build.literal(each + line + self.close) for each in values])}"
         length = f"{{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}"
-        return f"{head} {build.until(line + self.close, length)}"
+        pattern = schema.get("pattern")
+        regex = whole_text_regex(pattern) if isinstance(pattern, str) else None
+        return f"{head} {build.until(line + self.close, length, regex)}"
 
     def unwrapped(self, value: str) -> str:
         """The value without what the format puts around it."""

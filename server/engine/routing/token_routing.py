@@ -3,17 +3,36 @@
 Shapes: T tokens of the step, R of them whose routing is wanted, L MoE layers, K choices per token.
 """
 
-from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+from typing import Any
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from model.layers.router import Routing
 from server.engine.sequence import Sequence
-from server.engine.types import ReturnedRouting, TokenRouting
+from server.engine.types import TokenRouting
 
 GATE_DECIMALS = 9  # half as long in JSON as the nearest double, and closer than float32 sums are to each other
+
+
+@dataclass(frozen=True, slots=True)
+class _Choices:
+    """Experts and gates by row and layer, largest gate first, and how many of them are not just padding."""
+
+    experts: list[list[list[int]]]
+    gates: list[list[list[float]]]
+    counts: list[list[int]]
+
+    def of_token(self, row: int, layers: list[int], top: int | None) -> TokenRouting:
+        experts, gates, counts = self.experts[row], self.gates[row], self.counts[row]
+        if top is not None:
+            counts = [min(count, top) for count in counts]
+        return TokenRouting(
+            tuple([tuple(experts[layer][: counts[layer]]) for layer in layers]),
+            tuple([tuple(gates[layer][: counts[layer]]) for layer in layers]),
+        )
 
 
 def routing_by_request(
@@ -23,7 +42,9 @@ def routing_by_request(
     if all(sequence.request.routing.returned is None for sequence in sequences):
         return {}
     wanted = _wanted_rows(sequences)
-    experts, gates = _choices(routings, [row for rows in wanted.values() for row in rows])
+    if not wanted:
+        return {}
+    choices = _choices(routings, [row for rows in wanted.values() for row in rows])
     place = {layer: index for index, layer in enumerate(_moe_layers(routings))}
     found, start = {}, 0
     for sequence, rows in wanted.items():
@@ -31,7 +52,7 @@ def routing_by_request(
         assert asked is not None
         layers = [place[layer] for layer in asked.layers]
         found[sequence.request_id] = [
-            _token_routing(experts[row], gates[row], layers, asked) for row in range(start, start + len(rows))
+            choices.of_token(row, layers, asked.top) for row in range(start, start + len(rows))
         ]
         start += len(rows)
     return found
@@ -54,33 +75,26 @@ def _moe_layers(routings: tuple[Routing | None, ...]) -> list[int]:
     return [layer for layer, routing in enumerate(routings) if routing is not None]
 
 
-def _choices(
-    routings: tuple[Routing | None, ...], rows: list[int]
-) -> tuple[list[list[list[int]]], list[list[list[float]]]]:
-    """Experts and gates of the rows, largest gate first: lists [R][L][K]. Choices with gate 0 fill them up."""
+def _choices(routings: tuple[Routing | None, ...], rows: list[int]) -> _Choices:
+    """The choices of the rows. NumPy: for a few tokens it takes half as long as PyTorch."""
     found = [routing for routing in routings if routing is not None]
-    if not found or not rows:
-        return [], []
     gates_RLK = _stacked([routing.weights_TK for routing in found], rows)
     experts_RLK = _stacked([routing.experts_TK for routing in found], rows)
-    gates_RLK, order_RLK = gates_RLK.sort(dim=-1, descending=True, stable=True)
-    return experts_RLK.gather(-1, order_RLK).tolist(), gates_RLK.double().round(decimals=GATE_DECIMALS).tolist()
+    if (gates_RLK[..., 1:] > gates_RLK[..., :-1]).any():
+        order_RLK = np.argsort(-gates_RLK, axis=-1, kind="stable")
+        gates_RLK = np.take_along_axis(gates_RLK, order_RLK, axis=-1)
+        experts_RLK = np.take_along_axis(experts_RLK, order_RLK, axis=-1)
+    counts_RL = np.count_nonzero(gates_RLK, axis=-1)
+    rounded_RLK = gates_RLK.astype(np.float64).round(GATE_DECIMALS)
+    return _Choices(experts_RLK.tolist(), rounded_RLK.tolist(), counts_RL.tolist())
 
 
-def _stacked(layers_TK: list[Tensor], rows: list[int]) -> Tensor:
+def _stacked(layers_TK: list[Tensor], rows: list[int]) -> NDArray[Any]:
     """[R, L, K], where layers with fewer choices are filled up with zeros."""
-    width = max(layer_TK.shape[1] for layer_TK in layers_TK)
-    if any(layer_TK.shape[1] < width for layer_TK in layers_TK):
-        layers_TK = [functional.pad(layer_TK, (0, width - layer_TK.shape[1])) for layer_TK in layers_TK]
-    stacked_TLK = torch.stack(layers_TK, dim=1)
-    return stacked_TLK if len(rows) == len(stacked_TLK) else stacked_TLK[rows]
-
-
-def _token_routing(
-    experts: Rows[Rows[int]], gates: Rows[Rows[float]], layers: list[int], asked: ReturnedRouting
-) -> TokenRouting:
-    counts = [min(sum(map(bool, gates[layer])), asked.top or len(gates[layer])) for layer in layers]
-    return TokenRouting(
-        tuple(tuple(experts[layer][:count]) for layer, count in zip(layers, counts, strict=True)),
-        tuple(tuple(gates[layer][:count]) for layer, count in zip(layers, counts, strict=True)),
-    )
+    arrays = [layer_TK.numpy(force=True) for layer_TK in layers_TK]
+    if len(rows) < len(arrays[0]):
+        arrays = [array[rows] for array in arrays]
+    width = max(array.shape[1] for array in arrays)
+    if any(array.shape[1] < width for array in arrays):
+        arrays = [np.pad(array, ((0, 0), (0, width - array.shape[1]))) for array in arrays]
+    return np.stack(arrays, axis=1)

@@ -1,19 +1,23 @@
 """What a config.json may say, family by family: little, in old keys, too much, and that what it says is done."""
 
 import json
+import re
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from model.batch import PaddedBatch
 from model.checkpoints.safetensors_files import CheckpointError, read_config
-from model.config import SwiGLU
+from model.config import AttentionConfig, FrequencyFactors, RotaryConfig, SwiGLU
 from model.families import family_of
+from model.loading.load import load_network
 from model.network import CausalLM
+from tests.model.batches import whole_batch
 from tests.model.families.checkpoints import CASES, TINY, write_checkpoint
 from tests.model.loading.plain_loading import load_weights
 
@@ -70,9 +74,52 @@ def test_two_kinds_of_rotary_positions_in_old_keys() -> None:
     assert config_from_hf(old) == config_from_hf(new) != config_from_hf(hf)
 
 
+def test_kimi_linear_as_it_is_published(tmp_path: Path) -> None:
+    """Layer types by number from 1, settings of the recurrence in a part of their own, other names of dense layers."""
+    pair = write_checkpoint("kimi_linear", tmp_path)
+    hf = read_config(tmp_path)
+    for key in ("layer_types", "mlp_layer_types", "linear_head_dim", "linear_num_heads", "linear_conv_kernel_dim"):
+        del hf[key]
+    recurrence = {"head_dim": 32, "num_heads": 4, "short_conv_kernel_size": 4}
+    layers = {"full_attn_layers": [2], "kda_layers": [1, 3]}
+    published = hf | {"linear_attn_config": recurrence | layers, "first_k_dense_replace": 1}
+    config = family_of(hf).config_from_hf(published)
+    assert config == family_of(hf).config_from_hf(read_config(tmp_path)) != family_of(hf).config_from_hf(hf)
+    tensors = load_file(tmp_path / "model.safetensors")
+    renamed = {re.sub(r"block_sparse_moe\.(\w+_proj)", r"mlp.\1", name): tensor for name, tensor in tensors.items()}
+    assert renamed.keys() != tensors.keys()
+    save_file(renamed, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(published))
+    ids_L = torch.arange(3, 40)
+    network = load_network(tmp_path, torch.float32)
+    logits = network.logits(network(whole_batch(network, ids_L))[0])
+    torch.testing.assert_close(logits, pair.logits(ids_L[None])[0], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("positions", "magnitude", "factor"), [(256, 1.1, 1.7), (512, 1.2, 12.0)])
+def test_longrope_of_phimoe_has_its_own_magnitudes(positions: int, magnitude: float, factor: float) -> None:
+    hf = short_config("phimoe_longrope") | {"max_position_embeddings": positions}
+    mixer = family_of(hf).config_from_hf(hf).layers[0].mixer
+    assert isinstance(mixer, AttentionConfig)
+    assert mixer.rotary is not None
+    scaling = mixer.rotary.scaling
+    assert isinstance(scaling, FrequencyFactors)
+    assert (scaling.attention_factor, scaling.factors[-1]) == (magnitude, factor)
+
+
+def test_the_layers_of_nemotron_h_are_written_in_two_ways() -> None:
+    pattern = short_config("nemotron_h")
+    kinds = ["mamba", "mlp", "mamba", "attention", "mlp", "mamba"]
+    older = {key: value for key, value in pattern.items() if key != "hybrid_override_pattern"}
+    config_from_hf = family_of(pattern).config_from_hf
+    assert config_from_hf(pattern) == config_from_hf(older | {"layers_block_type": kinds})
+    assert [layer.feed_forward is None for layer in config_from_hf(pattern).layers] == [False, True, False, True]
+
+
 SILU_ONLY = [
     "llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen2_moe", "qwen3_moe", "olmoe", "granitemoe", "olmo2", "olmo3",
-    "smollm3", "phi3", "glm4",
+    "smollm3", "phi3", "glm4", "glm4_moe", "glm4_moe_lite", "dots1", "ernie4_5_moe", "phimoe", "hunyuan_v1_moe",
+    "minimax_m2", "afmoe", "flex_olmo", "jamba", "kimi_linear",
 ]  # fmt: skip
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     *(
@@ -83,6 +130,14 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mistral", {"attention_bias": True}, "attention_bias is True: only False"),
     ("mixtral", {"attention_bias": True}, "attention_bias is True: only False"),
     ("olmoe", {"clip_qkv": 8.0}, "clip_qkv is 8.0: only None"),
+    ("ernie4_5_moe", {"use_bias": True}, "use_bias is True: only False"),
+    ("phimoe", {"num_experts_per_tok": 3}, "num_experts_per_tok is 3: only 2"),
+    ("glm4_moe_lite", {"mlp_layer_types": ["sparse", "dense", "sparse"]}, "mlp_layer_types is"),
+    ("nemotron_h", {"mlp_hidden_act": "silu"}, "mlp_hidden_act is 'silu': only 'relu2'"),
+    ("nemotron_h_moe", {"moe_latent_size": 16}, "moe_latent_size is 16: only None"),
+    ("nemotron_h", {"hybrid_override_pattern": "-M"}, "a mlp that does not follow a mixer"),
+    ("nemotron_h", {"hybrid_override_pattern": "M?"}, r"layer_types names '\?'"),
+    ("kimi_linear", {"mla_use_nope": False}, "mla_use_nope is False: only True"),
     ("gemma3_text", {"hidden_activation": "gelu"}, "hidden_activation is 'gelu': only 'gelu_pytorch_tanh'"),
     ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0: only None"),
     ("llama", {"rope_parameters": {"rope_type": "unheard-of", "factor": 2.0}}, "rope type 'unheard-of' is not known"),
@@ -135,6 +190,19 @@ FORGOTTEN = [
     ("gemma3_text", "theta", 1e6),
     ("gemma3_text", "activation", SwiGLU()),
     ("gemma3_text", "scale", None),
+    ("glm4_moe", "dim", 32),
+    ("glm4_moe", "scale", 1.0),
+    ("glm4_moe_groups", "groups", None),
+    ("dots1", "window", None),
+    ("ernie4_5_moe", "top_k", 2),
+    ("phimoe", "jitter", 0.3),
+    ("phimoe_longrope", "scaling", None),
+    ("hunyuan_v1_moe", "after_rotary", False),
+    ("hunyuan_v1_moe_alpha", "theta", 10_000.0),
+    ("minimax_m2", "dim", 32),
+    ("afmoe", "rotary", RotaryConfig(32)),
+    ("afmoe", "embedding_scale", 1.0),
+    ("flex_olmo", "theta", 10_000.0),
     ("granitemoe", "embedding_scale", 1.0),
     ("granitemoe", "residual_scale", 1.0),
     ("granitemoe", "logits_scale", 1.0),

@@ -17,7 +17,7 @@ from server.api.in_process import InProcessExecutor
 from server.batches.executor import BatchResponse
 from tests.server.applications import Server, client_of, make_server
 
-BODIES = {
+BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 8, "user": "me"},
     "/v1/completions": {"prompt": "hello", "max_tokens": 4, "stream": True},
     "/v1/responses": {"input": "hello"},
@@ -42,7 +42,7 @@ def client(server: Server) -> Iterator[TestClient]:
 
 
 def upload(client: TestClient, content: bytes, **changes: Any) -> Any:
-    form = {"data": {"purpose": "batch"}, "files": {"file": ("in.jsonl", content)}} | changes
+    form: dict[str, Any] = {"data": {"purpose": "batch"}, "files": {"file": ("in.jsonl", content)}} | changes
     return client.post("/v1/files", **form)
 
 

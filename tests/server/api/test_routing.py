@@ -1,5 +1,7 @@
 """GET /v1/routing."""
 
+from collections.abc import Mapping
+
 import pytest
 from starlette.testclient import TestClient
 
@@ -15,7 +17,7 @@ LOADS = (
 USUAL = {0: (0.25,) * 4, 2: (0.5, 0.1666, 0.1666, 0.1668)}
 
 
-def facts(shares: dict[int, tuple[float, ...]] | None = None, number: int | None = 2) -> ModelFacts:
+def facts(shares: Mapping[int, tuple[float, ...]] | None = None, number: int | None = 2) -> ModelFacts:
     baseline = None if shares is None else RoutingBaseline(50_000, shares)
     return ModelFacts(router=RouterFacts("SoftmaxTopK", {0: 4, 2: 4}, number, baseline))
 

@@ -28,7 +28,7 @@ from tests.model.families.checkpoints import CASES, TINY, write_checkpoint
 NOT_EXPRESSED = {
     "mistral_window", "mixtral_window", "qwen2_window", "qwen3_window", "qwen2_moe_sparse", "qwen3_moe_renormalized",
     "qwen3_5_moe", "lfm2_moe_plain_router", "llama_longrope", "smollm3_window",
-    "phimoe", "hunyuan_v1_moe", "flex_olmo", "glm4_moe_lite", "kimi_linear",
+    "phimoe", "hunyuan_v1_moe", "phimoe_longrope", "hunyuan_v1_moe_alpha", "flex_olmo", "glm4_moe_lite", "kimi_linear",
 }  # fmt: skip
 # settings that llama.cpp fixes, or derives from others
 FIXED = {
@@ -92,7 +92,7 @@ def test_float32_gives_the_same_logits_and_tokens(twins: Twins) -> None:
 
 
 @pytest.mark.parametrize("kind", ERRORS)
-@pytest.mark.parametrize("case", ["llama", "qwen3_next"])
+@pytest.mark.parametrize("case", ["llama", "qwen3_next", "glm4", "phi3", "nemotron_h_moe", "jamba"])
 def test_a_quantized_file_stays_near(case: str, kind: GgmlType, tmp_path: Path) -> None:
     write_checkpoint(case, tmp_path)
     path = write_gguf(tmp_path, tmp_path / "quantized.gguf", kind)

@@ -232,3 +232,31 @@ def test_texts_between_tags_are_those_that_the_schema_names() -> None:
     for schema in ({"type": "string", "enum": ["a", 1]}, {"type": "string", "const": "a"}):
         assert allows(TAGGED, {"properties": {"x": schema}}, call("a"))
         assert not allows(TAGGED, {"properties": {"x": schema}}, call("b"))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "right", "wrong"),
+    [
+        (r"^[0-9]{2}$", ["12"], ["1", "123", "1a"]),
+        (r"^\d+(a|b)", ["12a", "1b/c\nd"], ["a1", "١a", ""]),
+        ("x/y", ["x/y", "ax/yb"], ["xy"]),
+        ("cat|dog", ["a cat", "dogs"], ["bird"]),
+        ("^(?:/[a-z]+)+$", ["/usr/bin"], ["usr", "/usr/"]),
+        (r"\$[.\w]", ["5$.", "$a"], ["$ä"]),
+    ],
+)
+def test_texts_between_tags_match_the_pattern(pattern: str, right: list[str], wrong: list[str]) -> None:
+    schema = {"properties": {"x": {"type": "string", "pattern": pattern, "maxLength": 9}}, "required": ["x"]}
+
+    def call(value: str) -> str:
+        return f"<tool_call>\n<function=f>\n<parameter=x>\n{value}\n</parameter>\n</function>\n</tool_call>"
+
+    assert [value for value in (*right, *wrong) if allows(TAGGED, schema, call(value))] == right
+    assert not allows(TAGGED, schema, call(f"{right[0]}{'x' * 10}")), "other bounds hold too"
+
+
+@pytest.mark.parametrize("pattern", ["a(?!b)", r"(a)\1", r"\bx", "^a|b$", "a^b", r"\p{L}", "[a[b]", "^", "(?i)a"])
+def test_patterns_that_cannot_be_followed_allow_any_text(pattern: str) -> None:
+    schema = {"properties": {"x": {"type": "string", "pattern": pattern}}, "required": ["x"]}
+    written = "<tool_call>\n<function=f>\n<parameter=x>\nqqq\n</parameter>\n</function>\n</tool_call>"
+    assert allows(TAGGED, schema, written)

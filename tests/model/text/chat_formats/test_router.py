@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -156,6 +157,27 @@ def test_arguments_are_json_that_can_be_sent(sign: str, written: str) -> None:
 def test_calls_that_have_no_json_are_text(value: str) -> None:
     answer = read(chat_format(PYTHONIC, {}), [f"<|tool_call_start|>[f(x={value})]<|tool_call_end|>"], END)
     assert (answer.calls, value in answer.content) == ((), True)
+
+
+@pytest.mark.parametrize(
+    ("written", "arguments"),
+    [
+        ("'Köln', 3", {"city": "Köln", "days": 3}),
+        ("'Köln', days=3", {"city": "Köln", "days": 3}),
+        ("**{'city': 'Köln'}, days=3", {"city": "Köln", "days": 3}),
+        ("'a', 1, {}, 'too many'", {"city": "a", "days": 1, "options": {}}),
+    ],
+)
+def test_arguments_of_python_need_no_names(written: str, arguments: dict[str, Any]) -> None:
+    answer = read(chat_format(PYTHONIC, {}), [f"<|tool_call_start|>[get_weather({written})]<|tool_call_end|>"], END)
+    assert answer.call_values == [("get_weather", arguments)]
+
+
+@pytest.mark.parametrize("written", ["*['a']", "**5", "**['a']", "**x"])
+def test_arguments_of_python_that_have_no_value_are_text(written: str) -> None:
+    text = f"<|tool_call_start|>[get_weather({written})]<|tool_call_end|>"
+    answer = read(chat_format(PYTHONIC, {}), [text], END)
+    assert (answer.content, answer.calls) == (text, ())
 
 
 @pytest.mark.parametrize("properties", [None, ["x"], {"x": {"type": 5}}, {"x": {"anyOf": 5, "enum": "a"}}, {"x": True}])
