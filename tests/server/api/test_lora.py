@@ -36,7 +36,7 @@ def test_ollama_lists_adapters_with_their_parent(client: TestClient) -> None:
         ("/v1/completions", {"prompt": "Hello"}),
         ("/v1/messages", {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}),
         ("/v1/responses", {"input": "Hello"}),
-        ("/v1/translate", {"text": "Hello", "target_language": "de"}),
+        ("/v1/translate", {"text": "Hello", "source_lang": "en", "target_lang": "de"}),
         ("/v1/summarize", {"text": "Hello. It is late."}),
         ("/v1/generate", {"prompt": "Hello"}),
         ("/api/chat", {"messages": [{"role": "user", "content": "Hello"}], "stream": False}),
