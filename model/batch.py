@@ -35,6 +35,11 @@ class TokenBatch(Protocol):
     @property
     def positions_T(self) -> Tensor: ...
 
+    @property
+    def adapters_T(self) -> Tensor | None:
+        """The LoRA adapter of each token: its index in `CausalLM.adapters`, or -1 for none. None: no token has one."""
+        ...
+
     def experts_per_token(self, layer: int) -> int | Tensor | None:
         """The number of experts that this batch asks for instead of the router's `k`.
 
@@ -124,6 +129,7 @@ class ForwardBatch:
     state_rows_S: Tensor  # int32
     cache: CacheStorage
     num_experts_per_token: int | Tensor | None = None  # in every MoE layer; see `TokenBatch.experts_per_token`
+    adapters_T: Tensor | None = None  # int64; see `TokenBatch.adapters_T`
     tables: RotaryTables = field(default_factory=dict)
     masks: Mapping[int, Tensor] = field(default_factory=dict)  # by layer; see `TokenBatch.masked_experts`
 
@@ -202,6 +208,11 @@ class PaddedBatch:
     token_ids_BL: Tensor
     num_experts_per_token: Mapping[int, int] = field(default_factory=dict)  # by layer; other layers use the router's k
     tables: RotaryTables = field(default_factory=dict)
+
+    @property
+    def adapters_T(self) -> None:
+        """Adapters are served, not trained."""
+        return None
 
     def experts_per_token(self, layer: int) -> int | Tensor | None:
         return self.num_experts_per_token.get(layer)

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from model import kernels
 from model.batch import TokenBatch
 from model.cache import CacheSpec
-from model.config import LayerConfig, ModelConfig
+from model.config import LayerConfig, ModelConfig, MoEConfig
 from model.layers.delta_net import DeltaNet
-from model.layers.feed_forward import MoE, build_feed_forward
+from model.layers.feed_forward import build_feed_forward
 from model.layers.frozen_linear import FrozenEmbedding
 from model.layers.linear import GroupedLinear, Linear, RouterLinear
+from model.layers.lora.linear import ActiveAdapters
 from model.layers.mixer import build_mixer
 from model.layers.norm import NoNorm, Norm, build_norm
 from model.layers.router import Routing
@@ -32,6 +33,7 @@ class Block(nn.Module):
         self.mixer_post_norm = _norm(model, layer.norms.has_post)
         self.scale = model.residual_scale
         self.feed_forward = None
+        self.is_moe = isinstance(layer.feed_forward, MoEConfig)
         if layer.feed_forward is not None:
             self.feed_forward = build_feed_forward(layer.feed_forward, model.hidden_size)
             self.feed_forward_norm = _norm(model, layer.norms.has_pre)
@@ -42,7 +44,7 @@ class Block(nn.Module):
         if self.feed_forward is None:
             return kernels.add_scaled(x_TD, mixed_TD, self.scale), None
         x_TD, normed_TD = self.feed_forward_norm.after_adding(x_TD, mixed_TD, self.scale)
-        if isinstance(self.feed_forward, MoE):
+        if self.is_moe:
             asked = (batch.experts_per_token(layer), batch.masked_experts(layer))
             y_TD, routing = self.feed_forward(normed_TD, batch.token_ids_T, *asked)
             return self._add(x_TD, y_TD), routing
@@ -67,6 +69,7 @@ class CausalLM(nn.Module):
         self.blocks = nn.ModuleList(Block(layer, config) for layer in config.layers)
         self.norm = build_norm(config.hidden_size, config.norm)
         self.head = Linear(config.hidden_size, config.vocab_size, config.head_bias)
+        self.adapters: ActiveAdapters | None = None  # LoRA adapters of the layers, see loading/lora
         if config.tie_word_embeddings:
             self.tie_head()
         if not self.embedding.weight.is_meta:
@@ -110,6 +113,8 @@ class CausalLM(nn.Module):
 
     def forward(self, batch: TokenBatch) -> tuple[Tensor, tuple[Routing | None, ...]]:
         """Hidden states [T, D] after the final norm, and the routing of each layer (None without experts)."""
+        if self.adapters is not None:
+            self.adapters.select(batch.adapters_T)
         x_TD = self._embedded(batch.token_ids_T)
         routings = []
         for layer, block in enumerate(self.blocks):

@@ -15,6 +15,9 @@ _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40,
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
 
+MAX_MODEL_NAME = 256  # characters
+
+
 def parse_size(value: Any) -> Any:
     """Bytes of "1GiB", "512 MiB", "1.5GB" or 1048576. ValueError for anything else."""
     if not isinstance(value, str):
@@ -29,12 +32,30 @@ def _split(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _named_paths(value: Any) -> Any:
+    """{"a": "/x"} of "a=/x" and of ["a=/x"]."""
+    parts = _split(value)
+    if not isinstance(parts, list):
+        return parts
+    named: dict[str, str] = {}
+    for part in parts:
+        name, equals, path = str(part).partition("=")
+        name, path = name.strip(), path.strip()
+        if not equals or not path or not 1 <= len(name) <= MAX_MODEL_NAME or name in named:
+            raise ValueError(
+                f"{part!r:.80}: write name=path, each name once and with at most {MAX_MODEL_NAME} characters"
+            )
+        named[name] = path
+    return named
+
+
 def _stripped(value: Any) -> Any:
     return value.strip() if isinstance(value, str) else value
 
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
 Words = Annotated[list[str], BeforeValidator(_split), NoDecode]
+NamedPaths = Annotated[dict[str, Path], BeforeValidator(_named_paths), NoDecode]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +112,12 @@ class Settings(BaseSettings):
     )
     served_model_name: Annotated[str | None, Unset("the directory's name or the hub id")] = Field(
         default=None, max_length=256, description="The model's name in the API; several, comma-separated."
+    )
+    lora: Annotated[NamedPaths, Unset("none")] = Field(
+        default={},
+        max_length=64,
+        description="LoRA adapter in PEFT's format, as name=path; requests choose it by its name as their model. "
+        "Several: repeat the option, or separate them by commas.",
     )
     dtype: Literal["auto", "bfloat16", "float32", "float16"] = Field(
         default="auto", description="Type of the weights while computing: auto, bfloat16, float32 or float16."

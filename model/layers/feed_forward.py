@@ -64,8 +64,7 @@ class Experts(nn.Module):
             y_SD = self._run_padded(x_TD, experts_S, tokens_S, counts_E)
         else:
             y_SD = self._run_experts(x_TD.index_select(0, tokens_S), counts_E)
-        y = y_SD.new_zeros(routing.experts_TK.numel(), x_TD.shape[1]).index_copy(0, order_S, y_SD)
-        return y.unflatten(0, routing.experts_TK.shape)
+        return undispatched(y_SD, order_S, routing)
 
     def fused_weights(self, dtype: torch.dtype) -> GatedMLPWeights[FrozenWeights] | None:
         """The weights for `kernels.moe`, or None where it does not compute these experts."""
@@ -112,8 +111,15 @@ class MoE(nn.Module):
     ) -> tuple[Tensor, Routing]:
         """Returns y_TD and the routing. `k` and `masked_TE`: what a `TokenBatch` has of the layer."""
         routing, shared_gate_T = self.route(x_TD, token_ids_T, k, masked_TE)
+        return self.outputs(x_TD, routing, shared_gate_T), routing
+
+    def outputs(self, x_TD: Tensor, routing: Routing, shared_gate_T: Tensor | None) -> Tensor:
+        """The outputs for a known routing."""
         y_TD = self._fused(x_TD, routing, shared_gate_T)
-        return (self._unfused(x_TD, routing, shared_gate_T) if y_TD is None else y_TD), routing
+        if y_TD is not None:
+            return y_TD
+        shared_TD = None if self.shared is None else self.shared(x_TD)
+        return self.combine(self.experts(x_TD, routing), shared_TD, routing, shared_gate_T)
 
     def _fused(self, x_TD: Tensor, routing: Routing, shared_gate_T: Tensor | None) -> Tensor | None:
         """All experts in one compiled call; None if their weights are not packed for it."""
@@ -128,13 +134,13 @@ class MoE(nn.Module):
         choices = (routing.experts_TK, routing.weights_TK)
         return kernels.moe(x_TD, *choices, weights, shared_weights, shared_gate_T, self.clamp)
 
-    def _unfused(self, x_TD: Tensor, routing: Routing, shared_gate_T: Tensor | None) -> Tensor:
-        y_TKD = self.experts(x_TD, routing)
-        if self.shared is None:
-            return kernels.moe_combine(y_TKD, routing.weights_TK, None, None)
-        if shared_gate_T is None:
-            return kernels.moe_combine(y_TKD, routing.weights_TK, None, None) + self.shared(x_TD)
-        return kernels.moe_combine(y_TKD, routing.weights_TK, self.shared(x_TD), shared_gate_T)
+    def combine(
+        self, y_TKD: Tensor, shared_TD: Tensor | None, routing: Routing, shared_gate_T: Tensor | None
+    ) -> Tensor:
+        """The weighted sum of the outputs of a token's experts and of the shared expert."""
+        if shared_TD is not None and shared_gate_T is None:
+            return kernels.moe_combine(y_TKD, routing.weights_TK, None, None) + shared_TD
+        return kernels.moe_combine(y_TKD, routing.weights_TK, shared_TD, shared_gate_T)
 
     def route(
         self,
@@ -151,6 +157,12 @@ class MoE(nn.Module):
             router_logits_TE = router_logits_TE.masked_fill(masked_TE, float("-inf"))
         routing = self.router(router_logits_TE, token_ids_T, *asked)
         return routing, logits[:, -1] if self.shared_is_gated else None
+
+
+def undispatched(y_SD: Tensor, order_S: Tensor, routing: Routing) -> Tensor:
+    """The outputs of dispatched choices in the order of `routing`: [T, K, D]; zero for choices of weight zero."""
+    y = y_SD.new_zeros(routing.experts_TK.numel(), y_SD.shape[1]).index_copy(0, order_S, y_SD)
+    return y.unflatten(0, routing.experts_TK.shape)
 
 
 def build_activation(config: ActivationConfig) -> Callable[[Tensor], Tensor]:

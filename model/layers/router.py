@@ -45,6 +45,10 @@ class Routing:
         experts_S, order = experts[chosen].sort(stable=True)
         return experts_S, chosen[order]
 
+    def of_tokens(self, tokens: Tensor) -> "Routing":
+        """The routing of some tokens, by index."""
+        return Routing(*(x.index_select(0, tokens) for x in (self.weights_TK, self.experts_TK, self.router_logits_TE)))
+
 
 class Router(nn.Module):
     """Base class of the routing algorithms.

@@ -102,7 +102,7 @@ async def analyze(body: AnalyzeRequest, context: Context) -> Any:
     found = await context.until_disconnect(_results(body, schema, context))
     return AnalyzeResponse(
         id=f"analysis-{context.admission.request_id}",
-        model=context.service.model_id,
+        model=context.admission.model_name,
         results=[*found],
         usage=usage_of(context.admission.generations),
         warnings=[*(context.service.quality.warnings("analyze") if body.labels else ()), *body.warnings],

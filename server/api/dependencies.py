@@ -64,7 +64,7 @@ class RequestContext:
             raise in_one_answer(
                 [FieldError(name, "this field is not known here", "unknown_parameter") for name in body.unknown_fields]
             )
-        self.service.check_model(getattr(body, "model", None))
+        self.admission.adapter = self.service.adapter_of(getattr(body, "model", None))
         self.admission.scheduling = request_scheduling(self.request, body, self.admission.scheduling)
         if isinstance(body, ExpertsFields):
             self.admission.routing = body.routing_params(

@@ -62,7 +62,7 @@ async def generate(body: TextGenerationRequest, context: Context) -> Any:
     result = await context.until_disconnect(generation.result())
     return GenerateResponse(
         id=answer_id,
-        model=service.model_id,
+        model=context.admission.model_name,
         text=result.text,
         finish_reason=result.finish_reason,
         usage=usage_of(context.admission.generations),

@@ -1,4 +1,4 @@
-"""GET /v1/models: the one model that is served, under each of its names."""
+"""GET /v1/models: the model that is served, under each of its names, and its LoRA adapters."""
 
 from typing import Literal
 
@@ -25,12 +25,14 @@ class ModelCard(BaseModel):
     `translation_pairs`: the directions it learnt, such as "en-de"; null if that is not known.
     `warnings`: the tasks at which it was measured to be worse than a trivial baseline.
     `quality_by_experts_per_token`: what fewer or more experts cost or gain, where it was measured.
+    `parent`: the model that a LoRA adapter changes; null for the model itself.
     """
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "routelm"
+    parent: str | None
     max_model_len: int
     native_tasks: list[str]
     translation_pairs: list[str] | None
@@ -46,8 +48,10 @@ class ModelList(BaseModel):
 @router.head("/models", include_in_schema=False)
 @router.get("/models", summary="List the models")
 async def list_models(service: Service) -> ModelList:
-    """The served model and how many tokens its context holds. A model with several names is listed with each."""
-    return ModelList(data=[_card(service, name) for name in service.served_names])
+    """The served model and how many tokens its context holds. A model with several names is listed with each, and its
+    LoRA adapters follow.
+    """
+    return ModelList(data=[_card(service, name) for name in (*service.served_names, *service.adapters)])
 
 
 @router.head("/models/{model_id:path}", include_in_schema=False)
@@ -63,6 +67,7 @@ def _card(service: GenerationService, name: str) -> ModelCard:
     return ModelCard(
         id=name,
         created=service.created,
+        parent=service.model_id if name in service.adapters else None,
         max_model_len=service.max_model_len,
         native_tasks=list(service.prompts.native_tasks),
         translation_pairs=None if pairs is None else sorted(f"{source}-{target}" for source, target in pairs),

@@ -52,7 +52,9 @@ Language = Annotated[str, AfterValidator(_known_language), Field(json_schema_ext
 LanguageOrAuto = Annotated[
     str, AfterValidator(_known_language_or_auto), Field(json_schema_extra={"enum": [AUTO, *LANGUAGES]})
 ]
-ModelName = Annotated[str, Field(max_length=256, description="Optional: this server has one model.")]
+ModelName = Annotated[
+    str, Field(max_length=256, description="Optional: the served model, or one of its LoRA adapters.")
+]
 
 
 def _as_integer(value: Any) -> Any:

@@ -85,7 +85,7 @@ async def summarize(body: SummarizeRequest, context: Context) -> Any:
     result = await context.until_disconnect(summary.generation.result())
     return SummarizeResponse(
         id=answer_id,
-        model=service.model_id,
+        model=context.admission.model_name,
         summary=result.text,
         finish_reason=result.finish_reason,
         usage=usage_of(context.admission.generations),

@@ -47,7 +47,7 @@ async def task_events(
     yield {
         "object": f"{name}.done",
         "id": answer_id,
-        "model": context.admission.service.model_id,
+        "model": context.admission.model_name,
         **details(reasons),
         "finish_reason": overall_reason(reasons),
         "usage": usage_of(context.admission.generations).model_dump(),

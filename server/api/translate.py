@@ -92,7 +92,7 @@ async def translate(body: TranslateRequest, context: Context) -> Any:
     texts = zip(results, details([result.finish_reason for result in results]), strict=True)
     return TranslateResponse(
         id=answer_id,
-        model=service.model_id,
+        model=context.admission.model_name,
         translations=[
             Translation(text=result.text, routing=answer_routing(result, context.admission.routing), **detail)
             for result, detail in texts

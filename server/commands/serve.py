@@ -101,6 +101,8 @@ def _option(name: str, field: "FieldInfo") -> Any:
         return Annotated[str | None, typer.Option(hidden=True)]
     if field.annotation is bool:
         return Annotated[bool | None, typer.Option(f"--{name.replace('_', '-')}", help=field.description)]
+    if name == "lora":
+        return Annotated[list[str] | None, typer.Option(help=rf"{field.description} \[{_default(field)}]")]
     kind: Any = str if _is_size(field) else NUMBERS.get(field.annotation, str)
     return Annotated[kind | None, typer.Option(help=rf"{field.description} \[{_default(field)}]")]
 

@@ -58,6 +58,7 @@ class Engine:
         self._threads, self._grammars = threads, grammars
         self._clock = clock
         self._network_config = network.config
+        self._adapter_names = network.adapters.names if network.adapters is not None else ()
         self._steps = 0
         self._step_failures = 0
         self._failures_in_a_row = 0
@@ -69,7 +70,9 @@ class Engine:
 
     def check(self, request: EngineRequest) -> None:
         """Raises ValueError for a request that `submit` would refuse for another reason than its id."""
-        check_request(request, self._network_config, max_model_len=self.config.max_model_len)
+        check_request(
+            request, self._network_config, max_model_len=self.config.max_model_len, adapters=self._adapter_names
+        )
         if request.sampling.grammar is not None:
             if self._grammars is None:
                 raise ValueError("grammars are not available in this engine: leave it out")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from model.batch import ForwardBatch
 from model.cache import CacheStorage
+from model.layers.lora.linear import NO_ADAPTER
 from model.network import CausalLM
 from server.engine.cache.prefix_cache import CacheOp, CopyRow, ZeroRow
 from server.engine.config import CacheLayout
@@ -112,6 +113,7 @@ class ModelRunner:
             cache=self._cache,
             num_experts_per_token=self._experts_per_token(sequences),
             masks=self._masks(sequences),
+            adapters_T=self._adapters(sequences),
         )
 
     def _experts_per_token(self, sequences: list[Sequence]) -> int | Tensor | None:
@@ -119,8 +121,20 @@ class ModelRunner:
         experts_S = [sequence.experts_per_token or 0 for sequence in sequences]
         if len(set(experts_S)) == 1:
             return experts_S[0] or None
+        return self._per_token(experts_S, sequences)
+
+    def _adapters(self, sequences: list[Sequence]) -> Tensor | None:
+        """The index of each token's adapter; None: no request has one."""
+        names = [sequence.request.adapter for sequence in sequences]
+        if self.network.adapters is None or not any(names):
+            return None
+        index_of = self.network.adapters.names.index
+        return self._per_token([NO_ADAPTER if name is None else index_of(name) for name in names], sequences)
+
+    def _per_token(self, values_S: list[int], sequences: list[Sequence]) -> Tensor:
+        """The value of each token's sequence."""
         counts = torch.tensor([sequence.num_scheduled_tokens for sequence in sequences], device=self._device)
-        return torch.tensor(experts_S, device=self._device).repeat_interleave(counts)
+        return torch.tensor(values_S, device=self._device).repeat_interleave(counts)
 
     def _masks(self, sequences: list[Sequence]) -> dict[int, Tensor]:
         """By layer the experts that the sequences' tokens must not go to: bool [T, E]; no layers without masks."""

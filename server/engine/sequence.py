@@ -164,7 +164,7 @@ class Sequence:
         """Set the number of experts before anything of the sequence is computed."""
         self.experts_per_token = experts_per_token
         routing = replace(self.request.routing, experts_per_token=experts_per_token)
-        self.digests = [root_digest(self.request.cache_salt, routing)]
+        self.digests = [root_digest(self.request.cache_salt, routing, self.request.adapter)]
 
     def reset(self) -> None:
         """Start again after a preemption: nothing is computed any more."""

@@ -122,7 +122,8 @@ class _Request:
     A boundary p means: the first p prompt tokens are likely to be shared with other requests (the end of a system
     prompt, the end of a turn). `boundaries` are ascending. `arrival_time` is time.monotonic() seconds. Requests reuse
     each other's prefixes only if they have the same `cache_salt`. After generated tokens of `snapshot_token_ids` the
-    recurrent state is saved, because others may go on from there, such as from the end of reasoning.
+    recurrent state is saved, because others may go on from there, such as from the end of reasoning. `adapter` is the
+    name of a LoRA adapter of the network; prefixes that were computed with another one are not reused.
     """
 
     request_id: str
@@ -130,6 +131,7 @@ class _Request:
     boundaries: tuple[int, ...] = field(default=(), kw_only=True)
     arrival_time: float = field(default=0.0, kw_only=True)
     cache_salt: str = field(default="", kw_only=True)
+    adapter: str | None = field(default=None, kw_only=True)
     scheduling: SchedulingParams = field(default=SchedulingParams(), kw_only=True)
     routing: RoutingParams = field(default=DEFAULT_ROUTING, kw_only=True)
     snapshot_token_ids: frozenset[int] = field(default=frozenset(), kw_only=True)

@@ -1,6 +1,7 @@
 """Which requests the engine accepts: each accepted one can be finished, and cannot harm another request."""
 
 import math
+from collections.abc import Collection
 from itertools import pairwise
 
 from model.config import ModelConfig, check_experts_per_token, check_masked_experts
@@ -9,7 +10,9 @@ from server.engine.types import EngineRequest, SamplingParams, ThinkingBudget
 MAX_BEAM_WIDTH = 8
 
 
-def check_request(request: EngineRequest, network: ModelConfig, *, max_model_len: int) -> None:
+def check_request(
+    request: EngineRequest, network: ModelConfig, *, max_model_len: int, adapters: Collection[str] = ()
+) -> None:
     """Raises ValueError that says what is wrong, what is allowed, and what to do."""
     prompt, max_tokens, vocab_size = request.prompt_token_ids, request.sampling.max_tokens, network.vocab_size
     if not prompt:
@@ -27,6 +30,8 @@ def check_request(request: EngineRequest, network: ModelConfig, *, max_model_len
     boundaries = request.boundaries
     if any(not 0 < b <= len(prompt) for b in boundaries) or any(a >= b for a, b in pairwise(boundaries)):
         raise ValueError(f"boundaries are {boundaries}: give ascending positions from 1 to {len(prompt)}")
+    if request.adapter is not None and request.adapter not in adapters:
+        raise ValueError(f"adapter is {request.adapter!r}: this network has {', '.join(adapters) or 'none'}")
     if request.routing.experts_per_token is not None:
         check_experts_per_token(network, request.routing.experts_per_token)
     check_masked_experts(network, dict(request.routing.masked_experts), request.routing.experts_per_token)

@@ -21,7 +21,8 @@ def _ignore_usage(prompt_tokens: int, completion_tokens: int) -> None:
 class Admission:
     """Starts the generations of one request and owns them.
 
-    `routing` says how the tokens of all of them are routed. `generations` holds all that were started, in order;
+    `routing` says how the tokens of all of them are routed, and `adapter` which LoRA adapter computes them (None: the
+    model as it is). `generations` holds all that were started, in order;
     together they are the usage of the request. As a context manager it aborts those that still run when the block is
     left: when the answer was sent, and when the client left.
     """
@@ -43,6 +44,7 @@ class Admission:
         self.request_id = request_id
         self.scheduling = scheduling
         self.routing = routing
+        self.adapter: str | None = None
         self._cache_salt = cache_salt
         self._record_usage = record_usage
         self._recorded_prompt_tokens = 0
@@ -94,7 +96,14 @@ class Admission:
                     seeded = replace(sampling, seed=seed)
                     started.append(
                         self.service.start(
-                            engine_id, prompt, seeded, options, self.scheduling, routing=routing, follow_up=follow_up
+                            engine_id,
+                            prompt,
+                            seeded,
+                            options,
+                            self.scheduling,
+                            routing=routing,
+                            adapter=self.adapter,
+                            follow_up=follow_up,
                         )
                     )
         except BaseException:
@@ -107,6 +116,11 @@ class Admission:
         self._record_usage(prompt_tokens, 0)
         self.has_begun.set()
         return started
+
+    @property
+    def model_name(self) -> str:
+        """The name of what answers: the adapter's, or the model's own."""
+        return self.adapter or self.service.model_id
 
     async def free_slots(self) -> int:
         """Return how many generations can be started now, at least 1.

@@ -69,6 +69,7 @@ class GenerationService:
         *,
         model_id: str,
         aliases: Sequence[str] = (),
+        adapters: Sequence[str] = (),
         max_model_len: int,
         observer: GenerationObserver,
         defaults: GenerationDefaults = NEUTRAL,
@@ -82,6 +83,7 @@ class GenerationService:
         self.prompts = prompts
         self.model_id = model_id
         self.served_names = (model_id, *aliases)
+        self.adapters = tuple(adapters)
         self.max_model_len = max_model_len
         self.defaults = defaults
         self.quality = quality
@@ -95,9 +97,15 @@ class GenerationService:
         self._num_begin_tokens = len(tokenizer.encode_document(""))
 
     def check_model(self, name: str | None) -> None:
-        """Raise ModelNotFoundError unless `name` is one of the served names or left out."""
-        if name is not None and name not in self.served_names:
-            raise ModelNotFoundError(name, "', '".join(self.served_names))
+        """Raise ModelNotFoundError unless `name` is one of the served names, an adapter, or left out."""
+        served = (*self.served_names, *self.adapters)
+        if name is not None and name not in served:
+            raise ModelNotFoundError(name, "', '".join(served))
+
+    def adapter_of(self, name: str | None) -> str | None:
+        """The LoRA adapter of that model name; None for the model itself. Raises what `check_model` raises."""
+        self.check_model(name)
+        return name if name in self.adapters else None
 
     def check_length(self, prompt: Prompt) -> None:
         """Raise PromptTooLongError for a prompt that is longer than the context."""
@@ -210,6 +218,7 @@ class GenerationService:
         scheduling: SchedulingParams = DEFAULT_SCHEDULING,
         *,
         routing: RoutingParams = DEFAULT_ROUTING,
+        adapter: str | None = None,
         follow_up: bool = False,
     ) -> Generation | SegmentedGeneration:
         """Submit to the engine. `sampling.max_tokens` is cut to what the context holds.
@@ -222,7 +231,7 @@ class GenerationService:
 
         def submit(request_id: str, prompt: Prompt, follow_up: bool) -> Generation:
             request = _request(request_id, prompt, self._fit(prompt, sampling), scheduling, routing)
-            return self._submit(request, prompt, options, follow_up)
+            return self._submit(replace(request, adapter=adapter), prompt, options, follow_up)
 
         try:
             if isinstance(prompt, Prompt):
@@ -249,7 +258,7 @@ class GenerationService:
                 follow_up=follow_up,
                 engine=self.engine,
                 tokenizer=self.tokenizer,
-                observer=with_spans(self._observer, request, self.model_id),
+                observer=with_spans(self._observer, request, request.adapter or self.model_id),
             )
         except DeadlineError as late:
             raise DeadlineUnreachableError(retry_after=late.retry_after) from late

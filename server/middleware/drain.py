@@ -58,15 +58,11 @@ class Drain:
         end = time.monotonic() + self._grace
         if self.stop_background is not None:
             await self.stop_background()
-<<<<<<< HEAD
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), max(end - time.monotonic(), 0.0))
-=======
         waits = [asyncio.create_task(event.wait()) for event in (self._idle, self._cut_short)]
-        await asyncio.wait(waits, timeout=self._grace, return_when=asyncio.FIRST_COMPLETED)
+        remaining = max(end - time.monotonic(), 0.0)
+        await asyncio.wait(waits, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
->>>>>>> keys
         if self.close_engine is not None:
             await self.close_engine(0.0 if self._cut_short.is_set() else max(end - time.monotonic(), 0.0))
 

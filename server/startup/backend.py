@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -19,6 +19,7 @@ from model.checkpoints.tensor_readers import Progress
 from model.config import FixedKConfig, ModelConfig
 from model.files import Directory
 from model.loading.load import ModelDescription, describe, load_network
+from model.loading.lora.attach import attach_adapters
 from model.loading.memory_estimate import gib, network_size, weight_bytes
 from model.loading.pooling import Pooling
 from model.loading.quality import Quality
@@ -67,6 +68,8 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
     chat_template, pooling = _chat_template(directory, tokenizer), _pooling(directory)
     model_id, *aliases = _served_names(settings) or [_model_id(settings.model, directory)]
+    if taken := settings.lora.keys() & {model_id, *aliases}:
+        raise ValueError(f"--lora: {taken.pop()} is the name of the model itself: give the adapter another one")
     logger.info(banner(settings, model_id, config, facts.weight_scheme, device_config.device))
 
     def open_backend() -> Backend:
@@ -79,6 +82,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
             prompts_for(tokenizer.special_tokens),
             model_id=model_id,
             aliases=aliases,
+            adapters=tuple(settings.lora),
             max_model_len=config.max_model_len,
             observer=metrics,
             defaults=defaults,
@@ -176,7 +180,18 @@ def _load(
         progress=progress,
     ).to(device_config.device)
     logger.info("loaded %s in %.1f s", settings.model, time.monotonic() - started)
+    if settings.lora:
+        _attach_adapters(settings.lora, network, described, device_config)
     return network, tokenizer, facts
+
+
+def _attach_adapters(
+    adapters: Mapping[str, Path], network: CausalLM, described: ModelDescription, device_config: DeviceConfig
+) -> None:
+    if not device_config.on_cpu:
+        raise ValueError("--lora: adapters are served on a CPU only: leave out --device")
+    nbytes = attach_adapters(network, described, adapters)
+    logger.info("LoRA adapters %s take %s", ", ".join(adapters), gib(nbytes))
 
 
 def _facts(described: ModelDescription, device_config: DeviceConfig, baseline: RoutingBaseline | None) -> ModelFacts:

@@ -89,3 +89,16 @@ def test_a_file_without_a_key_leaves_no_server_open(tmp_path: Path, content: str
 def test_one_key_is_enough(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="api_key and api_key_file are both set"):
         settings(api_key_file=tmp_path, api_key="x")
+
+
+def test_adapters_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"german": Path("/a"), "legal": Path("b=c")}
+    assert Settings(lora="german=/a, legal=b=c").lora == Settings(lora=["german=/a", "legal=b=c"]).lora == both
+    monkeypatch.setenv("ROUTELM_LORA", "german=/a,legal=b=c")
+    assert Settings().lora == both
+
+
+@pytest.mark.parametrize("given", ["/a", "=/a", "german=", "german=/a,german=/b", f"{'x' * 257}=/a"])
+def test_adapters_without_a_name_of_their_own_are_refused(given: str) -> None:
+    with pytest.raises(ValueError, match="write name=path"):
+        Settings(lora=given)

@@ -1,4 +1,4 @@
-"""GET /api/tags, /api/ps and /api/version, POST /api/show: the one model that is served, as Ollama lists models."""
+"""GET /api/tags, /api/ps and /api/version, POST /api/show: the model and its LoRA adapters, as Ollama lists them."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -77,8 +77,8 @@ async def version() -> OllamaVersion:
 
 @router.get("/api/tags", summary="List the models, as Ollama does")
 async def tags(service: Service) -> LocalModels:
-    """The served model under each of its names."""
-    return LocalModels(models=[ListedModel(**_listed(service, name)) for name in service.served_names])
+    """The served model under each of its names, then its LoRA adapters."""
+    return LocalModels(models=[ListedModel(**_listed(service, name)) for name in _names(service)])
 
 
 @router.get("/api/ps", summary="List the loaded models, as Ollama does")
@@ -88,7 +88,7 @@ async def ps(service: Service) -> RunningModels:
     return RunningModels(
         models=[
             RunningModel(**_listed(service, name), expires_at=never, context_length=service.max_model_len)
-            for name in service.served_names
+            for name in _names(service)
         ]
     )
 
@@ -111,7 +111,7 @@ async def show(body: ShowRequest, context: Context) -> Show:
             )
         ),
         template=template.source if template else "",
-        details=_details(service),
+        details=_details(service, body.model),
         model_info={
             "general.architecture": facts.family,
             "general.parameter_count": facts.num_parameters,
@@ -134,22 +134,28 @@ def _capabilities(service: GenerationService) -> list[str]:
     return [name for name, there in found.items() if there]
 
 
+def _names(service: GenerationService) -> tuple[str, ...]:
+    return (*service.served_names, *service.adapters)
+
+
 def _listed(service: GenerationService, name: str) -> dict[str, Any]:
     facts = service.facts
-    described = f"{service.model_id} {facts.family} {facts.num_parameters} {facts.weight_scheme}"
+    identity = name if name in service.adapters else service.model_id
+    described = f"{identity} {facts.family} {facts.num_parameters} {facts.weight_scheme}"
     return {
         "name": name,
         "model": name,
         "modified_at": _modified(service),
         "size": facts.weight_bytes,
         "digest": hashlib.sha256(described.encode()).hexdigest(),
-        "details": _details(service),
+        "details": _details(service, name),
     }
 
 
-def _details(service: GenerationService) -> ModelDetails:
+def _details(service: GenerationService, name: str | None) -> ModelDetails:
     facts = service.facts
     return ModelDetails(
+        parent_model=service.model_id if name in service.adapters else "",
         family=facts.family,
         families=[facts.family],
         parameter_size=_short(facts.num_parameters),

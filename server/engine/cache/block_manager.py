@@ -11,12 +11,13 @@ from hashlib import blake2b
 from server.engine.types import DEFAULT_ROUTING, RoutingParams
 
 
-def root_digest(cache_salt: str = "", routing: RoutingParams = DEFAULT_ROUTING) -> bytes:
+def root_digest(cache_salt: str = "", routing: RoutingParams = DEFAULT_ROUTING, adapter: str | None = None) -> bytes:
     """The digest of the empty prefix, from which all others follow.
 
-    Prefixes with different salts never match, nor do those that were computed with other experts.
+    Prefixes with different salts never match, nor do those that were computed with other experts or another adapter.
     """
-    root = f"{routing.experts_per_token} {routing.masked_experts} {cache_salt}".encode("utf-8", "surrogatepass")
+    computed_with = f"{routing.experts_per_token} {routing.masked_experts} {adapter!r}"
+    root = f"{computed_with} {cache_salt}".encode("utf-8", "surrogatepass")
     return blake2b(root, digest_size=16, person=b"prefix root").digest()
 
 

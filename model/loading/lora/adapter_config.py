@@ -1,0 +1,109 @@
+"""adapter_config.json of PEFT (https://huggingface.co/docs/peft): what is served of it, and what is refused."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.checkpoints.reader import CheckpointError
+from model.files import read_object
+
+CONFIG_NAME = "adapter_config.json"
+MAX_RANK = 256
+MAX_PATTERNS = 4096
+
+# What would change the result and is not computed, with the values that ask for nothing.
+_REFUSED: dict[str, tuple[Any, ...]] = {
+    "use_dora": (None, False),
+    "bias": (None, "none"),
+    "lora_bias": (None, False),
+    "modules_to_save": (None, []),
+    "trainable_token_indices": (None, [], {}),
+    "layer_replication": (None, []),
+    "fan_in_fan_out": (None, False),
+    "use_qalora": (None, False),
+    "use_bdlora": (None, False, {}),
+    "alora_invocation_tokens": (None, []),
+    "arrow_config": (None,),
+    "kasa_config": (None,),
+    "velora_config": (None,),
+    "monteclora_config": (None,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterConfig:
+    """How the matrices of an adapter are scaled. Patterns are regular expressions of module names, as in PEFT."""
+
+    rank: int
+    alpha: float
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+    use_rslora: bool  # divide by the square root of the rank (arXiv 2312.03732)
+    base_model: str
+
+    def rank_of(self, module: str) -> int:
+        """The rank of the matrices of a module."""
+        return int(_match(self.rank_pattern, module, self.rank))
+
+    def scaling_of(self, module: str) -> float:
+        """The factor of B A of a module."""
+        rank, alpha = self.rank_of(module), _match(self.alpha_pattern, module, self.alpha)
+        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+
+
+def read_adapter_config(directory: Path) -> AdapterConfig:
+    """CheckpointError for a file that is missing or wrong, and for what is not served."""
+    path = directory / CONFIG_NAME
+    if not path.is_file():
+        raise CheckpointError(f"{directory} is no adapter of PEFT: it has no {CONFIG_NAME}")
+    stored = read_object(path)
+    if stored.get("peft_type") != "LORA":
+        raise CheckpointError(f"{CONFIG_NAME}: peft_type is {stored.get('peft_type')!r}: only 'LORA' is served")
+    for name, harmless in _REFUSED.items():
+        if stored.get(name) not in harmless:
+            raise CheckpointError(
+                f"{CONFIG_NAME}: {name} is {stored[name]!r:.80}, which is not served: "
+                "merge the adapter into the model with PEFT and serve the result"
+            )
+    return AdapterConfig(
+        _rank(stored.get("r"), "r"),
+        _number(stored.get("lora_alpha"), "lora_alpha"),
+        {key: _rank(value, f"rank_pattern[{key!r}]") for key, value in _patterns(stored, "rank_pattern").items()},
+        {key: _number(value, f"alpha_pattern[{key!r}]") for key, value in _patterns(stored, "alpha_pattern").items()},
+        bool(stored.get("use_rslora")),
+        str(stored.get("base_model_name_or_path") or "unknown"),
+    )
+
+
+def _rank(value: Any, name: str) -> int:
+    if not isinstance(value, int) or not 1 <= value <= MAX_RANK:
+        raise CheckpointError(f"{CONFIG_NAME}: {name} is {value!r:.80}: ranks from 1 to {MAX_RANK} are served")
+    return value
+
+
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise CheckpointError(f"{CONFIG_NAME}: {name} is {value!r:.80}: a number is expected")
+    return float(value)
+
+
+def _patterns(stored: Mapping[str, Any], name: str) -> dict[str, Any]:
+    patterns = stored.get(name) or {}
+    if not isinstance(patterns, dict) or len(patterns) > MAX_PATTERNS:
+        raise CheckpointError(f"{CONFIG_NAME}: {name} is no object of at most {MAX_PATTERNS} module names")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise CheckpointError(
+                f"{CONFIG_NAME}: {name} has {pattern!r:.80}, no regular expression: {error}"
+            ) from None
+    return patterns
+
+
+def _match(patterns: Mapping[str, float], module: str, default: float) -> float:
+    """The value of the first pattern that matches the end of a module's name, as PEFT looks it up."""
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
