@@ -9,7 +9,8 @@ from server.batches.directory import BatchDirectory
 from server.batches.metrics import BatchCollector
 from server.batches.runner import BatchRunner
 from server.batches.types import BatchLimits
-from server.engine.types import EngineStats, LayerLoad
+from server.engine.types import EngineStats, FinishReason, LayerLoad
+from server.generation.stream import Usage
 from server.metrics import Metrics
 from tests.server.batches.directories import FakeExecutor
 
@@ -28,6 +29,7 @@ def exposition(accept: str = "text/plain") -> str:
     metrics.key_request("some-key")
     metrics.key_refused("some-key")
     metrics.key_tokens("some-key", 1, 1)
+    metrics.finished(FinishReason.STOP, Usage(1, 1, 0, experts_per_token=2), None)
     text, _ = metrics.exposition(accept)
     return text.decode()
 

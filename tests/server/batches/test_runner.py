@@ -165,13 +165,13 @@ async def test_a_finished_batch_cannot_be_cancelled(tmp_path: Path) -> None:
 
 
 async def test_what_is_late_expires(tmp_path: Path) -> None:
-    executor = FakeExecutor(seconds=0.3)
+    executor = FakeExecutor(seconds=0.05)
     async with running(tmp_path, executor, max_num_seqs=2) as runner:
-        batch = await run_to_the_end(runner, lines(50), seconds=1)
+        batch = await run_to_the_end(runner, lines(400), seconds=3)  # they would take ten
         done, rest = output(runner.directory, batch.output_file_id), output(runner.directory, batch.error_file_id)
     assert batch.status is BatchStatus.EXPIRED
-    assert 0 < len(done) < 50
-    assert len(done) + len(rest) == batch.counts.total == batch.counts.completed + batch.counts.failed == 50
+    assert 0 < len(done) < 400
+    assert len(done) + len(rest) == batch.counts.total == batch.counts.completed + batch.counts.failed == 400
     assert {one["error"]["code"] for one in rest} == {"batch_expired"}
 
 

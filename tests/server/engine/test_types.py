@@ -41,6 +41,7 @@ COMMON: dict[str, Any] = {
     "boundaries": (1, 2),
     "arrival_time": 1.5,
     "cache_salt": "key \N{SNOWMAN}",
+    "adapter": "german",
     "scheduling": SchedulingParams(-3, "tenant"),
     "routing": RoutingParams(2, False, ((0, (1, 3)),), ReturnedRouting((0, 2), 1, True), "chat"),
     "snapshot_token_ids": frozenset({8}),

@@ -26,7 +26,7 @@ def matrices(checkpoint: Path, changed: re.Pattern[str] = CHANGED) -> dict[str, 
     return {
         name.removesuffix(".weight"): tensor
         for name, tensor in tensors.items()
-        if tensor.dim() == 2 and changed.fullmatch(name.removeprefix("model."))
+        if tensor.dim() == 2 and changed.fullmatch(name.removeprefix("model.").removeprefix("backbone."))
     }
 
 
