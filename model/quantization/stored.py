@@ -12,7 +12,8 @@ from model.quantization.scheme import Scheme
 
 INT4 = Scheme("int4", Format.INT4.bits_per_weight, int4.quantize)
 Q8_0 = Scheme("q8_0", Format.Q8_0.bits_per_weight, q8_0.quantize)
-_KEPT = frozenset({Format.INT4, Format.Q8_0, Format.Q4_1})
+# Not Q4_1: beside activations of 8 bits it costs SmolLM2-135M 1.35 % of perplexity, as Q8_0 0.5 %
+_KEPT = frozenset({Format.INT4, Format.Q8_0})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The real Prometheus scrapes the real server, and every query of the dashboard returns data."""
 
+import hashlib
 import json
 import math
 import os
@@ -9,16 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
+from server.batches.directory import open_batch_directory
 from server.settings import Settings
 from server.startup.backend import prepare_backend
 from server.startup.uvicorn_server import in_background
 
 from .files import DEPLOY, ROOT, program, yaml_document
 from .promql import Expression, dashboard_expressions, recorded_names, rules, variable_expressions, without_variables
-from .servers import free_port, get, post, running, wait_until
+from .servers import free_port, get, running, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -27,11 +30,48 @@ TEXT = "The committee met on Tuesday to discuss the new bridge across the river.
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The address of a server with the bundled model."""
-    settings = Settings(port=0, log_level="warning", cache_bytes=2**27, threads=1, drain_grace=5)
-    with in_background(settings, prepare_backend(settings)) as url:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server with the bundled model, API keys and batches."""
+    folder = tmp_path_factory.mktemp("server")
+    keys = [
+        {"name": "busy", "sha256": hashlib.sha256(b"busy").hexdigest(), "scopes": ["inference", "batches"]},
+        {"name": "limited", "sha256": hashlib.sha256(b"limited").hexdigest(), "requests_per_minute": 1},
+    ]
+    (folder / "keys.json").write_text(json.dumps({"keys": keys}))
+    settings = Settings(
+        port=0,
+        log_level="warning",
+        cache_bytes=2**27,
+        threads=1,
+        drain_grace=5,
+        keys_file=folder / "keys.json",
+        metrics_public=True,
+        batch_dir=folder / "batches",
+        adaptive_experts="1:2",
+    )
+    with (
+        open_batch_directory(settings) as batches,
+        in_background(settings, prepare_backend(settings), batch_directory=batches) as url,
+    ):
         yield url
+
+
+def use(url: str) -> None:
+    """A request that is answered, one beyond the limits of its key, one with fewer experts, and a batch of one."""
+    body = {"prompt": TEXT, "max_tokens": 32}
+    with httpx.Client(base_url=url, trust_env=False, timeout=60, headers={"Authorization": "Bearer busy"}) as client:
+        client.post("/v1/generate", json=body).raise_for_status()
+        client.post("/v1/generate", json=body | {"experts_per_token": 1}).raise_for_status()
+        refused = [
+            client.post("/v1/generate", json=body, headers={"Authorization": "Bearer limited"}) for _ in range(2)
+        ]
+        assert refused[-1].status_code == 429
+        line = {"custom_id": "a", "method": "POST", "url": "/v1/generate", "body": body}
+        content = {"file": ("requests.jsonl", json.dumps(line).encode())}
+        file = client.post("/v1/files", data={"purpose": "batch"}, files=content).json()["id"]
+        batch = {"input_file_id": file, "endpoint": "/v1/generate", "completion_window": "24h"}
+        created = client.post("/v1/batches", json=batch).json()["id"]
+        wait_until(lambda: client.get(f"/v1/batches/{created}").json()["status"] == "completed", 60, "the batch")
 
 
 def configuration(folder: Path, server: str) -> Path:
@@ -62,7 +102,7 @@ def prometheus(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         # The second time, the prefix is cached. Scrapes lie between, for a rate is the difference of two of them, and
         # the series of the experts begin with the first tokens.
         for _ in range(2):
-            post(f"{server}/v1/generate", {"prompt": TEXT, "max_tokens": 32})
+            use(server)
             wait_for_scrapes(url)
         yield url
 

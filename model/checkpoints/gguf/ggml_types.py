@@ -39,8 +39,10 @@ class GgmlType:
 
     @property
     def served_bits(self) -> float:
-        """Per weight; of plain numbers as if in bfloat16."""
-        return 16 if self.format is None else self.format.bits_per_weight
+        """Per weight; of plain numbers as if in bfloat16. Q4_1 is served as Q8_0, see model/quantization/stored.py."""
+        if self.format is None:
+            return 16
+        return (Format.Q8_0 if self.format is Format.Q4_1 else self.format).bits_per_weight
 
 
 def _half(blocks_NB: Tensor, start: int) -> Tensor:
