@@ -189,16 +189,35 @@ def delta_rule(
     groups = v_THV.shape[1] // q_TQK.shape[1]
     q = (normalize(q_TQK) * q_TQK.shape[-1] ** -0.5).repeat_interleave(groups, dim=1)
     k = normalize(k_TQK).repeat_interleave(groups, dim=1)
+    return _delta_scan(q, k, v_THV, log_decay_TH.exp()[..., None], beta_TH, state_RHKV, rows_S, starts_S1)
+
+
+def _delta_scan(
+    q: Tensor,
+    k: Tensor,
+    v_THV: Tensor,
+    decay: Tensor,
+    beta_TH: Tensor,
+    state_RHKV: Tensor,
+    rows_S: Tensor,
+    starts_S1: Tensor,
+) -> Tensor:
     out_THV = torch.empty_like(v_THV)
     for row, start, end in _spans(rows_S, starts_S1):
         S_HKV = state_RHKV[row].clone()
         for t in range(start, end):
-            S_HKV = S_HKV * log_decay_TH[t].exp()[:, None, None]
-            u_HV = beta_TH[t, :, None] * (v_THV[t].float() - torch.einsum("hkv,hk->hv", S_HKV, k[t]))
-            S_HKV = S_HKV + k[t, :, :, None] * u_HV[:, None, :]
-            out_THV[t] = torch.einsum("hkv,hk->hv", S_HKV, q[t]).to(v_THV.dtype)
+            S_HKV, o_HV = _delta_step(S_HKV, q[t], k[t], v_THV[t].float(), decay[t], beta_TH[t])
+            out_THV[t] = o_HV.to(v_THV.dtype)
         state_RHKV[row] = S_HKV
     return out_THV
+
+
+def _delta_step(S: Tensor, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    """The next state [..., H, K, V] and the output [..., H, V]; `decay` is [..., H, K] or [..., H, 1]."""
+    S = S * decay[..., None]
+    u = beta[..., None] * (v - torch.einsum("...kv,...k->...v", S, k))
+    S = S + k[..., :, None] * u[..., None, :]
+    return S, torch.einsum("...kv,...k->...v", S, q)
 
 
 def gated_delta(
@@ -230,14 +249,7 @@ def kimi_delta(
     g = -e^A_log softplus(a + dt_bias) and beta = sigmoid(b). Returns [T, H, V].
     """
     q, k, decay_THK, beta_TH = _kimi_inputs(q_THK, k_THK, a_THK, b_TH, A_log_H, dt_bias_HK)
-    out_THV = torch.empty_like(v_THV)
-    for row, start, end in _spans(rows_S, starts_S1):
-        S_HKV = state_RHKV[row].clone()
-        for t in range(start, end):
-            S_HKV, o_HV = _kimi_step(S_HKV, q[t], k[t], v_THV[t].float(), decay_THK[t], beta_TH[t])
-            out_THV[t] = o_HV.to(v_THV.dtype)
-        state_RHKV[row] = S_HKV
-    return out_THV
+    return _delta_scan(q, k, v_THV, decay_THK, beta_TH, state_RHKV, rows_S, starts_S1)
 
 
 def kimi_delta_train(
@@ -254,7 +266,7 @@ def kimi_delta_train(
     v = v_BLHV.float()
     S_BHKV, outs = v.new_zeros(len(v), *k.shape[2:], v.shape[-1]), []
     for t in range(v.shape[1]):
-        S_BHKV, o_BHV = _kimi_step(S_BHKV, q[:, t], k[:, t], v[:, t], decay_BLHK[:, t], beta_BLH[:, t])
+        S_BHKV, o_BHV = _delta_step(S_BHKV, q[:, t], k[:, t], v[:, t], decay_BLHK[:, t], beta_BLH[:, t])
         outs.append(o_BHV)
     return torch.stack(outs, 1).to(v_BLHV.dtype)
 
@@ -263,20 +275,12 @@ def _kimi_inputs(
     q: Tensor, k: Tensor, a: Tensor, b: Tensor, A_log_H: Tensor, dt_bias_HK: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Normalized queries and keys, decays and write strengths."""
-    log_decay = -A_log_H.float().exp()[:, None] * functional.softplus(a.float() + dt_bias_HK.float())
-    return normalize(q) * q.shape[-1] ** -0.5, normalize(k), log_decay.exp(), torch.sigmoid(b.float())
-
-
-def _kimi_step(S: Tensor, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """The next state [..., H, K, V] and the output [..., H, V]."""
-    S = S * decay[..., None]
-    u = beta[..., None] * (v - torch.einsum("...kv,...k->...v", S, k))
-    S = S + k[..., :, None] * u[..., None, :]
-    return S, torch.einsum("...kv,...k->...v", S, q)
+    log_decay, beta = delta_gates(a, b, A_log_H[:, None], dt_bias_HK)
+    return normalize(q) * q.shape[-1] ** -0.5, normalize(k), log_decay.exp(), beta
 
 
 def delta_rule_train(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_BLH: Tensor, beta_BLH: Tensor) -> Tensor:
-    """The same rule over whole rows from a zero state, as matrix products over chunks; differentiable: [B, L, H, V].
+    """The gated delta rule over whole rows from a zero state, as products over chunks; differentiable: [B, L, H, V].
 
     Within a chunk (G: cumulative sum of log decays), the writes u solve (I + A) u = beta (v - decayed S^T k), where A
     is strictly lower triangular. The inverse of I + A is (I - A)(I + A^2)(I + A^4)..., because A is nilpotent.

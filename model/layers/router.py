@@ -167,55 +167,54 @@ def sigmoid(x: Tensor) -> Tensor:
     return torch.stack([x, torch.zeros_like(x)], dim=-1).softmax(-1)[..., 0]
 
 
-class SigmoidBias(TopKRouter):
-    """Top k of sigmoid scores plus a bias, which balances the load and is not part of the weights (arXiv 2408.15664).
+class BiasedTopKRouter(TopKRouter):
+    """Base class of routers that balance the load with a bias per expert, without a balance loss (arXiv 2408.15664).
 
-    After each step the bias of an overloaded expert falls by a fixed amount and that of an underloaded one rises.
+    The bias takes part in the choice of experts, not in their weights. After each step that of an overloaded expert
+    falls by a fixed amount and that of an underloaded one rises.
     """
 
     needs_balance_loss = False
     bias_E: Tensor
 
-    def __init__(self, config: SigmoidBiasConfig, num_experts: int) -> None:
+    def __init__(self, config: SigmoidBiasConfig | SoftmaxBiasConfig, num_experts: int) -> None:
         super().__init__(num_experts, config.top_k)
-        self.config = config
+        self.bias_rate = config.bias_rate
         self.register_buffer("bias_E", torch.zeros(num_experts))
+
+    def biased(self, affinity_TE: Tensor, router_logits_TE: Tensor) -> Tensor:
+        """The scores that choose: minus infinity where the logit is."""
+        return (affinity_TE + self.bias_E).masked_fill(router_logits_TE == float("-inf"), float("-inf"))
+
+    def after_step(self, load_E: Tensor, tokens: int) -> None:
+        load_E = load_E.float()
+        self.bias_E += self.bias_rate * torch.sign(load_E.mean() - load_E)
+
+
+class SigmoidBias(BiasedTopKRouter):
+    """Top k of sigmoid scores plus a bias, which is not part of the weights (arXiv 2408.15664)."""
+
+    def __init__(self, config: SigmoidBiasConfig, num_experts: int) -> None:
+        super().__init__(config, num_experts)
+        self.config = config
 
     def choose(self, router_logits_TE: Tensor, token_ids_T: Tensor, k: int) -> Routing:
         affinity_TE = sigmoid(router_logits_TE)
-        biased_TE = (affinity_TE + self.bias_E).masked_fill(router_logits_TE == float("-inf"), float("-inf"))
-        experts_TK = top_k(limit_to_groups(biased_TE, self.config.groups), k)
+        experts_TK = top_k(limit_to_groups(self.biased(affinity_TE, router_logits_TE), self.config.groups), k)
         weights_TK = affinity_TE.gather(1, experts_TK)
         if self.config.renormalize:
             weights_TK = weights_TK / (weights_TK.sum(-1, keepdim=True) + self.config.epsilon)
         return Routing(weights_TK * self.config.scale, experts_TK, router_logits_TE)
 
-    def after_step(self, load_E: Tensor, tokens: int) -> None:
-        load_E = load_E.float()
-        self.bias_E += self.config.bias_rate * torch.sign(load_E.mean() - load_E)
 
-
-class SoftmaxBias(TopKRouter):
-    """Top k of a softmax plus a bias, which balances the load as in `SigmoidBias` and is not part of the weights."""
-
-    needs_balance_loss = False
-    bias_E: Tensor
-
-    def __init__(self, config: SoftmaxBiasConfig, num_experts: int) -> None:
-        super().__init__(num_experts, config.top_k)
-        self.config = config
-        self.register_buffer("bias_E", torch.zeros(num_experts))
+class SoftmaxBias(BiasedTopKRouter):
+    """Top k of a softmax plus a bias, which is not part of the weights."""
 
     def choose(self, router_logits_TE: Tensor, token_ids_T: Tensor, k: int) -> Routing:
         affinity_TE = router_logits_TE.softmax(-1)
-        biased_TE = (affinity_TE + self.bias_E).masked_fill(router_logits_TE == float("-inf"), float("-inf"))
-        experts_TK = top_k(biased_TE, k)
+        experts_TK = top_k(self.biased(affinity_TE, router_logits_TE), k)
         weights_TK = affinity_TE.gather(1, experts_TK)
         return Routing(weights_TK / weights_TK.sum(-1, keepdim=True), experts_TK, router_logits_TE)
-
-    def after_step(self, load_E: Tensor, tokens: int) -> None:
-        load_E = load_E.float()
-        self.bias_E += self.config.bias_rate * torch.sign(load_E.mean() - load_E)
 
 
 class SparseMixer(TopKRouter):

@@ -4,6 +4,8 @@ Element types and shapes for which nothing is compiled, such as head widths that
 the definition.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -68,23 +70,11 @@ def gated_rms_norm(x: Tensor, gate: Tensor, weight: Tensor, eps: float) -> Tenso
 
 
 def silu_mul(x_T2F: Tensor) -> Tensor:
-    width = x_T2F.shape[-1] // 2
-    if x_T2F.dtype not in SUFFIXES:
-        return reference.silu_mul(x_T2F)
-    x_T2F = x_T2F.contiguous()
-    out = x_T2F.new_empty(*x_T2F.shape[:-1], width)
-    call("silu_mul", x_T2F.dtype, x_T2F, out, out.numel() // width, width)
-    return out
+    return _multiplied(reference.silu_mul, x_T2F)
 
 
 def gelu_mul(x_T2F: Tensor) -> Tensor:
-    width = x_T2F.shape[-1] // 2
-    if x_T2F.dtype not in SUFFIXES:
-        return reference.gelu_mul(x_T2F)
-    x_T2F = x_T2F.contiguous()
-    out = x_T2F.new_empty(*x_T2F.shape[:-1], width)
-    call("gelu_mul", x_T2F.dtype, x_T2F, out, out.numel() // width, width)
-    return out
+    return _multiplied(reference.gelu_mul, x_T2F)
 
 
 def squared_relu(x: Tensor) -> Tensor:
@@ -98,12 +88,17 @@ def squared_relu(x: Tensor) -> Tensor:
 
 
 def clamped_mul(x_T2F: Tensor, alpha: float, limit: float) -> Tensor:
+    return _multiplied(reference.clamped_mul, x_T2F, float(alpha), float(limit))
+
+
+def _multiplied(definition: Callable[..., Tensor], x_T2F: Tensor, *constants: float) -> Tensor:
+    """An activation of gate and up, by its definition: [T, 2F] -> [T, F]."""
     width = x_T2F.shape[-1] // 2
     if x_T2F.dtype not in SUFFIXES:
-        return reference.clamped_mul(x_T2F, alpha, limit)
+        return definition(x_T2F, *constants)
     x_T2F = x_T2F.contiguous()
     out = x_T2F.new_empty(*x_T2F.shape[:-1], width)
-    call("clamped_mul", x_T2F.dtype, x_T2F, out, out.numel() // width, width, float(alpha), float(limit))
+    call(definition.__name__, x_T2F.dtype, x_T2F, out, out.numel() // width, width, *constants)
     return out
 
 

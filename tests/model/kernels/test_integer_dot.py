@@ -2,7 +2,6 @@
 
 import ctypes
 import platform
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -25,7 +24,8 @@ extern "C" void round_products(const float* x, float y, int32_t* out, int64_t co
 
 def test_products_are_rounded_before_they_become_integers(tmp_path: Path) -> None:
     """With FMA, which compilers use where they can, sums with a product round the exact product instead."""
-    if shutil.which("g++") is None:
+    compiler = build.find_compiler()
+    if compiler is None:
         pytest.skip("there is no compiler here")
     is_x86 = platform.machine() in ("x86_64", "AMD64")
     if is_x86 and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
@@ -33,7 +33,7 @@ def test_products_are_rounded_before_they_become_integers(tmp_path: Path) -> Non
     flags = ["-mfma", "-U__SSE2__"] if is_x86 else []
     code, library_path = tmp_path / "rounding.cpp", tmp_path / "rounding.so"
     code.write_text(CODE)
-    command = ["g++", "-std=c++17", "-O3", "-fno-math-errno", *flags, "-shared", "-fPIC", str(code)]
+    command = [compiler, "-std=c++17", "-O3", "-fno-math-errno", *flags, "-shared", "-fPIC", str(code)]
     subprocess.run([*command, "-o", str(library_path)], check=True)
 
     x, y, found = torch.randn(1 << 16), 9876.54321, torch.empty(1 << 16, dtype=torch.int32)

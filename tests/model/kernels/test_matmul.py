@@ -305,10 +305,8 @@ def test_a_choice_of_weight_zero_is_not_computed() -> None:
 
 def test_moe_is_the_same_with_any_number_of_threads() -> None:
     gate_up, down = torch.randn(4, 512, 256).bfloat16(), torch.randn(4, 256, 256).bfloat16()
-    weights, x = (
-        GatedMLPWeights(PackedWeights(Codes(gate_up)), PackedWeights(Codes(down))),
-        torch.randn(30, 256).bfloat16(),
-    )
+    weights = GatedMLPWeights(PackedWeights(Codes(gate_up)), PackedWeights(Codes(down)))
+    x = torch.randn(30, 256).bfloat16()
     choices = torch.rand(30, 4).topk(2).indices, torch.rand(30, 2)
     threads, found = torch.get_num_threads(), []
     try:

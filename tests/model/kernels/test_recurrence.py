@@ -146,11 +146,8 @@ def test_kimi_delta(lengths: list[int], sizes: tuple[int, int], dtype: torch.dty
 
 def test_equal_decays_of_all_coordinates_are_the_gated_delta_rule() -> None:
     q, k, v, a, b, A_log, dt_bias = kimi_delta_inputs(20, 32, 32, torch.float32)
-    a, dt_bias, row = (
-        a[..., :1].expand(a.shape),
-        dt_bias[:, :1].expand(dt_bias.shape),
-        torch.zeros(1, dtype=torch.int32),
-    )
+    a, dt_bias = a[..., :1].expand(a.shape), dt_bias[:, :1].expand(dt_bias.shape)
+    row = torch.zeros(1, dtype=torch.int32)
     found = reference.kimi_delta(q, k, v, a, b, A_log, dt_bias, torch.zeros(1, 3, 32, 32), row, starts_of([20]))
     gates = reference.delta_gates(a[..., 0], b, A_log, dt_bias[:, 0])
     close(found, reference.delta_rule(q, k, v, *gates, torch.zeros(1, 3, 32, 32), row, starts_of([20])), torch.float32)
