@@ -46,16 +46,20 @@ def family_of(hf_config: Mapping[str, Any]) -> Family:
     module = import_module(f"model.families.{model_type}")
     layouts = getattr(module, "layouts", lambda config: [module.rules(config)])
     ignored = getattr(module, "ignored", lambda hf: ())
-    return Family(_naming_missing_keys(module.config_from_hf), module.rules, layouts, ignored)
+    return Family(_naming_what_is_missing(module.config_from_hf), module.rules, layouts, ignored)
 
 
-def _naming_missing_keys(config_from_hf: ConfigFromHf) -> ConfigFromHf:
+def _naming_what_is_missing(config_from_hf: ConfigFromHf) -> ConfigFromHf:
     def checked(hf_config: Mapping[str, Any]) -> ModelConfig:
         try:
             return config_from_hf(hf_config)
         except KeyError as error:
             raise CheckpointError(
                 f"config.json has no {error}, which model_type {hf_config['model_type']!r} needs"
+            ) from error
+        except IndexError as error:
+            raise CheckpointError(
+                "config.json has a list with fewer entries than layers (num_hidden_layers)"
             ) from error
 
     return checked

@@ -78,7 +78,7 @@ def latent_attention(hf: HfConfig) -> LatentAttentionConfig:
 
 def _yarn_scale(hf: HfConfig) -> float:
     """The factor that YaRN applies to queries and to keys."""
-    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
+    rope = standard.rope_parameters(hf)
     weight = rope.get("mscale_all_dim")
     return standard.yarn_mscale(rope["factor"], weight) if weight and rope.get("factor") else 1.0
 

@@ -28,10 +28,9 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
 
 
 def router(hf: HfConfig) -> SigmoidBiasConfig:
+    """The router of the MoE layers, which other families share."""
     groups = GroupLimit(hf["n_group"], hf["topk_group"], best_of=2) if (hf["n_group"] or 1) > 1 else None
-    return SigmoidBiasConfig(
-        hf["num_experts_per_tok"], hf["norm_topk_prob"], hf["routed_scaling_factor"], groups
-    )  # fmt: skip
+    return SigmoidBiasConfig(hf["num_experts_per_tok"], hf["norm_topk_prob"], hf["routed_scaling_factor"], groups)
 
 
 def ignored(hf: HfConfig) -> tuple[str, ...]:
@@ -41,9 +40,7 @@ def ignored(hf: HfConfig) -> tuple[str, ...]:
 
 
 def rules(config: ModelConfig) -> list[Rule]:
-    return standard.decoder_rules(
-        config, {LatentAttentionConfig: deepseek_v2.attention_rules, MoEConfig: moe_rules}
-    )  # fmt: skip
+    return standard.decoder_rules(config, {LatentAttentionConfig: deepseek_v2.attention_rules, MoEConfig: moe_rules})
 
 
 def moe_rules(ours: str, theirs: str, config: MoEConfig, hidden_size: int) -> list[Rule]:

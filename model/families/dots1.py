@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from model.checkpoints.safetensors_files import Rule
-from model.config import LayerConfig, ModelConfig, MoEConfig, QKNormConfig
+from model.config import ModelConfig, MoEConfig, QKNormConfig
 from model.families import deepseek_v2, deepseek_v3, standard
 from model.families.standard import HfConfig
 
@@ -24,8 +24,8 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
     attention = replace(standard.attention(hf), qk_norm=QKNormConfig(standard.norm(hf)))
     windows = standard.layer_windows(hf, slides=lambda index: index >= hf.get("max_window_layers", 62))
     feed_forwards = deepseek_v2.dense_then_moe(hf, deepseek_v3.router(hf))
-    layers = zip(windows, feed_forwards, strict=True)
-    return standard.decoder(hf, [LayerConfig(replace(attention, window=window), feed) for window, feed in layers])
+    mixers = [replace(attention, window=window) for window in windows]
+    return standard.decoder(hf, standard.paired_layers(mixers, feed_forwards))
 
 
 def rules(config: ModelConfig) -> list[Rule]:

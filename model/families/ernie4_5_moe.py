@@ -45,9 +45,7 @@ def ignored(hf: HfConfig) -> tuple[str, ...]:
 
 
 def rules(config: ModelConfig) -> list[Rule]:
-    return standard.decoder_rules(
-        config, {AttentionConfig: standard.paired_attention_rules, MoEConfig: _moe_rules}
-    )  # fmt: skip
+    return standard.decoder_rules(config, {AttentionConfig: standard.paired_attention_rules, MoEConfig: _moe_rules})
 
 
 def _moe_rules(ours: str, theirs: str, config: MoEConfig, hidden_size: int) -> list[Rule]:

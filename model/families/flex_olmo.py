@@ -11,9 +11,8 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
     hf = {"rope_theta": 500_000.0, **hf}
     router = SoftmaxTopKConfig(hf.get("num_experts_per_tok", 5), renormalize=hf.get("norm_topk_prob", False))
     moe = MoEConfig(router, hf.get("num_experts", 7), hf["intermediate_size"])
-    return standard.decoder(
-        hf, [LayerConfig(olmo2.attention(hf), moe, NormPlacement.POST)] * hf["num_hidden_layers"]
-    )  # fmt: skip
+    layer = LayerConfig(olmo2.attention(hf), moe, NormPlacement.POST)
+    return standard.decoder(hf, [layer] * hf["num_hidden_layers"])
 
 
 def rules(config: ModelConfig) -> list[Rule]:

@@ -14,6 +14,7 @@ from model.config import (
     ModelConfig,
     MoEConfig,
     QKNormConfig,
+    RotaryConfig,
     SharedExpertConfig,
     SoftmaxTopKConfig,
 )
@@ -24,22 +25,16 @@ from model.families.standard import HfConfig
 def config_from_hf(hf: HfConfig) -> ModelConfig:
     standard.require(hf, hidden_act="silu", mlp_bias=False)
     hf = {"rms_norm_eps": 1e-5, **hf}
-    hf = {**hf, "rope_theta": _theta(hf), "rope_parameters": _without_theta(hf.get("rope_parameters"))}
-    attention = replace(standard.attention(hf), qk_norm=QKNormConfig(standard.norm(hf), after_rotary=True))
+    attention, qk_norm = standard.attention(hf), QKNormConfig(standard.norm(hf), after_rotary=True)
+    attention = replace(attention, rotary=_rotary(hf, attention.head_dim), qk_norm=qk_norm)
     layers = range(hf["num_hidden_layers"])
     return standard.decoder(hf, [LayerConfig(attention, _moe(hf, index)) for index in layers])
 
 
-def _theta(hf: HfConfig) -> float:
-    """The base of the rotary positions. `alpha` stretches it (NTK-aware scaling)."""
-    rope = hf.get("rope_scaling") or hf.get("rope_parameters") or {}
-    rotary = standard.rotary(hf, hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"])
-    alpha = rope.get("alpha")
-    return rotary.theta * alpha ** (rotary.dim / (rotary.dim - 2)) if alpha else rotary.theta
-
-
-def _without_theta(rope: dict[str, Any] | None) -> dict[str, Any]:
-    return {key: value for key, value in (rope or {}).items() if key != "rope_theta"}
+def _rotary(hf: HfConfig, head_dim: int) -> RotaryConfig:
+    """`alpha` stretches the base of the rotary positions (NTK-aware scaling)."""
+    rotary, alpha = standard.rotary(hf, head_dim), standard.rope_parameters(hf).get("alpha")
+    return replace(rotary, theta=rotary.theta * alpha ** (rotary.dim / (rotary.dim - 2))) if alpha else rotary
 
 
 def _moe(hf: HfConfig, index: int) -> MoEConfig:

@@ -10,19 +10,16 @@ from typing import Any
 from model.checkpoints.safetensors_files import Chain, Concat, Rule, Same
 from model.config import (
     GatedMLPConfig,
-    GroupLimit,
     KimiDeltaConfig,
     LatentAttentionConfig,
-    LayerConfig,
     MixerConfig,
     ModelConfig,
     MoEConfig,
     NormConfig,
     NoRotary,
     SharedExpertConfig,
-    SigmoidBiasConfig,
 )
-from model.families import deepseek_v2, standard
+from model.families import deepseek_v2, deepseek_v3, standard
 from model.families.standard import HfConfig
 
 _DEFAULTS: dict[str, Any] = {
@@ -55,7 +52,7 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
         "sparse": _moe(hf),
     }
     of_layers = standard.of_kinds(_layer_types(hf), mixers), standard.of_kinds(_mlp_layer_types(hf), feed_forwards)
-    return standard.decoder(hf, [LayerConfig(mixer, feed) for mixer, feed in zip(*of_layers, strict=True)])
+    return standard.decoder(hf, standard.paired_layers(*of_layers))
 
 
 def _layer_types(hf: HfConfig) -> list[str]:
@@ -97,11 +94,13 @@ def _kimi_delta(hf: HfConfig) -> KimiDeltaConfig:
 
 
 def _moe(hf: HfConfig) -> MoEConfig:
-    num_groups, width = hf["num_expert_group"], hf["moe_intermediate_size"]
-    groups = GroupLimit(num_groups, hf["topk_group"], best_of=2) if num_groups > 1 else None
-    router = SigmoidBiasConfig(
-        hf["num_experts_per_token"], hf["moe_renormalize"], hf["routed_scaling_factor"], groups
-    )  # fmt: skip
+    names = {
+        "num_experts_per_tok": "num_experts_per_token",
+        "norm_topk_prob": "moe_renormalize",
+        "n_group": "num_expert_group",
+    }
+    router = deepseek_v3.router(dict(hf) | {name: hf[own] for name, own in names.items()})
+    width = hf["moe_intermediate_size"]
     return MoEConfig(router, hf["num_experts"], width, SharedExpertConfig(width * hf["num_shared_experts"]))
 
 

@@ -8,7 +8,6 @@ from model.checkpoints.safetensors_files import Rule
 from model.config import (
     AttentionConfig,
     GatedMLPConfig,
-    LayerConfig,
     MixerConfig,
     ModelConfig,
     MoEConfig,
@@ -43,8 +42,7 @@ def decoder(hf: HfConfig, feed_forwards: Sequence[GatedMLPConfig | MoEConfig]) -
         "full_attention": replace(attention, qk_norm=QKNormConfig(norm)),
         "conv": ShortConvConfig(hf.get("conv_L_cache", 3), hf.get("conv_bias", False)),
     }
-    of_layers = standard.of_kinds(_layer_types(hf), mixers)
-    layers = [LayerConfig(mixer, feed) for mixer, feed in zip(of_layers, feed_forwards, strict=True)]
+    layers = standard.paired_layers(standard.of_kinds(_layer_types(hf), mixers), feed_forwards)
     tied = hf.get("tie_embedding", hf.get("tie_word_embeddings", True))
     return replace(standard.decoder(hf, layers), norm=norm, tie_word_embeddings=tied)
 

@@ -4,7 +4,7 @@ Every mixer and every feed-forward is a layer of its own there; here a feed-forw
 Attention has no position embedding. The modules for multi-token prediction are not loaded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -54,11 +54,9 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
     hf = _DEFAULTS | dict(hf)
     hf = {**hf, "rms_norm_eps": hf["layer_norm_epsilon"]}
     attention = replace(standard.attention(hf), rotary=None)
-    mixers: dict[str, MixerConfig] = {"linear_attention": _mamba(hf), "full_attention": attention}
+    mixers = {"linear_attention": _mamba(hf), "full_attention": attention}
     feed_forwards = {"mlp": GatedMLPConfig(hf["intermediate_size"], SquaredReLU()), "moe": _moe(hf)}
-    kinds = _layer_types(hf)
-    standard.of_kinds(kinds, {**mixers, **feed_forwards})
-    return standard.decoder(hf, _paired(kinds, mixers, feed_forwards))
+    return standard.decoder(hf, _paired(_layer_types(hf), mixers, feed_forwards))
 
 
 def _layer_types(hf: HfConfig) -> list[str]:
@@ -69,16 +67,14 @@ def _layer_types(hf: HfConfig) -> list[str]:
     return [_OLDER.get(kind, kind) for kind in kinds]
 
 
-def _paired(
-    kinds: Sequence[str], mixers: dict[str, MixerConfig], feed_forwards: dict[str, Any]
-) -> list[LayerConfig]:  # fmt: skip
+def _paired(kinds: Sequence[str], mixers: Mapping[str, Any], feed_forwards: Mapping[str, Any]) -> list[LayerConfig]:
     """A layer for each mixer, with the feed-forward that follows it."""
     layers: list[LayerConfig] = []
-    for kind in kinds:
+    for kind, part in zip(kinds, standard.of_kinds(kinds, {**mixers, **feed_forwards}), strict=True):
         if kind in mixers:
-            layers.append(LayerConfig(mixers[kind], None))
+            layers.append(LayerConfig(part, None))
         elif layers and layers[-1].feed_forward is None:
-            layers[-1] = replace(layers[-1], feed_forward=feed_forwards[kind])
+            layers[-1] = replace(layers[-1], feed_forward=part)
         else:
             raise CheckpointError(f"the layers of nemotron_h have a {kind} that does not follow a mixer")
     return layers
@@ -129,7 +125,7 @@ def rules(config: ModelConfig) -> list[Rule]:
 
 def _layer_rules(
     ours: str, theirs: str, config: MixerConfig | GatedMLPConfig | MoEConfig, hidden_size: int
-) -> list[Rule]:  # fmt: skip
+) -> list[Rule]:
     norm, theirs = Rule(f"{ours}_norm.weight", (f"{theirs}.norm.weight",)), f"{theirs}.mixer"
     if isinstance(config, AttentionConfig):
         return [norm, *standard.attention_rules(ours, theirs, config, hidden_size, module="")]

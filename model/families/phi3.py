@@ -11,9 +11,7 @@ from model.families.standard import HfConfig
 def config_from_hf(hf: HfConfig) -> ModelConfig:
     standard.require(hf, hidden_act="silu")
     hf = {"rms_norm_eps": 1e-5, "original_max_position_embeddings": 4096, **hf}
-    attention = replace(
-        standard.attention(hf), window=hf.get("sliding_window"), input_bias=False, output_bias=False
-    )  # fmt: skip
+    attention = replace(standard.attention({**hf, "attention_bias": False}), window=hf.get("sliding_window"))
     layer = LayerConfig(attention, GatedMLPConfig(hf["intermediate_size"]))
     return standard.decoder(hf, [layer] * hf["num_hidden_layers"])
 

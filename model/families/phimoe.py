@@ -39,9 +39,9 @@ def _rotary(hf: HfConfig, head_dim: int) -> RotaryConfig:
     rotary = standard.rotary(hf, head_dim)
     if not isinstance(rotary.scaling, FrequencyFactors):
         return rotary
-    rope = hf.get("rope_scaling") or hf["rope_parameters"]
-    original = rope.get("original_max_position_embeddings") or hf["max_position_embeddings"]
-    name = "long_mscale" if hf["max_position_embeddings"] > original else "short_mscale"
+    rope = standard.rope_parameters(hf)
+    is_extended = hf["max_position_embeddings"] > standard.longrope_original(hf)
+    name = "long_mscale" if is_extended else "short_mscale"
     if name not in rope:
         raise CheckpointError(f"the rope scaling of phimoe has no {name}")
     return replace(rotary, scaling=replace(rotary.scaling, attention_factor=float(rope[name])))

@@ -17,8 +17,8 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
     windows = standard.layer_windows(hf, slides=lambda index: not has_rotary[index], default=None)
     attention, dense = standard.attention(hf), GatedMLPConfig(hf["intermediate_size"])
     layers = [
-        LayerConfig(replace(attention, rotary=attention.rotary if rotary else None, window=window), dense)
-        for rotary, window in zip(has_rotary, windows, strict=False)
+        LayerConfig(replace(attention, rotary=attention.rotary if has_rotary[index] else None, window=window), dense)
+        for index, window in enumerate(windows)
     ]
     return standard.decoder(hf, layers)
 

@@ -25,6 +25,7 @@ from model.config import (
     LayerConfig,
     LinearScaling,
     Llama3Scaling,
+    MixerConfig,
     ModelConfig,
     MoEConfig,
     NormConfig,
@@ -55,6 +56,18 @@ def decoder(hf: HfConfig, layers: Sequence[LayerConfig]) -> ModelConfig:
         norm(hf),
         tie_word_embeddings=hf.get("tie_word_embeddings", False),
     )
+
+
+def paired_layers(
+    mixers: Sequence[MixerConfig], feed_forwards: Sequence[GatedMLPConfig | MoEConfig]
+) -> list[LayerConfig]:
+    """One layer of each mixer and each feed-forward. CheckpointError if there are not as many of both."""
+    if len(mixers) != len(feed_forwards):
+        raise CheckpointError(
+            f"config.json describes {len(mixers)} mixers and {len(feed_forwards)} feed-forwards: "
+            "lists of layer types need num_hidden_layers entries"
+        )
+    return [LayerConfig(*parts) for parts in zip(mixers, feed_forwards, strict=True)]
 
 
 def norm(hf: HfConfig) -> NormConfig:
@@ -116,7 +129,7 @@ def rotary(hf: HfConfig, head_dim: int, *, theta: float = 10_000.0, partial: flo
 
     `theta` and `partial` are the defaults of the family. Raises CheckpointError for an unknown kind of scaling.
     """
-    rope = _rope(hf)
+    rope = rope_parameters(hf)
     theta = float(rope.get("rope_theta") or hf.get("rope_theta") or theta)
     partial = rope.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or partial
     return RotaryConfig(int(head_dim * partial), theta, _scaling(rope, hf))
@@ -133,14 +146,14 @@ def of_layer_type(hf: HfConfig, kind: str) -> dict[str, Any]:
     return {**hf, "rope_parameters": nested or {}, "rope_scaling": scaling}
 
 
-def _rope(hf: HfConfig) -> HfConfig:
+def rope_parameters(hf: HfConfig) -> HfConfig:
     """The rotary settings. The older key has priority, as in transformers."""
     return hf.get("rope_scaling") or hf.get("rope_parameters") or {}
 
 
 def _max_positions(hf: HfConfig) -> int:
     """The context length. With YaRN it is at least the extended one, because configs often only set the scaling."""
-    scaling, positions = _scaling(_rope(hf), hf), int(hf["max_position_embeddings"])
+    scaling, positions = _scaling(rope_parameters(hf), hf), int(hf["max_position_embeddings"])
     if isinstance(scaling, YarnScaling):
         return max(positions, int(scaling.factor * scaling.original_positions))
     return positions
@@ -175,13 +188,18 @@ def _longrope(rope: HfConfig, hf: HfConfig) -> FrequencyFactors:
     transformers chooses anew for every length. Here the context of the config decides for all lengths, because the
     keys of a sequence must not change while it grows.
     """
-    longest = int(hf["max_position_embeddings"])
-    original = rope.get("original_max_position_embeddings") or hf.get("original_max_position_embeddings") or longest
+    longest, original = int(hf["max_position_embeddings"]), longrope_original(hf)
     factor = rope.get("factor") or longest / original
     magnitude = rope.get("attention_factor")
     if magnitude is None:
         magnitude = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
     return FrequencyFactors(tuple(rope["long_factor" if longest > original else "short_factor"]), float(magnitude))
+
+
+def longrope_original(hf: HfConfig) -> int:
+    """The context length before LongRoPE extended it."""
+    key = "original_max_position_embeddings"
+    return int(rope_parameters(hf).get(key) or hf.get(key) or hf["max_position_embeddings"])
 
 
 def _yarn_magnitude(rope: HfConfig) -> float:

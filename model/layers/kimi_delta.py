@@ -39,9 +39,8 @@ class KimiDelta(nn.Module):
 
     def forward(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> Tensor:
         mixed, b_TH, decay, gate = self.in_proj(x_TD).split(self.widths, dim=-1)
-        q_THK, k_THK, v_THK = (
-            self._heads(x) for x in batch.short_conv(layer, mixed, self.conv_weight).chunk(3, dim=-1)
-        )  # fmt: skip
+        mixed = batch.short_conv(layer, mixed, self.conv_weight)
+        q_THK, k_THK, v_THK = (self._heads(x) for x in mixed.chunk(3, dim=-1))
         a_THK = self._heads(self.decay_proj(decay))
         out_THK = batch.kimi_delta(layer, (q_THK, k_THK, v_THK), a_THK, b_TH, self.A_log, self.dt_bias)
         gated = kernels.sigmoid_mul(self.norm(out_THK).flatten(1), self.gate_proj(gate))

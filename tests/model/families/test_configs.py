@@ -107,6 +107,15 @@ def test_longrope_of_phimoe_has_its_own_magnitudes(positions: int, magnitude: fl
     assert (scaling.attention_factor, scaling.factors[-1]) == (magnitude, factor)
 
 
+def test_the_original_length_of_longrope_stands_in_either_place() -> None:
+    hf = short_config("phimoe_longrope") | {"max_position_embeddings": 512}
+    rope = dict(hf["rope_parameters"])
+    original = {"original_max_position_embeddings": rope.pop("original_max_position_embeddings")}
+    config_from_hf = family_of(hf).config_from_hf
+    assert config_from_hf(hf | original | {"rope_parameters": rope}) == config_from_hf(hf)
+    assert config_from_hf(hf | {"rope_parameters": rope}) != config_from_hf(hf)  # negative control
+
+
 def test_the_layers_of_nemotron_h_are_written_in_two_ways() -> None:
     pattern = short_config("nemotron_h")
     kinds = ["mamba", "mlp", "mamba", "attention", "mlp", "mamba"]
@@ -137,6 +146,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("nemotron_h_moe", {"moe_latent_size": 16}, "moe_latent_size is 16: only None"),
     ("nemotron_h", {"hybrid_override_pattern": "-M"}, "a mlp that does not follow a mixer"),
     ("nemotron_h", {"hybrid_override_pattern": "M?"}, r"layer_types names '\?'"),
+    ("kimi_linear", {"layer_types": ["linear_attention"] * 4}, "describes 4 mixers and 3 feed-forwards"),
+    ("hunyuan_v1_moe", {"moe_topk": [2]}, "a list with fewer entries than layers"),
+    ("smollm3_window", {"no_rope_layers": [1]}, "a list with fewer entries than layers"),
     ("kimi_linear", {"mla_use_nope": False}, "mla_use_nope is False: only True"),
     ("gemma3_text", {"hidden_activation": "gelu"}, "hidden_activation is 'gelu': only 'gelu_pytorch_tanh'"),
     ("gemma3_text", {"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0: only None"),
