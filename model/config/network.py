@@ -70,6 +70,8 @@ def check_experts_per_token(config: ModelConfig, k: int) -> None:
 def check_masked_experts(config: ModelConfig, masked: Mapping[int, Collection[int]], k: int | None = None) -> None:
     """Raise ValueError unless each MoE layer has enough experts without those `masked` by layer for `k` per token."""
     layers = dict(config.moe_layers())
+    if masked and not layers:
+        raise ValueError("a model without experts takes no mask_experts; leave it out")
     for layer, experts in masked.items():
         moe = layers.get(layer)
         if moe is None:

@@ -11,7 +11,6 @@ from model.config import (
     GatedMLPConfig,
     GroupLimit,
     HashConfig,
-    LayerConfig,
     ModelConfig,
     ReluConfig,
     RouterConfig,
@@ -20,6 +19,7 @@ from model.config import (
     TopKSoftmaxConfig,
     TopPConfig,
     check_experts_per_token,
+    check_masked_experts,
     hybrid_config,
     with_experts_per_token,
 )
@@ -32,6 +32,7 @@ TINY = hybrid_config(
     hidden_size=32, num_layers=2, attention_every=2, num_heads=2, num_kv_heads=1, head_dim=16, num_experts=4,
     expert_width=16, shared_width=16, vocab_size=64,
 )  # fmt: skip
+DENSE = replace(TINY, layers=tuple(replace(layer, feed_forward=GatedMLPConfig(16)) for layer in TINY.layers))
 FIXED_K: list[RouterConfig] = [
     SoftmaxTopKConfig(2),
     SoftmaxTopKConfig(2, renormalize=False),
@@ -77,6 +78,11 @@ def test_more_experts_than_the_best_groups_have_is_refused() -> None:
         check_experts_per_token(config, 3)
 
 
+def test_a_network_without_experts_refuses_masks() -> None:
+    with pytest.raises(ValueError, match="a model without experts takes no mask_experts"):
+        check_masked_experts(DENSE, {0: [0]})
+
+
 @pytest.mark.parametrize("router", [ReluConfig(2), TopPConfig(2)])
 def test_a_router_that_chooses_the_number_itself_refuses_one(router: RouterConfig) -> None:
     with pytest.raises(ValueError, match=r"(Relu|TopP) router chooses the number itself"):
@@ -84,9 +90,8 @@ def test_a_router_that_chooses_the_number_itself_refuses_one(router: RouterConfi
 
 
 def test_a_network_without_experts_refuses_a_number() -> None:
-    dense = tuple(LayerConfig(layer.mixer, GatedMLPConfig(16)) for layer in TINY.layers)
     with pytest.raises(ValueError, match="a model with experts"):
-        with_experts_per_token(ModelConfig(64, 32, dense, 128), 1)
+        with_experts_per_token(DENSE, 1)
 
 
 # In the batch
