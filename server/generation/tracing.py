@@ -80,16 +80,13 @@ def _epoch() -> int:
 
 
 def _request_attributes(request: EngineRequest, model: str) -> dict[str, Any]:
-    attributes: dict[str, Any] = {
+    sampling = request.sampling
+    return {
         "gen_ai.operation.name": _OPERATION,
         "gen_ai.provider.name": "routelm",
         "gen_ai.request.model": model,
         "routelm.request_id": request.request_id,
-    }
-    sampling = request.sampling
-    attributes |= {
         "gen_ai.request.max_tokens": sampling.max_tokens,
         "gen_ai.request.temperature": sampling.temperature,
         "gen_ai.request.top_p": sampling.top_p,
     }
-    return attributes
