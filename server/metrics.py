@@ -34,6 +34,29 @@ QUEUE_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5
 TOKEN_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000)
 
 
+class KeyMetrics:
+    """The series of API keys, by name. Keys are named in a file, which bounds the number of series."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"routelm:key_{name}", text, ["key"], registry=registry)
+
+        self._requests = counter("requests", "POST requests of an API key that were within its limits.")
+        self._refused = counter("requests_refused", "POST requests above the limits of their API key.")
+        self._prompt_tokens = counter("prompt_tokens", "Prompt tokens of an API key.")
+        self._generation_tokens = counter("generation_tokens", "Generated tokens of an API key.")
+
+    def accepted(self, key: str) -> None:
+        self._requests.labels(key).inc()
+
+    def refused(self, key: str) -> None:
+        self._refused.labels(key).inc()
+
+    def add_tokens(self, key: str, prompt_tokens: int, generation_tokens: int) -> None:
+        self._prompt_tokens.labels(key).inc(prompt_tokens)
+        self._generation_tokens.labels(key).inc(generation_tokens)
+
+
 class Metrics:
     """All series of one application, in a registry of its own. Observes generations."""
 
@@ -41,6 +64,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.registry.register(EngineCollector(model_name, stats))
+        self.keys = KeyMetrics(self.registry)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
             family = Histogram(name, text, ["model_name"], registry=self.registry, buckets=buckets)
@@ -87,16 +111,11 @@ class Metrics:
         )
         reasons = ("queue_full", "deadline_unreachable", "draining", "prompt_too_long")
         self._rejected = {reason: rejected.labels(reason) for reason in reasons}
-        self._key_requests = self._key_counter("requests", "POST requests of an API key that were within its limits.")
-        self._key_refused = self._key_counter("requests_refused", "POST requests above the limits of their API key.")
-        self._key_prompt_tokens = self._key_counter("prompt_tokens", "Prompt tokens of an API key.")
-        self._key_generation_tokens = self._key_counter("generation_tokens", "Generated tokens of an API key.")
         self._aborted = Counter(
             "routelm:requests_aborted",
             "Generations whose client left before the end; an HTTP request may take many.",
             registry=self.registry,
         )
-
         self._by_experts = Counter(
             "routelm:generations_by_experts",
             "Generations for which the request or the server chose the number of experts per token.",
@@ -109,17 +128,6 @@ class Metrics:
 
     def rejected(self, reason: str) -> None:
         self._rejected[reason].inc()
-
-    def key_request(self, key: str) -> None:
-        """Keys are named in a file, which bounds the number of series."""
-        self._key_requests.labels(key).inc()
-
-    def key_refused(self, key: str) -> None:
-        self._key_refused.labels(key).inc()
-
-    def key_tokens(self, key: str, prompt_tokens: int, generation_tokens: int) -> None:
-        self._key_prompt_tokens.labels(key).inc(prompt_tokens)
-        self._key_generation_tokens.labels(key).inc(generation_tokens)
 
     def inter_token(self, seconds: float) -> None:
         self._inter_token.observe(seconds)
@@ -143,9 +151,6 @@ class Metrics:
     def aborted(self) -> None:
         self._aborted.inc()
         self._success[FinishReason.ABORT].inc()
-
-    def _key_counter(self, name: str, text: str) -> Counter:
-        return Counter(f"routelm:key_{name}", text, ["key"], registry=self.registry)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The text for a scraper that sends this Accept header, and its content type."""

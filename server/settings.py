@@ -14,7 +14,6 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
-
 MAX_MODEL_NAME = 256  # characters
 
 
@@ -111,7 +110,7 @@ class Settings(BaseSettings):
         default=None, min_length=1, max_length=256, description="Branch, tag or commit of a hub id."
     )
     served_model_name: Annotated[str | None, Unset("the directory's name or the hub id")] = Field(
-        default=None, max_length=256, description="The model's name in the API; several, comma-separated."
+        default=None, max_length=MAX_MODEL_NAME, description="The model's name in the API; several, comma-separated."
     )
     lora: Annotated[NamedPaths, Unset("none")] = Field(
         default={},

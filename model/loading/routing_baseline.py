@@ -26,7 +26,7 @@ class RoutingBaseline:
             return None
         try:
             found = read_object(path)
-            shares = {int(layer): tuple(map(float, share)) for layer, share in found["shares"].items()}
+            shares = {int(layer): tuple(map(_share, share)) for layer, share in found["shares"].items()}
             return cls(int(found["num_tokens"]), shares)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
@@ -44,6 +44,12 @@ class RoutingBaseline:
         if usual is None or len(usual) != len(share) or not any(share):
             return None
         return sum(_excess(p, q) + _excess(q, p) for p, q in zip(usual, share, strict=True)) / 2
+
+
+def _share(value: float) -> float:
+    if not 0 <= value <= 1:  # NaN too
+        raise ValueError(f"{value} is not a share")
+    return float(value)
 
 
 def _excess(p: float, q: float) -> float:

@@ -60,7 +60,7 @@ class RequestContext:
         Raises ModelNotFoundError, what `request_scheduling` and `ExpertsFields.routing_params` raise, and
         InvalidRequestError for unknown fields if the server is strict about them.
         """
-        if body.unknown_fields and self.request.app.state.strict:
+        if body.unknown_fields and self.request.app.state.settings.strict:
             raise in_one_answer(
                 [FieldError(name, "this field is not known here", "unknown_parameter") for name in body.unknown_fields]
             )
@@ -70,7 +70,7 @@ class RequestContext:
             self.admission.routing = body.routing_params(
                 self.service.facts,
                 self.admission.routing.task,
-                masks_allowed=self.request.app.state.allow_expert_masks and _may_research(self.request),
+                masks_allowed=self.request.app.state.settings.allow_expert_masks and _may_research(self.request),
             )
         engine = self.service.engine
         self.response.headers["X-Queue-Position"] = str(engine.stats().waiting)
@@ -141,9 +141,9 @@ def _admission(request: Request, service: GenerationService) -> Admission:
 
     def record_usage(prompt_tokens: int, completion_tokens: int) -> None:
         state.api_keys.usage_of(key).add_tokens(prompt_tokens + completion_tokens, key)
-        state.metrics.key_tokens(key.name, prompt_tokens, completion_tokens)
+        state.metrics.keys.add_tokens(key.name, prompt_tokens, completion_tokens)
 
-    salt = key.name if state.cache_salt_per_key else ""
+    salt = key.name if state.settings.cache_salt_per_key else ""
     return Admission(service, request_id, scheduling, routing, cache_salt=salt, record_usage=record_usage)
 
 

@@ -13,16 +13,16 @@ from server.generation.token_routing import RoutedToken
 class ChatFinishReason(StrEnum):
     """Why an answer ended."""
 
-    @property
-    def is_cut_off(self) -> bool:
-        """Whether the model had not ended the answer."""
-        return self not in (ChatFinishReason.STOP, ChatFinishReason.TOOL_CALLS)
-
     STOP = "stop"  # the model ended it, or a stop string or stop token did
     LENGTH = "length"  # max_tokens is reached, or the model's context is full
     TIMEOUT = "timeout"  # its deadline has come
     ABORT = "abort"  # it was cancelled
     TOOL_CALLS = "tool_calls"  # the model ended it, and wants the results of its calls
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the model had not ended the answer."""
+        return self not in (ChatFinishReason.STOP, ChatFinishReason.TOOL_CALLS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,9 @@
 """Decode steps, replayed from a captured graph where possible.
 
 Two steps in which every sequence gets one more token differ in their inputs alone, if they have as many sequences and
-as many experts per token. So
-the compiled calls of such a step are captured once, over inputs at fixed addresses, and replayed without the Python and
-PyTorch code between them, which for a small model takes longer than the calls. The replayed calls are the same calls,
-so every bit of the result is the same.
+as many experts per token. So the compiled calls of such a step are captured once, over inputs at fixed addresses, and
+replayed without the Python and PyTorch code between them, which for a small model takes longer than the calls. The
+replayed calls are the same calls, so every bit of the result is the same.
 
 Shapes: S sequences, V vocabulary.
 """
@@ -50,9 +49,8 @@ class DecodeGraphs:
     def run(self, batch: ForwardBatch) -> StepOutput:
         """The logits of every sequence's next token. A later step overwrites them."""
         experts = batch.num_experts_per_token
-        # PyTorch computes some of it
         if batch.masks or batch.adapters_T is not None or isinstance(experts, Tensor):
-            return _compute(self._network, batch)
+            return _compute(self._network, batch)  # PyTorch computes some of it
         shape, last = StepShape(len(batch.token_ids_T), experts), self._last
         self._last = shape
         if shape in self._captured:

@@ -20,8 +20,11 @@ class FairShare:
     def join(self, tenant: str, others: Collection[str]) -> None:
         """A tenant has work again. It cannot claim now what it did not use while it had none.
 
-        `others` are the tenants that have work. Tenants that have none and would not gain by their past are forgotten.
+        `others` are the tenants that have work. Tenants that have none and would not gain by their past are forgotten;
+        after a time when nobody had work, all begin alike.
         """
+        if not others:
+            self._served.clear()
         least = min((self._served.get(other, 0.0) for other in others), default=0.0)
         self._served = {name: served for name, served in self._served.items() if name in others or served > least}
         self._served[tenant] = max(self._served.pop(tenant, 0.0), least)

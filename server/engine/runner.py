@@ -125,8 +125,10 @@ class ModelRunner:
 
     def _adapters(self, sequences: list[Sequence]) -> Tensor | None:
         """The index of each token's adapter; None: no request has one."""
+        if self.network.adapters is None:
+            return None
         names = [sequence.request.adapter for sequence in sequences]
-        if self.network.adapters is None or not any(names):
+        if not any(names):
             return None
         index_of = self.network.adapters.names.index
         return self._per_token([NO_ADAPTER if name is None else index_of(name) for name in names], sequences)
@@ -139,6 +141,8 @@ class ModelRunner:
     def _masks(self, sequences: list[Sequence]) -> dict[int, Tensor]:
         """By layer the experts that the sequences' tokens must not go to: bool [T, E]; no layers without masks."""
         masks: dict[int, Tensor] = {}
+        if not any(sequence.request.routing.masked_experts for sequence in sequences):
+            return masks
         num_tokens = sum(sequence.num_scheduled_tokens for sequence in sequences)
         for sequence, last in _last_rows(sequences):
             rows = slice(last + 1 - sequence.num_scheduled_tokens, last + 1)
@@ -191,9 +195,9 @@ def _embeddings(sequences: list[Sequence], hidden_TD: Tensor) -> dict[str, tuple
     return found
 
 
-def _tasks(sequences: list[Sequence]) -> list[tuple[str, int]]:
+def _tasks(sequences: list[Sequence]) -> Iterator[tuple[str, int]]:
     """The tokens of the step by task, in their order."""
-    return [(sequence.request.routing.task, sequence.num_scheduled_tokens) for sequence in sequences]
+    return ((sequence.request.routing.task, sequence.num_scheduled_tokens) for sequence in sequences)
 
 
 def _last_rows(sequences: list[Sequence]) -> Iterator[tuple[Sequence, int]]:

@@ -7,7 +7,7 @@ kernels compute every token in the same way.
 
 import time
 from collections.abc import Callable
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from random import Random
 
 from server.engine.beam.search import BeamSearch
@@ -31,6 +31,7 @@ from server.engine.types import (
 )
 
 MAX_MARKS = 16  # snapshots of one answer while it is generated
+MAX_ENDED_DEADLINES = 100  # kept of requests that have ended, beside twice as many as have not
 
 
 class Scheduler:
@@ -76,7 +77,7 @@ class Scheduler:
         assert request.request_id not in self, "request ids are unique"
         self._join(request.scheduling.tenant)
         if request.scheduling.deadline is not None:
-            heappush(self._deadlines, (request.scheduling.deadline, request.request_id))
+            self._add_deadline(request.scheduling.deadline, request.request_id)
         if isinstance(request, GenerateRequest) and request.sampling.beam_width > 1:
             first_beam = self._new_sequence(self.beams.open(request))
             self.pool.add(first_beam)
@@ -185,6 +186,12 @@ class Scheduler:
         tenants = {sequence.tenant for sequence in self.pool.by_id.values()}
         if tenant not in tenants:
             self.policy.fair_share.join(tenant, tenants)
+
+    def _add_deadline(self, deadline: float, request_id: str) -> None:
+        if len(self._deadlines) >= 2 * len(self.pool.by_id) + MAX_ENDED_DEADLINES:
+            self._deadlines = [entry for entry in self._deadlines if entry[1] in self]
+            heapify(self._deadlines)
+        heappush(self._deadlines, (deadline, request_id))
 
     # The steps of schedule()
 

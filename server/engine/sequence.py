@@ -163,8 +163,10 @@ class Sequence:
     def choose_experts(self, experts_per_token: int | None) -> None:
         """Set the number of experts before anything of the sequence is computed."""
         self.experts_per_token = experts_per_token
-        routing = replace(self.request.routing, experts_per_token=experts_per_token)
-        self.digests = [root_digest(self.request.cache_salt, routing, self.request.adapter)]
+        request = self.request
+        self.digests = [
+            root_digest(request.cache_salt, experts_per_token, request.routing.masked_experts, request.adapter)
+        ]
 
     def reset(self) -> None:
         """Start again after a preemption: nothing is computed any more."""

@@ -22,9 +22,9 @@ class Admission:
     """Starts the generations of one request and owns them.
 
     `routing` says how the tokens of all of them are routed, and `adapter` which LoRA adapter computes them (None: the
-    model as it is). `generations` holds all that were started, in order;
-    together they are the usage of the request. As a context manager it aborts those that still run when the block is
-    left: when the answer was sent, and when the client left.
+    model as it is). `generations` holds all that were started, in order; together they are the usage of the request. As
+    a context manager it aborts those that still run when the block is left: when the answer was sent, and when the
+    client left.
     """
 
     def __init__(

@@ -52,6 +52,7 @@ class SegmentedGeneration:
         self._prompt = prompt
         self._start = start
         self._started = [start(0, prompt.segments[0].prompt)]
+        self._is_cancelled = False
 
     @property
     def usage(self) -> Usage:
@@ -82,6 +83,7 @@ class SegmentedGeneration:
             generation.stop()
 
     def cancel(self) -> None:
+        self._is_cancelled = True
         for generation in self._started:
             generation.cancel()
 
@@ -96,6 +98,9 @@ class SegmentedGeneration:
             if segment.before:
                 yield TextDelta(segment.before)
             await self._until_started(index)
+            if len(self._started) <= index:
+                yield TextDelta("", finish_reason=FinishReason.ABORT)
+                return
             async for delta in self._started[index].deltas():
                 if delta.finish_reason not in (None, FinishReason.STOP):
                     reason = delta.finish_reason
@@ -112,12 +117,15 @@ class SegmentedGeneration:
         return fold(deltas, self.usage)
 
     async def _until_started(self, index: int) -> None:
-        while len(self._started) <= index:
+        """Returns earlier after a cancellation: nothing more is started then."""
+        while len(self._started) <= index and not self._is_cancelled:
             await asyncio.sleep(RETRY_SECONDS)
             self._start_segments_from(index)
 
     def _start_segments_from(self, index: int) -> None:
-        """Submit the next segments, up to `max_parallel` and as many as the queue takes."""
+        """Submit the next segments, up to `max_parallel` and as many as the queue takes; none after a cancellation."""
+        if self._is_cancelled:
+            return
         last = min(index + self._prompt.max_parallel, len(self._prompt.segments))
         try:
             for number in range(len(self._started), last):

@@ -230,8 +230,8 @@ class GenerationService:
         """
 
         def submit(request_id: str, prompt: Prompt, follow_up: bool) -> Generation:
-            request = _request(request_id, prompt, self._fit(prompt, sampling), scheduling, routing)
-            return self._submit(replace(request, adapter=adapter), prompt, options, follow_up)
+            request = _request(request_id, prompt, self._fit(prompt, sampling), scheduling, routing, adapter)
+            return self._submit(request, prompt, options, follow_up)
 
         try:
             if isinstance(prompt, Prompt):
@@ -308,7 +308,12 @@ def _grammar_text(grammar: AnswerGrammar, after: str | None) -> str:
 
 
 def _request(
-    request_id: str, prompt: Prompt, sampling: SamplingParams, scheduling: SchedulingParams, routing: RoutingParams
+    request_id: str,
+    prompt: Prompt,
+    sampling: SamplingParams,
+    scheduling: SchedulingParams,
+    routing: RoutingParams,
+    adapter: str | None,
 ) -> EngineRequest:
     """A request for new tokens, for a vector, or, where neither is wanted, for the scores of the prompt."""
     ids = prompt.token_ids
@@ -325,5 +330,6 @@ def _request(
         cache_salt=prompt.cache_salt,
         scheduling=scheduling,
         routing=routing,
+        adapter=adapter,
         snapshot_token_ids=prompt.snapshot_token_ids,
     )

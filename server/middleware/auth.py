@@ -42,10 +42,10 @@ class ApiKeyAuth:
             return await self._app(scope, receive, send)
         try:
             with self._keys.usage_of(key).request(key):
-                scope["app"].state.metrics.key_request(key.name)
+                scope["app"].state.metrics.keys.accepted(key.name)
                 await self._app(scope, receive, send)
         except RateLimitError as error:  # raised before the application is called, which raises no RequestError
-            scope["app"].state.metrics.key_refused(key.name)
+            scope["app"].state.metrics.keys.refused(key.name)
             await _refuse(error, scope, receive, send)
 
     def _key(self, scope: Scope) -> ApiKey:

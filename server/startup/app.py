@@ -93,10 +93,8 @@ def create_app(
     app.state.drain = drain
     app.state.api_keys = api_keys
     app.state.running_requests = {}  # the Admission of each, by request id
-    app.state.cache_salt_per_key = settings.cache_salt_per_key
-    app.state.strict = settings.strict
+    app.state.settings = settings
     app.state.batches = None
-    app.state.allow_expert_masks = settings.allow_expert_masks
     for router in ROUTERS:
         app.include_router(router, **router_options(router))
     add_exception_handlers(app)

@@ -26,9 +26,9 @@ def exposition(accept: str = "text/plain") -> str:
     metrics = Metrics("some-model", idle_engine)
     with TemporaryDirectory() as path, closing(BatchDirectory(Path(path), BatchLimits())) as directory:
         metrics.registry.register(BatchCollector(BatchRunner(directory, FakeExecutor(), 1)))
-    metrics.key_request("some-key")
-    metrics.key_refused("some-key")
-    metrics.key_tokens("some-key", 1, 1)
+    metrics.keys.accepted("some-key")
+    metrics.keys.refused("some-key")
+    metrics.keys.add_tokens("some-key", 1, 1)
     metrics.finished(FinishReason.STOP, Usage(1, 1, 0, experts_per_token=2), None)
     text, _ = metrics.exposition(accept)
     return text.decode()

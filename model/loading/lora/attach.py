@@ -12,7 +12,7 @@ from model.layers.frozen_linear import FrozenLinear
 from model.layers.lora.feed_forward import LoRAGatedMLP, LoRAMoE, MLPAdapters
 from model.layers.lora.linear import ActiveAdapters, LoRALinear, LoRAWeights, LowRank
 from model.loading.load import ModelDescription
-from model.loading.lora.changes import read_changes
+from model.loading.lora.changes import AdapterReader
 from model.network import CausalLM
 
 MAX_ADAPTERS = 64
@@ -27,7 +27,8 @@ def attach_adapters(network: CausalLM, model: ModelDescription, directories: Map
     """
     if len(directories) > MAX_ADAPTERS:
         raise CheckpointError(f"{len(directories)} LoRA adapters are given: at most {MAX_ADAPTERS} are served")
-    adapters = [_read(name, directory, model) for name, directory in directories.items()]
+    reader = AdapterReader(model)
+    adapters = [_read(name, directory, reader) for name, directory in directories.items()]
     attacher = _Attacher(network, model.network, adapters, ActiveAdapters(tuple(directories)))
     changed = {_layer_of(network, name) for changes in adapters for name in changes}
     for name in sorted(changed, reverse=True):  # inner layers before those that contain them
@@ -36,9 +37,9 @@ def attach_adapters(network: CausalLM, model: ModelDescription, directories: Map
     return attacher.nbytes
 
 
-def _read(name: str, directory: Path, model: ModelDescription) -> Changes:
+def _read(name: str, directory: Path, reader: AdapterReader) -> Changes:
     try:
-        return read_changes(directory, model)
+        return reader.read(directory)
     except ValueError as error:
         raise CheckpointError(f"LoRA adapter {name}: {error}") from error
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from model.checkpoints.reader import CheckpointError, CheckpointReader
 from model.checkpoints.rules import Chain, Concat, Interleaved, Merge, PerHead, RotaryPairs, Rule, Same, Stack
-from model.checkpoints.safetensors_files import WEIGHT_DTYPES, SafetensorsReader, named_tensors
+from model.checkpoints.safetensors_files import WEIGHT_DTYPES, SafetensorsReader
 from model.layers.feed_forward import Experts
 from model.layers.linear import Linear
 from model.layers.lora.linear import LowRank
@@ -39,31 +39,43 @@ class _Place:
     dtype: torch.dtype
 
 
-def read_changes(directory: Path, model: ModelDescription) -> dict[str, LowRank]:
-    """The changes of our matrices, by the name of the module such as "blocks.0.mixer.in_proj".
+class AdapterReader:
+    """Reads adapters of one model."""
 
-    Raises CheckpointError for an adapter that does not fit the model, naming what.
-    """
-    config = read_adapter_config(directory)
-    path = directory / WEIGHTS_NAME
-    if not path.is_file():
-        raise CheckpointError(f"{directory} has no {WEIGHTS_NAME}: other formats are not loaded, because they run code")
-    reader, places = SafetensorsReader([path]), _places(model)
-    pairs: dict[Rule, dict[int, LowRank]] = {}
-    for module in _modules(reader.names()):
-        place = _place_of(module, places, config)
-        if not _can_change(place, model.network):
-            raise CheckpointError(f"the adapter changes {module}: adapters of this matrix are not served")
-        pairs.setdefault(place.rule, {})[place.index] = _pair(reader, module, place, config)
-    if not pairs:
-        raise CheckpointError(f"{WEIGHTS_NAME} has no tensors {PREFIX}*{A_NAME}")
-    changes: dict[str, LowRank] = {}
-    for rule, found in pairs.items():
-        target = rule.target.removesuffix(".weight")
-        if target in changes:
-            raise CheckpointError(f"the adapter changes {target} under two names")
-        changes[target] = _joined(rule, found, _shapes(rule, model))
-    return changes
+    def __init__(self, model: ModelDescription) -> None:
+        self._model, self._places = model, _places(model)
+
+    def read(self, directory: Path) -> dict[str, LowRank]:
+        """The changes of our matrices, by the name of the module such as "blocks.0.mixer.in_proj".
+
+        Raises CheckpointError for an adapter that does not fit the model, naming what.
+        """
+        changes: dict[str, LowRank] = {}
+        for rule, pairs in self._pairs(directory).items():
+            target = rule.target.removesuffix(".weight")
+            if target in changes:
+                raise CheckpointError(f"the adapter changes {target} under two names")
+            changes[target] = _joined(rule, pairs, _shapes(rule, self._model))
+        return changes
+
+    def _pairs(self, directory: Path) -> dict[Rule, dict[int, LowRank]]:
+        """The A and B of the changed sources, by rule and index of the source."""
+        config = read_adapter_config(directory)
+        path = directory / WEIGHTS_NAME
+        if not path.is_file():
+            raise CheckpointError(
+                f"{directory} has no {WEIGHTS_NAME}: other formats are not loaded, because they run code"
+            )
+        reader = SafetensorsReader([path])
+        pairs: dict[Rule, dict[int, LowRank]] = {}
+        for module in _modules(reader.names()):
+            place = _place_of(module, self._places, config)
+            if not _can_change(place, self._model.network):
+                raise CheckpointError(f"the adapter changes {module}: adapters of this matrix are not served")
+            pairs.setdefault(place.rule, {})[place.index] = _pair(reader, module, place, config)
+        if not pairs:
+            raise CheckpointError(f"{WEIGHTS_NAME} has no tensors {PREFIX}*{A_NAME}")
+        return pairs
 
 
 def _places(model: ModelDescription) -> dict[str, _Place]:
@@ -71,7 +83,7 @@ def _places(model: ModelDescription) -> dict[str, _Place]:
     places: dict[str, _Place] = {}
     for rule in (rule for rules in model.family.layouts(model.network.config) for rule in rules):
         if rule.target.endswith(".weight"):
-            dtype = named_tensors(model.network)[rule.target].dtype
+            dtype = model.network.get_parameter(rule.target).dtype
             for index, (source, shape) in enumerate(zip(rule.sources, _shapes(rule, model), strict=True)):
                 places.setdefault(source.removesuffix(".weight"), _Place(rule, index, shape, dtype))
     return places
@@ -79,8 +91,8 @@ def _places(model: ModelDescription) -> dict[str, _Place]:
 
 def _shapes(rule: Rule, model: ModelDescription) -> list[tuple[int, ...]]:
     """The shapes of a rule's sources."""
-    parameter = named_tensors(model.network)[rule.target]
-    return [tuple(part.shape) for part in rule.merge.split(torch.empty(parameter.shape, device="meta"))]
+    shape = model.network.get_parameter(rule.target).shape
+    return [tuple(part.shape) for part in rule.merge.split(torch.empty(shape, device="meta"))]
 
 
 def _modules(names: Iterable[str]) -> list[str]:

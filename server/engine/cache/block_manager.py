@@ -8,15 +8,18 @@ from array import array
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from server.engine.types import DEFAULT_ROUTING, RoutingParams
 
-
-def root_digest(cache_salt: str = "", routing: RoutingParams = DEFAULT_ROUTING, adapter: str | None = None) -> bytes:
+def root_digest(
+    cache_salt: str = "",
+    experts_per_token: int | None = None,
+    masked_experts: tuple[tuple[int, tuple[int, ...]], ...] = (),
+    adapter: str | None = None,
+) -> bytes:
     """The digest of the empty prefix, from which all others follow.
 
     Prefixes with different salts never match, nor do those that were computed with other experts or another adapter.
     """
-    computed_with = f"{routing.experts_per_token} {routing.masked_experts} {adapter!r}"
+    computed_with = f"{experts_per_token} {masked_experts} {adapter!r}"
     root = f"{computed_with} {cache_salt}".encode("utf-8", "surrogatepass")
     return blake2b(root, digest_size=16, person=b"prefix root").digest()
 

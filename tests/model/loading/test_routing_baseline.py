@@ -25,7 +25,15 @@ def test_drift_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[]", "{}", '{"num_tokens": 1, "shares": {"a": [1]}}', '{"num_tokens": 1, "shares": [1]}']
+    "text",
+    [
+        "[]",
+        "{}",
+        '{"num_tokens": 1, "shares": {"a": [1]}}',
+        '{"num_tokens": 1, "shares": [1]}',
+        '{"num_tokens": 1, "shares": {"0": [-0.1, 1.1]}}',
+        '{"num_tokens": 1, "shares": {"0": [NaN]}}',
+    ],
 )
 def test_a_damaged_file_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / BASELINE_NAME).write_text(text)

@@ -68,6 +68,16 @@ def test_a_beam_search_gives_its_best_beam(network: CausalLM) -> None:
     assert_memory_is_free(engine)
 
 
+def test_deadlines_of_ended_requests_are_forgotten(network: CausalLM) -> None:
+    engine = Engine(network, engine_config(), clock=Clock())
+    engine.submit(request("early", [5, 6, 7], 3, scheduling=until(1e3)))
+    for number in range(1000):
+        engine.submit(request(f"{number}", [5, 6, 7], 3, scheduling=until(1e6)))
+        engine.abort(f"{number}")
+    assert len(engine.scheduler._deadlines) < 200
+    assert engine.scheduler._deadlines[0] == (1e3, "early")
+
+
 @pytest.mark.parametrize("end", ["abort", "finish", "fail"])
 def test_a_deadline_after_the_end_has_no_effect(network: CausalLM, end: str) -> None:
     clock = Clock()

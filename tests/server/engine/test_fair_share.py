@@ -111,6 +111,19 @@ def test_who_was_away_cannot_claim_what_it_did_not_use() -> None:
     assert abs(tokens["flood"] - tokens["other"]) <= 128
 
 
+def test_what_was_served_before_nobody_had_work_does_not_count() -> None:
+    steps = Steps("attention", max_num_batched_tokens=64)
+    steps.add("before", 3000, tenant="flood")
+    while steps.scheduler.has_unfinished:
+        steps.step()
+    steps.add("other", 1000, tenant="other")
+    steps.add("flood", 1000, tenant="flood")
+    tokens: Counter[str] = Counter()
+    for _ in range(10):
+        tokens.update(steps.step())
+    assert abs(tokens["flood"] - tokens["other"]) <= 128
+
+
 def test_tenants_without_work_are_forgotten() -> None:
     share = FairShare()
     for number in range(100):

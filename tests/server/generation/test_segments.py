@@ -102,6 +102,27 @@ def test_abort_ends_every_part(server: Server) -> None:
     assert sorted(server.engine.aborted) == ["r-0", "r-1", "r-2", "r-3"]
 
 
+def test_nothing_is_started_after_a_cancellation(server: Server) -> None:
+    """The parts that wait for a free slot at that moment are not begun when there is one."""
+
+    async def work() -> tuple[str, FinishReason]:
+        generation = start(server, numbered(server, 4))
+        server.engine.occupied = 1
+        reading = asyncio.create_task(generation.result())
+        while not generation.usage.completion_tokens or server.engine.running:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        generation.cancel()
+        server.engine.occupied = 0
+        result = await reading
+        return result.text, result.finish_reason
+
+    server.engine.capacity = 1
+    text, reason = run(work())
+    assert reason is FinishReason.ABORT
+    assert text.split() == ["part", "0."]
+    assert [request.request_id for request in server.engine.submitted] == ["r-0"]
+
+
 def test_a_stop_string_ends_the_whole_text(server: Server) -> None:
     async def work() -> tuple[str, FinishReason]:
         generation = server.service.start(
