@@ -26,7 +26,7 @@ class KeyScope(StrEnum):
     """What a key opens. Lists of models and documentation are open to every key."""
 
     INFERENCE = "inference"  # everything that asks the model for something
-    BATCHES = "batches"  # /v1/files and /v1/batches
+    BATCHES = "batches"  # /v1/files and /v1/batches, and the requests of its batches
     METRICS = "metrics"  # /metrics
     ADMIN = "admin"  # the requests of other keys
 
