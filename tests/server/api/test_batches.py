@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from server.api.dependencies import BATCH_PRIORITY
-from server.api.in_process import InProcessExecutor
+from server.api.in_process_executor import InProcessExecutor
 from server.batches.executor import BatchResponse
 from tests.server.applications import Server, client_of, make_server
 
