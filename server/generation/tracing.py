@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry import context, trace
+from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode
 
-from server.engine.types import EngineRequest, FinishReason, RequestTimes
+from server.engine.types import EmbedRequest, EngineRequest, FinishReason, RequestTimes
 from server.generation.stream import GenerationObserver, Usage
-
-_OPERATION = "text_completion"
-_NANOSECONDS = 10**9
 
 
 def with_spans(observer: GenerationObserver, request: EngineRequest, model: str) -> GenerationObserver:
@@ -23,18 +21,17 @@ def with_spans(observer: GenerationObserver, request: EngineRequest, model: str)
     parent = context.get_current()
     if not trace.get_current_span(parent).is_recording():
         return observer
-    span = trace.get_tracer("routelm").start_span(
-        f"{_OPERATION} {model}", parent, attributes=_request_attributes(request, model)
-    )
-    return _SpanObserver(observer, span)
+    return _SpanObserver(observer, parent, request, model)
 
 
 @dataclass(frozen=True, slots=True)
 class _SpanObserver:
-    """Passes all events on; the last one ends the spans."""
+    """Passes all events on. The spans are made at the end, when all times are known; what was refused has none."""
 
     observer: GenerationObserver
-    span: Span
+    parent: Context
+    request: EngineRequest
+    model: str
 
     def rejected(self, reason: str) -> None:
         self.observer.rejected(reason)
@@ -44,52 +41,64 @@ class _SpanObserver:
 
     def finished(self, reason: FinishReason, usage: Usage, times: RequestTimes | None) -> None:
         self.observer.finished(reason, usage, times)
-        self.span.set_attributes(
-            {
-                "gen_ai.response.finish_reasons": [reason.value],
-                "gen_ai.usage.input_tokens": usage.prompt_tokens,
-                "gen_ai.usage.output_tokens": usage.completion_tokens,
-                "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
-            }
-        )
-        if reason in (FinishReason.ERROR, FinishReason.ABORT):
-            self.span.set_status(Status(StatusCode.ERROR))
-        if times is not None:
-            self._record_phases(times)
-        self.span.end()
+        self._record(reason, _usage_attributes(usage), times)
 
     def aborted(self) -> None:
         self.observer.aborted()
-        self.span.set_attribute("gen_ai.response.finish_reasons", [FinishReason.ABORT.value])
-        self.span.end()
+        self._record(FinishReason.ABORT, {}, None)
 
-    def _record_phases(self, times: RequestTimes) -> None:
-        """A phase that was not reached has no span; the one before it lasts until the end."""
-        starts = {"queue": times.arrival, "prefill": times.scheduled, "decode": times.first_token}
-        reached = [(name, start) for name, start in starts.items() if start is not None]
-        ends = [start for _, start in reached[1:]] + [times.finished]
-        parent, tracer, epoch = trace.set_span_in_context(self.span), trace.get_tracer("routelm"), _epoch()
-        for (name, start), end in zip(reached, ends, strict=True):
-            phase = tracer.start_span(name, parent, start_time=epoch + int(start * _NANOSECONDS))
-            phase.end(None if end is None else epoch + int(end * _NANOSECONDS))
+    def _record(self, reason: FinishReason, attributes: dict[str, Any], times: RequestTimes | None) -> None:
+        epoch = time.time_ns() - time.monotonic_ns()  # of the wall clock when the monotonic clock was zero
+        operation = "embeddings" if isinstance(self.request, EmbedRequest) else "text_completion"
+        span = _start(f"{operation} {self.model}", self.parent, epoch, self.request.arrival_time)
+        span.set_attributes(
+            {
+                "gen_ai.operation.name": operation,
+                "gen_ai.provider.name": "routelm",
+                "gen_ai.request.model": self.model,
+                "gen_ai.response.finish_reasons": [reason.value],
+                "routelm.request_id": self.request.request_id,
+                **_sampling_attributes(self.request),
+                **attributes,
+            }
+        )
+        if reason in (FinishReason.ERROR, FinishReason.ABORT):
+            span.set_status(Status(StatusCode.ERROR))
+        if times is not None:
+            _record_phases(span, epoch, times)
+        span.end()
 
 
-def _epoch() -> int:
-    """Nanoseconds of the wall clock when the monotonic clock was zero."""
-    return time.time_ns() - time.monotonic_ns()
+def _record_phases(span: Span, epoch: int, times: RequestTimes) -> None:
+    """A phase that was not reached has no span; the one before it lasts until the end."""
+    starts = {"queue": times.arrival, "prefill": times.scheduled, "decode": times.first_token}
+    reached = [(name, start) for name, start in starts.items() if start is not None]
+    ends = [start for _, start in reached[1:]] + [times.finished]
+    parent = trace.set_span_in_context(span)
+    for (name, start), end in zip(reached, ends, strict=True):
+        _start(name, parent, epoch, start).end(None if end is None else _nanoseconds(epoch, end))
 
 
-def _request_attributes(request: EngineRequest, model: str) -> dict[str, Any]:
-    attributes: dict[str, Any] = {
-        "gen_ai.operation.name": _OPERATION,
-        "gen_ai.provider.name": "routelm",
-        "gen_ai.request.model": model,
-        "routelm.request_id": request.request_id,
+def _start(name: str, parent: Context, epoch: int, start: float) -> Span:
+    return trace.get_tracer("routelm").start_span(name, parent, start_time=_nanoseconds(epoch, start))
+
+
+def _nanoseconds(epoch: int, seconds: float) -> int:
+    return epoch + int(seconds * 10**9)
+
+
+def _usage_attributes(usage: Usage) -> dict[str, Any]:
+    return {
+        "gen_ai.usage.input_tokens": usage.prompt_tokens,
+        "gen_ai.usage.output_tokens": usage.completion_tokens,
+        "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
     }
+
+
+def _sampling_attributes(request: EngineRequest) -> dict[str, Any]:
     sampling = request.sampling
-    attributes |= {
+    return {
         "gen_ai.request.max_tokens": sampling.max_tokens,
         "gen_ai.request.temperature": sampling.temperature,
         "gen_ai.request.top_p": sampling.top_p,
     }
-    return attributes

@@ -92,6 +92,7 @@ def test_every_locked_package_has_a_version_and_hashes() -> None:
     for name, line in packages.items():
         assert "==" in line, name
         assert "--hash=sha256:" in line, name
+        assert not name.startswith(("torch", "nvidia-", "cuda-", "triton")), f"{name} comes with torch: see FROM_TORCH"
 
 
 def test_the_lock_file_has_what_the_server_needs() -> None:

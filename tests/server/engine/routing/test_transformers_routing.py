@@ -20,10 +20,11 @@ from tests.server.engine.tiny import request, run
 
 GATES_WITHIN = 1e-6
 TEXT = "Once upon a time there was a little dog. 从前有一只小狗，它有 3 个朋友。 The dog"
-FAMILIES = ["qwen3_next", "mixtral", "lfm2_moe"]
+# The random weights of tiny qwen3_next amplify the rounding of float32: up to 1.7e-6 were seen, by level and prompt
+FAMILIES = {"mixtral": GATES_WITHIN, "lfm2_moe": GATES_WITHIN, "qwen3_next": 4e-6}
 
 
-def check(pair: Pair, prompt: list[int], max_tokens: int) -> None:
+def check(pair: Pair, prompt: list[int], max_tokens: int, within: float = GATES_WITHIN) -> None:
     """Serve a prompt in chunks beside another one, and compare every token with what the hooks saw."""
     network = load_network(pair.directory, torch.float32)
     layers = tuple(layer for layer, _ in network.config.moe_layers())
@@ -37,26 +38,27 @@ def check(pair: Pair, prompt: list[int], max_tokens: int) -> None:
     assert result.prompt_routing[-1] == result.routing[0]
     for place, (_, gates_TK, experts_TK) in enumerate(expected):
         assert_equal([token.experts[place] for token in found], [token.gates[place] for token in found],
-                     experts_TK, gates_TK)  # fmt: skip
+                     experts_TK, gates_TK, within)  # fmt: skip
 
 
 def assert_equal(
-    experts: list[tuple[int, ...]], gates: list[tuple[float, ...]], experts_TK: Tensor, gates_TK: Tensor
+    experts: list[tuple[int, ...]], gates: list[tuple[float, ...]], experts_TK: Tensor, gates_TK: Tensor, within: float
 ) -> None:
     gates_TK, order_TK = gates_TK.float().sort(dim=-1, descending=True, stable=True)
     assert experts == [tuple(row) for row in experts_TK.gather(1, order_TK).tolist()]
-    torch.testing.assert_close(torch.tensor(gates), gates_TK, atol=GATES_WITHIN, rtol=0)
+    torch.testing.assert_close(torch.tensor(gates), gates_TK, atol=within, rtol=0)
 
 
-def some_ids(vocab_size: int, length: int) -> list[int]:
-    ids: list[int] = torch.randint(vocab_size, (length,), generator=torch.Generator().manual_seed(3)).tolist()
+def some_ids(vocab_size: int, length: int, seed: int = 3) -> list[int]:
+    ids: list[int] = torch.randint(vocab_size, (length,), generator=torch.Generator().manual_seed(seed)).tolist()
     return ids
 
 
+@pytest.mark.parametrize("seed", range(3, 7))
 @pytest.mark.parametrize("case", FAMILIES)
-def test_of_a_tiny_family(case: str, tmp_path: Path) -> None:
+def test_of_a_tiny_family(case: str, seed: int, tmp_path: Path) -> None:
     pair = write_checkpoint(case, tmp_path)
-    check(pair, some_ids(read_config(pair.directory)["vocab_size"], 30), 10)
+    check(pair, some_ids(read_config(pair.directory)["vocab_size"], 30, seed), 10, FAMILIES[case])
 
 
 def test_of_the_bundled_model() -> None:
