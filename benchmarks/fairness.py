@@ -30,7 +30,7 @@ class Client:
     def __init__(self, arguments: argparse.Namespace, key: str) -> None:
         self._url, self._key = f"{arguments.url}/v1/completions", key
         self._words, self._max_tokens = arguments.prompt_words, arguments.max_tokens
-        self._draw = random.Random(key)
+        self._draw = random.Random()
         self.statuses: Counter[int] = Counter()
         self.tokens = 0
 

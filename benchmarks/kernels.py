@@ -30,15 +30,8 @@ ROWS = (1, 2, 4, 8, 16, 32, 128, 512)
 COLD_BYTES = 96 << 20
 ONEDNN = "oneDNN bf16"
 DEFINITION = "definition"  # plain PyTorch in float32, for few rows
-BYTES = {
-    "bf16": 2.0,
-    "int8": 1.0,
-    "int4": 4.5 / 8,
-    "q8_0": 8.5 / 8,
-    "q4_1": 5.0 / 8,
-    ONEDNN: 2.0,
-    DEFINITION: 4.0,
-}  # of a weight
+# of a weight
+BYTES = {"bf16": 2.0, "int8": 1.0, "int4": 4.5 / 8, "q8_0": 8.5 / 8, "q4_1": 5 / 8, ONEDNN: 2.0, DEFINITION: 4.0}
 FEW_ROWS = 32
 Call = Callable[[], object]
 
@@ -210,9 +203,8 @@ class ExpertsCase:
     def _make(self, kind: str) -> Callable[..., Tensor]:
         s = self.shape
         if kind == DEFINITION:
-            gate_up = torch.randn(s.num_experts, 2 * s.width, s.hidden)
-            down = PlainWeights(Codes(torch.randn(s.num_experts, s.hidden, s.width)))
-            return partial(_plain_moe, GatedMLPWeights(PlainWeights(Codes(gate_up)), down))
+            plain = [torch.randn(s.num_experts, *sizes) for sizes in ((2 * s.width, s.hidden), (s.hidden, s.width))]
+            return partial(_plain_moe, GatedMLPWeights(*(PlainWeights(Codes(weight)) for weight in plain)))
         if kind == ONEDNN:
             return OneDNNExperts(s)
         gate_up = random_weights(kind, s.num_experts, 2 * s.width, s.hidden)

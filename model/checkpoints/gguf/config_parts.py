@@ -39,14 +39,15 @@ def layer_types(metadata: Metadata, default: int) -> list[str]:
     """Which layers have windows: all but every `default`-th where the metadata does not say it."""
     found = metadata.get("attention.sliding_window_pattern")
     if not isinstance(found, list):
-        found = [(index + 1) % (found or default) != 0 for index in range(metadata.layers)]
+        period = metadata.number("attention.sliding_window_pattern", 0) or default
+        found = [(index + 1) % period != 0 for index in range(metadata.layers)]
     return ["sliding_attention" if slides else "full_attention" for slides in found]
 
 
 def rotary_part(metadata: Metadata) -> float:
     """The part of each head that has rotary positions."""
-    head_dim = metadata.number("attention.key_length", 0)
-    head_dim = head_dim or metadata.number("embedding_length") // metadata.number("attention.head_count")
+    heads = max(metadata.number("attention.head_count"), 1)
+    head_dim = metadata.number("attention.key_length", 0) or metadata.number("embedding_length") // heads
     return metadata.number("rope.dimension_count", head_dim) / max(head_dim, 1)
 
 

@@ -1,11 +1,12 @@
 """A routing report in Markdown, and the baseline that a server compares its load with."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from model.evaluation.routing.measures import AXES, BATCH_SIZES, RoutingStudy
 from model.evaluation.routing.plots import write_plots
+from model.evaluation.tables import table
 from model.loading.routing_baseline import RoutingBaseline
 
 STRONGEST = 3  # experts named for each label
@@ -47,7 +48,7 @@ def _lines(model: str, study: RoutingStudy) -> Iterator[str]:
         f"{study.layers[0].used_TE.shape[1]} experts. Written by `routelm routing`."
     )
     yield from ("", "## Layers", "")
-    yield from _table(
+    yield table(
         ["layer", "experts per token", "entropy, bits", "imbalance", "dead", *(f"I({axis}; expert)" for axis in AXES)],
         _layer_rows(study),
     )
@@ -64,7 +65,7 @@ def _lines(model: str, study: RoutingStudy) -> Iterator[str]:
             [label, ", ".join(f"layer {layer} expert {expert} ({times:.1f})" for layer, expert, times in entries)]
             for label, entries in strongest(study, axis).items()
         ]
-        yield from _table([axis, "strongest experts (times an even share)"], rows)
+        yield table([axis, "strongest experts (times an even share)"], rows)
         yield from ("", f"![Experts by {axis}]({axis}.png)")
     yield from ("", "## Which experts are used together", "", "![Co-activation](coactivation.png)")
     yield from ("", "## Bytes touched by a decode step", "")
@@ -72,7 +73,7 @@ def _lines(model: str, study: RoutingStudy) -> Iterator[str]:
         [str(size), f"{sum(study.distinct_experts[size]):.1f}", f"{study.touched_bytes(size) / 2**20:.2f}"]
         for size in BATCH_SIZES
     ]
-    yield from _table(["sequences", "distinct experts, all layers", "MiB of routed experts in bfloat16"], rows)
+    yield table(["sequences", "distinct experts, all layers", "MiB of routed experts in bfloat16"], rows)
     yield from ("", "![Bytes by batch size](bytes.png)")
 
 
@@ -88,10 +89,3 @@ def _layer_rows(study: RoutingStudy) -> Iterator[list[str]]:
             ", ".join(map(str, layer.dead_experts)) or "none",
             *(f"{layer.information(axis):.3f}" for axis in AXES),
         ]
-
-
-def _table(head: Sequence[str], rows: Iterator[list[str]] | list[list[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield f"|{'---|' * len(head)}"
-    for row in rows:
-        yield f"| {' | '.join(row)} |"

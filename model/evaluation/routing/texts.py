@@ -3,7 +3,6 @@
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from model.training.data.rows import read_rows, row_texts
 
 OPENING_TOKENS = 4  # the first tokens of a text are of a kind of their own
 PLAIN = "text"  # the task of a row that names none
+Text = tuple[str, str | None, str]  # task, language if it is known, and text
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +26,13 @@ class LabelledText:
 
 
 def read_texts(path: Path, tokenizer: Tokenizer, max_tokens: int, max_length: int) -> Iterator[LabelledText]:
-    """The texts of a JSON Lines file, in turns from all its rows, until they have `max_tokens` tokens.
+    """The texts of a JSON Lines file, in the order of its rows, until they have `max_tokens` tokens.
 
     A row is {"text", "task", "language"}, of which the last two may be left out, or a row of training data. ValueError
     names a line that is neither.
     """
     left = max_tokens
-    for task, language, text in chain.from_iterable(map(_texts_of, _rows(path))):
+    for task, language, text in _texts(path):
         ids = tokenizer.encode_document(text)[: min(max_length, left)]
         if not ids:
             continue
@@ -60,22 +60,22 @@ def _kind(piece: str) -> str:
     return "punctuation" if unicodedata.category(piece[0])[0] in "PS" else "other"
 
 
-def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
+def _texts(path: Path) -> Iterator[Text]:
     number = 1
     try:
         for row in read_rows(path):
-            list(_texts_of(row))
+            yield from _texts_of(row)
             number += 1
-            yield row
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         wrong = f"{path}, row {number}: a row is an object with a text, but this is not: {error!r}"
         raise ValueError(wrong) from None
 
 
-def _texts_of(row: Mapping[str, Any]) -> Iterator[tuple[str, str | None, str]]:
-    """Task, language if it is known, and text."""
+def _texts_of(row: Mapping[str, Any]) -> list[Text]:
     if isinstance(row.get("text"), str) or "task" not in row:
-        yield row.get("task", PLAIN), row.get("language"), row["text"]
-        return
-    for text, language in row_texts(dict(row)):
-        yield row["task"], language, text
+        found = [(row.get("task", PLAIN), row.get("language"), row["text"])]
+    else:
+        found = [(row["task"], language, text) for text, language in row_texts(dict(row))]
+    if not all(isinstance(part, str) for task, language, text in found for part in (task, language or "", text)):
+        raise TypeError("text, task and language are strings")
+    return found

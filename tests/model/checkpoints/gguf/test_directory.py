@@ -193,6 +193,25 @@ def test_hostile_metadata_is_refused(model: Path, change: dict[str, Any], messag
         load_network(directory, torch.float32)
 
 
+@pytest.mark.parametrize(
+    ("case", "change", "message"),
+    [
+        ("glm4", {"glm4.attention.head_count": 0, "glm4.attention.key_length": 0}, "heads"),
+        ("phi3", {"phi3.attention.head_count": 0}, "heads"),
+        ("gemma3_text", {"gemma3.attention.sliding_window_pattern": "x"}, "a whole number is expected"),
+        ("gemma3_text", {"gemma3.attention.sliding_window_pattern": -1}, "a whole number is expected"),
+    ],
+)
+def test_hostile_metadata_of_other_architectures_is_refused(
+    case: str, change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    write_checkpoint(case, tmp_path)
+    directory = GgufDirectory(write_gguf(tmp_path, tmp_path / "tiny.gguf"))
+    directory._files[0].metadata.update(change)
+    with pytest.raises(ValueError, match=message):
+        load_network(directory, torch.float32)
+
+
 def test_tokenizer_and_template_come_from_the_metadata(model: Path) -> None:
     directory = GgufDirectory(model)
     directory._files[0].metadata.update({

@@ -118,7 +118,10 @@ def test_tokens_have_kinds(tokenizer: Tokenizer) -> None:
     assert kinds == ("opening",) * 4 + ("digit", "word", "punctuation", "other", "other", "other")
 
 
-@pytest.mark.parametrize("line", ['{"task": "translate"}', '{"words": 1}', "[1]", "nonsense"])
+@pytest.mark.parametrize(
+    "line",
+    ['{"task": "translate"}', '{"words": 1}', '{"text": 5}', '{"text": "a", "task": 5}', "[1]", "nonsense"],
+)
 def test_a_row_that_is_none_is_named(line: str, tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "Hi"}\n' + line)
