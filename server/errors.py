@@ -6,13 +6,13 @@ RequestError                    base class of all of them
 ├── UnauthorizedError           401  no API key, or a wrong one
 ├── ForbiddenError              403  what the API key may not do, or the server's operator has not allowed
 ├── NotFoundError               404  a file or a batch that does not exist
-│   └── ModelNotFoundError      404  a model that is not served here
+│   ├── ModelNotFoundError      404  a model that is not served here
+│   └── RequestNotFoundError    404  a request that is not running
 ├── ConflictError               409  what cannot be done now, such as deleting a file that a batch reads
 ├── BodyTooLargeError           413  more bytes than the server reads
 │   └── FileTooLargeError       413  a larger file than the server keeps
 ├── ClientGoneError             499  the client has disconnected; nobody reads this answer
 ├── CompressedBodyError         415  a Content-Encoding, which is not read
-├── RequestNotFoundError        404  a request that does not run
 ├── RequestCancelledError       499  cancelled by DELETE /v1/requests/{id}, before there was a text
 ├── OverloadedError             429  the queue is full; come back after `retry_after` seconds
 │   └── DeadlineUnreachableError 429 its turn is expected after its deadline
@@ -109,6 +109,13 @@ class ModelNotFoundError(NotFoundError):
         super().__init__(f"The model '{model}' is not served here; this server has '{served}'.", param="model")
 
 
+class RequestNotFoundError(NotFoundError):
+    code = "request_not_found"
+
+    def __init__(self) -> None:
+        super().__init__("No request with this id is running, or it belongs to another API key.", param="request_id")
+
+
 class ConflictError(RequestError):
     status = 409
     type = "invalid_request_error"
@@ -191,15 +198,6 @@ class RequestCancelledError(RequestError):
 
     def __init__(self) -> None:
         super().__init__("This request was cancelled before its answer was complete.")
-
-
-class RequestNotFoundError(RequestError):
-    status = 404
-    type = "invalid_request_error"
-    code = "request_not_found"
-
-    def __init__(self) -> None:
-        super().__init__("No request with this id is running, or it belongs to another API key.", param="request_id")
 
 
 class RateLimitError(RequestError):

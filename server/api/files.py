@@ -20,6 +20,7 @@ router = APIRouter(prefix="/v1/files", tags=["Batches"])
 
 PURPOSE = "batch"
 MIN_SECONDS, MAX_SECONDS = 3600, 30 * 86_400  # OpenAI's own bounds of `expires_after`
+MAX_DIGITS = 20  # of these seconds
 MAX_NAME = 256  # characters of a file name
 
 _FORM = {
@@ -122,10 +123,11 @@ def _seconds(fields: dict[str, str]) -> int | None:
         return None
     if fields.get("expires_after[anchor]") != "created_at":
         raise InvalidRequestError("The anchor must be 'created_at'.", param="expires_after.anchor")
-    if not text.isdecimal() or not MIN_SECONDS <= int(text[:20]) <= MAX_SECONDS:
+    seconds = int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else 0
+    if not MIN_SECONDS <= seconds <= MAX_SECONDS:
         message = f"Give {MIN_SECONDS} to {MAX_SECONDS} seconds."
         raise InvalidRequestError(message, param="expires_after.seconds")
-    return int(text)
+    return seconds
 
 
 @router.get("", summary="List the files")

@@ -151,6 +151,6 @@ def _alarm(layer: int, drift: float) -> str | None:
     if drift <= ALARMING_DRIFT:
         return None
     return (
-        f"The experts of layer {layer} are used otherwise than in the baseline: the divergence is {drift:.3f} bits, "
+        f"The experts of layer {layer} are not used as in the baseline: the divergence is {drift:.3f} bits, "
         f"more than {ALARMING_DRIFT}."
     )

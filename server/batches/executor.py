@@ -1,7 +1,6 @@
 """What answers one request of a batch, and when it is tried again."""
 
 import asyncio
-import json
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -37,12 +36,12 @@ async def answer(
     executor: RequestExecutor, slots: asyncio.Semaphore, owner: str, request: BatchRequest
 ) -> BatchResponse:
     """Answer a request of the key `owner` when one of the `slots` is free and the server has time for it."""
-    body, attempt = json.dumps(request.body).encode(), 0
+    attempt = 0
     while True:
         async with slots:
             while not executor.is_free():  # noqa: ASYNC110
                 await asyncio.sleep(POLL_SECONDS)
-            found = await executor(owner, request.url, body)
+            found = await executor(owner, request.url, request.body)
         attempt += found.status not in BUSY
         if found.status not in BUSY and (found.status < 500 or attempt >= MAX_ATTEMPTS):
             return found

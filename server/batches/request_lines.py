@@ -15,11 +15,11 @@ MAX_ERRORS = 100  # that a failed batch tells
 
 @dataclass(frozen=True, slots=True)
 class BatchRequest:
-    """One request of a batch: what would be posted to `url`, with streaming off."""
+    """One request of a batch. `body` is the JSON that is posted to `url`, with streaming off."""
 
     custom_id: str
     url: str
-    body: dict[str, Any]
+    body: bytes
 
 
 class InvalidLineError(Exception):
@@ -81,9 +81,13 @@ class InputValidator:
 def parse_request(line: bytes) -> BatchRequest:
     """Raises InvalidLineError."""
     try:
-        value = json.loads(line)
+        return _parse_request(line)
     except (ValueError, RecursionError):
-        raise InvalidLineError("invalid_json_line", "This line is not valid JSON.") from None
+        raise InvalidLineError("invalid_json_line", "This line is not valid JSON, or nested too deeply.") from None
+
+
+def _parse_request(line: bytes) -> BatchRequest:
+    value = json.loads(line)
     if not isinstance(value, dict):
         raise InvalidLineError("invalid_json_line", "This line is not a JSON object.")
     custom_id, url, body = value.get("custom_id"), value.get("url"), value.get("body")
@@ -95,7 +99,7 @@ def parse_request(line: bytes) -> BatchRequest:
         raise InvalidLineError("invalid_url", f"Batches are for {', '.join(ENDPOINTS)}.", "url")
     if not isinstance(body, dict):
         raise InvalidLineError("invalid_body", "Give the JSON object that would be posted.", "body")
-    return BatchRequest(custom_id, url, _without_stream(body))
+    return BatchRequest(custom_id, url, json.dumps(_without_stream(body)).encode())
 
 
 def read_request(path: Path, position: RequestPosition) -> BatchRequest:

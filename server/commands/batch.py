@@ -44,9 +44,8 @@ def run(
 ) -> None:
     """Answer a file of requests, as POST /v1/batches does, without a server.
 
-    Lines may name different endpoints. What was interrupted, with Ctrl-C or by a crash, goes on with the same command:
-    until the end, the answers are in the directory OUTPUT.batch. Exits with 1 if a request got an error, which is its
-    line of OUTPUT then.
+    Lines may name different endpoints. After Ctrl-C or a crash, the same command goes on; until the end, the answers
+    are in the directory OUTPUT.batch. Exits with 1 if a request got an error, which OUTPUT has in the request's line.
     """
     configure_logging("warning")
     work = output.with_name(f"{output.name}.batch")

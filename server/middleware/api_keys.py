@@ -26,7 +26,7 @@ class KeyScope(StrEnum):
     """What a key opens. Lists of models and documentation are open to every key."""
 
     INFERENCE = "inference"  # everything that asks the model for something
-    BATCHES = "batches"  # /v1/files and /v1/batches
+    BATCHES = "batches"  # /v1/files and /v1/batches, and the requests of its batches
     METRICS = "metrics"  # /metrics
     ADMIN = "admin"  # the requests of other keys
 
@@ -97,7 +97,7 @@ class ApiKeys:
         self.requires_key = path is not None or bool(fixed)
         self._fixed = tuple(fixed)
         self._stamp = _stamp(path)
-        self._keys = (*fixed, *(read_api_keys(path) if path is not None else ()))
+        self._keys = self._read()
         self._usage: dict[str, KeyUsage] = {}
 
     @classmethod
@@ -132,11 +132,22 @@ class ApiKeys:
         assert self.path is not None
         self.reload_requested, self._stamp = False, _stamp(self.path)
         try:
-            self._keys = (*self._fixed, *read_api_keys(self.path))
+            self._keys = self._read()
         except ValueError as error:
             logger.error("%s; the keys of before stay in force", error)
             return
         logger.info("keys file %s was reloaded: %d keys", self.path, len(self._keys))
+
+    def _read(self) -> tuple[ApiKey, ...]:
+        """All keys. Raises ValueError for a file that cannot be used."""
+        if self.path is None:
+            return self._fixed
+        keys = read_api_keys(self.path)
+        if taken := {key.name for key in keys} & {key.name for key in self._fixed}:
+            raise ValueError(
+                f"keys file {self.path} cannot be used: the key of ROUTELM_API_KEY has the name {min(taken)!r}"
+            )
+        return (*self._fixed, *keys)
 
     async def watch(self, seconds: float = WATCH_SECONDS) -> None:
         """Reload the file whenever it has changed or a reload is requested. Runs until it is cancelled."""

@@ -58,11 +58,7 @@ class ApiKeyAuth:
             raise UnauthorizedError(
                 "Send an API key of this server as `Authorization: Bearer <key>` or `x-api-key: <key>`."
             )
-        needed = needed_scopes(scope["method"], scope["path"])
-        if not needed & key.scopes:
-            raise ForbiddenError(
-                f"The API key '{key.name}' does not have the scope {' or '.join(sorted(needed))}, which this needs."
-            )
+        check_scopes(key, needed_scopes(scope["method"], scope["path"]))
         scope["api_key"] = key
         return key
 
@@ -73,6 +69,14 @@ def needed_scopes(method: str, path: str) -> frozenset[KeyScope]:
     if first in _SCOPES:
         return _SCOPES[first]
     return frozenset(KeyScope) if method in ("GET", "HEAD", "OPTIONS") else _INFERENCE
+
+
+def check_scopes(key: ApiKey, needed: frozenset[KeyScope]) -> None:
+    """Raises ForbiddenError if the key has none of the scopes."""
+    if not needed & key.scopes:
+        raise ForbiddenError(
+            f"The API key '{key.name}' does not have the scope {' or '.join(sorted(needed))}, which this needs."
+        )
 
 
 async def _refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:

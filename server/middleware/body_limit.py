@@ -10,18 +10,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import BodyTooLargeError, CompressedBodyError, RequestError
 
-LARGE = 64 * 1024  # bytes; parsing 2 MiB of JSON takes up to 100 ms, in which the event loop does nothing else
+LARGE = 64 * 1024  # bytes; parsing 2 MiB of JSON takes up to 100 ms
 PAUSE = 0.005  # seconds
 
 
 class BodyLimit:
-    """`of_paths` has the limits of paths that read more than others.
+    """`of_paths` has the limits of paths that take larger bodies than others, such as uploads.
 
     Answers 413 to a longer body (at once if Content-Length is too large, else when too many bytes have arrived), and
     415 to a compressed one, whose size would not be bounded.
 
-    The application parses a body as soon as it has the whole of it. Large bodies that arrive together are handed over
-    one by one, with a pause before each, so that streams and health checks wait for one of them and not for all.
+    The application parses a body as soon as it has the whole of it, which blocks the event loop. Large bodies that
+    arrive together are handed over one by one, with a pause before each, so that streams and health checks wait for
+    one of them and not for all.
 
     FastAPI's own `max_body_size` answers in plain text; this middleware uses the error shape of all other answers.
     """
@@ -48,7 +49,8 @@ class BodyLimit:
             if received > limit:
                 # While FastAPI reads a body, only an HTTPException gets through; its handler answers in our shape.
                 raise HTTPException(413)
-            if received > LARGE and not message.get("more_body"):
+            is_last = message["type"] == "http.request" and not message.get("more_body")
+            if received > LARGE and is_last:
                 async with self._large_bodies:
                     await asyncio.sleep(PAUSE)
             return message

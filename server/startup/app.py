@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from server.api import ROUTERS, page
 from server.api.dependencies import WARNINGS_HEADER
 from server.api.exception_handlers import add_exception_handlers
-from server.api.in_process import InProcessExecutor
+from server.api.in_process_executor import InProcessExecutor
 from server.api.openapi_errors import router_options
 from server.batches.directory import BatchDirectory
 from server.batches.metrics import BatchCollector

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from server.api.dependencies import BATCH_PRIORITY
-from server.api.in_process import InProcessExecutor
+from server.api.in_process_executor import InProcessExecutor
 from server.batches.executor import BatchResponse
 from tests.server.applications import Server, client_of, make_server
 
@@ -27,6 +27,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/generate": {"prompt": "hello", "max_tokens": 8, "temperature": 0.5, "seed": 3},
     "/v1/embeddings": {"input": "hello"},  # 400: the checkpoint is not made for it
 }
+EXPIRING = {"purpose": "batch", "expires_after[anchor]": "created_at"}
 VARIABLE = {"id", "created", "created_at", "completed_at"}
 
 
@@ -137,8 +138,9 @@ def test_pages(client: TestClient) -> None:
         ({"data": {}}, "purpose"),
         ({"data": {"purpose": "fine-tune"}}, "purpose"),
         ({"files": {"other": ("x", b"x")}}, "no file"),
-        ({"data": {"purpose": "batch", "expires_after[anchor]": "created_at", "expires_after[seconds]": "5"}}, "3600"),
+        ({"data": EXPIRING | {"expires_after[seconds]": "5"}}, "3600"),
         ({"data": {"purpose": "batch", "expires_after[seconds]": "5000"}}, "anchor"),
+        ({"data": EXPIRING | {"expires_after[seconds]": "5000".zfill(20) + "9" * 30}}, "3600"),
         ({"data": {"purpose": "x" * 5000}}, "4096 bytes"),
         ({"data": {f"f{number}": "x" for number in range(50)}}, "16 fields"),
         ({"files": [("file", ("a", b"x")), ("file", ("b", b"x"))]}, "one file"),
@@ -281,7 +283,7 @@ def test_files_and_batches_belong_to_their_key(tmp_path: Path) -> None:
         assert as_key(client, "eve").get("/v1/files").status_code == 403
 
 
-def test_requests_have_the_limits_of_their_key(tmp_path: Path) -> None:
+def test_requests_have_the_scopes_and_limits_of_their_key(tmp_path: Path) -> None:
     server = make_server(keys_file=keys_file(tmp_path / "keys.json", ann={"requests_per_minute": 1}))
     with client_of(server) as client:
         executor = InProcessExecutor(cast(FastAPI, client.app))
@@ -290,7 +292,9 @@ def test_requests_have_the_limits_of_their_key(tmp_path: Path) -> None:
             return asyncio.run(executor(owner, "/v1/tokenize", b'{"prompt": "x"}'))
 
         assert [ask("ann").status, ask("bob").status] == [200, 200]
-        limited, gone = ask("ann"), ask("nobody")
+        limited, gone, forbidden = ask("ann"), ask("nobody"), ask("eve")
     assert (limited.status, limited.retry_after is not None) == (429, True)
     assert (gone.status, gone.retry_after) == (401, None)
     assert "not in use any more" in json.loads(gone.body)["error"]["message"]
+    assert forbidden.status == 403
+    assert "scope batches" in json.loads(forbidden.body)["error"]["message"]

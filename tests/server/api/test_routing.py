@@ -39,7 +39,7 @@ def test_shares_entropy_and_imbalance_by_hand(client: TestClient, server: Server
         "task": "translate", "num_tokens": 2000, "share": [[0.125, 0.375, 0.5, 0.0], [0.75, 0.0, 0.125, 0.125]],
     }  # fmt: skip
     assert report["baseline"]["num_tokens"] == 50_000
-    assert report["baseline"]["alarm"].startswith("The experts of layer 0 are used otherwise")
+    assert report["baseline"]["alarm"].startswith("The experts of layer 0 are not used as in the baseline")
 
 
 def test_few_tokens_raise_no_alarm(client: TestClient, server: Server) -> None:

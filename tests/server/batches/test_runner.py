@@ -1,6 +1,7 @@
 """Batches from the input file to the output files: in order, exactly once, whatever happens in between."""
 
 import asyncio
+import bisect
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from server.batches import disk, job
+from server.batches.executor import BatchResponse
 from server.batches.journal import Journal
+from server.batches.request_lines import InvalidLineError, parse_request
 from server.batches.runner import BatchRunner
 from server.batches.types import BatchStatus, RequestCounts
 from server.errors import ConflictError, DiskFullError, InvalidRequestError, NotFoundError
@@ -232,6 +235,29 @@ async def test_ids_are_unique_and_files_have_requests(tmp_path: Path) -> None:
     assert [error.code for error in empty.errors] == ["empty_file"]
     assert [(error.code, error.line) for error in many.errors] == [("too_many_requests", 4), ("too_many_requests", 5)]
     assert len(wrong.errors) == 100
+
+
+async def test_a_line_that_is_nested_too_deeply_is_wrong_or_answered(tmp_path: Path) -> None:
+    """At the limit of recursion, which comes earlier where the stack is deeper, no batch stays unfinished."""
+
+    class Answers(FakeExecutor):
+        async def __call__(self, owner: str, url: str, body: bytes) -> BatchResponse:
+            return BatchResponse(200, "id", b"{}")
+
+    def nested(depth: int) -> str:
+        return line("a", body={"x": 0}).replace("0", "[" * depth + "]" * depth)
+
+    def is_too_deep(depth: int) -> bool:
+        try:
+            parse_request(nested(depth).encode())
+        except InvalidLineError:
+            return True
+        return False
+
+    limit = await asyncio.to_thread(bisect.bisect_left, range(100_000), True, key=is_too_deep)
+    async with running(tmp_path, Answers()) as runner:
+        statuses = [(await run_to_the_end(runner, [nested(depth)])).status for depth in range(limit - 30, limit + 1)]
+    assert set(statuses) == {BatchStatus.COMPLETED, BatchStatus.FAILED}
 
 
 async def test_streaming_is_off(tmp_path: Path) -> None:

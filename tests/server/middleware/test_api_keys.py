@@ -141,6 +141,20 @@ def test_the_single_key_keeps_working_beside_the_file(keys_file: Path) -> None:
         assert client.get("/metrics", headers=bearer("single")).status_code == 200
 
 
+def test_the_name_of_the_single_key_is_taken(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Files, batches and limits belong to names: a key of the file must not get those of the single key."""
+    single = ApiKey(name="default", sha256=hash_key(b"single"))
+    path = write(tmp_path / "keys.json", entry("default"))
+    with pytest.raises(ValueError, match="ROUTELM_API_KEY has the name 'default'"):
+        ApiKeys(path, [single])
+    keys = ApiKeys(write(path, entry("a")), [single])
+    write(path, entry("default"))
+    keys.reload()
+    assert "stay in force" in caplog.messages[-1]
+    assert keys.find(b"default") is None
+    assert keys.find(b"a") is not None
+
+
 def test_an_empty_file_opens_nothing(tmp_path: Path) -> None:
     path = tmp_path / "keys.toml"
     path.touch()

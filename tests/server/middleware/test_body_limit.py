@@ -81,3 +81,32 @@ async def test_large_bodies_are_handed_over_one_after_another(size: int, togethe
             await asyncio.sleep(0)
             turn += 1
     assert max(handed_over.count(turn) for turn in handed_over) == together
+
+
+@pytest.mark.anyio
+async def test_only_the_end_of_a_large_body_is_delayed() -> None:
+    """Not that its client disconnects, which ends its generations."""
+    messages: list[Message] = [{"type": "http.request", "body": b"a" * (LARGE + 1)}, {"type": "http.disconnect"}]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        turns = 0
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                await asyncio.sleep(0)
+                turns += 1
+
+        counting = asyncio.create_task(count_turns())
+        assert (await receive())["type"] == "http.disconnect"
+        counting.cancel()
+        assert turns == 0
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        raise AssertionError("nothing is refused")
+
+    await BodyLimit(app, 2 * LARGE)({"type": "http", "method": "POST", "path": "/", "headers": []}, receive, send)

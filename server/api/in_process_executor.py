@@ -2,8 +2,8 @@
 
 A batch must give the same answers as the HTTP endpoints: the same validation, defaults, warnings and errors. So its
 requests take the same routes and exception handlers; a second way into the engine would have to be kept equal to
-them by hand. Only the middleware is left out: the API key was checked when the batch was created, the size of a line
-when it was validated, and neither the log nor the counters of HTTP requests are about requests that no client sent.
+them by hand. Only the middleware is left out. What it checks is checked elsewhere: the API key here, the size of a
+line when the batch is validated. The log and the counters of HTTP requests are about requests that clients send.
 """
 
 import asyncio
@@ -20,7 +20,8 @@ from server.batches.executor import BatchResponse
 from server.batches.types import new_id
 from server.errors import RequestError, UnauthorizedError
 from server.generation.service import GenerationService
-from server.middleware.api_keys import ApiKeys
+from server.middleware.api_keys import ApiKeys, KeyScope
+from server.middleware.auth import check_scopes
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class InProcessExecutor:
     """A `RequestExecutor` that posts to the routes of `app`, with its state.
 
     A request has the identity of the API key that made the batch: its limits per minute, its cache salt, and its
-    priority, after all requests of clients. Once the key is gone, requests get 401.
+    priority, after all requests of clients. Once the key is gone, requests get 401; without the scope `batches`, 403.
     """
 
     def __init__(self, app: FastAPI) -> None:
@@ -44,7 +45,10 @@ class InProcessExecutor:
         self._running = 0
 
     def is_free(self) -> bool:
-        """Whether no request of a client waits. While there are clients, those of batches that wait count for them."""
+        """Whether no request of a client waits.
+
+        Whose requests wait is not known, so where clients have requests in the engine, any that waits may be theirs.
+        """
         service: GenerationService = self._app.state.service
         stats = service.engine.stats()
         return stats.waiting == 0 or stats.running + stats.waiting <= self._running
@@ -68,12 +72,13 @@ class InProcessExecutor:
         return exchange.response(request_id)
 
     def _identity(self, owner: str) -> dict[str, Any]:
-        """What ApiKeyAuth adds to a scope. Raises UnauthorizedError and RateLimitError."""
+        """What ApiKeyAuth adds to a scope. Raises UnauthorizedError, ForbiddenError and RateLimitError."""
         if not owner or not self._keys.requires_key:
             return {}
         key = self._keys.named(owner)
         if key is None:
             raise UnauthorizedError("The API key that made this batch is not in use any more.")
+        check_scopes(key, frozenset({KeyScope.BATCHES}))
         self._keys.usage_of(key).count_request(key)
         return {"api_key": key}
 
