@@ -18,7 +18,8 @@ from model.training.data.rows import Row
 
 Turns = list[list[str]]  # the wordings of each turn
 Slots = dict[str, str]
-_SLOT = re.compile(r"(\b[Aa] )?\{(([a-z_]+)\d?)(?:\.(\d))?\}")
+_SLOT = re.compile(r"(\b[Aa] )?\{(([A-Za-z_]+)\d?)(?:\.(\d))?\}")
+_OUTSIDE_SLOTS = re.compile(r"[^{}]+(?![^{}]*\})")
 _OPENERS = {
     "en": ["So, ", "Hey, ", "Tell me, ", "By the way, ", "One question: ", "Please tell me: ", "OK, and "],
     "zh": ["请问，", "那", "我想知道，", "对了，", "我问你，", "嗨，"],
@@ -32,17 +33,18 @@ _KEEPS_CAPITAL = ("I ", "I'", "RouteLM", "ChatGPT")
 def read_talks(file: str, language: str) -> dict[str, Turns]:
     """The talks of one language of a template file, by topic; empty where it has none."""
     talks = tomllib.loads(Path(__file__).with_name(file).read_text(encoding="utf-8"))
-    return {topic: [_wordings(turn) for turn in turns] for topic, turns in talks.get(language, {}).items()}
+    return {topic: [split_wordings(turn) for turn in turns] for topic, turns in talks.get(language, {}).items()}
 
 
 @cache
 def read_words(language: str) -> dict[str, list[list[str]]]:
     """The word lists of a language: name to words, each a list of its forms."""
     lists = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))[language]
-    return {name: [_wordings(word, "/") for word in _wordings(words)] for name, words in lists.items()}
+    return {name: [split_wordings(word, "/") for word in split_wordings(words)] for name, words in lists.items()}
 
 
-def _wordings(text: str, mark: str = "|") -> list[str]:
+def split_wordings(text: str, mark: str = "|") -> list[str]:
+    """The parts of `text` between the marks, without the spaces around them."""
     return [part.strip() for part in text.split(mark)]
 
 
@@ -112,7 +114,7 @@ class TalkWriter:
         """The template after an opener ("So, ..."), or as people type in a hurry, or as it is."""
         draw = self.random.random()
         if draw < _CASUAL:
-            return template.lower().rstrip(".?!。？！ ")
+            return _OUTSIDE_SLOTS.sub(lambda match: match[0].lower(), template).rstrip(".?!。？！ ")
         if opened and draw < _CASUAL + _OPENED and template[-1] in "?？":
             if not template.startswith(_KEEPS_CAPITAL) and self.language in ("en", "de"):
                 template = template[0].lower() + template[1:]
