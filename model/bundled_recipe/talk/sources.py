@@ -29,7 +29,7 @@ def exercise_rows(kept: KeptRows, language: str, at_most: int) -> Iterator[Row]:
     writer, exercises = TalkWriter(language, seed="exercises"), read_talks("exercises.toml", language)
     for name, compute in COMPUTE[language].items():
         yield from writer.exercise_rows(exercises[name], compute, at_most)
-    for source, rows in kept.items():
+    for rows in kept.values():
         for row in islice(filter(_is_short, rows), SENTENCES):
             yield from _translations(writer, exercises, row)
 
@@ -66,6 +66,8 @@ def _is_everyday(source: str) -> bool:
 
 TALK_SOURCES = (
     ExtraSource("chat/refusals", _from_file("refusals.toml", ("en", "zh"), 400)),
+    ExtraSource("chat/more-smalltalk-en", _from_file("smalltalk.toml", ("en", "de", "fr"), 360)),
+    ExtraSource("chat/more-smalltalk-zh", _from_file("smalltalk.toml", ("zh",), 320)),
     ExtraSource("chat/more-tasks-en", partial(exercise_rows, language="en", at_most=320), reads=_is_everyday),
     ExtraSource("chat/more-tasks-zh", partial(exercise_rows, language="zh", at_most=240), reads=_is_everyday),
 )
