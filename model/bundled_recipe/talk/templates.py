@@ -2,7 +2,7 @@
 
 A template file holds one TOML table per language. An entry of it is a talk, a list of turns with the user's first;
 "|" divides the wordings of a turn. "{food}" is a word of the list `food` in words.toml, the same one in the whole talk;
-"{food2}" is another one. Words may have several forms, divided by "/": "{food.1}" is the second form.
+"{food2}" is another one and "{first_turn}" is what the user said first. Words may have several forms, divided by "/": "{food.1}" is the second form.
 """
 
 import re
@@ -92,10 +92,10 @@ class TalkWriter:
         chosen: dict[str, list[str]] = {name: [text] for name, text in slots.items()}
         texts = []
         for number, wordings in enumerate(turns):
-            template = self.random.choice(wordings)
-            if number % 2 == 0:
-                template = self._as_typed(template, opened=number == 0 and not slots)
-            texts.append(self._fill(template, chosen, starts_large=not slots and number % 2 == 1))
+            wording = self.random.choice(wordings)
+            typed = wording if number % 2 else self._as_typed(wording, opened=number == 0 and not slots)
+            texts.append(self._fill(typed, chosen, starts_large=not slots and typed == wording))
+            chosen["first_turn"] = texts[:1]
         return texts
 
     def _fill(self, template: str, chosen: dict[str, list[str]], starts_large: bool) -> str:
