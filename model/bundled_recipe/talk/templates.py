@@ -2,7 +2,8 @@
 
 A template file holds one TOML table per language. An entry of it is a talk, a list of turns with the user's first;
 "|" divides the wordings of a turn. "{food}" is a word of the list `food` in words.toml, the same one in the whole talk;
-"{food2}" is another one and "{first_turn}" is what the user said first. Words may have several forms, divided by "/": "{food.1}" is the second form.
+"{food2}" is another one and "{first_turn}" is what the user said first. Words may have several forms, divided by "/":
+"{food.1}" is the second form.
 """
 
 import re
