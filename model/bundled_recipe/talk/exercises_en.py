@@ -388,6 +388,93 @@ def yes_no_fact(random: Random) -> Slots:
     return {"question": question, "Answer": answer}
 
 
+LANGUAGES = ("English", "German", "French", "Chinese")  # as the dictionary has them
+
+
+def translate_word(random: Random) -> Slots:
+    forms, language = entry_of(random, "en", "dictionary"), random.randint(1, 3)
+    word, target = forms[0], forms[language]
+    return {
+        "word": word,
+        "Word": large(word),
+        "target": target,
+        "Target": large(target),
+        "language": LANGUAGES[language],
+    }
+
+
+def which_language(random: Random) -> Slots:
+    text, language = entry_of(random, "en", "languages")
+    return {"text": text, "language": language}
+
+
+def number_word(random: Random) -> Slots:
+    n = random.randrange(len(NUMBERS))
+    return {"digits": str(n), "name": NUMBERS[n], "Name": large(NUMBERS[n])}
+
+
+def pick_number(random: Random) -> Slots:
+    low, high = random.randint(1, 20), random.randint(25, 100)
+    return {"low": str(low), "high": str(high), "pick": str(random.randint(low, high))}
+
+
+def choose(random: Random) -> Slots:
+    a, b = random.sample(entry_of(random, "en", "pairs"), 2)
+    chosen = random.choice([a, b])
+    return {"a": a, "A": large(a), "b": b, "chosen": chosen, "Chosen": large(chosen)}
+
+
+def double(random: Random) -> Slots:
+    a = random.randint(1, 20)
+    return {"a": str(a), "double": str(2 * a)}
+
+
+def letters(random: Random) -> Slots:
+    letter = random.choice("ABCDEFGHIJKLMNOPQRSTUVWXY")
+    return {"letter": letter, "after": chr(ord(letter) + 1)}
+
+
+def replace_word(random: Random) -> Slots:
+    text = sentence(random)
+    old, new = text.rstrip(".").split()[-1], any_word(random)
+    return {"old": old, "new": new, "sentence": text, "changed": f"{text.removesuffix(old + '.')}{new}."}
+
+
+def put_together(random: Random) -> Slots:
+    """The parts of "Tom plays the piano." in another order."""
+    who = entry_of(random, "en", "pronouns")[0]
+    now, _, _, rest = entry_of(random, "en", "verb_phrases")
+    parts = random.sample([who, now, rest], 3)
+    return {"mixed": ", ".join(parts), "sentence": f"{who} {now} {rest}."}
+
+
+def mood(random: Random) -> Slots:
+    text, feeling = entry_of(random, "en", "moods")
+    return {"text": text, "mood": feeling, "Mood": large(feeling)}
+
+
+def word_class(random: Random) -> Slots:
+    word, kind = entry_of(random, "en", "word_classes")
+    return {"word": word, "Word": large(word), "kind": kind}
+
+
+def pet_name(random: Random) -> Slots:
+    return {"animal": entry_of(random, "en", "animals")[0], "name": entry_of(random, "en", "animal_names")[0]}
+
+
+def pattern(random: Random) -> Slots:
+    """Two or three words in turn, and which one comes next."""
+    words = _several_words(random, 2, 3)
+    shown = (words * 3)[: random.randint(len(words) + 2, 2 * len(words) + 1)]
+    return {"shown": ", ".join(shown), "Next": large(words[len(shown) % len(words)])}
+
+
+def poem(random: Random) -> Slots:
+    thing, lines = entry_of(random, "en", "poems")
+    unique = thing in ("moon", "sea", "rain", "winter", "night")
+    return {"a_thing": f"the {thing}" if unique else with_article(thing), "poem": lines}
+
+
 # By the name of the template.
 COMPUTE: dict[str, Compute] = {
     "say": say,
@@ -460,4 +547,22 @@ COMPUTE: dict[str, Compute] = {
     "story_of": story_of,
     "something_that": something_that,
     "yes_no_fact": yes_no_fact,
+    "translate_word": translate_word,
+    "translate_back": translate_word,
+    "which_language": which_language,
+    "number_word": number_word,
+    "word_number": number_word,
+    "pick_number": pick_number,
+    "choose": choose,
+    "double": double,
+    "half": double,
+    "letter_after": letters,
+    "letter_before": letters,
+    "replace_word": replace_word,
+    "put_together": put_together,
+    "mood": mood,
+    "word_class": word_class,
+    "pet_name": pet_name,
+    "pattern": pattern,
+    "poem": poem,
 }

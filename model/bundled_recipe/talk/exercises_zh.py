@@ -247,6 +247,54 @@ def something_that(random: Random) -> Slots:
     return {"quality": quality, "thing": thing}
 
 
+LANGUAGES = ("中文", "英语", "德语", "法语")  # as the dictionary has them
+
+
+def translate_word(random: Random) -> Slots:
+    forms, language = entry_of(random, "zh", "dictionary"), random.choice([1, 1, 1, 2, 3])
+    return {"word": forms[0], "target": forms[language], "language": LANGUAGES[language]}
+
+
+def number_word(random: Random) -> Slots:
+    n = random.randint(1, 19)
+    return {"digits": str(n), "name": "二" if n == 2 else _chinese(n)}
+
+
+def pick_number(random: Random) -> Slots:
+    low, high = random.randint(1, 20), random.randint(25, 100)
+    return {"low": str(low), "high": str(high), "pick": str(random.randint(low, high))}
+
+
+def choose(random: Random) -> Slots:
+    a, b = random.sample(entry_of(random, "zh", "pairs"), 2)
+    return {"a": a, "b": b, "chosen": random.choice([a, b])}
+
+
+def double(random: Random) -> Slots:
+    a = random.randint(1, 20)
+    return {"a": str(a), "double": str(2 * a)}
+
+
+def mood(random: Random) -> Slots:
+    return dict(zip(("text", "mood"), entry_of(random, "zh", "moods"), strict=True))
+
+
+def pet_name(random: Random) -> Slots:
+    return {"animal": entry_of(random, "zh", "animals")[0], "name": entry_of(random, "zh", "animal_names")[0]}
+
+
+def pattern(random: Random) -> Slots:
+    """Two or three words in turn, and which one comes next."""
+    words = _several_words(random)[: random.choice([2, 3])]
+    shown = (words * 3)[: random.randint(len(words) + 2, 2 * len(words) + 1)]
+    return {"shown": "、".join(shown), "next": words[len(shown) % len(words)]}
+
+
+def put_together(random: Random) -> Slots:
+    parts = entry_of(random, "zh", "mixed")
+    return {"mixed": "、".join(random.sample(parts, len(parts))), "sentence": "".join(parts) + "。"}
+
+
 # By the name of the template.
 COMPUTE: dict[str, Compute] = {
     "repeat": repeat,
@@ -300,4 +348,16 @@ COMPUTE: dict[str, Compute] = {
     "get_well": note,
     "story_of": story_of,
     "something_that": something_that,
+    "translate_word": translate_word,
+    "translate_back": translate_word,
+    "number_word": number_word,
+    "word_number": number_word,
+    "pick_number": pick_number,
+    "choose": choose,
+    "double": double,
+    "half": double,
+    "mood": mood,
+    "pet_name": pet_name,
+    "pattern": pattern,
+    "put_together": put_together,
 }

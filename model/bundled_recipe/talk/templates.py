@@ -22,8 +22,18 @@ Slots = dict[str, str]
 _SLOT = re.compile(r"(\b[Aa] )?\{(([A-Za-z_]+)\d?)(?:\.(\d))?\}")
 _OUTSIDE_SLOTS = re.compile(r"[^{}]+(?![^{}]*\})")
 _OPENERS = {
-    "en": ["So, ", "Hey, ", "Tell me, ", "By the way, ", "One question: ", "Please tell me: ", "OK, and "],
-    "zh": ["请问，", "那", "我想知道，", "对了，", "我问你，", "嗨，"],
+    "en": [
+        "So, ",
+        "Hey, ",
+        "Tell me, ",
+        "By the way, ",
+        "One question: ",
+        "Please tell me: ",
+        "OK, and ",
+        "Hello! ",
+        "Hi! ",
+    ],
+    "zh": ["请问，", "那", "我想知道，", "对了，", "我问你，", "嗨，", "你好！"],
     "de": ["Sag mal, ", "Eine Frage: ", "Und ", "Hallo, "],
     "fr": ["Dis-moi, ", "Une question : ", "Et ", "Bonjour, "],
 }
@@ -117,9 +127,10 @@ class TalkWriter:
         if draw < _CASUAL:
             return _OUTSIDE_SLOTS.sub(lambda match: match[0].lower(), template).rstrip(".?!。？！ ")
         if opened and draw < _CASUAL + _OPENED and template[-1] in "?？":
-            if not template.startswith(_KEEPS_CAPITAL) and self.language in ("en", "de"):
+            opener = self.random.choice(_OPENERS[self.language])
+            if "!" not in opener and not template.startswith(_KEEPS_CAPITAL) and self.language in ("en", "de"):
                 template = template[0].lower() + template[1:]
-            return self.random.choice(_OPENERS[self.language]) + template
+            return opener + template
         return template
 
 

@@ -20,7 +20,7 @@ def drawn(compute: Compute) -> list[Slots]:
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_every_template_has_its_function_and_the_other_way_round(language: str) -> None:
-    translations = {name for name in read_talks("exercises.toml", language) if name.startswith("translate")}
+    translations = {"translate", "translate_to_en", "translate_to_zh"}  # of kept sentences
     assert set(read_talks("exercises.toml", language)) - translations == set(COMPUTE[language])
 
 
