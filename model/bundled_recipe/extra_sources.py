@@ -1,4 +1,4 @@
-"""Training rows that stand in no file: persona dialogues, gap sentences, topics under the labels of another source."""
+"""Training rows that stand in no file: persona, facts in other words, gap sentences, topics under borrowed labels."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from model.bundled_recipe.fact_phrasings import FACTS, fact_phrasing_rows
 from model.training.data.gap_sentences import gap_sentences
 from model.training.data.prepare import ExtraSource
 from model.training.data.rows import Row, task_of
@@ -91,6 +92,12 @@ def _is_prose(source: str) -> bool:
 
 EXTRA_SOURCES = (
     ExtraSource("chat/routelm-persona", persona_rows),
+    *(
+        ExtraSource(
+            f"chat/more-facts-{language}", partial(fact_phrasing_rows, language=language), reads={facts}.__contains__
+        )
+        for language, facts in FACTS.items()
+    ),
     ExtraSource("summarize/gap-sentences-en", partial(gap_sentence_rows, language="en"), reads=_is_prose),
     ExtraSource("summarize/gap-sentences-zh", partial(gap_sentence_rows, language="zh"), reads=_is_prose),
     ExtraSource("analyze/borrowed-topics-en", topic_rows, reads={NEWS, MEDICINE}.__contains__),

@@ -1,4 +1,4 @@
-"""More phrasings of the facts that the fact sources ask about: see fact_phrasings_en.toml for the form of the templates.
+"""More phrasings of the facts in the fact sources, from the templates in fact_phrasings_*.toml.
 
 A small model answers a question it has not seen in these words only if it has seen the fact in many others.
 """
@@ -201,7 +201,7 @@ def _filled(templates: Iterable[str], slots: Slots) -> Iterator[str]:
     """Yield the templates with their slots filled, without those that need a slot that is not there."""
     for template in templates:
         try:
-            yield _capitalized(_TWO_STOPS.sub(".", template.format_map(slots)))
+            yield _capitalized(_TWO_STOPS.sub("", template.format_map(slots)))
         except KeyError:
             continue
 
