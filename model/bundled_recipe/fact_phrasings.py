@@ -39,7 +39,7 @@ class FactType:
     answers: Sequence[str] = ()
     pairs: Sequence[Sequence[str]] = ()
     per_fact: int = 14
-    lower: bool = False  # the slots hold common words, which answers begin with a capital letter
+    lower: Sequence[str] = ()  # slots that hold common words, with which answers may begin
     case_matters: bool = False
     leads: bool = True
     follow_up: bool = False  # "And Spain?" asks for another fact of the type
@@ -57,7 +57,7 @@ class FactType:
         slots = {name: _complete(value) for name, value in (in_question.groupdict() | in_answer.groupdict()).items()}
         if not PRONOUNS.isdisjoint(slots.values()):
             return None
-        return {name: value[:1].lower() + value[1:] for name, value in slots.items()} if self.lower else slots
+        return slots | {name: slots[name][:1].lower() + slots[name][1:] for name in self.lower}
 
 
 @dataclass(frozen=True)
@@ -136,10 +136,10 @@ class Phrasings:
         return question
 
     def derived(self, slots: Slots) -> Slots:
-        """The words of the small numbers among the slots, the number after the answer, and x with a capital letter."""
+        """The words of small numbers, the number after the answer, x with a capital letter and the article of x."""
         numbers = {name: int(value) for name, value in slots.items() if value.isdecimal() and len(value) < 9}
         words = {f"{name}_word": self.number_words[n] for name, n in numbers.items() if n < len(self.number_words)}
-        words["X"] = _capitalized(slots["x"])
+        words |= {"X": _capitalized(slots["x"]), "a": "an" if slots["x"][:1] in "aeiou" else "a"}
         return words | ({"y_next": str(numbers["y"] + 1)} if "y" in numbers else {})
 
 
