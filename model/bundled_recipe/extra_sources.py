@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from model.bundled_recipe.fact_phrasings import FACTS, fact_phrasing_rows
+from model.bundled_recipe.fact_phrasings import fact_phrasing_rows
 from model.training.data.gap_sentences import gap_sentences
 from model.training.data.prepare import ExtraSource
 from model.training.data.rows import Row, task_of
@@ -24,6 +24,7 @@ LABEL_OF = {
     "entertainment": "entertainment",
     "wellness": "health",
 }
+ASKED_ANEW = ("facts-en", "facts-zh", "definitions-en")  # chat sources whose facts come in more phrasings
 HEADLINE_CHARACTERS = 78  # at most; the first source cuts its own there
 _AFTER_SENTENCE = re.compile(r"(?<=[^\s.]{3}[.?!])\s")  # and not after "Samuel L." or "the U.S."
 
@@ -90,13 +91,14 @@ def _is_prose(source: str) -> bool:
     return task_of(source) in ("generate", "summarize") and "poetry" not in source
 
 
+MORE_FACTS = {language: partial(fact_phrasing_rows, language=language) for language in ("en", "zh")}
 EXTRA_SOURCES = (
     ExtraSource("chat/routelm-persona", persona_rows),
     *(
         ExtraSource(
-            f"chat/more-facts-{language}", partial(fact_phrasing_rows, language=language), reads={facts}.__contains__
+            f"chat/more-{name}", partial(fact_phrasing_rows, language=name[-2:]), reads={f"chat/{name}"}.__contains__
         )
-        for language, facts in FACTS.items()
+        for name in ASKED_ANEW
     ),
     ExtraSource("summarize/gap-sentences-en", partial(gap_sentence_rows, language="en"), reads=_is_prose),
     ExtraSource("summarize/gap-sentences-zh", partial(gap_sentence_rows, language="zh"), reads=_is_prose),

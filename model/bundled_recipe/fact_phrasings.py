@@ -15,7 +15,6 @@ from zlib import crc32
 
 from model.training.data.rows import Row
 
-FACTS = {"en": "chat/facts-en", "zh": "chat/facts-zh"}
 FRAMES_PER_PHRASE = 2  # of all frames for a topic or clause
 PRONOUNS = frozenset({"It", "Its home", "They", "它", "他", "她"})  # an answer about one of them does not say the fact
 _ABBREVIATION, _TWO_STOPS = re.compile(r"\.[A-Z]$"), re.compile(r"(?<=[A-Z]\.)\.(?!\.)")
@@ -156,9 +155,9 @@ def read_phrasings(language: str) -> Phrasings:
 
 
 def fact_phrasing_rows(kept: Mapping[str, Sequence[Row]], language: str) -> Iterator[Row]:
-    """Yield chat rows that ask the kept facts of a language in other words, some of them as a second turn."""
+    """Yield chat rows that ask the facts of all kept rows in other words, some of them as a second turn."""
     phrasings = read_phrasings(language)
-    facts = phrasings.facts(kept.get(FACTS[language], ()))
+    facts = phrasings.facts(row for rows in kept.values() for row in rows)
     for fact_type in (*phrasings.types, *phrasings.fallbacks):
         yield from _rows_of_type(phrasings, fact_type, facts.get(fact_type.name, []))
 

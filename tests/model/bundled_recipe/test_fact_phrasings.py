@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from model.bundled_recipe.fact_phrasings import FACTS, FactType, Phrasings, fact_phrasing_rows, read_phrasings
+from model.bundled_recipe.fact_phrasings import FactType, Phrasings, fact_phrasing_rows, read_phrasings
 from model.training.data.rows import Row
 
 ENGLISH, CHINESE = read_phrasings("en"), read_phrasings("zh")
@@ -37,7 +37,7 @@ def row(question: str, answer: str) -> Row:
 
 
 def last_exchanges(language: str) -> list[tuple[str, str]]:
-    kept = {FACTS[language]: [row(*exchange) for exchange in EXCHANGES[language]]}
+    kept = {"chat/facts": [row(*exchange) for exchange in EXCHANGES[language]]}
     rows = fact_phrasing_rows(kept, language)
     return [(row["messages"][-2]["content"], row["messages"][-1]["content"]) for row in rows]
 
@@ -48,7 +48,7 @@ def about(language: str, name: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_rows_are_the_same_each_time_and_alternate(language: str) -> None:
-    kept = {FACTS[language]: [row(*exchange) for exchange in EXCHANGES[language]]}
+    kept = {"chat/facts": [row(*exchange) for exchange in EXCHANGES[language]]}
     rows = list(fact_phrasing_rows(kept, language))
     assert rows == list(fact_phrasing_rows(kept, language))
     for made in rows:
@@ -85,9 +85,9 @@ def test_yes_and_no_are_right(language: str, yes: str, no: str) -> None:
 def test_what_could_be_true_is_no_wrong_answer() -> None:
     """Hot has two opposites here, so that neither may be called wrong; one that may is taken from another fact."""
     exchanges = [("Opposite of hot?", f"The opposite of hot is {word}.") for word in ("cold", "cool")]
-    kept = {FACTS["en"]: [row(*exchange) for exchange in exchanges]}
+    kept = {"chat/facts": [row(*exchange) for exchange in exchanges]}
     assert not any(made["messages"][-1]["content"].startswith("No,") for made in fact_phrasing_rows(kept, "en"))
-    kept[FACTS["en"]] += [row("Opposite of big?", f"The opposite of big is {word}.") for word in ("small", "little")]
+    kept["chat/facts"] += [row("Opposite of big?", f"The opposite of big is {word}.") for word in ("small", "little")]
     assert any(made["messages"][-1]["content"].startswith("No,") for made in fact_phrasing_rows(kept, "en"))
 
 
