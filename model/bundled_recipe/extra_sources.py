@@ -94,12 +94,7 @@ def _is_prose(source: str) -> bool:
 MORE_FACTS = {language: partial(fact_phrasing_rows, language=language) for language in ("en", "zh")}
 EXTRA_SOURCES = (
     ExtraSource("chat/routelm-persona", persona_rows),
-    *(
-        ExtraSource(
-            f"chat/more-{name}", partial(fact_phrasing_rows, language=name[-2:]), reads={f"chat/{name}"}.__contains__
-        )
-        for name in ASKED_ANEW
-    ),
+    *(ExtraSource(f"chat/more-{name}", MORE_FACTS[name[-2:]], {f"chat/{name}"}.__contains__) for name in ASKED_ANEW),
     ExtraSource("summarize/gap-sentences-en", partial(gap_sentence_rows, language="en"), reads=_is_prose),
     ExtraSource("summarize/gap-sentences-zh", partial(gap_sentence_rows, language="zh"), reads=_is_prose),
     ExtraSource("analyze/borrowed-topics-en", topic_rows, reads={NEWS, MEDICINE}.__contains__),
