@@ -86,7 +86,7 @@ class Phrasings:
         return {name: list(facts.values()) for name, facts in found.items()}
 
     def _exchange(self, row: Row) -> Exchange:
-        question, answer = (message["content"] for message in row["messages"])
+        question, answer = (message["content"] for message in row["messages"][:2])
         base = self.base_question.fullmatch(question)
         return self._marked(base["question"] if base else question), answer
 
@@ -158,11 +158,15 @@ def fact_phrasing_rows(kept: Mapping[str, Sequence[Row]], language: str) -> Iter
     """Yield chat rows that ask the facts of all kept rows in other words, some of them as a second turn."""
     phrasings = read_phrasings(language)
     facts = phrasings.facts(row for rows in kept.values() for row in rows)
+    earlier: list[Exchange] = []
     for fact_type in (*phrasings.types, *phrasings.fallbacks):
-        yield from _rows_of_type(phrasings, fact_type, facts.get(fact_type.name, []))
+        yield from _rows_of_type(phrasings, fact_type, facts.get(fact_type.name, []), earlier)
 
 
-def _rows_of_type(phrasings: Phrasings, fact_type: FactType, facts: Sequence[Slots]) -> Iterator[Row]:
+def _rows_of_type(
+    phrasings: Phrasings, fact_type: FactType, facts: Sequence[Slots], earlier: list[Exchange]
+) -> Iterator[Row]:
+    """Yield the rows for all facts of a type; add one exchange of each to those that may come `earlier` in a chat."""
     before: Exchange | None = None
     for slots in _with_others(facts):
         plain, pairs = phrasings.exchanges(fact_type, slots | phrasings.derived(slots))
@@ -171,16 +175,20 @@ def _rows_of_type(phrasings: Phrasings, fact_type: FactType, facts: Sequence[Slo
             yield _chat_row([*before, _capitalized(follow_up), plain[0][1]])
         for exchange in _ranked([*plain, *pairs])[: fact_type.per_fact]:
             question, answer = phrasings.styled(exchange[0], fact_type), exchange[1]
-            yield _chat_row([*_turns_before(phrasings, question, before), question, answer])
-        before = _pick(plain, *slots.values()) if plain else None
+            yield _chat_row([*_turns_before(phrasings, question, earlier), question, answer])
+        if plain:
+            before = _pick(plain, *slots.values())
+            earlier.append(before)
 
 
-def _turns_before(phrasings: Phrasings, question: str, last_fact: Exchange | None) -> Exchange | tuple[()]:
-    """One question in fourteen comes after a greeting, one after another fact."""
-    number = _hash("turns", question)
-    if number % 14 == 0:
+def _turns_before(phrasings: Phrasings, question: str, earlier: Sequence[Exchange]) -> Exchange | tuple[()]:
+    """Of fourteen questions, one comes after a greeting, one after the last fact and one after any other fact."""
+    number = _hash("turns", question) % 14
+    if number == 0:
         return _pick(phrasings.greetings, question)
-    return last_fact if number % 14 == 1 and last_fact else ()
+    if number > 2 or not earlier:
+        return ()
+    return earlier[-1] if number == 1 else _pick(earlier, question)
 
 
 def _with_others(facts: Sequence[Slots]) -> Iterator[Slots]:
