@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable
 
+import pytest
+
 from model.bundled_recipe.extra_sources import persona_rows
+from model.bundled_recipe.fact_phrasings import read_phrasings
 from model.evaluation.tasks.interview import read_questions
 from model.training.data.shingles import is_chinese, normalize
 
@@ -26,6 +29,16 @@ def test_no_question_of_the_persona_is_one_of_the_interview() -> None:
     taught = runs(m["content"] for row in persona_rows({}) for m in row["messages"] if m["role"] == "user")
     greetings = runs(["Hello!", "Hi!"])
     assert ASKED & taught <= greetings
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_no_template_of_the_facts_is_a_question_of_the_interview(language: str) -> None:
+    phrasings = read_phrasings(language)
+    types = [*phrasings.types, *phrasings.fallbacks]
+    templates = [text for fact_type in types for text in (*fact_type.questions, *(pair[0] for pair in fact_type.pairs))]
+    templates += [frame.replace("{it}", text) for t in types for text in t.topics for frame in phrasings.topic_frames]
+    templates += [frame.replace("{it}", text) for t in types for text in t.clauses for frame in phrasings.clause_frames]
+    assert not ASKED & runs(templates)
 
 
 def test_an_overlap_would_be_found() -> None:
