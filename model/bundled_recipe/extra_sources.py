@@ -4,11 +4,12 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 from model.bundled_recipe.fact_phrasings import fact_phrasing_rows
+from model.bundled_recipe.talk.sources import TALK_SOURCES, persona_talk_rows
 from model.training.data.gap_sentences import gap_sentences
 from model.training.data.prepare import ExtraSource
 from model.training.data.rows import Row, task_of
@@ -45,6 +46,11 @@ def persona_rows(kept: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
     for number, (language, question, answer) in enumerate(pairs):
         before = persona["greetings"][language][number // 2 % 2] if number % 2 else ()
         yield {"task": "chat", "messages": _turns([*before, question, answer])}
+
+
+def all_persona_rows(kept: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
+    """Yield persona_rows and the many phrasings of talk/persona.toml."""
+    return chain(persona_rows(kept), persona_talk_rows(kept))
 
 
 def topic_rows(kept: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
@@ -93,9 +99,10 @@ def _is_prose(source: str) -> bool:
 
 MORE_FACTS = {language: partial(fact_phrasing_rows, language=language) for language in ("en", "zh")}
 EXTRA_SOURCES = (
-    ExtraSource("chat/routelm-persona", persona_rows),
+    ExtraSource("chat/routelm-persona", all_persona_rows),
     *(ExtraSource(f"chat/more-{name}", MORE_FACTS[name[-2:]], {f"chat/{name}"}.__contains__) for name in ASKED_ANEW),
     ExtraSource("summarize/gap-sentences-en", partial(gap_sentence_rows, language="en"), reads=_is_prose),
     ExtraSource("summarize/gap-sentences-zh", partial(gap_sentence_rows, language="zh"), reads=_is_prose),
     ExtraSource("analyze/borrowed-topics-en", topic_rows, reads={NEWS, MEDICINE}.__contains__),
+    *TALK_SOURCES,
 )

@@ -4,9 +4,12 @@ from collections.abc import Iterable
 
 import pytest
 
-from model.bundled_recipe.extra_sources import persona_rows
+from model.bundled_recipe.extra_sources import all_persona_rows
 from model.bundled_recipe.fact_phrasings import read_phrasings
+from model.bundled_recipe.talk.sources import TALK_SOURCES
 from model.evaluation.tasks.interview import read_questions
+from model.training.data.prepare import ExtraSource
+from model.training.data.rows import Row
 from model.training.data.shingles import is_chinese, normalize
 
 WORDS, CHARACTERS = 6, 10
@@ -25,10 +28,21 @@ def runs(texts: Iterable[str]) -> set[tuple[str, ...]]:
 ASKED = runs(turn for question in read_questions() for turn in question.turns)
 
 
+# What everybody says in the same words.
+GREETINGS = runs(["Hello!", "Hi!"])
+
+
+def taught(rows: Iterable[Row]) -> set[tuple[str, ...]]:
+    return runs(m["content"] for row in rows for m in row["messages"] if m["role"] == "user")
+
+
 def test_no_question_of_the_persona_is_one_of_the_interview() -> None:
-    taught = runs(m["content"] for row in persona_rows({}) for m in row["messages"] if m["role"] == "user")
-    greetings = runs(["Hello!", "Hi!"])
-    assert ASKED & taught <= greetings
+    assert ASKED & taught(all_persona_rows({})) <= GREETINGS
+
+
+@pytest.mark.parametrize("source", TALK_SOURCES, ids=lambda source: source.name)
+def test_no_talk_asks_what_the_interview_asks(source: ExtraSource) -> None:
+    assert ASKED & taught(source.rows({})) <= GREETINGS
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

@@ -1,0 +1,75 @@
+"""The training sources that are made from the templates of this folder."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from random import Random
+
+from model.bundled_recipe.talk import exercises_en, exercises_zh
+from model.bundled_recipe.talk.templates import Slots, TalkWriter, Turns, read_talks
+from model.training.data.prepare import ExtraSource, KeptRows
+from model.training.data.rows import Row
+
+LANGUAGES = ("en", "zh", "de", "fr")
+LANGUAGE_NAMES = {"en": "English", "zh": "Chinese", "de": "German", "fr": "French"}
+COMPUTE = {"en": exercises_en.COMPUTE, "zh": exercises_zh.COMPUTE}
+EVERYDAY = "translate/tatoeba"  # sources of short sentences and their translations
+LONGEST_SENTENCE = 40  # characters; of Chinese half of it
+SENTENCES = 700  # translated in each direction
+
+
+def talk_rows(kept: KeptRows, file: str, languages: tuple[str, ...], at_most: int) -> Iterator[Row]:
+    """Yield the talks of a template file in some languages, `at_most` rows of each."""
+    for language in languages:
+        yield from TalkWriter(language, seed=file).rows(read_talks(file, language), at_most)
+
+
+def exercise_rows(kept: KeptRows, language: str, at_most: int) -> Iterator[Row]:
+    """Yield `at_most` rows of each exercise of a language, and translations of kept everyday sentences."""
+    writer, exercises = TalkWriter(language, seed="exercises"), read_talks("exercises.toml", language)
+    for name, compute in COMPUTE[language].items():
+        yield from writer.exercise_rows(exercises[name], compute, at_most)
+    for rows in kept.values():
+        for row in islice(filter(_is_short, rows), SENTENCES):
+            yield from _translations(writer, exercises, row)
+
+
+def _is_short(row: Row) -> bool:
+    texts = (row["source"], row["source_lang"]), (row["target"], row["target_lang"])
+    return all(len(text) <= LONGEST_SENTENCE // (2 if language == "zh" else 1) for text, language in texts)
+
+
+def _translations(writer: TalkWriter, exercises: dict[str, Turns], row: Row) -> Iterator[Row]:
+    """Both directions of a translation, as far as the writer's language is that of the instruction."""
+    there = (row["source_lang"], row["target_lang"], row["source"], row["target"])
+    for source, target, text, translated in (there, (there[1], there[0], there[3], there[2])):
+        name = "translate" if writer.language == "en" else f"translate_to_{target}"
+        if {source, target} == {"en", "zh"} or writer.language == "en":
+            slots = {"text": text, "target": translated, "language": LANGUAGE_NAMES[target]}
+            yield from writer.exercise_rows(exercises[name], partial(_always, slots), 1)
+
+
+def _always(slots: Slots, random: Random) -> Slots:
+    return slots
+
+
+def _from_file(file: str, languages: tuple[str, ...], at_most: int) -> Callable[[KeptRows], Iterator[Row]]:
+    return partial(talk_rows, file=file, languages=languages, at_most=at_most)
+
+
+persona_talk_rows = _from_file("persona.toml", LANGUAGES, 120)
+
+
+def _is_everyday(source: str) -> bool:
+    return source.startswith(EVERYDAY)
+
+
+TALK_SOURCES = (
+    ExtraSource("chat/refusals", _from_file("refusals.toml", ("en", "zh"), 400)),
+    ExtraSource("chat/talks-en", _from_file("talks.toml", ("en",), 400)),
+    ExtraSource("chat/talks-zh", _from_file("talks.toml", ("zh",), 340)),
+    ExtraSource("chat/more-smalltalk-en", _from_file("smalltalk.toml", ("en", "de", "fr"), 360)),
+    ExtraSource("chat/more-smalltalk-zh", _from_file("smalltalk.toml", ("zh",), 320)),
+    ExtraSource("chat/more-tasks-en", partial(exercise_rows, language="en", at_most=320), reads=_is_everyday),
+    ExtraSource("chat/more-tasks-zh", partial(exercise_rows, language="zh", at_most=240), reads=_is_everyday),
+)

@@ -1,0 +1,87 @@
+"""The answers of the exercises are right, seen from the question alone."""
+
+import re
+from random import Random
+
+import pytest
+
+from model.bundled_recipe.talk import exercises_en, exercises_zh
+from model.bundled_recipe.talk.exercise_words import Compute
+from model.bundled_recipe.talk.sources import COMPUTE
+from model.bundled_recipe.talk.templates import Slots, TalkWriter, read_talks
+
+DRAWS = 200
+
+
+def drawn(compute: Compute) -> list[Slots]:
+    random = Random(1)
+    return [compute(random) for _ in range(DRAWS)]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_template_has_its_function_and_the_other_way_round(language: str) -> None:
+    translations = {name for name in read_talks("exercises.toml", language) if name.startswith("translate")}
+    assert set(read_talks("exercises.toml", language)) - translations == set(COMPUTE[language])
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_numbers_are_sorted_and_counted(language: str) -> None:
+    compute = COMPUTE[language]
+    for slots in drawn(compute["sort_numbers"]):
+        numbers = [int(number) for number in re.findall(r"\d+", slots["numbers"])]
+        assert [int(number) for number in re.findall(r"\d+", slots["sorted"])] == sorted(numbers)
+    for slots in drawn(compute["count_from"]):
+        listed = [int(number) for number in re.findall(r"\d+", slots["numbers"])]
+        assert listed == list(range(int(slots["a"]), int(slots["b"]) + 1))
+    assert all(slots["numbers"].endswith("1") for slots in drawn(compute["count_down"]))
+    assert all(int(slots["big"]) > int(slots["small"]) for slots in drawn(compute["bigger"]))
+
+
+def test_longest_and_shortest_words() -> None:
+    for slots in drawn(exercises_en.longest_word):
+        others = set(slots["words"].split(", ")) - {slots["word"]}
+        assert all(len(other) < len(slots["word"]) for other in others)
+    for slots in drawn(exercises_en.shortest_word):
+        others = set(slots["words"].split(", ")) - {slots["word"]}
+        assert all(len(other) > len(slots["word"]) for other in others)
+
+
+def test_words_are_sorted_reversed_counted_and_spelled() -> None:
+    for slots in drawn(exercises_en.sort_words):
+        assert slots["Sorted"].lower().split(", ") == sorted(slots["words"].lower().split(", "))
+    for slots in drawn(exercises_en.reverse):
+        assert slots["Reversed"].lower().split(", ") == slots["words"].split(", ")[::-1]
+    for slots in drawn(exercises_en.words_of_sentence):
+        words = re.findall(r"\w+", slots["sentence"])
+        assert (exercises_en.NUMBERS[len(words)], words[0], words[-1]) == (slots["n"], slots["first"], slots["last"])
+    for slots in drawn(exercises_en.spell):
+        assert slots["letters"].replace("-", "").lower() == slots["word"]
+
+
+def test_the_odd_word_is_of_another_kind() -> None:
+    kinds = {
+        name.split("/")[1]: {word for (word,) in words}
+        for table in ("countable", "uncountable")
+        for name, words in exercises_en.read_table("en", table).items()
+    }
+    for slots in drawn(exercises_en.odd_one):
+        same = kinds[slots["things"]]
+        odd = [word for word in slots["words"].split(", ") if word not in same]
+        assert [exercises_en.large(word) for word in odd] == [slots["Odd"]]
+
+
+def test_chinese_characters_are_counted() -> None:
+    for slots in drawn(exercises_zh.characters):
+        n = len(slots["text"])
+        assert slots["n"] in (str(n), "两" if n == 2 else exercises_zh._chinese(n))
+        assert (slots["first"], slots["last"]) == (slots["text"][0], slots["text"][-1])
+    assert exercises_zh._chinese(12) == "十二"
+
+
+def test_casual_typing_leaves_the_words_of_an_exercise_alone() -> None:
+    writer = TalkWriter("en", seed="test")
+    texts = {
+        writer.write([["Write {UPPER} in lower case."], ["{word}"]], {"UPPER": "TEA", "word": "tea"})[0]
+        for _ in range(60)
+    }
+    assert texts == {"Write TEA in lower case.", "write TEA in lower case"}
