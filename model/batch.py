@@ -235,18 +235,10 @@ class PaddedBatch:
     def short_conv(
         self, layer: int, x_TC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None = None, *, silu: bool = True
     ) -> Tensor:
-        return kernels.short_conv_train(self._rows(x_TC), weight_CJ, bias_C, silu).reshape(x_TC.shape)
+        return kernels.short_conv_train(self._rows(x_TC), weight_CJ, bias_C, silu).flatten(0, 1)
 
     def gated_delta(self, layer: int, x_TP: Tensor, weights: GatedDelta) -> Tensor:
-        mixed_TC, z, b_TH, a_TH = weights.split(x_TP)
-        q_THK, k_THK, v_THV = weights.heads(self.short_conv(layer, mixed_TC, weights.conv_CJ))
-        log_decay_TH, beta_TH = kernels.delta_gates(a_TH, b_TH, weights.A_log_H, weights.dt_bias_H)
-        groups = v_THV.shape[1] // q_THK.shape[1]
-        if groups > 1:
-            q_THK, k_THK = q_THK.repeat_interleave(groups, dim=1), k_THK.repeat_interleave(groups, dim=1)
-        rows = [self._rows(x) for x in (q_THK, k_THK, v_THV, log_decay_TH, beta_TH)]
-        out_THV = kernels.delta_rule_train(*rows).reshape(v_THV.shape)
-        return kernels.gated_rms_norm(out_THV, z.reshape(v_THV.shape), weights.norm_V, weights.eps).flatten(1)
+        return kernels.gated_delta_train(self._rows(x_TP), weights).flatten(0, 1)
 
     def mamba_scan(self, layer: int, x_THP: Tensor, dt_TH: Tensor, A_H: Tensor, B_TGN: Tensor, C_TGN: Tensor) -> Tensor:
         x_BLHP, dt_BLH, B_BLGN, C_BLGN = (self._rows(x) for x in (x_THP, dt_TH, B_TGN, C_TGN))
@@ -292,17 +284,14 @@ class PaddedBatch:
         if sinks_H is not None or not q.is_cuda:
             out = _explicit_attention(q, k, v, self._visible(window), scale, sinks_H)
         else:
-            mask = None if window is None else self._visible(window)
-            out = functional.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
-            )
+            out = _fused_attention(q, k, v, self._visible(window), scale)
         return out.transpose(1, 2).reshape(*q_THK.shape[:2], v_TGV.shape[-1])
 
     def _visible(self, window: int | None) -> Tensor:
-        """The attention mask [L, L]: true where the row's position attends to the column's."""
+        """The attention mask [L, L], or [B, 1, L, L]: true where the row's position attends to the column's."""
         position = torch.arange(self.token_ids_BL.shape[1], device=self.token_ids_BL.device)
-        distance = position[:, None] - position
-        return (distance >= 0) & (distance < (window or len(position)))
+        distance_LL = position[:, None] - position
+        return (distance_LL >= 0) & (distance_LL < (window or len(position)))
 
     def _rows(self, x: Tensor) -> Tensor:
         return x.reshape(*self.token_ids_BL.shape, *x.shape[1:])
@@ -316,15 +305,23 @@ def _cached_tables(tables: RotaryTables, rotary: Rotary, positions_T: Tensor) ->
 
 
 def _explicit_attention(
-    q_BHLK: Tensor, k_BGLK: Tensor, v_BGLV: Tensor, visible_LL: Tensor, scale: float, sinks_H: Tensor | None
+    q_BHLK: Tensor, k_BGLK: Tensor, v_BGLV: Tensor, visible: Tensor, scale: float, sinks_H: Tensor | None
 ) -> Tensor:
     """Attention that materializes its scores: faster for short rows on a CPU, and it supports sinks."""
     group_size = q_BHLK.shape[1] // k_BGLK.shape[1]
     k, v = (x.repeat_interleave(group_size, dim=1).flatten(0, 1) for x in (k_BGLK, v_BGLV))
-    hidden = torch.zeros_like(visible_LL, dtype=torch.float32).masked_fill(~visible_LL, float("-inf"))
-    scores = torch.bmm((q_BHLK * scale).flatten(0, 1), k.transpose(1, 2)).float() + hidden
+    hidden = torch.zeros_like(visible, dtype=torch.float32).masked_fill(~visible, float("-inf"))
+    scores = torch.bmm((q_BHLK * scale).flatten(0, 1), k.transpose(1, 2)).float().unflatten(0, q_BHLK.shape[:2])
+    scores = (scores + hidden).flatten(0, 1)
     if sinks_H is not None:  # the sink is one more key with a value of zero
         sinks = sinks_H.float().repeat(len(q_BHLK))[:, None, None].expand(*scores.shape[:2], 1)
         scores = torch.cat([scores, sinks], dim=-1)
-    probs = scores.softmax(-1)[..., : len(visible_LL)]
+    probs = scores.softmax(-1)[..., : visible.shape[-1]]
     return torch.bmm(probs.to(v.dtype), v).unflatten(0, q_BHLK.shape[:2])
+
+
+def _fused_attention(q_BHLK: Tensor, k_BGLK: Tensor, v_BGLV: Tensor, visible: Tensor, scale: float) -> Tensor:
+    """Attention in PyTorch's kernels for GPUs; those that take a mask want as many key heads as query heads."""
+    group_size = q_BHLK.shape[1] // k_BGLK.shape[1]
+    k, v = (x.repeat_interleave(group_size, dim=1) for x in (k_BGLK, v_BGLV))
+    return functional.scaled_dot_product_attention(q_BHLK, k, v, attn_mask=visible, scale=scale)

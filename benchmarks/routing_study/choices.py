@@ -99,7 +99,7 @@ def layer_measures(gates_TE: Tensor, probe: Probe) -> LayerMeasures:
     languages = _pooled(shares_DE, probe.domains, lambda domain: domain.split()[1])
     return LayerMeasures(
         mean_k=float(load_E.sum()) / len(used_TE),
-        max_violation=max_violation(load_E),
+        max_violation=float(max_violation(load_E)),
         dead_experts=int((load_E < DEAD_SHARE * load_E.mean()).sum()),
         experts=len(load_E),
         entropy=marginal,

@@ -23,7 +23,7 @@ from benchmarks.routing_study.study import Study, SubRun
 from benchmarks.routing_study.variants import model_of, variant_named
 from model.bundled_recipe.recipes import mixture
 from model.evaluation.data import EvaluationSource, load_sources
-from model.training.data.batches import LossWeights
+from model.training.data.collate import LossWeights
 from model.training.data.examples import ExampleEncoder
 from model.training.data.rows import find_sources
 from model.training.loop.checkpoints import SaveClock

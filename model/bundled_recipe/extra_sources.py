@@ -1,4 +1,4 @@
-"""Training rows that stand in no file: persona dialogues, gap sentences, topics under the labels of another source."""
+"""Training rows that stand in no file: persona, facts in other words, gap sentences, topics under borrowed labels."""
 
 import json
 import re
@@ -8,6 +8,7 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
+from model.bundled_recipe.fact_phrasings import fact_phrasing_rows
 from model.bundled_recipe.talk.sources import TALK_SOURCES, persona_talk_rows
 from model.training.data.gap_sentences import gap_sentences
 from model.training.data.prepare import ExtraSource
@@ -24,6 +25,7 @@ LABEL_OF = {
     "entertainment": "entertainment",
     "wellness": "health",
 }
+ASKED_ANEW = ("facts-en", "facts-zh", "definitions-en")  # chat sources whose facts come in more phrasings
 HEADLINE_CHARACTERS = 78  # at most; the first source cuts its own there
 _AFTER_SENTENCE = re.compile(r"(?<=[^\s.]{3}[.?!])\s")  # and not after "Samuel L." or "the U.S."
 
@@ -95,8 +97,10 @@ def _is_prose(source: str) -> bool:
     return task_of(source) in ("generate", "summarize") and "poetry" not in source
 
 
+MORE_FACTS = {language: partial(fact_phrasing_rows, language=language) for language in ("en", "zh")}
 EXTRA_SOURCES = (
     ExtraSource("chat/routelm-persona", all_persona_rows),
+    *(ExtraSource(f"chat/more-{name}", MORE_FACTS[name[-2:]], {f"chat/{name}"}.__contains__) for name in ASKED_ANEW),
     ExtraSource("summarize/gap-sentences-en", partial(gap_sentence_rows, language="en"), reads=_is_prose),
     ExtraSource("summarize/gap-sentences-zh", partial(gap_sentence_rows, language="zh"), reads=_is_prose),
     ExtraSource("analyze/borrowed-topics-en", topic_rows, reads={NEWS, MEDICINE}.__contains__),

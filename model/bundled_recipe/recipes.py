@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from model.config import hybrid_config
-from model.training.data.batches import LossWeights, Noise
+from model.training.data.collate import LossWeights, Noise
 from model.training.data.mixture import Mixture, MixturePart
 from model.training.optimizer import OptimizerConfig, WeightDecay
 from model.training.recipe import Phase, Recipe
@@ -65,6 +65,26 @@ def bundled_chat() -> Recipe:
     )
 
 
+def bundled_gpu() -> Recipe:
+    """The model that ships: one run from the beginning, ten minutes of a large GPU."""
+    noise = Noise((("analyze/*", 0.08), ("generate/tinystories-en", 0.15)))
+    return Recipe(
+        model=hybrid_config(num_experts=32),
+        tokens=500_000_000,
+        stable=Phase(mixture("gpu"), LossWeights(prompt=0.2, label=16.0), noise),
+        decay=Phase(mixture("gpu-decay"), LossWeights(prompt=0.05, label=16.0), noise),
+        micro_batch_tokens=131_072,
+        micro_batches=1,
+        warmup_steps=200,
+        decay_share=0.4,
+        random_k={1: 0.25, 2: 0.5, 3: 0.25},
+        optimizer=OptimizerConfig(weight_decay=WeightDecay(0.2, cautious=True, scheduled=True)),
+        ema_decay=0.998,
+        seed=4,
+        packed=True,
+    )
+
+
 def tiny() -> Recipe:
     """A model of under a million parameters for two minutes on a laptop and a few hundred lines of text."""
     model = hybrid_config(
@@ -89,6 +109,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "bundled": bundled,
     "bundled-further": bundled_further,
     "bundled-chat": bundled_chat,
+    "bundled-gpu": bundled_gpu,
     "tiny": tiny,
 }
 

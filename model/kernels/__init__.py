@@ -2,8 +2,9 @@
 
 This file is the only place that chooses an implementation. The definitions are in reference.py and matmul/reference.py;
 they compute on other devices than the CPU and where nothing was compiled. On a CPU, the compiled kernels compute: those
-of cpu/autograd.py while gradients are recorded, otherwise those of cpu/inference.py, and matmul/packed.py. The
-environment variable ROUTELM_REFERENCE_KERNELS=1 forces the definitions everywhere.
+of cpu/autograd.py while gradients are recorded, otherwise those of cpu/inference.py, and matmul/packed.py. On a GPU,
+while gradients are recorded, TorchInductor compiles the definitions. The environment variable
+ROUTELM_REFERENCE_KERNELS=1 forces the definitions everywhere.
 """
 
 import os
@@ -30,10 +31,14 @@ Kernel = Callable[Concatenate[Tensor, P], R]
 FrozenWeights = PackedWeights | PlainWeights
 
 
+def _only_definitions() -> bool:
+    return os.environ.get("ROUTELM_REFERENCE_KERNELS") == "1"
+
+
 @cache
 def compiled() -> bool:
     """Whether the compiled CPU kernels are used."""
-    if os.environ.get("ROUTELM_REFERENCE_KERNELS") == "1":
+    if _only_definitions():
         return False
     return all(library.load_library(source) is not None for source in ("cpu", "matmul"))
 
@@ -43,20 +48,42 @@ def instruction_set() -> str | None:
     return library.instruction_set("matmul") if compiled() else None
 
 
-def _kernel(definition: Kernel[P, R], serving: Kernel[P, R], training: Kernel[P, R] | None = None) -> Kernel[P, R]:
+def _kernel(
+    definition: Kernel[P, R], serving: Kernel[P, R], training: Kernel[P, R] | None = None, *, fused: bool = True
+) -> Kernel[P, R]:
     """A kernel with compiled versions without gradients and with them.
 
-    Without a version for training, PyTorch differentiates the definition.
+    Without a version for training, PyTorch differentiates the definition. On a GPU it is compiled if `fused`.
     """
     differentiable = training or definition
 
     @wraps(definition)
     def kernel(x: Tensor, /, *rest: P.args, **named: P.kwargs) -> R:
+        if fused and x.is_cuda and torch.is_grad_enabled():
+            return _on_gpu(definition)(x, *rest, **named)
         if not x.is_cpu or not compiled():
             return definition(x, *rest, **named)
         return (differentiable if torch.is_grad_enabled() else serving)(x, *rest, **named)
 
     return kernel
+
+
+def _training_kernel(definition: Kernel[P, R], training: Kernel[P, R]) -> Kernel[P, R]:
+    """A kernel that only training calls, with a compiled version that has gradients or computes one."""
+
+    @wraps(definition)
+    def kernel(x: Tensor, /, *rest: P.args, **named: P.kwargs) -> R:
+        if x.is_cuda:
+            return _on_gpu(definition)(x, *rest, **named)
+        return (training if x.is_cpu and compiled() else definition)(x, *rest, **named)
+
+    return kernel
+
+
+@cache
+def _on_gpu(definition: Kernel[P, R]) -> Kernel[P, R]:
+    """The definition, compiled for every new shape: it reads and writes memory once, not once for each operation."""
+    return definition if _only_definitions() else torch.compile(definition, dynamic=False)
 
 
 rms_norm = _kernel(reference.rms_norm, inference.rms_norm, autograd.rms_norm)
@@ -70,7 +97,7 @@ clamped_mul = _kernel(reference.clamped_mul, inference.clamped_mul)
 sigmoid_mul = _kernel(reference.sigmoid_mul, inference.sigmoid_mul)
 scaled = _kernel(reference.scaled, inference.scaled)
 add_scaled = _kernel(reference.add_scaled, inference.add_scaled)
-embedding = _kernel(reference.embedding, inference.embedding)
+embedding = _kernel(reference.embedding, inference.embedding, fused=False)
 rotate = _kernel(reference.rotate, inference.rotate)
 rotary_tables = _kernel(reference.rotary_tables, inference.rotary_tables)
 top_k_softmax = _kernel(reference.top_k_softmax, inference.top_k_softmax)
@@ -87,10 +114,11 @@ selective_scan = _kernel(reference.selective_scan, inference.selective_scan)
 store_kv = _kernel(reference.store_kv, inference.store_kv)
 paged_attention = _kernel(reference.paged_attention, inference.paged_attention)
 
-# Kernels that train on whole rows; their compiled versions have gradients or compute one.
-short_conv_train = _kernel(reference.short_conv_train, autograd.short_conv_train, autograd.short_conv_train)
-delta_rule_train = _kernel(reference.delta_rule_train, autograd.delta_rule_train, autograd.delta_rule_train)
-softmax_gradient = _kernel(reference.softmax_gradient, autograd.softmax_gradient, autograd.softmax_gradient)
+# Kernels that train on whole rows.
+short_conv_train = _training_kernel(reference.short_conv_train, autograd.short_conv_train)
+delta_rule_train = _training_kernel(reference.delta_rule_train, autograd.delta_rule_train)
+gated_delta_train = _training_kernel(reference.gated_delta_train, autograd.gated_delta_train)
+softmax_gradient = _training_kernel(reference.softmax_gradient, autograd.softmax_gradient)
 
 # Operations that PyTorch computes everywhere.
 delta_gates = reference.delta_gates

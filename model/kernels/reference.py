@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from model.kernels.types import GatedDelta, Paging, SelectiveScan
 
+FORGET = -60.0  # a log decay that leaves nothing in float32, and whose sums keep their precision
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
     """x / rms(x) * (weight + offset) over the last dimension, computed in float32, returned in x's type."""
@@ -157,13 +159,32 @@ def short_conv(
     return out_TC
 
 
-def short_conv_train(x_BLC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None, silu: bool) -> Tensor:
-    """The same convolution over whole rows, each preceded by zeros; differentiable."""
+def short_conv_train(
+    x_BLC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None, silu: bool, positions_BL: Tensor | None = None
+) -> Tensor:
+    """The same convolution over whole rows, each preceded by zeros; differentiable.
+
+    With `positions_BL` a row may hold several sequences: position 0 starts one, and it sees nothing before itself.
+    """
     channels, taps = weight_CJ.shape
-    padded_BCL = functional.pad(x_BLC.transpose(1, 2), (taps - 1, 0))
-    weight, bias = weight_CJ[:, None].to(x_BLC.dtype), bias_C.to(x_BLC.dtype) if bias_C is not None else None
-    y_BLC = functional.conv1d(padded_BCL, weight, bias, groups=channels).transpose(1, 2)
+    if positions_BL is None:
+        padded_BCL = functional.pad(x_BLC.transpose(1, 2), (taps - 1, 0))
+        weight, bias = weight_CJ[:, None].to(x_BLC.dtype), bias_C.to(x_BLC.dtype) if bias_C is not None else None
+        y_BLC = functional.conv1d(padded_BCL, weight, bias, groups=channels).transpose(1, 2)
+    else:
+        y_BLC = _packed_conv(x_BLC, weight_CJ, bias_C, positions_BL).to(x_BLC.dtype)
     return functional.silu(y_BLC) if silu else y_BLC
+
+
+def _packed_conv(x_BLC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None, positions_BL: Tensor) -> Tensor:
+    """The convolution tap by tap: each reads the row shifted, and nothing from before the start of its sequence."""
+    taps, length = weight_CJ.shape[1], x_BLC.shape[1]
+    padded_BLC = functional.pad(x_BLC, (0, 0, taps - 1, 0)).float()
+    y_BLC = x_BLC.float() * weight_CJ[:, -1]
+    for back in range(1, taps):
+        shifted_BLC = padded_BLC[:, taps - 1 - back :][:, :length]
+        y_BLC = y_BLC + shifted_BLC * weight_CJ[:, -1 - back] * (positions_BL >= back)[..., None]
+    return y_BLC if bias_C is None else y_BLC + bias_C
 
 
 def normalize(x: Tensor) -> Tensor:
@@ -231,6 +252,27 @@ def gated_delta(
     return gated_rms_norm(out_THV, z.unflatten(-1, out_THV.shape[1:]), weights.norm_V, weights.eps).flatten(1)
 
 
+def gated_delta_train(x_BLP: Tensor, weights: GatedDelta, positions_BL: Tensor | None = None) -> Tensor:
+    """The same layer over whole rows from a zero state; differentiable: [B, L, H * V].
+
+    With `positions_BL` a row may hold several sequences, each from a zero state: see `short_conv_train`.
+    """
+    mixed_BLC, z, b_BLH, a_BLH = weights.split(x_BLP)
+    q, k, v_BLHV = weights.heads(short_conv_train(mixed_BLC, weights.conv_CJ, None, True, positions_BL))
+    out_BLHV = delta_rule_train(q, k, v_BLHV, *train_gates(a_BLH, b_BLH, weights, positions_BL))
+    return gated_rms_norm(out_BLHV, z.unflatten(-1, out_BLHV.shape[2:]), weights.norm_V, weights.eps).flatten(2)
+
+
+def train_gates(
+    a_BLH: Tensor, b_BLH: Tensor, weights: GatedDelta, positions_BL: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """`delta_gates`, with a decay that forgets all at the first token of each sequence."""
+    log_decay_BLH, beta_BLH = delta_gates(a_BLH, b_BLH, weights.A_log_H, weights.dt_bias_H)
+    if positions_BL is not None:
+        log_decay_BLH = log_decay_BLH.masked_fill((positions_BL == 0)[..., None], FORGET)
+    return log_decay_BLH, beta_BLH
+
+
 def kimi_delta(
     q_THK: Tensor,
     k_THK: Tensor,
@@ -285,7 +327,10 @@ def delta_rule_train(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_B
     Within a chunk (G: cumulative sum of log decays), the writes u solve (I + A) u = beta (v - decayed S^T k), where A
     is strictly lower triangular. The inverse of I + A is (I - A)(I + A^2)(I + A^4)..., because A is nilpotent.
     """
-    chunk = 32
+    chunk = 64 if q_BLHK.is_cuda else 32
+    groups = v_BLHV.shape[2] // q_BLHK.shape[2]
+    if groups > 1:
+        q_BLHK, k_BLHK = q_BLHK.repeat_interleave(groups, dim=2), k_BLHK.repeat_interleave(groups, dim=2)
     q = _chunks(normalize(q_BLHK) * q_BLHK.shape[-1] ** -0.5, chunk)
     k, v = _chunks(normalize(k_BLHK), chunk), _chunks(v_BLHV, chunk)
     G = _chunks(log_decay_BLH, chunk).cumsum(-1)
@@ -427,9 +472,8 @@ def softmax_gradient(logits_RV: Tensor, targets_R: Tensor, weights_R: Tensor) ->
     """-log p(target) per row, float32 [R], and the gradient weight * (softmax - one-hot), which may reuse logits."""
     log_p_RV = logits_RV.float().log_softmax(-1)
     losses_R = -log_p_RV.gather(1, targets_R[:, None]).squeeze(1)
-    gradient_RV = log_p_RV.exp()
-    gradient_RV.scatter_add_(1, targets_R[:, None], gradient_RV.new_full((len(targets_R), 1), -1.0))
-    return losses_R, (gradient_RV * weights_R[:, None]).to(logits_RV.dtype)
+    is_target_RV = targets_R[:, None] == torch.arange(logits_RV.shape[1], device=logits_RV.device)
+    return losses_R, ((log_p_RV.exp() - is_target_RV.float()) * weights_R[:, None]).to(logits_RV.dtype)
 
 
 def store_kv(

@@ -57,6 +57,8 @@ class Experts(nn.Module):
 
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
         """Unweighted outputs [T, K, D]; zero for choices of weight zero, which are not computed."""
+        if self.training and x_TD.is_cuda:
+            return self._run_all(x_TD, routing)
         experts_S, order_S = routing.dispatch()
         counts_E = torch.bincount(experts_S, minlength=self.num_experts)
         tokens_S = order_S // routing.experts_TK.shape[1]
@@ -73,6 +75,15 @@ class Experts(nn.Module):
     def _run_experts(self, x_SD: Tensor, counts_E: Tensor) -> Tensor:
         y_SD: Tensor = self.down(self.activation(self.gate_up(x_SD, counts_E)), counts_E)
         return y_SD
+
+    def _run_all(self, x_TD: Tensor, routing: Routing) -> Tensor:
+        """The outputs of all choices: no shape depends on values, for which the processor would wait for the GPU."""
+        experts_S, order_S = routing.experts_TK.flatten().sort(stable=True)
+        place_S = torch.empty_like(order_S).scatter_(0, order_S, torch.arange(len(order_S), device=order_S.device))
+        counts_E = count_experts(experts_S, self.num_experts)
+        repeated = x_TD[:, None].expand(-1, routing.experts_TK.shape[1], -1).flatten(0, 1)
+        y_SD = self._run_experts(permuted(repeated, order_S, place_S), counts_E)
+        return permuted(y_SD, place_S, order_S).unflatten(0, routing.experts_TK.shape)
 
     def _run_padded(self, x_TD: Tensor, experts_S: Tensor, tokens_S: Tensor, counts_E: Tensor) -> Tensor:
         """The same with the rows of each expert padded to whole blocks.
@@ -157,6 +168,35 @@ class MoE(nn.Module):
             router_logits_TE = router_logits_TE.masked_fill(masked_TE, float("-inf"))
         routing = self.router(router_logits_TE, token_ids_T, *asked)
         return routing, logits[:, -1] if self.shared_is_gated else None
+
+
+class _Permuted(torch.autograd.Function):
+    """Rows in another order. The gradient of an index_select would be summed by atomic additions."""
+
+    @staticmethod
+    def forward(ctx, x_SD, order_S, place_S):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(place_S)
+        return x_SD.index_select(0, order_S)
+
+    @staticmethod
+    def backward(ctx, dy_SD):  # type: ignore[no-untyped-def]
+        (place_S,) = ctx.saved_tensors
+        return dy_SD.index_select(0, place_S), None, None
+
+
+def permuted(x_SD: Tensor, order_S: Tensor, place_S: Tensor) -> Tensor:
+    """The rows in the order of a permutation, of which `place_S` is the inverse."""
+    y_SD: Tensor = _Permuted.apply(x_SD, order_S, place_S)
+    return y_SD
+
+
+def count_experts(experts: Tensor, num_experts: int, counted: Tensor | None = None) -> Tensor:
+    """How often each expert stands in `experts`, only where `counted` if given: int64 [E].
+
+    torch.bincount would wait for the GPU.
+    """
+    ones = torch.ones_like(experts) if counted is None else counted.to(experts.dtype)
+    return experts.new_zeros(num_experts).scatter_add_(0, experts.flatten(), ones.flatten())
 
 
 def undispatched(y_SD: Tensor, order_S: Tensor, routing: Routing) -> Tensor:

@@ -77,36 +77,53 @@ class Optimizer:
         self.first = {name: torch.zeros_like(master) for name, master in self.masters.items()}
         self.second = {name: torch.zeros_like(master) for name, master in self.masters.items() if name not in self.muon}
         self.steps = 0
+        self._groups = [_Group(names, self) for names in self._names_of_groups()]
 
     @torch.no_grad()
-    def step(self, gradients: dict[str, Tensor], scale: float) -> float:
+    def step(self, gradients: dict[str, Tensor], scale: float) -> Tensor:
         """Apply mean gradients with all learning rates times `scale`; returns their norm before clipping."""
         self.steps += 1
-        norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
-        clip = float(torch.clamp(self.config.clip / (norm + 1e-6), max=1.0))
-        for name, master in self.masters.items():
-            gradient = gradients[name] * clip
-            if name in self.muon:
-                self._muon(name, master, gradient, scale)
+        norm = torch.stack(torch._foreach_norm(list(gradients.values()))).norm()
+        clip = torch.clamp(self.config.clip / (norm + 1e-6), max=1.0)
+        for group in self._groups:
+            clipped = torch._foreach_mul([gradients[name] for name in group.names], clip)
+            if group.is_muon:
+                self._muon(group, clipped, scale)
             else:
-                self._adamw(name, master, gradient, scale)
-            self.parameters[name].copy_(master)
-        return float(norm)
+                self._adamw(group, clipped, scale)
+            torch._foreach_copy_(group.parameters, group.masters)
+        return norm
 
-    def _muon(self, name: str, master: Tensor, gradient: Tensor, scale: float) -> None:
-        momentum = self.first[name].lerp_(gradient, 1 - self.config.momentum)
-        nesterov = gradient.lerp(momentum, self.config.momentum)
-        update = orthogonalize(nesterov, dtype=self.parameters[name].dtype)
+    def _names_of_groups(self) -> list[list[str]]:
+        """Matrices of one shape together, and all other weights with the same learning rate: few calls, not many."""
+        groups: dict[object, list[str]] = {}
+        for name, master in self.masters.items():
+            kind = master.shape[-2:] if name in self.muon else self._adam_rate(name)
+            groups.setdefault((name in self.muon, kind), []).append(name)
+        return list(groups.values())
+
+    def _muon(self, group: "_Group", gradients: list[Tensor], scale: float) -> None:
+        torch._foreach_lerp_(group.first, gradients, 1 - self.config.momentum)
+        nesterov = torch._foreach_lerp(gradients, group.first, self.config.momentum)
+        counts = [x.shape[:-2].numel() for x in nesterov]
+        stacked = torch.cat([x.flatten(0, -3) if x.dim() > 2 else x[None] for x in nesterov])
+        updates = orthogonalize(stacked, dtype=group.parameters[0].dtype).split(counts)
         rate = self.config.muon_lr * scale
-        self.config.weight_decay.apply(master, update, rate, scale)
-        master.sub_(update, alpha=rate * max(1.0, master.shape[-2] / master.shape[-1]) ** 0.5)
+        for master, update in zip(group.masters, updates, strict=True):
+            update = update.view_as(master)
+            self.config.weight_decay.apply(master, update, rate, scale)
+            master.sub_(update, alpha=rate * max(1.0, master.shape[-2] / master.shape[-1]) ** 0.5)
 
-    def _adamw(self, name: str, master: Tensor, gradient: Tensor, scale: float) -> None:
+    def _adamw(self, group: "_Group", gradients: list[Tensor], scale: float) -> None:
         beta1, beta2 = self.config.betas
-        first = self.first[name].lerp_(gradient, 1 - beta1)
-        second = self.second[name].lerp_(gradient.square(), 1 - beta2)
-        size = first / (1 - beta1**self.steps) / ((second / (1 - beta2**self.steps)).sqrt() + 1e-9)
-        master.sub_(size, alpha=self._adam_rate(name) * scale)
+        torch._foreach_lerp_(group.first, gradients, 1 - beta1)
+        torch._foreach_lerp_(group.second, torch._foreach_mul(gradients, gradients), 1 - beta2)
+        size = torch._foreach_div(group.second, 1 - beta2**self.steps)
+        torch._foreach_sqrt_(size)
+        torch._foreach_add_(size, 1e-9)
+        update = torch._foreach_div(group.first, size)
+        rate = self._adam_rate(group.names[0]) * scale / (1 - beta1**self.steps)
+        torch._foreach_add_(group.masters, update, alpha=-rate)
 
     def _adam_rate(self, name: str) -> float:
         if name.startswith(("embedding", "head")):
@@ -137,6 +154,18 @@ class Optimizer:
         """Round these weights into the network; moments and masters stay as they are."""
         for name, parameter in self.parameters.items():
             parameter.data.copy_(weights[name])
+
+
+class _Group:
+    """The tensors of parameters that are updated together."""
+
+    def __init__(self, names: list[str], optimizer: Optimizer) -> None:
+        self.names = names
+        self.is_muon = names[0] in optimizer.muon
+        self.parameters = [optimizer.parameters[name] for name in names]
+        self.masters = [optimizer.masters[name] for name in names]
+        self.first = [optimizer.first[name] for name in names]
+        self.second = [] if self.is_muon else [optimizer.second[name] for name in names]
 
 
 def _weights_of(network: CausalLM, kind: type | UnionType) -> set[str]:

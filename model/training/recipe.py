@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from model.config import ModelConfig
-from model.training.data.batches import LossWeights, Noise
+from model.training.data.collate import LossWeights, Noise
 from model.training.data.mixture import Mixture
 from model.training.optimizer import OptimizerConfig
 
@@ -25,6 +25,7 @@ class Recipe:
     routed layer draws its number of experts per micro-batch from `random_k` ({k: probability}), so that k can be
     chosen when serving; None keeps the configured number. With `ema_decay` the exponential moving average of the
     weights is what is validated and exported: it is usable at any step, before the learning rate has fallen.
+    `packed` rows hold several examples: a GPU wants batches of one shape. On a CPU rows of one example are faster.
     """
 
     model: ModelConfig
@@ -41,4 +42,5 @@ class Recipe:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema_decay: float | None = None
     dtype: str = "bfloat16"
+    packed: bool = False
     seed: int = 1

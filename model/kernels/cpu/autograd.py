@@ -13,6 +13,7 @@ from torch.autograd import Function
 from model.kernels import reference
 from model.kernels.cpu import inference
 from model.kernels.cpu.calls import call, fits, fits_convolution, fits_delta_rule
+from model.kernels.types import GatedDelta
 
 
 class _RMSNorm(Function):
@@ -105,9 +106,11 @@ class _ShortConv(Function):
         return dx_BLC, dweight_JC[:-1].t(), dweight_JC[-1] if bias_C is not None else None, None
 
 
-def short_conv_train(x_BLC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None, silu: bool) -> Tensor:
-    if not fits_convolution(x_BLC, *weight_CJ.shape):
-        return reference.short_conv_train(x_BLC, weight_CJ, bias_C, silu)
+def short_conv_train(
+    x_BLC: Tensor, weight_CJ: Tensor, bias_C: Tensor | None, silu: bool, positions_BL: Tensor | None = None
+) -> Tensor:
+    if positions_BL is not None or not fits_convolution(x_BLC, *weight_CJ.shape):
+        return reference.short_conv_train(x_BLC, weight_CJ, bias_C, silu, positions_BL)
     return _ShortConv.apply(x_BLC, weight_CJ, bias_C, silu)
 
 
@@ -140,9 +143,19 @@ class _DeltaRule(Function):
 
 
 def delta_rule_train(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_BLH: Tensor, beta_BLH: Tensor) -> Tensor:
+    groups = v_BLHV.shape[2] // q_BLHK.shape[2]
+    if groups > 1:
+        q_BLHK, k_BLHK = q_BLHK.repeat_interleave(groups, dim=2), k_BLHK.repeat_interleave(groups, dim=2)
     if not fits_delta_rule(v_BLHV, q_BLHK.shape[-1], v_BLHV.shape[-1]):
         return reference.delta_rule_train(q_BLHK, k_BLHK, v_BLHV, log_decay_BLH, beta_BLH)
     return _DeltaRule.apply(q_BLHK, k_BLHK, v_BLHV, log_decay_BLH, beta_BLH)
+
+
+def gated_delta_train(x_BLP: Tensor, weights: GatedDelta, positions_BL: Tensor | None = None) -> Tensor:
+    mixed_BLC, z, b_BLH, a_BLH = weights.split(x_BLP)
+    q, k, v_BLHV = weights.heads(short_conv_train(mixed_BLC, weights.conv_CJ, None, True, positions_BL))
+    out_BLHV = delta_rule_train(q, k, v_BLHV, *reference.train_gates(a_BLH, b_BLH, weights, positions_BL))
+    return gated_rms_norm(out_BLHV, z.reshape(v_BLHV.shape), weights.norm_V, weights.eps).flatten(2)
 
 
 def softmax_gradient(logits_RV: Tensor, targets_R: Tensor, weights_R: Tensor) -> tuple[Tensor, Tensor]:

@@ -60,6 +60,14 @@ class PreparedSource:
         where = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         return Example(self.tokens[where], self.kinds[where])
 
+    def examples(self, index_I: NDArray[np.int64]) -> tuple[NDArray[np.uint16], NDArray[np.uint8], NDArray[np.int64]]:
+        """Tokens and kinds of several examples, one after another, and the number of tokens of each."""
+        first_I = self.offsets[index_I]
+        sizes_I = self.offsets[index_I + 1] - first_I
+        shift_I = first_I - (np.cumsum(sizes_I) - sizes_I)
+        where_N = np.arange(sizes_I.sum()) + np.repeat(shift_I, sizes_I)
+        return self.tokens[where_N], self.kinds[where_N], sizes_I
+
 
 KeptRows = Mapping[str, Sequence[Row]]  # the training rows that were kept, by source
 

@@ -3,13 +3,17 @@
 Shapes: T tokens, D hidden width, V vocabulary, E experts, K choices.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from model import kernels
+from model.layers.feed_forward import count_experts
 from model.layers.router import Routing
 
 CHUNK = 1024  # rows of logits held at a time
+GPU_CHUNK = 32768
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -20,8 +24,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = hidden_TD.new_zeros((), dtype=torch.float32)
         dhidden_TD = torch.zeros_like(hidden_TD)
         dhead_VD = torch.zeros_like(head_VD, dtype=torch.float32)
-        counted = weights_T.nonzero().squeeze(1)
-        for rows in counted.split(CHUNK):
+        for rows in _counted_rows(weights_T):
             hidden, targets, weights = hidden_TD[rows], targets_T[rows], weights_T[rows]
             losses, gradient = kernels.softmax_gradient(hidden @ head_VD.T, targets, weights)
             total += (weights * losses).sum()
@@ -34,6 +37,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, dtotal):  # type: ignore[no-untyped-def]
         dhidden_TD, dhead_VD = ctx.saved_tensors
         return dhidden_TD * dtotal, dhead_VD * dtotal, None, None
+
+
+def _counted_rows(weights_T: Tensor) -> Sequence[Tensor | slice]:
+    """The rows to compute, by chunks: those with a weight. A GPU computes all: choosing would mean to wait for it."""
+    if not weights_T.is_cuda:
+        return weights_T.nonzero().squeeze(1).split(CHUNK)
+    return [slice(start, start + GPU_CHUNK) for start in range(0, len(weights_T), GPU_CHUNK)]
 
 
 def cross_entropy(hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor) -> Tensor:
@@ -68,22 +78,28 @@ def balance_loss(routing: Routing, real_T: Tensor, load_share_E: Tensor) -> Tens
     The share comes from a whole step (arXiv 2501.11873), so that one sequence may use few experts
     if others use the rest.
     """
-    probabilities_E = routing.router_logits_TE.softmax(-1)[real_T].mean(0)
+    probabilities_E = _mean(routing.router_logits_TE.softmax(-1), real_T)
     return len(load_share_E) * (load_share_E * probabilities_E).sum()
 
 
 def z_loss(routing: Routing, real_T: Tensor) -> Tensor:
     """Mean squared log-partition of the router (arXiv 2202.08906): keeps logits small."""
-    return routing.router_logits_TE[real_T].logsumexp(-1).square().mean()
+    return _mean(routing.router_logits_TE.logsumexp(-1).square(), real_T)
 
 
 def load(routing: Routing, real_T: Tensor) -> Tensor:
     """(token, expert) pairs computed per expert, padding left out: int64 [E]."""
     used_TK = (routing.weights_TK > 0) & real_T[:, None]
-    return torch.bincount(routing.experts_TK[used_TK], minlength=routing.router_logits_TE.shape[1])
+    return count_experts(routing.experts_TK, routing.router_logits_TE.shape[1], used_TK)
 
 
-def max_violation(load_E: Tensor) -> float:
+def _mean(x: Tensor, real_T: Tensor) -> Tensor:
+    """The mean over real tokens of [T] or [T, E]."""
+    weights = real_T.to(x.dtype)
+    return torch.tensordot(weights, x, dims=1) / weights.sum()
+
+
+def max_violation(load_E: Tensor) -> Tensor:
     """MaxVio: how far the busiest expert is above the mean load; 0 is perfect balance."""
     mean = load_E.float().mean().clamp(min=1e-9)
-    return float((load_E.max() - mean) / mean)
+    return (load_E.max() - mean) / mean

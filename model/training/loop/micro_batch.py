@@ -13,18 +13,22 @@ from torch import Tensor
 from model.batch import PaddedBatch
 from model.layers.router import Router, Routing
 from model.network import CausalLM
-from model.training.data.batches import TrainingBatch
+from model.training.data.collate import TrainingBatch
 from model.training.loop import losses
 from model.training.loop.replica import Replica
+from model.training.packed_batch import PackedBatch
 from model.training.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MicroReport:
-    """Result of one micro-batch: losses, tokens, and the load of each expert by layer."""
+    """Result of one micro-batch: losses, tokens, and the load of each expert by layer.
 
-    loss: float
-    balance: float
+    The losses are tensors, because reading a number waits for the GPU.
+    """
+
+    loss: Tensor
+    balance: Tensor
     tokens: int
     load: list[Tensor]
 
@@ -40,10 +44,16 @@ def batch_loss(
 
     `num_experts_per_token` by layer; layers that are not in it use the number of their config.
     """
-    padded = PaddedBatch(batch.token_ids_BL.to(device), num_experts_per_token or {})
-    hidden_TD, routings = network(padded)
+    hidden_TD, routings = network(_rows(batch, device, num_experts_per_token or {}))
     targets_T = batch.targets_BL.flatten().to(device)
     return losses.cross_entropy(hidden_TD, network.embedding.weight, targets_T, weights_T.to(device)), routings
+
+
+def _rows(batch: TrainingBatch, device: str, num_experts_per_token: Mapping[int, int]) -> PaddedBatch:
+    ids_BL = batch.token_ids_BL.to(device)
+    if batch.positions_BL is None:
+        return PaddedBatch(ids_BL, num_experts_per_token)
+    return PackedBatch(ids_BL, num_experts_per_token, positions_BL=batch.positions_BL.to(device))
 
 
 class MicroStep:
@@ -67,14 +77,14 @@ class MicroStep:
             self._device,
             self._draw_k(replica.network.num_experts, at),
         )
-        real_T = (torch.arange(batch.token_ids_BL.shape[1]) < batch.lengths_B[:, None]).flatten().to(self._device)
+        real_T = batch.real_BL.flatten().to(self._device)
         used = [routing for routing in routings if routing is not None]
         loads = [losses.load(routing, real_T) for routing in used]
         balance = loss.new_zeros(())
         for layer, (router, routing) in enumerate(zip(replica.routers, used, strict=True)):
             balance = balance + self._router_losses(router, routing, real_T, last_load[layer] + loads[layer])
         (loss + balance).backward()
-        return MicroReport(float(loss.detach()), float(balance.detach()), int(batch.lengths_B.sum()), loads)
+        return MicroReport(loss.detach(), balance.detach(), int(batch.real_BL.sum()), loads)
 
     def _draw_k(self, moe_layers: Iterable[int], at: str) -> dict[int, int]:
         """A random number of experts per token for each of the layers; empty without `random_k`."""

@@ -9,12 +9,15 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from model.loading.load import load_network
 from model.network import CausalLM, cast_matrices
-from model.training.data.batches import BatchStream, TrainingBatch, valid_batches
+from model.training.data.batches import BatchStream, valid_batches
+from model.training.data.collate import TrainingBatch
+from model.training.data.packing import PackedStream, Prefetched
 from model.training.ema import ExponentialMovingAverage
 from model.training.loop import losses
 from model.training.loop.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
@@ -24,6 +27,9 @@ from model.training.loop.replica import Replica, Workers
 from model.training.loop.run_state import RunState, learning_rate, phase_of
 from model.training.optimizer import Optimizer
 from model.training.recipe import Phase, Recipe
+
+LOADERS = 3  # processes that make packed batches: one makes a million tokens a second
+SEED_STRIDE = 2**32  # between their seeds, which must not meet those of other phases and runs
 
 
 class Trainer:
@@ -40,7 +46,7 @@ class Trainer:
     """
 
     state: RunState
-    streams: dict[str, BatchStream]  # by phase
+    streams: dict[str, BatchStream | Prefetched]  # by phase
 
     def __init__(
         self,
@@ -54,6 +60,8 @@ class Trainer:
     ) -> None:
         self.recipe, self.prepared_dir, self.run_dir, self.device = recipe, prepared_dir, run_dir, device
         torch.manual_seed(recipe.seed)
+        if device != "cpu":
+            torch.set_float32_matmul_precision("high")  # of float32 products on a GPU: with ten bits of mantissa
         self.network = CausalLM(recipe.model).to(device)
         self.network.tie_head()
         self.optimizer = Optimizer(self.network, recipe.optimizer)  # masters are taken before the cast
@@ -85,21 +93,23 @@ class Trainer:
         if ancestor is not None:
             self.save()
 
-    def _streams(self) -> dict[str, BatchStream]:
+    def _streams(self) -> dict[str, BatchStream | Prefetched]:
         """The data of both phases from its beginning, in an order that differs between phases and between runs."""
         seed = self.recipe.seed + self.state.inherited_tokens
         phases = {"stable": self.recipe.stable, "decay": self.recipe.decay}
         return {name: self._stream(phase, seed + n) for n, (name, phase) in enumerate(phases.items())}
 
-    def _stream(self, phase: Phase, seed: int) -> BatchStream:
-        return BatchStream(
-            self.prepared_dir,
-            phase.mixture,
-            seed=seed,
-            batch_tokens=self.recipe.micro_batch_tokens,
-            weights=phase.weights,
-            noise=phase.noise,
-        )
+    def _stream(self, phase: Phase, seed: int) -> BatchStream | Prefetched:
+        data = (self.prepared_dir, phase.mixture)
+        settings: dict[str, Any] = {
+            "batch_tokens": self.recipe.micro_batch_tokens,
+            "weights": phase.weights,
+            "noise": phase.noise,
+        }
+        if self.recipe.packed:
+            seeds = (seed + SEED_STRIDE * number for number in range(LOADERS))
+            return Prefetched([PackedStream(*data, seed=seed, **settings) for seed in seeds])
+        return BatchStream(*data, seed=seed, **settings)
 
     @property
     def finished(self) -> bool:
@@ -126,10 +136,10 @@ class Trainer:
         return LogLine(
             step=self.state.step,
             tokens=self.state.tokens,
-            loss=sum(report.loss for report in reports) / count,
-            balance=sum(report.balance for report in reports) / count,
-            max_violation=sum(map(losses.max_violation, self.load)) / max(len(self.load), 1),
-            gradient_norm=norm,
+            loss=float(sum(report.loss for report in reports)) / count,
+            balance=float(sum(report.balance for report in reports)) / count,
+            max_violation=float(sum(map(losses.max_violation, self.load))) / max(len(self.load), 1),
+            gradient_norm=float(norm),
             learning_rate=rate,
             tokens_per_second=tokens / (time.monotonic() - start),
         )

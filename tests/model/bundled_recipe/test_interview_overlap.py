@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import pytest
 
 from model.bundled_recipe.extra_sources import all_persona_rows
+from model.bundled_recipe.fact_phrasings import read_phrasings
 from model.bundled_recipe.talk.sources import TALK_SOURCES
 from model.evaluation.tasks.interview import read_questions
 from model.training.data.prepare import ExtraSource
@@ -42,6 +43,16 @@ def test_no_question_of_the_persona_is_one_of_the_interview() -> None:
 @pytest.mark.parametrize("source", TALK_SOURCES, ids=lambda source: source.name)
 def test_no_talk_asks_what_the_interview_asks(source: ExtraSource) -> None:
     assert ASKED & taught(source.rows({})) <= GREETINGS
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_no_template_of_the_facts_is_a_question_of_the_interview(language: str) -> None:
+    phrasings = read_phrasings(language)
+    types = [*phrasings.types, *phrasings.fallbacks]
+    templates = [text for fact_type in types for text in (*fact_type.questions, *(pair[0] for pair in fact_type.pairs))]
+    templates += [frame.replace("{it}", text) for t in types for text in t.topics for frame in phrasings.topic_frames]
+    templates += [frame.replace("{it}", text) for t in types for text in t.clauses for frame in phrasings.clause_frames]
+    assert not ASKED & runs(templates)
 
 
 def test_an_overlap_would_be_found() -> None:

@@ -10,7 +10,8 @@ import torch
 
 from model.bundled_recipe.recipes import mixture
 from model.text.tokenizer import Tokenizer
-from model.training.data.batches import BUCKET_LENGTHS, BatchStream, LossWeights, Noise, TrainingBatch, valid_batches
+from model.training.data.batches import BUCKET_LENGTHS, BatchStream, valid_batches
+from model.training.data.collate import LossWeights, Noise, TrainingBatch
 from model.training.data.mixture import Mixture
 from model.training.data.prepare import load_source
 from tests.model.training.conftest import BUNDLED

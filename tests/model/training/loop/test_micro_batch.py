@@ -9,7 +9,7 @@ import torch
 from model.batch import PaddedBatch
 from model.config import HashConfig, RouterConfig, SoftmaxTopKConfig, hybrid_config
 from model.network import CausalLM
-from model.training.data.batches import LossWeights, TrainingBatch
+from model.training.data.collate import LossWeights, TrainingBatch
 from model.training.data.mixture import Mixture, MixturePart
 from model.training.loop.micro_batch import MicroReport, MicroStep
 from model.training.loop.replica import Replica
@@ -35,7 +35,7 @@ def batch() -> TrainingBatch:
     real_BL = torch.arange(8) < lengths_B[:, None]
     ids_BL = torch.randint(1, 32, (2, 8), generator=generator) * real_BL
     nothing_BL = torch.zeros(2, 8)
-    return TrainingBatch(ids_BL, ids_BL.roll(-1, 1), nothing_BL, nothing_BL, lengths_B, ("generate/a", "generate/a"))
+    return TrainingBatch(ids_BL, ids_BL.roll(-1, 1), nothing_BL, nothing_BL, real_BL, ("generate/a", "generate/a"))
 
 
 def network_of(router: RouterConfig) -> CausalLM:

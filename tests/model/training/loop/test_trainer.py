@@ -14,7 +14,7 @@ from model.evaluation.training_facts import read_training_facts
 from model.generate import generate, sequence_logprobs
 from model.loading.load import load_network
 from model.text.tokenizer import Tokenizer
-from model.training.data.batches import LossWeights, Noise
+from model.training.data.collate import LossWeights, Noise
 from model.training.data.mixture import Mixture, MixturePart
 from model.training.data.prepare import prepare
 from model.training.loop.log import LOG_NAME, RunLog
