@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from model.bundled_recipe.talk import exercises_en, exercises_zh
-from model.bundled_recipe.talk.exercise_words import Compute
+from model.bundled_recipe.talk.exercise_words import Compute, read_table
 from model.bundled_recipe.talk.sources import COMPUTE
 from model.bundled_recipe.talk.templates import Slots, TalkWriter, read_talks
 
@@ -62,7 +62,7 @@ def test_the_odd_word_is_of_another_kind() -> None:
     kinds = {
         name.split("/")[1]: {word for (word,) in words}
         for table in ("countable", "uncountable")
-        for name, words in exercises_en.read_table("en", table).items()
+        for name, words in read_table("en", table).items()
     }
     for slots in drawn(exercises_en.odd_one):
         same = kinds[slots["things"]]
