@@ -78,7 +78,7 @@ def bundled_gpu() -> Recipe:
         warmup_steps=200,
         decay_share=0.4,
         random_k={1: 0.25, 2: 0.5, 3: 0.25},
-        optimizer=OptimizerConfig(weight_decay=WeightDecay(0.2, cautious=True, scheduled=True)),
+        optimizer=OptimizerConfig(weight_decay=WeightDecay(0.3, cautious=True, scheduled=True)),
         ema_decay=0.998,
         seed=4,
         packed=True,
