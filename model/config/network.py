@@ -127,4 +127,4 @@ def hybrid_config(
     layers = tuple(
         LayerConfig(attention if (index + 1) % attention_every == 0 else delta_net, moe) for index in range(num_layers)
     )
-    return ModelConfig(vocab_size, hidden_size, layers, max_positions, norm)
+    return ModelConfig(vocab_size, hidden_size, layers, max_positions, norm, tie_word_embeddings=True)

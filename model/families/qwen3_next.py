@@ -99,7 +99,7 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
         "hidden_act": "silu",
         "rms_norm_eps": config.norm.eps,
         "max_position_embeddings": config.max_positions,
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": config.tie_word_embeddings,
         "attention_bias": False,
         "attention_dropout": 0.0,
         "use_cache": True,

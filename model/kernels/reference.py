@@ -325,7 +325,7 @@ def delta_rule_train(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_B
     """The gated delta rule over whole rows from a zero state, as products over chunks; differentiable: [B, L, H, V].
 
     Within a chunk (G: cumulative sum of log decays), the writes u solve (I + A) u = beta (v - decayed S^T k), where A
-    is strictly lower triangular. The inverse of I + A is (I - A)(I + A^2)(I + A^4)..., because A is nilpotent.
+    is strictly lower triangular.
     """
     chunk = 64 if q_BLHK.is_cuda else 32
     groups = v_BLHV.shape[2] // q_BLHK.shape[2]
@@ -337,10 +337,7 @@ def delta_rule_train(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_B
     beta = _chunks(beta_BLH, chunk)[..., None]
     decay = _decay_between(G)
     A = ((k @ k.transpose(-1, -2)) * decay * beta).tril(-1)
-    inverse, power = torch.eye(chunk, device=q.device) - A, A
-    for _ in range((chunk - 1).bit_length() - 1):
-        power = power @ power
-        inverse = inverse + inverse @ power
+    inverse = _inverse_of_unit_lower(A)
     grown = G.exp()[..., None]
     U, K_in = inverse @ (beta * v), inverse @ (beta * grown * k)
     inside = (q @ k.transpose(-1, -2)) * decay
@@ -353,6 +350,32 @@ def delta_rule_train(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_B
         S = S * grown[:, :, n, -1:] + k_out[:, :, n].transpose(-1, -2) @ u
     out = torch.stack(outs, 2).flatten(2, 3)[:, :, : v_BLHV.shape[1]]
     return out.transpose(1, 2).to(v_BLHV.dtype)
+
+
+def _inverse_of_unit_lower(A: Tensor) -> Tensor:
+    """(I + A)^-1 for strictly lower triangular A: [..., n, n], where n is 8 times a power of two.
+
+    Blocks of 8 on the diagonal are inverted as (I - A)(I + A^2)(I + A^4), then blocks are joined in pairs. For the
+    whole of A such products lose all their digits where keys are alike: its powers grow like binomial coefficients.
+    """
+    size = 8
+    block = A.unflatten(-2, (-1, size)).unflatten(-1, (-1, size)).diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
+    square = _small_product(block, block)
+    eye = torch.eye(size, device=A.device)
+    inverse = _small_product(eye - block, eye + square)
+    inverse = inverse + _small_product(inverse, _small_product(square, square))
+    while size < A.shape[-1]:
+        first, second = inverse.unflatten(-3, (-1, 2)).unbind(-3)
+        below = A.unflatten(-2, (-1, 2 * size)).unflatten(-1, (-1, 2 * size)).diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
+        joined = -(second @ below[..., size:, :size] @ first)
+        upper = torch.cat([first, torch.zeros_like(first)], -1)
+        inverse, size = torch.cat([upper, torch.cat([joined, second], -1)], -2), 2 * size
+    return inverse.squeeze(-3)
+
+
+def _small_product(x: Tensor, y: Tensor) -> Tensor:
+    """x @ y in full float32, which the products of a GPU may not be."""
+    return (x[..., :, :, None] * y[..., None, :, :]).sum(-2)
 
 
 def time_steps(dt_TH: Tensor, dt_bias_H: Tensor, low: float, high: float) -> Tensor:

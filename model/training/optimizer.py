@@ -81,9 +81,14 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, gradients: dict[str, Tensor], scale: float) -> Tensor:
-        """Apply mean gradients with all learning rates times `scale`; returns their norm before clipping."""
-        self.steps += 1
+        """Apply mean gradients with all learning rates times `scale`; returns their norm before clipping.
+
+        Gradients that are not finite are left out.
+        """
         norm = torch.stack(torch._foreach_norm(list(gradients.values()))).norm()
+        if not norm.isfinite():  # such a step would destroy the weights
+            return norm
+        self.steps += 1
         clip = torch.clamp(self.config.clip / (norm + 1e-6), max=1.0)
         for group in self._groups:
             clipped = torch._foreach_mul([gradients[name] for name in group.names], clip)

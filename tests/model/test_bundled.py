@@ -72,7 +72,7 @@ def test_the_config_carries_what_other_engines_read() -> None:
     assert config["architectures"] == ["Qwen3NextForCausalLM"]
     assert config["full_attention_interval"] == 4
     assert config["partial_rotary_factor"] == config["rope_parameters"]["partial_rotary_factor"] == 0.25  # type: ignore[index]
-    assert config["tie_word_embeddings"] is False
+    assert config["tie_word_embeddings"] is True
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -15,7 +15,7 @@ from model.training.data.mixture import Mixture
 from model.training.data.sampler import ExampleSampler
 
 SURPLUS = 1.05  # of the tokens of a batch are drawn, so that short examples are at hand to fill the rows
-BATCHES_AHEAD = 8
+BATCHES_AHEAD = 4
 
 
 class PackedStream:
