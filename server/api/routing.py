@@ -1,13 +1,13 @@
 """GET /v1/routing: how busy the experts were in the last minutes."""
 
 import asyncio
-import math
 from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
+from model.load_balance import entropy, idle_experts, load_shares, max_violation
 from server.api.dependencies import Service
 from server.api.response_model import Omittable
 from server.engine.routing.load_window import MAX_MINUTES
@@ -17,7 +17,6 @@ from server.generation.service import GenerationService
 
 router = APIRouter(prefix="/v1", tags=["Server"])
 
-IDLE_LOAD = 0.1  # of the mean load
 ALARMING_DRIFT = 0.1  # bits
 FEWEST_TOKENS = 2000  # from which drift tells something
 
@@ -113,26 +112,21 @@ def _layers(facts: RouterFacts, loads: Sequence[TaskLoad]) -> list[LayerRouting]
 
 
 def _layer(layer: int, pairs: Sequence[int], num_tokens: int, facts: RouterFacts) -> LayerRouting:
-    share, mean = _share(pairs), sum(pairs) / len(pairs)
+    share = load_shares(pairs)
     return LayerRouting(
         layer=layer,
         num_experts=len(pairs),
         share=share,
         experts_per_token=sum(pairs) / max(num_tokens, 1),
-        entropy=-sum(value * math.log2(value) for value in share if value),
-        imbalance=(max(pairs) - mean) / mean if mean else 0.0,
-        idle_experts=[expert for expert, count in enumerate(pairs) if mean and count < IDLE_LOAD * mean],
+        entropy=entropy(share),
+        imbalance=max_violation(pairs),
+        idle_experts=idle_experts(pairs),
         drift=facts.baseline.drift(layer, share) if facts.baseline else None,
     )
 
 
-def _share(pairs: Sequence[int]) -> list[float]:
-    total = max(sum(pairs), 1)
-    return [count / total for count in pairs]
-
-
 def _task(load: TaskLoad) -> TaskRouting:
-    return TaskRouting(task=load.task, num_tokens=load.num_tokens, share=[_share(pairs) for pairs in load.pairs])
+    return TaskRouting(task=load.task, num_tokens=load.num_tokens, share=[load_shares(pairs) for pairs in load.pairs])
 
 
 def _baseline(facts: RouterFacts | None, layers: Sequence[LayerRouting], num_tokens: int) -> BaselineDrift | None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.layers.router import Routing
+from model.load_balance import max_violation
 from server.engine.routing.load_window import LoadWindow
 from server.engine.types import LayerLoad
 
@@ -33,10 +34,8 @@ class _LayerCounts:
     num_tokens: int = 0
 
     def load(self, layer: int) -> LayerLoad:
-        counts_E = self.pairs_E
-        mean = float(counts_E.sum()) / len(counts_E)
-        imbalance = (float(counts_E.max()) - mean) / mean if mean else 0.0
-        return LayerLoad(layer, tuple(counts_E.tolist()), self.entropy / max(self.num_tokens, 1), imbalance)
+        pairs_E = self.pairs_E.tolist()
+        return LayerLoad(layer, tuple(pairs_E), self.entropy / max(self.num_tokens, 1), max_violation(pairs_E))
 
 
 class ExpertLoadRecorder:
