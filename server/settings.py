@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     strict: bool = Field(default=False, description="Refuse unknown fields of bodies, which otherwise are ignored.")
     max_body_bytes: Size = Field(default=2 * 2**20, description="Largest request body.")
     allow_expert_masks: bool = Field(
-        default=False, description="Let requests mask experts (mask_experts), for research."
+        default=False, description="Let requests mask and force experts (mask_experts, force_experts), for research."
     )
     drain_grace: float = Field(
         default=30.0, ge=0, le=3600, description="Seconds that running requests get to finish after SIGTERM."

@@ -99,7 +99,9 @@ def _experts_per_token(facts: RouterFacts | None, current: int | None) -> Expert
     if facts is None or facts.experts_per_token is None:
         return None
     own = facts.experts_per_token
-    return ExpertsPerToken(default=own, min=1, max=own, current=own if current is None else current)
+    return ExpertsPerToken(
+        default=own, min=1, max=facts.most_experts_per_token, current=own if current is None else current
+    )
 
 
 def _layers(facts: RouterFacts, loads: Sequence[TaskLoad]) -> list[LayerRouting]:

@@ -71,7 +71,11 @@ class Engine:
     def check(self, request: EngineRequest) -> None:
         """Raises ValueError for a request that `submit` would refuse for another reason than its id."""
         check_request(
-            request, self._network_config, max_model_len=self.config.max_model_len, adapters=self._adapter_names
+            request,
+            self._network_config,
+            max_model_len=self.config.max_model_len,
+            adapters=self._adapter_names,
+            adaptive_most=self.config.adaptive_experts.most if self.config.adaptive_experts else None,
         )
         if request.sampling.grammar is not None:
             if self._grammars is None:

@@ -17,6 +17,7 @@ from server.engine.cache.prefix_cache import CacheOp, CopyRow, ZeroRow
 from server.engine.config import CacheLayout
 from server.engine.decode_graphs import DecodeGraphs
 from server.engine.routing.expert_load import ExpertLoadRecorder
+from server.engine.routing.expert_selection import experts_by_layer, masks_of
 from server.engine.routing.token_routing import routing_by_request
 from server.engine.sampler import token_logprobs
 from server.engine.sequence import Sequence
@@ -112,7 +113,8 @@ class ModelRunner:
             state_rows_S=slots_S.to(self._device),
             cache=self._cache,
             num_experts_per_token=self._experts_per_token(sequences),
-            masks=self._masks(sequences),
+            experts_by_layer=experts_by_layer(sequences, self._device),
+            masks=masks_of(sequences, self.network.num_experts, self._device),
             adapters_T=self._adapters(sequences),
         )
 
@@ -137,21 +139,6 @@ class ModelRunner:
         """The value of each token's sequence."""
         counts = torch.tensor([sequence.num_scheduled_tokens for sequence in sequences], device=self._device)
         return torch.tensor(values_S, device=self._device).repeat_interleave(counts)
-
-    def _masks(self, sequences: list[Sequence]) -> dict[int, Tensor]:
-        """By layer the experts that the sequences' tokens must not go to: bool [T, E]; no layers without masks."""
-        masks: dict[int, Tensor] = {}
-        if not any(sequence.request.routing.masked_experts for sequence in sequences):
-            return masks
-        num_tokens = sum(sequence.num_scheduled_tokens for sequence in sequences)
-        for sequence, last in _last_rows(sequences):
-            rows = slice(last + 1 - sequence.num_scheduled_tokens, last + 1)
-            for layer, experts in sequence.request.routing.masked_experts:
-                if layer not in masks:
-                    shape = num_tokens, self.network.num_experts[layer]
-                    masks[layer] = torch.zeros(shape, dtype=torch.bool, device=self._device)
-                masks[layer][rows, list(experts)] = True
-        return masks
 
     def _write_block_table(self, sequence: Sequence, slot: int) -> None:
         version = (sequence.number, sequence.num_preemptions, len(sequence.block_table))

@@ -43,7 +43,7 @@ COMMON: dict[str, Any] = {
     "cache_salt": "key \N{SNOWMAN}",
     "adapter": "german",
     "scheduling": SchedulingParams(-3, "tenant"),
-    "routing": RoutingParams(2, False, ((0, (1, 3)),), ReturnedRouting((0, 2), 1, True), "chat"),
+    "routing": RoutingParams(2, False, ((0, (1, 3)),), ((2, (0,)),), ReturnedRouting((0, 2), 1, True), "chat"),
     "snapshot_token_ids": frozenset({8}),
 }
 LOGPROBS = (TokenLogprobs(4, -0.1, ((4, -0.1), (6, -(2.0**-30)))),)
