@@ -15,7 +15,7 @@ from server.engine.sampler import sample
 from server.engine.scheduler import Scheduler
 from server.engine.step import ModelOutput, SampledTokens, ScheduledBatch
 from server.engine.threads import ThreadScaler
-from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason, RequestTimes, TaskLoad
+from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason, LabelLoad, RequestTimes
 from server.engine.validation import check_request
 
 logger = logging.getLogger(__name__)
@@ -170,9 +170,13 @@ class Engine:
             experts_per_token=self.scheduler.adaptive.number if self.scheduler.adaptive else None,
         )
 
-    def task_loads(self, minutes: int) -> tuple[TaskLoad, ...]:
+    def task_loads(self, minutes: int) -> tuple[LabelLoad, ...]:
         """The experts' load of the last minutes by task. Any thread may call this at any time."""
-        return self.runner.expert_load.window.load(minutes)
+        return self.runner.expert_load.by_task.load(minutes)
+
+    def tenant_loads(self, minutes: int) -> tuple[LabelLoad, ...]:
+        """The same by tenant, without the requests that have none."""
+        return self.runner.expert_load.by_tenant.load(minutes)
 
     def _compute(self, batch: ScheduledBatch) -> tuple[ModelOutput, SampledTokens]:
         computed = self.runner.execute(batch)

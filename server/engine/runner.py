@@ -16,7 +16,7 @@ from model.network import CausalLM
 from server.engine.cache.prefix_cache import CacheOp, CopyRow, ZeroRow
 from server.engine.config import CacheLayout
 from server.engine.decode_graphs import DecodeGraphs
-from server.engine.routing.expert_load import ExpertLoadRecorder
+from server.engine.routing.expert_load import ExpertLoadRecorder, TokenCount
 from server.engine.routing.expert_selection import experts_by_layer, masks_of
 from server.engine.routing.token_routing import routing_by_request
 from server.engine.sampler import token_logprobs
@@ -57,14 +57,14 @@ class ModelRunner:
         inputs = self._inputs(batch.sequences)
         if all(_is_single_decode(sequence) for sequence in batch.sequences):
             logits_SV, routings = self.decode_graphs.run(inputs)
-            self.expert_load.observe(routings, _tasks(batch.sequences))
+            self.expert_load.observe(routings, _counted(batch.sequences))
             rows = [row for row, sequence in enumerate(batch.sequences) if sequence.samples]
             return ModelOutput(
                 logits_SV if len(rows) == len(logits_SV) else logits_SV[rows],
                 routing=routing_by_request(batch.sequences, routings),
             )
         hidden_TD, routings = self.network(inputs)
-        self.expert_load.observe(routings, _tasks(batch.sequences))
+        self.expert_load.observe(routings, _counted(batch.sequences))
         prompt_logprobs = self._prompt_logprobs(batch.sequences, hidden_TD)
         embeddings = _embeddings(batch.sequences, hidden_TD)
         return ModelOutput(
@@ -182,9 +182,12 @@ def _embeddings(sequences: list[Sequence], hidden_TD: Tensor) -> dict[str, tuple
     return found
 
 
-def _tasks(sequences: list[Sequence]) -> Iterator[tuple[str, int]]:
-    """The tokens of the step by task, in their order."""
-    return ((sequence.request.routing.task, sequence.num_scheduled_tokens) for sequence in sequences)
+def _counted(sequences: list[Sequence]) -> Iterator[TokenCount]:
+    """The tokens of the step by task and tenant, in their order."""
+    return (
+        TokenCount(sequence.request.routing.task, sequence.tenant, sequence.num_scheduled_tokens)
+        for sequence in sequences
+    )
 
 
 def _last_rows(sequences: list[Sequence]) -> Iterator[tuple[Sequence, int]]:

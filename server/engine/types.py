@@ -240,10 +240,10 @@ class LayerLoad:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskLoad:
-    """Expert load of one task in some minutes: (token, expert) pairs by MoE layer and expert."""
+class LabelLoad:
+    """Expert load of one task or tenant in some minutes: (token, expert) pairs by MoE layer and expert."""
 
-    task: str
+    label: str
     num_tokens: int
     pairs: tuple[tuple[int, ...], ...]
 

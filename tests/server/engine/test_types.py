@@ -14,6 +14,7 @@ from server.engine.types import (
     EngineStats,
     FinishReason,
     GenerateRequest,
+    LabelLoad,
     LayerLoad,
     RequestTimes,
     ReturnedRouting,
@@ -21,7 +22,6 @@ from server.engine.types import (
     SamplingParams,
     SchedulingParams,
     ScoreRequest,
-    TaskLoad,
     ThinkingBudget,
     TokenLogprobs,
     TokenRouting,
@@ -78,7 +78,7 @@ MESSAGES: list[Any] = [
         1,
     ),
     LayerLoad(1, (30, 10), 0.6, 0.5),
-    TaskLoad("chat", 20, ((30, 10), (0, 40))),
+    LabelLoad("chat", 20, ((30, 10), (0, 40))),
     EngineStats(*range(15), healthy=True, layers=(LayerLoad(1, (30, 10), 0.6, 0.5),), experts_per_token=1),
 ]
 
