@@ -155,7 +155,8 @@ def quality(model: Path, experts: str) -> list[dict[str, Any]]:
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """The server without the setting and with it, under the same rates."""
     server = f"{OURS} --model {shlex.quote(str(given.model))} --max-num-seqs {given.streams} {PATIENT}"
-    runs, rates = {}, {}
+    runs: dict[str, Any] = {}
+    rates: dict[str, float] = {}
     for name, options in (("fixed", ""), ("adaptive", f" --adaptive-experts {given.experts}")):
         with started(server + options) as running:
             load = Load(running.url, running.model, given.prompt_tokens, given.output_tokens, 0, given.vocabulary)
