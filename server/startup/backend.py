@@ -66,6 +66,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     grammars = GrammarCompiler(partial(open_grammar_tokenizer, tokenizer, network.config.vocab_size))
     engine = Engine(network, config, device=device_config.device, threads=scaler, grammars=grammars)
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
+    plain_text_defaults = GenerationDefaults.load_plain_text(directory)
     chat_template, pooling = _chat_template(directory, tokenizer), _pooling(directory)
     model_id, *aliases = _served_names(settings) or [_model_id(settings.model, directory)]
     if taken := settings.lora.keys() & {model_id, *aliases}:
@@ -86,6 +87,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
             max_model_len=config.max_model_len,
             observer=metrics,
             defaults=defaults,
+            plain_text_defaults=plain_text_defaults,
             quality=quality,
             pooling=pooling,
             facts=facts,
