@@ -16,7 +16,7 @@ from model.network import CausalLM
 from server.engine.cache.prefix_cache import CacheOp, CopyRow, ZeroRow
 from server.engine.config import CacheLayout
 from server.engine.decode_graphs import DecodeGraphs
-from server.engine.routing.expert_load import ExpertLoadRecorder, TokenCount
+from server.engine.routing.expert_load import ExpertLoadRecorder, TokenGroup
 from server.engine.routing.expert_selection import experts_by_layer, masks_of
 from server.engine.routing.token_routing import routing_by_request
 from server.engine.sampler import token_logprobs
@@ -182,10 +182,10 @@ def _embeddings(sequences: list[Sequence], hidden_TD: Tensor) -> dict[str, tuple
     return found
 
 
-def _counted(sequences: list[Sequence]) -> Iterator[TokenCount]:
+def _counted(sequences: list[Sequence]) -> Iterator[TokenGroup]:
     """The tokens of the step by task and tenant, in their order."""
     return (
-        TokenCount(sequence.request.routing.task, sequence.tenant, sequence.num_scheduled_tokens)
+        TokenGroup(sequence.request.routing.task, sequence.tenant, sequence.num_scheduled_tokens)
         for sequence in sequences
     )
 

@@ -39,7 +39,7 @@ class _LayerCounts:
         return LayerLoad(layer, tuple(pairs_E), self.entropy / max(self.num_tokens, 1), max_violation(pairs_E))
 
 
-class TokenCount(NamedTuple):
+class TokenGroup(NamedTuple):
     """So many tokens of a step that belong together. `tenant` is empty where requests have none."""
 
     task: str
@@ -57,7 +57,7 @@ class ExpertLoadRecorder:
 
     def __init__(self, num_experts: Mapping[int, int], clock: Callable[[], float] = time.monotonic) -> None:
         self._kept: list[tuple[Routing | None, ...]] = []
-        self._counted: list[TokenCount] = []  # of the routings that are kept
+        self._counted: list[TokenGroup] = []  # of the routings that are kept
         self._tokens_kept = 0
         self._most_experts = max(num_experts.values(), default=0)
         self.by_task, self.by_tenant = LoadWindow(num_experts, clock), LoadWindow(num_experts, clock)
@@ -66,7 +66,7 @@ class ExpertLoadRecorder:
         }
         self.loads = self._loads()
 
-    def observe(self, routings: tuple[Routing | None, ...], counted: Iterable[TokenCount]) -> None:
+    def observe(self, routings: tuple[Routing | None, ...], counted: Iterable[TokenGroup]) -> None:
         """Keep the routings of one step. `counted`: the tokens of the step in their order."""
         if not self._counts:
             return

@@ -7,11 +7,11 @@ import torch
 
 from model.layers.router import Routing
 from server.engine.engine import Engine
-from server.engine.routing.expert_load import STEPS_KEPT, TOKENS_KEPT, ExpertLoadRecorder, TokenCount
+from server.engine.routing.expert_load import STEPS_KEPT, TOKENS_KEPT, ExpertLoadRecorder, TokenGroup
 from server.engine.types import LabelLoad
 from tests.server.engine.tiny import engine_config, request, run, tiny_network
 
-ONE = [TokenCount("chat", "", 1)]
+ONE = [TokenGroup("chat", "", 1)]
 
 
 def routing(experts: list[list[int]], weights: list[list[float]], scores: list[list[float]]) -> Routing:
@@ -22,7 +22,7 @@ def test_counts_entropy_and_imbalance_by_hand() -> None:
     load = ExpertLoadRecorder({1: 4})
     load.observe(
         (None, routing([[0, 1], [0, 2]], [[0.5, 0.5], [1.0, 0.0]], [[0.0] * 4, [50.0, 0.0, 0.0, 0.0]])),
-        [TokenCount("chat", "", 2)],
+        [TokenGroup("chat", "", 2)],
     )
     load.observe((None, routing([[0, 1]], [[0.5, 0.5]], [[0.0] * 4])), ONE)
     assert load.loads[0].tokens_per_expert == (0, 0, 0, 0), "nothing is counted before it is worth it"
@@ -69,7 +69,7 @@ def test_long_steps_are_counted_at_once() -> None:
     load = ExpertLoadRecorder({0: 4})
     load.observe(
         (routing([[0, 1]] * TOKENS_KEPT, [[0.5, 0.5]] * TOKENS_KEPT, [[0.0] * 4] * TOKENS_KEPT),),
-        [TokenCount("chat", "", TOKENS_KEPT)],
+        [TokenGroup("chat", "", TOKENS_KEPT)],
     )
     assert load.loads[0].tokens_per_expert == (TOKENS_KEPT, TOKENS_KEPT, 0, 0)
     load.observe((routing([[2, 3]], [[0.5, 0.5]], [[0.0] * 4]),), ONE)
@@ -83,7 +83,7 @@ def test_the_windows_tell_tasks_and_tenants_apart() -> None:
         None,
         routing([[0], [1], [1]], [[1.0]] * 3, [[0.0] * 2] * 3),
     )
-    load.observe(layers, [TokenCount("chat", "a", 1), TokenCount("translate", "b", 1), TokenCount("translate", "", 1)])
+    load.observe(layers, [TokenGroup("chat", "a", 1), TokenGroup("translate", "b", 1), TokenGroup("translate", "", 1)])
     load.observe((routing([[3]], [[1.0]], [[0.0] * 4]), None, routing([[0]], [[1.0]], [[0.0] * 2])), ONE)
     load.flush()
     assert load.by_task.load(1) == (
