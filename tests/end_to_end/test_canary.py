@@ -60,7 +60,7 @@ class Server:
 @contextmanager
 def serving(directory: Path) -> Iterator[Server]:
     """A process with two keys of clients and one for metrics, which logs and traces as much as it can."""
-    entries = [{"name": key, "sha256": hash_key(key.encode())} for key in KEYS]
+    entries: list[dict[str, Any]] = [{"name": key, "sha256": hash_key(key.encode())} for key in KEYS]
     entries.append({"name": "metrics", "sha256": hash_key(b"metrics"), "scopes": ["metrics"]})
     (directory / "keys.json").write_text(json.dumps({"keys": entries}))
     port = free_port()
