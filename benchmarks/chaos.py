@@ -34,7 +34,7 @@ from benchmarks.servers import Server, started
 COMMAND = f"{sys.executable} -m benchmarks.faulty_server --port {{port}}"
 LOAD = 0.8  # of the rate at which a closed loop of STREAMS requests is answered
 STREAMS = 32
-PROBE_SECONDS = 0.2
+PROBE_SECONDS, SLOW_SECONDS = 0.2, 0.5
 STOP_EVERY, STOP_FOR = (5.0, 25.0), (0.3, 3.0)  # seconds between two SIGSTOPs, and until SIGCONT
 SETTLE_SECONDS = 90.0  # until the server must have noticed that all clients are gone
 
@@ -51,6 +51,7 @@ class Probes:
 
     server: Server
     seconds: list[float] = field(default_factory=list)
+    slow: list[dict[str, float]] = field(default_factory=list)  # those above SLOW_SECONDS, with what was the matter
     failures: list[str] = field(default_factory=list)
     continued: float = 0.0  # time.perf_counter() of the last SIGCONT
     _done: threading.Event = field(default_factory=threading.Event)
@@ -66,16 +67,28 @@ class Probes:
             thread.join()
 
     def _probe_again_and_again(self) -> None:
+        start = time.perf_counter()
         while not self._done.wait(PROBE_SECONDS):
-            start = time.perf_counter()
+            late, start = time.perf_counter() - start - PROBE_SECONDS, time.perf_counter()
             try:
                 status = self._status()
             except OSError as error:
                 self.failures.append(repr(error))
             else:
-                self.seconds.append(time.perf_counter() - max(start, self.continued))
+                self._note(start, late)
                 if status != 200:
                     self.failures.append(f"status {status}")
+            start = time.perf_counter()
+
+    def _note(self, start: float, late: float) -> None:
+        """A probe that began at `start` is answered. A busy machine woke this process `late` for it, too."""
+        now = time.perf_counter()
+        self.seconds.append(now - max(start, self.continued))
+        if self.seconds[-1] > SLOW_SECONDS:
+            after = round(now - self.continued, 2)
+            self.slow.append(
+                {"seconds": round(self.seconds[-1], 2), "after_sigcont": after, "woken_late": round(late, 2)}
+            )
 
     def _status(self) -> int:
         connection = http.client.HTTPConnection(urlsplit(self.server.url).netloc, timeout=30)
@@ -173,6 +186,7 @@ def measure(minutes: float, *, seed: int = 1) -> dict[str, Any]:
         "health_failures": probes.failures,
         "health_ms": {f"p{share}": round(1e3 * record.percentile(probes.seconds, share / 100)) for share in (50, 99)}
         | {"max": round(1e3 * max(probes.seconds))},
+        "slow_health_probes": probes.slow,
         "left": {name: int(value) for name, value in left.items()},
         "memory_grown_mb": round(grown / 1e6, 1),
     }

@@ -21,7 +21,7 @@ async def post_for_events(url: str, body: bytes, on_event: Callable[[bytes], Non
     or chunks never is; TimeoutError after ten minutes; ValueError for a URL that does not begin with http://.
     """
     where, answer = urlsplit(url), _Answer(on_event)
-    if where.scheme != "http":
+    if where.scheme != "http" or where.hostname is None:
         raise ValueError(f"{url}: servers are measured over plain http://")
     async with asyncio.timeout(TIMEOUT_SECONDS):
         loop = asyncio.get_running_loop()

@@ -24,8 +24,8 @@ from server.startup.backend import prepare_backend
 from server.startup.listeners import bound
 from server.startup.uvicorn_server import run
 
-STEPS_PER_FAILURE = 400  # of the network, which ends the sequences of the step
-SCHEDULES_PER_FAILURE = 4000  # of the engine's bookkeeping, which ends all requests
+STEPS_PER_FAILURE = 150  # of the network, which ends the sequences of the step
+SCHEDULES_PER_FAILURE = 1500  # of the engine's bookkeeping, which ends all requests
 JUMP_SECONDS = (5.0, 3600.0)  # between two jumps of the clock; how far it jumps at most
 TASKS = "chaos:event_loop_tasks"
 
