@@ -241,7 +241,8 @@ def _memory(stats: EngineStats) -> Iterator[Metric]:
 def _step_tokens(steps: StepTokens, labels: Mapping[str, str]) -> Metric:
     family = HistogramMetricFamily("vllm:iteration_tokens_total", "Tokens of an engine step.", labels=list(labels))
     bounds = [*map(float, STEP_TOKEN_BUCKETS), math.inf]
-    buckets = [(floatToGoString(bound), count) for bound, count in zip(bounds, accumulate(steps.counts), strict=True)]
+    names = [floatToGoString(bound) for bound in bounds]  # type: ignore[no-untyped-call]
+    buckets = list(zip(names, accumulate(steps.counts), strict=True))
     family.add_metric(list(labels.values()), buckets, steps.total)
     return family
 
