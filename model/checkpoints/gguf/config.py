@@ -161,7 +161,7 @@ def _longrope(metadata: Metadata) -> Json | None:
 def _phimoe(metadata: Metadata) -> Json:
     scaling = _longrope(metadata)
     if scaling and scaling["rope_type"] == "longrope":  # llama.cpp has one magnitude for all lengths
-        scaling |= {name: scaling["attention_factor"] for name in ("short_mscale", "long_mscale")}
+        scaling |= dict.fromkeys(("short_mscale", "long_mscale"), scaling["attention_factor"])
     return {
         "model_type": "phimoe",
         "num_local_experts": metadata.experts,
