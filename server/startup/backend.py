@@ -75,7 +75,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
 
     def open_backend() -> Backend:
         client = AsyncLLM(engine)
-        metrics = Metrics(model_id, client.stats)
+        metrics = Metrics(model_id, client.stats, _cache_labels(engine))
         service = GenerationService(
             client,
             tokenizer,
@@ -96,6 +96,17 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
         return Backend(service, metrics)
 
     return open_backend
+
+
+def _cache_labels(engine: Engine) -> dict[str, str]:
+    """vLLM's labels of `vllm:cache_config_info`."""
+    layout, config = engine.layout, engine.config
+    return {
+        "block_size": str(layout.block_size),
+        "num_gpu_blocks": str(layout.num_blocks),
+        "enable_prefix_caching": str(config.prefix_caching),
+        "cache_dtype": str(engine.runner.network.dtype).removeprefix("torch."),
+    }
 
 
 def _in_short_lived_thread(work: Callable[[], Loaded]) -> Loaded:
