@@ -72,6 +72,8 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     model_id, *aliases = _served_names(settings) or [_model_id(settings.model, directory)]
     if taken := settings.lora.keys() & {model_id, *aliases}:
         raise ValueError(f"--lora: {taken.pop()} is the name of the model itself: give the adapter another one")
+    if weak := [task for task in quality.tasks if quality.warnings(task)]:
+        logger.warning("the model is not good at all it was tested on (%s): see /v1/models", ", ".join(weak))
     logger.info(banner(settings, model_id, config, facts.weight_scheme, device_config.device))
 
     def open_backend() -> Backend:

@@ -67,6 +67,37 @@ def test_the_expected_wait_is_bounded() -> None:
         admission.admit(request(), 30.0)
 
 
+SLOTS = QueueLimits(max_running=32, max_queue=100, max_tokens=10_000, max_wait=10.0)
+
+
+def with_measured_prefill(tokens_per_second: float) -> AdmissionControl:
+    """Prompts of 50 tokens have been computed one after the other while others waited; nothing runs."""
+    admission = AdmissionControl(SLOTS)
+    ids = admitted(admission, 0.0, 20)
+    for number, request_id in enumerate(ids, start=1):
+        admission.record_output(request_id, 1, number * 50 / tokens_per_second)
+    for request_id in ids:
+        admission.release(request_id, 10.0)
+    return admission
+
+
+def test_requests_that_fit_the_free_slots_wait_for_prompts_alone() -> None:
+    """However long their answers may be: on a slow machine, 32 clients at once are served at once."""
+    admission = with_measured_prefill(420.0)
+    for _ in range(SLOTS.max_running):
+        admission.admit(request(128, max_tokens=1000), 30.0)
+    assert admission.expected_wait(ANYBODY) == pytest.approx(32 * 128 / 420, rel=0.1)
+
+
+def test_long_prompts_do_not_fill_free_slots_beyond_the_longest_wait() -> None:
+    """The control: the first token must come in time."""
+    admission = with_measured_prefill(420.0)
+    admitted(admission, 30.0, 4, prompt_tokens=1000)
+    with pytest.raises(QueueFullError) as refusal:
+        admission.admit(request(1000), 30.0)
+    assert 2 <= refusal.value.retry_after <= 10
+
+
 def test_a_few_requests_may_wait_on_the_slowest_machine() -> None:
     admission = with_measured_rate()
     for _ in range(MIN_QUEUE):
