@@ -43,6 +43,7 @@ from server.settings import Settings
 from server.startup.app import Backend
 from server.startup.banner import banner
 from server.startup.device import DeviceConfig, usable_cpus
+from server.startup.measure_speed import measure_speed
 
 SMALL_MODEL_BYTES = 64 * 2**20
 
@@ -65,16 +66,19 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     scaler = None if settings.threads else ThreadScaler(threads)
     grammars = GrammarCompiler(partial(open_grammar_tokenizer, tokenizer, network.config.vocab_size))
     engine = Engine(network, config, device=device_config.device, threads=scaler, grammars=grammars)
+    speed = _in_short_lived_thread(lambda: measure_speed(network, config, device_config.device))
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
     plain_text_defaults = GenerationDefaults.load_plain_text(directory)
     chat_template, pooling = _chat_template(directory, tokenizer), _pooling(directory)
     model_id, *aliases = _served_names(settings) or [_model_id(settings.model, directory)]
     if taken := settings.lora.keys() & {model_id, *aliases}:
         raise ValueError(f"--lora: {taken.pop()} is the name of the model itself: give the adapter another one")
+    if weak := [task for task in quality.tasks if quality.warnings(task)]:
+        logger.warning("the model is not good at all it was tested on (%s): see /v1/models", ", ".join(weak))
     logger.info(banner(settings, model_id, config, facts.weight_scheme, device_config.device))
 
     def open_backend() -> Backend:
-        client = AsyncLLM(engine)
+        client = AsyncLLM(engine, speed)
         metrics = Metrics(model_id, client.stats, _cache_labels(engine))
         service = GenerationService(
             client,

@@ -121,6 +121,13 @@ def test_the_shapes_of_files(client: TestClient) -> None:
         assert client.request(method, f"/v1/files/{file['id']}{path}").status_code == 404
 
 
+def test_a_file_that_is_deleted_while_it_is_looked_up_is_not_found(client: TestClient, tmp_path: Path) -> None:
+    file_id = upload(client, line("a", "/v1/generate", {"prompt": "x"})).json()["id"]
+    for path in (tmp_path / "batches").rglob(f"{file_id}.jsonl"):
+        path.unlink()
+    assert client.get(f"/v1/files/{file_id}/content").status_code == 404
+
+
 def test_pages(client: TestClient) -> None:
     ids = [upload(client, b"x").json()["id"] for _ in range(5)][::-1]
     page = client.get("/v1/files?limit=2").json()
