@@ -132,10 +132,13 @@ def test_data_of_another_format_or_tokenizer_is_not_taken(tmp_path: Path, tokeni
         assert is_prepared(tmp_path, tokenizer) is is_usable
 
 
-def test_every_source_is_reported(data_dir: Path, tokenizer: tokenizers.Tokenizer, tmp_path: Path) -> None:
+def test_every_source_is_reported(tokenizer: tokenizers.Tokenizer, tmp_path: Path) -> None:
     shown: dict[str, SourceCounts] = {}
-    counts = prepare(data_dir, tokenizer, tmp_path, on_source=lambda name, c: shown.update({name: c}))
+    for name in ("a.train.jsonl", "b.valid.jsonl"):
+        write_rows(tmp_path / "data" / "translate" / name, [translation("Hi.", "嗨。")])
+    counts = prepare(tmp_path / "data", tokenizer, tmp_path, on_source=lambda name, c: shown.update({name: c}))
     assert shown == counts
+    assert set(shown) == {"translate/a.train", "translate/b.valid"}
 
 
 def test_an_unknown_source_is_refused_with_the_known_ones(prepared_dir: Path) -> None:
