@@ -66,6 +66,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     grammars = GrammarCompiler(partial(open_grammar_tokenizer, tokenizer, network.config.vocab_size))
     engine = Engine(network, config, device=device_config.device, threads=scaler, grammars=grammars)
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
+    plain_text_defaults = GenerationDefaults.load_plain_text(directory)
     chat_template, pooling = _chat_template(directory, tokenizer), _pooling(directory)
     model_id, *aliases = _served_names(settings) or [_model_id(settings.model, directory)]
     if taken := settings.lora.keys() & {model_id, *aliases}:
@@ -74,7 +75,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
 
     def open_backend() -> Backend:
         client = AsyncLLM(engine)
-        metrics = Metrics(model_id, client.stats)
+        metrics = Metrics(model_id, client.stats, _cache_labels(engine))
         service = GenerationService(
             client,
             tokenizer,
@@ -86,6 +87,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
             max_model_len=config.max_model_len,
             observer=metrics,
             defaults=defaults,
+            plain_text_defaults=plain_text_defaults,
             quality=quality,
             pooling=pooling,
             facts=facts,
@@ -94,6 +96,17 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
         return Backend(service, metrics)
 
     return open_backend
+
+
+def _cache_labels(engine: Engine) -> dict[str, str]:
+    """vLLM's labels of `vllm:cache_config_info`."""
+    layout, config = engine.layout, engine.config
+    return {
+        "block_size": str(layout.block_size),
+        "num_gpu_blocks": str(layout.num_blocks),
+        "enable_prefix_caching": str(config.prefix_caching),
+        "cache_dtype": str(engine.runner.network.dtype).removeprefix("torch."),
+    }
 
 
 def _in_short_lived_thread(work: Callable[[], Loaded]) -> Loaded:

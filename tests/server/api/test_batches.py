@@ -292,9 +292,11 @@ def test_requests_have_the_scopes_and_limits_of_their_key(tmp_path: Path) -> Non
             return asyncio.run(executor(owner, "/v1/tokenize", b'{"prompt": "x"}'))
 
         assert [ask("ann").status, ask("bob").status] == [200, 200]
-        limited, gone, forbidden = ask("ann"), ask("nobody"), ask("eve")
+        limited, gone, forbidden, without = ask("ann"), ask("nobody"), ask("eve"), ask("")
     assert (limited.status, limited.retry_after is not None) == (429, True)
     assert (gone.status, gone.retry_after) == (401, None)
     assert "not in use any more" in json.loads(gone.body)["error"]["message"]
+    assert without.status == 401
+    assert "had no API keys" in json.loads(without.body)["error"]["message"]
     assert forbidden.status == 403
     assert "scope batches" in json.loads(forbidden.body)["error"]["message"]
