@@ -21,19 +21,20 @@ async def post_for_events(url: str, body: bytes, on_event: Callable[[bytes], Non
     or chunks never is; TimeoutError after ten minutes; ValueError for a URL that does not begin with http://.
     """
     where, answer = urlsplit(url), _Answer(on_event)
-    if where.scheme != "http":
+    if where.scheme != "http" or where.hostname is None:
         raise ValueError(f"{url}: servers are measured over plain http://")
     async with asyncio.timeout(TIMEOUT_SECONDS):
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_connection(lambda: answer, where.hostname, where.port or 80)
         try:
-            transport.write(_head(where.path, where.netloc, len(body), key) + body)
+            transport.write(request_head(where.path, where.netloc, len(body), key) + body)
             return await answer.status
         finally:
             transport.close()
 
 
-def _head(path: str, host: str, length: int, key: str | None) -> bytes:
+def request_head(path: str, host: str, length: int, key: str | None) -> bytes:
+    """The request line and the headers of a POST of JSON; the server closes the connection after its answer."""
     fields = {"Host": host, "Content-Type": "application/json", "Content-Length": length, "Connection": "close"}
     if key is not None:
         fields["Authorization"] = f"Bearer {key}"

@@ -43,6 +43,12 @@ class Server:
         """Processor time of its processes' first threads: of a server of ours, the event loop's."""
         return sum(_main_thread_seconds(process) for process in _processes(self.session))
 
+    def waits_for_processor(self) -> dict[int, float]:
+        """By thread: the seconds in which it could have run and had no processor, because others had them."""
+        return {
+            thread: seconds for process in _processes(self.session) for thread, seconds in _waits_for_processor(process)
+        }
+
 
 @contextmanager
 def started(command: str) -> Iterator[Server]:
@@ -149,3 +155,9 @@ def _memory(process: int, field: str) -> int:
 def _main_thread_seconds(process: int) -> float:
     fields = Path(f"/proc/{process}/task/{process}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _waits_for_processor(process: int) -> Iterator[tuple[int, float]]:
+    for path in Path(f"/proc/{process}/task").glob("*/schedstat"):
+        with suppress(OSError):
+            yield int(path.parent.name), int(path.read_text().split()[1]) / 1e9

@@ -20,7 +20,7 @@ RequestError                    base class of all of them
 ├── HeadersTooLargeError        431  longer headers than the server reads
 ├── EngineFailedError           500  the step that held the request failed
 ├── DeadlineExceededError       504  the deadline came, and a part of the answer is of no use
-├── UnavailableError            503  the server is stopping or not ready
+├── UnavailableError            503  the server is stopping or not ready, or has too many connections
 └── DiskFullError               507  no room on the disk for files and batches
 """
 

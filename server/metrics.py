@@ -5,20 +5,25 @@ sentence. What vLLM's names call requests are generations here. Latencies and si
 ends, HTTP requests are counted by the middleware, and everything else is read from EngineStats at scrape time.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import accumulate
+from types import MappingProxyType
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from model.load_balance import idle_experts
-from server.engine.types import EngineStats, FinishReason, RequestTimes
+from server.engine.types import STEP_TOKEN_BUCKETS, EngineStats, FinishReason, RequestTimes, StepTokens
 from server.generation.stream import Usage
 from server.version import package_version
 
 MAX_EXPERT_SERIES = 2048  # per metric; a model with more experts than that gets series per layer only
+NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 # A token takes a millisecond with a small model and seconds with a large one: buckets are narrow at the low end.
 INTER_TOKEN_BUCKETS = (
@@ -60,10 +65,13 @@ class KeyMetrics:
 class Metrics:
     """All series of one application, in a registry of its own. Observes generations."""
 
-    def __init__(self, model_name: str, stats: Callable[[], EngineStats]) -> None:
+    def __init__(
+        self, model_name: str, stats: Callable[[], EngineStats], cache_config: Mapping[str, str] = NO_LABELS
+    ) -> None:
+        """`cache_config`: what vLLM's name for each says of the cache, such as its block size."""
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.registry.register(EngineCollector(model_name, stats))
+        self.registry.register(EngineCollector(model_name, stats, cache_config))
         self.keys = KeyMetrics(self.registry)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
@@ -83,6 +91,14 @@ class Metrics:
         )
         self._queue = histogram(
             "vllm:request_queue_time_seconds", "Time of a generation in the waiting queue.", QUEUE_BUCKETS
+        )
+        self._prefill = histogram(
+            "vllm:request_prefill_time_seconds",
+            "Of a generation, from the queue to the first token.",
+            REQUEST_BUCKETS,
+        )
+        self._decode = histogram(
+            "vllm:request_decode_time_seconds", "Of a generation, from the first token to the last.", REQUEST_BUCKETS
         )
         self._prompt_tokens = histogram("vllm:request_prompt_tokens", "Prompt tokens of a generation.", TOKEN_BUCKETS)
         self._generation_tokens = histogram(
@@ -140,13 +156,15 @@ class Metrics:
             self._by_experts.labels(str(usage.experts_per_token)).inc()
         if times is None:
             return
-        for moment, family in (
-            (times.scheduled, self._queue),
-            (times.first_token, self._first_token),
-            (times.finished, self._request),
+        for start, end, family in (
+            (times.arrival, times.scheduled, self._queue),
+            (times.arrival, times.first_token, self._first_token),
+            (times.arrival, times.finished, self._request),
+            (times.scheduled, times.first_token, self._prefill),
+            (times.first_token, times.finished, self._decode),
         ):
-            if moment is not None:
-                family.observe(moment - times.arrival)
+            if start is not None and end is not None:
+                family.observe(end - start)
 
     def aborted(self) -> None:
         self._aborted.inc()
@@ -165,9 +183,10 @@ class Metrics:
 class EngineCollector(Collector):
     """Reads the engine's counters at scrape time."""
 
-    def __init__(self, model_name: str, stats: Callable[[], EngineStats]) -> None:
+    def __init__(self, model_name: str, stats: Callable[[], EngineStats], cache_config: Mapping[str, str]) -> None:
         self._model_name = model_name
         self._stats = stats
+        self._cache_config = cache_config
 
     def describe(self) -> Iterable[Metric]:
         """Empty, because the engine may not have started when the collector is registered."""
@@ -178,6 +197,8 @@ class EngineCollector(Collector):
         labels = {"model_name": self._model_name}
         yield from _shared(stats, labels)
         yield from _memory(stats)
+        yield _step_tokens(stats.step_tokens, labels)
+        yield _gauge("vllm:cache_config_info", "How the cache is set, in labels.", 1, {**labels, **self._cache_config})
         yield _counter("routelm:engine_steps", "Steps of the engine.", stats.steps)
         yield _counter("routelm:engine_step_failures", "Steps that failed.", stats.step_failures)
         yield from _routing(stats)
@@ -217,6 +238,15 @@ def _memory(stats: EngineStats) -> Iterator[Metric]:
         yield _gauge(f"routelm:{name}_capacity", f"{text} there are.", capacity)
 
 
+def _step_tokens(steps: StepTokens, labels: Mapping[str, str]) -> Metric:
+    family = HistogramMetricFamily("vllm:iteration_tokens_total", "Tokens of an engine step.", labels=list(labels))
+    bounds = [*map(float, STEP_TOKEN_BUCKETS), math.inf]
+    names = [floatToGoString(bound) for bound in bounds]  # type: ignore[no-untyped-call]
+    buckets = list(zip(names, accumulate(steps.counts), strict=True))
+    family.add_metric(list(labels.values()), buckets, steps.total)
+    return family
+
+
 def _routing(stats: EngineStats) -> Iterator[Metric]:
     tokens = CounterMetricFamily("routelm:moe_expert_tokens", "Tokens that an expert got.", labels=["layer", "expert"])
     share = GaugeMetricFamily(
@@ -249,14 +279,14 @@ def _routing(stats: EngineStats) -> Iterator[Metric]:
 
 
 def _gauge(name: str, text: str, value: float, labels: Mapping[str, str] | None = None) -> Metric:
-    labels = labels or {}
+    labels = labels or NO_LABELS
     family = GaugeMetricFamily(name, text, labels=list(labels))
     family.add_metric(list(labels.values()), value)
     return family
 
 
 def _counter(name: str, text: str, value: float, labels: Mapping[str, str] | None = None) -> Metric:
-    labels = labels or {}
+    labels = labels or NO_LABELS
     family = CounterMetricFamily(name, text, labels=list(labels))
     family.add_metric(list(labels.values()), value)
     return family

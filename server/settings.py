@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     )
     strict: bool = Field(default=False, description="Refuse unknown fields of bodies, which otherwise are ignored.")
     max_body_bytes: Size = Field(default=2 * 2**20, description="Largest request body.")
+    max_connections: int = Field(
+        default=800, ge=1, le=100_000, description="Most open connections; more get 503. Fewer if `ulimit -n` is low."
+    )
     allow_expert_masks: bool = Field(
         default=False, description="Let requests mask and force experts (mask_experts, force_experts), for research."
     )

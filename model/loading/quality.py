@@ -76,22 +76,35 @@ class Quality:
         (directory / QUALITY_NAME).write_text(text + "\n", encoding="utf-8")
 
     def warnings(self, task: str, part: str | None = None) -> list[str]:
-        """At most one warning: that the model is not good at a task, or a part of it, with the scores."""
-        entries = [entry for entry in self.measured if entry.task == task and part in (None, entry.part)]
-        weak = [entry for entry in entries if not entry.better]
-        return [_warning(task, part, entries, weak)] if weak else []
+        """At most one short warning: that the model is not good at a task, or a part of it. It begins with a code."""
+        entries, weak = self._weak(task, part)
+        return [f"{_verdict(task, part, entries, weak)}, see the scores at /v1/models."] if weak else []
 
     def all_warnings(self) -> list[str]:
-        tasks = dict.fromkeys(entry.task for entry in self.measured)
-        return [warning for task in tasks for warning in self.warnings(task)]
+        """The same for each task as a whole, with the scores."""
+        found = {task: self._weak(task) for task in self.tasks}
+        return [_with_scores(task, entries, weak) for task, (entries, weak) in found.items() if weak]
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(entry.task for entry in self.measured))
+
+    def _weak(self, task: str, part: str | None = None) -> tuple[Sequence[TaskScore], Sequence[TaskScore]]:
+        """What was measured, and those where the model is no better than a baseline."""
+        entries = [entry for entry in self.measured if entry.task == task and part in (None, entry.part)]
+        return entries, [entry for entry in entries if not entry.better]
 
 
-def _warning(task: str, part: str | None, entries: Sequence[TaskScore], weak: Sequence[TaskScore]) -> str:
+def _verdict(task: str, part: str | None, entries: Sequence[TaskScore], weak: Sequence[TaskScore]) -> str:
     what = task if part is None else f"{task} {part}"
+    verdict = "not good at" if len(weak) == len(entries) else "only in part good at"
+    return f"low_quality.{task}: This model is {verdict} {what}"
+
+
+def _with_scores(task: str, entries: Sequence[TaskScore], weak: Sequence[TaskScore]) -> str:
     share = f"{len(weak)} of {len(entries)} kinds of text" if len(entries) > 1 else "the text it was tested on"
     named = ", ".join(map(str, weak[:NAMED])) + (f", and {len(weak) - NAMED} more" if len(weak) > NAMED else "")
-    verdict = "not good at" if len(weak) == len(entries) else "only in part good at"
     return (
-        f"This model is {verdict} {what}: on {share} it was no better than a trivial baseline, or by no more than "
-        f"chance explains: {named}."
+        f"{_verdict(task, None, entries, weak)}: on {share} it was no better than a trivial baseline, or by no more "
+        f"than chance explains: {named}."
     )

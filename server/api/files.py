@@ -157,8 +157,13 @@ async def get_file(file_id: str, batches: Batches, owner: Owner) -> FileObject:
 @router.get("/{file_id}/content", summary="Download a file", responses=errors(404), response_class=FileResponse)
 async def get_content(file_id: str, batches: Batches, owner: Owner) -> FileResponse:
     """The bytes of a file, read from the disk as they are sent."""
-    file = batches.directory.files.get(file_id, owner)
-    return FileResponse(batches.directory.files.path(file_id), media_type="application/jsonl", filename=file.filename)
+    files = batches.directory.files
+    file, path = files.get(file_id, owner), files.path(file_id)
+    try:
+        found = await in_thread(path.stat)
+    except FileNotFoundError:  # deleted since it was looked up
+        raise NotFoundError(f"There is no file '{file_id}'.") from None
+    return FileResponse(path, media_type="application/jsonl", filename=file.filename, stat_result=found)
 
 
 @router.delete("/{file_id}", summary="Delete a file", responses=errors(404, 409))

@@ -31,6 +31,7 @@ class InProcessExecutor:
 
     A request has the identity of the API key that made the batch: its limits per minute, its cache salt, and its
     priority, after all requests of clients. Once the key is gone, requests get 401; without the scope `batches`, 403.
+    Batches of the time before the server had keys get 401 too: no limits apply to them, and no key sees their results.
     """
 
     def __init__(self, app: FastAPI) -> None:
@@ -73,8 +74,12 @@ class InProcessExecutor:
 
     def _identity(self, owner: str) -> dict[str, Any]:
         """What ApiKeyAuth adds to a scope. Raises UnauthorizedError, ForbiddenError and RateLimitError."""
-        if not owner or not self._keys.requires_key:
+        if not self._keys.requires_key:
             return {}
+        if not owner:
+            raise UnauthorizedError(
+                "This batch was made while the server had no API keys and belongs to none: create it again with a key."
+            )
         key = self._keys.named(owner)
         if key is None:
             raise UnauthorizedError("The API key that made this batch is not in use any more.")

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 from server.batches.executor import RequestExecutor, answer
 from server.batches.files import FileStore
@@ -17,6 +18,7 @@ from server.batches.store import BatchStore
 from server.batches.types import Batch, BatchError, BatchStatus, RequestCounts
 from server.errors import RequestError
 
+INVALID_INPUT = "invalid_input"  # of JobCounts, for all errors in lines
 PAGE = 1000  # requests that are written to the journal at a time
 UNANSWERED = {
     BatchStatus.EXPIRED: ("batch_expired", "This request was not answered before the batch expired."),
@@ -24,6 +26,14 @@ UNANSWERED = {
 }
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class JobCounts:
+    """What the jobs of a server have done since its start."""
+
+    answered: Counter[bool] = field(default_factory=Counter)  # requests, by whether they succeeded
+    failed: Counter[str] = field(default_factory=Counter)  # batches, by the code of their first error
 
 
 class BatchJob:
@@ -41,12 +51,11 @@ class BatchJob:
         files: FileStore,
         executor: RequestExecutor,
         slots: asyncio.Semaphore,
-        answered: Counter[bool],
+        counts: JobCounts,
         workers: int,
     ) -> None:
-        """`answered` counts requests by whether they succeeded."""
         self._id, self._store, self._files = batch.id, store, files
-        self._executor, self._slots, self._answered, self._workers = executor, slots, answered, workers
+        self._executor, self._slots, self._counts, self._workers = executor, slots, counts, workers
         self._input = files.path(batch.input_file_id)
         self._cancelled = asyncio.Event()
 
@@ -88,6 +97,7 @@ class BatchJob:
             self._take_room(journal)
         counts = journal.counts()
         if validator.errors:
+            self._counts.failed[INVALID_INPUT] += 1
             self._store.enter(self._id, BatchStatus.FAILED, errors=tuple(validator.errors), counts=counts)
         else:
             self._store.enter(self._id, BatchStatus.IN_PROGRESS, counts=counts)
@@ -132,7 +142,7 @@ class BatchJob:
             line = response_line(request.custom_id, found.status, found.request_id, found.body)
             succeeded = found.status == 200
             await queue.record(Result(position.line, succeeded, line))
-            self._answered[succeeded] += 1
+            self._counts.answered[succeeded] += 1
 
     def _finalize(self, journal: Journal, status: BatchStatus) -> None:
         """Write the output files and end the batch."""
@@ -161,6 +171,7 @@ class BatchJob:
         """End the batch with the reason, and with the results there are if they can still be written."""
         reason = _reason(error)
         logger.error("batch %s failed: %s", self._id, reason.message)
+        self._counts.failed[reason.code] += 1
         if journal is not None and not isinstance(error, JournalDamagedError):
             with suppress(JournalDamagedError, RequestError, OSError):
                 self._end(journal, BatchStatus.FAILED, (reason,))

@@ -9,6 +9,9 @@ from prometheus_client.registry import Collector
 from server.batches.runner import BatchRunner
 from server.batches.types import BatchStatus
 
+OTHER = "server_error"
+FAILURES = ("invalid_input", "quota_exceeded", "disk_full", "journal_damaged", "io_error", OTHER)
+
 
 class BatchCollector(Collector):
     """Reads a runner and its directory; no disk."""
@@ -30,12 +33,23 @@ class BatchCollector(Collector):
             "routelm:batch_requests", "Requests of batches that got their result, by outcome.", labels=["outcome"]
         )
         for succeeded, outcome in ((True, "completed"), (False, "failed")):
-            answered.add_metric([outcome], self._runner.answered[succeeded])
+            answered.add_metric([outcome], self._runner.counts.answered[succeeded])
+        failures = CounterMetricFamily("routelm:batch_failures", "Batches that failed, by reason.", labels=["reason"])
+        for reason, count in _by_reason(self._runner.counts.failed).items():
+            failures.add_metric([reason], count)
         open_requests = sum(batch.counts.open for batch in directory.batches.unfinished())
-        yield from (batches, answered)
+        yield from (batches, answered, failures)
         for name, text, value in (
             ("requests_open", "Requests of unfinished batches that have no result yet.", open_requests),
             ("disk_bytes_used", "Bytes of all files and batches.", directory.disk.used),
             ("disk_bytes_capacity", "Bytes that files and batches may take.", directory.disk.max_bytes),
         ):
             yield GaugeMetricFamily(f"routelm:batch_{name}", text, value)
+
+
+def _by_reason(failed: Counter[str]) -> dict[str, int]:
+    """All of FAILURES, so that a scraper sees a 0 before the first one; other codes count as OTHER."""
+    found = dict.fromkeys(FAILURES, 0)
+    for code, count in failed.items():
+        found[code if code in found else OTHER] += count
+    return found

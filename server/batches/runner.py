@@ -2,11 +2,10 @@
 
 import asyncio
 import logging
-from collections import Counter
 
 from server.batches.directory import BatchDirectory
 from server.batches.executor import RequestExecutor
-from server.batches.job import BatchJob
+from server.batches.job import BatchJob, JobCounts
 from server.batches.request_queue import in_thread
 from server.batches.store import BatchDescription
 from server.batches.types import Batch, BatchStatus
@@ -25,7 +24,7 @@ class BatchRunner:
 
     def __init__(self, directory: BatchDirectory, executor: RequestExecutor, max_num_seqs: int) -> None:
         self.directory = directory
-        self.answered: Counter[bool] = Counter()  # requests since the start, by whether they succeeded
+        self.counts = JobCounts()
         self._executor = executor
         self._max_num_seqs = max_num_seqs
         self._slots = asyncio.Semaphore(max_num_seqs)
@@ -72,7 +71,7 @@ class BatchRunner:
     def _start(self, batch: Batch) -> None:
         directory = self.directory
         job = BatchJob(
-            batch, directory.batches, directory.files, self._executor, self._slots, self.answered, self._max_num_seqs
+            batch, directory.batches, directory.files, self._executor, self._slots, self.counts, self._max_num_seqs
         )
         self._jobs[batch.id] = job
         self._tasks[batch.id] = task = asyncio.create_task(job.run())
@@ -81,6 +80,7 @@ class BatchRunner:
     def _ended(self, batch_id: str, task: asyncio.Task[None]) -> None:
         del self._jobs[batch_id], self._tasks[batch_id]
         if not task.cancelled() and (error := task.exception()) is not None:
+            self.counts.failed["server_error"] += 1
             logger.error("batch %s stopped; it goes on when the server starts again", batch_id, exc_info=error)
 
     async def _sweep(self) -> None:

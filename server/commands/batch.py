@@ -72,6 +72,7 @@ def _run(input_file: Path, output: Path, work: Path, model: str, max_num_seqs: i
     from server.startup.app import create_app
 
     settings = read_settings(model=model, batch_max_num_seqs=max_num_seqs)
+    settings = settings.model_copy(update={"api_key": None, "keys_file": None})  # keys are for clients of a server
     limits = BatchLimits(UNBOUNDED, UNBOUNDED, settings.max_body_bytes, max_requests=UNBOUNDED)
     input_file.stat()  # before the model is loaded
     with closing(BatchDirectory(work, limits)) as directory:

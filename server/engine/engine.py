@@ -15,7 +15,15 @@ from server.engine.sampler import sample
 from server.engine.scheduler import Scheduler
 from server.engine.step import ModelOutput, SampledTokens, ScheduledBatch
 from server.engine.threads import ThreadScaler
-from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason, LabelLoad, RequestTimes
+from server.engine.types import (
+    EngineOutput,
+    EngineRequest,
+    EngineStats,
+    FinishReason,
+    LabelLoad,
+    RequestTimes,
+    StepTokens,
+)
 from server.engine.validation import check_request
 
 logger = logging.getLogger(__name__)
@@ -61,6 +69,7 @@ class Engine:
         self._adapter_names = network.adapters.names if network.adapters is not None else ()
         self._steps = 0
         self._step_failures = 0
+        self._step_tokens = StepTokens()
         self._failures_in_a_row = 0
         self._unfinished: dict[str, float] = {}  # arrival times of the requests without a terminal output
 
@@ -111,7 +120,7 @@ class Engine:
         self._steps += 1
         if self._threads is not None and self._threads.update():
             self.runner.decode_graphs.clear()  # their calls contain the number of threads
-        started = self._clock()
+        started, num_tokens = self._clock(), batch.num_tokens
         try:
             computed, sampled = self._compute(batch)
         except Exception:
@@ -120,6 +129,7 @@ class Engine:
             return self._track_finished(self.scheduler.fail(batch.sequences, STEP_FAILED))
         outputs = self._track_finished(self.scheduler.update(batch, computed, sampled))
         self._failures_in_a_row = 0
+        self._step_tokens = self._step_tokens.add(num_tokens)
         self.scheduler.observe_step(
             self._clock() - started, decodes=batch.num_decodes, prefill_tokens=batch.num_prefill_tokens
         )
@@ -168,6 +178,7 @@ class Engine:
             healthy=self._failures_in_a_row < UNHEALTHY_AFTER,
             layers=self.runner.expert_load.loads,
             experts_per_token=self.scheduler.adaptive.number if self.scheduler.adaptive else None,
+            step_tokens=self._step_tokens,
         )
 
     def task_loads(self, minutes: int) -> tuple[LabelLoad, ...]:

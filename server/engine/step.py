@@ -30,6 +30,10 @@ class ScheduledBatch:
     def is_empty(self) -> bool:
         return not self.sequences
 
+    @property
+    def num_tokens(self) -> int:
+        return sum(sequence.num_scheduled_tokens for sequence in self.sequences)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelOutput:

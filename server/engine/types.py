@@ -1,5 +1,6 @@
 """The messages that cross the engine's boundary: frozen plain values without text or tensors, which can be encoded."""
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -248,6 +249,26 @@ class LabelLoad:
     pairs: tuple[tuple[int, ...], ...]
 
 
+STEP_TOKEN_BUCKETS = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+
+
+@dataclass(frozen=True, slots=True)
+class StepTokens:
+    """Steps by how many tokens they computed.
+
+    `counts[i]` steps had at most STEP_TOKEN_BUCKETS[i] tokens and more than the bucket before; the last count is of
+    those above all. `total` is the sum of the tokens.
+    """
+
+    counts: tuple[int, ...] = (0,) * (len(STEP_TOKEN_BUCKETS) + 1)
+    total: int = 0
+
+    def add(self, tokens: int) -> "StepTokens":
+        bucket = bisect_left(STEP_TOKEN_BUCKETS, tokens)
+        counts = (count + (number == bucket) for number, count in enumerate(self.counts))
+        return StepTokens(tuple(counts), self.total + tokens)
+
+
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     """A consistent snapshot of the engine, cheap to take; counters only grow."""
@@ -270,3 +291,4 @@ class EngineStats:
     healthy: bool  # False after several failed steps in a row
     layers: tuple[LayerLoad, ...] = ()
     experts_per_token: int | None = None  # of new sequences, where the engine chooses it
+    step_tokens: StepTokens = StepTokens()  # of the steps that did not fail

@@ -5,6 +5,12 @@ import { TokenRecord } from "./routing.js";
 import { snippetsView } from "./snippets.js";
 import { tokensView } from "./tokens.js";
 
+const REASONS = {
+  length: "cut off at the length limit",
+  timeout: "cut off at the deadline",
+  abort: "cut off by the server",
+  stopped: "stopped",
+}; // other reasons need no words
 const shownWarnings = new Set(); // each is shown once
 let tokensOpen = true; // as the person left them
 
@@ -85,7 +91,7 @@ function folded(title, name, content, open = false) {
 
 /** Quality is told by the limits of the tab. */
 function newWarnings(warnings) {
-  const found = warnings.filter((warning) => !warning.startsWith("This model is") && !shownWarnings.has(warning));
+  const found = warnings.filter((warning) => !warning.startsWith("low_quality.") && !shownWarnings.has(warning));
   for (const warning of found) shownWarnings.add(warning);
   return found;
 }
@@ -97,7 +103,6 @@ function summary({ usage, reason }, seconds) {
   if (experts) parts.push(`${experts} expert${experts > 1 ? "s" : ""} per token`);
   const cached = usage?.prompt_tokens_details?.cached_tokens;
   if (cached) parts.push(`${cached} of ${usage.prompt_tokens} prompt tokens from the cache`);
-  if (reason === "length") parts.push("cut off at the length limit");
-  if (reason === "stopped") parts.push("stopped");
+  if (REASONS[reason]) parts.push(REASONS[reason]);
   return parts.join(" · ");
 }

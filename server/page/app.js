@@ -48,7 +48,8 @@ async function describe() {
 function showLimits(warnings) {
   for (const panel of document.querySelectorAll("[role=tabpanel]")) {
     find(".limits", panel)?.remove();
-    const own = warnings.filter((warning) => warning.includes(`good at ${panel.id}`));
+    const code = `low_quality.${panel.id}: `;
+    const own = warnings.filter((warning) => warning.startsWith(code)).map((warning) => warning.slice(code.length));
     if (own.length) panel.append(el("details", { class: "limits" }, el("summary", {}, "Measured limits"), own.join(" ")));
   }
 }

@@ -43,6 +43,7 @@ from server.settings import Settings
 from server.startup.app import Backend
 from server.startup.banner import banner
 from server.startup.device import DeviceConfig, usable_cpus
+from server.startup.measure_speed import measure_speed
 
 SMALL_MODEL_BYTES = 64 * 2**20
 
@@ -65,17 +66,20 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     scaler = None if settings.threads else ThreadScaler(threads)
     grammars = GrammarCompiler(partial(open_grammar_tokenizer, tokenizer, network.config.vocab_size))
     engine = Engine(network, config, device=device_config.device, threads=scaler, grammars=grammars)
+    speed = _in_short_lived_thread(lambda: measure_speed(network, config, device_config.device))
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
     plain_text_defaults = GenerationDefaults.load_plain_text(directory)
     chat_template, pooling = _chat_template(directory, tokenizer), _pooling(directory)
     model_id, *aliases = _served_names(settings) or [_model_id(settings.model, directory)]
     if taken := settings.lora.keys() & {model_id, *aliases}:
         raise ValueError(f"--lora: {taken.pop()} is the name of the model itself: give the adapter another one")
+    if weak := [task for task in quality.tasks if quality.warnings(task)]:
+        logger.warning("the model is not good at all it was tested on (%s): see /v1/models", ", ".join(weak))
     logger.info(banner(settings, model_id, config, facts.weight_scheme, device_config.device))
 
     def open_backend() -> Backend:
-        client = AsyncLLM(engine)
-        metrics = Metrics(model_id, client.stats)
+        client = AsyncLLM(engine, speed)
+        metrics = Metrics(model_id, client.stats, _cache_labels(engine))
         service = GenerationService(
             client,
             tokenizer,
@@ -96,6 +100,17 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
         return Backend(service, metrics)
 
     return open_backend
+
+
+def _cache_labels(engine: Engine) -> dict[str, str]:
+    """vLLM's labels of `vllm:cache_config_info`."""
+    layout, config = engine.layout, engine.config
+    return {
+        "block_size": str(layout.block_size),
+        "num_gpu_blocks": str(layout.num_blocks),
+        "enable_prefix_caching": str(config.prefix_caching),
+        "cache_dtype": str(engine.runner.network.dtype).removeprefix("torch."),
+    }
 
 
 def _in_short_lived_thread(work: Callable[[], Loaded]) -> Loaded:

@@ -13,6 +13,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server.errors import HeadersTooLargeError, InvalidRequestError, RequestError
+from server.startup.connection_limit import ConnectionLimit, HealthOnly, TooManyConnectionsError
 
 MAX_HEAD_BYTES = 64 * 2**10  # request line and headers; read before a key can be checked
 HEAD_SECONDS = 30.0  # from the connection, or the first byte of the next request, to the end of its headers
@@ -21,16 +22,20 @@ WRITE_SECONDS = 60.0  # without the client reading any of its response
 
 
 class BoundedH11Protocol(H11Protocol):
-    """Closes connections whose client sends too much, or too slowly, or does not read."""
+    """Closes connections whose client sends too much, or too slowly, or does not read, and those beyond the limit."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, limit: ConnectionLimit, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._limit = limit
         self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._set_read_timer(HEAD_SECONDS)
+        if not self._limit.admits(len(self.connections)):
+            self.app = HealthOnly(self.app)
+            self._limit.add_spare(self, self._refuse)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -53,7 +58,14 @@ class BoundedH11Protocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._set_read_timer(None)
         self._cancel_write_timer()
+        self._limit.remove(self)
         super().connection_lost(exc)
+
+    def _refuse(self) -> None:
+        """Close the connection, with a reason if it has no request yet."""
+        if self.conn.our_state is h11.IDLE:
+            self._send(TooManyConnectionsError())
+        self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         """Called by uvicorn for what h11 refuses. Answers in the error shape of all other responses, then closes."""
@@ -70,6 +82,7 @@ class BoundedH11Protocol(H11Protocol):
     def _send(self, error: RequestError) -> None:
         body = json.dumps(error.body()).encode()
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body))), ("Connection", "close")]
+        headers += error.headers().items()
         reason = HTTPStatus(error.status).phrase
         for event in (
             h11.Response(status_code=error.status, headers=headers, reason=reason),

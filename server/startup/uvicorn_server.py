@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 
 import uvicorn
@@ -18,6 +19,7 @@ from server.middleware.api_keys import ApiKeys
 from server.middleware.drain import Drain
 from server.settings import Settings
 from server.startup.app import Backend, create_app
+from server.startup.connection_limit import ConnectionLimit
 from server.startup.http_protocol import MAX_HEAD_BYTES, BoundedH11Protocol
 from server.startup.listeners import Listeners, bind_tcp, url_of
 
@@ -128,7 +130,7 @@ def _server(
     app = create_app(settings, open_backend, batch_directory)
     config = uvicorn.Config(
         app,
-        http=BoundedH11Protocol,
+        http=partial(BoundedH11Protocol, limit=ConnectionLimit(settings.max_connections)),  # type: ignore[arg-type]
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         ws="none",
         log_config=None,  # uvicorn logs through the handler of configure_logging

@@ -4,6 +4,7 @@ import re
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from server.batches.directory import BatchDirectory
 from server.batches.metrics import BatchCollector
@@ -17,7 +18,9 @@ from tests.server.batches.directories import FakeExecutor
 
 def idle_engine() -> EngineStats:
     layer = LayerLoad(layer=0, tokens_per_expert=(1, 1), entropy=0.5, imbalance=0.0)
-    counters = dict.fromkeys(set(EngineStats.__dataclass_fields__) - {"healthy", "layers"}, 1)
+    counters: dict[str, Any] = dict.fromkeys(
+        set(EngineStats.__dataclass_fields__) - {"healthy", "layers", "step_tokens"}, 1
+    )
     return EngineStats(**counters, healthy=True, layers=(layer,))
 
 

@@ -3,18 +3,16 @@
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from tests.deploy.servers import free_port, post, running, wait_until
+from tests.end_to_end.collector import Collector, collecting
 
 pytestmark = pytest.mark.slow
 
@@ -23,37 +21,10 @@ REQUESTS = 4  # the first loads modules
 PHASES = ["queue", "prefill", "decode"]
 
 
-class Collector(ThreadingHTTPServer):
-    """Receives traces in OTLP over HTTP."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Receive)
-        self.spans: list[Span] = []
-        self.received = b""
-
-
-class _Receive(BaseHTTPRequestHandler):
-    server: Collector
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.received += body
-        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-            for scope in resource.scope_spans:
-                self.server.spans += scope.spans
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Be quiet."""
-
-
 @pytest.fixture
 def collector() -> Iterator[Collector]:
-    with Collector() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with collecting() as server:
         yield server
-        server.shutdown()
 
 
 def seconds(span: Span) -> float:
@@ -79,11 +50,7 @@ def test_a_trace_of_each_request(collector: Collector, tmp_path: Path) -> None:
     """The HTTP request, its generation, and three phases that add up to what the client measures. No texts."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    environment = os.environ | {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
-        "OTEL_BSP_SCHEDULE_DELAY": "100",
-        "PYTHONPATH": str(Path.cwd()),
-    }
+    environment = os.environ | collector.environment | {"PYTHONPATH": str(Path.cwd())}
     command = [sys.executable, "-m", "server", "serve", "--port", str(port), "--log-requests", "--log-format", "json"]
     measured: list[float] = []
     body = {"prompt": "A secret: ", "max_tokens": TOKENS, "ignore_eos": True}

@@ -75,8 +75,8 @@ def run_in_pieces(network: CausalLM, tokens: list[int], cuts: list[int]) -> Tens
     return torch.cat(hidden)
 
 
-@given(seed=st.integers(0, 10_000), cuts=st.sets(st.integers(1, 39), max_size=6))
-@settings(max_examples=8)
+@given(seed=st.integers(0, 10_000), cuts=st.sets(st.integers(1, 39), min_size=1, max_size=6))
+@settings(max_examples=4)
 @torch.inference_mode()
 def test_prefill_in_any_pieces_is_the_same(network: CausalLM, seed: int, cuts: set[int]) -> None:
     tokens = torch.randint(0, 128, (40,), generator=torch.Generator().manual_seed(seed)).tolist()

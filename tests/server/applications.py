@@ -5,7 +5,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import tokenizers
@@ -34,6 +34,7 @@ MODEL = "test-model"
 MAX_MODEL_LEN = 400
 
 
+@cache
 def byte_tokenizer() -> Tokenizer:
     """One token per byte, after the special tokens of the bundled model."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -74,7 +75,7 @@ def backend_on(
     service = GenerationService(
         engine,
         tokenizer,
-        ChatTemplate(template),
+        _template(template),
         prompts_for(tokenizer.special_tokens),
         model_id=MODEL,
         max_model_len=max_model_len,
@@ -82,6 +83,11 @@ def backend_on(
         grammars=grammars,
     )
     return Backend(service, metrics)
+
+
+@cache
+def _template(source: str) -> ChatTemplate:
+    return ChatTemplate(source)
 
 
 def make_server(template: str = CHAT_TEMPLATE, **settings: Any) -> Server:

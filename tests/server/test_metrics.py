@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from server.engine.types import EngineStats, FinishReason, LayerLoad, RequestTimes
+from server.engine.types import EngineStats, FinishReason, LayerLoad, RequestTimes, StepTokens
 from server.generation.stream import Usage
 from server.metrics import MAX_EXPERT_SERIES, Metrics
 
@@ -89,16 +89,36 @@ def test_a_finished_request_is_observed_once() -> None:
     assert value(metrics, "vllm:e2e_request_latency_seconds_sum", model_name="m") == pytest.approx(1.0)
     assert value(metrics, "vllm:time_to_first_token_seconds_sum", model_name="m") == pytest.approx(0.02)
     assert value(metrics, "vllm:request_queue_time_seconds_sum", model_name="m") == pytest.approx(0.004)
+    assert value(metrics, "vllm:request_prefill_time_seconds_sum", model_name="m") == pytest.approx(0.016)
+    assert value(metrics, "vllm:request_decode_time_seconds_sum", model_name="m") == pytest.approx(0.98)
     assert value(metrics, "vllm:request_prompt_tokens_sum", model_name="m") == 7
     assert value(metrics, "vllm:request_generation_tokens_sum", model_name="m") == 3
     assert value(metrics, "vllm:inter_token_latency_seconds_bucket", model_name="m", le="0.0005") == 1
     assert value(metrics, "vllm:inter_token_latency_seconds_bucket", model_name="m", le="0.00025") == 0
 
 
+def test_the_tokens_of_steps_are_a_histogram() -> None:
+    steps = StepTokens().add(1).add(8).add(9).add(100_000)
+    metrics = Metrics("m", lambda: replace(STATS, step_tokens=steps))
+    name = "vllm:iteration_tokens_total"
+    found = [
+        value(metrics, f"{name}_bucket", model_name="m", le=le) for le in ("1.0", "8.0", "16.0", "16384.0", "+Inf")
+    ]
+    assert found == [1, 2, 3, 3, 4]
+    assert value(metrics, f"{name}_count", model_name="m") == 4
+    assert value(metrics, f"{name}_sum", model_name="m") == 100_018
+
+
+def test_the_cache_is_described_in_labels() -> None:
+    metrics = Metrics("m", lambda: STATS, {"block_size": "16"})
+    assert value(metrics, "vllm:cache_config_info", model_name="m", block_size="16") == 1
+
+
 def test_a_request_that_never_ran_has_no_first_token() -> None:
     metrics = Metrics("m", lambda: STATS)
     metrics.finished(FinishReason.ABORT, Usage(7, 0, 0), RequestTimes(10.0, finished=10.5))
-    assert value(metrics, "vllm:time_to_first_token_seconds_count", model_name="m") == 0
+    for name in ("time_to_first_token", "request_prefill_time", "request_decode_time"):
+        assert value(metrics, f"vllm:{name}_seconds_count", model_name="m") == 0
     assert value(metrics, "vllm:e2e_request_latency_seconds_count", model_name="m") == 1
 
 

@@ -1,18 +1,23 @@
 """Whether the engine takes another request, and when a refused client should come back."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from server.engine.client.base import DeadlineError, QueueFullError
-from server.engine.client.return_windows import ReturnWindows
+from server.engine.client.return_windows import BURST, ReturnWindows
 from server.engine.types import EngineRequest, SchedulingParams
 
 MEMORY = 30.0  # seconds after which a measurement has lost two thirds of its weight
 MAX_COUNTED_OUTPUT = 256  # tokens: most answers end before their limit
 MIN_QUEUE = 4  # so many requests may wait, however slow the machine is
 NEARLY_EMPTY = 0.25  # a queue that is filled less than this takes new requests between two return windows
-RESERVE = 0.15  # of the wait, for clients that return when the queue is slower than was expected
+RESERVE = 0.25  # of the wait, for clients that return when the queue is slower than was expected
 MIN_SAMPLES = 8  # of a rate
+LOOKALIKE_SECONDS = 20.0  # so much time without lookalikes goes before a burst of them
+BUSY = 0.7  # of the speed of the engine alone is left beside all that clients take
+SPEED_SECONDS = 1.0  # for which the speed that was measured at the start counts as a measurement
 MIN_WAIT = 1  # seconds
 OVERCOMMIT = 4  # so many times the capacity is taken, whatever tenants and priorities the requests have
 
@@ -27,23 +32,42 @@ class QueueLimits:
     max_wait: float
 
 
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast a full batch is computed: tokens per second that it generates (0: not known), and the cost of a prompt
+    token in generated tokens.
+    """
+
+    tokens_per_second: float = 0.0
+    prompt_token_cost: float = 1.0
+
+
+UNKNOWN_SPEED = Speed()
+
+
 class AdmissionControl:
     """Bounds the queue, and measures how fast requests leave it.
 
     For a request only what has its turn before it counts: requests that are less urgent do not, and of those of other
     tenants only as many as it takes turns with. So a queue that one tenant has filled is not full for another.
 
-    The work of a request is the number of its tokens, a long output counted in part. The rate is that of the work
-    whose turn came while something waited: idle time does not count. It is measured apart for the time in which all
-    places of the batch are taken, when requests wait for others to end. Call all methods with ascending times.
+    The work of a request is the number of its tokens, prompt tokens by their cost and a long output counted in part.
+    While more requests are here than run at once, the others wait for a slot of the batch: for as long as the work that
+    is ahead takes at the rate at which work gets done. A request that fits a free slot waits for the prompts before its
+    own alone. Each of the two rates is measured while requests wait for what it describes, so idle time and light load
+    do not count. `speed` is what is expected before anything was measured. Call all methods with ascending times.
     """
 
-    def __init__(self, limits: QueueLimits) -> None:
+    def __init__(self, limits: QueueLimits, speed: Speed = UNKNOWN_SPEED) -> None:
         self._limits = limits
+        self._prompt_token_cost = speed.prompt_token_cost
         self._unfinished = 0
         self._waiting: dict[str, EngineRequest] = {}
+        self._running: dict[str, _Running] = {}
         self._loads: dict[tuple[int, str], _Load] = {}  # what waits, by priority and tenant
-        self._unsaturated, self._saturated, self._lookalikes = _Rate(), _Rate(), _Rate()
+        self._service = _Rate(speed.tokens_per_second * BUSY, SPEED_SECONDS) if speed.tokens_per_second else _Rate()
+        self._prefill, self._lookalikes = _Rate(), _Rate(seconds=LOOKALIKE_SECONDS)
+        self._measured: _Rate | None = None  # since the previous call
         self._returns = ReturnWindows()
         self._now = -math.inf
 
@@ -58,8 +82,7 @@ class AdmissionControl:
 
     def expected_wait(self, scheduling: SchedulingParams) -> float:
         """Seconds until all that is ahead now has had its turn; 0 while nothing has been measured."""
-        rate = self._service.value
-        return self._ahead(scheduling).work / rate if rate else 0.0
+        return self._seconds(self._ahead(scheduling))
 
     def admit(self, request: EngineRequest, now: float, *, follow_up: bool = False) -> None:
         """Count a new request as waiting. Raises QueueFullError if it exceeds a limit, DeadlineError if its turn is
@@ -77,35 +100,46 @@ class AdmissionControl:
         self._unfinished += 1
         self._waiting[request.request_id] = request
         load = self._loads.get(_lane(request), _NOTHING)
-        self._loads[_lane(request)] = load + _Load(1, len(request.prompt_token_ids), _work(request))
+        self._loads[_lane(request)] = load + self._load(request)
 
-    def start(self, request_id: str, now: float) -> None:
-        """A request has had its turn: its first output is there. Further calls for it have no effect."""
+    def record_output(self, request_id: str, num_tokens: int, now: float) -> None:
+        """A request got so many new tokens. With its first output it has had its turn."""
+        self._advance(now)
         if request_id in self._waiting:
-            self._advance(now)
-            self._measured.add(self._leave(request_id))
+            request = self._leave(request_id)
+            load = self._load(request)
+            if self._measured is self._prefill:
+                self._prefill.add(load.tokens)
+            self._running[request_id] = _Running(load.work, load.work)
+            self._complete(request_id, load.tokens * self._prompt_token_cost)
+        self._complete(request_id, num_tokens)
 
     def release(self, request_id: str, now: float) -> None:
-        """A request has ended."""
+        """A request has ended. What it has left of its work is done."""
         self._advance(now)
         self._unfinished -= 1
         if request_id in self._waiting:
             self._leave(request_id)
+        else:
+            self._complete(request_id, math.inf)
+            del self._running[request_id]
 
-    @property
-    def _measured(self) -> "_Rate":
-        return self._saturated if self._unfinished > self._limits.max_running else self._unsaturated
+    def _complete(self, request_id: str, work: float) -> None:
+        running = self._running[request_id]
+        done = min(work, running.remaining)
+        running.remaining -= done
+        if self._measured is self._service:
+            self._service.add(done)
 
-    @property
-    def _service(self) -> "_Rate":
-        return self._measured if self._measured.value else self._saturated
-
-    def _leave(self, request_id: str) -> float:
+    def _leave(self, request_id: str) -> EngineRequest:
         request = self._waiting.pop(request_id)
-        load = self._loads.pop(_lane(request)) + _Load(-1, -len(request.prompt_token_ids), -_work(request))
-        if load.count:
+        if (load := self._loads.pop(_lane(request)) - self._load(request)).count:
             self._loads[_lane(request)] = load
-        return _work(request)
+        return request
+
+    def _load(self, request: EngineRequest) -> "_Load":
+        tokens = len(request.prompt_token_ids)
+        return _Load(1, tokens, tokens * self._prompt_token_cost + min(request.sampling.max_tokens, MAX_COUNTED_OUTPUT))
 
     def _ahead(self, scheduling: SchedulingParams) -> "_Load":
         """What has its turn before a new request; of each tenant as much as of the request's own."""
@@ -127,11 +161,21 @@ class AdmissionControl:
                 raise DeadlineError(max(late, MIN_WAIT))
 
     def _advance(self, now: float) -> None:
-        seconds, self._now = max(0.0, now - self._now), now
-        if math.isfinite(seconds):
-            self._lookalikes.advance(seconds)
-            if self._waiting:
-                self._measured.advance(seconds)
+        seconds, self._now = now - self._now, max(now, self._now)
+        if not 0 < seconds < math.inf:
+            return
+        self._lookalikes.advance(seconds)
+        self._lookalikes.add(0.0)
+        self._measured = self._bottleneck
+        if self._measured is not None:
+            self._measured.advance(seconds)
+
+    @property
+    def _bottleneck(self) -> "_Rate | None":
+        """What requests wait for now."""
+        if self._unfinished > self._limits.max_running:
+            return self._service
+        return self._prefill if len(self._waiting) >= MIN_QUEUE else None
 
     def _has_place(self, request: EngineRequest, now: float) -> bool:
         return self.free_capacity(request.scheduling) >= 1 and self._fill(request) <= self._max_fill(request, now)
@@ -144,39 +188,65 @@ class AdmissionControl:
         if self._returns.expect(key, now):
             return 1 + RESERVE
         if self._returns.know(key):
-            self._lookalikes.add(_work(request))
+            self._lookalikes.add(self._load(request).work)
         return NEARLY_EMPTY
+
+    def _num_queued(self, ahead: "_Load") -> int:
+        """How many of those ahead wait for a slot of the batch; negative if slots are free."""
+        return len(self._running) + ahead.count - self._limits.max_running
+
+    def _seconds(self, ahead: "_Load") -> float:
+        """How long it takes until this has had its turn; 0 while nothing has been measured."""
+        num_queued = self._num_queued(ahead)
+        if num_queued <= 0:
+            return ahead.tokens / rate if (rate := self._prefill.value) else 0.0
+        queued = ahead.work * min(1.0, num_queued / ahead.count)
+        delay = sum(running.remaining - running.work / 2 for running in self._in_slots())
+        return max(queued + delay, 0.0) / rate if (rate := self._service.value) else 0.0
+
+    def _in_slots(self) -> "Iterator[_Running]":
+        """What runs, and what is about to start in free slots."""
+        yield from self._running.values()
+        for request in islice(self._waiting.values(), max(self._limits.max_running - len(self._running), 0)):
+            work = self._load(request).work
+            yield _Running(work, work)
 
     def _fill(self, request: EngineRequest) -> float:
         """How full the queue is with the request in it; at most 1 is allowed, a little more for one that returns."""
-        limits, ahead, tokens = self._limits, self._ahead(request.scheduling), len(request.prompt_token_ids)
-        if self._unfinished < limits.max_running and not ahead.count:
-            return 0.0
-        num_unfinished = self._unfinished - self._num_overtaken(ahead)
-        fill = (num_unfinished + 1 - limits.max_running) / max(limits.max_queue, 1)
+        limits, ahead = self._limits, self._ahead(request.scheduling)
+        together = ahead + self._load(request)
+        fill = max(0.0, self._num_queued(together) / max(limits.max_queue, 1))
         if ahead.count >= MIN_QUEUE:
-            fill = max(fill, (ahead.tokens + tokens) / limits.max_tokens)
-            if rate := self._service.value:
-                fill = max(fill, (ahead.work + _work(request)) / rate * (1 + RESERVE) / limits.max_wait)
-        return max(fill, 0.0)
+            reserve = RESERVE if fill else 0.0
+            fill = max(fill, together.tokens / limits.max_tokens)
+            fill = max(fill, self._seconds(together) * (1 + reserve) / limits.max_wait)
+        return fill
 
     def _retry_after(self, request: EngineRequest, now: float) -> int:
-        rate, fill = self._service.value, self._fill(request)
-        if not rate or not fill:
-            return MIN_WAIT + math.floor(self._service.seconds)  # nothing has left the queue in all this time
+        load, fill = self._load(request), self._fill(request)
+        together = self._ahead(request.scheduling) + load
+        seconds = self._seconds(together)
+        if not seconds or not fill:
+            return MIN_WAIT
         return self._returns.book(
             _key(request),
-            _work(request),
+            load.work * fill / together.work,
             now,
-            queue_work=(self._ahead(request.scheduling).work + _work(request)) / fill,
             fill=fill,
-            service_rate=rate,
-            lookalike_rate=self._lookalikes.value,
+            drain=seconds / fill,
+            earliest=self._seconds_until_ended(math.ceil((fill - 1 + BURST) / fill * together.count)),
+            lookalike_rate=self._lookalikes.value * fill / together.work,
         )
 
-
-def _work(request: EngineRequest) -> float:
-    return len(request.prompt_token_ids) + min(request.sampling.max_tokens, MAX_COUNTED_OUTPUT)
+    def _seconds_until_ended(self, count: int) -> float:
+        """Seconds until so many requests end. Those that began at once end at once, a whole round later."""
+        running = list(self._in_slots())
+        rate = self._service.value
+        if count < 1 or not running or not rate:
+            return 0.0
+        rounds, index = divmod(count - 1, len(running))
+        remaining = sorted(one.remaining for one in running)[index] * len(running)
+        return (remaining + rounds * sum(one.work for one in running)) / rate
 
 
 def _key(request: EngineRequest) -> int:
@@ -199,6 +269,9 @@ class _Load:
     def __add__(self, other: "_Load") -> "_Load":
         return _Load(self.count + other.count, self.tokens + other.tokens, self.work + other.work)
 
+    def __sub__(self, other: "_Load") -> "_Load":
+        return _Load(self.count - other.count, self.tokens - other.tokens, self.work - other.work)
+
     def at_most(self, factor: int, other: "_Load") -> "_Load":
         """Each amount, or that of `other` times the factor if it is less."""
         return _Load(
@@ -211,23 +284,34 @@ class _Load:
 _NOTHING = _Load()
 
 
-class _Rate:
-    """An amount per second of the recent past."""
+@dataclass(slots=True)
+class _Running:
+    """The work of a request that runs, and what is left of it."""
 
-    def __init__(self) -> None:
-        self.seconds = self._amount = 0.0
-        self._samples = 0
+    work: float
+    remaining: float
+
+
+class _Rate:
+    """An amount per second of the recent past. Time counts when the next amount comes: steps may be long."""
+
+    def __init__(self, expected: float = 0.0, seconds: float = 0.0) -> None:
+        """`expected` counts as if it had been measured for so many seconds."""
+        self._seconds, self._pending = seconds, 0.0
+        self._amount = expected * seconds
+        self._samples = MIN_SAMPLES if expected else 0
 
     def advance(self, seconds: float) -> None:
-        keep = math.exp(-seconds / MEMORY)
-        self.seconds = self.seconds * keep + seconds
-        self._amount *= keep
+        self._pending += seconds
 
     def add(self, amount: float) -> None:
-        self._amount += amount
+        keep = math.exp(-self._pending / MEMORY)
+        self._seconds = self._seconds * keep + self._pending
+        self._amount = self._amount * keep + amount
+        self._pending = 0.0
         self._samples += amount > 0
 
     @property
     def value(self) -> float:
         """0 until there are enough samples."""
-        return self._amount / self.seconds if self.seconds and self._samples >= MIN_SAMPLES else 0.0
+        return self._amount / self._seconds if self._seconds and self._samples >= MIN_SAMPLES else 0.0

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 
-from server.engine.client.admission import AdmissionControl, QueueLimits
+from server.engine.client.admission import UNKNOWN_SPEED, AdmissionControl, QueueLimits, Speed
 from server.engine.client.base import EngineClosedError
 from server.engine.engine import STEP_FAILED, Engine
 from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason, LabelLoad, SchedulingParams
@@ -50,13 +50,13 @@ class OutputStream:
 class AsyncLLM:
     """An `EngineClient`. Create, use and close it on one event loop; its thread starts at once."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, speed: Speed = UNKNOWN_SPEED) -> None:
         self._engine = engine
         self._loop = asyncio.get_running_loop()
         self._streams: dict[str, OutputStream] = {}
         config = engine.config
         self._admission = AdmissionControl(
-            QueueLimits(config.max_num_seqs, config.max_queue, config.max_queue_tokens, config.max_queue_wait)
+            QueueLimits(config.max_num_seqs, config.max_queue, config.max_queue_tokens, config.max_queue_wait), speed
         )
         self._closing = False
         self._dead = False
@@ -159,7 +159,7 @@ class AsyncLLM:
         for output in outputs:
             if output.request_id not in self._streams:
                 continue  # the request was given up while its step hung
-            self._admission.start(output.request_id, now)
+            self._admission.record_output(output.request_id, len(output.token_ids), now)
             if output.finish_reason is None:
                 self._streams[output.request_id].put(output)
                 continue

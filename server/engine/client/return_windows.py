@@ -3,27 +3,41 @@
 import math
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 
 WINDOW = 1.3  # seconds: the precision of Retry-After, and the time it takes a client to send again
-MIN_PERIOD = 4.0  # seconds from the start of one window to that of the next
-BURST = 0.6  # of the queue is filled by the requests of one window
+BURST = 0.5  # of the queue is filled by the requests of one window
+RESERVE = 0.25  # of the time between two windows, in case the queue is slower than was expected
+PARTS = 4  # of a second: where many requests look the same, a window is for those that were refused in one part
+TRAVEL = 0.15  # seconds: the time it takes most clients to send again
+FEW_LOOKALIKES = 0.1  # of a burst
 MIN_BOOKED = 0.25  # of the requests of a window are those that were told to come, however many others there are
+MAX_OPEN = 2  # windows at once, as one lasts longer than the shortest time from one to the next
 HORIZON = 3600  # seconds: the longest Retry-After, for which no place is kept
 
 
 @dataclass(slots=True)
 class _Window:
     start: float
-    work: float = 0.0
+    part: int | None = None  # of the second, in which requests return; None: any
+    size: float = 0.0  # share of the queue
     keys: set[int] = field(default_factory=set)
+
+    def is_for(self, now: float) -> bool:
+        """Whether requests that are refused at this time return in this window: after whole seconds, that is."""
+        return self.part in (None, _part(now))
+
+    def expects(self, key: int, now: float) -> bool:
+        return self.start <= now and key in self.keys and (self.is_for(now) or self.is_for(now - TRAVEL))
 
 
 class ReturnWindows:
-    """Windows of about a second, some seconds apart, in which refused clients are to return.
+    """Windows of about a second in which refused clients are to return.
 
     A request that returns is recognized by its key, a hash of its content. A window takes all requests with one of its
-    keys; new requests that look the same take places too, so a window is booked only as far as the rate of those leaves
-    room. All times are monotonic seconds; work is in tokens.
+    keys. New requests that look the same take places too, so a window is booked only as far as the rate of those leaves
+    room. If there are many, each window is open for a part of a second alone, so that fewer of them come in.
+    All times are monotonic seconds.
     """
 
     def __init__(self) -> None:
@@ -37,7 +51,7 @@ class ReturnWindows:
 
     def expect(self, key: int, now: float) -> bool:
         """Whether a request with this key was told to return now."""
-        return self.are_booked(now) and self._windows[0].start <= now and key in self._windows[0].keys
+        return self.are_booked(now) and any(window.expects(key, now) for window in islice(self._windows, MAX_OPEN))
 
     def know(self, key: int) -> bool:
         """Whether a request with this key was told to return at any time that is still to come."""
@@ -46,28 +60,36 @@ class ReturnWindows:
     def book(
         self,
         key: int,
-        work: float,
+        size: float,
         now: float,
         *,
-        queue_work: float,
         fill: float,
-        service_rate: float,
+        drain: float,
+        earliest: float,
         lookalike_rate: float,
     ) -> int:
-        """Return the seconds until a request with so much work is to return.
+        """Return the seconds until a request is to return that takes the share `size` of the queue.
 
-        `queue_work`: what a full queue holds; `fill`: how much of it is taken. Rates are in work per second.
+        `fill`: how much of the queue is taken, in which a full one empties in `drain` seconds. There is room for a
+        burst after `earliest` seconds. `lookalike_rate` is in shares of the queue per second.
         """
-        drain, burst = queue_work / service_rate, BURST * queue_work
-        room = max(burst - lookalike_rate * WINDOW, MIN_BOOKED * burst)
+        are_few = lookalike_rate * WINDOW < FEW_LOOKALIKES * BURST
+        part, seconds_open = (None, WINDOW) if are_few else (_part(now), 1 / PARTS + TRAVEL)
+        room = max(BURST - lookalike_rate * seconds_open, MIN_BOOKED * BURST)
         if not self.are_booked(now):
-            self._windows.append(_Window(now + max(1.0, (fill - (1 - BURST)) * drain)))
-        window = self._windows[-1]
-        if window.start <= now or (window.work and window.work + work > room):
-            window = _Window(window.start + max(MIN_PERIOD, BURST * drain))
+            self._windows.append(_Window(now + max(1.0, earliest, (fill - (1 - BURST)) * drain)))
+        for window in list(self._windows)[-PARTS:]:
+            if window.start > now and window.is_for(now) and (not window.size or window.size + size <= room):
+                break
+        else:
+            window = _Window(self._windows[-1].start + max(1.0, BURST * drain * (1 + RESERVE)), part)
             if window.start > now + HORIZON:
                 return HORIZON
             self._windows.append(window)
-        window.work += work
+        window.size += size
         window.keys.add(key)
         return math.ceil(window.start - now)
+
+
+def _part(now: float) -> int:
+    return int(now % 1 * PARTS)

@@ -3,6 +3,7 @@
 import pytest
 
 from model.bundled_recipe.extra_sources import (
+    EXTRA_SOURCES,
     HEADLINE_CHARACTERS,
     LABELS,
     MEDICINE,
@@ -70,3 +71,11 @@ def test_every_question_of_the_persona_stands_in_one_topic() -> None:
     questions = [question for topic in topics for question in topic["questions"]]
     assert len(questions) == len(set(questions))
     assert {topic["language"] for topic in topics} == {"en", "zh", "de", "fr"}
+
+
+def test_gap_sentences_come_from_prose_and_the_documents_of_summaries() -> None:
+    story = "The old king lived alone. A young fox found the key of the old king. The key was made of gold."
+    kept = {"generate/a": [{"text": story}], "summarize/b": [{"document": story.replace("king", "queen")}]}
+    source = next(extra for extra in EXTRA_SOURCES if extra.name == "summarize/gap-sentences-en")
+    assert ["queen" in row["summary"] for row in source.rows(kept)] == [False, True]
+    assert [source.reads(name) for name in (*kept, "generate/poetry-en", "chat/c")] == [True, True, False, False]

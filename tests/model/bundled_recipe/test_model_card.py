@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from model.bundled_recipe.extra_sources import EXTRA_SOURCES
 from model.bundled_recipe.model_card import DATA_SOURCES, provenance
 
 
@@ -18,3 +19,8 @@ def test_sources_are_listed_once_and_none_is_non_commercial() -> None:
 def test_a_source_without_known_licence_is_refused() -> None:
     with pytest.raises(ValueError, match="licence of chat/leaked is not known"):
         provenance(["chat/kdconv-zh", "chat/leaked"])
+
+
+def test_made_sources_have_a_licence() -> None:
+    made = {extra.name for extra in EXTRA_SOURCES}
+    assert {source.name for source in provenance(made).sources} == made

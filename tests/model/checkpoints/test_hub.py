@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,16 @@ from model.checkpoints.hub import find_checkpoint, is_hub_id
 from tests.model.checkpoints.gguf.test_file import write_small
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
-FIND = (
-    "import sys; from model.checkpoints.hub import find_checkpoint; print(find_checkpoint(sys.argv[1], *sys.argv[2:]))"
-)
+FIND = """
+import sys
+from model.checkpoints.hub import find_checkpoint
+
+for line in sys.stdin:
+    try:
+        print(find_checkpoint(*line.split()))
+    except ValueError as error:
+        print(error)
+"""
 
 
 @pytest.fixture
@@ -123,38 +129,23 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPat
         find_checkpoint("org/name")
 
 
-Find = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def offline(tmp_path: Path) -> Find:
-    """find_checkpoint in a process that is offline and has one repository in its cache."""
+def test_offline_the_cache_is_used_and_what_is_not_there_is_refused_in_one_line(tmp_path: Path) -> None:
+    """In a process that is offline, and has one repository in its cache."""
     repository = tmp_path / "hub" / "models--org--name"
     snapshot = repository / "snapshots" / SHA
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(SHA)
-
-    def find(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-        environment.pop("HF_HUB_CACHE", None)
-        command = [sys.executable, "-c", FIND, *arguments]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-    return find
-
-
-def test_offline_the_cache_is_used(offline: Find, tmp_path: Path) -> None:
-    expected = tmp_path / "hub" / "models--org--name" / "snapshots" / SHA
-    assert offline("org/name").stdout.strip() == str(expected)
-    assert offline("org/name", SHA).stdout.strip() == str(expected)
-
-
-def test_offline_what_is_not_cached_is_refused_in_one_line(offline: Find) -> None:
-    for arguments in (("org/other",), ("org/name", "v2")):
-        last = offline(*arguments).stderr.strip().splitlines()[-1]
-        assert last.startswith(f"ValueError: there is no directory {arguments[0]}, and the hub did not give")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    environment.pop("HF_HUB_CACHE", None)
+    asked = ["org/name", f"org/name {SHA}", "org/other", "org/name v2"]
+    command = [sys.executable, "-c", FIND]
+    told = subprocess.run(command, input="\n".join(asked), env=environment, capture_output=True, text=True, check=True)
+    *found, other, revision = told.stdout.splitlines()
+    assert found == [str(snapshot)] * 2
+    assert other.startswith("there is no directory org/other, and the hub did not give")
+    assert revision.startswith("there is no directory org/name, and the hub did not give")
 
 
 def test_the_bundled_model_has_no_revisions() -> None:

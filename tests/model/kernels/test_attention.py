@@ -77,10 +77,10 @@ def make_step(shape: Shape, past: list[int], new: list[int], dtype: torch.dtype)
 
 
 def variants(step: Step) -> Iterator[Step]:
+    """With and without a window, and sinks: each pair of the two, and windows within and beyond a block."""
     sinks = torch.randn(step.q_THD.shape[1])
-    for window in (None, 1, 5, 70):
-        yield replace(step, window=window)
-        yield replace(step, window=window, sinks_H=sinks)
+    for window, has_sinks in ((None, False), (None, True), (1, True), (5, False), (70, True)):
+        yield replace(step, window=window, sinks_H=sinks if has_sinks else None)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

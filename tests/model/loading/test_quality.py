@@ -24,36 +24,42 @@ MIXED = Quality(
 
 def test_only_what_is_not_better_than_a_baseline_is_warned_of() -> None:
     assert MIXED.warnings("translate", "de-en") == []
-    [warning] = MIXED.warnings("translate", "en-de")
-    assert "only in part good at translate en-de" in warning
-    assert "on 1 of 2 kinds of text" in warning
-    assert "two (BLEU 12.5, copy source 20.25)" in warning
-    assert "one" not in warning.split("explains: ")[1]
-    assert len(MIXED.all_warnings()) == 2
+    assert MIXED.warnings("translate", "en-de") == [
+        "low_quality.translate: This model is only in part good at translate en-de, see the scores at /v1/models."
+    ]
     assert MIXED.warnings("chat") == []
+
+
+def test_the_scores_are_told_once_for_each_task() -> None:
+    translate, analyze = MIXED.all_warnings()
+    assert translate.startswith("low_quality.translate: This model is only in part good at translate: on 1 of 3 kinds")
+    assert "en-de of two (BLEU 12.5, copy source 20.25)" in translate
+    assert "one" not in translate.split("explains: ")[1]
+    assert analyze.startswith("low_quality.analyze: This model is not good at analyze: ")
 
 
 def test_both_directions_of_a_source_are_told_apart() -> None:
     quality = Quality(tuple(measured("translate", "dictionary", part, better=False) for part in ("zh-en", "en-zh")))
-    [warning] = quality.warnings("translate")
+    [warning] = quality.all_warnings()
     assert "zh-en of dictionary (BLEU 12.5, copy source 20.25), en-zh of dictionary (" in warning
-    assert "zh-en of dictionary (" in quality.warnings("translate", "zh-en")[0]
+    assert "not good at translate zh-en" in quality.warnings("translate", "zh-en")[0]
 
 
 def test_a_lead_that_may_be_chance_is_told_with_its_interval() -> None:
     lead = TaskScore(
         "translate", "dictionary", "zh-en", "BLEU", 4.69, "copy source", 0.0, better=False, low=0.0, high=7.36
     )
-    [warning] = Quality((lead,)).warnings("translate")
+    [warning] = Quality((lead,)).all_warnings()
     assert warning == (
-        "This model is not good at translate: on the text it was tested on it was no better than a trivial baseline, "
-        "or by no more than chance explains: zh-en of dictionary (BLEU 4.69, 95 % interval 0 to 7.36, copy source 0)."
+        "low_quality.translate: This model is not good at translate: on the text it was tested on it was no better "
+        "than a trivial baseline, or by no more than chance explains: zh-en of dictionary (BLEU 4.69, 95 % interval 0 "
+        "to 7.36, copy source 0)."
     )
 
 
 def test_many_sources_are_not_all_named() -> None:
     quality = Quality(tuple(measured("analyze", f"source-{n}", "en", better=False) for n in range(5)))
-    [warning] = quality.warnings("analyze")
+    [warning] = quality.all_warnings()
     assert "not good at analyze: on 5 of 5 kinds" in warning
     assert "source-2" in warning
     assert "source-3" not in warning

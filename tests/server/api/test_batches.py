@@ -121,6 +121,13 @@ def test_the_shapes_of_files(client: TestClient) -> None:
         assert client.request(method, f"/v1/files/{file['id']}{path}").status_code == 404
 
 
+def test_a_file_that_is_deleted_while_it_is_looked_up_is_not_found(client: TestClient, tmp_path: Path) -> None:
+    file_id = upload(client, line("a", "/v1/generate", {"prompt": "x"})).json()["id"]
+    for path in (tmp_path / "batches").rglob(f"{file_id}.jsonl"):
+        path.unlink()
+    assert client.get(f"/v1/files/{file_id}/content").status_code == 404
+
+
 def test_pages(client: TestClient) -> None:
     ids = [upload(client, b"x").json()["id"] for _ in range(5)][::-1]
     page = client.get("/v1/files?limit=2").json()
@@ -292,9 +299,11 @@ def test_requests_have_the_scopes_and_limits_of_their_key(tmp_path: Path) -> Non
             return asyncio.run(executor(owner, "/v1/tokenize", b'{"prompt": "x"}'))
 
         assert [ask("ann").status, ask("bob").status] == [200, 200]
-        limited, gone, forbidden = ask("ann"), ask("nobody"), ask("eve")
+        limited, gone, forbidden, without = ask("ann"), ask("nobody"), ask("eve"), ask("")
     assert (limited.status, limited.retry_after is not None) == (429, True)
     assert (gone.status, gone.retry_after) == (401, None)
     assert "not in use any more" in json.loads(gone.body)["error"]["message"]
+    assert without.status == 401
+    assert "had no API keys" in json.loads(without.body)["error"]["message"]
     assert forbidden.status == 403
     assert "scope batches" in json.loads(forbidden.body)["error"]["message"]

@@ -1,12 +1,22 @@
 """GET /docs and /openapi.json."""
 
 import re
+from collections.abc import Iterator
 from html import escape
 
+import pytest
 from starlette.testclient import TestClient
 
 from server.api import ROUTERS
 from server.api.compatibility import FOREIGN_FIELDS
+from tests.server.applications import client_of, make_server
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    """One application for all: its schema takes a second to make, and is made once."""
+    with client_of(make_server()) as client:
+        yield client
 
 
 def test_the_page_shows_every_endpoint_and_needs_no_network(client: TestClient) -> None:

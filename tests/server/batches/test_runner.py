@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from server.batches import disk, job
 from server.batches.executor import BatchResponse
 from server.batches.journal import Journal
+from server.batches.metrics import BatchCollector
 from server.batches.request_lines import InvalidLineError, parse_request
 from server.batches.runner import BatchRunner
 from server.batches.types import BatchStatus, RequestCounts
@@ -380,6 +382,7 @@ async def test_a_damaged_journal_ends_its_batch_alone(tmp_path: Path, damage: st
         ended = runner.directory.batches.at(broken.id)
         assert ended.status is BatchStatus.FAILED
         assert [error.code for error in ended.errors] == ["journal_damaged"]
+        assert runner.counts.failed == {"journal_damaged": 1}
         assert runner.directory.batches.at(whole.id).counts == RequestCounts(200, 200, 0)
         again = await runner.create(description(broken.input_file_id))  # its input is still there
         await runner.wait(again.id)
@@ -408,3 +411,16 @@ async def test_a_missing_input_file(tmp_path: Path) -> None:
         batch = await runner.create(description(file_id))
         await runner.wait(batch.id)
         assert [error.code for error in runner.directory.batches.at(batch.id).errors] == ["io_error"]
+
+
+async def test_failures_are_counted_by_a_bounded_set_of_reasons(tmp_path: Path) -> None:
+    registry, name = CollectorRegistry(), "routelm:batch_failures_total"
+    async with running(tmp_path, FakeExecutor()) as runner:
+        registry.register(BatchCollector(runner))
+        assert registry.get_sample_value(name, {"reason": "invalid_input"}) == 0
+        batch = await runner.create(description(add_file(runner.directory, ["{", "["])))
+        await runner.wait(batch.id)
+        assert registry.get_sample_value(name, {"reason": "invalid_input"}) == 1
+        runner.counts.failed["something new"] += 1
+        assert registry.get_sample_value(name, {"reason": "server_error"}) == 1
+        assert registry.get_sample_value(name, {"reason": "something new"}) is None

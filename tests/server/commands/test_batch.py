@@ -76,3 +76,13 @@ def test_a_missing_file(files: tuple[Path, Path]) -> None:
     result = run(*files[:1], "-o", files[1])
     assert result.exit_code == 2
     assert "in.jsonl" in result.output
+
+
+def test_the_keys_of_a_server_do_not_matter(
+    server: Server, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROUTELM_API_KEY", "key")
+    monkeypatch.setenv("ROUTELM_KEYS_FILE", "/nowhere/keys.toml")
+    source, target = files
+    source.write_text(line("r0", body=BODY))
+    assert run(source, "-o", target).exit_code == 0

@@ -291,6 +291,14 @@ def test_a_failed_step_ends_its_sequences_and_the_engine_goes_on(caplog: pytest.
     assert_memory_is_free(engine)
 
 
+def test_the_tokens_of_each_step_are_counted() -> None:
+    engine = Engine(tiny_network(), engine_config())
+    run(engine, [request("r", [5, 6, 7, 8], 3)])
+    steps = engine.stats().step_tokens
+    assert steps.total == 4 + 1 + 1  # the prompt, and each new token but the last
+    assert steps.counts[:2] == (2, 1)  # steps of one token, and of up to eight
+
+
 def test_many_failures_in_a_row_are_unhealthy_until_a_step_succeeds() -> None:
     network = failing(tiny_network(), lambda call: call < UNHEALTHY_AFTER)
     engine = Engine(network, engine_config())

@@ -22,6 +22,7 @@ from server.engine.types import (
     SamplingParams,
     SchedulingParams,
     ScoreRequest,
+    StepTokens,
     ThinkingBudget,
     TokenLogprobs,
     TokenRouting,
@@ -79,7 +80,14 @@ MESSAGES: list[Any] = [
     ),
     LayerLoad(1, (30, 10), 0.6, 0.5),
     LabelLoad("chat", 20, ((30, 10), (0, 40))),
-    EngineStats(*range(15), healthy=True, layers=(LayerLoad(1, (30, 10), 0.6, 0.5),), experts_per_token=1),
+    StepTokens().add(5),
+    EngineStats(
+        *range(15),
+        healthy=True,
+        layers=(LayerLoad(1, (30, 10), 0.6, 0.5),),
+        experts_per_token=1,
+        step_tokens=StepTokens().add(3),
+    ),
 ]
 
 

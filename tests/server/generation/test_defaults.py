@@ -72,5 +72,5 @@ def test_plain_text_is_sampled_like_chat_where_the_file_says_nothing_of_it(tmp_p
 @pytest.mark.parametrize("value", [[], "0.5", {"temperature": -1}])
 def test_a_wrong_value_for_plain_text_is_refused(tmp_path: Path, value: object) -> None:
     load(tmp_path, {"plain_text": value})
-    with pytest.raises(ValueError, match="plain_text|temperature"):
+    with pytest.raises(ValueError, match=r"plain_text|temperature"):
         GenerationDefaults.load_plain_text(tmp_path)

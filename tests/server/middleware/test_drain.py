@@ -1,33 +1,32 @@
 """SIGTERM to a real process: running requests finish, new ones are refused, the exit code is 0."""
 
+import multiprocessing
+import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import httpx
 import pytest
 
 from server.generation.segments import MAX_PARALLEL_SEGMENTS
-
-ROOT = Path(__file__).parents[3]
-PROGRAM = """
-import sys
 from server.startup.listeners import bound
 from server.startup.uvicorn_server import run
 from tests.server.applications import make_server
 
-server = make_server(port=int(sys.argv[1]), drain_grace=float(sys.argv[2]))
-server.answer_with("x" * 40)
-server.engine.step_seconds = float(sys.argv[3])
-with bound(server.settings) as listeners:
-    run(server.settings, server.open_backend, listeners)
-"""
+FORKED = multiprocessing.get_context("forkserver")  # it has imported everything, so that a start takes a moment
+
+
+def serve(port: int, grace: float, step_seconds: float) -> None:
+    """In a process of its own."""
+    server = make_server(port=port, drain_grace=grace)
+    server.answer_with("x" * 40)
+    server.engine.step_seconds = step_seconds
+    with bound(server.settings) as listeners:
+        run(server.settings, server.open_backend, listeners)
 
 
 class Process:
@@ -37,9 +36,10 @@ class Process:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        command = [sys.executable, "-c", PROGRAM, str(port), str(grace), str(step_seconds)]
         self.url = f"http://127.0.0.1:{port}"
-        self.process = subprocess.Popen(command, cwd=ROOT)
+        FORKED.set_forkserver_preload([__name__])
+        self.process = FORKED.Process(target=serve, args=(port, grace, step_seconds))
+        self.process.start()
         self.body = ""
         self._request: tuple[str, dict[str, object]] = ("", {})
         self._reader = threading.Thread(target=self._read)
@@ -47,7 +47,7 @@ class Process:
 
     def wait_until_alive(self) -> None:
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and self.process.poll() is None:
+        while time.monotonic() < deadline and self.process.is_alive():
             try:
                 httpx.get(f"{self.url}/health/live", trust_env=False)
                 return
@@ -65,7 +65,12 @@ class Process:
         return self.body
 
     def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
+        assert self.process.pid is not None
+        os.kill(self.process.pid, signal.SIGTERM)
+
+    def exit_code(self) -> int | None:
+        self.process.join(30)
+        return self.process.exitcode
 
     def _read(self) -> None:
         """In a thread; ends with the stream, or when the server breaks it off."""
@@ -89,7 +94,8 @@ def running(grace: float, step_seconds: float = 0.05) -> Iterator[Process]:
         yield server
     finally:
         server.process.kill()
-        server.process.wait()
+        server.process.join()
+        server.process.close()
 
 
 def test_a_running_stream_is_finished_and_new_requests_are_refused() -> None:
@@ -112,7 +118,7 @@ def test_a_running_stream_is_finished_and_new_requests_are_refused() -> None:
         assert body.count("generation.chunk") == 40
         assert "generation.done" in body
         assert body.endswith("data: [DONE]\n\n")
-        assert server.process.wait(30) == 0
+        assert server.exit_code() == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{server.url}/health/live", trust_env=False)
 
@@ -126,7 +132,7 @@ def test_a_long_text_is_translated_to_its_end() -> None:
         body = server.end_of_stream()
         assert body.count('"delta":"x"') == 40 * sentences
         assert "translation.done" in body
-        assert server.process.wait(30) == 0
+        assert server.exit_code() == 0
 
 
 def test_what_outlasts_the_grace_period_ends_with_an_error_event() -> None:
@@ -136,14 +142,14 @@ def test_what_outlasts_the_grace_period_ends_with_an_error_event() -> None:
         body = server.end_of_stream()
         assert '"type":"service_unavailable"' in body
         assert body.endswith("data: [DONE]\n\n")
-        assert server.process.wait(30) == 0
+        assert server.exit_code() == 0
 
 
 def test_an_idle_server_leaves_at_once_with_its_open_connections() -> None:
     with running(grace=60) as server, httpx.Client(trust_env=False) as idle:
         assert idle.get(f"{server.url}/health/live").status_code == 200
         server.stop()
-        assert server.process.wait(30) == 0
+        assert server.exit_code() == 0
 
 
 def test_a_second_signal_ends_streams_with_an_error_event() -> None:
@@ -156,7 +162,7 @@ def test_a_second_signal_ends_streams_with_an_error_event() -> None:
         assert "generation.done" not in body
         assert '"type":"service_unavailable"' in body
         assert body.endswith("data: [DONE]\n\n")
-        assert server.process.wait(30) == 0
+        assert server.exit_code() == 0
 
 
 def test_a_third_signal_does_not_wait() -> None:
@@ -165,5 +171,5 @@ def test_a_third_signal_does_not_wait() -> None:
         for _ in range(3):
             server.stop()
             time.sleep(0.3)
-        server.process.wait(30)
+        assert server.exit_code() is not None
         assert "generation.done" not in server.body

@@ -5,15 +5,16 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.client import HTTPResponse
 from urllib.parse import urlsplit
 
 import pytest
 
 from server.startup import http_protocol
+from server.startup.connection_limit import OTHER_FILES, PROBE_CONNECTIONS, ConnectionLimit
 from server.startup.http_protocol import MAX_HEAD_BYTES
-from tests.server.applications import Server
+from tests.server.applications import Server, listening, make_server
 
 BODY = json.dumps({"prompt": "hi", "max_tokens": 5}).encode()
 STREAM = json.dumps({"prompt": "hi", "max_tokens": 5, "stream": True}).encode()
@@ -160,3 +161,55 @@ def test_a_connection_takes_several_requests(url: str, monkeypatch: pytest.Monke
             response.begin()
             assert (response.status, bool(response.read())) == (200, True)
             time.sleep(0.15)
+
+
+# The number of connections
+
+PROBE = b"GET /health/live HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
+
+
+@contextmanager
+def full_server() -> Iterator[str]:
+    """The URL of a server with as many idle connections as it may have."""
+    with listening(make_server(max_connections=2)) as url, connection(url) as first, connection(url) as second:
+        for opened in (first, second):
+            opened.sendall(PROBE.replace(b"close", b"keep-alive"))
+            assert opened.recv(2**16).startswith(b"HTTP/1.1 200 ")
+        yield url
+
+
+def test_beyond_the_limit_of_connections_requests_get_503_and_probes_an_answer(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with full_server() as url, caplog.at_level(logging.WARNING):
+        head, _, body = answer(url, post(BODY)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: 1" in head.lower()
+        assert json.loads(body)["error"]["code"] == "too_many_connections"
+        assert answer(url, PROBE).startswith(b"HTTP/1.1 200 ")
+    assert [line for line in caplog.messages if "2 connections are open" in line] == [caplog.messages[-1]]
+
+
+def test_a_flood_of_idle_connections_does_not_keep_probes_out() -> None:
+    """The oldest connections beyond the limit are closed for the newest."""
+    with full_server() as url, ExitStack() as stack:
+        idle = [stack.enter_context(connection(url)) for _ in range(PROBE_CONNECTIONS + 5)]
+        assert read_to_end(idle[0]).startswith(b"HTTP/1.1 503 ")
+        assert answer(url, PROBE).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_connection_that_closes_makes_room() -> None:
+    with listening(make_server(max_connections=1)) as url:
+        for _ in range(3):
+            assert answer(url, post(BODY, "Connection: close")).startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_limit_of_open_files_lowers_that_of_connections(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda kind: (256, 256))
+    room = 256 - OTHER_FILES - PROBE_CONNECTIONS
+    assert ConnectionLimit(10).most == 10
+    assert caplog.messages == []
+    assert ConnectionLimit(800).most == room
+    assert f"at most {room} connections, not 800" in caplog.text

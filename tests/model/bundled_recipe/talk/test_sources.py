@@ -2,25 +2,34 @@
 
 import pytest
 
-from model.bundled_recipe.extra_sources import all_persona_rows
-from model.bundled_recipe.talk.sources import TALK_SOURCES, exercise_rows
-from model.training.data.prepare import ExtraSource
+from model.bundled_recipe.talk.sources import LANGUAGES, exercise_rows, talk_rows
+from model.training.data.rows import Row
 
-SOURCES = (*TALK_SOURCES, ExtraSource("chat/routelm-persona", all_persona_rows))
 PAIR = {"source_lang": "en", "target_lang": "zh", "source": "I am late.", "target": "我迟到了。"}
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
-def test_rows_alternate_without_open_slots_and_come_out_the_same_twice(source: ExtraSource) -> None:
-    rows = list(source.rows({}))
-    assert len(rows) > 3000
-    assert rows == list(source.rows({}))
-    for row in rows:
+def test_rows_are_many_and_alternate_without_open_slots(template_rows: list[Row]) -> None:
+    assert len(template_rows) > 3000
+    for row in template_rows:
         messages = row["messages"]
         assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2)
         for text in (message["content"] for message in messages):
             assert text == text.strip() != ""
             assert not set("{}|") & set(text)
+
+
+@pytest.mark.parametrize("file", ["persona.toml", "refusals.toml", "talks.toml", "smalltalk.toml"])
+def test_talks_come_out_the_same_twice(file: str) -> None:
+    rows = list(talk_rows({}, file, LANGUAGES, at_most=4))
+    assert rows
+    assert rows == list(talk_rows({}, file, LANGUAGES, at_most=4))
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_exercises_come_out_the_same_twice(language: str) -> None:
+    rows = list(exercise_rows({}, language, at_most=4))
+    assert rows
+    assert rows == list(exercise_rows({}, language, at_most=4))
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

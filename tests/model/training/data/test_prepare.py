@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from model.bundled_recipe.extra_sources import EXTRA_SOURCES
-from model.bundled_recipe.model_card import provenance
 from model.training.data.examples import ANSWER
 from model.training.data.prepare import (
     FORMAT,
@@ -29,7 +27,7 @@ def prepare_rows(tmp_path: Path, tokenizer: tokenizers.Tokenizer, **files: Rows)
     for name, rows in files.items():
         task, source, split = name.split("__")
         write_rows(tmp_path / "data" / task / f"{source}.{split}.jsonl", rows)
-    return prepare(tmp_path / "data", tokenizer, tmp_path / "out", extra_sources=EXTRA_SOURCES)
+    return prepare(tmp_path / "data", tokenizer, tmp_path / "out")
 
 
 def test_examples_read_back_in_both_directions(tmp_path: Path, tokenizer: tokenizers.Tokenizer) -> None:
@@ -50,7 +48,7 @@ def test_exact_duplicates_inside_a_task_are_dropped(tmp_path: Path, tokenizer: t
     counts = prepare_rows(tmp_path, tokenizer, translate__a__train=rows, translate__b__train=rows[:1])
     assert (counts["translate/a.train"].dropped.duplicates, counts["translate/a.train"].examples) == (1, 4)
     assert (counts["translate/b.train"].dropped.duplicates, counts["translate/b.train"].examples) == (1, 0)
-    assert source_names(tmp_path / "out", "train") == ["chat/routelm-persona", "translate/a"]
+    assert source_names(tmp_path / "out", "train") == ["translate/a"]
 
 
 @pytest.mark.parametrize(
@@ -134,26 +132,13 @@ def test_data_of_another_format_or_tokenizer_is_not_taken(tmp_path: Path, tokeni
         assert is_prepared(tmp_path, tokenizer) is is_usable
 
 
-def test_gap_sentences_come_from_training_rows_that_are_kept(tmp_path: Path, tokenizer: tokenizers.Tokenizer) -> None:
-    kept = "The old king lived alone. A young fox found the key of the old king. The key was made of gold."
-    seen = "The grey wolf slept. A small boy saw the tail of the grey wolf. The tail was long."
-    text = {"task": "generate", "text": kept}
-    counts = prepare_rows(
-        tmp_path,
-        tokenizer,
-        generate__a__valid=[text | {"text": seen}],
-        generate__a__train=[text, text | {"text": seen}],
-        generate__poetry__train=[text | {"text": kept.replace("king", "queen")}],
-    )
-    assert counts["summarize/gap-sentences-en.train"].rows == 1
-    source = load_source(tmp_path / "out", "summarize/gap-sentences-en", "train")
-    assert "the key of the old king" in tokenizer.decode(source.example(0).token_ids.tolist())
-
-
-def test_every_source_is_reported(data_dir: Path, tokenizer: tokenizers.Tokenizer, tmp_path: Path) -> None:
+def test_every_source_is_reported(tokenizer: tokenizers.Tokenizer, tmp_path: Path) -> None:
     shown: dict[str, SourceCounts] = {}
-    counts = prepare(data_dir, tokenizer, tmp_path, on_source=lambda name, c: shown.update({name: c}))
+    for name in ("a.train.jsonl", "b.valid.jsonl"):
+        write_rows(tmp_path / "data" / "translate" / name, [translation("Hi.", "嗨。")])
+    counts = prepare(tmp_path / "data", tokenizer, tmp_path, on_source=lambda name, c: shown.update({name: c}))
     assert shown == counts
+    assert set(shown) == {"translate/a.train", "translate/b.valid"}
 
 
 def test_an_unknown_source_is_refused_with_the_known_ones(prepared_dir: Path) -> None:
@@ -177,24 +162,19 @@ def test_a_directory_without_training_files_is_refused(tmp_path: Path, tokenizer
     assert not (tmp_path / "out").exists()
 
 
-def test_made_sources_have_a_licence(tmp_path: Path, tokenizer: tokenizers.Tokenizer) -> None:
-    rows = [{"task": "generate", "text": "The old king lived alone."}]
-    counts = prepare_rows(tmp_path, tokenizer, generate__a__train=rows)
-    made = {name.removesuffix(".train") for name in counts} - {"generate/a"}
-    assert {source.name for source in provenance(made).sources} == made == {extra.name for extra in EXTRA_SOURCES}
-
-
 def test_an_extra_source_reads_the_kept_rows_it_asks_for(tmp_path: Path, tokenizer: tokenizers.Tokenizer) -> None:
-    rows = [{"task": "generate", "text": text} for text in ("One sentence.", "One sentence.", "Another sentence.")]
+    rows = [{"task": "generate", "text": text} for text in ("One sentence.", "One sentence.", "Another.", "Not kept.")]
     for name in ("a", "b"):
         write_rows(tmp_path / "data" / "generate" / f"{name}.train.jsonl", rows)
-    seen: dict[str, int] = {}
+    write_rows(tmp_path / "data" / "generate" / "a.valid.jsonl", rows[-1:])
+    seen: dict[str, list[str]] = {}
 
     def made(kept: KeptRows) -> Rows:
-        seen.update({name: len(rows) for name, rows in kept.items()})
+        seen.update({name: [row["text"] for row in rows] for name, rows in kept.items()})
         return [{"task": "analyze", "text": "x", "label": "y", "label_set": ["y"]}]
 
     extra = ExtraSource("analyze/made", made, reads={"generate/a"}.__contains__)
     counts = prepare(tmp_path / "data", tokenizer, tmp_path / "out", extra_sources=[extra])
-    assert seen == {"generate/a": 2}
+    assert seen == {"generate/a": ["One sentence.", "Another."]}
     assert counts["analyze/made.train"].examples == 1
+    assert len(load_source(tmp_path / "out", "analyze/made", "train")) == 1

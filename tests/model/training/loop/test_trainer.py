@@ -68,15 +68,14 @@ def test_a_killed_and_resumed_run_gives_the_same_weights(
     prepared: Path, tmp_path: Path, router: RouterConfig | None
 ) -> None:
     whole = Trainer(recipe(router), prepared, tmp_path / "whole")
-    for _ in range(4):
+    for _ in range(3):
         whole.train_step()
     first = Trainer(recipe(router), prepared, tmp_path / "cut")
-    for _ in range(2):
-        first.train_step()
+    first.train_step()
     first.save()
     first.train_step()  # lost: it was not saved
     second = Trainer(recipe(router), prepared, tmp_path / "cut")
-    assert second.state.step == 2
+    assert second.state.step == 1
     for _ in range(2):
         second.train_step()
     expected, actual = weights(whole), weights(second)
@@ -200,15 +199,14 @@ def test_an_heir_that_is_killed_and_resumed_gives_the_same_weights(prepared: Pat
     ancestor.save()
     whole = Trainer(recipe(), prepared, tmp_path / "whole", start_from=tmp_path / "ancestor")
     first = Trainer(recipe(), prepared, tmp_path / "cut", start_from=tmp_path / "ancestor")
-    for trainer in (whole, whole, whole, first):
+    for trainer in (whole, whole, first):
         trainer.train_step()
     first.save()
     second = Trainer(recipe(), prepared, tmp_path / "cut")
-    for _ in range(2):
-        second.train_step()
+    second.train_step()
     assert all(torch.equal(tensor, weights(second)[name]) for name, tensor in weights(whole).items())
     fresh = Trainer(recipe(), prepared, tmp_path / "fresh")  # negative control: the ancestor makes a difference
-    for _ in range(3):
+    for _ in range(2):
         fresh.train_step()
     assert any(not torch.equal(tensor, weights(fresh)[name]) for name, tensor in weights(whole).items())
 

@@ -34,7 +34,7 @@ def with_measured_rate() -> AdmissionControl:
     admission = AdmissionControl(LIMITS)
     ids = admitted(admission, 0.0, 20)
     for second, request_id in enumerate(ids, start=1):
-        admission.start(request_id, float(second))
+        admission.record_output(request_id, 1, float(second))
         admission.release(request_id, float(second))
     return admission
 
@@ -60,11 +60,42 @@ def test_the_number_of_prompt_tokens_is_bounded() -> None:
 def test_the_expected_wait_is_bounded() -> None:
     admission = with_measured_rate()
     for request_id in admitted(admission, 30.0, 2):
-        admission.start(request_id, 30.0)
+        admission.record_output(request_id, 1, 30.0)
     admitted(admission, 30.0, 8)
     assert admission.expected_wait(ANYBODY) == pytest.approx(8.0, rel=0.3)
     with pytest.raises(QueueFullError):
         admission.admit(request(), 30.0)
+
+
+SLOTS = QueueLimits(max_running=32, max_queue=100, max_tokens=10_000, max_wait=10.0)
+
+
+def with_measured_prefill(tokens_per_second: float) -> AdmissionControl:
+    """Prompts of 50 tokens have been computed one after the other while others waited; nothing runs."""
+    admission = AdmissionControl(SLOTS)
+    ids = admitted(admission, 0.0, 20)
+    for number, request_id in enumerate(ids, start=1):
+        admission.record_output(request_id, 1, number * 50 / tokens_per_second)
+    for request_id in ids:
+        admission.release(request_id, 10.0)
+    return admission
+
+
+def test_requests_that_fit_the_free_slots_wait_for_prompts_alone() -> None:
+    """However long their answers may be: on a slow machine, 32 clients at once are served at once."""
+    admission = with_measured_prefill(420.0)
+    for _ in range(SLOTS.max_running):
+        admission.admit(request(128, max_tokens=1000), 30.0)
+    assert admission.expected_wait(ANYBODY) == pytest.approx(32 * 128 / 420, rel=0.1)
+
+
+def test_long_prompts_do_not_fill_free_slots_beyond_the_longest_wait() -> None:
+    """The control: the first token must come in time."""
+    admission = with_measured_prefill(420.0)
+    admitted(admission, 30.0, 4, prompt_tokens=1000)
+    with pytest.raises(QueueFullError) as refusal:
+        admission.admit(request(1000), 30.0)
+    assert 2 <= refusal.value.retry_after <= 10
 
 
 def test_a_few_requests_may_wait_on_the_slowest_machine() -> None:
@@ -86,8 +117,8 @@ def test_a_follow_up_is_bounded_by_the_number_of_requests_alone() -> None:
 
 def test_idle_time_does_not_count() -> None:
     admission = with_measured_rate()
-    admitted(admission, 10_000.0, 1)
-    assert admission.expected_wait(ANYBODY) == pytest.approx(1.0)
+    admitted(admission, 10_000.0, 3)  # one waits for a slot
+    assert admission.expected_wait(ANYBODY) == pytest.approx(2.0), "both slots are free after 200 tokens"
 
 
 def test_without_a_measurement_the_client_comes_back_soon() -> None:
@@ -110,9 +141,12 @@ def admit_until_full(admission: AdmissionControl, scheduling: SchedulingParams) 
 
 
 def flooded(priority: int = 0) -> tuple[AdmissionControl, list[EngineRequest]]:
-    """A tenant has filled the queue."""
+    """A tenant has filled the queue and all slots."""
     admission = with_measured_rate()
-    return admission, admit_until_full(admission, SchedulingParams(priority, "flood"))
+    accepted = admit_until_full(admission, SchedulingParams(priority, "flood"))
+    for one in accepted[: LIMITS.max_running]:
+        admission.record_output(one.request_id, 1, 30.0)
+    return admission, accepted
 
 
 def test_a_queue_that_a_tenant_has_filled_is_not_full_for_another() -> None:
@@ -155,7 +189,7 @@ def test_nothing_is_left_of_tenants_that_are_gone() -> None:
 
 def test_a_deadline_before_the_expected_turn_is_refused_at_once() -> None:
     admission = with_measured_rate()
-    admitted(admission, 30.0, 5)
+    admitted(admission, 30.0, 7)
     wait = admission.expected_wait(ANYBODY)
     assert wait > 4
     with pytest.raises(DeadlineError) as refusal:
@@ -226,7 +260,7 @@ class Simulation:
         while self._queue and self._free:
             request_id, arrived = self._queue.pop(0)
             self._free -= 1
-            self._admission.start(request_id, now)
+            self._admission.record_output(request_id, 1, now)
             self.waits.append(now - arrived)
             seconds = self._random.uniform(0.5, 1.5) * self.limits.max_running / self.service_rate
             self._push(now + seconds, "ends", request_id)
