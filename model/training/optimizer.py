@@ -91,7 +91,7 @@ class Optimizer:
         self.steps += 1
         clip = torch.clamp(self.config.clip / (norm + 1e-6), max=1.0)
         for group in self._groups:
-            clipped = torch._foreach_mul([gradients[name] for name in group.names], clip)
+            clipped = list(torch._foreach_mul([gradients[name] for name in group.names], clip))
             if group.is_muon:
                 self._muon(group, clipped, scale)
             else:
@@ -167,7 +167,7 @@ class _Group:
     def __init__(self, names: list[str], optimizer: Optimizer) -> None:
         self.names = names
         self.is_muon = names[0] in optimizer.muon
-        self.parameters = [optimizer.parameters[name] for name in names]
+        self.parameters: list[Tensor] = [optimizer.parameters[name] for name in names]
         self.masters = [optimizer.masters[name] for name in names]
         self.first = [optimizer.first[name] for name in names]
         self.second = [] if self.is_muon else [optimizer.second[name] for name in names]

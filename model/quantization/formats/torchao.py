@@ -21,7 +21,7 @@ _PARTS = ("._weight_qdata", "._weight_zero_point", "._weight_scale")
 
 
 @dataclass(frozen=True, slots=True)
-class FourBits:
+class Int4Codec:
     suffixes: tuple[str, ...] = _PARTS
     optional: tuple[str, ...] = ()
     plain_suffix: str = ".weight"
@@ -47,7 +47,7 @@ def _eight_bits(dtype: torch.dtype) -> Scaled:
 
 
 CONFIGS: dict[str, Codec] = {
-    "Int4WeightOnlyConfig": FourBits(),
+    "Int4WeightOnlyConfig": Int4Codec(),
     "Int8WeightOnlyConfig": _eight_bits(torch.int8),
     "Int8DynamicActivationInt8WeightConfig": _eight_bits(torch.int8),
     "IntxWeightOnlyConfig": _eight_bits(torch.int8),
@@ -61,6 +61,6 @@ def codec(settings: Settings) -> Codec:
     kinds: Any = settings.get("quant_type")
     if not isinstance(kinds, dict) or set(kinds) != {"default"} or not isinstance(kinds["default"], dict):
         raise CheckpointError("quant_type of quantization_config: one `default` way to quantize weights is expected")
-    kind = kinds["default"].get("_type")
+    kind = str(kinds["default"].get("_type"))
     require(settings, "quant_type", kind, CONFIGS)
     return CONFIGS[kind]

@@ -75,7 +75,7 @@ class Place(NamedTuple):
     """An example of a source, and where it begins in a batch."""
 
     source: str
-    index: int
+    example: int  # its index in the source
     row: int
     start: int = 0
 
@@ -107,7 +107,11 @@ def collate(
         targets_BL.flat[targets] = tokens_N[is_target_N]
         weights_BL.flat[targets] = _token_weights(name, kinds_N, sizes_I, weights)[is_target_N]
     return TrainingBatch(
-        *map(torch.from_numpy, (ids_BL, targets_BL, weights_BL, noise_BL, real_BL)),
+        token_ids_BL=torch.from_numpy(ids_BL),
+        targets_BL=torch.from_numpy(targets_BL),
+        weights_BL=torch.from_numpy(weights_BL),
+        noise_BL=torch.from_numpy(noise_BL),
+        real_BL=torch.from_numpy(real_BL),
         sources=tuple(place.source for place in places),
         positions_BL=torch.from_numpy(positions_BL) if packed else None,
     )

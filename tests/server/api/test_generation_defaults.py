@@ -9,6 +9,7 @@ from server.generation.defaults import GenerationDefaults
 from tests.server.applications import Server, client_of, make_server
 
 DEFAULTS = GenerationDefaults(temperature=0.6, top_p=0.9, top_k=20, min_p=0.1, repetition_penalty=1.1)
+PLAIN_TEXT = GenerationDefaults(temperature=0.8, top_p=0.95, top_k=30, min_p=0.05, repetition_penalty=1.2)
 NAMES = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
 
@@ -17,6 +18,7 @@ CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "x"}]}
 def server() -> Server:
     made = make_server()
     made.service.defaults = DEFAULTS
+    made.service.plain_text_defaults = PLAIN_TEXT
     return made
 
 
@@ -27,12 +29,18 @@ def sampling(server: Server, path: str, body: dict[str, Any]) -> SamplingParams:
 
 
 @pytest.mark.parametrize(
-    ("path", "body"),
-    [("/v1/chat/completions", CHAT), ("/v1/completions", {"prompt": "x"}), ("/v1/generate", {"prompt": "x"})],
+    ("path", "body", "recommended"),
+    [
+        ("/v1/chat/completions", CHAT, DEFAULTS),
+        ("/v1/completions", {"prompt": "x"}, PLAIN_TEXT),
+        ("/v1/generate", {"prompt": "x"}, PLAIN_TEXT),
+    ],
 )
-def test_open_endpoints_sample_as_recommended(server: Server, path: str, body: dict[str, Any]) -> None:
+def test_open_endpoints_sample_as_recommended(
+    server: Server, path: str, body: dict[str, Any], recommended: GenerationDefaults
+) -> None:
     chosen = sampling(server, path, body)
-    assert [getattr(chosen, name) for name in NAMES] == [getattr(DEFAULTS, name) for name in NAMES]
+    assert [getattr(chosen, name) for name in NAMES] == [getattr(recommended, name) for name in NAMES]
 
 
 def test_what_a_request_names_wins(server: Server) -> None:

@@ -33,10 +33,10 @@ def test_examples_are_whole_and_do_not_overlap() -> None:
     examples = [("a", n, 1 + n * 7 % 60) for n in range(100)]
     places, left = pack(examples, rows=8, length=100)
     lengths = {index: length for _, index, length in examples}
-    taken = Counter((place.row, place.start + n) for place in places for n in range(lengths[place.index]))
+    taken = Counter((place.row, place.start + n) for place in places for n in range(lengths[place.example]))
     assert max(taken.values()) == 1
     assert all(row in range(8) and column in range(100) for row, column in taken)
-    assert sorted([place.index for place in places] + [index for _, index, _ in left]) == list(range(100))
+    assert sorted([place.example for place in places] + [index for _, index, _ in left]) == list(range(100))
 
 
 def test_hardly_any_position_is_padding(prepared_dir: Path) -> None:
