@@ -132,9 +132,10 @@ class ForwardBatch:
     adapters_T: Tensor | None = None  # int64; see `TokenBatch.adapters_T`
     tables: RotaryTables = field(default_factory=dict)
     masks: Mapping[int, Tensor] = field(default_factory=dict)  # by layer; see `TokenBatch.masked_experts`
+    experts_by_layer: Mapping[int, Tensor] = field(default_factory=dict)  # in place of `num_experts_per_token`
 
     def experts_per_token(self, layer: int) -> int | Tensor | None:
-        return self.num_experts_per_token
+        return self.experts_by_layer.get(layer, self.num_experts_per_token)
 
     def masked_experts(self, layer: int) -> Tensor | None:
         return self.masks.get(layer)

@@ -6,7 +6,7 @@ ends, HTTP requests are counted by the middleware, and everything else is read f
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from types import MappingProxyType
 
@@ -17,13 +17,13 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from model.load_balance import idle_experts
 from server.engine.types import STEP_TOKEN_BUCKETS, EngineStats, FinishReason, RequestTimes, StepTokens
 from server.generation.stream import Usage
 from server.version import package_version
 
 MAX_EXPERT_SERIES = 2048  # per metric; a model with more experts than that gets series per layer only
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
-IDLE_LOAD = 0.1  # share of the mean load below which an expert counts as idle (docs/routing.md)
 
 # A token takes a millisecond with a small model and seconds with a large one: buckets are narrow at the low end.
 INTER_TOKEN_BUCKETS = (
@@ -270,17 +270,12 @@ def _routing(stats: EngineStats) -> Iterator[Metric]:
         name = str(layer.layer)
         entropy.add_metric([name], layer.entropy)
         imbalance.add_metric([name], layer.imbalance)
-        idle.add_metric([name], _idle_share(layer.tokens_per_expert))
+        idle.add_metric([name], len(idle_experts(layer.tokens_per_expert)) / len(layer.tokens_per_expert))
         total = max(1, sum(layer.tokens_per_expert))
         for expert, count in enumerate(layer.tokens_per_expert if show_experts else ()):
             tokens.add_metric([name, str(expert)], count)
             share.add_metric([name, str(expert)], count / total)
     yield from (tokens, share, entropy, imbalance, idle)
-
-
-def _idle_share(tokens_per_expert: Sequence[int]) -> float:
-    least = IDLE_LOAD * sum(tokens_per_expert) / len(tokens_per_expert)
-    return sum(count < least for count in tokens_per_expert) / len(tokens_per_expert)
 
 
 def _gauge(name: str, text: str, value: float, labels: Mapping[str, str] | None = None) -> Metric:

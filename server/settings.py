@@ -98,7 +98,7 @@ class Settings(BaseSettings):
         default=800, ge=1, le=100_000, description="Most open connections; more get 503. Fewer if `ulimit -n` is low."
     )
     allow_expert_masks: bool = Field(
-        default=False, description="Let requests mask experts (mask_experts), for research."
+        default=False, description="Let requests mask and force experts (mask_experts, force_experts), for research."
     )
     drain_grace: float = Field(
         default=30.0, ge=0, le=3600, description="Seconds that running requests get to finish after SIGTERM."

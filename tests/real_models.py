@@ -29,17 +29,18 @@ def main() -> None:
         options = ["--quiet", "--no-deps", "--no-binary", ":all:", "--dest", directory]
         subprocess.run([sys.executable, "-m", "pip", "download", *options, PACKAGE], check=True)
         (archive,) = Path(directory).glob("*.tar.gz")
-        unpack(archive)
+        unpack(archive, LLAMA_CPP)
 
 
-def unpack(archive: Path) -> None:
-    """Write the files of vendor/llama.cpp/models, without its folders above."""
-    with tarfile.open(archive) as files:
+def unpack(archive: Path, to: Path) -> None:
+    """Write the files of vendor/llama.cpp/models, without its folders above. `to` is there when all of them are."""
+    with tarfile.open(archive) as files, tempfile.TemporaryDirectory(dir=to.parent) as unfinished:
         for member in files:
             _, found, name = member.name.partition("/vendor/llama.cpp/models/")
             if found and member.isfile():
                 member.name = name
-                files.extract(member, LLAMA_CPP, filter="data")
+                files.extract(member, unfinished, filter="data")
+        Path(unfinished).rename(to)
 
 
 if __name__ == "__main__":

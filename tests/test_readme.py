@@ -10,7 +10,11 @@ from model.quantization.formats import FORMATS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 SAME_AS_ANOTHER = {"qwen3_5_moe_text"}  # the text part of a family that is named
-SPOKEN = {"modelopt": "modelopt (FP8)", "bitsandbytes": "bitsandbytes (int8)"}
+SPOKEN = {
+    "modelopt": "modelopt (FP8)",
+    "bitsandbytes": "bitsandbytes (nf4, fp4, int8)",
+    "torchao": "torchao (int4, int8, FP8)",
+}
 
 
 def test_the_table_has_every_family() -> None:

@@ -22,12 +22,11 @@ from benchmarks.routing_study.result import LayerMeasures
 from model.batch import PaddedBatch
 from model.evaluation.data import EvaluationSource
 from model.layers.router import Routing
+from model.load_balance import idle_experts, max_violation
 from model.network import CausalLM
 from model.training.data.examples import ANSWER, HEADER, Example, ExampleEncoder, conversations
 from model.training.data.rows import Row
-from model.training.loop.losses import max_violation
 
-DEAD_SHARE = 0.1  # of an even share: an expert that gets less is dead
 NO_DOMAIN = -1  # of padding and of system messages, whose tags say the task
 
 
@@ -99,8 +98,8 @@ def layer_measures(gates_TE: Tensor, probe: Probe) -> LayerMeasures:
     languages = _pooled(shares_DE, probe.domains, lambda domain: domain.split()[1])
     return LayerMeasures(
         mean_k=float(load_E.sum()) / len(used_TE),
-        max_violation=float(max_violation(load_E)),
-        dead_experts=int((load_E < DEAD_SHARE * load_E.mean()).sum()),
+        max_violation=max_violation(load_E.tolist()),
+        idle_experts=len(idle_experts(load_E.tolist())),
         experts=len(load_E),
         entropy=marginal,
         token_information=marginal - conditional,

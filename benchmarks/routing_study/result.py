@@ -21,7 +21,7 @@ class LayerMeasures:
 
     mean_k: float  # experts a token
     max_violation: float
-    dead_experts: int
+    idle_experts: int
     experts: int
     entropy: float  # of the mean distribution over experts
     token_information: float  # I(token; expert): that entropy less the mean one of a token

@@ -87,7 +87,7 @@ def _measures(runs: dict[str, list[RunResult]]) -> list[Measure]:
         *(Measure(f"bits per byte, {task}", _task_measure(task), 4, "lower") for task in TASKS),
         Measure(f"label accuracy, %{chance}", lambda run: _mean_of(run.accuracy), 1, "higher"),
         Measure("MaxVio", _over_layers(lambda layer: layer.max_violation), 2, "lower"),
-        Measure("dead experts, of all", _dead_share, 3, "lower"),
+        Measure("idle experts, of all", _idle_share, 3, "lower"),
         Measure("routing entropy, bits", _over_layers(lambda layer: layer.entropy), 2),
         Measure("I(token; expert), bits", _over_layers(lambda layer: layer.token_information), 2),
         Measure("I(task; expert), of 1", _over_layers(lambda layer: layer.task_information), 3),
@@ -136,9 +136,9 @@ def _over_layers(value: Callable[..., float]) -> Callable[[RunResult], float | N
     return lambda run: fmean([value(layer) for layer in run.layers]) if run.layers else None
 
 
-def _dead_share(run: RunResult) -> float | None:
+def _idle_share(run: RunResult) -> float | None:
     layers = run.layers
-    return sum(layer.dead_experts for layer in layers) / sum(layer.experts for layer in layers) if layers else None
+    return sum(layer.idle_experts for layer in layers) / sum(layer.experts for layer in layers) if layers else None
 
 
 def _mean_of(values: dict[str, float]) -> float | None:

@@ -3,6 +3,12 @@
 Impossible shapes raise ValueError here, because kernels do not check them.
 """
 
+from model.config.expert_selection import (
+    check_experts_per_token,
+    check_forced_experts,
+    check_masked_experts,
+    with_experts_per_token,
+)
 from model.config.feed_forward import (
     ActivationConfig,
     ClampedSwiGLU,
@@ -24,14 +30,7 @@ from model.config.mixers import (
     QKNormConfig,
     ShortConvConfig,
 )
-from model.config.network import (
-    LayerConfig,
-    ModelConfig,
-    check_experts_per_token,
-    check_masked_experts,
-    hybrid_config,
-    with_experts_per_token,
-)
+from model.config.network import LayerConfig, ModelConfig, hybrid_config
 from model.config.norm import LayerNormConfig, NormConfig, NormPlacement
 from model.config.rotary import (
     FrequencyFactors,
@@ -100,6 +99,7 @@ __all__ = [
     "TopPConfig",
     "YarnScaling",
     "check_experts_per_token",
+    "check_forced_experts",
     "check_masked_experts",
     "hybrid_config",
     "with_experts_per_token",

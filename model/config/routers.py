@@ -1,6 +1,7 @@
 """Routing algorithms."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,16 @@ class SparseMixerConfig:
 
     top_k: int = 2
     jitter: float = 0.01
+    max_top_k: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        if self.top_k > 2:
-            raise ValueError(f"SparseMixer chooses at most 2 experts per token, not {self.top_k}")
+        self.check(self.top_k)
+
+    @classmethod
+    def check(cls, k: int) -> None:
+        """Raise ValueError for a number of experts per token that the algorithm is not defined for."""
+        if k > cls.max_top_k:
+            raise ValueError(f"SparseMixer chooses at most {cls.max_top_k} experts per token, not {k}")
 
 
 @dataclass(frozen=True, slots=True)

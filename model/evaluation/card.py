@@ -1,13 +1,17 @@
-"""MODEL_CARD.md: what a model is, what it was trained on, and every number of its evaluation."""
+"""The card of a model: a page that a person reads, and beside it every number of the evaluation and the training."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from model.evaluation.report import EvaluationReport, experts_table, score_tables, signature_list, unbeaten_list
-from model.evaluation.scores import RESAMPLES, Sample
+from model.evaluation.scores import RESAMPLES, Sample, Score
 from model.evaluation.tables import table
 from model.evaluation.training_facts import CurvePoint, TrainingFacts
+from model.evaluation.verdicts import main_scores
 
+CARD, CARD_DETAILS = "MODEL_CARD.md", "MODEL_CARD_DETAILS.md"
+ALL_PARTS = "all"
 SHOWN_CHARACTERS = 400  # of a text in an example
 
 
@@ -51,26 +55,66 @@ class CardFacts:
     tags: Sequence[str]  # for hubs
     trained_experts: str  # per token, in words: such as "1 or 2"
     examples: Sequence[Sample] = ()
+    headline: Sequence[str] = ("*",)  # patterns of the sources whose main scores are on the page
     loss_plot: str | None = None  # a file beside the card
 
 
 def model_card(facts: CardFacts, report: EvaluationReport) -> str:
-    """The whole card: front matter for hubs, then Markdown."""
+    """The page: front matter for hubs, then Markdown."""
     sections = {
         "Intended use": _list(facts.intended_use),
         "Not for": _list(facts.not_for),
-        "Examples": _examples(facts.examples or _one_per_task(report.examples)),
+        "Examples": "The first of each kind, not the best.\n\n"
+        + _examples(facts.examples or _one_per_task(report.examples)),
+        "How good it is": _headline(facts, report),
+        "Known limits": _list(facts.known_limits),
+    }
+    return f"{_front_matter(facts)}\n\n# {facts.name}\n\n{facts.description.strip()}\n\n{_sections(sections)}\n"
+
+
+def card_details(facts: CardFacts, report: EvaluationReport) -> str:
+    """The file beside the page: all scores, the training and its data, as Markdown."""
+    sections = {
         "Evaluation": _evaluation(report),
         **({"By experts per token": _experts(facts, report)} if report.experts else {}),
         "Not better than a trivial baseline": _unbeaten(report),
-        "Known limits": _list(facts.known_limits),
         "Known failures": _failures(report),
         "Training": _training(facts),
         "Training data": _data(facts.provenance),
         "Reproduce": _code("\n".join(facts.commands)),
     }
-    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
-    return f"{_front_matter(facts)}\n\n# {facts.name}\n\n{facts.description.strip()}\n\n{body}\n"
+    return f"# {facts.name} in detail\n\nThe page to read first is [{CARD}]({CARD}).\n\n{_sections(sections)}\n"
+
+
+def _sections(sections: Mapping[str, str]) -> str:
+    return "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
+
+
+def _headline(facts: CardFacts, report: EvaluationReport) -> str:
+    """The main scores of the sources on the page, each beside the best of its baselines."""
+    shown = [
+        score
+        for score in main_scores(report)
+        if any(fnmatchcase(score.source, pattern) for pattern in facts.headline)
+        and (score.part == ALL_PARTS) == (score.task == "interview")
+    ]
+    rows = [[score.task, _what(score), score.metric, score.show(score.value), _best(score)] for score in shown]
+    about = f"All scores with their intervals, the training and its data: [{CARD_DETAILS}]({CARD_DETAILS})."
+    return f"{table(('task', 'texts', 'metric', 'score', 'without a model'), rows)}\n\n{about}"
+
+
+def _what(score: Score) -> str:
+    source = score.source.partition("/")[2]
+    return source if score.part in source or score.part == ALL_PARTS else f"{source}, {score.part}"
+
+
+def _best(score: Score) -> str:
+    """The best baseline; behind it what has to be said where it is not beaten."""
+    if not score.baselines:
+        return ""
+    sign = 1 if score.better == "higher" else -1
+    best = max(score.baselines, key=lambda baseline: sign * baseline.value)
+    return f"{score.show(best.value)} ({best.name})" + (", **not beaten**" if score.unbeaten else "")
 
 
 def _front_matter(facts: CardFacts) -> str:

@@ -20,6 +20,7 @@ MAIN_METRICS = {
     "analyze": "accuracy",
     "chat": "bits per byte",
     "generate": "bits per byte",
+    "interview": "right answers in %",
 }
 
 

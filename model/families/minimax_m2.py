@@ -12,7 +12,10 @@ from model.families.standard import HfConfig
 
 
 def config_from_hf(hf: HfConfig) -> ModelConfig:
-    standard.require(hf, hidden_act="silu")
+    standard.require(hf, hidden_act="silu", scoring_func="sigmoid", qk_norm_type="per_layer", use_qk_norm=True)
+    standard.require(
+        hf, shared_intermediate_size=0, use_routing_bias=True, attn_type_list=[1] * hf["num_hidden_layers"]
+    )
     hf = {"head_dim": 128, "rope_theta": 5e6, **hf}
     if hf.get("rotary_dim"):
         hf = {"partial_rotary_factor": hf["rotary_dim"] / hf["head_dim"], **hf}

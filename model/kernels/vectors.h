@@ -227,26 +227,33 @@ template <class T> INLINE void store_pair(T* p, Pair v) { store_pair(p, v.even, 
 
 // ---- reductions ----
 
+// Lanes of two vectors of the same type, by their numbers from the first lane of the first one.
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else  // GCC has the other from version 12 on
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, i32v{__VA_ARGS__})
+#endif
+
 // All lanes combined along a fixed tree: lane i with lane i + 8, then i + 4, i + 2, i + 1.
 #if LANES == 16
 template <class Op> INLINE float reduce(f32v v, Op op) {
-    v = op(v, __builtin_shuffle(v, i32v{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7}));
-    v = op(v, __builtin_shuffle(v, i32v{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11}));
-    v = op(v, __builtin_shuffle(v, i32v{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13}));
-    v = op(v, __builtin_shuffle(v, i32v{1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14}));
+    v = op(v, SHUFFLE(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
+    v = op(v, SHUFFLE(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
+    v = op(v, SHUFFLE(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
+    v = op(v, SHUFFLE(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
     return v[0];
 }
 #elif LANES == 8
 template <class Op> INLINE float reduce(f32v v, Op op) {
-    v = op(v, __builtin_shuffle(v, i32v{4, 5, 6, 7, 0, 1, 2, 3}));
-    v = op(v, __builtin_shuffle(v, i32v{2, 3, 0, 1, 6, 7, 4, 5}));
-    v = op(v, __builtin_shuffle(v, i32v{1, 0, 3, 2, 5, 4, 7, 6}));
+    v = op(v, SHUFFLE(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
+    v = op(v, SHUFFLE(v, v, 2, 3, 0, 1, 6, 7, 4, 5));
+    v = op(v, SHUFFLE(v, v, 1, 0, 3, 2, 5, 4, 7, 6));
     return v[0];
 }
 #else
 template <class Op> INLINE float reduce(f32v v, Op op) {
-    v = op(v, __builtin_shuffle(v, i32v{2, 3, 0, 1}));
-    v = op(v, __builtin_shuffle(v, i32v{1, 0, 3, 2}));
+    v = op(v, SHUFFLE(v, v, 2, 3, 0, 1));
+    v = op(v, SHUFFLE(v, v, 1, 0, 3, 2));
     return v[0];
 }
 #endif
@@ -262,34 +269,34 @@ INLINE f32v reduce_add_each(const f32v* v) {
 #pragma GCC unroll 8
     for (int i = 0; i < 16; i += 2)
         x[i / 2] =
-            __builtin_shuffle(v[i], v[i + 1], i32v{0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23}) +
-            __builtin_shuffle(v[i], v[i + 1], i32v{8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31});
+            SHUFFLE(v[i], v[i + 1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+            SHUFFLE(v[i], v[i + 1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i += 2)
-        y[i / 2] = __builtin_shuffle(x[i], x[i + 1], i32v{0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27})
-                 + __builtin_shuffle(x[i], x[i + 1], i32v{4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31});
+        y[i / 2] = SHUFFLE(x[i], x[i + 1], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27)
+                 + SHUFFLE(x[i], x[i + 1], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
 #pragma GCC unroll 8
     for (int i = 0; i < 4; i += 2)
-        z[i / 2] = __builtin_shuffle(y[i], y[i + 1], i32v{0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29})
-                 + __builtin_shuffle(y[i], y[i + 1], i32v{2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31});
-    return __builtin_shuffle(z[0], z[1], i32v{0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30})
-         + __builtin_shuffle(z[0], z[1], i32v{1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31});
+        z[i / 2] = SHUFFLE(y[i], y[i + 1], 0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29)
+                 + SHUFFLE(y[i], y[i + 1], 2, 3, 6, 7, 10, 11, 14, 15, 18, 19, 22, 23, 26, 27, 30, 31);
+    return SHUFFLE(z[0], z[1], 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
+         + SHUFFLE(z[0], z[1], 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 #elif LANES == 8
     f32v x[4], y[2];
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i += 2)
-        x[i / 2] = __builtin_shuffle(v[i], v[i + 1], i32v{0, 1, 2, 3, 8, 9, 10, 11})
-                 + __builtin_shuffle(v[i], v[i + 1], i32v{4, 5, 6, 7, 12, 13, 14, 15});
+        x[i / 2] = SHUFFLE(v[i], v[i + 1], 0, 1, 2, 3, 8, 9, 10, 11)
+                 + SHUFFLE(v[i], v[i + 1], 4, 5, 6, 7, 12, 13, 14, 15);
 #pragma GCC unroll 8
     for (int i = 0; i < 4; i += 2)
-        y[i / 2] = __builtin_shuffle(x[i], x[i + 1], i32v{0, 1, 4, 5, 8, 9, 12, 13})
-                 + __builtin_shuffle(x[i], x[i + 1], i32v{2, 3, 6, 7, 10, 11, 14, 15});
-    return __builtin_shuffle(y[0], y[1], i32v{0, 2, 4, 6, 8, 10, 12, 14})
-         + __builtin_shuffle(y[0], y[1], i32v{1, 3, 5, 7, 9, 11, 13, 15});
+        y[i / 2] = SHUFFLE(x[i], x[i + 1], 0, 1, 4, 5, 8, 9, 12, 13)
+                 + SHUFFLE(x[i], x[i + 1], 2, 3, 6, 7, 10, 11, 14, 15);
+    return SHUFFLE(y[0], y[1], 0, 2, 4, 6, 8, 10, 12, 14)
+         + SHUFFLE(y[0], y[1], 1, 3, 5, 7, 9, 11, 13, 15);
 #else
-    f32v x = __builtin_shuffle(v[0], v[1], i32v{0, 1, 4, 5}) + __builtin_shuffle(v[0], v[1], i32v{2, 3, 6, 7});
-    f32v y = __builtin_shuffle(v[2], v[3], i32v{0, 1, 4, 5}) + __builtin_shuffle(v[2], v[3], i32v{2, 3, 6, 7});
-    return __builtin_shuffle(x, y, i32v{0, 2, 4, 6}) + __builtin_shuffle(x, y, i32v{1, 3, 5, 7});
+    f32v x = SHUFFLE(v[0], v[1], 0, 1, 4, 5) + SHUFFLE(v[0], v[1], 2, 3, 6, 7);
+    f32v y = SHUFFLE(v[2], v[3], 0, 1, 4, 5) + SHUFFLE(v[2], v[3], 2, 3, 6, 7);
+    return SHUFFLE(x, y, 0, 2, 4, 6) + SHUFFLE(x, y, 1, 3, 5, 7);
 #endif
 }
 template <class V> INLINE Twice<V> reduce_add_each(const Twice<V>* v) {

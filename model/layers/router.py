@@ -114,12 +114,20 @@ def top_k(router_logits_TE: Tensor, k: int) -> Tensor:
     return router_logits_TE.sort(dim=-1, descending=True, stable=True).indices[:, :k]
 
 
+def _masked(values_TE: Tensor, router_logits_TE: Tensor) -> Tensor:
+    """The values, minus infinity where the logit is."""
+    return values_TE.masked_fill(router_logits_TE == float("-inf"), float("-inf"))
+
+
 def limit_to_groups(values_TE: Tensor, limit: GroupLimit | None) -> Tensor:
     """Mask the values outside of each token's best groups with minus infinity (arXiv 2405.04434, 2412.19437)."""
     if limit is None:
         return values_TE
     values_TGM = values_TE.unflatten(1, (limit.num_groups, -1))
-    group_scores_TG = values_TGM.sort(dim=-1, descending=True).values[..., : limit.best_of].sum(-1)
+    best_TGN = values_TGM.sort(dim=-1, descending=True).values[..., : limit.best_of]
+    is_empty_TG = best_TGN[..., 0] == float("-inf")
+    # masked experts add nothing, so that a group with any other expert is above those without
+    group_scores_TG = best_TGN.masked_fill(best_TGN == float("-inf"), 0).sum(-1).masked_fill(is_empty_TG, float("-inf"))
     chosen_TG = torch.zeros_like(group_scores_TG, dtype=torch.bool).scatter(
         1, top_k(group_scores_TG, limit.top_groups), True
     )
@@ -142,7 +150,7 @@ class SoftmaxTopK(TopKRouter):
         if self.config.groups is None:
             return kernels.top_k_softmax(router_logits_TE, k, over_all=not self.config.renormalize)
         probabilities_TE = router_logits_TE.softmax(-1)
-        experts_TK = top_k(limit_to_groups(probabilities_TE, self.config.groups), k)
+        experts_TK = top_k(limit_to_groups(_masked(probabilities_TE, router_logits_TE), self.config.groups), k)
         weights_TK = probabilities_TE.gather(1, experts_TK)
         if self.config.renormalize:
             weights_TK = weights_TK / weights_TK.sum(-1, keepdim=True)
@@ -184,7 +192,7 @@ class BiasedTopKRouter(TopKRouter):
 
     def biased(self, affinity_TE: Tensor, router_logits_TE: Tensor) -> Tensor:
         """The scores that choose: minus infinity where the logit is."""
-        return (affinity_TE + self.bias_E).masked_fill(router_logits_TE == float("-inf"), float("-inf"))
+        return _masked(affinity_TE + self.bias_E, router_logits_TE)
 
     def after_step(self, load_E: Tensor, tokens: int) -> None:
         load_E = load_E.float()
@@ -229,8 +237,7 @@ class SparseMixer(TopKRouter):
         self.config = config
 
     def choose(self, router_logits_TE: Tensor, token_ids_T: Tensor, k: int) -> Routing:
-        if k > 2:
-            raise ValueError(f"SparseMixer chooses at most 2 experts per token, not {k}")
+        self.config.check(k)
         experts_TK, left_TE, weights = top_k(router_logits_TE, k), router_logits_TE, []
         for expert_T1 in experts_TK.split(1, dim=1):
             highest_T1 = router_logits_TE.gather(1, expert_T1)

@@ -17,9 +17,10 @@ from model.network import CausalLM, matrices
 GENERATION = {
     "eos_token_id": [2, 0],  # <|im_end|>, <|endoftext|>
     "pad_token_id": 0,
-    "temperature": 0.6,
+    "temperature": 0.3,
     "min_p": 0.1,
-    "repetition_penalty": 1.2,
+    "repetition_penalty": 1.1,
+    "plain_text": {"temperature": 0.6, "repetition_penalty": 1.2},
 }
 
 

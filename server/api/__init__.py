@@ -23,6 +23,7 @@ from server.api import (
     summarize,
     tokenize,
     translate,
+    what_if,
 )
 from server.api.anthropic import messages as anthropic_messages
 from server.api.ollama import chat as ollama_chat
@@ -44,6 +45,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     files.router,
     batches.router,
     routing.router,
+    what_if.router,
     responses.router,
     anthropic_messages.router,
     ollama_chat.router,

@@ -136,7 +136,7 @@ def _sampling(service: GenerationService, body: CompletionRequest) -> SamplingPa
     sampling = body.sampling_params(
         service,
         max_tokens=DEFAULT_MAX_TOKENS,
-        defaults=service.defaults,
+        defaults=service.plain_text_defaults,
         logprobs=body.num_logprobs,
         prompt_logprobs=body.scores_prompt,
     )

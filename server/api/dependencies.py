@@ -70,7 +70,7 @@ class RequestContext:
             self.admission.routing = body.routing_params(
                 self.service.facts,
                 self.admission.routing.task,
-                masks_allowed=self.request.app.state.settings.allow_expert_masks and _may_research(self.request),
+                masks_allowed=self.request.app.state.settings.allow_expert_masks and is_admin(self.request),
             )
         engine = self.service.engine
         self.response.headers["X-Queue-Position"] = str(engine.stats().waiting)
@@ -150,8 +150,8 @@ def _admission(request: Request, service: GenerationService) -> Admission:
 Context = Annotated[RequestContext, Depends(get_context)]
 
 
-def _may_research(request: Request) -> bool:
-    """Whether a request may change what the network computes: without API keys every one, else those of admins."""
+def is_admin(request: Request) -> bool:
+    """Whether a request may do what takes the scope admin: without API keys every one may."""
     key: ApiKey | None = request.scope.get("api_key")
     return key is None or KeyScope.ADMIN in key.scopes
 

@@ -44,7 +44,7 @@ async def generate(body: TextGenerationRequest, context: Context) -> Any:
     "generation.done", "id", "model", "finish_reason", "usage"}`, then `[DONE]`.
     """
     service, answer_id = context.accept(body), f"gen-{context.admission.request_id}"
-    sampling = body.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, defaults=service.defaults)
+    sampling = body.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS, defaults=service.plain_text_defaults)
     sampling = replace(sampling, grammar=await body.compile_grammar(service))
     parser = service.chat_format.content_parser(PromptEnd())
     prompt = replace(await service.text_prompt(body.prompt), content_parser=parser)

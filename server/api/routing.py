@@ -1,23 +1,22 @@
 """GET /v1/routing: how busy the experts were in the last minutes."""
 
 import asyncio
-import math
 from collections.abc import Sequence
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
-from server.api.dependencies import Service
+from model.load_balance import entropy, idle_experts, load_shares, max_violation
+from server.api.dependencies import Service, is_admin
 from server.api.response_model import Omittable
 from server.engine.routing.load_window import MAX_MINUTES
-from server.engine.types import TaskLoad
+from server.engine.types import LabelLoad
 from server.generation.model_facts import RouterFacts
 from server.generation.service import GenerationService
 
 router = APIRouter(prefix="/v1", tags=["Server"])
 
-IDLE_LOAD = 0.1  # of the mean load
 ALARMING_DRIFT = 0.1  # bits
 FEWEST_TOKENS = 2000  # from which drift tells something
 
@@ -52,6 +51,14 @@ class TaskRouting(BaseModel):
     share: list[list[float]]
 
 
+class KeyRouting(BaseModel):
+    """The same of an API key, by its name."""
+
+    key: str
+    num_tokens: int
+    share: list[list[float]]
+
+
 class BaselineDrift(BaseModel):
     """`drift` is the mean over layers of the Jensen-Shannon divergence in bits from the baseline's shares."""
 
@@ -69,17 +76,24 @@ class RoutingReport(BaseModel):
     num_tokens: int
     layers: list[LayerRouting]
     tasks: list[TaskRouting]
+    keys: Omittable[list[KeyRouting]] = None
     baseline: BaselineDrift | None
 
 
 @router.get("/routing", summary="The load of the experts")
-async def routing(service: Service, minutes: Annotated[int, Query(ge=1, le=MAX_MINUTES)] = 5) -> RoutingReport:
-    """The share of tokens by expert, layer and task in the last minutes, and how far it is from the usual one."""
+async def routing(
+    request: Request, service: Service, minutes: Annotated[int, Query(ge=1, le=MAX_MINUTES)] = 5
+) -> RoutingReport:
+    """The share of tokens by expert, layer and task in the last minutes, and how far it is from the usual one.
+
+    By API key too, for a key with the scope admin.
+    """
     current = service.engine.stats().experts_per_token
-    return await asyncio.to_thread(_report, service, minutes, current)
+    with_keys = request.scope.get("api_key") is not None and is_admin(request)
+    return await asyncio.to_thread(_report, service, minutes, current, with_keys)
 
 
-def _report(service: GenerationService, minutes: int, current: int | None) -> RoutingReport:
+def _report(service: GenerationService, minutes: int, current: int | None, with_keys: bool) -> RoutingReport:
     """Sum over tasks, and compare with the baseline."""
     facts, loads = service.facts.router, service.engine.task_loads(minutes)
     layers = _layers(facts, loads) if facts is not None else []
@@ -92,6 +106,7 @@ def _report(service: GenerationService, minutes: int, current: int | None) -> Ro
         num_tokens=num_tokens,
         layers=layers,
         tasks=[_task(load) for load in loads],
+        keys=[_key(load) for load in service.engine.tenant_loads(minutes)] if with_keys else None,
         baseline=_baseline(facts, layers, num_tokens),
     )
 
@@ -100,10 +115,12 @@ def _experts_per_token(facts: RouterFacts | None, current: int | None) -> Expert
     if facts is None or facts.experts_per_token is None:
         return None
     own = facts.experts_per_token
-    return ExpertsPerToken(default=own, min=1, max=own, current=own if current is None else current)
+    return ExpertsPerToken(
+        default=own, min=1, max=facts.most_experts_per_token, current=own if current is None else current
+    )
 
 
-def _layers(facts: RouterFacts, loads: Sequence[TaskLoad]) -> list[LayerRouting]:
+def _layers(facts: RouterFacts, loads: Sequence[LabelLoad]) -> list[LayerRouting]:
     num_tokens = sum(load.num_tokens for load in loads)
     found = []
     for place, (layer, num_experts) in enumerate(facts.num_experts.items()):
@@ -113,26 +130,25 @@ def _layers(facts: RouterFacts, loads: Sequence[TaskLoad]) -> list[LayerRouting]
 
 
 def _layer(layer: int, pairs: Sequence[int], num_tokens: int, facts: RouterFacts) -> LayerRouting:
-    share, mean = _share(pairs), sum(pairs) / len(pairs)
+    share = load_shares(pairs)
     return LayerRouting(
         layer=layer,
         num_experts=len(pairs),
         share=share,
         experts_per_token=sum(pairs) / max(num_tokens, 1),
-        entropy=-sum(value * math.log2(value) for value in share if value),
-        imbalance=(max(pairs) - mean) / mean if mean else 0.0,
-        idle_experts=[expert for expert, count in enumerate(pairs) if mean and count < IDLE_LOAD * mean],
+        entropy=entropy(share),
+        imbalance=max_violation(pairs),
+        idle_experts=idle_experts(pairs),
         drift=facts.baseline.drift(layer, share) if facts.baseline else None,
     )
 
 
-def _share(pairs: Sequence[int]) -> list[float]:
-    total = max(sum(pairs), 1)
-    return [count / total for count in pairs]
+def _task(load: LabelLoad) -> TaskRouting:
+    return TaskRouting(task=load.label, num_tokens=load.num_tokens, share=[load_shares(pairs) for pairs in load.pairs])
 
 
-def _task(load: TaskLoad) -> TaskRouting:
-    return TaskRouting(task=load.task, num_tokens=load.num_tokens, share=[_share(pairs) for pairs in load.pairs])
+def _key(load: LabelLoad) -> KeyRouting:
+    return KeyRouting(key=load.label, num_tokens=load.num_tokens, share=[load_shares(pairs) for pairs in load.pairs])
 
 
 def _baseline(facts: RouterFacts | None, layers: Sequence[LayerRouting], num_tokens: int) -> BaselineDrift | None:

@@ -1,5 +1,6 @@
 """The fields that say how the tokens of a request are routed, and what is told of it in the answer."""
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Discriminator, Field, Tag
@@ -8,7 +9,7 @@ from server.api.request_model import FirstErrorOnly, RequestBody, RequestModel, 
 from server.api.response_model import Omittable
 from server.api.sse import Event
 from server.chat.answer import ChatDelta, ChatResult
-from server.engine.types import ReturnedRouting, RoutingParams
+from server.engine.types import ExpertsByLayer, ReturnedRouting, RoutingParams
 from server.errors import ForbiddenError, InvalidRequestError
 from server.generation.model_facts import ModelFacts, RouterFacts
 from server.generation.stream import GenerationResult, TextDelta
@@ -19,8 +20,10 @@ MAX_EXPERTS = 4096
 
 LayerIndex = Annotated[int, Field(ge=0, le=MAX_LAYERS), WholeNumber]
 ExpertIndex = Annotated[int, Field(ge=0, le=MAX_EXPERTS), WholeNumber]
-MaskedExperts = Annotated[list[ExpertIndex], FirstErrorOnly, Field(min_length=1, max_length=MAX_EXPERTS)]
 LayerName = Annotated[str, Field(pattern=r"^[0-9]{1,4}$")]
+ExpertsOfLayers = dict[
+    LayerName, Annotated[list[ExpertIndex], FirstErrorOnly, Field(min_length=1, max_length=MAX_EXPERTS)]
+]
 
 
 class ReturnRouting(RequestModel):
@@ -42,7 +45,9 @@ class ExpertsFields(RequestBody):
 
     experts_per_token: (
         Annotated[
-            int, Field(ge=1, le=MAX_EXPERTS, description="At most the number that the server runs with."), WholeNumber
+            int,
+            Field(ge=1, le=MAX_EXPERTS, description="At most the number that the server runs with, or adapts it to."),
+            WholeNumber,
         ]
         | None
     ) = None
@@ -51,14 +56,56 @@ class ExpertsFields(RequestBody):
     ] = True
 
     def routing_params(self, facts: ModelFacts, task: str, *, masks_allowed: bool) -> RoutingParams:
-        """The engine's form. Raises InvalidRequestError for what the model's router cannot do."""
+        """The engine's form. Raises InvalidRequestError for what the model's router cannot do, and ForbiddenError for
+        masked and forced experts unless `masks_allowed`.
+        """
         if self.experts_per_token is not None:
             _check_experts_per_token(self.experts_per_token, facts.router)
         return RoutingParams(self.experts_per_token, self.adaptive_experts, task=task)
 
 
-class RoutingFields(ExpertsFields):
-    """What is told of the routing of each token, and which experts get none."""
+class ExpertChoiceFields(ExpertsFields):
+    """Which experts get no token, and which get every one."""
+
+    mask_experts: (
+        Annotated[
+            ExpertsOfLayers,
+            Field(max_length=MAX_LAYERS, description="By layer: experts that get no token. For research, if allowed."),
+        ]
+        | None
+    ) = None
+    force_experts: (
+        Annotated[
+            ExpertsOfLayers,
+            Field(
+                max_length=MAX_LAYERS,
+                description="By layer: the experts that get every token, and no others do. For research, if allowed.",
+            ),
+        ]
+        | None
+    ) = None
+
+    def routing_params(self, facts: ModelFacts, task: str, *, masks_allowed: bool) -> RoutingParams:
+        params = super().routing_params(facts, task, masks_allowed=masks_allowed)
+        given = {"mask_experts": self.mask_experts, "force_experts": self.force_experts}
+        if not masks_allowed and (field := next((name for name in given if given[name]), None)):
+            raise ForbiddenError(
+                f"{field} is not allowed: it takes ROUTELM_ALLOW_EXPERT_MASKS=true on the server, and an API key with "
+                "the scope admin where there are several keys.",
+                param=field,
+            )
+        return replace(
+            params, masked_experts=_by_layer(self.mask_experts), forced_experts=_by_layer(self.force_experts)
+        )
+
+
+def _by_layer(experts: ExpertsOfLayers | None) -> ExpertsByLayer:
+    found = {int(layer): tuple(sorted(set(of_layer))) for layer, of_layer in (experts or {}).items()}
+    return tuple(sorted(found.items()))
+
+
+class RoutingFields(ExpertChoiceFields):
+    """What is told of the routing of each token, and which experts it goes to."""
 
     return_routing: (
         Annotated[
@@ -66,29 +113,10 @@ class RoutingFields(ExpertsFields):
         ]
         | None
     ) = None
-    mask_experts: (
-        Annotated[
-            dict[LayerName, MaskedExperts],
-            Field(max_length=MAX_LAYERS, description="By layer: experts that get no token. For research, if allowed."),
-        ]
-        | None
-    ) = None
 
     def routing_params(self, facts: ModelFacts, task: str, *, masks_allowed: bool) -> RoutingParams:
         params = super().routing_params(facts, task, masks_allowed=masks_allowed)
-        return RoutingParams(
-            params.experts_per_token, params.adaptive, self._masks(masks_allowed), self._returned(facts.router), task
-        )
-
-    def _masks(self, allowed: bool) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        if self.mask_experts and not allowed:
-            raise ForbiddenError(
-                "mask_experts is not allowed: it takes ROUTELM_ALLOW_EXPERT_MASKS=true on the server, and an API key "
-                "with the scope admin where there are several keys.",
-                param="mask_experts",
-            )
-        masks = {int(layer): tuple(sorted(set(experts))) for layer, experts in (self.mask_experts or {}).items()}
-        return tuple(sorted(masks.items()))
+        return replace(params, returned=self._returned(facts.router))
 
     def _returned(self, router: RouterFacts | None) -> ReturnedRouting | None:
         if self.return_routing is None or self.return_routing is False:
@@ -114,9 +142,9 @@ def _check_experts_per_token(number: int, router: RouterFacts | None) -> None:
             f"The router of this model ({router.name}) chooses the number itself; leave the field out.",
             param="experts_per_token",
         )
-    if number > router.experts_per_token:
+    if number > router.most_experts_per_token:
         raise InvalidRequestError(
-            f"experts_per_token is {number}: this server takes 1 to {router.experts_per_token}.",
+            f"experts_per_token is {number}: this server takes 1 to {router.most_experts_per_token}.",
             param="experts_per_token",
         )
 

@@ -14,6 +14,7 @@ from server.commands.common.errors import errors_in_one_line
 if TYPE_CHECKING:
     from model.evaluation.progress import RichProgress
     from model.evaluation.report import EvaluationReport
+    from model.evaluation.tasks.interview import Interview
     from model.loading.quality import ExpertsRow
     from server.commands.url_model import UrlModel
 
@@ -32,7 +33,7 @@ def evaluate(
         Path | None, typer.Option(help="Directory for evaluation.json, .md and quality.json. (default: print only)")
     ] = None,
     card_of: Annotated[
-        Path | None, typer.Option(help="Directory of the bundled model's training run: writes MODEL_CARD.md to --out.")
+        Path | None, typer.Option(help="Directory of the bundled model's training run: writes its card to --out.")
     ] = None,
     quantize: Annotated[
         str | None, typer.Option(help="int8 or int4: score it so, and show perplexity before and after.")
@@ -96,7 +97,10 @@ def _evaluate(
         return
     _save(report, out)
     if card_of is not None:
-        (out / "MODEL_CARD.md").write_text(bundled_card(card_of, report, samples), encoding="utf-8")
+        interview = _asked(model, None, settings).outcome()
+        report = replace(report, scores=report.scores + interview.scores, examples=report.examples + interview.examples)
+        for name, text in bundled_card(card_of, report, samples).items():
+            (out / name).write_text(text, encoding="utf-8")
     typer.echo(f"wrote {', '.join(path.name for path in sorted(out.iterdir()))} to {out}")
 
 
@@ -122,11 +126,9 @@ def _report(
 def _interview(model: str, questions: Path | None, settings: Mapping[str, Any], out: Path | None) -> None:
     """Ask the questions and show scores and transcript, or write them to interview.json and interview.md."""
     from model.evaluation.report import EvaluationReport, score_tables
-    from model.evaluation.tasks.interview import QUESTIONS_FILE, ask, read_questions
 
-    start, asked = time.monotonic(), read_questions(questions or QUESTIONS_FILE)
-    with _served(model, settings) as (served, progress):
-        interview = ask(served, asked, progress)
+    start = time.monotonic()
+    interview = _asked(model, questions, settings)
     outcome = interview.outcome()
     report = EvaluationReport(model, "interview", time.monotonic() - start, outcome.scores, failures=outcome.failures)
     text = f"{interview.transcript()}\n{score_tables(outcome.scores, level=2)}\n"
@@ -137,6 +139,15 @@ def _interview(model: str, questions: Path | None, settings: Mapping[str, Any], 
     (out / "interview.json").write_text(report.to_json(), encoding="utf-8")
     (out / "interview.md").write_text(text, encoding="utf-8")
     typer.echo(f"{score_tables(outcome.scores, level=2)}\nwrote interview.json, interview.md to {out}")
+
+
+def _asked(model: str, questions: Path | None, settings: Mapping[str, Any]) -> "Interview":
+    """The model's answers to a file of questions, or to our own."""
+    from model.evaluation.tasks.interview import QUESTIONS_FILE, ask, read_questions
+
+    asked = read_questions(questions or QUESTIONS_FILE)
+    with _served(model, settings) as (served, progress):
+        return ask(served, asked, progress)
 
 
 @contextmanager

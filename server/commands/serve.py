@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from inspect import Parameter, Signature
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +18,8 @@ from server.commands.common.options import read_settings
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-NUMBERS: dict[Any, type] = {int: int, int | None: int, float: float}  # annotation of a setting: type of its option
+# annotation of a setting: type of its option, a list where the option may be repeated
+OPTION_TYPES: dict[Any, Any] = {int: int, int | None: int, float: float, dict[str, Path]: list[str]}
 KEY_ON_COMMAND_LINE = (
     "--api-key: every user of this machine could read the key there; set ROUTELM_API_KEY or use --api-key-file"
 )
@@ -101,9 +103,7 @@ def _option(name: str, field: "FieldInfo") -> Any:
         return Annotated[str | None, typer.Option(hidden=True)]
     if field.annotation is bool:
         return Annotated[bool | None, typer.Option(f"--{name.replace('_', '-')}", help=field.description)]
-    if name == "lora":
-        return Annotated[list[str] | None, typer.Option(help=rf"{field.description} \[{_default(field)}]")]
-    kind: Any = str if _is_size(field) else NUMBERS.get(field.annotation, str)
+    kind: Any = str if _is_size(field) else OPTION_TYPES.get(field.annotation, str)
     return Annotated[kind | None, typer.Option(help=rf"{field.description} \[{_default(field)}]")]
 
 

@@ -49,7 +49,7 @@ class DecodeGraphs:
     def run(self, batch: ForwardBatch) -> StepOutput:
         """The logits of every sequence's next token. A later step overwrites them."""
         experts = batch.num_experts_per_token
-        if batch.masks or batch.adapters_T is not None or isinstance(experts, Tensor):
+        if batch.masks or batch.experts_by_layer or batch.adapters_T is not None or isinstance(experts, Tensor):
             return _compute(self._network, batch)  # PyTorch computes some of it
         shape, last = StepShape(len(batch.token_ids_T), experts), self._last
         self._last = shape

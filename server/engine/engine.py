@@ -20,9 +20,9 @@ from server.engine.types import (
     EngineRequest,
     EngineStats,
     FinishReason,
+    LabelLoad,
     RequestTimes,
     StepTokens,
-    TaskLoad,
 )
 from server.engine.validation import check_request
 
@@ -80,7 +80,11 @@ class Engine:
     def check(self, request: EngineRequest) -> None:
         """Raises ValueError for a request that `submit` would refuse for another reason than its id."""
         check_request(
-            request, self._network_config, max_model_len=self.config.max_model_len, adapters=self._adapter_names
+            request,
+            self._network_config,
+            max_model_len=self.config.max_model_len,
+            adapters=self._adapter_names,
+            adaptive_most=self.config.adaptive_experts.most if self.config.adaptive_experts else None,
         )
         if request.sampling.grammar is not None:
             if self._grammars is None:
@@ -177,9 +181,13 @@ class Engine:
             step_tokens=self._step_tokens,
         )
 
-    def task_loads(self, minutes: int) -> tuple[TaskLoad, ...]:
+    def task_loads(self, minutes: int) -> tuple[LabelLoad, ...]:
         """The experts' load of the last minutes by task. Any thread may call this at any time."""
-        return self.runner.expert_load.window.load(minutes)
+        return self.runner.expert_load.by_task.load(minutes)
+
+    def tenant_loads(self, minutes: int) -> tuple[LabelLoad, ...]:
+        """The same by tenant, without the requests that have none."""
+        return self.runner.expert_load.by_tenant.load(minutes)
 
     def _compute(self, batch: ScheduledBatch) -> tuple[ModelOutput, SampledTokens]:
         computed = self.runner.execute(batch)

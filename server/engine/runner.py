@@ -16,7 +16,8 @@ from model.network import CausalLM
 from server.engine.cache.prefix_cache import CacheOp, CopyRow, ZeroRow
 from server.engine.config import CacheLayout
 from server.engine.decode_graphs import DecodeGraphs
-from server.engine.routing.expert_load import ExpertLoadRecorder
+from server.engine.routing.expert_load import ExpertLoadRecorder, TokenCount
+from server.engine.routing.expert_selection import experts_by_layer, masks_of
 from server.engine.routing.token_routing import routing_by_request
 from server.engine.sampler import token_logprobs
 from server.engine.sequence import Sequence
@@ -56,14 +57,14 @@ class ModelRunner:
         inputs = self._inputs(batch.sequences)
         if all(_is_single_decode(sequence) for sequence in batch.sequences):
             logits_SV, routings = self.decode_graphs.run(inputs)
-            self.expert_load.observe(routings, _tasks(batch.sequences))
+            self.expert_load.observe(routings, _counted(batch.sequences))
             rows = [row for row, sequence in enumerate(batch.sequences) if sequence.samples]
             return ModelOutput(
                 logits_SV if len(rows) == len(logits_SV) else logits_SV[rows],
                 routing=routing_by_request(batch.sequences, routings),
             )
         hidden_TD, routings = self.network(inputs)
-        self.expert_load.observe(routings, _tasks(batch.sequences))
+        self.expert_load.observe(routings, _counted(batch.sequences))
         prompt_logprobs = self._prompt_logprobs(batch.sequences, hidden_TD)
         embeddings = _embeddings(batch.sequences, hidden_TD)
         return ModelOutput(
@@ -112,7 +113,8 @@ class ModelRunner:
             state_rows_S=slots_S.to(self._device),
             cache=self._cache,
             num_experts_per_token=self._experts_per_token(sequences),
-            masks=self._masks(sequences),
+            experts_by_layer=experts_by_layer(sequences, self._device),
+            masks=masks_of(sequences, self.network.num_experts, self._device),
             adapters_T=self._adapters(sequences),
         )
 
@@ -137,21 +139,6 @@ class ModelRunner:
         """The value of each token's sequence."""
         counts = torch.tensor([sequence.num_scheduled_tokens for sequence in sequences], device=self._device)
         return torch.tensor(values_S, device=self._device).repeat_interleave(counts)
-
-    def _masks(self, sequences: list[Sequence]) -> dict[int, Tensor]:
-        """By layer the experts that the sequences' tokens must not go to: bool [T, E]; no layers without masks."""
-        masks: dict[int, Tensor] = {}
-        if not any(sequence.request.routing.masked_experts for sequence in sequences):
-            return masks
-        num_tokens = sum(sequence.num_scheduled_tokens for sequence in sequences)
-        for sequence, last in _last_rows(sequences):
-            rows = slice(last + 1 - sequence.num_scheduled_tokens, last + 1)
-            for layer, experts in sequence.request.routing.masked_experts:
-                if layer not in masks:
-                    shape = num_tokens, self.network.num_experts[layer]
-                    masks[layer] = torch.zeros(shape, dtype=torch.bool, device=self._device)
-                masks[layer][rows, list(experts)] = True
-        return masks
 
     def _write_block_table(self, sequence: Sequence, slot: int) -> None:
         version = (sequence.number, sequence.num_preemptions, len(sequence.block_table))
@@ -195,9 +182,12 @@ def _embeddings(sequences: list[Sequence], hidden_TD: Tensor) -> dict[str, tuple
     return found
 
 
-def _tasks(sequences: list[Sequence]) -> Iterator[tuple[str, int]]:
-    """The tokens of the step by task, in their order."""
-    return ((sequence.request.routing.task, sequence.num_scheduled_tokens) for sequence in sequences)
+def _counted(sequences: list[Sequence]) -> Iterator[TokenCount]:
+    """The tokens of the step by task and tenant, in their order."""
+    return (
+        TokenCount(sequence.request.routing.task, sequence.tenant, sequence.num_scheduled_tokens)
+        for sequence in sequences
+    )
 
 
 def _last_rows(sequences: list[Sequence]) -> Iterator[tuple[Sequence, int]]:

@@ -163,10 +163,9 @@ class Sequence:
     def choose_experts(self, experts_per_token: int | None) -> None:
         """Set the number of experts before anything of the sequence is computed."""
         self.experts_per_token = experts_per_token
-        request = self.request
-        self.digests = [
-            root_digest(request.cache_salt, experts_per_token, request.routing.masked_experts, request.adapter)
-        ]
+        routing, adapter = self.request.routing, self.request.adapter
+        computed_with = (experts_per_token, routing.masked_experts, routing.forced_experts, adapter)
+        self.digests = [root_digest(self.request.cache_salt, computed_with)]
 
     def reset(self) -> None:
         """Start again after a preemption: nothing is computed any more."""

@@ -97,18 +97,23 @@ class ReturnedRouting:
     max_tokens: int = 2**17
 
 
+ExpertsByLayer = tuple[tuple[int, tuple[int, ...]], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class RoutingParams:
     """How the routers choose for the tokens of a request.
 
     `experts_per_token` replaces the model's own number in every MoE layer. Where it is None and `adaptive`, the engine
-    may lower the number under load. `masked_experts` are the experts, by layer, that get no token of the request.
-    `returned` says what the request gets to know about the choices, and `task` under which name they are counted.
+    may lower the number under load. `masked_experts` are the experts, by layer, that get no token of the request;
+    `forced_experts` are those that get every one, and no others in these layers. `returned` says what the request gets
+    to know about the choices, and `task` under which name they are counted.
     """
 
     experts_per_token: int | None = None
     adaptive: bool = True
-    masked_experts: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    masked_experts: ExpertsByLayer = ()
+    forced_experts: ExpertsByLayer = ()
     returned: ReturnedRouting | None = None
     task: str = ""
 
@@ -236,10 +241,10 @@ class LayerLoad:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskLoad:
-    """Expert load of one task in some minutes: (token, expert) pairs by MoE layer and expert."""
+class LabelLoad:
+    """Expert load of one task or tenant in some minutes: (token, expert) pairs by MoE layer and expert."""
 
-    task: str
+    label: str
     num_tokens: int
     pairs: tuple[tuple[int, ...], ...]
 

@@ -4,16 +4,24 @@ import math
 from collections.abc import Collection
 from itertools import pairwise
 
-from model.config import ModelConfig, check_experts_per_token, check_masked_experts
-from server.engine.types import EngineRequest, SamplingParams, ThinkingBudget
+from model.config import ModelConfig, check_experts_per_token, check_forced_experts, check_masked_experts
+from server.engine.types import EngineRequest, RoutingParams, SamplingParams, ThinkingBudget
 
 MAX_BEAM_WIDTH = 8
 
 
 def check_request(
-    request: EngineRequest, network: ModelConfig, *, max_model_len: int, adapters: Collection[str] = ()
+    request: EngineRequest,
+    network: ModelConfig,
+    *,
+    max_model_len: int,
+    adapters: Collection[str] = (),
+    adaptive_most: int | None = None,
 ) -> None:
-    """Raises ValueError that says what is wrong, what is allowed, and what to do."""
+    """Raises ValueError that says what is wrong, what is allowed, and what to do.
+
+    `adaptive_most`: the largest number of experts per token that the engine may choose for a request.
+    """
     prompt, max_tokens, vocab_size = request.prompt_token_ids, request.sampling.max_tokens, network.vocab_size
     if not prompt:
         raise ValueError("the prompt is empty: give at least one token id")
@@ -32,10 +40,19 @@ def check_request(
         raise ValueError(f"boundaries are {boundaries}: give ascending positions from 1 to {len(prompt)}")
     if request.adapter is not None and request.adapter not in adapters:
         raise ValueError(f"adapter is {request.adapter!r}: this network has {', '.join(adapters) or 'none'}")
-    if request.routing.experts_per_token is not None:
-        check_experts_per_token(network, request.routing.experts_per_token)
-    check_masked_experts(network, dict(request.routing.masked_experts), request.routing.experts_per_token)
+    check_routing(request.routing, network, adaptive_most)
     check_sampling(request.sampling, vocab_size)
+
+
+def check_routing(routing: RoutingParams, network: ModelConfig, adaptive_most: int | None = None) -> None:
+    """Raises ValueError for experts that the network's routers cannot choose; see `check_request`."""
+    masked = dict(routing.masked_experts)
+    if routing.experts_per_token is not None:
+        check_experts_per_token(network, routing.experts_per_token)
+    check_masked_experts(network, masked, routing.experts_per_token)
+    if routing.adaptive and routing.experts_per_token is None and adaptive_most is not None:
+        check_masked_experts(network, masked, adaptive_most)
+    check_forced_experts(network, dict(routing.forced_experts), masked)
 
 
 def check_sampling(sampling: SamplingParams, vocab_size: int) -> None:

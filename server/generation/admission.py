@@ -75,8 +75,11 @@ class Admission:
         sampling: SamplingParams,
         options: TextOptions = DEFAULT_OPTIONS,
         n: int = 1,
+        routing: RoutingParams | None = None,
     ) -> list[RunningGeneration]:
-        """Start `n` generations per prompt. If one is refused, those that were started are withdrawn.
+        """Start `n` generations per prompt, with another `routing` than that of the request if one is given.
+
+        If one is refused, those that were started are withdrawn.
 
         Each of several choices has its own seed: the given one and the ones that follow it. Raises what
         GenerationService.start raises, RequestCancelledError after `cancel`, and InvalidRequestError for more
@@ -85,7 +88,7 @@ class Admission:
         if self._is_cancelled:
             raise RequestCancelledError
         self._check_capacity(len(prompts) * n)
-        routing = within_bounds(self.routing, self.service.facts, _num_generations(prompts) * n)
+        routing = within_bounds(routing or self.routing, self.service.facts, _num_generations(prompts) * n)
         started: list[RunningGeneration] = []
         try:
             for prompt in (prompt.in_namespace(self._cache_salt) for prompt in prompts):

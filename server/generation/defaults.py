@@ -8,6 +8,7 @@ from server.engine.types import SamplingParams
 from server.engine.validation import check_sampling
 
 NAME = "generation_config.json"
+PLAIN_TEXT = "plain_text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +23,24 @@ class GenerationDefaults:
 
     @classmethod
     def load(cls, directory: Directory) -> "GenerationDefaults":
-        """Read generation_config.json, if there is one. ValueError for a value that a request may not have either.
+        """Read generation_config.json, if there is one. ValueError for a value that a request may not have either."""
+        return cls._of(read_object_if_any(directory / NAME))
 
-        `do_sample: false` means a temperature of 0, whatever the file says of the temperature.
+    @classmethod
+    def load_plain_text(cls, directory: Directory) -> "GenerationDefaults":
+        """The same for text without a chat template: what the file has under `plain_text` counts before the rest.
+
+        Small models need more variety there than in chat, or they repeat themselves. The key is our own.
         """
         config = read_object_if_any(directory / NAME)
+        plain_text = config.get(PLAIN_TEXT, {})
+        if not isinstance(plain_text, dict):
+            raise ValueError(f"{NAME}: {PLAIN_TEXT} is {plain_text!r}: give an object")
+        return cls._of(config | plain_text)
+
+    @classmethod
+    def _of(cls, config: dict[str, Any]) -> "GenerationDefaults":
+        """`do_sample: false` means a temperature of 0, whatever else is said of the temperature."""
         if config.get("do_sample") is False:
             config["temperature"] = 0
         given = {field.name: config[field.name] for field in fields(cls) if config.get(field.name) is not None}

@@ -11,17 +11,21 @@ class RouterFacts:
     """`num_experts` is by index of the MoE layer.
 
     `experts_per_token` is the number that the server runs with; None where the router chooses it, token by token.
+    `adaptive_most` is the largest number that the server gives to a request by itself, where it chooses one.
     """
 
     name: str
     num_experts: Mapping[int, int]
     experts_per_token: int | None = None
     baseline: RoutingBaseline | None = None  # how busy the experts usually are
+    adaptive_most: int | None = None
 
     @property
     def most_experts_per_token(self) -> int:
-        """How many experts a token can go to in one layer."""
-        return self.experts_per_token or max(self.num_experts.values())
+        """How many experts a token can go to in one layer, where no experts are forced."""
+        if self.experts_per_token is None:
+            return max(self.num_experts.values())
+        return max(self.experts_per_token, self.adaptive_most or 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,7 @@ class GenerationService:
         max_model_len: int,
         observer: GenerationObserver,
         defaults: GenerationDefaults = NEUTRAL,
+        plain_text_defaults: GenerationDefaults | None = None,
         quality: Quality = UNKNOWN,
         pooling: Pooling | None = None,
         facts: ModelFacts = UNKNOWN_FACTS,
@@ -86,6 +87,7 @@ class GenerationService:
         self.adapters = tuple(adapters)
         self.max_model_len = max_model_len
         self.defaults = defaults
+        self.plain_text_defaults = plain_text_defaults or defaults
         self.quality = quality
         self.pooling = pooling
         self.facts = facts

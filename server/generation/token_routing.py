@@ -28,7 +28,8 @@ def within_bounds(routing: RoutingParams, facts: ModelFacts, generations: int) -
     returned, router = routing.returned, facts.router
     if returned is None or router is None:
         return routing
-    experts = min(returned.top or router.most_experts_per_token, router.most_experts_per_token)
+    most = max([router.most_experts_per_token, *(len(experts) for _, experts in routing.forced_experts)])
+    experts = min(returned.top or most, most)
     limit = max(1, MAX_CHOICES // (len(returned.layers) * experts * generations))
     return replace(routing, returned=replace(returned, max_tokens=limit))
 

@@ -88,10 +88,13 @@ def _nanoseconds(epoch: int, seconds: float) -> int:
 
 
 def _usage_attributes(usage: Usage) -> dict[str, Any]:
+    """The number of experts is there where the request or the server chose it."""
+    experts = usage.experts_per_token
     return {
         "gen_ai.usage.input_tokens": usage.prompt_tokens,
         "gen_ai.usage.output_tokens": usage.completion_tokens,
         "gen_ai.usage.cache_read.input_tokens": usage.cached_tokens,
+        **({} if experts is None else {"routelm.experts_per_token": experts}),
     }
 
 

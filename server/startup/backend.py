@@ -66,6 +66,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     grammars = GrammarCompiler(partial(open_grammar_tokenizer, tokenizer, network.config.vocab_size))
     engine = Engine(network, config, device=device_config.device, threads=scaler, grammars=grammars)
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
+    plain_text_defaults = GenerationDefaults.load_plain_text(directory)
     chat_template, pooling = _chat_template(directory, tokenizer), _pooling(directory)
     model_id, *aliases = _served_names(settings) or [_model_id(settings.model, directory)]
     if taken := settings.lora.keys() & {model_id, *aliases}:
@@ -86,6 +87,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
             max_model_len=config.max_model_len,
             observer=metrics,
             defaults=defaults,
+            plain_text_defaults=plain_text_defaults,
             quality=quality,
             pooling=pooling,
             facts=facts,
@@ -177,7 +179,8 @@ def _load(
     """The network on its device, its tokenizer, and facts. What can be checked without weights is checked first."""
     described = describe(directory, device_config.dtype, settings.experts_per_token)
     tokenizer = Tokenizer.load(directory)
-    facts = _facts(described, device_config, RoutingBaseline.load(directory))
+    router = _router_facts(described.network.config, RoutingBaseline.load(directory), _expert_range(settings))
+    facts = _facts(described, device_config, router)
     if device_config.on_cpu:
         _check_memory(facts.weight_bytes)
     started = time.monotonic()
@@ -205,7 +208,7 @@ def _attach_adapters(
     logger.info("LoRA adapters %s take %s", ", ".join(adapters), gib(nbytes))
 
 
-def _facts(described: ModelDescription, device_config: DeviceConfig, baseline: RoutingBaseline | None) -> ModelFacts:
+def _facts(described: ModelDescription, device_config: DeviceConfig, router: RouterFacts | None) -> ModelFacts:
     scheme = device_config.weight_scheme(described.hf_config)
     return ModelFacts(
         family=str(described.hf_config["model_type"]),
@@ -213,11 +216,13 @@ def _facts(described: ModelDescription, device_config: DeviceConfig, baseline: R
         hidden_size=described.network.config.hidden_size,
         weight_bytes=weight_bytes(described.network, scheme),
         weight_scheme=scheme.name,
-        router=_router_facts(described.network.config, baseline),
+        router=router,
     )
 
 
-def _router_facts(config: ModelConfig, baseline: RoutingBaseline | None) -> RouterFacts | None:
+def _router_facts(
+    config: ModelConfig, baseline: RoutingBaseline | None, adaptive: ExpertRange | None
+) -> RouterFacts | None:
     layers = dict(config.moe_layers())
     if not layers:
         return None
@@ -228,6 +233,7 @@ def _router_facts(config: ModelConfig, baseline: RoutingBaseline | None) -> Rout
         num_experts={layer: moe.num_experts for layer, moe in layers.items()},
         experts_per_token=min(fixed) if len(fixed) == len(routers) else None,
         baseline=baseline,
+        adaptive_most=None if adaptive is None else adaptive.most,
     )
 
 

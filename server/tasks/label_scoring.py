@@ -54,12 +54,12 @@ async def _score(admission: Admission, pairs: Sequence[tuple[Prompt, str]]) -> l
     """The scores of contexts and continuations. Only the prompts that are being computed exist at the same time."""
     tokenizer = admission.service.tokenizer
     answers = [(*tokenizer.encode(continuation), *tokenizer.eos_token_ids[:1]) for _, continuation in pairs]
-    prompts = (_with_continuation(context, answer) for (context, _), answer in zip(pairs, answers, strict=True))
+    prompts = (with_continuation(context, answer) for (context, _), answer in zip(pairs, answers, strict=True))
     results = await run_sub_generations(admission, prompts, SCORING)
     return [_score_of(result, len(answer)) for result, answer in zip(results, answers, strict=True)]
 
 
-def _with_continuation(context: Prompt, answer: Sequence[int]) -> Prompt:
+def with_continuation(context: Prompt, answer: Sequence[int]) -> Prompt:
     """The context followed by an answer. The last boundary, where scoring starts, is the end of the context."""
     shared = len(context.token_ids)
     boundaries = (*(boundary for boundary in context.boundaries if boundary < shared), shared)

@@ -12,11 +12,11 @@ from server.engine.types import (
     EngineRequest,
     EngineStats,
     FinishReason,
+    LabelLoad,
     LayerLoad,
     RequestTimes,
     ReturnedRouting,
     SchedulingParams,
-    TaskLoad,
     TokenLogprobs,
     TokenRouting,
 )
@@ -55,7 +55,8 @@ class FakeEngine:
     cached_tokens: int = 0
     fail_after: int | None = None
     healthy: bool = True
-    loads: tuple[TaskLoad, ...] = ()
+    loads: tuple[LabelLoad, ...] = ()
+    by_tenant: tuple[LabelLoad, ...] = ()
     experts_per_token: int | None = None  # what an adaptive engine chooses
     submitted: list[EngineRequest] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
@@ -105,7 +106,10 @@ class FakeEngine:
             layers=(LayerLoad(0, (30, 10), 0.6, 0.5), LayerLoad(3, (1, 3), 0.5, 0.5)),
         )
 
-    def task_loads(self, minutes: int) -> tuple[TaskLoad, ...]:
+    def tenant_loads(self, minutes: int) -> tuple[LabelLoad, ...]:
+        return self.by_tenant[:minutes]
+
+    def task_loads(self, minutes: int) -> tuple[LabelLoad, ...]:
         return self.loads[:minutes]
 
     async def close(self, grace: float) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from model.checkpoints.rules import PairedHeads, RotaryPairs
+from model.checkpoints.rules import Concat, PairedHeads, RotaryPairs
 
 HfConfig = Mapping[str, Any]
 Join = Callable[[Sequence[Tensor]], Tensor]  # the tensors of GGUF files -> the family's tensor
@@ -68,6 +68,22 @@ def shared(theirs: str) -> dict[str, str]:
     return {f"{part}_shexp": name for part, name in feed_forward(theirs).items()}
 
 
+LATENT_ATTENTION = {
+    f"attn_{part}": f"self_attn.{name}"
+    for part, name in {
+        "q": "q_proj", "q_a": "q_a_proj", "q_a_norm": "q_a_layernorm", "q_b": "q_b_proj",
+        "kv_a_mqa": "kv_a_proj_with_mqa", "kv_a_norm": "kv_a_layernorm", "kv_b": "kv_b_proj", "output": "o_proj",
+    }.items()
+}  # fmt: skip
+
+
+def _keys_and_values(tensors: Sequence[Tensor]) -> Tensor:
+    """The up-projection of keys [H, R, nope] and that of values [H, value, R], as one matrix by head."""
+    keys, values = tensors
+    return Concat((), 1).join([keys.mT, values]).flatten(0, 1)
+
+
+KEYS_AND_VALUES = Fused("self_attn.kv_b_proj.weight", ("attn_k_b.weight", "attn_v_b.weight"), _keys_and_values)
 LLAMA = FRAME | NORMS | ATTENTION | feed_forward("mlp")
 QWEN_MOE = {
     "ffn_gate_inp": "mlp.gate",

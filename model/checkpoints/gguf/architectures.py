@@ -8,6 +8,8 @@ from model.checkpoints.gguf import hybrid_architectures as hybrid
 from model.checkpoints.gguf.architecture import (
     ATTENTION,
     FRAME,
+    KEYS_AND_VALUES,
+    LATENT_ATTENTION,
     LLAMA,
     NORMS,
     Architecture,
@@ -30,6 +32,20 @@ def _llama(hf: HfConfig) -> Architecture:
         moe = experts("block_sparse_moe.experts", ("w1", "w3", "w2"))
         names = LLAMA | {"ffn_gate_inp": "block_sparse_moe.gate"} | moe
     return Architecture(names, pairs_to_halves(hf))
+
+
+def _phimoe(hf: HfConfig) -> Architecture:
+    moe = "block_sparse_moe"
+    routed = {"ffn_gate_inp": f"{moe}.gate", **experts(f"{moe}.experts", ("w1", "w3", "w2"))}
+    return Architecture(LLAMA | routed)
+
+
+def _hunyuan_moe(hf: HfConfig) -> Architecture:
+    own = {
+        "attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm",
+        "ffn_gate_inp": "mlp.gate.wg", **experts("mlp.experts"), **shared("mlp.shared_mlp"),
+    }  # fmt: skip
+    return Architecture(LLAMA | own)
 
 
 def _olmo2(hf: HfConfig) -> Architecture:
@@ -123,22 +139,8 @@ def _afmoe(hf: HfConfig) -> Architecture:
 
 
 def _deepseek2(hf: HfConfig) -> Architecture:
-    attention = {
-        f"attn_{part}": f"self_attn.{name}"
-        for part, name in {
-            "q": "q_proj", "q_a": "q_a_proj", "q_a_norm": "q_a_layernorm", "q_b": "q_b_proj",
-            "kv_a_mqa": "kv_a_proj_with_mqa", "kv_a_norm": "kv_a_layernorm", "kv_b": "kv_b_proj", "output": "o_proj",
-        }.items()
-    }  # fmt: skip
     dense = FRAME | NORMS | feed_forward("mlp")
-    kv_b = Fused("self_attn.kv_b_proj.weight", ("attn_k_b.weight", "attn_v_b.weight"), _keys_and_values)
-    return Architecture(dense | attention | _DEEPSEEK_MOE, fused=(kv_b,))
-
-
-def _keys_and_values(tensors: Sequence[Tensor]) -> Tensor:
-    """The up-projection of keys [H, R, nope] and that of values [H, value, R], as one matrix by head."""
-    keys, values = tensors
-    return Concat((), 1).join([keys.mT, values]).flatten(0, 1)
+    return Architecture(dense | LATENT_ATTENTION | _DEEPSEEK_MOE, fused=(KEYS_AND_VALUES,))
 
 
 ARCHITECTURES: dict[str, Callable[[HfConfig], Architecture]] = {
@@ -153,6 +155,7 @@ ARCHITECTURES: dict[str, Callable[[HfConfig], Architecture]] = {
     "olmo2": _olmo2,
     "smollm3": _llama,
     "phi3": _phi3,
+    "phimoe": _phimoe,
     "glm4": _glm4,
     "gemma3": _gemma3,
     "granite": hybrid.granite,
@@ -167,7 +170,9 @@ ARCHITECTURES: dict[str, Callable[[HfConfig], Architecture]] = {
     "ernie4_5-moe": _ernie4_5_moe,
     "minimax-m2": _minimax_m2,
     "afmoe": _afmoe,
+    "hunyuan-moe": _hunyuan_moe,
     "nemotron_h": hybrid.nemotron_h,
     "nemotron_h_moe": hybrid.nemotron_h,
     "jamba": hybrid.jamba,
+    "kimi-linear": hybrid.kimi_linear,
 }

@@ -5,7 +5,15 @@ from collections.abc import Callable, Sequence
 from math import prod
 
 from model.checkpoints.gguf import hybrid_configs as hybrid
-from model.checkpoints.gguf.config_parts import Json, deepseek_moe, experts, layer_types, rope_scaling, rotary_part
+from model.checkpoints.gguf.config_parts import (
+    Json,
+    deepseek_moe,
+    experts,
+    latent_attention,
+    layer_types,
+    rope_scaling,
+    rotary_part,
+)
 from model.checkpoints.gguf.file import StoredTensor
 from model.checkpoints.gguf.metadata import Metadata
 from model.checkpoints.reader import CheckpointError
@@ -150,6 +158,32 @@ def _longrope(metadata: Metadata) -> Json | None:
     }
 
 
+def _phimoe(metadata: Metadata) -> Json:
+    scaling = _longrope(metadata)
+    if scaling and scaling["rope_type"] == "longrope":  # llama.cpp has one magnitude for all lengths
+        scaling |= dict.fromkeys(("short_mscale", "long_mscale"), scaling["attention_factor"])
+    return {
+        "model_type": "phimoe",
+        "num_local_experts": metadata.experts,
+        "num_experts_per_tok": metadata.number("expert_used_count"),
+        "sliding_window": metadata.number("attention.sliding_window", 0) or None,
+        "rope_scaling": scaling,
+        "lm_head_bias": "output.bias" in metadata.tensors,
+    }
+
+
+def _hunyuan_moe(metadata: Metadata) -> Json:
+    """llama.cpp stores the base of the rotary positions as `alpha` has stretched it."""
+    routed = experts(metadata)
+    return {
+        **routed,
+        "model_type": "hunyuan_v1_moe",
+        "moe_topk": routed["num_experts_per_tok"],
+        "intermediate_size": routed["moe_intermediate_size"],
+        "attention_bias": "blk.0.attn_q.bias" in metadata.tensors,
+    }
+
+
 def _glm4(metadata: Metadata) -> Json:
     return {
         "model_type": "glm4",
@@ -242,19 +276,13 @@ def _afmoe(metadata: Metadata) -> Json:
 
 
 def _deepseek2(metadata: Metadata) -> Json:
-    rotary, routed = metadata.number("rope.dimension_count"), deepseek_moe(metadata)
-    is_v3 = metadata.get("expert_gating_func", SOFTMAX) == SIGMOID
-    key_length = metadata.number("attention.key_length_mla", metadata.number("attention.key_length"))
+    routed, is_v3 = deepseek_moe(metadata), metadata.get("expert_gating_func", SOFTMAX) == SIGMOID
     return {
         **routed,
+        **latent_attention(metadata),
         "model_type": "deepseek_v3" if is_v3 else "deepseek_v2",
         "scoring_func": "sigmoid" if is_v3 else "softmax",
         "topk_method": "noaux_tc" if is_v3 else "group_limited_greedy" if routed["n_group"] > 1 else "greedy",
-        "q_lora_rank": metadata.number("attention.q_lora_rank", 0) or None,
-        "kv_lora_rank": metadata.number("attention.kv_lora_rank"),
-        "qk_rope_head_dim": rotary,
-        "qk_nope_head_dim": key_length - rotary,
-        "v_head_dim": metadata.number("attention.value_length_mla", metadata.number("attention.value_length")),
         "rope_scaling": _deepseek_rope(metadata),
         "num_nextn_predict_layers": 0,
     }
@@ -281,6 +309,7 @@ CONFIGS: dict[str, Callable[[Metadata], Json]] = {
     "olmo2": _olmo2,
     "smollm3": _smollm3,
     "phi3": _phi3,
+    "phimoe": _phimoe,
     "glm4": _glm4,
     "gemma3": _gemma3,
     "granite": hybrid.granite,
@@ -295,7 +324,9 @@ CONFIGS: dict[str, Callable[[Metadata], Json]] = {
     "ernie4_5-moe": _ernie4_5_moe,
     "minimax-m2": _minimax_m2,
     "afmoe": _afmoe,
+    "hunyuan-moe": _hunyuan_moe,
     "nemotron_h": hybrid.nemotron_h,
     "nemotron_h_moe": hybrid.nemotron_h,
     "jamba": hybrid.jamba,
+    "kimi-linear": hybrid.kimi_linear,
 }

@@ -64,3 +64,19 @@ def deepseek_moe(metadata: Metadata) -> Json:
         "norm_topk_prob": bool(metadata.get("expert_weights_norm", False)),
         "routed_scaling_factor": metadata.real("expert_weights_scale", 1.0),
     }
+
+
+def latent_attention(metadata: Metadata) -> Json:
+    """Files without the lengths of MLA have whole keys and values."""
+    rotary = metadata.number("rope.dimension_count")
+    lengths = {}
+    for part in ("key_length", "value_length"):
+        is_split = metadata.get(f"attention.{part}_mla") is not None
+        lengths[part] = metadata.number(f"attention.{part}{'_mla' if is_split else ''}")
+    return {
+        "q_lora_rank": metadata.number("attention.q_lora_rank", 0) or None,
+        "kv_lora_rank": metadata.number("attention.kv_lora_rank"),
+        "qk_rope_head_dim": rotary,
+        "qk_nope_head_dim": lengths["key_length"] - rotary,
+        "v_head_dim": lengths["value_length"],
+    }

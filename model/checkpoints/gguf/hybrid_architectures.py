@@ -7,6 +7,8 @@ from torch import Tensor
 from model.checkpoints.gguf.architecture import (
     ATTENTION,
     FRAME,
+    KEYS_AND_VALUES,
+    LATENT_ATTENTION,
     LLAMA,
     Architecture,
     Fused,
@@ -117,6 +119,30 @@ def jamba(hf: HfConfig) -> Architecture:
         return only(tensors).float().neg().log()
 
     return Architecture(names, {"ssm_conv1d.weight": _with_channel_axis, "ssm_a": log})
+
+
+def kimi_linear(hf: HfConfig) -> Architecture:
+    moe, attention = "block_sparse_moe", "self_attn"
+    delta = {
+        "ssm_conv1d_q": "q_conv1d", "ssm_conv1d_k": "k_conv1d", "ssm_conv1d_v": "v_conv1d", "ssm_f_a": "f_a_proj",
+        "ssm_f_b": "f_b_proj", "ssm_beta": "b_proj", "ssm_g_a": "g_a_proj", "ssm_g_b": "g_b_proj",
+        "ssm_norm": "o_norm", "ssm_a": "A_log", "ssm_dt.bias": "dt_bias",
+    }  # fmt: skip
+    names = {
+        **LLAMA, **LATENT_ATTENTION, **{part: f"{attention}.{name}" for part, name in delta.items()},
+        "ffn_gate_inp": f"{moe}.gate", "exp_probs_b.bias": f"{moe}.gate.e_score_correction_bias",
+        **experts(f"{moe}.experts", ("w1", "w3", "w2")), **shared(f"{moe}.shared_experts"),
+    }  # fmt: skip
+
+    def channels(tensors: Sequence[Tensor]) -> Tensor:
+        """A convolution [1, channels, 1, taps], or without its axes of one."""
+        return _with_channel_axis([only(tensors).squeeze()])
+
+    def log(tensors: Sequence[Tensor]) -> Tensor:
+        return _log_of_decay(tensors).reshape(1, 1, -1, 1)
+
+    joins: dict[str, Join] = {f"ssm_conv1d_{name}.weight": channels for name in "qkv"}
+    return Architecture(names, {**joins, "ssm_a": log}, (KEYS_AND_VALUES,))
 
 
 _OFFSET_NORMS = ("output_norm", "attn_norm", "post_attention_norm", "attn_q_norm", "attn_k_norm")

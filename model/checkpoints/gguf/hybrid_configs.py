@@ -1,6 +1,6 @@
 """The metadata of architectures with recurrent layers, and of their relatives, as a config.json."""
 
-from model.checkpoints.gguf.config_parts import Json, experts
+from model.checkpoints.gguf.config_parts import Json, deepseek_moe, experts, latent_attention
 from model.checkpoints.gguf.metadata import Metadata
 
 
@@ -155,6 +155,24 @@ def jamba(metadata: Metadata) -> Json:
         "mamba_d_conv": metadata.number("ssm.conv_kernel"),
         "mamba_dt_rank": metadata.number("ssm.time_step_rank"),
         "mamba_conv_bias": any(name.endswith("ssm_conv1d.bias") for name in metadata.tensors),
+    }
+
+
+def kimi_linear(metadata: Metadata) -> Json:
+    """llama.cpp always normalizes the weights of the chosen experts, and has no groups of them."""
+    routed = deepseek_moe(metadata)
+    is_delta = [f"blk.{layer}.ssm_a" in metadata.tensors for layer in range(metadata.layers)]
+    return {
+        **routed,
+        **latent_attention(metadata),
+        "model_type": "kimi_linear",
+        "layer_types": ["linear_attention" if found else "full_attention" for found in is_delta],
+        "linear_num_heads": metadata.number("attention.head_count"),
+        "linear_head_dim": metadata.number("kda.head_dim"),
+        "linear_conv_kernel_dim": metadata.number("ssm.conv_kernel"),
+        "num_experts_per_token": routed["num_experts_per_tok"],
+        "num_shared_experts": routed["n_shared_experts"],
+        "moe_renormalize": True,
     }
 
 

@@ -31,6 +31,7 @@ PRE_TOKENIZERS: Mapping[str, tuple[str, ...]] = {
     "qwen35": (patterns.QWEN35,),
     **dict.fromkeys(("gpt-4o", "llama4", "kanana2", "minimax-m2"), (patterns.GPT4O,)),
     "tekken": (patterns.TEKKEN,),
+    "kimi-k2": (patterns.KIMI_K2,),
     "deepseek-v3": patterns.DEEPSEEK3,
     "deepseek-coder": patterns.DEEPSEEK_CODER,
     **dict.fromkeys(("bailingmoe", "bailingmoe2", "llada-moe"), (patterns.BAILING,)),

@@ -20,7 +20,6 @@ from model.network import CausalLM
 AXES = ("task", "language", "kind")
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 SAMPLES = 200  # of each batch size
-DEAD_LOAD = 0.1  # of the mean load
 
 Counts = NDArray[np.float64]
 
@@ -37,11 +36,6 @@ class LayerChoices:
     @property
     def load_E(self) -> Counts:
         return self.used_TE.sum(0).astype(np.float64)
-
-    @property
-    def dead_experts(self) -> list[int]:
-        load_E = self.load_E
-        return [expert for expert, load in enumerate(load_E) if load < DEAD_LOAD * load_E.mean()]
 
     @property
     def coactivation_EE(self) -> Counts:

@@ -1,12 +1,12 @@
 """A routing report in Markdown, and the baseline that a server compares its load with."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
 from model.evaluation.routing.measures import AXES, BATCH_SIZES, RoutingStudy
 from model.evaluation.routing.plots import write_plots
 from model.evaluation.tables import table
+from model.load_balance import entropy, idle_experts, load_shares, max_violation
 from model.loading.routing_baseline import RoutingBaseline
 
 STRONGEST = 3  # experts named for each label
@@ -23,7 +23,7 @@ def write_report(model: str, study: RoutingStudy, directory: Path) -> list[str]:
 
 def baseline_of(study: RoutingStudy) -> RoutingBaseline:
     """Each expert's share of the choices in its layer."""
-    shares = {layer.layer: tuple((layer.load_E / max(layer.load_E.sum(), 1)).tolist()) for layer in study.layers}
+    shares = {layer.layer: tuple(load_shares(layer.load_E)) for layer in study.layers}
     return RoutingBaseline(study.num_tokens, shares)
 
 
@@ -49,13 +49,13 @@ def _lines(model: str, study: RoutingStudy) -> Iterator[str]:
     )
     yield from ("", "## Layers", "")
     yield table(
-        ["layer", "experts per token", "entropy, bits", "imbalance", "dead", *(f"I({axis}; expert)" for axis in AXES)],
+        ["layer", "experts per token", "entropy, bits", "imbalance", "idle", *(f"I({axis}; expert)" for axis in AXES)],
         _layer_rows(study),
     )
     yield ""
     yield (
         "Entropy is that of the experts' shares of all choices, log2 of their number when even. Imbalance is MaxVio, "
-        "(largest - mean) / mean. Dead experts get less than a tenth of the mean. I(x; expert) is how many bits a "
+        "(largest - mean) / mean. Idle experts get less than a tenth of the mean. I(x; expert) is how many bits a "
         "single choice tells of x."
     )
     yield from ("", "![Load of the experts by layer](load.png)")
@@ -80,12 +80,11 @@ def _lines(model: str, study: RoutingStudy) -> Iterator[str]:
 def _layer_rows(study: RoutingStudy) -> Iterator[list[str]]:
     for layer in study.layers:
         load_E = layer.load_E
-        share_E = load_E / max(load_E.sum(), 1)
         yield [
             str(layer.layer),
             f"{load_E.sum() / study.num_tokens:.2f}",
-            f"{-sum(p * math.log2(p) for p in share_E if p):.2f}",
-            f"{load_E.max() / load_E.mean() - 1:.2f}",
-            ", ".join(map(str, layer.dead_experts)) or "none",
+            f"{entropy(load_shares(load_E)):.2f}",
+            f"{max_violation(load_E):.2f}",
+            ", ".join(map(str, idle_experts(load_E))) or "none",
             *(f"{layer.information(axis):.3f}" for axis in AXES),
         ]

@@ -6,7 +6,7 @@ interview.jsonl are this project's own and never trained on.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +57,26 @@ class Interview:
                 self._score(f"interview/{ALL}", ALL),
                 self._looped(),
             ),
-            failures=tuple(
-                Sample(f"interview/{question.kind}", question.lang, question.turns[-1], question.must_match[0], last)
-                for question, (*_, last) in zip(self.questions, self.answers, strict=True)
-                if not question.is_right(last)
+            examples=self._samples(self._firsts()),
+            failures=self._samples(
+                n
+                for n, (question, answers) in enumerate(zip(self.questions, self.answers, strict=True))
+                if not question.is_right(answers[-1])
             ),
+        )
+
+    def _firsts(self) -> Iterable[int]:
+        """The first question of each kind and language."""
+        firsts: dict[tuple[str, str], int] = {}
+        for number, question in enumerate(self.questions):
+            firsts.setdefault((question.kind, question.lang), number)
+        return firsts.values()
+
+    def _samples(self, numbers: Iterable[int]) -> tuple[Sample, ...]:
+        asked = [(self.questions[number], self.answers[number][-1]) for number in numbers]
+        return tuple(
+            Sample(f"interview/{question.kind}", question.lang, question.turns[-1], question.must_match[0], last)
+            for question, last in asked
         )
 
     def _score(self, source: str, part: str) -> Score:

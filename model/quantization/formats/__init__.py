@@ -7,18 +7,19 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from model.checkpoints.safetensors_files import CheckpointReader
-from model.quantization.formats import awq, compressed_tensors, fp8, gptq, mxfp4, scaled
+from model.quantization.formats import awq, bitsandbytes, compressed_tensors, fp8, gptq, mxfp4, scaled, torchao
 from model.quantization.formats.reader import Codec, DequantizingReader, Settings, require
 
 GGUF = "gguf"  # its reader dequantizes; the settings say how the matrices are served
 FORMATS: dict[str, Callable[[Settings], Codec]] = {
     "awq": awq.codec,
-    "bitsandbytes": scaled.bitsandbytes,
+    "bitsandbytes": bitsandbytes.codec,
     "compressed-tensors": compressed_tensors.codec,
     "fp8": fp8.codec,
     "gptq": gptq.codec,
     "modelopt": scaled.modelopt,
     "mxfp4": mxfp4.codec,
+    "torchao": torchao.codec,
 }
 
 

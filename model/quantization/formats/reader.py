@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -58,6 +58,15 @@ class Codec(Protocol):
     def decode(self, *parts: Any) -> Tensor: ...
 
 
+@runtime_checkable
+class SelfDescribing(Protocol):
+    """A codec whose last part is small and tells the shape of the plain tensor, which the others' shapes do not."""
+
+    def described_shape(self, description: Tensor) -> Shape:
+        """What `shape` gets in place of the shape of the last part."""
+        ...
+
+
 class DequantizingReader(CheckpointReader):
     """A `CheckpointReader` of the dequantized tensors. Tensors that are not quantized are passed through.
 
@@ -80,7 +89,10 @@ class DequantizingReader(CheckpointReader):
             return self._reader.header(name)
         parts = self._parts[name]
         found = {part: self._reader.header(part) for part in parts if part is not None}
-        shape = self._codec.shape(*(None if part is None else found[part].shape for part in parts))
+        shapes = [None if part is None else found[part].shape for part in parts]
+        if isinstance(self._codec, SelfDescribing):
+            shapes[-1] = self._codec.described_shape(self._reader.get(str(parts[-1])))
+        shape = self._codec.shape(*shapes)
         if shape is None or next(iter(found.values())).dtype != self._codec.code_dtype:
             told = (f"{part} {header.shape} {header.type_name}" for part, header in found.items())
             raise CheckpointError(f"tensor {name} is stored in parts that do not fit together: {', '.join(told)}")

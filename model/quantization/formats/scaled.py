@@ -18,16 +18,15 @@ from model.quantization.formats.reader import Settings, Shape, require
 @dataclass(frozen=True, slots=True)
 class Scaled:
     code_dtype: torch.dtype
-    scale_suffix: str = ".weight_scale"
+    suffixes: tuple[str, str, str] = (".weight", ".weight_zero_point", ".weight_scale")
     divisor: float = 1.0
     plain_suffix: str = ".weight"
-    optional: tuple[str, ...] = (".weight_zero_point",)
     plain_dtype: torch.dtype = torch.float32
     nearest_scheme: str = "int8"
 
     @property
-    def suffixes(self) -> tuple[str, ...]:
-        return (".weight", ".weight_zero_point", self.scale_suffix)
+    def optional(self) -> tuple[str, ...]:
+        return (self.suffixes[1],)
 
     def shape(self, weight: Shape, zero: Shape | None, scale: Shape) -> Shape | None:
         if len(weight) != 2 or zero not in (None, scale):
@@ -54,10 +53,3 @@ def modelopt(settings: Settings) -> Scaled:
     """FP8 of TensorRT Model Optimizer."""
     require(settings, "quant_algo", settings.get("quant_algo"), ("FP8",))
     return Scaled(torch.float8_e4m3fn)
-
-
-def bitsandbytes(settings: Settings) -> Scaled:
-    """LLM.int8() (arXiv 2208.07339)."""
-    require(settings, "load_in_4bit", bool(settings.get("load_in_4bit")), (False,))
-    require(settings, "load_in_8bit", settings.get("load_in_8bit"), (True,))
-    return Scaled(torch.int8, ".SCB", 127.0)

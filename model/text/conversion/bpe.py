@@ -1,6 +1,6 @@
 """Two kinds of byte pair encoding as the content of a tokenizer.json: over bytes, and SentencePiece's."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 Json = dict[str, Any]
@@ -77,17 +77,20 @@ def added_token(token_id: int, content: str, *, special: bool) -> Json:
 
 def merges_of(ids: Mapping[str, int], scores: Sequence[float] | None = None) -> list[list[str]]:
     """The merges that make the tokens of a vocabulary: those of the highest score first, of equals by their ids."""
+    lengths = {len(token) for token in ids}
     found = [
         (0.0 if scores is None else -scores[token_id], token_id, ids[left], ids[right], [left, right])
         for token, token_id in ids.items()
-        for left, right in _splits(token)
+        for left, right in _splits(token, lengths)
         if left in ids and right in ids
     ]
     return [merge for *_, merge in sorted(found, key=lambda entry: entry[:-1])]
 
 
-def _splits(token: str) -> Iterable[tuple[str, str]]:
-    return ((token[:place], token[place:]) for place in range(1, len(token)))
+def _splits(token: str, lengths: Collection[int]) -> Iterable[tuple[str, str]]:
+    """Into parts that have lengths of tokens: there are few of these, however long the longest token is."""
+    places = (place for place in lengths if 0 < place < len(token) and len(token) - place in lengths)
+    return ((token[:place], token[place:]) for place in places)
 
 
 def _frame(added: Sequence[Json]) -> Json:

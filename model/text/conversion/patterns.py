@@ -29,3 +29,9 @@ DEEPSEEK3 = (
 )
 DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥\u0800-一가-\ud7ff]+", r"\p{N}")
 BAILING = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+# words without Chinese characters, which are pieces of their own
+_KIMI_UPPER, _KIMI_LOWER = (rf"{letters[:-1]}&&[^\p{{Han}}]]" for letters in (_UPPER, _LOWER))
+KIMI_K2 = (
+    rf"\p{{Han}}+|{_BEFORE}{_KIMI_UPPER}*{_KIMI_LOWER}+{_ENGLISH}?|{_BEFORE}{_KIMI_UPPER}+{_KIMI_LOWER}*{_ENGLISH}?"
+    rf"|\p{{N}}{{1,3}}|{_REST}"
+)

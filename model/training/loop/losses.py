@@ -97,9 +97,3 @@ def _mean(x: Tensor, real_T: Tensor) -> Tensor:
     """The mean over real tokens of [T] or [T, E]."""
     weights = real_T.to(x.dtype)
     return torch.tensordot(weights, x, dims=1) / weights.sum()
-
-
-def max_violation(load_E: Tensor) -> Tensor:
-    """MaxVio: how far the busiest expert is above the mean load; 0 is perfect balance."""
-    mean = load_E.float().mean().clamp(min=1e-9)
-    return (load_E.max() - mean) / mean

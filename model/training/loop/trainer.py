@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
+from model.load_balance import max_violation
 from model.loading.load import load_network
 from model.network import CausalLM, cast_matrices
 from model.training.data.batches import BatchStream, valid_batches
 from model.training.data.collate import TrainingBatch
 from model.training.data.packing import PackedStream, Prefetched
 from model.training.ema import ExponentialMovingAverage
-from model.training.loop import losses
 from model.training.loop.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from model.training.loop.log import LogLine, RunLog
 from model.training.loop.micro_batch import MicroReport, MicroStep, batch_loss
@@ -138,7 +138,7 @@ class Trainer:
             tokens=self.state.tokens,
             loss=float(sum(report.loss for report in reports)) / count,
             balance=float(sum(report.balance for report in reports)) / count,
-            max_violation=float(sum(map(losses.max_violation, self.load))) / max(len(self.load), 1),
+            max_violation=sum(max_violation(load_E.tolist()) for load_E in self.load) / max(len(self.load), 1),
             gradient_norm=float(norm),
             learning_rate=rate,
             tokens_per_second=tokens / (time.monotonic() - start),

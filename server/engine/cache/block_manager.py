@@ -9,17 +9,12 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 
-def root_digest(
-    cache_salt: str = "",
-    experts_per_token: int | None = None,
-    masked_experts: tuple[tuple[int, tuple[int, ...]], ...] = (),
-    adapter: str | None = None,
-) -> bytes:
+def root_digest(cache_salt: str = "", computed_with: tuple[object, ...] = ()) -> bytes:
     """The digest of the empty prefix, from which all others follow.
 
-    Prefixes with different salts never match, nor do those that were computed with other experts or another adapter.
+    Prefixes with different salts never match, nor do those that were computed with something else: other experts or
+    another adapter. What `computed_with` holds is told apart by its `repr`.
     """
-    computed_with = f"{experts_per_token} {masked_experts} {adapter!r}"
     root = f"{computed_with} {cache_salt}".encode("utf-8", "surrogatepass")
     return blake2b(root, digest_size=16, person=b"prefix root").digest()
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from server.engine.client.admission import AdmissionControl, QueueLimits
 from server.engine.client.base import EngineClosedError
 from server.engine.engine import STEP_FAILED, Engine
-from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason, SchedulingParams, TaskLoad
+from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason, LabelLoad, SchedulingParams
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +108,11 @@ class AsyncLLM:
         healthy = self._stats.healthy and not self._dead and not hangs
         return replace(self._stats, running=running, waiting=len(self._streams) - running, healthy=healthy)
 
-    def task_loads(self, minutes: int) -> tuple[TaskLoad, ...]:
+    def task_loads(self, minutes: int) -> tuple[LabelLoad, ...]:
         return self._engine.task_loads(minutes)
+
+    def tenant_loads(self, minutes: int) -> tuple[LabelLoad, ...]:
+        return self._engine.tenant_loads(minutes)
 
     async def close(self, grace: float) -> None:
         """Refuse new requests, let the others finish for `grace` seconds, abort the rest, end the thread.

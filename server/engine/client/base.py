@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from server.engine.types import EngineOutput, EngineRequest, EngineStats, SchedulingParams, TaskLoad
+from server.engine.types import EngineOutput, EngineRequest, EngineStats, LabelLoad, SchedulingParams
 
 
 class QueueFullError(Exception):
@@ -58,8 +58,12 @@ class EngineClient(Protocol):
         """The newest snapshot of the engine's counters."""
         ...
 
-    def task_loads(self, minutes: int) -> tuple[TaskLoad, ...]:
+    def task_loads(self, minutes: int) -> tuple[LabelLoad, ...]:
         """The experts' load of the last minutes by task."""
+        ...
+
+    def tenant_loads(self, minutes: int) -> tuple[LabelLoad, ...]:
+        """The same by tenant, without the requests that have none."""
         ...
 
     async def close(self, grace: float) -> None:

@@ -6,12 +6,13 @@ computes entropy from the gates instead.)
 
 Counting after every step would cost as much as a small layer, so routings are kept and counted some steps at a time.
 
-Shapes: T tokens, E experts, L MoE layers, N tasks.
+Shapes: T tokens, E experts, L MoE layers, N groups of tokens with the same task and tenant.
 """
 
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.layers.router import Routing
+from model.load_balance import max_violation
 from server.engine.routing.load_window import LoadWindow
 from server.engine.types import LayerLoad
 
@@ -33,35 +35,43 @@ class _LayerCounts:
     num_tokens: int = 0
 
     def load(self, layer: int) -> LayerLoad:
-        counts_E = self.pairs_E
-        mean = float(counts_E.sum()) / len(counts_E)
-        imbalance = (float(counts_E.max()) - mean) / mean if mean else 0.0
-        return LayerLoad(layer, tuple(counts_E.tolist()), self.entropy / max(self.num_tokens, 1), imbalance)
+        pairs_E = self.pairs_E.tolist()
+        return LayerLoad(layer, tuple(pairs_E), self.entropy / max(self.num_tokens, 1), max_violation(pairs_E))
+
+
+class TokenCount(NamedTuple):
+    """So many tokens of a step that belong together. `tenant` is empty where requests have none."""
+
+    task: str
+    tenant: str
+    num_tokens: int
 
 
 class ExpertLoadRecorder:
     """Sums over all steps. `flush` updates `loads`; every few steps this happens by itself.
+
+    `by_task` and `by_tenant` hold the load of the last minutes.
 
     `num_experts` is by index of the MoE layer. Counts start with zeros, so that a scraper sees their first increase.
     """
 
     def __init__(self, num_experts: Mapping[int, int], clock: Callable[[], float] = time.monotonic) -> None:
         self._kept: list[tuple[Routing | None, ...]] = []
-        self._tasks: list[tuple[str, int]] = []  # of the routings that are kept, with the number of tokens
+        self._counted: list[TokenCount] = []  # of the routings that are kept
         self._tokens_kept = 0
         self._most_experts = max(num_experts.values(), default=0)
-        self.window = LoadWindow(num_experts, clock)
+        self.by_task, self.by_tenant = LoadWindow(num_experts, clock), LoadWindow(num_experts, clock)
         self._counts = {
             layer: _LayerCounts(torch.zeros(experts, dtype=torch.int64)) for layer, experts in num_experts.items()
         }
         self.loads = self._loads()
 
-    def observe(self, routings: tuple[Routing | None, ...], tasks: Iterable[tuple[str, int]]) -> None:
-        """Keep the routings of one step. `tasks`: the tokens of the step in their order, as (task, number)."""
+    def observe(self, routings: tuple[Routing | None, ...], counted: Iterable[TokenCount]) -> None:
+        """Keep the routings of one step. `counted`: the tokens of the step in their order."""
         if not self._counts:
             return
         self._kept.append(routings)
-        self._tasks += tasks
+        self._counted += counted
         self._tokens_kept += max((len(routing.experts_TK) for routing in routings if routing is not None), default=0)
         if len(self._kept) >= STEPS_KEPT or self._tokens_kept >= TOKENS_KEPT:
             self.flush()
@@ -71,44 +81,53 @@ class ExpertLoadRecorder:
         """Count the routings that were kept."""
         if not self._kept:
             return
-        tasks, tokens_N = self._kept_tasks()
-        pairs_NLE = np.zeros((len(tasks), len(self._counts), self._most_experts), dtype=np.int64)
+        groups, group_T = self._groups()
+        pairs_NLE = np.zeros((len(groups), len(self._counts), self._most_experts), dtype=np.int64)
         places = {layer: place for place, layer in enumerate(self._counts)}
         for layer, steps in enumerate(zip(*self._kept, strict=True)):
             routings = [routing for routing in steps if routing is not None]
             if routings:
-                pairs_NE = self._count(layer, routings, tokens_N, len(tasks))
+                pairs_NE = self._count(layer, routings, group_T, len(groups))
                 pairs_NLE[:, places[layer], : pairs_NE.shape[1]] = pairs_NE.numpy()
-        self.window.add(tasks, np.bincount(tokens_N, minlength=len(tasks)).tolist(), pairs_NLE)
+        self._add_to_windows(groups, np.bincount(group_T, minlength=len(groups)).tolist(), pairs_NLE)
         self._kept.clear()
-        self._tasks.clear()
+        self._counted.clear()
         self._tokens_kept = 0
         self.loads = self._loads()
 
     def _loads(self) -> tuple[LayerLoad, ...]:
         return tuple(counts.load(layer) for layer, counts in self._counts.items())
 
-    def _kept_tasks(self) -> tuple[list[str], NDArray[np.int64]]:
-        """The tasks of the steps that are kept, and for each token the index of its task."""
-        numbers: dict[str, int] = {}
-        indices = [numbers.setdefault(task, len(numbers)) for task, _ in self._tasks]
-        return list(numbers), np.repeat(indices, [count for _, count in self._tasks])
+    def _groups(self) -> tuple[list[tuple[str, str]], NDArray[np.int64]]:
+        """The tasks and tenants of the steps that are kept, and for each token the index of its group."""
+        numbers: dict[tuple[str, str], int] = {}
+        indices = [numbers.setdefault((task, tenant), len(numbers)) for task, tenant, _ in self._counted]
+        return list(numbers), np.repeat(indices, [count.num_tokens for count in self._counted])
 
-    def _count(self, layer: int, routings: list[Routing], task_T: NDArray[np.int64], num_tasks: int) -> Tensor:
-        """Add the routings of a layer. Returns the pairs by task and expert: int64 [N, E]."""
+    def _add_to_windows(
+        self, groups: list[tuple[str, str]], num_tokens: list[int], pairs_NLE: NDArray[np.int64]
+    ) -> None:
+        self.by_task.add([task for task, _ in groups], num_tokens, pairs_NLE)
+        named = [index for index, (_, tenant) in enumerate(groups) if tenant]
+        if named:
+            tenants, counts = [groups[index][1] for index in named], [num_tokens[index] for index in named]
+            self.by_tenant.add(tenants, counts, pairs_NLE[named])
+
+    def _count(self, layer: int, routings: list[Routing], group_T: NDArray[np.int64], num_groups: int) -> Tensor:
+        """Add the routings of a layer. Returns the pairs by group and expert: int64 [N, E]."""
         router_logits_TE = torch.cat([routing.router_logits_TE for routing in routings])
         weights = torch.cat([routing.weights_TK.flatten() for routing in routings])
         experts = torch.cat([routing.experts_TK.flatten() for routing in routings])
         num_experts = router_logits_TE.shape[1]
         choices_T = np.repeat([r.experts_TK.shape[1] for r in routings], [len(r.experts_TK) for r in routings])
-        first = torch.from_numpy(np.repeat(task_T * num_experts, choices_T)).to(experts.device)
+        first = torch.from_numpy(np.repeat(group_T * num_experts, choices_T)).to(experts.device)
         dispatched = (weights != 0).double()  # as weights: faster than taking these pairs out
-        pairs = torch.bincount(experts + first, dispatched, minlength=num_tasks * num_experts).long().cpu()
+        pairs = torch.bincount(experts + first, dispatched, minlength=num_groups * num_experts).long().cpu()
         counts = self._counts[layer]
-        counts.pairs_E += pairs.view(num_tasks, num_experts).sum(0)
+        counts.pairs_E += pairs.view(num_groups, num_experts).sum(0)
         counts.entropy += _entropy(router_logits_TE)
         counts.num_tokens += len(router_logits_TE)
-        return pairs.view(num_tasks, num_experts)
+        return pairs.view(num_groups, num_experts)
 
 
 def _entropy(router_logits_TE: Tensor) -> float:

@@ -42,11 +42,11 @@ def prepared(data_dir: Path, tokenizer: tokenizers.Tokenizer, tmp_path_factory: 
     return out
 
 
-def layer(*, mean_k: float = 2.0, max_violation: float = 0.5, dead_experts: int = 0) -> LayerMeasures:
+def layer(*, mean_k: float = 2.0, max_violation: float = 0.5, idle_experts: int = 0) -> LayerMeasures:
     return LayerMeasures(
         mean_k=mean_k,
         max_violation=max_violation,
-        dead_experts=dead_experts,
+        idle_experts=idle_experts,
         experts=4,
         entropy=1.9,
         token_information=1.1,
@@ -64,7 +64,7 @@ def result_of(variant: str, seed: int, bits: float, speed: float = 1000.0) -> Ru
         bits_per_byte={"translate/a-en-zh": bits, "translate/b-en-zh": bits + 0.2, "generate/c-en": bits - 0.5},
         accuracy={"analyze/d-en": 50.0 + seed},
         majority={"analyze/d-en": 40.0},
-        layers=(layer(dead_experts=seed - 1), layer(mean_k=3.0)) if routed else (),
+        layers=(layer(idle_experts=seed - 1), layer(mean_k=3.0)) if routed else (),
         agreement={"0.5": 0.8} if routed else {},
         parameters=4_000_000,
         active_parameters=2e6,

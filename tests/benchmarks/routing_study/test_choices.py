@@ -37,7 +37,7 @@ def one_hot(*experts: int) -> Tensor:
 
 def test_balanced_and_certain_router() -> None:
     found = layer_measures(one_hot(0, 1, 2, 3), probe_of(*["chat en"] * 4))
-    assert (found.mean_k, found.max_violation, found.dead_experts, found.experts) == (1, 0, 0, EXPERTS)
+    assert (found.mean_k, found.max_violation, found.idle_experts, found.experts) == (1, 0, 0, EXPERTS)
     assert (found.entropy, found.token_information) == pytest.approx((2, 2))
     assert found.task_shares == {"chat": [0.25] * 4}
 
@@ -45,7 +45,7 @@ def test_balanced_and_certain_router() -> None:
 def test_collapsed_and_undecided_router() -> None:
     both = torch.tensor([[0.5, 0.5, 0.0, 0.0]]).repeat(3, 1)
     found = layer_measures(both, probe_of(*["chat en"] * 3))
-    assert (found.mean_k, found.dead_experts) == (2, 2)
+    assert (found.mean_k, found.idle_experts) == (2, 2)
     assert found.max_violation == pytest.approx(1)
     assert found.entropy == pytest.approx(1)
     assert found.token_information == pytest.approx(0)

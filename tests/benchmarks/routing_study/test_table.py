@@ -29,7 +29,7 @@ def test_figures_are_means_with_half_the_range(study_dir: Path) -> None:
 def test_a_dense_network_has_no_router(study_dir: Path) -> None:
     text = study_table(study_dir)
     assert cells(text, "experts per token") == ["2.50", "–"]
-    assert cells(text, "dead experts, of all") == ["**0.062 ± 0.062**", "–"]  # none of 8, and 1 of 8
+    assert cells(text, "idle experts, of all") == ["**0.062 ± 0.062**", "–"]  # none of 8, and 1 of 8
     assert cells(text, "MaxVio")[1] == "–"
 
 

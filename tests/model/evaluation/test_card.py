@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from model.bundled_recipe.model_card import provenance
-from model.evaluation.card import CardFacts, model_card
+from model.evaluation.card import CARD_DETAILS, CardFacts, card_details, model_card
 from model.evaluation.report import EvaluationReport
 from model.evaluation.run import evaluate
 from model.evaluation.scores import Baseline, Sample, Score
@@ -80,40 +80,58 @@ def test_front_matter_is_yaml_that_hubs_know(facts: CardFacts, report: Evaluatio
     assert front["pipeline_tag"] == "text-generation"
 
 
-def test_card_has_every_number_of_the_evaluation(facts: CardFacts, report: EvaluationReport) -> None:
-    card = model_card(facts, report)
+def test_details_has_every_number_of_the_evaluation(facts: CardFacts, report: EvaluationReport) -> None:
+    card = card_details(facts, report)
     shown = list(numbers(report))
     assert len(shown) > 100
     assert [number for number in shown if number not in card] == []
     changed = replace(report, scores=(replace(report.scores[0], value=-123.456), *report.scores[1:]))
     assert "-123.46" not in card
-    assert "-123.46" in model_card(facts, changed)
+    assert "-123.46" in card_details(facts, changed)
 
 
-def test_card_says_what_is_not_better_than_a_baseline(facts: CardFacts, report: EvaluationReport) -> None:
-    section = model_card(facts, report).split("## Not better than a trivial baseline")[1].split("\n## ")[0]
+def test_details_says_what_is_not_better_than_a_baseline(facts: CardFacts, report: EvaluationReport) -> None:
+    section = card_details(facts, report).split("## Not better than a trivial baseline")[1].split("\n## ")[0]
     assert "translate/tatoeba-en-de (en-de): BLEU" in section
     assert "copy source" in section
 
 
-def test_card_of_a_good_model_says_that_nothing_is_worse(facts: CardFacts, report: EvaluationReport) -> None:
+def test_details_of_a_good_model_says_that_nothing_is_worse(facts: CardFacts, report: EvaluationReport) -> None:
     better = Score("translate/x", "en-de", "BLEU", 30.0, None, 9, "higher", (Baseline("copy source", 1.0),))
-    section = model_card(facts, replace(report, scores=(better,))).split("trivial baseline\n")[1].split("\n## ")[0]
+    section = card_details(facts, replace(report, scores=(better,))).split("trivial baseline\n")[1].split("\n## ")[0]
     assert section.strip().startswith("None: each of the 1 scores")
 
 
-def test_card_has_training_facts(facts: CardFacts, report: EvaluationReport) -> None:
-    card = model_card(facts, report)
+def test_details_has_training_facts(facts: CardFacts, report: EvaluationReport) -> None:
+    card = card_details(facts, report)
     for fact in ("200,000", "one abacus", "Muon and AdamW", "routelm train bundled", "![Losses over tokens](loss.png)"):
         assert fact in card
     assert "| translate/tatoeba-en-de | 2.250 |" in card
 
 
-def test_card_has_licence_and_credit_of_each_source(facts: CardFacts, report: EvaluationReport) -> None:
-    card = model_card(facts, report)
+def test_details_has_licence_and_credit_of_each_source(facts: CardFacts, report: EvaluationReport) -> None:
+    card = card_details(facts, report)
     for source in facts.provenance.sources:
         assert all(text in card for text in (source.name, source.origin, source.licence, source.attribution))
     assert "wikisplit" not in card
+
+
+def test_the_page_has_the_main_scores_beside_their_baselines(facts: CardFacts, report: EvaluationReport) -> None:
+    scores = (
+        Score("translate/x", "en-de", "BLEU", 31.25, None, 9, "higher", (Baseline("copy source", 1.0),)),
+        Score("translate/x", "en-de", "chrF", 77.75, None, 9, "higher", (Baseline("copy source", 2.0),)),
+        Score("analyze/y", "en", "accuracy", 40.0, None, 9, "higher", (Baseline("majority", 50.0),)),
+        Score("chat/left-out", "en", "bits per byte", 1.5, None, 9, "lower"),
+        Score("interview/fact", "all", "right answers in %", 62.5, None, 9, "higher"),
+        Score("interview/fact", "zh", "right answers in %", 12.5, None, 9, "higher"),
+    )
+    headline = ("translate/*", "analyze/*", "interview/*")
+    page = model_card(replace(facts, headline=headline), replace(report, scores=scores))
+    assert "| translate | x, en-de | BLEU | 31.25 | 1.00 (copy source) |" in page
+    assert "| 40.00 | 50.00 (majority), **not beaten** |" in page
+    assert "62.5" in page
+    assert not any(text in page for text in ("77.75", "left-out", "12.5"))
+    assert CARD_DETAILS in page
 
 
 def test_card_shows_given_examples_on_one_line_each(facts: CardFacts, report: EvaluationReport) -> None:

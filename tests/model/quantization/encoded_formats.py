@@ -4,6 +4,7 @@ Each takes a plain matrix [O, I] (MXFP4: [E, O, I]) and gives the tensors that a
 names, and what these stand for.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from itertools import product
@@ -62,6 +63,77 @@ def awq(weight: Tensor, group_size: int) -> Encoded:
     qweight = [[_word([codes[i][8 * w + o] for o in order], 4) for w in range(outputs // 8)] for i in range(inputs)]
     qzeros = [[_word([row[8 * w + o] for o in order], 4) for w in range(outputs // 8)] for row in zeros]
     return Encoded({"qweight": _int32(qweight), "qzeros": _int32(qzeros), "scales": scales}, plain)
+
+
+def awq_gemv(weight: Tensor, group_size: int) -> Encoded:
+    """Zero points and scales have room for a whole number of words, in steps of 256 inputs and more."""
+    outputs, inputs = weight.shape
+    codes, zeros, scales, plain = _grid(weight, [i // group_size for i in range(inputs)], bits=4)
+    step = {32: 4, 64: 2, 128: 1}[group_size]
+    width = math.ceil(math.ceil(len(zeros) / 8) / step) * step
+    qweight = [[_word([codes[8 * w + i][o] for i in range(8)], 4) for w in range(inputs // 8)] for o in range(outputs)]
+    padded = zeros + [[0] * outputs] * (8 * width - len(zeros))
+    qzeros = [[_word([padded[8 * w + n][o] for n in range(8)], 4) for w in range(width)] for o in range(outputs)]
+    wide = torch.zeros(outputs, 8 * width, dtype=torch.float16)
+    wide[:, : len(zeros)] = scales.T
+    return Encoded({"qweight": _int32(qweight), "qzeros": _int32(qzeros), "scales": wide}, plain)
+
+
+# Quantiles of the normal distribution, as bitsandbytes stores them
+NF4 = [
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+]  # fmt: skip
+
+
+def nf4(weight: Tensor, *, nested: bool) -> Encoded:
+    """bitsandbytes with blocks of 64; `nested`: their scales quantized to bytes, here linearly."""
+    blocks = weight.reshape(-1, 64).tolist()
+    largest = torch.tensor([max(map(abs, block)) for block in blocks])
+    state = {"quant_type": "nf4", "blocksize": 64, "dtype": "bfloat16", "shape": list(weight.shape)}
+    parts, absmax = {}, largest
+    if nested:
+        offset, nested_map = float(largest.mean()), torch.linspace(-1, 1, 256)
+        of_256 = [(part - offset).abs().max() for part in largest.split(256)]
+        numbers = [
+            min(range(256), key=lambda n: abs(float(nested_map[n] * of_256[b // 256]) + offset - float(largest[b])))
+            for b in range(len(blocks))
+        ]
+        absmax = torch.tensor([float(nested_map[n] * of_256[b // 256]) for b, n in enumerate(numbers)]) + offset
+        parts = {"absmax": torch.tensor(numbers, dtype=torch.uint8), "nested_quant_map": nested_map}
+        parts["nested_absmax"] = torch.stack(of_256)
+        state |= {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": offset}
+    codes = [
+        min(range(16), key=lambda code: abs(NF4[code] - value / float(scale)))
+        for block, scale in zip(blocks, absmax, strict=True)
+        for value in block
+    ]
+    plain = torch.tensor([NF4[code] for code in codes]) * absmax.repeat_interleave(64)
+    pairs = [[16 * first + second] for first, second in zip(codes[::2], codes[1::2], strict=True)]
+    parts = {"": torch.tensor(pairs, dtype=torch.uint8), "absmax": absmax, "quant_map": torch.tensor(NF4)} | parts
+    parts["quant_state.bitsandbytes__nf4"] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+    return Encoded({f"weight.{name}".rstrip("."): part for name, part in parts.items()}, plain.view_as(weight))
+
+
+def torchao_int4(weight: Tensor) -> Encoded:
+    """Integers from -8 to 7 around the middle of each group of 32 inputs."""
+    outputs, inputs = weight.shape
+    groups = weight.view(outputs, -1, 32)
+    low, high = groups.amin(2), groups.amax(2)
+    scales = (high - low) / 15
+    zeros = low + 8 * scales
+    integers = ((groups - low[..., None]) / scales[..., None]).round().clamp(0, 15) - 8
+    plain = integers * scales[..., None] + zeros[..., None]
+    rows = integers.view(outputs, inputs).int().tolist()
+    qdata = [[(even % 16) + 16 * odd for even, odd in zip(row[::2], row[1::2], strict=True)] for row in rows]
+    parts = {"qdata": torch.tensor(qdata, dtype=torch.int8), "scale": scales.T, "zero_point": zeros.T}
+    return Encoded({f"_weight_{name}": part.contiguous() for name, part in parts.items()}, plain.view_as(weight))
+
+
+def torchao(weight: Tensor, dtype: torch.dtype, strategy: str) -> Encoded:
+    parts, plain = scaled(weight, dtype, strategy)
+    return Encoded({"_weight_qdata": parts["weight"], "_weight_scale": parts["weight_scale"]}, plain)
 
 
 def gptq(weight: Tensor, groups: Sequence[int], bits: int = 4, *, first_form: bool = True) -> Encoded:

@@ -12,7 +12,19 @@ from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 from model.checkpoints.safetensors_files import CheckpointError, CheckpointReader, open_checkpoint
 from model.quantization.formats import dequantized, nearest_scheme
 from model.quantization.formats.mxfp4 import Mxfp4
-from tests.model.quantization.encoded_formats import Encoded, awq, fp8, gptq, mxfp4, packed, scaled
+from tests.model.quantization.encoded_formats import (
+    Encoded,
+    awq,
+    awq_gemv,
+    fp8,
+    gptq,
+    mxfp4,
+    nf4,
+    packed,
+    scaled,
+    torchao,
+    torchao_int4,
+)
 
 ROWS, COLUMNS = 48, 64
 FP8 = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": [32, 24]}
@@ -49,6 +61,13 @@ def bitsandbytes() -> Encoded:
     codes, scale = scaled(random_weight(ROWS, COLUMNS), torch.int8, "channel").parts.values()
     largest = scale.flatten() * 127
     return Encoded({"weight": codes, "SCB": largest}, codes.float() * (largest / 127)[:, None])
+
+
+NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+
+
+def torchao_settings(kind: str) -> dict[str, Any]:
+    return {"quant_method": "torchao", "quant_type": {"default": {"_type": kind, "_version": 2, "_data": {}}}}
 
 
 CASES: dict[str, tuple[Encoded, dict[str, Any], str]] = {
@@ -96,6 +115,24 @@ CASES: dict[str, tuple[Encoded, dict[str, Any], str]] = {
     "compressed packed 8 bits": (
         packed(random_weight(ROWS, COLUMNS), 8),
         compressed("pack-quantized", 8, "int", "group"),
+        "int8",
+    ),
+    "awq gemv": (
+        awq_gemv(random_weight(ROWS, COLUMNS), 32),
+        AWQ | {"version": "gemv", "group_size": 32},
+        "int4",
+    ),
+    "bitsandbytes nf4": (nf4(random_weight(ROWS, COLUMNS), nested=False), NF4, "int4"),
+    "bitsandbytes nf4 nested": (nf4(random_weight(ROWS * 8, COLUMNS), nested=True), NF4, "int4"),
+    "torchao int4": (torchao_int4(random_weight(ROWS, COLUMNS)), torchao_settings("Int4WeightOnlyConfig"), "int4"),
+    "torchao int8": (
+        torchao(random_weight(ROWS, COLUMNS), torch.int8, "channel"),
+        torchao_settings("Int8WeightOnlyConfig"),
+        "int8",
+    ),
+    "torchao fp8": (
+        torchao(random_weight(ROWS, COLUMNS), torch.float8_e4m3fn, "channel"),
+        torchao_settings("Float8DynamicActivationFloat8WeightConfig"),
         "int8",
     ),
     "bitsandbytes": (bitsandbytes(), {"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8"),
@@ -177,10 +214,15 @@ def test_mxfp4_equals_transformers() -> None:
         ),
         ({}, "quant_method is 'None'"),
         (AWQ | {"bits": 3}, "bits is 3 .* for quant_method awq are: 4"),
-        (AWQ | {"version": "gemv"}, "version is 'gemv' .* gemm"),
+        (AWQ | {"version": "marlin"}, "version is 'marlin' .* gemm, gemv"),
+        (AWQ | {"version": "gemv", "group_size": 16}, "group_size is 16 .* -1, 32, 64, 128"),
+        (NF4 | {"bnb_4bit_quant_type": "int4"}, "bnb_4bit_quant_type is 'int4' .* nf4, fp4"),
+        (NF4 | {"bnb_4bit_quant_storage": "bfloat16"}, "bnb_4bit_quant_storage is 'bfloat16' .* uint8"),
+        (torchao_settings("NVFP4InferenceConfig"), "quant_type is 'NVFP4InferenceConfig' .* Int4WeightOnlyConfig"),
+        ({"quant_method": "torchao", "quant_type": "int8"}, "quant_type of quantization_config: one `default`"),
         (GPTQ | {"bits": 2}, "bits is 2 .* for quant_method gptq are: 3, 4, 8"),
         (GPTQ | {"bits": [4]}, r"bits is \[4\] .* for quant_method gptq are: 3, 4, 8"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "load_in_4bit is True"),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": False}, "load_in_8bit is False"),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "quant_algo is 'NVFP4'"),
         (compressed("nvfp4-pack-quantized", 4, "float", "group"), "format is 'nvfp4-pack-quantized'"),
         ({"quant_method": "compressed-tensors", "format": "int-quantized"}, "config_groups"),
@@ -198,7 +240,11 @@ def test_what_is_not_known_is_refused(settings: dict[str, Any], message: str) ->
 @pytest.mark.parametrize("case", CASES)
 def test_parts_that_do_not_fit(case: str, tmp_path: Path) -> None:
     encoded, settings, _ = CASES[case]
-    name = next(name for name in ("weight_scale_inv", "weight_scale", "SCB", "scales") if name in encoded.parts)
+    name = next(
+        name
+        for name in ("weight_scale_inv", "weight_scale", "SCB", "scales", "_weight_scale", "weight.quant_map")
+        if name in encoded.parts
+    )
     broken = Encoded(encoded.parts | {name: torch.ones(7, 5)}, encoded.plain)
     with pytest.raises(CheckpointError, match=rf"a\.weight is stored in parts that do not fit.*a\.{name}"):
         matrix(tmp_path, broken, settings).header("a.weight")
@@ -211,6 +257,25 @@ def test_a_missing_part_is_named(case: str, tmp_path: Path) -> None:
     rest = {name: part for name, part in encoded.parts.items() if name != first}
     with pytest.raises(CheckpointError, match=rf"a\.{first} is missing"):
         matrix(tmp_path, Encoded(rest, encoded.plain), settings)
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        (b"[1", "no JSON"),
+        (b"[]", "no JSON"),
+        (b'{"shape": "48"}', "a list of sizes"),
+        (b'{"shape": [48, -64], "blocksize": 64}', "a list of sizes"),
+        (b'{"shape": [48, 64], "blocksize": 0}', "blocksize 0"),
+        (b'{"shape": [64, 64], "blocksize": 64}', "do not fit together"),
+    ],
+)
+def test_a_hostile_description_is_refused(state: bytes, message: str, tmp_path: Path) -> None:
+    encoded, settings, _ = CASES["bitsandbytes nf4"]
+    parts = encoded.parts | {"weight.quant_state.bitsandbytes__nf4": torch.tensor(list(state), dtype=torch.uint8)}
+    reader = matrix(tmp_path, Encoded(parts, encoded.plain), settings)
+    with pytest.raises(CheckpointError, match=message):
+        [read("a.weight") for read in (reader.header, reader.get)]
 
 
 def test_groups_lie_in_order_without_their_index(tmp_path: Path) -> None:

@@ -1,19 +1,23 @@
 """GET /v1/routing."""
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
 
 from model.loading.routing_baseline import RoutingBaseline
-from server.engine.types import TaskLoad
+from server.engine.types import LabelLoad
 from server.generation.model_facts import ModelFacts, RouterFacts
-from tests.server.applications import Server
+from server.middleware.api_keys import hash_key
+from tests.server.applications import Server, client_of, make_server
 
 LOADS = (
-    TaskLoad("chat/completions", 1000, ((1500, 500, 0, 0), (0, 1000, 500, 500))),
-    TaskLoad("translate", 2000, ((500, 1500, 2000, 0), (3000, 0, 500, 500))),
+    LabelLoad("chat/completions", 1000, ((1500, 500, 0, 0), (0, 1000, 500, 500))),
+    LabelLoad("translate", 2000, ((500, 1500, 2000, 0), (3000, 0, 500, 500))),
 )
+BY_KEY = LabelLoad("user", 4, ((1, 3, 0, 0), (0, 0, 0, 0)))
 USUAL = {0: (0.25,) * 4, 2: (0.5, 0.1666, 0.1666, 0.1668)}
 
 
@@ -40,6 +44,27 @@ def test_shares_entropy_and_imbalance_by_hand(client: TestClient, server: Server
     }  # fmt: skip
     assert report["baseline"]["num_tokens"] == 50_000
     assert report["baseline"]["alarm"].startswith("The experts of layer 0 are not used as in the baseline")
+
+
+def test_keys_are_told_to_admins(tmp_path: Path) -> None:
+    keys = [
+        {"name": name, "sha256": hash_key(name.encode()), "scopes": scopes}
+        for name, scopes in (("user", ["inference"]), ("boss", ["inference", "admin"]))
+    ]
+    (tmp_path / "keys.json").write_text(json.dumps({"keys": keys}))
+    server = make_server(keys_file=str(tmp_path / "keys.json"))
+    server.service.facts, server.engine.loads, server.engine.by_tenant = facts(), LOADS, (BY_KEY,)
+    with client_of(server) as client:
+        user, boss = (
+            client.get("/v1/routing", headers={"Authorization": f"Bearer {name}"}).json() for name in ("user", "boss")
+        )
+    assert boss["keys"] == [{"key": "user", "num_tokens": 4, "share": [[0.25, 0.75, 0.0, 0.0], [0.0] * 4]}]
+    assert user == {name: value for name, value in boss.items() if name != "keys"}
+
+
+def test_without_keys_there_are_none(client: TestClient, server: Server) -> None:
+    server.service.facts = facts()
+    assert "keys" not in client.get("/v1/routing").json()
 
 
 def test_few_tokens_raise_no_alarm(client: TestClient, server: Server) -> None:

@@ -1,8 +1,9 @@
-"""`return_routing`, `experts_per_token` and `mask_experts` on all endpoints that have them."""
+"""`return_routing`, `experts_per_token`, `mask_experts` and `force_experts` on all endpoints that have them."""
 
 import functools
 import json
 import operator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from tests.server.applications import Server, client_of, events_of, make_server
 from tests.server.fake_engine import routed
 
 LAYERS = (0, 2, 3)
-FACTS = ModelFacts(router=RouterFacts("SoftmaxTopK", dict.fromkeys(LAYERS, 4), experts_per_token=2))
+ROUTER = RouterFacts("SoftmaxTopK", dict.fromkeys(LAYERS, 4), experts_per_token=2)
+FACTS = ModelFacts(router=ROUTER)
 BODIES: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
     "/v1/completions": {"prompt": "Hi", "max_tokens": 20},
@@ -92,6 +94,21 @@ def test_an_answer_has_a_bounded_number_of_choices(client: TestClient, server: S
 
 
 @pytest.mark.parametrize(
+    ("most", "forced", "choices"),
+    [(None, {}, 2), (3, {}, 3), (None, {"0": [0, 1, 2, 3]}, 4), (3, {"0": [1]}, 3)],
+)
+def test_more_choices_a_token_are_fewer_tokens(most: int | None, forced: dict[str, list[int]], choices: int) -> None:
+    server = make_server(allow_expert_masks=True)
+    server.service.facts = ModelFacts(router=replace(ROUTER, adaptive_most=most))
+    with client_of(server) as client:
+        body = {"prompt": "Hi", "return_routing": True, "force_experts": forced}
+        assert client.post("/v1/generate", json=body).status_code == 200
+    [request] = server.engine.submitted
+    assert request.routing.returned is not None
+    assert request.routing.returned.max_tokens == MAX_CHOICES // (3 * choices)
+
+
+@pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
         ({"return_routing": {"layers": [1]}}, "return_routing.layers", "those that have are 0, 2, 3"),
@@ -154,6 +171,28 @@ def test_masks_need_a_setting() -> None:
             assert client.post("/v1/generate", json=body).status_code == status
             masks = [request.routing.masked_experts for request in server.engine.submitted]
         assert masks == ([((0, (1,)), (2, (0, 3)))] if allowed else [])
+
+
+def test_forced_experts_need_the_setting_too() -> None:
+    body = {"prompt": "Hi", "force_experts": {"2": [3, 0], "0": [1]}}
+    for allowed, status in ((False, 403), (True, 200)):
+        server = make_server(allow_expert_masks=allowed)
+        server.service.facts = FACTS
+        with client_of(server) as client:
+            response = client.post("/v1/generate", json=body)
+            assert response.status_code == status
+            if not allowed:
+                assert response.json()["error"]["param"] == "force_experts"
+            forced = [request.routing.forced_experts for request in server.engine.submitted]
+        assert forced == ([((0, (1,)), (2, (0, 3)))] if allowed else [])
+
+
+def test_what_the_server_may_give_by_itself_may_be_asked_for(client: TestClient, server: Server) -> None:
+    server.service.facts = ModelFacts(router=replace(ROUTER, adaptive_most=3))
+    assert client.get("/v1/routing").json()["experts_per_token"]["max"] == 3
+    for number, status in ((3, 200), (4, 400)):
+        body = {"prompt": "Hi", "experts_per_token": number}
+        assert client.post("/v1/generate", json=body).status_code == status
 
 
 def test_of_several_keys_only_an_admin_s_may_mask(tmp_path: Path) -> None:

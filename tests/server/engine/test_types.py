@@ -14,6 +14,7 @@ from server.engine.types import (
     EngineStats,
     FinishReason,
     GenerateRequest,
+    LabelLoad,
     LayerLoad,
     RequestTimes,
     ReturnedRouting,
@@ -22,7 +23,6 @@ from server.engine.types import (
     SchedulingParams,
     ScoreRequest,
     StepTokens,
-    TaskLoad,
     ThinkingBudget,
     TokenLogprobs,
     TokenRouting,
@@ -44,7 +44,7 @@ COMMON: dict[str, Any] = {
     "cache_salt": "key \N{SNOWMAN}",
     "adapter": "german",
     "scheduling": SchedulingParams(-3, "tenant"),
-    "routing": RoutingParams(2, False, ((0, (1, 3)),), ReturnedRouting((0, 2), 1, True), "chat"),
+    "routing": RoutingParams(2, False, ((0, (1, 3)),), ((2, (0,)),), ReturnedRouting((0, 2), 1, True), "chat"),
     "snapshot_token_ids": frozenset({8}),
 }
 LOGPROBS = (TokenLogprobs(4, -0.1, ((4, -0.1), (6, -(2.0**-30)))),)
@@ -79,7 +79,7 @@ MESSAGES: list[Any] = [
         1,
     ),
     LayerLoad(1, (30, 10), 0.6, 0.5),
-    TaskLoad("chat", 20, ((30, 10), (0, 40))),
+    LabelLoad("chat", 20, ((30, 10), (0, 40))),
     StepTokens().add(5),
     EngineStats(
         *range(15),

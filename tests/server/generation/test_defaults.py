@@ -55,3 +55,22 @@ def test_without_the_file_the_model_s_own_distribution_is_sampled(tmp_path: Path
 def test_what_no_request_could_have_is_refused(tmp_path: Path, content: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         load(tmp_path, content)
+
+
+def test_plain_text_may_have_its_own(tmp_path: Path) -> None:
+    content = {"temperature": 0.3, "min_p": 0.1, "plain_text": {"temperature": 0.7}}
+    assert load(tmp_path, content) == GenerationDefaults(temperature=0.3, min_p=0.1)
+    assert GenerationDefaults.load_plain_text(tmp_path) == GenerationDefaults(temperature=0.7, min_p=0.1)
+
+
+def test_plain_text_is_sampled_like_chat_where_the_file_says_nothing_of_it(tmp_path: Path) -> None:
+    assert GenerationDefaults.load_plain_text(tmp_path) == load(tmp_path, {})
+    load(tmp_path, {"temperature": 0.3})
+    assert GenerationDefaults.load_plain_text(tmp_path) == GenerationDefaults(temperature=0.3)
+
+
+@pytest.mark.parametrize("value", [[], "0.5", {"temperature": -1}])
+def test_a_wrong_value_for_plain_text_is_refused(tmp_path: Path, value: object) -> None:
+    load(tmp_path, {"plain_text": value})
+    with pytest.raises(ValueError, match=r"plain_text|temperature"):
+        GenerationDefaults.load_plain_text(tmp_path)

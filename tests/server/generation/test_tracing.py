@@ -67,6 +67,18 @@ def test_phases_follow_each_other(provider: TracerProvider, recorded: InMemorySp
     assert parent.status.status_code is StatusCode.UNSET
 
 
+@pytest.mark.parametrize("number", [None, 1])
+def test_a_chosen_number_of_experts_is_told(
+    number: int | None, provider: TracerProvider, recorded: InMemorySpanExporter
+) -> None:
+    with provider.get_tracer("test").start_as_current_span("http"):
+        observer = with_spans(Mock(), REQUEST, "m")
+    observer.finished(FinishReason.STOP, Usage(2, 3, 1, experts_per_token=number), None)
+    (span,) = [span for span in recorded.get_finished_spans() if span.name == "text_completion m"]
+    assert span.attributes is not None
+    assert span.attributes.get("routelm.experts_per_token") == number
+
+
 def test_a_phase_that_was_not_reached_has_no_span(provider: TracerProvider, recorded: InMemorySpanExporter) -> None:
     spans = spans_of(provider, recorded, REQUEST, RequestTimes(1.0, finished=4.0), FinishReason.ERROR)
     assert set(spans) == {"http", "text_completion m", "queue"}

@@ -25,7 +25,8 @@ ARCHITECTURES = {
     "granitemoehybrid": "granitehybrid", "lfm2": "lfm2", "lfm2_moe": "lfm2moe", "olmoe": "olmoe",
     "olmo2": "olmo2", "olmo3": "olmo2", "smollm3": "smollm3", "phi3": "phi3", "glm4": "glm4", "gemma3_text": "gemma3",
     "glm4_moe": "glm4moe", "dots1": "dots1", "ernie4_5_moe": "ernie4_5-moe", "minimax_m2": "minimax-m2",
-    "afmoe": "afmoe", "jamba": "jamba",
+    "afmoe": "afmoe", "jamba": "jamba", "phimoe": "phimoe", "hunyuan_v1_moe": "hunyuan-moe",
+    "glm4_moe_lite": "deepseek2", "kimi_linear": "kimi-linear",
     "gpt_oss": "gpt-oss", "deepseek_v2": "deepseek2", "deepseek_v3": "deepseek2",
 }  # fmt: skip
 _PERMUTED = ("llama", "granite", "granitemoe", "granitehybrid", "smollm3")
@@ -84,7 +85,7 @@ def _metadata(hf: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     rope = rope.get("full_attention", rope)
     found = {
         "block_count": hf.get("num_hidden_layers") or len(hf["layers_block_type"]),
-        "context_length": hf["max_position_embeddings"],
+        "context_length": hf.get("max_position_embeddings") or hf["model_max_length"],
         "embedding_length": hf["hidden_size"],
         "feed_forward_length": hf.get("intermediate_size"),
         "attention.head_count": heads,
@@ -117,9 +118,9 @@ def _windows(hf: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _phi3(hf: Mapping[str, Any]) -> dict[str, Any]:
-    rope = hf["rope_parameters"]
-    original = rope.get("original_max_position_embeddings") or hf["original_max_position_embeddings"]
-    found = {"attention.sliding_window": hf["sliding_window"] or 0, "rope.scaling.original_context_length": original}
+    rope, found = hf["rope_parameters"], {"attention.sliding_window": hf["sliding_window"] or 0}
+    original = rope.get("original_max_position_embeddings") or hf.get("original_max_position_embeddings")
+    found["rope.scaling.original_context_length"] = original
     if "long_factor" not in rope:
         return found
     scale = hf["max_position_embeddings"] / original
@@ -232,12 +233,52 @@ def _qwen3_next(hf: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _num_dense(hf: Mapping[str, Any]) -> int:
+    kinds = hf.get("mlp_layer_types")
+    found: int = kinds.index("sparse") if kinds else hf["first_k_dense_replace"]
+    return found
+
+
+def _hunyuan_moe(hf: Mapping[str, Any]) -> dict[str, Any]:
+    rope, top_k = hf["rope_parameters"], hf["moe_topk"]
+    dim = hf.get("head_dim") or hf["hidden_size"] // hf["num_attention_heads"]
+    found = {
+        "expert_used_count": top_k[0] if isinstance(top_k, list) else top_k,
+        "expert_feed_forward_length": hf["intermediate_size"],
+        "expert_shared_feed_forward_length": hf["intermediate_size"],
+        "expert_shared_count": 1,
+    }
+    if "alpha" not in rope:
+        return found
+    base = rope["rope_theta"] * rope["alpha"] ** (dim / (dim - 2))
+    return found | {"rope.freq_base": base, "rope.scaling.type": "none", "rope.scaling.factor": 1.0}
+
+
+def _kimi_linear(hf: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "attention.head_count_kv": [int(kind == "full_attention") for kind in hf["layer_types"]],
+        "attention.q_lora_rank": hf.get("q_lora_rank"),
+        "attention.kv_lora_rank": hf["kv_lora_rank"],
+        "attention.key_length": hf["kv_lora_rank"] + hf["qk_rope_head_dim"],
+        "attention.key_length_mla": hf["qk_nope_head_dim"] + hf["qk_rope_head_dim"],
+        "attention.value_length_mla": hf["v_head_dim"],
+        "rope.dimension_count": hf["qk_rope_head_dim"],
+        "ssm.conv_kernel": hf["linear_conv_kernel_dim"],
+        "kda.head_dim": hf["linear_head_dim"],
+        "expert_used_count": hf["num_experts_per_token"],
+        "expert_shared_count": hf["num_shared_experts"],
+        "expert_weights_scale": float(hf["routed_scaling_factor"]),
+        "expert_gating_func": 2,
+        "leading_dense_block_count": _num_dense(hf),
+    }
+
+
 def _deepseek(hf: Mapping[str, Any]) -> dict[str, Any]:
-    is_v3 = hf["model_type"] == "deepseek_v3"
+    has_sigmoid = hf["model_type"] != "deepseek_v2"
     rope = hf.get("rope_parameters") or {}
     return {
         "attention.head_count_kv": 1,
-        "leading_dense_block_count": hf["first_k_dense_replace"],
+        "leading_dense_block_count": _num_dense(hf),
         "attention.q_lora_rank": hf.get("q_lora_rank"),
         "attention.kv_lora_rank": hf["kv_lora_rank"],
         "attention.key_length": hf["kv_lora_rank"] + hf["qk_rope_head_dim"],
@@ -249,7 +290,7 @@ def _deepseek(hf: Mapping[str, Any]) -> dict[str, Any]:
         "expert_weights_norm": hf.get("norm_topk_prob") or None,
         "expert_group_count": hf.get("n_group"),
         "expert_group_used_count": hf.get("topk_group"),
-        "expert_gating_func": 2 if is_v3 else 1,
+        "expert_gating_func": 2 if has_sigmoid else 1,
         "rope.dimension_count": hf["qk_rope_head_dim"],
         "rope.scaling.yarn_log_multiplier": 0.1 * rope["mscale_all_dim"] if rope.get("mscale_all_dim") else None,
     }
@@ -266,6 +307,9 @@ _MORE: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
     "jamba": _jamba,
     "gemma3": lambda hf: {"attention.sliding_window": hf["sliding_window"]},
     "phi3": _phi3,
+    "phimoe": _phi3,
+    "hunyuan-moe": _hunyuan_moe,
+    "kimi-linear": _kimi_linear,
     "granite": _granite,
     "granitemoe": _granite,
     "granitehybrid": _granite_hybrid,
@@ -356,6 +400,8 @@ def _changes(name: str, tensor: Tensor, hf: Mapping[str, Any], architecture: str
         return {name: tensor + 1}
     if architecture == "gpt-oss":
         return _gpt_oss(name, block, tensor)
+    if architecture == "kimi-linear":
+        return _kimi_changes(name, block, tensor)
     if architecture == "jamba":
         return _jamba_changes(name, block, tensor)
     if architecture.startswith("nemotron_h"):
@@ -413,6 +459,16 @@ def _jamba_changes(name: str, block: str, tensor: Tensor) -> Tensors:
     if name.endswith(".D"):
         return {f"{block}.ssm_d": tensor}
     return {name.replace("feed_forward.experts", "mlp.experts"): tensor}
+
+
+def _kimi_changes(name: str, block: str, tensor: Tensor) -> Tensors:
+    if "conv1d" in name:
+        return {name: tensor.squeeze(1)[None, :, None]}
+    if name.endswith("A_log"):
+        return {f"{block}.ssm_a": -torch.exp(tensor)}
+    if name.endswith("dt_bias"):
+        return {f"{block}.ssm_dt.bias": tensor}
+    return {re.sub(r"block_sparse_moe\.(gate|up|down)_proj", r"mlp.\1_proj", name): tensor}  # as published
 
 
 def _delta_net(name: str, block: str, tensor: Tensor, hf: Mapping[str, Any], architecture: str) -> Tensors:

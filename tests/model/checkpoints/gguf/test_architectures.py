@@ -28,7 +28,7 @@ from tests.model.families.checkpoints import CASES, TINY, write_checkpoint
 NOT_EXPRESSED = {
     "mistral_window", "mixtral_window", "qwen2_window", "qwen3_window", "qwen2_moe_sparse", "qwen3_moe_renormalized",
     "qwen3_5_moe", "lfm2_moe_plain_router", "llama_longrope", "smollm3_window",
-    "phimoe", "hunyuan_v1_moe", "phimoe_longrope", "hunyuan_v1_moe_alpha", "flex_olmo", "glm4_moe_lite", "kimi_linear",
+    "flex_olmo",
 }  # fmt: skip
 # settings that llama.cpp fixes, or derives from others
 FIXED = {
@@ -39,6 +39,16 @@ FIXED = {
     "gemma3_text": {"num_hidden_layers": 6, "layer_types": None, "query_pre_attn_scalar": 32},
     "qwen3_moe": {"norm_topk_prob": True},
     "granitemoehybrid_dense": {"time_step_limit": [0.0, float("inf")]},
+    "hunyuan_v1_moe": {"moe_topk": [3, 3]},
+    "phimoe_longrope": {
+        "max_position_embeddings": 1024,
+        "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 500.0, "original_max_position_embeddings": 256, "factor": 4.0,
+            "short_mscale": 1.25**0.5, "long_mscale": 1.25**0.5,
+            "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
+            "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0],
+        },
+    },
     "deepseek_v2_groups": {
         "rope_parameters": {
             "rope_type": "yarn", "factor": 4.0, "beta_fast": 32, "beta_slow": 1, "mscale": 0.707,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 
 from model.checkpoints.gguf.file import GgufFile
 from model.checkpoints.gguf.tokenizer import tokenizer_config, tokenizer_json
@@ -111,6 +112,14 @@ def test_a_text_begins_with_bos_where_the_kind_does_or_the_file_says_so() -> Non
 def test_special_tokens_are_marked() -> None:
     tokenizer = loaded(byte_level())
     assert (set(tokenizer.special_tokens), set(tokenizer.added_tokens)) == ({"<s>"}, {"<s>", "<tool>"})
+
+
+def test_kimi_has_chinese_characters_apart_from_words() -> None:
+    tokenizer = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(byte_level(pre="kimi-k2"))))
+    assert tokenizer.pre_tokenizer is not None
+    text = "It's 汉字abc汉, 12345 McDonald!\n"
+    pieces = [text[slice(*place)] for _, place in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
+    assert pieces == ["It's", " ", "汉字", "abc", "汉", ",", " ", "123", "45", " Mc", "Donald", "!\n"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import tiktoken
 from transformers import GPT2Tokenizer
 
 from model.text.conversion import patterns
-from model.text.conversion.bpe import byte_characters
+from model.text.conversion.bpe import byte_characters, merges_of
 from model.text.tokenizer import Tokenizer
 
 CORPUS = [
@@ -126,3 +126,10 @@ def test_a_damaged_tekken_file_is_refused(tmp_path: Path) -> None:
 def test_without_any_tokenizer_it_says_what_is_read(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no tokenizer\.json, nor one of tokenizer\.model, vocab\.json with merges"):
         Tokenizer.load(tmp_path)
+
+
+def test_a_very_long_token_costs_no_more_than_the_lengths_there_are() -> None:
+    """Cut at every character, it would be copied a million times."""
+    token = "ab" * 500_000
+    ids = {text: token_id for token_id, text in enumerate(["a", "b", "ab", token[:-1], token])}
+    assert merges_of(ids) == [["a", "b"], [token[:-1], "b"]]

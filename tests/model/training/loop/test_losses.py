@@ -101,8 +101,3 @@ def test_the_z_loss_is_the_mean_squared_log_partition_without_padding() -> None:
 
 def test_the_load_counts_computed_choices_of_real_tokens() -> None:
     assert losses.load(routed(), REAL_T).tolist() == [2, 1]
-
-
-def test_max_violation_by_hand() -> None:
-    assert losses.max_violation(torch.tensor([6, 2, 2, 2])) == pytest.approx(1.0)
-    assert losses.max_violation(torch.tensor([3, 3, 3])) == 0

@@ -7,11 +7,11 @@ import torch
 
 from model.layers.router import Routing
 from server.engine.engine import Engine
-from server.engine.routing.expert_load import STEPS_KEPT, TOKENS_KEPT, ExpertLoadRecorder
-from server.engine.types import TaskLoad
+from server.engine.routing.expert_load import STEPS_KEPT, TOKENS_KEPT, ExpertLoadRecorder, TokenCount
+from server.engine.types import LabelLoad
 from tests.server.engine.tiny import engine_config, request, run, tiny_network
 
-ONE = [("chat", 1)]
+ONE = [TokenCount("chat", "", 1)]
 
 
 def routing(experts: list[list[int]], weights: list[list[float]], scores: list[list[float]]) -> Routing:
@@ -21,7 +21,8 @@ def routing(experts: list[list[int]], weights: list[list[float]], scores: list[l
 def test_counts_entropy_and_imbalance_by_hand() -> None:
     load = ExpertLoadRecorder({1: 4})
     load.observe(
-        (None, routing([[0, 1], [0, 2]], [[0.5, 0.5], [1.0, 0.0]], [[0.0] * 4, [50.0, 0.0, 0.0, 0.0]])), [("chat", 2)]
+        (None, routing([[0, 1], [0, 2]], [[0.5, 0.5], [1.0, 0.0]], [[0.0] * 4, [50.0, 0.0, 0.0, 0.0]])),
+        [TokenCount("chat", "", 2)],
     )
     load.observe((None, routing([[0, 1]], [[0.5, 0.5]], [[0.0] * 4])), ONE)
     assert load.loads[0].tokens_per_expert == (0, 0, 0, 0), "nothing is counted before it is worth it"
@@ -68,26 +69,30 @@ def test_long_steps_are_counted_at_once() -> None:
     load = ExpertLoadRecorder({0: 4})
     load.observe(
         (routing([[0, 1]] * TOKENS_KEPT, [[0.5, 0.5]] * TOKENS_KEPT, [[0.0] * 4] * TOKENS_KEPT),),
-        [("chat", TOKENS_KEPT)],
+        [TokenCount("chat", "", TOKENS_KEPT)],
     )
     assert load.loads[0].tokens_per_expert == (TOKENS_KEPT, TOKENS_KEPT, 0, 0)
     load.observe((routing([[2, 3]], [[0.5, 0.5]], [[0.0] * 4]),), ONE)
     assert load.loads[0].tokens_per_expert == (TOKENS_KEPT, TOKENS_KEPT, 0, 0), "a short one after it is not"
 
 
-def test_the_window_tells_tasks_apart() -> None:
+def test_the_windows_tell_tasks_and_tenants_apart() -> None:
     load = ExpertLoadRecorder({0: 4, 2: 2})
     layers = (
         routing([[0, 1], [2, 0], [3, 1]], [[0.5, 0.5], [1.0, 0.0], [0.5, 0.5]], [[0.0] * 4] * 3),
         None,
         routing([[0], [1], [1]], [[1.0]] * 3, [[0.0] * 2] * 3),
     )
-    load.observe(layers, [("chat", 1), ("translate", 2)])
+    load.observe(layers, [TokenCount("chat", "a", 1), TokenCount("translate", "b", 1), TokenCount("translate", "", 1)])
     load.observe((routing([[3]], [[1.0]], [[0.0] * 4]), None, routing([[0]], [[1.0]], [[0.0] * 2])), ONE)
     load.flush()
-    assert load.window.load(1) == (
-        TaskLoad("chat", 2, ((1, 1, 0, 1), (2, 0))),
-        TaskLoad("translate", 2, ((0, 1, 1, 1), (0, 2))),
+    assert load.by_task.load(1) == (
+        LabelLoad("chat", 2, ((1, 1, 0, 1), (2, 0))),
+        LabelLoad("translate", 2, ((0, 1, 1, 1), (0, 2))),
+    )
+    assert load.by_tenant.load(1) == (
+        LabelLoad("a", 1, ((1, 1, 0, 0), (1, 0))),
+        LabelLoad("b", 1, ((0, 0, 1, 0), (0, 1))),
     )
 
 

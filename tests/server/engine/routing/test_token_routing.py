@@ -1,6 +1,6 @@
 """The routing that requests get back is that of the network alone, however its tokens were computed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,13 +15,16 @@ from model.config import (
     ReluConfig,
     RouterConfig,
     SigmoidBiasConfig,
+    SoftmaxBiasConfig,
     SoftmaxTopKConfig,
+    SparseMixerConfig,
     TopKSoftmaxConfig,
     TopPConfig,
 )
 from model.network import CausalLM
 from server.engine.engine import Engine
-from server.engine.types import EngineOutput, ReturnedRouting, RoutingParams, ScoreRequest, TokenRouting
+from server.engine.routing.adaptive_experts import ExpertRange
+from server.engine.types import EngineOutput, ExpertsByLayer, ReturnedRouting, RoutingParams, ScoreRequest, TokenRouting
 from tests.model.batches import whole_batch
 from tests.server.engine.tiny import (
     bytes_for,
@@ -46,12 +49,29 @@ CONFIGS: list[RouterConfig] = [
     ReluConfig(2),
     TopPConfig(2),
 ]
+FIXED: list[RouterConfig] = [
+    SoftmaxTopKConfig(2),
+    SoftmaxTopKConfig(1, renormalize=False),
+    SoftmaxTopKConfig(2, groups=GroupLimit(2, 1, 1)),
+    TopKSoftmaxConfig(2),
+    SigmoidBiasConfig(2, groups=GroupLimit(2, 1, 2)),
+    SoftmaxBiasConfig(2),
+    SparseMixerConfig(2, jitter=0.5),
+]
 
 
 @torch.inference_mode()
-def routing_of(network: CausalLM, tokens: Sequence[int]) -> list[TokenRouting]:
+def routing_of(
+    network: CausalLM, tokens: Sequence[int], forced: Mapping[int, Sequence[int]] | None = None
+) -> list[TokenRouting]:
     """The oracle: the routing of every token, computed in one step without the engine."""
-    _, routings = network(whole_batch(network, torch.tensor(tokens)))
+    masks, numbers = {}, {}
+    for layer, only in (forced or {}).items():
+        masks[layer] = torch.ones(len(tokens), network.num_experts[layer], dtype=torch.bool)
+        masks[layer][:, list(only)] = False
+        numbers[layer] = torch.full((len(tokens),), len(only))
+    batch = replace(whole_batch(network, torch.tensor(tokens)), masks=masks, experts_by_layer=numbers)
+    _, routings = network(batch)
     found = []
     for token in range(len(tokens)):
         layers = []
@@ -186,7 +206,7 @@ def test_masked_experts_get_no_token_and_neighbours_change_no_bit(config: Router
     network = tiny_network(tiny_config(router=config))
     prompt = random_prompt(np.random.default_rng(9), 25)
     plain = run(Engine(network, engine_config()), [request("plain", prompt, 8, routing=ALL)])["plain"]
-    masks = ((0, (3,)), (2, (0, 1)))
+    masks = ((0, (3,) if getattr(config, "groups", None) is None else (2, 3)), (2, (0, 1)))
     engine = Engine(network, engine_config(max_prefill_chunk=9))
     requests = [request("plain", prompt, 8, routing=ALL)]
     requests.append(request("masked", prompt, 8, routing=replace(ALL, masked_experts=masks)))
@@ -197,6 +217,80 @@ def test_masked_experts_get_no_token_and_neighbours_change_no_bit(config: Router
         for token in (*masked.prompt_routing, *masked.routing):
             assert all(set(token.experts[layer]).isdisjoint(experts) for layer, experts in masks)
         assert masked.prompt_routing != plain.prompt_routing
+
+
+@pytest.mark.compiled_kernels
+@pytest.mark.parametrize("config", FIXED, ids=repr)
+def test_forced_experts_get_every_token_weighed_as_if_there_were_no_others(config: RouterConfig) -> None:
+    """The oracle is the network alone with the other experts masked and that number of experts."""
+    network = tiny_network(tiny_config(router=config))
+    prompt = random_prompt(np.random.default_rng(9), 25)
+    forced = {0: (1, 3), 2: (0,)} if getattr(config, "groups", None) is None else {0: (2, 3), 2: (0,)}
+    plain = run(Engine(network, engine_config()), [request("plain", prompt, 8, routing=ALL)])["plain"]
+    engine = Engine(network, engine_config(max_prefill_chunk=9))
+    for _ in range(2):  # the second time with cached prefixes
+        asked = replace(ALL, forced_experts=tuple(forced.items()))
+        results = run(engine, [request("plain", prompt, 8, routing=ALL), request("forced", prompt, 8, routing=asked)])
+        assert replace(results["plain"], times=None) == replace(plain, times=None)
+        result = results["forced"]
+        expected = routing_of(network, [*prompt, *result.token_ids], forced)
+        assert list(result.prompt_routing) == expected[: len(prompt)]
+        assert list(result.routing) == expected[len(prompt) - 1 : -1]
+        for token in (*result.prompt_routing, *result.routing):
+            assert all(sorted(token.experts[layer]) == list(experts) for layer, experts in forced.items())
+
+
+@pytest.mark.compiled_kernels
+def test_all_experts_of_a_layer_can_be_forced_also_in_decode_steps(network: CausalLM) -> None:
+    engine = Engine(network, engine_config())
+    asked = replace(GENERATED, forced_experts=((1, (0, 1, 2, 3)),))
+    run(engine, [request("captured", [5, 6], 9)])
+    result = run(engine, [request("r", [5, 6, 7], 8, routing=asked)])["r"]
+    assert [sorted(token.experts[1]) for token in result.routing] == [[0, 1, 2, 3]] * 8
+    assert all(len(token.experts[0]) == 2 for token in result.routing)
+
+
+@pytest.mark.parametrize(
+    ("forced", "masked", "router", "words"),
+    [
+        (((9, (0,)),), (), SoftmaxTopKConfig(2), "force_experts names layer 9: those with experts are 0, 1, 2, 3"),
+        (((1, (4,)),), (), SoftmaxTopKConfig(2), "force_experts names expert 4 of layer 1"),
+        (((1, (0,)),), ((1, (2,)),), SoftmaxTopKConfig(2), "layer 1 is in mask_experts and in force_experts"),
+        (((1, (0, 1, 2)),), (), SparseMixerConfig(), "names 3 experts of layer 1: a token can go to 1 to 2"),
+        (((1, (0, 2)),), (), SoftmaxTopKConfig(2, groups=GroupLimit(2, 1, 1)), "1 to 2, in 1 of 2 groups"),
+        (((1, (0,)),), (), TopPConfig(2), "a TopP router chooses the number of experts itself"),
+        (((1, (0,)),), (), HashConfig(2), "hash router"),
+    ],
+)
+def test_experts_that_cannot_be_forced_are_refused(
+    forced: ExpertsByLayer, masked: ExpertsByLayer, router: RouterConfig, words: str
+) -> None:
+    engine = Engine(tiny_network(tiny_config(router=router)), engine_config())
+    with pytest.raises(ValueError, match=words):
+        engine.check(request("r", [5], routing=RoutingParams(masked_experts=masked, forced_experts=forced)))
+
+
+@pytest.mark.parametrize("kind", [SoftmaxTopKConfig, SigmoidBiasConfig])
+@pytest.mark.compiled_kernels
+def test_masks_leave_enough_experts_in_every_group(kind: type[SoftmaxTopKConfig | SigmoidBiasConfig]) -> None:
+    """Of 2 groups of 4 experts a token goes to one: to the other one where a group has no experts left."""
+    config = tiny_config(router=kind(2, groups=GroupLimit(2, 1, 2)), num_experts=8)
+    engine, prompt = Engine(tiny_network(config), engine_config()), random_prompt(np.random.default_rng(9), 25)
+    with pytest.raises(ValueError, match="too few experts in layer 1: a token needs 2, which its router limits to gr"):
+        engine.check(request("r", prompt, routing=replace(ALL, masked_experts=((1, (0, 1, 2)),))))
+    asked = replace(ALL, masked_experts=((1, (0, 1, 2, 3)), (2, (4, 5)), (3, (4, 5, 6, 7, 0, 1))))
+    result = run(engine, [request("r", prompt, 8, routing=asked)])["r"]
+    for token in (*result.prompt_routing, *result.routing):
+        assert [len(experts) for experts in token.experts] == [2] * 4
+        assert all(set(token.experts[layer]).isdisjoint(experts) for layer, experts in asked.masked_experts)
+
+
+def test_masks_leave_as_many_experts_as_the_engine_may_choose(network: CausalLM) -> None:
+    engine = Engine(network, engine_config(adaptive_experts=ExpertRange(1, 3, 8)))
+    asked = RoutingParams(masked_experts=((1, (0, 1)),))
+    with pytest.raises(ValueError, match="too few experts in layer 1: a token needs 3"):
+        engine.check(request("r", [5], routing=asked))
+    engine.check(request("r", [5], routing=replace(asked, adaptive=False)))
 
 
 @pytest.mark.parametrize(
