@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import httpx
 
 SECONDS_TO_CONNECT = 5.0
+PATIENCE = 86_400.0  # seconds in the queue: the only client of a server in this process waits for its answers
 UNIX = "unix:"  # before the path of a Unix domain socket, as `routelm serve --uds` logs it
 
 
@@ -29,7 +30,7 @@ def server_url(url: str, model: str | None, **settings: Any) -> Iterator[str]:
     from server.startup.uvicorn_server import in_background
 
     configure_logging("warning")
-    read = read_settings(model=model, **settings)
+    read = read_settings(**({"model": model, "max_queue_wait": PATIENCE} | settings))
     with in_background(read, load_backend(read)) as own_url:
         yield own_url
 
