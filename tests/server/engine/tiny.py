@@ -29,7 +29,7 @@ def tiny_config(**changes: Any) -> ModelConfig:
     """Three delta-net layers and one attention layer, four experts."""
     values = {"hidden_size": 64, "num_layers": 4, "num_heads": 2, "num_kv_heads": 1, "head_dim": 32, "num_experts": 4}
     values |= {"expert_width": 64, "shared_width": 64, "vocab_size": VOCAB, "max_positions": MAX_LEN}
-    return hybrid_config(**(values | changes))
+    return replace(hybrid_config(**(values | changes)), tie_word_embeddings=False)
 
 
 def tiny_network(config: ModelConfig | None = None, *, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> CausalLM:

@@ -204,7 +204,7 @@ def test_the_name_in_the_api(
 
     seen: list[str] = []
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    monkeypatch.setattr(backend, "AsyncLLM", lambda engine: SimpleNamespace(stats=None))
+    monkeypatch.setattr(backend, "AsyncLLM", lambda engine, speed: SimpleNamespace(stats=None))
     monkeypatch.setattr(backend, "Metrics", lambda model_id, stats, cache_config: seen.append(model_id))
     if "model" in given:
         given = given | {"model": given["model"].replace("<checkpoint>", str(checkpoint))}

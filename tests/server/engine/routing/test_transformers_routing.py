@@ -19,6 +19,7 @@ from tests.model.families.checkpoints import Pair, write_checkpoint
 from tests.server.engine.tiny import request, run
 
 GATES_WITHIN = 1e-6
+BUNDLED_WITHIN = 2e-6  # its routers are sharp: 1.1e-6 was seen with AVX2
 TEXT = "Once upon a time there was a little dog. 从前有一只小狗，它有 3 个朋友。 The dog"
 # The random weights of tiny qwen3_next amplify the rounding of float32: up to 1.7e-6 were seen, by level and prompt
 FAMILIES = {"mixtral": GATES_WITHIN, "lfm2_moe": GATES_WITHIN, "qwen3_next": 4e-6}
@@ -64,7 +65,7 @@ def test_of_a_tiny_family(case: str, seed: int, tmp_path: Path) -> None:
 def test_of_the_bundled_model() -> None:
     theirs: Any = AutoModelForCausalLM.from_pretrained(BUNDLED, dtype=torch.float32)
     assert isinstance(BUNDLED, Path)
-    check(Pair(theirs.eval(), BUNDLED), Tokenizer.load(BUNDLED).encode(TEXT), 12)
+    check(Pair(theirs.eval(), BUNDLED), Tokenizer.load(BUNDLED).encode(TEXT), 12, within=BUNDLED_WITHIN)
 
 
 def test_the_comparison_can_fail(tmp_path: Path) -> None:
