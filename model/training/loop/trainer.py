@@ -106,7 +106,7 @@ class Trainer:
             "weights": phase.weights,
             "noise": phase.noise,
         }
-        if self.recipe.packed:
+        if self.recipe.packed or self.device != "cpu":  # a GPU compiles for every shape of a batch
             seeds = (seed + SEED_STRIDE * number for number in range(LOADERS))
             return Prefetched([PackedStream(*data, seed=seed, **settings) for seed in seeds])
         return BatchStream(*data, seed=seed, **settings)
@@ -160,8 +160,12 @@ class Trainer:
     @torch.no_grad()
     def validate(self, sources: list[str], max_examples: int = 64) -> dict[str, float]:
         """Nats per answer token on the first examples of each validation source, with the configured k."""
-        with self.finished_weights():
+        with self.finished_weights(), self._uncompiled():
             return {source: self._nats_per_token(source, max_examples) for source in sources}
+
+    def _uncompiled(self) -> AbstractContextManager[object]:
+        """Validation batches have many shapes: on a GPU, compiling for each takes longer than computing it."""
+        return nullcontext() if self.device == "cpu" else torch.compiler.set_stance("force_eager")
 
     def _nats_per_token(self, source: str, max_examples: int) -> float:
         total = count = 0.0
