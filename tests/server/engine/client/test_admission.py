@@ -115,6 +115,16 @@ def test_a_follow_up_is_bounded_by_the_number_of_requests_alone() -> None:
         admission.admit(request(), 30.0, follow_up=True)
 
 
+def test_an_urgent_request_in_the_slot_of_a_preempted_one_lets_others_come() -> None:
+    """More requests have had an output than run at once, and no request waits for its first."""
+    admission = with_measured_rate()
+    for request_id in admitted(admission, 30.0, LIMITS.max_running + 1):
+        admission.record_output(request_id, 1, 30.0)
+    assert admission.expected_wait(ANYBODY) == 0
+    admitted(admission, 30.0, 1)
+    assert admission.expected_wait(ANYBODY) > 0
+
+
 def test_idle_time_does_not_count() -> None:
     admission = with_measured_rate()
     admitted(admission, 10_000.0, 3)  # one waits for a slot
