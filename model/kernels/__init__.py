@@ -121,7 +121,6 @@ gated_delta_train = _training_kernel(reference.gated_delta_train, autograd.gated
 softmax_gradient = _training_kernel(reference.softmax_gradient, autograd.softmax_gradient)
 
 # Operations that PyTorch computes everywhere.
-delta_gates = reference.delta_gates
 mamba_scan_train = reference.mamba_scan_train
 kimi_delta_train = reference.kimi_delta_train
 selective_scan_train = reference.selective_scan_train
