@@ -25,12 +25,10 @@ _NESTED = (".weight.nested_absmax", ".weight.nested_quant_map")
 
 
 @dataclass(frozen=True, slots=True)
-class FourBits:
+class FourBits(Codec):
     kind: str = "nf4"
     optional: tuple[str, ...] = _NESTED
-    plain_suffix: str = ".weight"
     code_dtype: torch.dtype = torch.uint8
-    plain_dtype: torch.dtype = torch.float32
     nearest_scheme: str = "int4"
 
     @property
