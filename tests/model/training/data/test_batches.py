@@ -93,7 +93,7 @@ def test_a_state_of_other_sources_or_buckets_is_refused(prepared_dir: Path) -> N
 def test_tokens_come_in_the_shares_of_the_mixture(prepared_dir: Path, mixture: Mixture) -> None:
     batches = BatchStream(prepared_dir, mixture, seed=1, batch_tokens=1024)
     list(islice(batches, 300))
-    drawn = batches.tokens_drawn
+    drawn = batches.sampler.tokens_drawn
     sizes = {name: len(load_source(prepared_dir, name, "train").tokens) for name in drawn}
     expected = mixture.source_shares(sizes)
     assert {name: tokens / sum(drawn.values()) for name, tokens in drawn.items()} == pytest.approx(expected, abs=0.01)
@@ -102,9 +102,9 @@ def test_tokens_come_in_the_shares_of_the_mixture(prepared_dir: Path, mixture: M
 def test_no_example_comes_twice_before_all_came_once(prepared_dir: Path) -> None:
     batches = stream(prepared_dir)
     rows: Counter[tuple[str, tuple[int, ...]]] = Counter()
-    while min(batches.epochs.values()) < 2.2:
+    while min(batches.sampler.epochs.values()) < 2.2:
         rows.update(rows_of([next(batches)]))
-    for name, epochs in batches.epochs.items():
+    for name, epochs in batches.sampler.epochs.items():
         times = [count for (source, _), count in rows.items() if source == name]
         # Examples that still wait in a bucket were drawn, but are in no batch yet.
         assert max(times) <= int(epochs) + 1
@@ -114,7 +114,7 @@ def test_no_example_comes_twice_before_all_came_once(prepared_dir: Path) -> None
 def test_epochs_have_different_orders(prepared_dir: Path) -> None:
     batches, orders = stream(prepared_dir), []
     name = "summarize/news-en"
-    while batches.epochs[name] < 2.5:
+    while batches.sampler.epochs[name] < 2.5:
         orders += [ids for batch in [next(batches)] for source, ids in _rows(batch) if source == name]
     assert orders[:20] != orders[60:80]
 

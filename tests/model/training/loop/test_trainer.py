@@ -151,7 +151,7 @@ def test_a_run_starts_from_the_weights_moments_and_log_of_another(prepared: Path
     moments = heir.optimizer.state_tensors()
     assert all(torch.equal(tensor, moments[name]) for name, tensor in ancestor.optimizer.state_tensors().items())
     assert all(torch.equal(tensor, weights(heir)[name]) for name, tensor in weights(ancestor).items())
-    assert heir.streams["stable"].tokens_drawn != ancestor.streams["stable"].tokens_drawn
+    assert heir.streams["stable"].sampler.tokens_drawn != ancestor.streams["stable"].sampler.tokens_drawn
 
     directory = run(heir, tokenizer_dir=BUNDLED, validate_on=[])
     assert [line.step for line in RunLog(run_dir).lines()] == list(range(1, heir.state.step + 1))
