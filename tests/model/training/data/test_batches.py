@@ -36,11 +36,16 @@ def same(first: list[TrainingBatch], second: list[TrainingBatch]) -> bool:
     )
 
 
+def lengths_of(batch: TrainingBatch) -> torch.Tensor:
+    """The positions of each row that are not padding."""
+    return batch.real_BL.sum(1)
+
+
 def rows_of(batches: list[TrainingBatch]) -> Counter[tuple[str, tuple[int, ...]]]:
     return Counter(
         (source, tuple(ids[:length].tolist()))
         for batch in batches
-        for source, ids, length in zip(batch.sources, batch.token_ids_BL, batch.lengths_B.tolist(), strict=True)
+        for source, ids, length in zip(batch.sources, batch.token_ids_BL, lengths_of(batch).tolist(), strict=True)
     )
 
 
@@ -130,14 +135,14 @@ def test_shapes_are_buckets_and_hold_as_many_rows_as_fit(prepared_dir: Path) -> 
         assert rows == 1024 // length
         assert batch.targets_BL.shape == batch.weights_BL.shape == (rows, length)
         shorter = max((bucket for bucket in BUCKET_LENGTHS if bucket < length), default=0)
-        assert int(batch.lengths_B.min()) > shorter
+        assert int(lengths_of(batch).min()) > shorter
 
 
 def test_targets_are_the_next_tokens_and_weights_the_answers(prepared_dir: Path) -> None:
     seen = set()
     for batch in islice(stream(prepared_dir), 60):
         for row, source in enumerate(batch.sources):
-            length = int(batch.lengths_B[row])
+            length = int(lengths_of(batch)[row])
             ids, targets, weights = (x[row] for x in (batch.token_ids_BL, batch.targets_BL, batch.weights_BL))
             assert torch.equal(ids[1:length], targets[: length - 1])
             assert weights[length:].sum() == ids[length:].sum() == targets[length:].sum() == 0
@@ -164,7 +169,7 @@ def test_noise_is_for_what_is_asked_and_for_plain_text_of_the_named_sources(prep
     batches = BatchStream(prepared_dir, STABLE, seed=1, batch_tokens=1024, noise=noise)
     for batch in islice(batches, 40):
         for row, source in enumerate(batch.sources):
-            of_row = {round(chance, 3) for chance in batch.noise_BL[row, : batch.lengths_B[row]].tolist()}
+            of_row = {round(chance, 3) for chance in batch.noise_BL[row, : lengths_of(batch)[row]].tolist()}
             expected = {"analyze/reviews-en": {0.0, 0.2}, "generate/tinystories-en": {0.0, 0.1}}.get(source, {0.0})
             assert of_row == expected
             if source.startswith("analyze"):  # the labels to choose from can be read, and whose turn it is
