@@ -59,12 +59,16 @@ class BatchStream:
         return self.sampler.state_dict() | {"waiting": waiting}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state` was taken. ValueError if it belongs to other sources or buckets."""
-        lengths = {str(length) for length in self._waiting}
-        if not isinstance(state["waiting"], dict) or set(state["waiting"]) != lengths:
-            raise ValueError(f"state of buckets {sorted(state['waiting'])} does not fit {sorted(self._waiting)}")
+        """Continue where `state` was taken. ValueError if it belongs to other sources or buckets, or to packed rows."""
+        waiting = state.get("waiting")
+        if not isinstance(waiting, dict):
+            raise ValueError(
+                "state of packed rows does not fit rows of one example: resume on a GPU, where the run began"
+            )
+        if set(waiting) != {str(length) for length in self._waiting}:
+            raise ValueError(f"state of buckets {sorted(waiting)} does not fit {sorted(self._waiting)}")
         self.sampler.load_state_dict(state)
-        self._waiting = {int(length): [(n, i) for n, i in entries] for length, entries in state["waiting"].items()}
+        self._waiting = {int(length): [(n, i) for n, i in entries] for length, entries in waiting.items()}
 
 
 def valid_batches(

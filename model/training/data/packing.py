@@ -111,8 +111,9 @@ class Prefetched:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken, before the first batch. ValueError for another number of streams."""
-        if len(state.get("streams", ())) != len(self._streams):
-            raise ValueError(f"state of {len(state.get('streams', ()))} streams does not fit {len(self._streams)}")
+        count, own = len(state.get("streams", ())), len(self._streams)
+        if count != own:
+            raise ValueError(f"state of {count} streams of packed rows does not fit {own}: resume where the run began")
         self._taken, self._states = state["taken"], list(state["streams"])
         for stream, of_stream in zip(self._streams, self._states, strict=True):
             stream.load_state_dict(of_stream)

@@ -92,6 +92,8 @@ def test_a_state_of_other_sources_or_buckets_is_refused(prepared_dir: Path) -> N
         stream(prepared_dir).load_state_dict(state | {"drawn": {"translate/other": 1}})
     with pytest.raises(ValueError, match="state of buckets"):
         stream(prepared_dir).load_state_dict(state | {"waiting": {"32": []}})
+    with pytest.raises(ValueError, match="state of packed rows does not fit"):
+        stream(prepared_dir).load_state_dict({"taken": 0, "streams": []})
 
 
 @pytest.mark.parametrize("mixture", [STABLE, DECAY])
