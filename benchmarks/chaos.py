@@ -84,7 +84,8 @@ class Probes:
         now = time.perf_counter()
         self.seconds.append(now - max(start, self.continued))
         if self.seconds[-1] > SLOW_SECONDS:
-            waited = max(time - waits.get(thread, 0.0) for thread, time in self.server.waits_for_processor().items())
+            waits_now = self.server.waits_for_processor()
+            waited = max(seconds - waits.get(thread, 0.0) for thread, seconds in waits_now.items())
             figures = {
                 "seconds": self.seconds[-1],
                 "waited_for_processor": waited,

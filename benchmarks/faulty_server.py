@@ -26,7 +26,7 @@ from server.startup.uvicorn_server import run
 
 STEPS_PER_FAILURE = 150  # of the network, which ends the sequences of the step
 SCHEDULES_PER_FAILURE = 1500  # of the engine's bookkeeping, which ends all requests
-JUMP_SECONDS = (5.0, 3600.0)  # between two jumps of the clock; how far it jumps at most
+JUMP_EVERY, MOST_JUMP = 5.0, 3600.0  # seconds between two jumps of the clock, and how far it jumps at most
 TASKS = "chaos:event_loop_tasks"
 
 
@@ -53,10 +53,9 @@ class JumpingClock:
 
     async def jump(self) -> None:
         """Forward and backward, until this is cancelled."""
-        every, most = JUMP_SECONDS
         while True:
-            await asyncio.sleep(every)
-            self._offset = random.uniform(-most, most)
+            await asyncio.sleep(JUMP_EVERY)
+            self._offset = random.uniform(-MOST_JUMP, MOST_JUMP)
 
 
 def with_faults(open_backend: Callable[[], Backend]) -> Callable[[], Backend]:
@@ -68,6 +67,7 @@ def with_faults(open_backend: Callable[[], Backend]) -> Callable[[], Backend]:
         time.time, time.time_ns = clock, lambda: int(clock() * 1e9)
         jumping = loop.create_task(clock.jump())
         tasks = Gauge(TASKS, "Tasks of the event loop.", registry=backend.metrics.registry)
+        # The function also holds the task that makes the clock jump; without that task there is nothing to count.
         tasks.set_function(lambda: len(asyncio.all_tasks(loop)) if not jumping.done() else float("nan"))
         return backend
 

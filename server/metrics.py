@@ -62,20 +62,12 @@ class KeyMetrics:
         self._generation_tokens.labels(key).inc(generation_tokens)
 
 
-class Metrics:
-    """All series of one application, in a registry of its own. Observes generations."""
+class GenerationMetrics:
+    """Latencies and sizes of generations, under vLLM's names."""
 
-    def __init__(
-        self, model_name: str, stats: Callable[[], EngineStats], cache_config: Mapping[str, str] = NO_LABELS
-    ) -> None:
-        """`cache_config`: what vLLM's name for each says of the cache, such as its block size."""
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        self.registry.register(EngineCollector(model_name, stats, cache_config))
-        self.keys = KeyMetrics(self.registry)
-
+    def __init__(self, registry: CollectorRegistry, model_name: str) -> None:
         def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            family = Histogram(name, text, ["model_name"], registry=self.registry, buckets=buckets)
+            family = Histogram(name, text, ["model_name"], registry=registry, buckets=buckets)
             return family.labels(model_name)
 
         self._first_token = histogram(
@@ -83,7 +75,7 @@ class Metrics:
             "From the arrival of a generation to its first token.",
             FIRST_TOKEN_BUCKETS,
         )
-        self._inter_token = histogram(
+        self.inter_token = histogram(
             "vllm:inter_token_latency_seconds", "Between two tokens of one generation.", INTER_TOKEN_BUCKETS
         )
         self._request = histogram(
@@ -104,6 +96,36 @@ class Metrics:
         self._generation_tokens = histogram(
             "vllm:request_generation_tokens", "Generated tokens of a generation.", TOKEN_BUCKETS
         )
+
+    def observe(self, usage: Usage, times: RequestTimes | None) -> None:
+        """A generation has ended. Phases that it did not reach are left out."""
+        self._prompt_tokens.observe(usage.prompt_tokens)
+        self._generation_tokens.observe(usage.completion_tokens)
+        if times is None:
+            return
+        for start, end, family in (
+            (times.arrival, times.scheduled, self._queue),
+            (times.arrival, times.first_token, self._first_token),
+            (times.arrival, times.finished, self._request),
+            (times.scheduled, times.first_token, self._prefill),
+            (times.first_token, times.finished, self._decode),
+        ):
+            if start is not None and end is not None:
+                family.observe(end - start)
+
+
+class Metrics:
+    """All series of one application, in a registry of its own. Observes generations."""
+
+    def __init__(
+        self, model_name: str, stats: Callable[[], EngineStats], cache_config: Mapping[str, str] = NO_LABELS
+    ) -> None:
+        """`cache_config`: what vLLM's name for each says of the cache, such as its block size."""
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self.registry.register(EngineCollector(model_name, stats, cache_config))
+        self.keys = KeyMetrics(self.registry)
+        self._generations = GenerationMetrics(self.registry, model_name)
         success = Counter(
             "vllm:request_success",
             "Generations that ended, by reason; an HTTP request may take many.",
@@ -146,25 +168,13 @@ class Metrics:
         self._rejected[reason].inc()
 
     def inter_token(self, seconds: float) -> None:
-        self._inter_token.observe(seconds)
+        self._generations.inter_token.observe(seconds)
 
     def finished(self, reason: FinishReason, usage: Usage, times: RequestTimes | None) -> None:
         self._success[reason].inc()
-        self._prompt_tokens.observe(usage.prompt_tokens)
-        self._generation_tokens.observe(usage.completion_tokens)
+        self._generations.observe(usage, times)
         if usage.experts_per_token is not None:
             self._by_experts.labels(str(usage.experts_per_token)).inc()
-        if times is None:
-            return
-        for start, end, family in (
-            (times.arrival, times.scheduled, self._queue),
-            (times.arrival, times.first_token, self._first_token),
-            (times.arrival, times.finished, self._request),
-            (times.scheduled, times.first_token, self._prefill),
-            (times.first_token, times.finished, self._decode),
-        ):
-            if start is not None and end is not None:
-                family.observe(end - start)
 
     def aborted(self) -> None:
         self._aborted.inc()

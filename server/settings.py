@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 _UNITS = {"": 1, "b": 1, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 
+LONGEST_WAIT = 86_400.0  # seconds in the queue: as good as unbounded
 MAX_MODEL_NAME = 256  # characters
 
 
@@ -153,7 +154,10 @@ class Settings(BaseSettings):
     max_queue: int = Field(default=256, ge=0, le=100_000, description="Most waiting requests; more get 429.")
     max_queue_tokens: int = Field(default=2**20, ge=1, description="Most prompt tokens of waiting requests.")
     max_queue_wait: float = Field(
-        default=10.0, gt=0, le=86_400, description="Seconds that a new request may be expected to wait for its turn."
+        default=10.0,
+        gt=0,
+        le=LONGEST_WAIT,
+        description="Seconds that a new request may be expected to wait for its turn.",
     )
     adaptive_experts: Annotated[str | None, Unset("off")] = Field(
         default=None,

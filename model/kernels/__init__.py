@@ -53,7 +53,8 @@ def _kernel(
 ) -> Kernel[P, R]:
     """A kernel with compiled versions without gradients and with them.
 
-    Without a version for training, PyTorch differentiates the definition. On a GPU it is compiled if `fused`.
+    Without a version for training, PyTorch differentiates the definition. On a GPU it is compiled if
+    `fused`: compiling what only few bytes pass through takes seconds and saves nothing.
     """
     differentiable = training or definition
 
@@ -121,7 +122,6 @@ gated_delta_train = _training_kernel(reference.gated_delta_train, autograd.gated
 softmax_gradient = _training_kernel(reference.softmax_gradient, autograd.softmax_gradient)
 
 # Operations that PyTorch computes everywhere.
-delta_gates = reference.delta_gates
 mamba_scan_train = reference.mamba_scan_train
 kimi_delta_train = reference.kimi_delta_train
 selective_scan_train = reference.selective_scan_train

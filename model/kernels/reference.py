@@ -327,7 +327,7 @@ def delta_rule_train(q_BLHK: Tensor, k_BLHK: Tensor, v_BLHV: Tensor, log_decay_B
     Within a chunk (G: cumulative sum of log decays), the writes u solve (I + A) u = beta (v - decayed S^T k), where A
     is strictly lower triangular.
     """
-    chunk = 64 if q_BLHK.is_cuda else 32
+    chunk = 64 if q_BLHK.is_cuda else 32  # on a GPU, fewer small products one after another
     groups = v_BLHV.shape[2] // q_BLHK.shape[2]
     if groups > 1:
         q_BLHK, k_BLHK = q_BLHK.repeat_interleave(groups, dim=2), k_BLHK.repeat_interleave(groups, dim=2)

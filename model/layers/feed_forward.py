@@ -56,7 +56,10 @@ class Experts(nn.Module):
         self.can_be_fused = isinstance(config.activation, SwiGLU | ClampedSwiGLU)
 
     def forward(self, x_TD: Tensor, routing: Routing) -> Tensor:
-        """Unweighted outputs [T, K, D]; zero for choices of weight zero, which are not computed."""
+        """Unweighted outputs [T, K, D].
+
+        Choices of weight zero are not computed and have zeros, except in training on a GPU.
+        """
         if self.training and x_TD.is_cuda:
             return self._run_all(x_TD, routing)
         experts_S, order_S = routing.dispatch()

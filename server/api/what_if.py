@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import APIRouter
@@ -66,9 +65,10 @@ async def what_if(body: WhatIfRequest, context: Context) -> WhatIfResponse:
     """
     service = context.accept(body)
     changed = context.admission.routing
-    if changed == RoutingParams(adaptive=changed.adaptive, task=changed.task):
+    plain = RoutingParams(adaptive=changed.adaptive, task=changed.task)
+    if changed == plain:
         raise InvalidRequestError("Give mask_experts, force_experts or experts_per_token.", param="mask_experts")
-    context.admission.routing = replace(changed, experts_per_token=None, masked_experts=(), forced_experts=())
+    context.admission.routing = plain
     prompt = await service.text_prompt(body.prompt)
     if body.completion is not None:
         completion = await service.encode(body.completion, parse_special=False, add_special_tokens=False)

@@ -18,7 +18,7 @@ from server.batches.store import BatchStore
 from server.batches.types import Batch, BatchError, BatchStatus, RequestCounts
 from server.errors import RequestError
 
-INVALID_INPUT = "invalid_input"  # of JobCounts, for all errors in lines
+INVALID_INPUT, SERVER_ERROR = "invalid_input", "server_error"  # of JobCounts: errors in lines, and faults of ours
 PAGE = 1000  # requests that are written to the journal at a time
 UNANSWERED = {
     BatchStatus.EXPIRED: ("batch_expired", "This request was not answered before the batch expired."),
@@ -184,7 +184,7 @@ class BatchJob:
 
 def _reason(error: Exception) -> BatchError:
     if isinstance(error, RequestError):
-        return BatchError(error.code or "server_error", error.message)
+        return BatchError(error.code or SERVER_ERROR, error.message)
     if isinstance(error, JournalDamagedError):
         return BatchError("journal_damaged", f"The journal of this batch is damaged: {error}. Create the batch again.")
     return BatchError("io_error", f"The files of this batch cannot be used: {error}.")

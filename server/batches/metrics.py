@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from server.batches.job import INVALID_INPUT, SERVER_ERROR
 from server.batches.runner import BatchRunner
 from server.batches.types import BatchStatus
 
-OTHER = "server_error"
-FAILURES = ("invalid_input", "quota_exceeded", "disk_full", "journal_damaged", "io_error", OTHER)
+FAILURES = (INVALID_INPUT, "quota_exceeded", "disk_full", "journal_damaged", "io_error", SERVER_ERROR)
 
 
 class BatchCollector(Collector):
@@ -48,8 +48,8 @@ class BatchCollector(Collector):
 
 
 def _by_reason(failed: Counter[str]) -> dict[str, int]:
-    """All of FAILURES, so that a scraper sees a 0 before the first one; other codes count as OTHER."""
+    """All of FAILURES, so that a scraper sees a 0 before the first one; other codes count as SERVER_ERROR."""
     found = dict.fromkeys(FAILURES, 0)
     for code, count in failed.items():
-        found[code if code in found else OTHER] += count
+        found[code if code in found else SERVER_ERROR] += count
     return found

@@ -5,7 +5,7 @@ import logging
 
 from server.batches.directory import BatchDirectory
 from server.batches.executor import RequestExecutor
-from server.batches.job import BatchJob, JobCounts
+from server.batches.job import SERVER_ERROR, BatchJob, JobCounts
 from server.batches.request_queue import in_thread
 from server.batches.store import BatchDescription
 from server.batches.types import Batch, BatchStatus
@@ -80,7 +80,7 @@ class BatchRunner:
     def _ended(self, batch_id: str, task: asyncio.Task[None]) -> None:
         del self._jobs[batch_id], self._tasks[batch_id]
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.counts.failed["server_error"] += 1
+            self.counts.failed[SERVER_ERROR] += 1
             logger.error("batch %s stopped; it goes on when the server starts again", batch_id, exc_info=error)
 
     async def _sweep(self) -> None:

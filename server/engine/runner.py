@@ -57,14 +57,14 @@ class ModelRunner:
         inputs = self._inputs(batch.sequences)
         if all(_is_single_decode(sequence) for sequence in batch.sequences):
             logits_SV, routings = self.decode_graphs.run(inputs)
-            self.expert_load.observe(routings, _counted(batch.sequences))
+            self.expert_load.observe(routings, _token_groups(batch.sequences))
             rows = [row for row, sequence in enumerate(batch.sequences) if sequence.samples]
             return ModelOutput(
                 logits_SV if len(rows) == len(logits_SV) else logits_SV[rows],
                 routing=routing_by_request(batch.sequences, routings),
             )
         hidden_TD, routings = self.network(inputs)
-        self.expert_load.observe(routings, _counted(batch.sequences))
+        self.expert_load.observe(routings, _token_groups(batch.sequences))
         prompt_logprobs = self._prompt_logprobs(batch.sequences, hidden_TD)
         embeddings = _embeddings(batch.sequences, hidden_TD)
         return ModelOutput(
@@ -182,7 +182,7 @@ def _embeddings(sequences: list[Sequence], hidden_TD: Tensor) -> dict[str, tuple
     return found
 
 
-def _counted(sequences: list[Sequence]) -> Iterator[TokenGroup]:
+def _token_groups(sequences: list[Sequence]) -> Iterator[TokenGroup]:
     """The tokens of the step by task and tenant, in their order."""
     return (
         TokenGroup(sequence.request.routing.task, sequence.tenant, sequence.num_scheduled_tokens)

@@ -28,6 +28,7 @@ from model.network import CausalLM
 from model.text.chat_template import ChatTemplate, UnusableChatTemplate
 from model.text.task_prompts import prompts_for
 from model.text.tokenizer import Tokenizer
+from server.engine.client.admission import UNKNOWN_SPEED
 from server.engine.client.async_llm import AsyncLLM
 from server.engine.config import EngineConfig, available_memory, default_cache_bytes
 from server.engine.engine import Engine
@@ -39,7 +40,7 @@ from server.generation.grammar_tokenizer import open_grammar_tokenizer
 from server.generation.model_facts import ModelFacts, RouterFacts
 from server.generation.service import GenerationService
 from server.metrics import Metrics
-from server.settings import Settings
+from server.settings import LONGEST_WAIT, Settings
 from server.startup.app import Backend
 from server.startup.banner import banner
 from server.startup.device import DeviceConfig, usable_cpus
@@ -66,7 +67,9 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     scaler = None if settings.threads else ThreadScaler(threads)
     grammars = GrammarCompiler(partial(open_grammar_tokenizer, tokenizer, network.config.vocab_size))
     engine = Engine(network, config, device=device_config.device, threads=scaler, grammars=grammars)
-    speed = _in_short_lived_thread(lambda: measure_speed(network, config, device_config.device))
+    speed = UNKNOWN_SPEED
+    if settings.max_queue_wait < LONGEST_WAIT:  # otherwise no request is refused for the time it would wait
+        speed = _in_short_lived_thread(lambda: measure_speed(network, config, device_config.device))
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
     plain_text_defaults = GenerationDefaults.load_plain_text(directory)
     chat_template, pooling = _chat_template(directory, tokenizer), _pooling(directory)
@@ -74,7 +77,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     if taken := settings.lora.keys() & {model_id, *aliases}:
         raise ValueError(f"--lora: {taken.pop()} is the name of the model itself: give the adapter another one")
     if weak := [task for task in quality.tasks if quality.warnings(task)]:
-        logger.warning("the model is not good at all it was tested on (%s): see /v1/models", ", ".join(weak))
+        logger.warning("parts of these tasks are beyond the model: %s; its scores are at /v1/models", ", ".join(weak))
     logger.info(banner(settings, model_id, config, facts.weight_scheme, device_config.device))
 
     def open_backend() -> Backend:

@@ -14,7 +14,7 @@ from server.middleware.auth import HEALTH_PATHS
 
 OTHER_FILES = 128  # that a server opens beside its connections: listeners, libraries, files of batches
 PROBE_CONNECTIONS = 32  # beyond the bound, for /health only
-FEWEST = 16
+FEWEST = 16  # connections, however few files the process may open
 LOG_SECONDS = 60.0
 RETRY_SECONDS = 1.0
 

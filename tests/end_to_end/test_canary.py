@@ -66,6 +66,7 @@ def serving(directory: Path) -> Iterator[Server]:
     port = free_port()
     command = [sys.executable, "-m", "server", "serve", "--port", str(port), "--keys-file", "keys.json"]
     command += ["--cache-salt-per-key", "--log-requests", "--log-format", "json", "--log-level", "debug"]
+    command += ["--max-queue-wait", "600"]  # nothing is refused on a slow machine
     url, log = f"http://127.0.0.1:{port}", directory / "log"
     with collecting() as collector:
         environment = os.environ | collector.environment | {"PYTHONPATH": str(Path.cwd())}
@@ -146,7 +147,7 @@ async def all_conversations(server: Server, secrets: Secrets) -> None:
 
 def metrics(server: Server) -> str:
     headers = {"Authorization": "Bearer metrics"}
-    return httpx.get(f"{server.url}/metrics", headers=headers, trust_env=False).raise_for_status().text
+    return httpx.get(f"{server.url}/metrics", headers=headers, timeout=30, trust_env=False).raise_for_status().text
 
 
 def test_secrets_stay_with_their_key(tmp_path: Path) -> None:
@@ -161,7 +162,9 @@ def test_secrets_stay_with_their_key(tmp_path: Path) -> None:
         assert secrets.found_in(log) == secrets.found_in(exports) == secrets.found_in(series) == set()
 
         # Negative control: a secret that does get into a line of the log and into a trace, in a path, is found there.
-        httpx.get(f"{server.url}/v1/models/{secrets.texts[3]}", headers={"x-api-key": "alice"}, trust_env=False)
+        httpx.get(
+            f"{server.url}/v1/models/{secrets.texts[3]}", headers={"x-api-key": "alice"}, timeout=30, trust_env=False
+        )
         wait_until(lambda: bool(secrets.found_in(server.collector.received.decode("latin-1"))), 30, "its span")
         assert secrets.found_in(server.log.read_text()) == {3}
 

@@ -11,6 +11,7 @@ from model.checkpoints.gguf.config_parts import (
     experts,
     latent_attention,
     layer_types,
+    only_experts,
     rope_scaling,
     rotary_part,
 )
@@ -114,8 +115,7 @@ def _qwen3_moe(metadata: Metadata) -> Json:
 def _olmoe(metadata: Metadata) -> Json:
     return {
         "model_type": "olmoe",
-        **experts(metadata),
-        "intermediate_size": metadata.rows("blk.0.ffn_gate_exps.weight"),
+        **only_experts(metadata),
         "norm_topk_prob": False,
     }
 
@@ -174,12 +174,11 @@ def _phimoe(metadata: Metadata) -> Json:
 
 def _hunyuan_moe(metadata: Metadata) -> Json:
     """llama.cpp stores the base of the rotary positions as `alpha` has stretched it."""
-    routed = experts(metadata)
+    routed = only_experts(metadata)
     return {
         **routed,
         "model_type": "hunyuan_v1_moe",
         "moe_topk": routed["num_experts_per_tok"],
-        "intermediate_size": routed["moe_intermediate_size"],
         "attention_bias": "blk.0.attn_q.bias" in metadata.tensors,
     }
 
@@ -209,10 +208,8 @@ def _gemma3(metadata: Metadata) -> Json:
 def _gpt_oss(metadata: Metadata) -> Json:
     scaling = rope_scaling(metadata)
     return {
+        **only_experts(metadata),
         "model_type": "gpt_oss",
-        "num_local_experts": metadata.experts,
-        "num_experts_per_tok": metadata.number("expert_used_count"),
-        "intermediate_size": metadata.rows("blk.0.ffn_gate_exps.weight"),
         "sliding_window": metadata.number("attention.sliding_window"),
         "rope_scaling": scaling and {**scaling, "truncate": False},
         "attention_bias": True,
@@ -250,12 +247,9 @@ def _ernie4_5_moe(metadata: Metadata) -> Json:
 
 
 def _minimax_m2(metadata: Metadata) -> Json:
-    routed = experts(metadata)
     return {
-        **routed,
+        **only_experts(metadata),
         "model_type": "minimax_m2",
-        "num_local_experts": routed["num_experts"],
-        "intermediate_size": routed["moe_intermediate_size"],
         "rotary_dim": metadata.number("rope.dimension_count"),
     }
 

@@ -35,6 +35,16 @@ def experts(metadata: Metadata, first: int = 0) -> Json:
     }
 
 
+def only_experts(metadata: Metadata) -> Json:
+    """`experts` of a network whose layers all have them, by the names that Mixtral and others give them too."""
+    routed = experts(metadata)
+    return {
+        **routed,
+        "num_local_experts": routed["num_experts"],
+        "intermediate_size": routed["moe_intermediate_size"],
+    }
+
+
 def layer_types(metadata: Metadata, default: int) -> list[str]:
     """Which layers have windows: all but every `default`-th where the metadata does not say it."""
     found = metadata.get("attention.sliding_window_pattern")

@@ -1,6 +1,6 @@
 """The metadata of architectures with recurrent layers, and of their relatives, as a config.json."""
 
-from model.checkpoints.gguf.config_parts import Json, deepseek_moe, experts, latent_attention
+from model.checkpoints.gguf.config_parts import Json, deepseek_moe, experts, latent_attention, only_experts
 from model.checkpoints.gguf.metadata import Metadata
 
 
@@ -45,10 +45,8 @@ def granite_moe(metadata: Metadata) -> Json:
     shared = metadata.get("expert_shared_feed_forward_length")
     return {
         **granite(metadata),
+        **only_experts(metadata),
         "model_type": "granitemoeshared" if shared else "granitemoe",
-        "num_local_experts": metadata.experts,
-        "num_experts_per_tok": metadata.number("expert_used_count"),
-        "intermediate_size": metadata.rows("blk.0.ffn_gate_exps.weight"),
         "shared_intermediate_size": shared,
     }
 

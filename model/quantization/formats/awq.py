@@ -19,12 +19,9 @@ PLACES = (0, 4, 1, 5, 2, 6, 3, 7)
 
 
 @dataclass(frozen=True, slots=True)
-class Gemm:
+class Gemm(Codec):
     suffixes: tuple[str, ...] = (".qweight", ".qzeros", ".scales")
-    optional: tuple[str, ...] = ()
-    plain_suffix: str = ".weight"
     code_dtype: torch.dtype = torch.int32
-    plain_dtype: torch.dtype = torch.float32
     nearest_scheme: str = "int4"
 
     def shape(self, *parts: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -43,13 +40,10 @@ class Gemm:
 
 
 @dataclass(frozen=True, slots=True)
-class Gemv:
+class Gemv(Codec):
     group_size: int
     suffixes: tuple[str, ...] = (".qweight", ".qzeros", ".scales")
-    optional: tuple[str, ...] = ()
-    plain_suffix: str = ".weight"
     code_dtype: torch.dtype = torch.int32
-    plain_dtype: torch.dtype = torch.float32
     nearest_scheme: str = "int4"
 
     def shape(self, qweight: Shape, qzeros: Shape, scales: Shape) -> Shape | None:

@@ -25,12 +25,10 @@ _NESTED = (".weight.nested_absmax", ".weight.nested_quant_map")
 
 
 @dataclass(frozen=True, slots=True)
-class FourBits:
+class FourBits(Codec):
     kind: str = "nf4"
     optional: tuple[str, ...] = _NESTED
-    plain_suffix: str = ".weight"
     code_dtype: torch.dtype = torch.uint8
-    plain_dtype: torch.dtype = torch.float32
     nearest_scheme: str = "int4"
 
     @property
@@ -59,7 +57,7 @@ class FourBits:
         shape, said = _state(state)
         if nested is not None and nested_map is not None:
             scales = nested.repeat_interleave(_size(said, "nested_blocksize"))[: len(absmax_B)]
-            absmax_B = nested_map[absmax_B.int()] * scales + float(said["nested_offset"])
+            absmax_B = nested_map[absmax_B.int()] * scales + _offset(said)
         pairs = codes.flatten()
         weights = values[torch.stack([pairs >> 4, pairs & 15], 1).flatten().int()]
         return weights.mul_(absmax_B.repeat_interleave(_size(said, "blocksize"))[: len(weights)]).view(shape)
@@ -81,6 +79,15 @@ def _size(said: dict[str, Any], key: str) -> int:
     if type(size) is not int or not 0 < size <= 4096:
         raise CheckpointError(f"a quant_state of bitsandbytes has the {key} {size!r}: 1 to 4096 are expected")
     return size
+
+
+def _offset(said: dict[str, Any]) -> float:
+    offset = said.get("nested_offset")
+    if not isinstance(offset, int | float) or not abs(offset) < 1e9:  # NaN is not, either
+        raise CheckpointError(
+            f"a quant_state of bitsandbytes has the nested_offset {offset!r}: a number below 1e9 is expected"
+        )
+    return float(offset)
 
 
 def codec(settings: Settings) -> Codec:

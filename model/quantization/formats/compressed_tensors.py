@@ -28,15 +28,13 @@ PACKED = "pack-quantized"
 
 
 @dataclass(frozen=True, slots=True)
-class PackedIntegers:
+class PackedIntegers(Codec):
     bits: int = 4
     suffixes: tuple[str, ...] = (
         ".weight_packed", ".weight_zero_point", ".weight_g_idx", ".weight_shape", ".weight_scale",
     )  # fmt: skip
     optional: tuple[str, ...] = (".weight_zero_point", ".weight_g_idx", ".weight_shape")
-    plain_suffix: str = ".weight"
     code_dtype: torch.dtype = torch.int32
-    plain_dtype: torch.dtype = torch.float32
 
     @property
     def nearest_scheme(self) -> str:

@@ -15,13 +15,11 @@ from model.quantization.formats.scaled import Scaled
 
 
 @dataclass(frozen=True, slots=True)
-class Fp8:
+class Fp8(Codec):
     block: tuple[int, int] = (128, 128)
     suffixes: tuple[str, ...] = ("", "_scale_inv")
-    optional: tuple[str, ...] = ()
     plain_suffix: str = ""
     code_dtype: torch.dtype = torch.float8_e4m3fn
-    plain_dtype: torch.dtype = torch.float32
     nearest_scheme: str = "int8"
 
     def shape(self, *parts: tuple[int, ...]) -> tuple[int, ...] | None:

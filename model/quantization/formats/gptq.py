@@ -14,21 +14,19 @@ import torch
 from torch import Tensor
 
 from model.quantization.formats.packed import unpack
-from model.quantization.formats.reader import Settings, Shape, require
+from model.quantization.formats.reader import Codec, Settings, Shape, require
 
 ZERO_OFFSETS = {"gptq": 1, "gptq_v2": 0}
 SCHEMES = {3: "int4", 4: "int4", 8: "int8"}
 
 
 @dataclass(frozen=True, slots=True)
-class Gptq:
+class Gptq(Codec):
     bits: int = 4
     zero_offset: int = 1
     suffixes: tuple[str, ...] = (".qweight", ".qzeros", ".g_idx", ".scales")
     optional: tuple[str, ...] = (".g_idx",)
-    plain_suffix: str = ".weight"
     code_dtype: torch.dtype = torch.int32
-    plain_dtype: torch.dtype = torch.float32
 
     @property
     def nearest_scheme(self) -> str:

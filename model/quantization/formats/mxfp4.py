@@ -12,15 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.quantization.formats.reader import Settings
+from model.quantization.formats.reader import Codec, Settings
 
 VALUES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Mxfp4:
+class Mxfp4(Codec):
     suffixes: tuple[str, ...] = ("_blocks", "_scales")
-    optional: tuple[str, ...] = ()
     plain_suffix: str = ""
     code_dtype: torch.dtype = torch.uint8
     plain_dtype: torch.dtype = torch.bfloat16  # represents every value times every scale exactly

@@ -21,7 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 class Codec(Protocol):
-    """How a format stores one tensor as several, and how to dequantize them."""
+    """How a format stores one tensor as several, and how to dequantize them. Formats derive from it.
+
+    The defaults are those of most formats: all parts are there, and make up the float32 `weight` of a module.
+    """
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -31,12 +34,12 @@ class Codec(Protocol):
     @property
     def optional(self) -> tuple[str, ...]:
         """Those of the suffixes that may be missing; `shape` and `decode` get None for them."""
-        ...
+        return ()
 
     @property
     def plain_suffix(self) -> str:
         """The end of the plain tensor's name."""
-        ...
+        return ".weight"
 
     @property
     def code_dtype(self) -> torch.dtype: ...
@@ -44,7 +47,7 @@ class Codec(Protocol):
     @property
     def plain_dtype(self) -> torch.dtype:
         """A type that represents every dequantized value exactly, or (FP8) as exactly as it is defined."""
-        ...
+        return torch.float32
 
     @property
     def nearest_scheme(self) -> str:

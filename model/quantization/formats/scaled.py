@@ -12,16 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.quantization.formats.reader import Settings, Shape, require
+from model.quantization.formats.reader import Codec, Settings, Shape, require
 
 
 @dataclass(frozen=True, slots=True)
-class Scaled:
+class Scaled(Codec):
     code_dtype: torch.dtype
     suffixes: tuple[str, str, str] = (".weight", ".weight_zero_point", ".weight_scale")
     divisor: float = 1.0
-    plain_suffix: str = ".weight"
-    plain_dtype: torch.dtype = torch.float32
     nearest_scheme: str = "int8"
 
     @property

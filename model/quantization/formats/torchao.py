@@ -21,12 +21,9 @@ _PARTS = ("._weight_qdata", "._weight_zero_point", "._weight_scale")
 
 
 @dataclass(frozen=True, slots=True)
-class Int4Codec:
+class Int4Codec(Codec):
     suffixes: tuple[str, ...] = _PARTS
-    optional: tuple[str, ...] = ()
-    plain_suffix: str = ".weight"
     code_dtype: torch.dtype = torch.int8
-    plain_dtype: torch.dtype = torch.float32
     nearest_scheme: str = "int4"
 
     def shape(self, codes: Shape, zero: Shape, scale: Shape) -> Shape | None:

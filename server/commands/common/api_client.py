@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     import httpx
 
 SECONDS_TO_CONNECT = 5.0
-PATIENCE = 86_400.0  # seconds in the queue: the only client of a server in this process waits for its answers
 UNIX = "unix:"  # before the path of a Unix domain socket, as `routelm serve --uds` logs it
 
 
@@ -27,10 +26,12 @@ def server_url(url: str, model: str | None, **settings: Any) -> Iterator[str]:
     if model is None:
         yield base_url(url)
         return
+    from server.settings import LONGEST_WAIT
     from server.startup.uvicorn_server import in_background
 
     configure_logging("warning")
-    read = read_settings(**({"model": model, "max_queue_wait": PATIENCE} | settings))
+    # the only client of a server in this process waits for its answers
+    read = read_settings(**({"model": model, "max_queue_wait": LONGEST_WAIT} | settings))
     with in_background(read, load_backend(read)) as own_url:
         yield own_url
 

@@ -15,9 +15,9 @@ MIN_QUEUE = 4  # so many requests may wait, however slow the machine is
 NEARLY_EMPTY = 0.25  # a queue that is filled less than this takes new requests between two return windows
 RESERVE = 0.25  # of the wait, for clients that return when the queue is slower than was expected
 MIN_SAMPLES = 8  # of a rate
-LOOKALIKE_SECONDS = 20.0  # so much time without lookalikes goes before a burst of them
-BUSY = 0.7  # of the speed of the engine alone is left beside all that clients take
-SPEED_SECONDS = 1.0  # for which the speed that was measured at the start counts as a measurement
+LOOKALIKE_SECONDS = 20.0  # their rate starts as if there had been none for so long: one burst is not a steady stream
+BUSY = 0.7  # share of the speed measured at the start that is left when the server also serves its clients
+SPEED_SECONDS = 1.0  # the speed measured at the start weighs as much as a measurement of so many seconds
 MIN_WAIT = 1  # seconds
 OVERCOMMIT = 4  # so many times the capacity is taken, whatever tenants and priorities the requests have
 
@@ -103,7 +103,7 @@ class AdmissionControl:
         self._loads[_lane(request)] = load + self._load(request)
 
     def record_output(self, request_id: str, num_tokens: int, now: float) -> None:
-        """A request got so many new tokens. With its first output it has had its turn."""
+        """A request got so many new tokens, or its prompt was computed. With its first output it has had its turn."""
         self._advance(now)
         if request_id in self._waiting:
             request = self._leave(request_id)
@@ -115,7 +115,7 @@ class AdmissionControl:
         self._complete(request_id, num_tokens)
 
     def release(self, request_id: str, now: float) -> None:
-        """A request has ended. What it has left of its work is done."""
+        """A request has ended. What it has left of its work is done, unless it was still waiting: then none was."""
         self._advance(now)
         self._unfinished -= 1
         if request_id in self._waiting:
@@ -200,8 +200,8 @@ class AdmissionControl:
         num_queued = self._num_queued(ahead)
         if num_queued <= 0:
             return ahead.tokens / rate if (rate := self._prefill.value) else 0.0
-        queued = ahead.work * min(1.0, num_queued / ahead.count)
-        delay = sum(running.remaining - running.work / 2 for running in self._in_slots())
+        queued = ahead.work * min(1.0, num_queued / max(ahead.count, 1))  # preempted requests wait, but not ahead
+        delay = sum(running.remaining - running.work / 2 for running in self._in_slots())  # half is left on average
         return max(queued + delay, 0.0) / rate if (rate := self._service.value) else 0.0
 
     def _in_slots(self) -> "Iterator[_Running]":

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 HANGING_AFTER = 300.0  # seconds in which no step ends although there is work: longer than any step should take
 ABORT_SECONDS = 30.0  # how long the aborts after the grace period may take
+GIVEN_UP = (FinishReason.ABORT, FinishReason.TIMEOUT, FinishReason.ERROR)  # maybe before a first output
 
 Command = EngineRequest | str  # a request to accept, or the id of one to abort
 
@@ -159,7 +160,8 @@ class AsyncLLM:
         for output in outputs:
             if output.request_id not in self._streams:
                 continue  # the request was given up while its step hung
-            self._admission.record_output(output.request_id, len(output.token_ids), now)
+            if output.finish_reason not in GIVEN_UP:
+                self._admission.record_output(output.request_id, len(output.token_ids), now)
             if output.finish_reason is None:
                 self._streams[output.request_id].put(output)
                 continue

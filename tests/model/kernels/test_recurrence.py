@@ -248,12 +248,49 @@ def test_the_comparison_can_fail() -> None:
     assert not torch.equal(*outs)
 
 
-def test_the_chunked_delta_rule_equals_the_recurrence() -> None:
-    inputs = [normal(1, 50, 2, 32) for _ in range(3)] + [-torch.rand(1, 50, 2), torch.rand(1, 50, 2)]
-    row = torch.zeros(1, dtype=torch.int32)
-    flat = [x[0] for x in inputs]
-    expected = reference.delta_rule(*flat, torch.zeros(1, 2, 32, 32), row, starts_of([50]))
+def delta_rule_inputs(length: int, keys_BLHK: Tensor) -> list[Tensor]:
+    values, log_decay = normal(1, length, 2, 32), -torch.rand(1, length, 2)
+    return [normal(1, length, 2, 32), keys_BLHK, values, log_decay, torch.rand(1, length, 2)]
+
+
+def compare_chunks_with_recurrence(inputs: list[Tensor]) -> None:
+    length, row = inputs[0].shape[1], torch.zeros(1, dtype=torch.int32)
+    expected = reference.delta_rule(*(x[0] for x in inputs), torch.zeros(1, 2, 32, 32), row, starts_of([length]))
     close(reference.delta_rule_train(*inputs)[0], expected, torch.float32)
+
+
+def test_the_chunked_delta_rule_equals_the_recurrence() -> None:
+    compare_chunks_with_recurrence(delta_rule_inputs(50, normal(1, 50, 2, 32)))
+
+
+def test_the_chunked_delta_rule_keeps_its_digits_where_keys_are_alike() -> None:
+    q, k, v, log_decay, beta = delta_rule_inputs(70, normal(1, 1, 2, 32) + 0.01 * normal(1, 70, 2, 32))
+    compare_chunks_with_recurrence([q, k, v, 0.001 * log_decay, 1 - 0.01 * beta])
+
+
+def lower_triangle_of_alike_keys(size: int) -> Tensor:
+    """[2, 3, size, size]: what is added to I in the delta rule where hardly anything is forgotten."""
+    k = reference.normalize(normal(2, 3, 1, 32) + 0.01 * normal(2, 3, size, 32))
+    return (k @ k.mT).tril(-1)
+
+
+@pytest.mark.parametrize("size", [8, 32, 64])
+@pytest.mark.parametrize("make", [lower_triangle_of_alike_keys, lambda size: normal(2, 3, size, size).tril(-1) / 8])
+def test_inverse_of_a_unit_lower_triangular_matrix(make: Callable[[int], Tensor], size: int) -> None:
+    A = make(size)
+    expected = torch.linalg.inv(torch.eye(size, dtype=torch.float64) + A.double())
+    close(reference._inverse_of_unit_lower(A), expected, torch.float32)
+
+
+def test_products_over_the_whole_matrix_lose_the_digits() -> None:
+    """Negative control: (I - A)(I + A^2)(I + A^4)... without blocks, for keys that are alike."""
+    A, eye = lower_triangle_of_alike_keys(64), torch.eye(64)
+    product, power = eye - A, A
+    for _ in range(5):
+        power = power @ power
+        product = product + product @ power
+    expected = torch.linalg.inv(eye.double() + A.double())
+    assert (product - expected).abs().max() > 1
 
 
 def mamba_step_by_step(x_BLHP: Tensor, dt_BLH: Tensor, A_H: Tensor, B_BLGN: Tensor, C_BLGN: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Every format that quantized checkpoints come in: what is decoded is exactly what was encoded."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,24 @@ def test_a_hostile_description_is_refused(state: bytes, message: str, tmp_path: 
     reader = matrix(tmp_path, Encoded(parts, encoded.plain), settings)
     with pytest.raises(CheckpointError, match=message):
         [read("a.weight") for read in (reader.header, reader.get)]
+
+
+@pytest.mark.parametrize(
+    ("offset", "message"),
+    [
+        ({}, "nested_offset None"),
+        ({"nested_offset": "0.1"}, "nested_offset '0.1'"),
+        ({"nested_offset": float("nan")}, "nested_offset nan"),
+        ({"nested_offset": 10**400}, "nested_offset 1000"),
+    ],
+)
+def test_a_hostile_offset_of_nested_scales_is_refused(offset: dict[str, Any], message: str, tmp_path: Path) -> None:
+    encoded, settings, _ = CASES["bitsandbytes nf4 nested"]
+    state = {"shape": [ROWS * 8, COLUMNS], "blocksize": 64, "nested_blocksize": 256, **offset}
+    described = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
+    parts = encoded.parts | {"weight.quant_state.bitsandbytes__nf4": described}
+    with pytest.raises(CheckpointError, match=message):
+        matrix(tmp_path, Encoded(parts, encoded.plain), settings).get("a.weight")
 
 
 def test_groups_lie_in_order_without_their_index(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from model.text.tokenizer import Tokenizer
 from server.cli import app
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
-from server.settings import Settings
+from server.settings import LONGEST_WAIT, Settings
 from server.startup import backend
 from server.startup.backend import engine_config, prepare_backend
 from tests.server.engine.tiny import request, run, tiny_config, tiny_network
@@ -291,3 +291,13 @@ def test_a_chat_template_that_cannot_be_used_is_told_at_the_start(
     assert template is not None
     with pytest.raises(ValueError, match="is not valid"):
         template.render_ids([{"role": "user", "content": "hi"}], tokenizer)
+
+
+@pytest.mark.parametrize(("max_queue_wait", "measured"), [(10.0, 1), (LONGEST_WAIT, 0)])
+def test_the_speed_is_measured_where_it_bounds_the_queue(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, max_queue_wait: float, measured: int
+) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(backend, "measure_speed", lambda *given: calls.append(given))
+    prepare_backend(settings(model=str(checkpoint), max_queue_wait=max_queue_wait))
+    assert len(calls) == measured

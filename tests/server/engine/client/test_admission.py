@@ -115,6 +115,16 @@ def test_a_follow_up_is_bounded_by_the_number_of_requests_alone() -> None:
         admission.admit(request(), 30.0, follow_up=True)
 
 
+def test_an_urgent_request_in_the_slot_of_a_preempted_one_lets_others_come() -> None:
+    """More requests have had an output than run at once, and no request waits for its first."""
+    admission = with_measured_rate()
+    for request_id in admitted(admission, 30.0, LIMITS.max_running + 1):
+        admission.record_output(request_id, 1, 30.0)
+    assert admission.expected_wait(ANYBODY) == 0
+    admitted(admission, 30.0, 1)
+    assert admission.expected_wait(ANYBODY) > 0
+
+
 def test_idle_time_does_not_count() -> None:
     admission = with_measured_rate()
     admitted(admission, 10_000.0, 3)  # one waits for a slot
@@ -279,7 +289,7 @@ def test_who_obeys_retry_after_finds_a_place(arrivals: float, service: float, li
 
 def test_requests_that_look_the_same_may_take_each_others_places() -> None:
     overload = Simulation(24, 8, 100.0, LIMITS, look_the_same=True).run()
-    assert sum(overload.returns) >= 0.7 * len(overload.returns) > 100
+    assert sum(overload.returns) >= 0.9 * len(overload.returns) > 100
 
 
 def test_who_does_not_obey_is_mostly_refused() -> None:

@@ -16,7 +16,7 @@ from server.engine.client.async_llm import AsyncLLM, OutputStream
 from server.engine.client.base import EngineClient, EngineClosedError, QueueFullError
 from server.engine.engine import Engine
 from server.engine.sequence import Sequence
-from server.engine.types import EngineOutput, FinishReason, GenerateRequest
+from server.engine.types import EngineOutput, FinishReason, GenerateRequest, SchedulingParams
 from tests.server.engine.tiny import collect, engine_config, oracle, random_prompt, request, tiny_network
 
 pytestmark = pytest.mark.anyio
@@ -114,6 +114,17 @@ async def test_abort_ends_a_stream_in_every_state(gate: Gate) -> None:
     assert [result.finish_reason for result in results] == [FinishReason.ABORT, FinishReason.ABORT, FinishReason.LENGTH]
     client.abort("kept")  # finished: nothing happens
     await client.close(1)
+
+
+async def test_clients_that_leave_the_queue_do_not_make_the_server_look_fast(gate: Gate) -> None:
+    client = start(gate.network, max_num_seqs=1)
+    ids = [f"r{number}" for number in range(20)]
+    for request_id in ids:
+        client.submit(request(request_id, [5, 6], 2))
+    client._deliver([EngineOutput(request_id, (), finish_reason=FinishReason.ABORT) for request_id in ids[2:]])
+    assert client.expected_wait(SchedulingParams()) == 0, "no work was done, so the rate is not known yet"
+    gate.open.set()
+    await client.close(20)
 
 
 async def test_close_lets_running_requests_finish(network: CausalLM) -> None:
