@@ -2,12 +2,13 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
+from model.bundled_recipe.chat_rows import chat_row
 from model.bundled_recipe.fact_phrasings import fact_phrasing_rows
 from model.bundled_recipe.talk.sources import TALK_SOURCES, persona_talk_rows
 from model.training.data.gap_sentences import gap_sentences
@@ -45,7 +46,7 @@ def persona_rows(kept: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
     pairs = [(t["language"], *pair) for t in persona["topics"] for pair in product(t["questions"], t["answers"])]
     for number, (language, question, answer) in enumerate(pairs):
         before = persona["greetings"][language][number // 2 % 2] if number % 2 else ()
-        yield {"task": "chat", "messages": _turns([*before, question, answer])}
+        yield chat_row([*before, question, answer])
 
 
 def all_persona_rows(kept: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
@@ -86,10 +87,6 @@ def as_headline(text: str) -> str:
 
 def _labelled(text: str, label: str) -> Row:
     return {"task": "analyze", "text": text, "label": label, "label_set": LABELS}
-
-
-def _turns(texts: Iterable[str]) -> list[dict[str, str]]:
-    return [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
 
 
 def _is_prose(source: str) -> bool:

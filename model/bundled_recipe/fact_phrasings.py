@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from zlib import crc32
 
+from model.bundled_recipe.chat_rows import capitalized, chat_row
 from model.training.data.rows import Row
 
 FRAMES_PER_PHRASE = 2  # of all frames for a topic or clause
@@ -138,7 +139,7 @@ class Phrasings:
         """The words of small numbers, the number after the answer, x with a capital letter and the article of x."""
         numbers = {name: int(value) for name, value in slots.items() if value.isdecimal() and len(value) < 9}
         words = {f"{name}_word": self.number_words[n] for name, n in numbers.items() if n < len(self.number_words)}
-        words |= {"X": _capitalized(slots["x"]), "a": "an" if slots["x"][:1] in "aeiou" else "a"}
+        words |= {"X": capitalized(slots["x"]), "a": "an" if slots["x"][:1] in "aeiou" else "a"}
         return words | ({"y_next": str(numbers["y"] + 1)} if "y" in numbers else {})
 
 
@@ -172,10 +173,10 @@ def _rows_of_type(
         plain, pairs = phrasings.exchanges(fact_type, slots | phrasings.derived(slots))
         if fact_type.follow_up and before and plain:
             follow_up = _pick(phrasings.follow_ups, *slots.values()).format_map(slots)
-            yield _chat_row([*before, _capitalized(follow_up), plain[0][1]])
+            yield chat_row([*before, capitalized(follow_up), plain[0][1]])
         for exchange in _ranked([*plain, *pairs])[: fact_type.per_fact]:
             question, answer = phrasings.styled(exchange[0], fact_type), exchange[1]
-            yield _chat_row([*_turns_before(phrasings, question, earlier), question, answer])
+            yield chat_row([*_turns_before(phrasings, question, earlier), question, answer])
         if plain:
             before = _pick(plain, *slots.values())
             earlier.append(before)
@@ -208,23 +209,14 @@ def _filled(templates: Iterable[str], slots: Slots) -> Iterator[str]:
     """Yield the templates with their slots filled, without those that need a slot that is not there."""
     for template in templates:
         try:
-            yield _capitalized(_TWO_STOPS.sub("", template.format_map(slots)))
+            yield capitalized(_TWO_STOPS.sub("", template.format_map(slots)))
         except KeyError:
             continue
-
-
-def _chat_row(texts: Sequence[str]) -> Row:
-    turns = [{"role": ("user", "assistant")[number % 2], "content": text} for number, text in enumerate(texts)]
-    return {"task": "chat", "messages": turns}
 
 
 def _complete(value: str) -> str:
     """The value with the full stop of "D.C." that a pattern took for the end of the sentence."""
     return value + "." if _ABBREVIATION.search(value) else value
-
-
-def _capitalized(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _hash(*parts: str) -> int:

@@ -83,12 +83,12 @@ class Optimizer:
     def step(self, gradients: dict[str, Tensor], scale: float) -> Tensor:
         """Apply mean gradients with all learning rates times `scale`; returns their norm before clipping.
 
-        Gradients that are not finite are left out.
+        Gradients that are not finite change nothing, but the step counts, as it does in the state of the run.
         """
+        self.steps += 1
         norm = torch.stack(torch._foreach_norm(list(gradients.values()))).norm()
         if not norm.isfinite():  # such a step would destroy the weights
             return norm
-        self.steps += 1
         clip = torch.clamp(self.config.clip / (norm + 1e-6), max=1.0)
         for group in self._groups:
             clipped = list(torch._foreach_mul([gradients[name] for name in group.names], clip))
@@ -111,7 +111,7 @@ class Optimizer:
         torch._foreach_lerp_(group.first, gradients, 1 - self.config.momentum)
         nesterov = torch._foreach_lerp(gradients, group.first, self.config.momentum)
         counts = [x.shape[:-2].numel() for x in nesterov]
-        stacked = torch.cat([x.flatten(0, -3) if x.dim() > 2 else x[None] for x in nesterov])
+        stacked = torch.cat([x.reshape(-1, *x.shape[-2:]) for x in nesterov])
         updates = orthogonalize(stacked, dtype=group.parameters[0].dtype).split(counts)
         rate = self.config.muon_lr * scale
         for master, update in zip(group.masters, updates, strict=True):

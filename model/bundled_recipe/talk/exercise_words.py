@@ -1,7 +1,8 @@
-"""The words of the exercises, and what English and Chinese exercises compute alike."""
+"""The words of the exercises, and the exercises that only take words from the lists."""
 
 import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -22,25 +23,36 @@ def read_table(language: str, table: str) -> dict[str, list[Entry]]:
     }
 
 
-def entry_of(random: Random, language: str, name: str) -> Entry:
-    """A random entry of a list."""
-    return random.choice(read_table(language, "lists")[name])
+@dataclass(frozen=True, slots=True)
+class WordLists:
+    """The word lists of one language."""
 
+    language: str
 
-def two_numbers(random: Random, highest: int = 99) -> Slots:
-    """Two different numbers and their order."""
-    a, b = random.sample(range(1, highest + 1), 2)
-    return {"a": str(a), "b": str(b), "big": str(max(a, b)), "small": str(min(a, b))}
+    def entries(self, name: str) -> list[Entry]:
+        """All entries of a list."""
+        return read_table(self.language, "lists")[name]
 
+    def words(self, name: str) -> list[str]:
+        """The first form of each entry of a list."""
+        return [forms[0] for forms in self.entries(name)]
 
-def sorted_numbers(random: Random, separator: str, descending: bool = False) -> Slots:
-    """Three or four numbers, and the same in order."""
-    numbers = random.sample(range(1, random.choice([10, 30, 100])), random.choice([3, 3, 4]))
-    ordered = sorted(numbers, reverse=descending)
-    return {"numbers": separator.join(map(str, numbers)), "sorted": separator.join(map(str, ordered))}
+    def entry(self, random: Random, name: str) -> Entry:
+        """A random entry of a list."""
+        return random.choice(self.entries(name))
 
+    def word(self, random: Random, name: str) -> str:
+        """The first form of a random entry of a list."""
+        return self.entry(random, name)[0]
 
-def counted(first: int, last: int, separator: str) -> str:
-    """The numbers from `first` to `last`, up or down."""
-    step = 1 if last >= first else -1
-    return separator.join(map(str, range(first, last + step, step)))
+    def forms(self, name: str, *slots: str) -> Compute:
+        """The exercise whose slots are the forms of an entry."""
+        return lambda random: dict(zip(slots, self.entry(random, name), strict=True))
+
+    def two_forms(self, name: str) -> Compute:
+        """The exercise whose slots `word` and `other` are two forms of an entry."""
+        return lambda random: dict(zip(("word", "other"), random.sample(self.entry(random, name), 2), strict=True))
+
+    def one_of_each(self, **lists: str) -> Compute:
+        """The exercise that takes one word for each slot from the list that is named for it."""
+        return lambda random: {slot: self.word(random, name) for slot, name in lists.items()}

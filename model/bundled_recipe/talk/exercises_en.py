@@ -1,17 +1,16 @@
-"""English exercises: each function fills the slots of the templates of its name in exercises.toml."""
+"""English exercises: COMPUTE has the function that fills the slots of each template in exercises.toml."""
 
+from functools import partial
 from random import Random
+from typing import NamedTuple
 
-from model.bundled_recipe.talk.exercise_words import (
-    Compute,
-    counted,
-    entry_of,
-    read_table,
-    sorted_numbers,
-    two_numbers,
-)
+from model.bundled_recipe.chat_rows import capitalized
+from model.bundled_recipe.talk import exercises
+from model.bundled_recipe.talk.exercise_words import Compute, WordLists, read_table
 from model.bundled_recipe.talk.templates import Slots
 
+SEPARATOR = ", "
+WORDS = WordLists("en")
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 MONTHS = ["January", "February", "March", "April", "May", "June"]
@@ -28,6 +27,8 @@ SERIES = {
     "seven colours of the rainbow": "Red, orange, yellow, green, blue, indigo, violet",
     "four directions": "North, east, south, west",
 }
+LANGUAGES = ("English", "German", "French", "Chinese")  # as the dictionary has them
+TIMES = {"twice": 2, "three times": 3, "four times": 4}
 # Kinds of which one is part of the other, or that share words: no contrast.
 _OVERLAPPING = (
     {"animal", "bird", "insect"},
@@ -39,9 +40,13 @@ _OVERLAPPING = (
 )
 
 
-def large(text: str) -> str:
-    """The text with its first letter large."""
-    return text[0].upper() + text[1:]
+class Kind(NamedTuple):
+    """A kind of thing: its name and plural, its words, and whether they take an article."""
+
+    name: str
+    plural: str
+    words: list[str]
+    has_article: bool
 
 
 def with_article(word: str) -> str:
@@ -49,148 +54,86 @@ def with_article(word: str) -> str:
     return ("an " if word[0] in "aeiou" else "a ") + word
 
 
-def any_word(random: Random) -> str:
-    return entry_of(random, "en", "words")[0]
-
-
 def sentence(random: Random) -> str:
     """A short sentence such as "My sister reads a long book."."""
-    verb, _, past, rest = entry_of(random, "en", "verb_phrases")
-    return f"{entry_of(random, 'en', 'subjects')[0]} {random.choice([verb, past])} {rest}."
+    verb, _, past, rest = WORDS.entry(random, "verb_phrases")
+    return f"{WORDS.word(random, 'subjects')} {random.choice([verb, past])} {rest}."
 
 
-def _kinds(random: Random, table: str | None = None) -> tuple[str, str, list[str], bool]:
-    """A kind of thing: its name, the plural, its words, and whether they take an article."""
-    tables = [table] if table else ["countable", "countable", "uncountable"]
-    chosen = random.choice(tables)
-    (name, words) = random.choice(list(read_table("en", chosen).items()))
+def _kind(random: Random) -> Kind:
+    table = random.choice(["countable", "countable", "uncountable"])
+    name, words = random.choice(list(read_table("en", table).items()))
     singular, plural = name.split("/")
-    return singular, plural, [word for (word,) in words], chosen == "countable"
+    return Kind(singular, plural, [word for (word,) in words], table == "countable")
 
 
-def _other_kind(random: Random, kind: str) -> tuple[str, str, list[str], bool]:
+def _other_kind(random: Random, kind: Kind) -> Kind:
     while True:
-        other = _kinds(random)
-        if other[0] != kind and not any({kind, other[0]} <= group for group in _OVERLAPPING):
+        other = _kind(random)
+        if other.name != kind.name and not any({kind.name, other.name} <= group for group in _OVERLAPPING):
             return other
 
 
-def _word_slots(word: str) -> Slots:
-    return {"word": word, "Word": large(word), "UPPER": word.upper()}
-
-
 def _several_words(random: Random, lowest: int = 3, highest: int = 4) -> list[str]:
-    words = [word for (word,) in read_table("en", "lists")["words"]]
-    return random.sample(words, random.randint(lowest, highest))
+    return random.sample(WORDS.words("words"), random.randint(lowest, highest))
 
 
 def say(random: Random) -> Slots:
-    return _word_slots(any_word(random))
-
-
-def repeat(random: Random) -> Slots:
-    return {"sentence": sentence(random)}
-
-
-def say_times(random: Random) -> Slots:
-    word, (times, n) = any_word(random), random.choice([("twice", 2), ("three times", 3), ("four times", 4)])
-    return {"word": word, "times": times, "repeated": large(", ".join([word] * n))}
+    word = WORDS.word(random, "words")
+    return {"word": word, "UPPER": word.upper()}
 
 
 def count_to(random: Random) -> Slots:
     n = random.choice([*range(3, 21), 5, 10, 10, 7, 8])
-    return {"n": str(n) if n > 12 or random.random() < 0.6 else NUMBERS[n], "numbers": counted(1, n, ", ")}
-
-
-def count_from(random: Random) -> Slots:
-    a = random.randint(2, 30)
-    b = a + random.randint(3, 8)
-    return {"a": str(a), "b": str(b), "numbers": counted(a, b, ", ")}
+    name = str(n) if n > 12 or random.random() < 0.6 else NUMBERS[n]
+    return {"n": name, "numbers": exercises.counted(1, n, SEPARATOR)}
 
 
 def count_down(random: Random) -> Slots:
     n = random.randint(3, 12)
-    return {"n": random.choice([str(n), NUMBERS[n]]), "numbers": counted(n, 1, ", ")}
+    return {"n": random.choice([str(n), NUMBERS[n]]), "numbers": exercises.counted(n, 1, SEPARATOR)}
 
 
 def list_things(random: Random) -> Slots:
-    _, plural, words, _ = _kinds(random)
-    n = min(random.choice([2, 3, 3, 3, 4, 5, 5]), len(words))
-    *most, last = random.sample(words, n)
-    number = random.choice([str(n), NUMBERS[n]])
-    return {"n": number, "things": plural, "List": large(f"{', '.join(most)} and {last}")}
+    kind = _kind(random)
+    n = min(random.choice([2, 3, 3, 3, 4, 5, 5]), len(kind.words))
+    *most, last = random.sample(kind.words, n)
+    return {"n": random.choice([str(n), NUMBERS[n]]), "things": kind.plural, "list": f"{', '.join(most)} and {last}"}
 
 
 def name_one(random: Random) -> Slots:
-    kind, _, words, _ = _kinds(random)
-    return {"a_thing": with_article(kind), "Word": large(random.choice(words))}
+    kind = _kind(random)
+    return {"kind": kind.name, "word": random.choice(kind.words)}
 
 
-def upper_sentence(random: Random) -> Slots:
+def sentence_forms(random: Random) -> Slots:
     text = sentence(random)
-    return {"sentence": text, "UPPER": text.upper()}
+    return {"sentence": text, "UPPER": text.upper(), "bare": text.rstrip(".")}
 
 
-def spell(random: Random) -> Slots:
-    word = any_word(random)
-    return {"word": word, "letters": "-".join(word.upper())}
-
-
-def letters_in(random: Random) -> Slots:
-    word = any_word(random)
-    return _word_slots(word) | {"n": str(len(word))}
-
-
-def ends_of_word(random: Random) -> Slots:
-    word = any_word(random)
-    return {"word": word, "first": word[0].upper(), "last": word[-1].upper()}
+def letters_of_word(random: Random) -> Slots:
+    word = WORDS.word(random, "words")
+    letters = word.upper()
+    return {"word": word, "letters": "-".join(letters), "n": str(len(word)), "first": letters[0], "last": letters[-1]}
 
 
 def words_of_sentence(random: Random) -> Slots:
     text = sentence(random)
     words = text.rstrip(".").split()
-    n = NUMBERS[len(words)]
-    return {"sentence": text, "n": n, "N": large(n), "first": words[0], "last": words[-1], "Last": large(words[-1])}
-
-
-def longest_word(random: Random) -> Slots:
-    while True:
-        words = sorted(_several_words(random), key=len)
-        if len(words[-2]) < len(words[-1]):
-            return _shuffled(random, words, words[-1])
-
-
-def shortest_word(random: Random) -> Slots:
-    while True:
-        words = sorted(_several_words(random), key=len)
-        if len(words[0]) < len(words[1]):
-            return _shuffled(random, words, words[0])
-
-
-def _shuffled(random: Random, words: list[str], chosen: str) -> Slots:
-    return {"words": ", ".join(random.sample(words, len(words)))} | _word_slots(chosen)
+    return {"sentence": text, "n": NUMBERS[len(words)], "first": words[0], "last": words[-1]}
 
 
 def reverse(random: Random) -> Slots:
-    words = _several_words(random, 3, 3)
-    return {"words": ", ".join(words), "Reversed": large(", ".join(reversed(words)))}
+    return exercises.reversed_words(_several_words(random, 3, 3), SEPARATOR)
 
 
 def sort_words(random: Random) -> Slots:
     words = _several_words(random)
-    return {"words": ", ".join(words), "Sorted": large(", ".join(sorted(words)))}
-
-
-def sort_numbers(random: Random) -> Slots:
-    return sorted_numbers(random, ", ")
-
-
-def sort_down(random: Random) -> Slots:
-    return sorted_numbers(random, ", ", descending=True)
+    return {"words": SEPARATOR.join(words), "sorted": SEPARATOR.join(sorted(words))}
 
 
 def is_bigger(random: Random) -> Slots:
-    slots = two_numbers(random)
+    slots = exercises.two_numbers(random)
     yes = slots["a"] == slots["big"]
     answer = f"{'Yes' if yes else 'No'}, {slots['a']} is {'bigger' if yes else 'smaller'} than {slots['b']}."
     return slots | {"yes_bigger": answer}
@@ -198,8 +141,7 @@ def is_bigger(random: Random) -> Slots:
 
 def even(random: Random) -> Slots:
     a = random.randint(1, 99)
-    kind = "odd" if a % 2 else "even"
-    return {"a": str(a), "kind": kind, "Kind": large(kind)}
+    return {"a": str(a), "kind": "odd" if a % 2 else "even"}
 
 
 def neighbours(random: Random) -> Slots:
@@ -207,118 +149,56 @@ def neighbours(random: Random) -> Slots:
     return {"a": str(a), "b": str(a), "next": str(a + 1), "before": str(a - 1)}
 
 
-def add(random: Random) -> Slots:
-    a, b = random.randint(1, 10), random.randint(1, 10)
-    return {"a": str(a), "b": str(b), "sum": str(a + b)}
-
-
 def odd_one(random: Random) -> Slots:
-    kind, plural, words, _ = _kinds(random)
-    odd = random.choice(_other_kind(random, kind)[2])
-    same = random.sample(words, min(random.choice([2, 3, 3]), len(words)))
-    return {"words": ", ".join(random.sample([*same, odd], len(same) + 1)), "Odd": large(odd), "things": plural}
+    kind = _kind(random)
+    odd = random.choice(_other_kind(random, kind).words)
+    same = random.sample(kind.words, min(random.choice([2, 3, 3]), len(kind.words)))
+    return exercises.odd_one(random, kind.plural, same, odd, SEPARATOR)
 
 
 def category(random: Random) -> Slots:
-    kind, plural, words, has_article = _kinds(random)
-    kind2, plural2, _, _ = _other_kind(random, kind)
-    word = random.choice(words)
-    a_word = with_article(word) if has_article else word
+    kind = _kind(random)
+    other = _other_kind(random, kind)
+    word = random.choice(kind.words)
     return {
-        **_word_slots(word),
-        "a_word": a_word,
-        "A_word": large(a_word),
-        "a_kind": with_article(kind),
-        "a_kind2": with_article(kind2),
-        "kind_things": plural,
-        "kind_things2": plural2,
+        "word": word,
+        "a_word": with_article(word) if kind.has_article else word,
+        "kind": kind.name,
+        "kind2": other.name,
+        "kind_things": kind.plural,
+        "kind_things2": other.plural,
     }
-
-
-def opposite(random: Random) -> Slots:
-    word, other = random.sample(entry_of(random, "en", "opposites"), 2)
-    return {"word": word, "other": other, "Other": large(other)}
-
-
-def plural(random: Random) -> Slots:
-    word, many = entry_of(random, "en", "plurals")
-    return {"word": word, "Word": large(word), "plural": many, "Plural": large(many)}
-
-
-def past(random: Random) -> Slots:
-    word, before = entry_of(random, "en", "pasts")
-    return {"word": word, "past": before, "Past": large(before)}
-
-
-def rhyme(random: Random) -> Slots:
-    word, other = random.sample(entry_of(random, "en", "rhymes"), 2)
-    return {"word": word, "Other": large(other)}
-
-
-def synonym(random: Random) -> Slots:
-    word, other = random.sample(entry_of(random, "en", "synonyms"), 2)
-    return {"word": word, "other": other, "Other": large(other)}
-
-
-def adjective_forms(random: Random) -> Slots:
-    word, more, most = entry_of(random, "en", "comparatives")
-    return {"word": word, "Word": large(word), "more": more, "More": large(more), "most": most}
-
-
-def proverb(random: Random) -> Slots:
-    start, end = entry_of(random, "en", "proverbs")
-    return {"start": start, "end": end}
-
-
-def complete(random: Random) -> Slots:
-    start, end = entry_of(random, "en", "starts")
-    return {"start": start, "end": end}
-
-
-def blank(random: Random) -> Slots:
-    gap, word = entry_of(random, "en", "gaps")
-    return {"gap": gap, "Word": large(word), "full": gap.replace("___", word)}
 
 
 def sentence_with(random: Random) -> Slots:
     kind, templates = random.choice(list(read_table("en", "sentences").items()))
     words = next(words for name, words in read_table("en", "countable").items() if name.startswith(kind + "/"))
     ((word,), (template,)) = random.choice(words), random.choice(templates)
-    an = "n" if word[0] in "aeiou" else ""
-    text = template.replace("a {word}", f"a{an} {word}").replace("A {word}", f"A{an} {word}").replace("{word}", word)
-    return {"word": word, "a_word": with_article(word), "sentence": text}
+    a_word = with_article(word)
+    text = template.replace("a {word}", a_word).replace("A {word}", capitalized(a_word)).replace("{word}", word)
+    return {"word": word, "sentence": text}
 
 
 def is_question(random: Random) -> Slots:
     asks = random.random() < 0.5
-    text = entry_of(random, "en", "questions")[0] if asks else sentence(random)
-    return {"text": text, "Answer": "Yes, this is a question." if asks else "No, this is a statement."}
+    text = WORDS.word(random, "questions") if asks else sentence(random)
+    return {"text": text, "answer": "Yes, this is a question." if asks else "No, this is a statement."}
 
 
 def add_question_mark(random: Random) -> Slots:
-    question = entry_of(random, "en", "questions")[0]
+    question = WORDS.word(random, "questions")
     return {"bare": question.rstrip("?"), "question": question}
-
-
-def add_stop(random: Random) -> Slots:
-    text = sentence(random)
-    return {"bare": text.rstrip("."), "sentence": text}
-
-
-def polite(random: Random) -> Slots:
-    order, request = entry_of(random, "en", "orders")
-    return {"order": order, "request": request}
 
 
 def rewritten(random: Random) -> Slots:
     """A positive sentence with its negation, its question and its past."""
-    who = entry_of(random, "en", "pronouns")[0]
+    who = WORDS.word(random, "pronouns")
     asked = who if who in ("Tom", "Anna", "Mary") else who[0].lower() + who[1:]
     if random.random() < 0.5:
-        state = entry_of(random, "en", "states")[0]
+        state = WORDS.word(random, "states")
         forms = f"{who} is {state}.", f"{who} is not {state}.", f"Is {asked} {state}?", f"{who} was {state}."
     else:
-        now, plain, before, rest = entry_of(random, "en", "verb_phrases")
+        now, plain, before, rest = WORDS.entry(random, "verb_phrases")
         forms = (
             f"{who} {now} {rest}.",
             f"{who} does not {plain} {rest}.",
@@ -329,148 +209,59 @@ def rewritten(random: Random) -> Slots:
 
 
 def join(random: Random) -> Slots:
-    (who, other), ((now, _, _, rest), (now2, _, _, rest2)) = (
-        random.sample([name for (name,) in read_table("en", "lists")["subjects"]], 2),
-        random.sample(read_table("en", "lists")["verb_phrases"], 2),
-    )
+    who, other = random.sample(WORDS.words("subjects"), 2)
+    (now, _, _, rest), (now2, _, _, rest2) = random.sample(WORDS.entries("verb_phrases"), 2)
     one, two = f"{who} {now} {rest}", f"{other} {now2} {rest2}"
     return {"one": one + ".", "two": two + ".", "joined": f"{one}, and {two[0].lower() + two[1:]}."}
 
 
-def _around(random: Random, names: list[str]) -> tuple[str, str, str]:
-    number = random.randrange(len(names))
-    return names[number], names[number - 1], names[(number + 1) % len(names)]
-
-
-def days(random: Random) -> Slots:
-    return dict(zip(("day", "before", "after"), _around(random, DAYS), strict=True))
-
-
-def months(random: Random) -> Slots:
-    return dict(zip(("month", "before", "after"), _around(random, MONTHS), strict=True))
-
-
-def series(random: Random) -> Slots:
-    name, members = random.choice(list(SERIES.items()))
-    return {"series": name, "all": large(members)}
-
-
 def note(random: Random) -> Slots:
     """To whom a note goes, and for what."""
-    whom, called = entry_of(random, "en", "people")
-    because = entry_of(random, "en", "reasons")[0]
-    return {
+    whom, called = WORDS.entry(random, "people")
+    what = WORDS.one_of_each(because="reasons", gift="gifts", event="events")(random)
+    return what | {
         "whom": whom,
-        "Whom": large(whom),
         "called": called,
-        "Dear": f"Dear {called}",
-        "gift": entry_of(random, "en", "gifts")[0],
-        "event": entry_of(random, "en", "events")[0],
         "day": random.choice(DAYS),
-        "because": because,
-        "Because": large(because),
-        "success": entry_of(random, "en", "successes")[0],
+        "success": WORDS.word(random, "successes"),
     }
-
-
-def story_of(random: Random) -> Slots:
-    hero, story = entry_of(random, "en", "heroes")
-    return {"a_hero": with_article(hero), "story": story}
 
 
 def something_that(random: Random) -> Slots:
-    quality, things = entry_of(random, "en", "qualities")
-    return {"quality": quality, "Thing": large(random.choice(things.split()))}
-
-
-def yes_no_fact(random: Random) -> Slots:
-    question, answer = entry_of(random, "en", "facts")
-    return {"question": question, "Answer": answer}
-
-
-LANGUAGES = ("English", "German", "French", "Chinese")  # as the dictionary has them
-
-
-def translate_word(random: Random) -> Slots:
-    forms, language = entry_of(random, "en", "dictionary"), random.randint(1, 3)
-    word, target = forms[0], forms[language]
-    return {
-        "word": word,
-        "Word": large(word),
-        "target": target,
-        "Target": large(target),
-        "language": LANGUAGES[language],
-    }
-
-
-def which_language(random: Random) -> Slots:
-    text, language = entry_of(random, "en", "languages")
-    return {"text": text, "language": language}
+    quality, things = WORDS.entry(random, "qualities")
+    return {"quality": quality, "thing": random.choice(things.split())}
 
 
 def number_word(random: Random) -> Slots:
     n = random.randrange(len(NUMBERS))
-    return {"digits": str(n), "name": NUMBERS[n], "Name": large(NUMBERS[n])}
+    return {"digits": str(n), "name": NUMBERS[n]}
 
 
-def pick_number(random: Random) -> Slots:
-    low, high = random.randint(1, 20), random.randint(25, 100)
-    return {"low": str(low), "high": str(high), "pick": str(random.randint(low, high))}
-
-
-def choose(random: Random) -> Slots:
-    a, b = random.sample(entry_of(random, "en", "pairs"), 2)
-    chosen = random.choice([a, b])
-    return {"a": a, "A": large(a), "b": b, "chosen": chosen, "Chosen": large(chosen)}
-
-
-def double(random: Random) -> Slots:
-    a = random.randint(1, 20)
-    return {"a": str(a), "double": str(2 * a)}
-
-
-def letters(random: Random) -> Slots:
+def alphabet(random: Random) -> Slots:
     letter = random.choice("ABCDEFGHIJKLMNOPQRSTUVWXY")
     return {"letter": letter, "after": chr(ord(letter) + 1)}
 
 
 def replace_word(random: Random) -> Slots:
     text = sentence(random)
-    old, new = text.rstrip(".").split()[-1], any_word(random)
+    old, new = text.rstrip(".").split()[-1], WORDS.word(random, "words")
     return {"old": old, "new": new, "sentence": text, "changed": f"{text.removesuffix(old + '.')}{new}."}
 
 
 def put_together(random: Random) -> Slots:
     """The parts of "Tom plays the piano." in another order."""
-    who = entry_of(random, "en", "pronouns")[0]
-    now, _, _, rest = entry_of(random, "en", "verb_phrases")
+    who = WORDS.word(random, "pronouns")
+    now, _, _, rest = WORDS.entry(random, "verb_phrases")
     parts = random.sample([who, now, rest], 3)
-    return {"mixed": ", ".join(parts), "sentence": f"{who} {now} {rest}."}
-
-
-def mood(random: Random) -> Slots:
-    text, feeling = entry_of(random, "en", "moods")
-    return {"text": text, "mood": feeling, "Mood": large(feeling)}
-
-
-def word_class(random: Random) -> Slots:
-    word, kind = entry_of(random, "en", "word_classes")
-    return {"word": word, "Word": large(word), "kind": kind}
-
-
-def pet_name(random: Random) -> Slots:
-    return {"animal": entry_of(random, "en", "animals")[0], "name": entry_of(random, "en", "animal_names")[0]}
+    return {"mixed": SEPARATOR.join(parts), "sentence": f"{who} {now} {rest}."}
 
 
 def pattern(random: Random) -> Slots:
-    """Two or three words in turn, and which one comes next."""
-    words = _several_words(random, 2, 3)
-    shown = (words * 3)[: random.randint(len(words) + 2, 2 * len(words) + 1)]
-    return {"shown": ", ".join(shown), "Next": large(words[len(shown) % len(words)])}
+    return exercises.pattern(random, _several_words(random, 2, 3), SEPARATOR)
 
 
 def poem(random: Random) -> Slots:
-    thing, lines = entry_of(random, "en", "poems")
+    thing, lines = WORDS.entry(random, "poems")
     unique = thing in ("moon", "sea", "rain", "winter", "night")
     return {"a_thing": f"the {thing}" if unique else with_article(thing), "poem": lines}
 
@@ -478,65 +269,65 @@ def poem(random: Random) -> Slots:
 # By the name of the template.
 COMPUTE: dict[str, Compute] = {
     "say": say,
-    "repeat": repeat,
-    "say_times": say_times,
+    "repeat": sentence_forms,
+    "say_times": partial(exercises.say_times, words=WORDS, times=TIMES, separator=SEPARATOR),
     "count_to": count_to,
-    "count_from": count_from,
+    "count_from": partial(exercises.count_from, separator=SEPARATOR),
     "count_down": count_down,
     "list_things": list_things,
     "name_one": name_one,
     "upper": say,
-    "upper_sentence": upper_sentence,
+    "upper_sentence": sentence_forms,
     "lower": say,
-    "spell": spell,
-    "letters_in": letters_in,
-    "first_letter": ends_of_word,
-    "last_letter": ends_of_word,
+    "spell": letters_of_word,
+    "letters_in": letters_of_word,
+    "first_letter": letters_of_word,
+    "last_letter": letters_of_word,
     "words_in": words_of_sentence,
     "first_word": words_of_sentence,
     "last_word": words_of_sentence,
-    "longest_word": longest_word,
-    "shortest_word": shortest_word,
+    "longest_word": partial(exercises.extreme_word, draw=_several_words, separator=SEPARATOR, place=-1),
+    "shortest_word": partial(exercises.extreme_word, draw=_several_words, separator=SEPARATOR, place=0),
     "reverse": reverse,
     "sort_words": sort_words,
-    "sort_numbers": sort_numbers,
-    "sort_down": sort_down,
-    "bigger": two_numbers,
-    "smaller": two_numbers,
+    "sort_numbers": partial(exercises.sorted_numbers, separator=SEPARATOR),
+    "sort_down": partial(exercises.sorted_numbers, separator=SEPARATOR, descending=True),
+    "bigger": exercises.two_numbers,
+    "smaller": exercises.two_numbers,
     "is_bigger": is_bigger,
     "even": even,
     "next_number": neighbours,
     "previous_number": neighbours,
-    "add": add,
+    "add": exercises.add,
     "odd_one": odd_one,
     "category": category,
     "is_kind": category,
     "is_not_kind": category,
     "which_kind": category,
-    "opposite": opposite,
-    "plural": plural,
-    "singular": plural,
-    "past": past,
-    "rhyme": rhyme,
-    "synonym": synonym,
-    "adjective_forms": adjective_forms,
-    "proverb": proverb,
-    "complete": complete,
-    "blank": blank,
+    "opposite": WORDS.two_forms("opposites"),
+    "plural": WORDS.forms("plurals", "word", "plural"),
+    "singular": WORDS.forms("plurals", "word", "plural"),
+    "past": WORDS.forms("pasts", "word", "past"),
+    "rhyme": WORDS.two_forms("rhymes"),
+    "synonym": WORDS.two_forms("synonyms"),
+    "adjective_forms": WORDS.forms("comparatives", "word", "more", "most"),
+    "proverb": WORDS.forms("proverbs", "start", "end"),
+    "complete": WORDS.forms("starts", "start", "end"),
+    "blank": partial(exercises.blank, words=WORDS, mark="___"),
     "sentence_with": sentence_with,
     "is_question": is_question,
     "add_question_mark": add_question_mark,
-    "add_stop": add_stop,
-    "polite": polite,
+    "add_stop": sentence_forms,
+    "polite": WORDS.forms("orders", "order", "request"),
     "negative": rewritten,
     "question_of": rewritten,
     "past_sentence": rewritten,
     "join": join,
-    "day_after": days,
-    "day_before": days,
-    "month_after": months,
-    "month_before": months,
-    "series": series,
+    "day_after": exercises.neighbours_in(DAYS, "day"),
+    "day_before": exercises.neighbours_in(DAYS, "day"),
+    "month_after": exercises.neighbours_in(MONTHS, "month"),
+    "month_before": exercises.neighbours_in(MONTHS, "month"),
+    "series": partial(exercises.series, members=SERIES),
     "greeting": note,
     "thanks": note,
     "birthday": note,
@@ -544,25 +335,25 @@ COMPUTE: dict[str, Compute] = {
     "apology": note,
     "get_well": note,
     "congratulate": note,
-    "story_of": story_of,
+    "story_of": WORDS.forms("heroes", "hero", "story"),
     "something_that": something_that,
-    "yes_no_fact": yes_no_fact,
-    "translate_word": translate_word,
-    "translate_back": translate_word,
-    "which_language": which_language,
+    "yes_no_fact": WORDS.forms("facts", "question", "answer"),
+    "translate_word": partial(exercises.translate_word, words=WORDS, languages=LANGUAGES, columns=(1, 2, 3)),
+    "translate_back": partial(exercises.translate_word, words=WORDS, languages=LANGUAGES, columns=(1, 2, 3)),
+    "which_language": WORDS.forms("languages", "text", "language"),
     "number_word": number_word,
     "word_number": number_word,
-    "pick_number": pick_number,
-    "choose": choose,
-    "double": double,
-    "half": double,
-    "letter_after": letters,
-    "letter_before": letters,
+    "pick_number": exercises.pick_number,
+    "choose": partial(exercises.choose, words=WORDS),
+    "double": exercises.double,
+    "half": exercises.double,
+    "letter_after": alphabet,
+    "letter_before": alphabet,
     "replace_word": replace_word,
     "put_together": put_together,
-    "mood": mood,
-    "word_class": word_class,
-    "pet_name": pet_name,
+    "mood": WORDS.forms("moods", "text", "mood"),
+    "word_class": WORDS.forms("word_classes", "word", "kind"),
+    "pet_name": WORDS.one_of_each(animal="animals", name="animal_names"),
     "pattern": pattern,
     "poem": poem,
 }

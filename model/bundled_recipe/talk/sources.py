@@ -3,15 +3,15 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
-from random import Random
 
+from model.bundled_recipe.chat_rows import chat_row
 from model.bundled_recipe.talk import exercises_en, exercises_zh
-from model.bundled_recipe.talk.templates import Slots, TalkWriter, Turns, read_talks
+from model.bundled_recipe.talk.templates import TalkWriter, Turns, read_talks
+from model.text.special_tokens import LANGUAGES
+from model.text.task_prompts import LANGUAGE_NAMES
 from model.training.data.prepare import ExtraSource, KeptRows
 from model.training.data.rows import Row
 
-LANGUAGES = ("en", "zh", "de", "fr")
-LANGUAGE_NAMES = {"en": "English", "zh": "Chinese", "de": "German", "fr": "French"}
 COMPUTE = {"en": exercises_en.COMPUTE, "zh": exercises_zh.COMPUTE}
 EVERYDAY = "translate/tatoeba"  # sources of short sentences and their translations
 LONGEST_SENTENCE = 40  # characters; of Chinese half of it
@@ -41,16 +41,12 @@ def _is_short(row: Row) -> bool:
 
 def _translations(writer: TalkWriter, exercises: dict[str, Turns], row: Row) -> Iterator[Row]:
     """Both directions of a translation, as far as the writer's language is that of the instruction."""
-    there = (row["source_lang"], row["target_lang"], row["source"], row["target"])
-    for source, target, text, translated in (there, (there[1], there[0], there[3], there[2])):
-        name = "translate" if writer.language == "en" else f"translate_to_{target}"
+    source, target = row["source_lang"], row["target_lang"]
+    for language, text, translated in ((target, row["source"], row["target"]), (source, row["target"], row["source"])):
+        name = "translate" if writer.language == "en" else f"translate_to_{language}"
         if {source, target} == {"en", "zh"} or writer.language == "en":
-            slots = {"text": text, "target": translated, "language": LANGUAGE_NAMES[target]}
-            yield from writer.exercise_rows(exercises[name], partial(_always, slots), 1)
-
-
-def _always(slots: Slots, random: Random) -> Slots:
-    return slots
+            slots = {"text": text, "target": translated, "language": LANGUAGE_NAMES[language]}
+            yield chat_row(writer.write(exercises[name], slots))
 
 
 def _from_file(file: str, languages: tuple[str, ...], at_most: int) -> Callable[[KeptRows], Iterator[Row]]:

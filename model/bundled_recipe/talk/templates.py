@@ -3,7 +3,7 @@
 A template file holds one TOML table per language. An entry of it is a talk, a list of turns with the user's first;
 "|" divides the wordings of a turn. "{food}" is a word of the list `food` in words.toml, the same one in the whole talk;
 "{food2}" is another one and "{first_turn}" is what the user said first. Words may have several forms, divided by "/":
-"{food.1}" is the second form.
+"{food.1}" is the second form. Where a function fills the slot {word} of an exercise, "{Word}" begins with a capital.
 """
 
 import re
@@ -15,6 +15,7 @@ from math import prod
 from pathlib import Path
 from random import Random
 
+from model.bundled_recipe.chat_rows import capitalized, chat_row
 from model.training.data.rows import Row
 
 Turns = list[list[str]]  # the wordings of each turn
@@ -100,7 +101,8 @@ class TalkWriter:
 
     def write(self, turns: Turns, slots: Slots) -> list[str]:
         """One wording of each turn, with its slots filled from `slots`, else from the word lists."""
-        chosen: dict[str, list[str]] = {name: [text] for name, text in slots.items()}
+        chosen = {name: [text] for name, text in slots.items()}
+        chosen |= {capitalized(name): [capitalized(text)] for name, text in slots.items()}
         texts = []
         for number, wordings in enumerate(turns):
             wording = self.random.choice(wordings)
@@ -119,7 +121,7 @@ class TalkWriter:
             return (article[0] + "n " if article and text[0] in "aeiou" else article or "") + text
 
         text = _SLOT.sub(word, template)
-        return text[0].upper() + text[1:] if starts_large else text
+        return capitalized(text) if starts_large else text
 
     def _as_typed(self, template: str, opened: bool) -> str:
         """The template after an opener ("So, ..."), or as people type in a hurry, or as it is."""
@@ -132,9 +134,3 @@ class TalkWriter:
                 template = template[0].lower() + template[1:]
             return opener + template
         return template
-
-
-def chat_row(texts: list[str]) -> Row:
-    """The texts as a chat row, the user's first."""
-    roles = ("user", "assistant")
-    return {"task": "chat", "messages": [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]}

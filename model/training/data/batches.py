@@ -34,7 +34,7 @@ class BatchStream:
         bucket_lengths: Sequence[int] = BUCKET_LENGTHS,
     ) -> None:
         _check_batch_tokens(batch_tokens, bucket_lengths)
-        self._sampler = ExampleSampler(prepared_dir, mixture, seed)
+        self.sampler = ExampleSampler(prepared_dir, mixture, seed)
         self._waiting: dict[int, list[tuple[str, int]]] = {length: [] for length in bucket_lengths}
         self._batch_tokens, self._weights, self._noise = batch_tokens, weights or LossWeights(), noise or Noise()
 
@@ -43,7 +43,7 @@ class BatchStream:
 
     def __next__(self) -> TrainingBatch:
         while True:
-            name, index, size = self._sampler.draw()
+            name, index, size = self.sampler.draw()
             length = _bucket_of(size, self._waiting)
             waiting = self._waiting[length]
             waiting.append((name, index))
@@ -51,30 +51,24 @@ class BatchStream:
                 self._waiting[length] = []
                 places = [Place(name, index, row) for row, (name, index) in enumerate(waiting)]
                 shape = len(places), length
-                return collate(places, self._sampler.sources, shape, self._weights, self._noise)
-
-    @property
-    def tokens_drawn(self) -> dict[str, int]:
-        """Tokens drawn from each source so far."""
-        return self._sampler.tokens_drawn
-
-    @property
-    def epochs(self) -> dict[str, float]:
-        """Epochs of each source so far, with fractions."""
-        return self._sampler.epochs
+                return collate(places, self.sampler.sources, shape, self._weights, self._noise)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that later batches depend on, as JSON values."""
         waiting = {str(length): [list(entry) for entry in entries] for length, entries in self._waiting.items()}
-        return self._sampler.state_dict() | {"waiting": waiting}
+        return self.sampler.state_dict() | {"waiting": waiting}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state` was taken. ValueError if it belongs to other sources or buckets."""
-        lengths = {str(length) for length in self._waiting}
-        if not isinstance(state["waiting"], dict) or set(state["waiting"]) != lengths:
-            raise ValueError(f"state of buckets {sorted(state['waiting'])} does not fit {sorted(self._waiting)}")
-        self._sampler.load_state_dict(state)
-        self._waiting = {int(length): [(n, i) for n, i in entries] for length, entries in state["waiting"].items()}
+        """Continue where `state` was taken. ValueError if it belongs to other sources or buckets, or to packed rows."""
+        waiting = state.get("waiting")
+        if not isinstance(waiting, dict):
+            raise ValueError(
+                "state of packed rows does not fit rows of one example: resume on a GPU, where the run began"
+            )
+        if set(waiting) != {str(length) for length in self._waiting}:
+            raise ValueError(f"state of buckets {sorted(waiting)} does not fit {sorted(self._waiting)}")
+        self.sampler.load_state_dict(state)
+        self._waiting = {int(length): [(n, i) for n, i in entries] for length, entries in waiting.items()}
 
 
 def valid_batches(

@@ -30,11 +30,6 @@ class TrainingBatch:
     sources: tuple[str, ...]  # of each example, such as "translate/tatoeba-en-zh"
     positions_BL: Tensor | None = None  # int64, from 0 in each example; None: every row is one example
 
-    @property
-    def lengths_B(self) -> Tensor:
-        """The positions of each row that are not padding."""
-        return self.real_BL.sum(1)
-
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
@@ -119,9 +114,9 @@ def collate(
 
 def _by_source(places: Sequence[Place]) -> dict[str, NDArray[np.int64]]:
     """Index, row and start of each example, by source."""
-    found: dict[str, list[tuple[int, int, int]]] = {}
-    for source, *rest in places:
-        found.setdefault(source, []).append((rest[0], rest[1], rest[2]))
+    found: dict[str, list[list[int]]] = {}
+    for source, *where in places:
+        found.setdefault(source, []).append(where)
     return {source: np.array(rows) for source, rows in found.items()}
 
 

@@ -34,7 +34,7 @@ class PackedStream:
     ) -> None:
         if batch_tokens < row_tokens:
             raise ValueError(f"batch_tokens {batch_tokens} does not hold one row: use {row_tokens} or more")
-        self._sampler = ExampleSampler(prepared_dir, mixture, seed)
+        self.sampler = ExampleSampler(prepared_dir, mixture, seed)
         self._waiting: list[tuple[str, int, int]] = []  # source, index and length of drawn examples
         self._shape = batch_tokens // row_tokens, row_tokens
         self._weights, self._noise = weights or LossWeights(), noise or Noise()
@@ -46,31 +46,21 @@ class PackedStream:
         rows, length = self._shape
         missing = SURPLUS * rows * length - sum(size for _, _, size in self._waiting)
         while missing > 0:
-            name, index, size = self._sampler.draw()
+            name, index, size = self.sampler.draw()
             self._waiting.append((name, index, size - 1))  # the last token is only a target
             missing -= size - 1
         places, self._waiting = pack(self._waiting, rows, length)
-        return collate(places, self._sampler.sources, self._shape, self._weights, self._noise, packed=True)
-
-    @property
-    def tokens_drawn(self) -> dict[str, int]:
-        """Tokens drawn from each source so far."""
-        return self._sampler.tokens_drawn
-
-    @property
-    def epochs(self) -> dict[str, float]:
-        """Epochs of each source so far, with fractions."""
-        return self._sampler.epochs
+        return collate(places, self.sampler.sources, self._shape, self._weights, self._noise, packed=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that later batches depend on, as JSON values."""
-        return self._sampler.state_dict() | {"waiting": [list(entry) for entry in self._waiting]}
+        return self.sampler.state_dict() | {"waiting": [list(entry) for entry in self._waiting]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken. ValueError if it belongs to other sources, or to no packed rows."""
         if not isinstance(state["waiting"], list):
             raise ValueError("state of batches with one example a row does not fit packed rows")
-        self._sampler.load_state_dict(state)
+        self.sampler.load_state_dict(state)
         self._waiting = [(name, index, length) for name, index, length in state["waiting"]]
 
 
@@ -121,8 +111,9 @@ class Prefetched:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken, before the first batch. ValueError for another number of streams."""
-        if len(state.get("streams", ())) != len(self._streams):
-            raise ValueError(f"state of {len(state.get('streams', ()))} streams does not fit {len(self._streams)}")
+        count, own = len(state.get("streams", ())), len(self._streams)
+        if count != own:
+            raise ValueError(f"state of {count} streams of packed rows does not fit {own}: resume where the run began")
         self._taken, self._states = state["taken"], list(state["streams"])
         for stream, of_stream in zip(self._streams, self._states, strict=True):
             stream.load_state_dict(of_stream)

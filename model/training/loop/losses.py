@@ -47,7 +47,7 @@ def _counted_rows(weights_T: Tensor) -> Sequence[Tensor | slice]:
 
 
 def cross_entropy(hidden_TD: Tensor, head_VD: Tensor, targets_T: Tensor, weights_T: Tensor) -> Tensor:
-    """Weighted mean over tokens of -log p(target), in nats. Tokens of weight zero are not computed."""
+    """Weighted mean over tokens of -log p(target), in nats. On a CPU those of weight zero are not computed."""
     total: Tensor = _LinearCrossEntropy.apply(hidden_TD, head_VD, targets_T, weights_T)
     return total / weights_T.sum().clamp(min=1e-6)
 

@@ -107,8 +107,8 @@ class Trainer:
             "noise": phase.noise,
         }
         if self.recipe.packed or self.device != "cpu":  # a GPU compiles for every shape of a batch
-            seeds = (seed + SEED_STRIDE * number for number in range(LOADERS))
-            return Prefetched([PackedStream(*data, seed=seed, **settings) for seed in seeds])
+            seeds = range(seed, seed + SEED_STRIDE * LOADERS, SEED_STRIDE)
+            return Prefetched([PackedStream(*data, seed=of_stream, **settings) for of_stream in seeds])
         return BatchStream(*data, seed=seed, **settings)
 
     @property

@@ -109,3 +109,15 @@ def test_the_network_holds_the_masters_after_a_step(network: CausalLM) -> None:
     optimizer.step(random_gradients(optimizer, 4), 1.0)
     for name, parameter in network.named_parameters():
         assert torch.equal(parameter, optimizer.masters[name])
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_gradients_that_are_not_finite_change_nothing(network: CausalLM, value: float) -> None:
+    optimizer = Optimizer(network, CONFIG)
+    optimizer.step(random_gradients(optimizer, 1), 1.0)
+    before = copied(optimizer.state_tensors())
+    gradients = random_gradients(optimizer, 2)
+    gradients[NORM][0] = value
+    assert not optimizer.step(gradients, 1.0).isfinite()
+    assert optimizer.steps == 2
+    assert all(torch.equal(tensor, before[name]) for name, tensor in optimizer.state_tensors().items())

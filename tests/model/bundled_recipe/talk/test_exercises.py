@@ -11,6 +11,7 @@ from model.bundled_recipe.talk.sources import COMPUTE
 from model.bundled_recipe.talk.templates import Slots, TalkWriter, read_talks
 
 DRAWS = 200
+ENGLISH = COMPUTE["en"]
 
 
 def drawn(compute: Compute) -> list[Slots]:
@@ -38,23 +39,23 @@ def test_numbers_are_sorted_and_counted(language: str) -> None:
 
 
 def test_longest_and_shortest_words() -> None:
-    for slots in drawn(exercises_en.longest_word):
+    for slots in drawn(ENGLISH["longest_word"]):
         others = set(slots["words"].split(", ")) - {slots["word"]}
         assert all(len(other) < len(slots["word"]) for other in others)
-    for slots in drawn(exercises_en.shortest_word):
+    for slots in drawn(ENGLISH["shortest_word"]):
         others = set(slots["words"].split(", ")) - {slots["word"]}
         assert all(len(other) > len(slots["word"]) for other in others)
 
 
 def test_words_are_sorted_reversed_counted_and_spelled() -> None:
-    for slots in drawn(exercises_en.sort_words):
-        assert slots["Sorted"].lower().split(", ") == sorted(slots["words"].lower().split(", "))
-    for slots in drawn(exercises_en.reverse):
-        assert slots["Reversed"].lower().split(", ") == slots["words"].split(", ")[::-1]
-    for slots in drawn(exercises_en.words_of_sentence):
+    for slots in drawn(ENGLISH["sort_words"]):
+        assert slots["sorted"].split(", ") == sorted(slots["words"].split(", "))
+    for slots in drawn(ENGLISH["reverse"]):
+        assert slots["reversed"].split(", ") == slots["words"].split(", ")[::-1]
+    for slots in drawn(ENGLISH["words_in"]):
         words = re.findall(r"\w+", slots["sentence"])
         assert (exercises_en.NUMBERS[len(words)], words[0], words[-1]) == (slots["n"], slots["first"], slots["last"])
-    for slots in drawn(exercises_en.spell):
+    for slots in drawn(ENGLISH["spell"]):
         assert slots["letters"].replace("-", "").lower() == slots["word"]
 
 
@@ -64,10 +65,10 @@ def test_the_odd_word_is_of_another_kind() -> None:
         for table in ("countable", "uncountable")
         for name, words in read_table("en", table).items()
     }
-    for slots in drawn(exercises_en.odd_one):
+    for slots in drawn(ENGLISH["odd_one"]):
         same = kinds[slots["things"]]
         odd = [word for word in slots["words"].split(", ") if word not in same]
-        assert [exercises_en.large(word) for word in odd] == [slots["Odd"]]
+        assert odd == [slots["odd"]]
 
 
 def test_chinese_characters_are_counted() -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from model.bundled_recipe.talk.sources import LANGUAGES, exercise_rows, talk_rows
+from model.bundled_recipe.talk.sources import exercise_rows, talk_rows
+from model.text.special_tokens import LANGUAGES
 from model.training.data.rows import Row
 
 PAIR = {"source_lang": "en", "target_lang": "zh", "source": "I am late.", "target": "我迟到了。"}

@@ -25,6 +25,11 @@ def test_forms_articles_and_capitals() -> None:
     assert any(answer.endswith(" and a cat") for answer in answers) or "Cats and a cat" in answers
 
 
+def test_a_slot_that_a_function_fills_can_be_written_with_a_capital() -> None:
+    writer = TalkWriter("en", seed="test")
+    assert writer.write([["Say it."], ["{Word}: a {word}"]], {"word": "apple"})[1] == "Apple: an apple"
+
+
 def test_the_first_turn_can_be_repeated() -> None:
     assert all(answer == f"You said: {said}" for said, answer in talks("I like {food}.", "You said: {first_turn}"))
 

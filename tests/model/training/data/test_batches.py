@@ -36,11 +36,16 @@ def same(first: list[TrainingBatch], second: list[TrainingBatch]) -> bool:
     )
 
 
+def lengths_of(batch: TrainingBatch) -> torch.Tensor:
+    """The positions of each row that are not padding."""
+    return batch.real_BL.sum(1)
+
+
 def rows_of(batches: list[TrainingBatch]) -> Counter[tuple[str, tuple[int, ...]]]:
     return Counter(
         (source, tuple(ids[:length].tolist()))
         for batch in batches
-        for source, ids, length in zip(batch.sources, batch.token_ids_BL, batch.lengths_B.tolist(), strict=True)
+        for source, ids, length in zip(batch.sources, batch.token_ids_BL, lengths_of(batch).tolist(), strict=True)
     )
 
 
@@ -87,13 +92,15 @@ def test_a_state_of_other_sources_or_buckets_is_refused(prepared_dir: Path) -> N
         stream(prepared_dir).load_state_dict(state | {"drawn": {"translate/other": 1}})
     with pytest.raises(ValueError, match="state of buckets"):
         stream(prepared_dir).load_state_dict(state | {"waiting": {"32": []}})
+    with pytest.raises(ValueError, match="state of packed rows does not fit"):
+        stream(prepared_dir).load_state_dict({"taken": 0, "streams": []})
 
 
 @pytest.mark.parametrize("mixture", [STABLE, DECAY])
 def test_tokens_come_in_the_shares_of_the_mixture(prepared_dir: Path, mixture: Mixture) -> None:
     batches = BatchStream(prepared_dir, mixture, seed=1, batch_tokens=1024)
     list(islice(batches, 300))
-    drawn = batches.tokens_drawn
+    drawn = batches.sampler.tokens_drawn
     sizes = {name: len(load_source(prepared_dir, name, "train").tokens) for name in drawn}
     expected = mixture.source_shares(sizes)
     assert {name: tokens / sum(drawn.values()) for name, tokens in drawn.items()} == pytest.approx(expected, abs=0.01)
@@ -102,9 +109,9 @@ def test_tokens_come_in_the_shares_of_the_mixture(prepared_dir: Path, mixture: M
 def test_no_example_comes_twice_before_all_came_once(prepared_dir: Path) -> None:
     batches = stream(prepared_dir)
     rows: Counter[tuple[str, tuple[int, ...]]] = Counter()
-    while min(batches.epochs.values()) < 2.2:
+    while min(batches.sampler.epochs.values()) < 2.2:
         rows.update(rows_of([next(batches)]))
-    for name, epochs in batches.epochs.items():
+    for name, epochs in batches.sampler.epochs.items():
         times = [count for (source, _), count in rows.items() if source == name]
         # Examples that still wait in a bucket were drawn, but are in no batch yet.
         assert max(times) <= int(epochs) + 1
@@ -114,7 +121,7 @@ def test_no_example_comes_twice_before_all_came_once(prepared_dir: Path) -> None
 def test_epochs_have_different_orders(prepared_dir: Path) -> None:
     batches, orders = stream(prepared_dir), []
     name = "summarize/news-en"
-    while batches.epochs[name] < 2.5:
+    while batches.sampler.epochs[name] < 2.5:
         orders += [ids for batch in [next(batches)] for source, ids in _rows(batch) if source == name]
     assert orders[:20] != orders[60:80]
 
@@ -130,14 +137,14 @@ def test_shapes_are_buckets_and_hold_as_many_rows_as_fit(prepared_dir: Path) -> 
         assert rows == 1024 // length
         assert batch.targets_BL.shape == batch.weights_BL.shape == (rows, length)
         shorter = max((bucket for bucket in BUCKET_LENGTHS if bucket < length), default=0)
-        assert int(batch.lengths_B.min()) > shorter
+        assert int(lengths_of(batch).min()) > shorter
 
 
 def test_targets_are_the_next_tokens_and_weights_the_answers(prepared_dir: Path) -> None:
     seen = set()
     for batch in islice(stream(prepared_dir), 60):
         for row, source in enumerate(batch.sources):
-            length = int(batch.lengths_B[row])
+            length = int(lengths_of(batch)[row])
             ids, targets, weights = (x[row] for x in (batch.token_ids_BL, batch.targets_BL, batch.weights_BL))
             assert torch.equal(ids[1:length], targets[: length - 1])
             assert weights[length:].sum() == ids[length:].sum() == targets[length:].sum() == 0
@@ -164,7 +171,7 @@ def test_noise_is_for_what_is_asked_and_for_plain_text_of_the_named_sources(prep
     batches = BatchStream(prepared_dir, STABLE, seed=1, batch_tokens=1024, noise=noise)
     for batch in islice(batches, 40):
         for row, source in enumerate(batch.sources):
-            of_row = {round(chance, 3) for chance in batch.noise_BL[row, : batch.lengths_B[row]].tolist()}
+            of_row = {round(chance, 3) for chance in batch.noise_BL[row, : lengths_of(batch)[row]].tolist()}
             expected = {"analyze/reviews-en": {0.0, 0.2}, "generate/tinystories-en": {0.0, 0.1}}.get(source, {0.0})
             assert of_row == expected
             if source.startswith("analyze"):  # the labels to choose from can be read, and whose turn it is

@@ -52,7 +52,7 @@ def test_an_example_in_a_row_is_what_was_prepared(prepared_dir: Path) -> None:
     assert len(starts) == len(batch.sources)
     known = {
         tuple(source.example(index).token_ids.tolist())
-        for source in batches._sampler.sources.values()
+        for source in batches.sampler.sources.values()
         for index in range(len(source))
     }
     for row, start in starts:

@@ -1,6 +1,7 @@
 """Training: it learns, it resumes exactly, what it writes loads again."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +84,30 @@ def test_a_killed_and_resumed_run_gives_the_same_weights(
     assert second.state == whole.state
 
 
+def test_a_killed_and_resumed_run_of_packed_rows_gives_the_same_weights(prepared: Path, tmp_path: Path) -> None:
+    first = Trainer(replace(recipe(), packed=True), prepared, tmp_path)
+    first.train_step()
+    first.save()
+    resumed = Trainer(replace(recipe(), packed=True), prepared, tmp_path)
+    assert resumed.train_step().loss == first.train_step().loss
+    assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(first).items())
+
+
+def test_a_run_resumed_after_gradients_that_were_not_finite_gives_the_same_weights(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Trainer(recipe(), prepared, tmp_path)
+    with monkeypatch.context() as patch:
+        infinite = {name: torch.full_like(master, math.inf) for name, master in first.optimizer.masters.items()}
+        patch.setattr(first.workers, "mean_gradients", lambda count: infinite)
+        first.train_step()
+    first.save()
+    resumed = Trainer(recipe(), prepared, tmp_path)
+    for trainer in (first, resumed):
+        trainer.train_step()
+    assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(first).items())
+
+
 def test_a_resumed_run_thins_and_disturbs_the_same_prompt_tokens(prepared_dir: Path, tmp_path: Path) -> None:
     labels = Mixture((MixturePart("labels", 1.0, ("analyze/*",)),))
     asks = Phase(labels, LossWeights(prompt=0.3), Noise((("analyze/*", 0.2),)))
@@ -151,7 +176,7 @@ def test_a_run_starts_from_the_weights_moments_and_log_of_another(prepared: Path
     moments = heir.optimizer.state_tensors()
     assert all(torch.equal(tensor, moments[name]) for name, tensor in ancestor.optimizer.state_tensors().items())
     assert all(torch.equal(tensor, weights(heir)[name]) for name, tensor in weights(ancestor).items())
-    assert heir.streams["stable"].tokens_drawn != ancestor.streams["stable"].tokens_drawn
+    assert heir.streams["stable"].sampler.tokens_drawn != ancestor.streams["stable"].sampler.tokens_drawn
 
     directory = run(heir, tokenizer_dir=BUNDLED, validate_on=[])
     assert [line.step for line in RunLog(run_dir).lines()] == list(range(1, heir.state.step + 1))
