@@ -7,6 +7,7 @@ from typing import Any
 
 from model.text.chat_formats.chat_format import ChatFormat
 from model.text.chat_formats.json_values import parsed_or_text
+from model.text.chat_template import thinking_switch
 from model.text.task_prompts import Message
 from server.chat.request import ChatMessage, ChatRequest, Thinking, Tool, ToolCall
 
@@ -42,7 +43,7 @@ def template_messages(request: ChatRequest, form: ChatFormat, uses: Callable[[st
 
 
 def tool_instruction(tools: Sequence[Tool]) -> str:
-    """What a model is told of tools if its template does not tell it."""
+    """The description of the tools for a model whose chat template has none."""
     return _INSTRUCTION.format(tools="\n".join(_dumps(tool["function"]) for tool in template_tools(tools)))
 
 
@@ -58,7 +59,8 @@ def template_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
 
 def thinking_variables(thinking: Thinking) -> dict[str, Any]:
     """The variables that templates have for it."""
-    return {"enable_thinking": thinking.enabled, "reasoning_effort": thinking.effort}
+    switch = {} if thinking.enabled is None else thinking_switch(enabled=thinking.enabled)
+    return switch if thinking.effort is None else switch | {"reasoning_effort": thinking.effort}
 
 
 def _parameters(tool: Tool) -> dict[str, Any]:
