@@ -35,7 +35,7 @@ MAX_ENDED_DEADLINES = 100  # kept of requests that have ended, beside twice as m
 
 
 class Scheduler:
-    """Chooses the sequences of each step, and enters its results."""
+    """Chooses the sequences of each step and applies its results."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class Scheduler:
         )
 
     def update(self, batch: ScheduledBatch, computed: ModelOutput, sampled: SampledTokens) -> list[EngineOutput]:
-        """Enter the results of a step: append tokens, save prefixes, finish sequences and free their memory."""
+        """Apply the results of a step: append tokens, save prefixes, finish sequences and free their memory."""
         now, failed = self._clock(), computed.failed | sampled.failed
         rows = {sequence: row for row, sequence in enumerate(batch.sampling)}
         outputs: list[EngineOutput] = []
