@@ -100,4 +100,5 @@ def test_the_prompt_may_have_the_empty_thought() -> None:
 
 def test_the_token_before_the_results_of_calls_ends_an_answer() -> None:
     assert chat_format(GEMMA, {"<|tool_response>": 50}).end_ids == {50}
+    assert chat_format(GEMMA, {}, {"<|tool_response>": 50}).end_ids == {50}
     assert chat_format("<start_function_call> <escape>", {"<start_function_response>": 48}).end_ids == {48}
