@@ -62,13 +62,13 @@ class ChatService:
         sampling = self._with_budget(sampling, request, end)
         if not sampling.ignore_eos:
             sampling = replace(sampling, stop_token_ids=sampling.stop_token_ids | self._format.end_ids)
-        marked = replace(prompt, snapshot_token_ids=self._format.mark_ids)
+        prompt = replace(prompt, snapshot_token_ids=self._format.snapshot_token_ids)
         raw = replace(options, stop=(), include_stop=False, kept_special_tokens=self._format.marker_ids)
         ends = {*self._service.tokenizer.eos_token_ids, *sampling.stop_token_ids}
         keep = partial(self._keep, prompt, schemas, ends)
         return [
             self._routed(generation, request, schemas, end, options, keep)
-            for generation in admission.start([marked], sampling, raw, n)
+            for generation in admission.start([prompt], sampling, raw, n)
         ]
 
     async def _keep(

@@ -31,7 +31,7 @@ from server.engine.types import (
     TokenLogprobs,
 )
 
-MAX_MARKS = 16  # snapshots of one answer while it is generated
+MAX_ANSWER_SNAPSHOTS = 16  # snapshots of one answer while it is generated
 MAX_ENDED_DEADLINES = 100  # kept of requests that have ended, beside twice as many as have not
 
 
@@ -156,8 +156,8 @@ class Scheduler:
             if sequence.status is SequenceStatus.FINISHED:
                 continue  # a beam whose group has ended in this step
             self.pool.cache.advance(sequence)
-            if sequence.is_at_mark and sequence.num_marks < MAX_MARKS:
-                sequence.num_marks += 1
+            if sequence.is_at_snapshot_token and sequence.num_answer_snapshots < MAX_ANSWER_SNAPSHOTS:
+                sequence.num_answer_snapshots += 1
                 self.pool.cache.save_state(sequence)
             sequence.routing += computed.routing.get(sequence.request_id, ())
             row = rows.get(sequence)

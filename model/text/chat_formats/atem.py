@@ -13,6 +13,7 @@ from typing import Any
 from model.text.chat_formats.calls.arguments import ParameterTags
 from model.text.chat_formats.calls.tagged_calls import TaggedCalls
 from model.text.chat_formats.chat_format import END_CHARACTERS, Constraints, PromptEnd, ThinkingMarkers
+from model.text.chat_formats.families import CallIds
 from model.text.chat_formats.fields import Field, FieldSink, Schemas
 from model.text.chat_formats.grammar import ANSWER, GrammarBuilder, one_of, separated
 from model.text.chat_formats.reader import Reader, Reading, drop, markers
@@ -60,10 +61,10 @@ class AtemAnswer:
 class AtemFormat:
     marker_ids: frozenset[int]
     control_tokens: Mapping[str, int]
-    call_ids: str = "any"
+    call_ids: CallIds = CallIds.ANY
 
     @property
-    def mark_ids(self) -> frozenset[int]:
+    def snapshot_token_ids(self) -> frozenset[int]:
         return self._ids(END_MESSAGE)
 
     @property

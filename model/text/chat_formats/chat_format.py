@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from model.text.chat_formats.families import CallIds
 from model.text.chat_formats.fields import Schemas
 from model.text.chat_formats.router import AnswerParser, AnswerRouter
 
@@ -56,12 +57,12 @@ class ChatFormat(Protocol):
     def marker_ids(self) -> frozenset[int]: ...
 
     @property
-    def call_ids(self) -> str:
-        """See CallFamily."""
+    def call_ids(self) -> CallIds:
+        """The ids of calls that the chat template accepts."""
 
     @property
-    def mark_ids(self) -> frozenset[int]:
-        """Tokens after which other conversations may go on in another way: the end of reasoning, a call's beginning."""
+    def snapshot_token_ids(self) -> frozenset[int]:
+        """Tokens after which other conversations may go on differently: the end of reasoning, a call's beginning."""
 
     @property
     def end_ids(self) -> frozenset[int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from model.text.chat_formats.calls.arguments import ParameterTags
 from model.text.chat_formats.calls.gemma_calls import GemmaCalls
@@ -12,18 +13,25 @@ from model.text.chat_formats.calls.xml_arguments import XmlArguments
 from model.text.chat_formats.tagged_answer import Calls, ReasoningMarkers
 
 
+class CallIds(Enum):
+    """Which ids of calls a chat template accepts."""
+
+    ANY = auto()
+    NINE_CHARACTERS = auto()  # letters and digits
+    NUMBERED_NAMES = auto()  # such as functions.f:0
+
+
 @dataclass(frozen=True, slots=True)
 class CallFamily:
     """Checkpoints whose templates have all the texts `signs` write calls so.
 
-    `call_ids`: which ids the template accepts: any, nine letters and digits, or numbered names. `ends`: the tokens that
-    begin the results of calls, and so end an answer.
+    `ends`: the tokens that begin the results of calls, and so end an answer.
     """
 
     name: str
     signs: tuple[str, ...]
     calls: Calls
-    call_ids: str = "any"
+    call_ids: CallIds = CallIds.ANY
     ends: tuple[str, ...] = ()
 
 
@@ -98,7 +106,7 @@ CALL_FAMILIES: Sequence[CallFamily] = (
         "Kimi K2", ("<|tool_calls_section_begin|>",),
         TaggedCalls("<|tool_call_begin|>", ("<|tool_call_argument_begin|>",), "<|tool_call_end|>",
                     "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
-        call_ids="numbered names",
+        call_ids=CallIds.NUMBERED_NAMES,
     ),
     CallFamily(
         "Kimi K3", ("<|open|>", "<|close|>", "argument"),
@@ -112,10 +120,10 @@ CALL_FAMILIES: Sequence[CallFamily] = (
     ),
     CallFamily(
         "Mistral Small 3.2", ("[TOOL_CALLS]", "[ARGS]"),
-        TaggedCalls("[TOOL_CALLS]", ("[ARGS]",), id_open="[CALL_ID]"), call_ids="nine characters",
+        TaggedCalls("[TOOL_CALLS]", ("[ARGS]",), id_open="[CALL_ID]"), call_ids=CallIds.NINE_CHARACTERS,
     ),
     CallFamily(
-        "Mistral", ("[TOOL_CALLS]",), JsonCalls("[TOOL_CALLS]", is_list=True), call_ids="nine characters",
+        "Mistral", ("[TOOL_CALLS]",), JsonCalls("[TOOL_CALLS]", is_list=True), call_ids=CallIds.NINE_CHARACTERS,
     ),
     CallFamily("Functionary 3.1", ("<function=", "</function>"), TaggedCalls("<function=", (">",), "</function>")),
     CallFamily(

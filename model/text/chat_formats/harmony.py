@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.text.chat_formats.chat_format import END_CHARACTERS, Constraints, PromptEnd, ThinkingMarkers
-from model.text.chat_formats.families import PLAIN_JSON
+from model.text.chat_formats.families import PLAIN_JSON, CallIds
 from model.text.chat_formats.fields import Field, FieldSink, Schemas
 from model.text.chat_formats.grammar import ANSWER, GrammarBuilder, object_schema, one_of
 from model.text.chat_formats.json_values import pass_json
@@ -74,10 +74,10 @@ class HarmonyFormat:
 
     marker_ids: frozenset[int]
     control_tokens: Mapping[str, int]
-    call_ids: str = "any"
+    call_ids: CallIds = CallIds.ANY
 
     @property
-    def mark_ids(self) -> frozenset[int]:
+    def snapshot_token_ids(self) -> frozenset[int]:
         return frozenset({self.control_tokens[END]})
 
     @property

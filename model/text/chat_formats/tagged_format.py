@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from model.text.chat_formats.chat_format import Constraints, PromptEnd, ThinkingMarkers
-from model.text.chat_formats.families import PLAIN_JSON, CallFamily
+from model.text.chat_formats.families import PLAIN_JSON, CallFamily, CallIds
 from model.text.chat_formats.fields import Schemas
 from model.text.chat_formats.grammar import ANSWER, GrammarBuilder
 from model.text.chat_formats.router import AnswerParser, AnswerRouter
@@ -29,13 +29,13 @@ class TaggedFormat:
         return frozenset(self.special_tokens.values())
 
     @property
-    def call_ids(self) -> str:
+    def call_ids(self) -> CallIds:
         return self.family.call_ids
 
     @property
-    def mark_ids(self) -> frozenset[int]:
-        marks = (*self.family.calls.opens, self.reasoning.close if self.reasoning else "")
-        return frozenset(self.control_tokens[mark] for mark in marks if mark in self.control_tokens)
+    def snapshot_token_ids(self) -> frozenset[int]:
+        texts = (*self.family.calls.opens, self.reasoning.close if self.reasoning else "")
+        return frozenset(self.control_tokens[text] for text in texts if text in self.control_tokens)
 
     @property
     def end_ids(self) -> frozenset[int]:
