@@ -125,6 +125,54 @@ def test_harmony() -> None:
             check_calls(calls_of(form, answer, end))
 
 
+NESTED: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "steps": {
+            "type": "array",
+            "minItems": 2,
+            "maxItems": 3,
+            "items": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string", "maxLength": 3},
+                    "sizes": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 9}, "maxItems": 2},
+                },
+                "required": ["name"],
+                "additionalProperties": False,
+            },
+        },
+        "none": {"type": "array", "items": {"type": "string"}, "maxItems": 0},
+        "shared": {"$ref": "#/$defs/flag"},
+        "flags": {"type": "array", "items": {"$ref": "#/$defs/flag"}, "minItems": 1, "maxItems": 2},
+        "free": {
+            "type": "object",
+            "properties": {"a": {"const": 1}},
+            "minProperties": 1,
+            "additionalProperties": False,
+        },
+    },
+    "required": ["steps", "none", "shared", "flags", "free"],
+    "additionalProperties": False,
+    "$defs": {"flag": {"type": "boolean"}},
+}
+
+
+@pytest.mark.parametrize("name", ["Gemma 4", "MiniMax M3"])
+def test_nested_arguments_follow_the_schema(name: str) -> None:
+    [family] = [row for row in CALL_FAMILIES if row.name == name]
+    form, tokenizer = chat_format(" ".join(family.signs), {}), byte_tokenizer()
+    grammar = form.grammar(Constraints({"f": NESTED}, required=True, many=False), PromptEnd())
+    assert grammar is not None
+    for seed in range(5):
+        router = form.router({"f": NESTED}, PromptEnd())
+        assert router is not None
+        answer = random_answer(tokenizer, grammar, seed)
+        deltas = [*router.feed(answer), *router.finish()]
+        arguments = "".join(delta.text for delta in deltas if delta.field is Field.TOOL_ARGUMENTS)
+        jsonschema.validate(json.loads(arguments), NESTED)
+
+
 @pytest.mark.parametrize("special", [False, True], ids=["markers are text", "markers are tokens"])
 def test_atem(special: bool) -> None:
     tokenizer = byte_tokenizer([marker for marker in atem.MARKERS if marker.startswith("<|")] if special else ())
