@@ -15,7 +15,7 @@ from model.kernels.cpu import inference
 from model.kernels.types import Paging
 from tests.model.kernels.random_inputs import DTYPES, close, normal, starts_of
 
-pytestmark = pytest.mark.usefixtures("cpu_isa")  # at every level that runs here
+pytestmark = pytest.mark.usefixtures("kernel_target")  # at every level that runs here, and for aarch64
 
 BLOCK = 16
 

@@ -1,4 +1,4 @@
-"""The compiled matrix products against their definition, at every level that this processor can run."""
+"""The compiled matrix products against their definition, at every level that runs here, and for aarch64."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from model.kernels.matmul.packed import PackedWeights
 from model.kernels.matmul.reference import ACTIVATION_LIMITS, PlainWeights, quantized_activations
 from model.kernels.types import GatedMLPWeights
 
-pytestmark = pytest.mark.usefixtures("cpu_isa")
+pytestmark = pytest.mark.usefixtures("kernel_target")
 
 BOUNDS = {torch.bfloat16: 3e-3, torch.float32: 1e-6}  # relative error of a product: the rounding of its type
 # Where inner activations become integers, another last bit before may lead to the next integer.
