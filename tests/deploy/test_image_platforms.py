@@ -46,12 +46,24 @@ def test_a_package_for_one_architecture_would_be_found() -> None:
     assert [sorted(installed(lock, machine)) for machine in MACHINES] == [["a==1", "b==2"], ["a==1"]]
 
 
+def wheels_for(machine: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Asks the package index for wheels of all locked packages, each with a locked hash."""
+    versions = ["2014", *(f"_2_{minor}" for minor in range(17, GLIBC + 1))]
+    platforms = [f"--platform=manylinux{version}_{machine}" for version in versions]
+    options = ["--dry-run", "--no-deps", "--require-hashes", "--only-binary=:all:", "--target", str(folder)]
+    command = [sys.executable, "-m", "pip", "install", *options, *platforms, "--requirement", str(LOCK_FILE)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("machine", MACHINES)
 def test_every_locked_package_has_a_wheel(machine: str, tmp_path: Path) -> None:
-    """With a locked hash: the builder stage has no Rust compiler. Asks the package index."""
-    platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in range(17, GLIBC + 1)]
-    options = ["--dry-run", "--no-deps", "--require-hashes", "--only-binary=:all:", "--target", str(tmp_path)]
-    command = [sys.executable, "-m", "pip", "install", *options, *platforms, "--requirement", str(LOCK_FILE)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """The builder stage has no Rust compiler."""
+    done = wheels_for(machine, tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_package_without_a_wheel_would_be_found(tmp_path: Path) -> None:
+    done = wheels_for("alpha", tmp_path)
+    assert "No matching distribution found" in done.stderr
