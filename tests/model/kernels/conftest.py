@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.conftest import NO_KERNELS
-from tests.isa import runnable_levels, use_level
+from tests.isa import AARCH64, runnable_levels, use_level
 from tests.model.kernels.aarch64.kernel_process import (
     KernelProcess,
     compile_driver,
@@ -16,7 +16,6 @@ from tests.model.kernels.aarch64.kernel_process import (
     kernel_process,
 )
 
-AARCH64 = "aarch64"
 COMPILER, EMULATOR = "aarch64-linux-gnu-g++", "qemu-aarch64"
 LIBRARIES = "/usr/aarch64-linux-gnu"  # of the C++ runtime that belongs to Debian's cross compiler
 
@@ -36,13 +35,13 @@ def aarch64_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel
 @pytest.fixture(
     scope="module", params=[*(runnable_levels() or [None]), pytest.param(AARCH64, marks=pytest.mark.slow)], ids=str
 )
-def kernel_target(request: pytest.FixtureRequest) -> Iterator[None]:
+def kernel_target(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs a test once with the compiled kernels of each level that this machine can run, and in an emulator."""
     if request.param is None:
         pytest.skip(NO_KERNELS)
     elif request.param == AARCH64:
         with compute_in(request.getfixturevalue("aarch64_process")):
-            yield
+            yield request.param
     else:
         with use_level(request.param):
-            yield
+            yield request.param
