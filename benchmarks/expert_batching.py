@@ -15,7 +15,8 @@ time, and each is in one of the W / B steps of a round, so that none waits for l
 
 So "same experts" and "next token" are bounds that no scheduler reaches. Routings are those of the network on texts;
 the time of the experts is that of the compiled ones on these routings, with the groupings in turn; a step is one of the
-engine with B sequences. What a grouping saves is taken off it, and nothing is added for finding the groups.
+engine with B sequences. Both are processor time of one thread. What a grouping saves is taken off the step, and nothing
+is added for finding the groups.
 """
 
 import argparse
@@ -48,7 +49,7 @@ from server.engine.engine import Engine
 TEXTS = Path(__file__).parents[1] / "docs" / "routing-report-smollm2" / "texts.jsonl"
 FIRST, LENGTH, WINDOWS = 8, 24, 3  # of a text: where its first window begins; tokens of a window; most windows
 PAIRS = ((32, 8), (64, 8), (64, 32), (128, 32))  # sequences that wait, and those of a step
-DRAWS, ROUNDS = 6, 4  # sets of sequences, and rounds of each
+DRAWS, ROUNDS = 4, 3  # sets of sequences, and rounds of each
 WARM = 2  # rounds that are computed and not timed
 EXCHANGE_GAIN = 1e-6  # experts: a smaller gain is rounding
 
@@ -146,13 +147,13 @@ class ExpertLayers:
 
     @torch.inference_mode()
     def seconds(self, steps: Sequence[Sequence[Routing]]) -> float:
-        """Of computing all layers for each step of a round."""
-        began = time.perf_counter()
+        """Of the processor, to compute all layers for each step of a round."""
+        began = time.process_time()
         for routings in steps:
             for layer, routing in zip(self._layers, routings, strict=True):
                 tokens = len(routing.experts_TK)
                 layer.outputs(self._x_TD[:tokens], routing, self._gate_T[:tokens] if layer.shared_is_gated else None)
-        return time.perf_counter() - began
+        return time.process_time() - began
 
 
 def steps_of(windows: Sequence[Window], token: int, groups: Groups) -> list[list[Routing]]:
@@ -227,7 +228,10 @@ def figures_of(network: CausalLM, windows: Sequence[Window]) -> dict[str, Any]:
     most = max(waiting for waiting, _ in PAIRS)
     engine = Engine(network, EngineConfig(max_model_len=512, max_num_seqs=most, cache_bytes=1 << 30))
     counts = sorted({number for pair in PAIRS for number in pair})
-    step_ms = {count: 1e3 * median(sum(parts.values()) for parts in decode_steps(engine, count)[0]) for count in counts}
+    step_ms = {
+        count: 1e3 * median(sum(parts.values()) for parts in decode_steps(engine, count, time.process_time)[0])
+        for count in counts
+    }
     layers, figures = ExpertLayers(network, most), {}
     for waiting, size in PAIRS:
         found = measure(layers, windows, waiting, size)
@@ -240,10 +244,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=Path("model/bundled"))
     parser.add_argument("--data", type=Path, default=TEXTS, help="JSON Lines, as `routelm routing` reads them")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--name", default="expert-batching", help="of the result file")
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
+    torch.set_num_threads(1)
     network = load_network(given.model)
     texts = read_texts(given.data, Tokenizer.load(given.model), 10**6, FIRST + WINDOWS * LENGTH)
     figures = figures_of(network, list(windows_of(network, texts)))

@@ -33,7 +33,7 @@ from model.network import CausalLM
 from model.text.tokenizer import Tokenizer
 
 PICTURE = Path(__file__).parents[1] / "docs" / "routing-report" / "masked.png"
-MAX_LENGTH = 256  # tokens of a text
+MAX_LENGTH = 96  # tokens of a text
 STRONGEST = 3  # experts named for each language
 
 Numbers = NDArray[np.float64]
