@@ -50,6 +50,7 @@ TEXTS = Path(__file__).parents[1] / "docs" / "routing-report-smollm2" / "texts.j
 FIRST, LENGTH, WINDOWS = 8, 24, 3  # of a text: where its first window begins; tokens of a window; most windows
 PAIRS = ((32, 8), (64, 8), (64, 32), (128, 32))  # sequences that wait, and those of a step
 DRAWS, ROUNDS = 4, 3  # sets of sequences, and rounds of each
+WAYS = ("first come", "same kind", "same experts", "next token", "all in one step")
 WARM = 2  # rounds that are computed and not timed
 EXCHANGE_GAIN = 1e-6  # experts: a smaller gain is rounding
 
@@ -171,7 +172,7 @@ def _joined(routings: Sequence[Routing], token: int) -> Routing:
 def measure(layers: ExpertLayers, windows: Sequence[Window], waiting: int, size: int) -> dict[str, Any]:
     """Bytes of experts and milliseconds of a step, for each grouping; medians over the rounds."""
     draw, bytes_X = random.Random(waiting), layers.bytes_X
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in WAYS}
     for number in range(DRAWS):
         drawn = draw.sample(windows, waiting)
         for token in (LENGTH // ROUNDS * turn for turn in range(ROUNDS)):
@@ -181,9 +182,9 @@ def measure(layers: ExpertLayers, windows: Sequence[Window], waiting: int, size:
             if not number:
                 for _ in range(WARM):
                     layers.seconds(rounds["first come"])
-            for name in draw.sample(list(ways), len(ways)):
+            for name in draw.sample(WAYS, len(WAYS)):
                 read = float(distinct_experts(now_WX, ways[name]) @ bytes_X)
-                found.setdefault(name, []).append((read, layers.seconds(rounds[name])))
+                found[name].append((read, layers.seconds(rounds[name])))
     steps = waiting // size
     return {
         name: {
