@@ -33,7 +33,7 @@ from model.network import CausalLM
 from model.text.tokenizer import Tokenizer
 
 PICTURE = Path(__file__).parents[1] / "docs" / "routing-report" / "masked.png"
-MAX_LENGTH = 96  # tokens of a text
+MAX_LENGTH = 48  # tokens of a text
 STRONGEST = 3  # experts named for each language
 
 Numbers = NDArray[np.float64]
@@ -67,8 +67,9 @@ def lost_bits(network: CausalLM, texts: Sequence[LabelledText], languages: Seque
 
 def rank_correlation(first: Numbers, second: Numbers) -> float:
     """Spearman's: of the places that the values have in their order."""
-    ranks = [values.flatten().argsort().argsort() for values in (first, second)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    ranks = np.stack([values.flatten().argsort().argsort() for values in (first, second)]).astype(np.float64)
+    ranks -= ranks.mean(1, keepdims=True)
+    return float(ranks.prod(0).sum() / np.sqrt((ranks**2).sum(1).prod()))
 
 
 def figures_of(network: CausalLM, texts: Sequence[LabelledText]) -> dict[str, Any]:
