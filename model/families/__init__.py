@@ -12,12 +12,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from model.checkpoints.safetensors_files import CheckpointError, Rule
+from model.checkpoints.reader import CheckpointError
+from model.checkpoints.rules import Rule
 from model.config import ModelConfig
 
 ConfigFromHf = Callable[[Mapping[str, Any]], ModelConfig]
 
-_SHARED = {"__init__", "standard"}
+_SHARED = {"__init__", "rope", "standard"}
 
 
 @dataclass(frozen=True, slots=True)
