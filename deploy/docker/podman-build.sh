@@ -40,5 +40,5 @@ download_wheels
 # chroot: steps of the build need no namespaces, which a container may not make. docker: the format that keeps HEALTHCHECK.
 podman build --isolation chroot --format docker --layers=false --build-arg BASE="$BASE" --tag "$IMAGE" \
     --volume "$scratch/wheels:/wheels:ro" --volume "$scratch/pip.conf:/etc/pip.conf:ro" "$@" .
-podman run --rm --interactive --network none --entrypoint python "$IMAGE" - <deploy/docker/sbom.py >"$SBOM"
+podman run --rm --interactive --no-healthcheck --network none --entrypoint python "$IMAGE" - <deploy/docker/sbom.py >"$SBOM"
 echo "$IMAGE: $(podman image inspect --format '{{.Size}}' "$IMAGE") bytes; its packages are listed in $SBOM"

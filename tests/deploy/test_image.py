@@ -16,8 +16,9 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from model.kernels.build import find_compiler, libraries
+from tests.end_to_end.collector import collecting
 
-from .files import DEPLOY, program
+from .files import DEPLOY, ROOT, program
 from .servers import free_port, get, post, running
 
 pytestmark = pytest.mark.slow
@@ -25,7 +26,9 @@ pytestmark = pytest.mark.slow
 MAX_BYTES = 1_200_000_000  # docs/deployment.md names it
 IMAGE = "localhost/routelm:test"
 IMAGE_USER = 10001
+ENVIRONMENT = {**os.environ, "CONTAINERS_CONF": str(ROOT / "tests/deploy/containers.conf")}
 CONFINED = [
+    "--no-healthcheck",  # its timer would be a unit of systemd
     "--read-only",
     "--read-only-tmpfs=false",
     "--tmpfs=/tmp",
@@ -42,19 +45,19 @@ class Image:
 
 
 def podman(*words: str) -> str:
-    done = subprocess.run(["podman", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run(["podman", *words], env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    program("podman", "Debian package podman")
-    program("mmdebstrap", "Debian package mmdebstrap")
+    for name in ("podman", "runc", "mmdebstrap"):
+        program(name, f"Debian package {name}")
     if os.geteuid() != 0:
         pytest.skip("the image is built by root")
     bill = tmp_path_factory.mktemp("image") / "routelm.cdx.json"
-    settings = {**os.environ, "IMAGE": IMAGE, "PYTHON": sys.executable, "SBOM": str(bill)}
+    settings = {**ENVIRONMENT, "IMAGE": IMAGE, "PYTHON": sys.executable, "SBOM": str(bill)}
     subprocess.run(["sh", str(DEPLOY / "docker/podman-build.sh")], env=settings, check=True)
     yield Image(Path(podman("image", "mount", IMAGE)), bill.read_text())
     podman("image", "unmount", IMAGE)
@@ -62,7 +65,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
 
 
 def compilers(root: Path) -> list[str]:
-    return sorted(path.name for path in root.rglob("*") if COMPILERS.fullmatch(path.name) and os.access(path, os.X_OK))
+    named = (path for path in root.rglob("*") if COMPILERS.fullmatch(path.name))
+    return sorted(path.name for path in named if path.is_file() and os.access(path, os.X_OK))
 
 
 def test_it_is_as_small_as_the_guide_says(image: Image, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,7 +114,7 @@ def container(log: Path, *options: str) -> Iterator[tuple[str, str]]:
     name = f"routelm-test-{port}"
     where = ["--network=host", "--env=ROUTELM_HOST=127.0.0.1", f"--env=ROUTELM_PORT={port}", f"--name={name}"]
     command = ["podman", "run", "--rm", *where, *CONFINED, *options, IMAGE]
-    with running(command, log, f"{url}/health/ready", os.environ) as process:
+    with running(command, log, f"{url}/health/ready", ENVIRONMENT) as process:
         yield url, name
     assert process.returncode == 0, log.read_text()
 
@@ -148,8 +152,8 @@ def test_batches_have_a_volume_that_the_user_owns(image: Image, tmp_path: Path) 
 
 
 def test_it_sends_traces_where_it_is_told_to(image: Image, tmp_path: Path) -> None:
-    with collector() as received:
-        target = f"--env=OTEL_EXPORTER_OTLP_ENDPOINT={received.url}"
-        with container(tmp_path / "log", target) as (url, _):
+    with collecting() as collector:
+        variables = [f"--env={name}={value}" for name, value in collector.environment.items()]
+        with container(tmp_path / "log", *variables) as (url, _):
             post(f"{url}/v1/completions", {"prompt": "Once upon a time", "max_tokens": 2})
-    assert "decode" in {span.name for span in received.spans}
+        assert "decode" in {span.name for span in collector.spans}
