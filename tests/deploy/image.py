@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import dockerfile  # type: ignore[import-not-found]  # compiled, without stubs
 
