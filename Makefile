@@ -63,7 +63,7 @@ chat: install ## talk to a running server in the terminal
 test: $(VENV)/.dev $(VENV)/.kernels ## run the tests, all but the slow ones
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slow"
 
-test-slow: $(VENV)/.dev $(VENV)/.kernels ## run the slow tests: the image, whole trainings, memory
+test-slow: $(VENV)/.dev $(VENV)/.kernels ## run the slow tests: the image, whole trainings, memory, kernels for Arm
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --hypothesis-profile thorough tests/model/text/test_kinds.py
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-import dockerfile  # type: ignore[import-not-found]  # compiled, without stubs
+import pytest
 
 from .files import ROOT
 
@@ -33,6 +33,7 @@ class Stage:
 
 def stages(text: str) -> dict[str, Stage]:
     """The stages by name, in order; what stands before the first FROM belongs to none."""
+    dockerfile = pytest.importorskip("dockerfile", reason="dockerfile has wheels for x86-64 only")
     found: dict[str, list[Instruction]] = {}
     current: list[Instruction] = []
     for command in dockerfile.parse_string(text):

@@ -108,7 +108,8 @@ def _pack(values_EOI: Tensor, format: Format, inputs: int) -> Tensor:
     padded_outputs, padded_inputs = -(-outputs // PANEL) * PANEL, -(-inputs // GROUP_SIZE) * GROUP_SIZE
     data = _allocate(experts * padded_outputs * padded_inputs * BITS[format] // 8)
     sizes = (format, experts, outputs, inputs, torch.get_num_threads())
-    _function("pack_weights", 7)(values_EOI.data_ptr(), data.data_ptr(), *sizes)
+    addresses = (values_EOI.data_ptr(), data.data_ptr())
+    native.run(_function("pack_weights", 7), *addresses, *sizes, keep=(values_EOI, data))
     return data
 
 

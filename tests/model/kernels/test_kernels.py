@@ -13,7 +13,7 @@ from model.kernels import reference
 from model.kernels.cpu import autograd, inference
 from tests.model.kernels.random_inputs import DTYPES, close, normal
 
-pytestmark = pytest.mark.usefixtures("cpu_isa")  # at every level that runs here
+pytestmark = pytest.mark.usefixtures("kernel_target")  # at every level that runs here, and for aarch64
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
