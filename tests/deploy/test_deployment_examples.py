@@ -142,6 +142,7 @@ def test_prometheus_takes_the_alertmanager(tmp_path: Path) -> None:
     assert promtool("check", "config", configuration).returncode != 0
 
 
+@pytest.mark.compiled_kernels  # without them the default is float32
 def test_the_cache_of_the_bundled_model_takes_what_is_told() -> None:
     size = inspect_model("bundled", None, 1000).size
     assert size.state_bytes_per_sequence == 438 * 2**10
