@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("kernel_target")
 
 BOUNDS = {torch.bfloat16: 3e-3, torch.float32: 1e-6}  # relative error of a product: the rounding of its type
 # Where inner activations become integers, another last bit before may lead to the next integer.
-MOE_BOUNDS = {Format.INT8: 2e-5, Format.Q8_0: 2e-5, Format.INT4: 2e-3, Format.Q4_1: 2e-3}
+MOE_BOUNDS = {Format.INT8: 2e-5, Format.Q8_0: 2e-5, Format.INT4: 2e-3, Format.Q4_1: 2e-5}
 UNGROUPED = [Format.F32, Format.BF16, Format.INT8]
 KINDS = list(Format)
 SHAPES = [(1, 32), (37, 96), (64, 64), (300, 160)]
@@ -43,6 +43,18 @@ def random_codes(kind: Format, *shape: int) -> Codes:
     if kind is Format.Q4_1:
         return Codes(values, halves(0.4, *groups), halves(-3.0, *groups))
     return Codes(values, halves(0.4, *groups).bfloat16())
+
+
+def identity(kind: Format, width: int) -> Codes:
+    """Integer weights that copy each input: [1, I, I]."""
+    ones = torch.eye(width, dtype=torch.int8)[None]
+    nibbles, scales = (ones[..., ::2] | ones[..., 1::2] << 4).byte(), torch.ones(1, width, width // 32).half()
+    return {
+        Format.INT8: Codes(ones, torch.ones(1, width)),
+        Format.Q8_0: Codes(ones, scales),
+        Format.INT4: Codes(nibbles, scales),
+        Format.Q4_1: Codes(nibbles, scales, torch.zeros_like(scales)),
+    }[kind]
 
 
 def halves(factor: float, *shape: int) -> Tensor:
@@ -127,17 +139,11 @@ def test_grouped_linear_is_its_definition(dtype: torch.dtype, kind: Format) -> N
 
 @pytest.mark.parametrize("kind", ACTIVATION_LIMITS)
 @pytest.mark.parametrize("dtype", BOUNDS)
-def test_activations_are_rounded_for_integer_weights(kind: torch.dtype, dtype: torch.dtype) -> None:
+def test_activations_are_rounded_for_integer_weights(kind: Format, dtype: torch.dtype) -> None:
     """Weights that copy each input, plus a block of zeros and one with tiny numbers."""
     x, limit = torch.randn(17, 160).to(dtype), ACTIVATION_LIMITS[kind]
     x[:, 32:64], x[:, 64:96] = 0, 1e-33
-    ones = torch.eye(160, dtype=torch.int8)
-    codes = (
-        Codes(ones[None], torch.ones(1, 160))
-        if kind == torch.int8
-        else Codes((ones[:, ::2] | ones[:, 1::2] << 4).view(kind)[None], torch.ones(1, 160, 5))
-    )
-    found = packed.linear(x, PackedWeights(codes), torch.float32)
+    found = packed.linear(x, PackedWeights(identity(kind, 160)), torch.float32)
     torch.testing.assert_close(found, quantized_activations(x, limit), rtol=2e-7, atol=0)
     largest = x.float().view(17, 5, 32).abs().amax(2).repeat_interleave(32, 1)
     errors = (found - x.float()).abs()
@@ -219,7 +225,8 @@ def test_no_rows_give_no_rows() -> None:
     (Format.F32, Format.BF16, True),
     (Format.INT8, Format.INT8, True),
     (Format.INT8, Format.Q8_0, True),
-    (Format.INT4, Format.Q4_1, True),
+    (Format.Q8_0, Format.Q4_1, True),
+    (Format.INT4, Format.Q4_1, False),
     (Format.INT8, Format.BF16, False),
     (Format.INT8, Format.INT4, False),
 ])  # fmt: skip
