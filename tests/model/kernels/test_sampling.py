@@ -21,6 +21,7 @@ from model.kernels.types import RowSampling
 
 Sample = Callable[[Tensor, Sequence[RowSampling]], Tensor]
 compiled_only = pytest.mark.skipif(not kernels.compiled(), reason="there are no compiled kernels")
+at_every_level = pytest.mark.usefixtures("kernel_target")
 VERSIONS = [sampling_reference.sample, pytest.param(inference.sample, marks=compiled_only)]
 
 filters = st.builds(
@@ -141,7 +142,7 @@ def test_a_temperature_of_0_takes_the_highest_and_of_equals_the_first(sample: Sa
 # The compiled kernel
 
 
-@compiled_only
+@at_every_level
 @given(
     way=filters,
     vocabulary=st.sampled_from([1, 7, 16, 300, 5000]),
@@ -163,7 +164,7 @@ def test_a_draw_equals_its_definition(way: RowSampling, vocabulary: int, scale: 
         assert token == expected
 
 
-@compiled_only
+@at_every_level
 def test_another_seed_position_or_word_draws_other_tokens() -> None:
     """The control of the test above: draws from flat scores are all noise."""
     scores_RV = torch.zeros(1, 5000)
@@ -173,7 +174,7 @@ def test_another_seed_position_or_word_draws_other_tokens() -> None:
     assert drawn == [int(sampling_reference.sample(scores_RV, [way])) for way in ways]
 
 
-@compiled_only
+@at_every_level
 @pytest.mark.parametrize("vocabulary", [101, 128, 1003, 40_001])
 def test_a_row_gives_the_same_token_alone_and_among_others(vocabulary: int) -> None:
     scores_RV = random_scores(13, vocabulary)
@@ -183,7 +184,7 @@ def test_a_row_gives_the_same_token_alone_and_among_others(vocabulary: int) -> N
     assert inference.sample(scores_RV, rows).tolist() == alone
 
 
-@compiled_only
+@at_every_level
 @pytest.mark.parametrize("way", [how(temperature=0.0), how(), how(top_p=0.9), how(top_k=5), how(min_p=0.1)], ids=str)
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
 def test_scores_that_are_no_numbers_harm_their_own_row_only(way: RowSampling, wrong: float) -> None:
@@ -195,7 +196,7 @@ def test_scores_that_are_no_numbers_harm_their_own_row_only(way: RowSampling, wr
     assert 0 <= drawn[1] < 300
 
 
-@compiled_only
+@at_every_level
 @given(rows=st.integers(1, 5), width=st.integers(1, 600), data=st.data())
 @settings(max_examples=40)
 def test_the_highest_score_equals_its_definition(rows: int, width: int, data: st.DataObject) -> None:
