@@ -73,4 +73,4 @@ class GatewayReplica:
         )
 
 
-app = GatewayReplica.bind(Engine.bind())
+app = GatewayReplica.bind(Engine.bind())  # type: ignore[attr-defined]  # mypy does not know class decorators

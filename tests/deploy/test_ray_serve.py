@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from .files import DEPLOY, yaml_document
 from .ray_cluster import REPLICAS, RayCluster, ray_cluster
 
 pytestmark = [
@@ -71,6 +72,20 @@ class Answer:
 def prompts(count: int, seed: int, words: int = 12) -> list[str]:
     draw = random.Random(seed)
     return [" ".join(draw.choices(WORDS, k=words)) for _ in range(count)]
+
+
+def test_serve_knows_all_options_of_the_file() -> None:
+    """Its own schema ignores what it does not know."""
+    from ray.serve.config import AutoscalingConfig, RequestRouterConfig
+    from ray.serve.schema import DeploymentSchema, ServeDeploySchema
+
+    document = yaml_document(DEPLOY / "ray/serve.yaml")
+    ServeDeploySchema.model_validate(document)
+    (application,) = document["applications"]
+    for options in application["deployments"]:
+        assert options.keys() <= DeploymentSchema.model_fields.keys()
+        assert options["autoscaling_config"].keys() <= AutoscalingConfig.model_fields.keys()
+        assert options.get("request_router_config", {}).keys() <= RequestRouterConfig.model_fields.keys()
 
 
 async def test_a_replica_dies_and_only_its_requests_end_with_an_error(cluster: RayCluster) -> None:
@@ -147,7 +162,7 @@ async def hit_rate(cluster: RayCluster, seed: int) -> float:
     return cached / sum(usage["prompt_tokens"] for usage in usages)
 
 
-async def test_prompts_go_where_their_prefix_is(cluster: RayCluster, record_property: Any) -> None:
+async def test_prompts_go_where_their_prefix_is(cluster: RayCluster) -> None:
     from ray.serve.config import RequestRouterConfig
 
     cluster.deploy()
