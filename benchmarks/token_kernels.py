@@ -9,7 +9,7 @@ bytes could be read from memory over the time that was taken; above 1 they came 
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import median
@@ -21,9 +21,9 @@ from torch import Tensor
 from benchmarks import record
 from benchmarks.kernels import Roofline, measure_roofline, seconds_of
 from model.evaluation.tables import table
-from model.kernels import reference
+from model.kernels import reference, sampling_reference
 from model.kernels.cpu import inference
-from model.kernels.types import GatedDelta, Paging, SelectiveScan
+from model.kernels.types import GatedDelta, Paging, RowSampling, SelectiveScan
 
 WIDTH, INNER, VOCABULARY, EXPERTS, TOP_K = 1024, 512, 49155, 32, 8
 HEADS, GROUPS, HEAD, CONTEXT, BLOCK = 16, 8, 64, 512, 16
@@ -35,9 +35,15 @@ MAMBA_HEADS, MAMBA_STATE = 48, 128
 class Case:
     """A kernel by its name in cpu/inference.py and reference.py, and the bytes that it moves beside small ones."""
 
-    name: str
+    kernel: str
     arguments: tuple[Any, ...]
     bytes_moved: int = 0
+    label: str = ""
+    definition: Callable[..., Any] | None = None  # where it is not in reference.py
+
+    @property
+    def name(self) -> str:
+        return self.label or self.kernel
 
     @property
     def least_bytes(self) -> int:
@@ -61,7 +67,10 @@ def cases(tokens: int) -> Iterator[Case]:
     yield Case("clamped_mul", (_random(tokens, 2 * INNER), 1.702, 7.0))
     chosen = torch.randint(VOCABULARY, (tokens,))
     yield Case("embedding", (_random(VOCABULARY, WIDTH), chosen), 2 * x.nbytes)
-    yield Case("argmax", (torch.randn(tokens, VOCABULARY),))
+    scores_RV = torch.randn(tokens, VOCABULARY)
+    for name, temperature, top_p in (("highest score", 0.0, 1.0), ("draw", 1.0, 1.0), ("draw, top_p", 0.7, 0.95)):
+        rows = [RowSampling(temperature, 0, top_p, 0.0, seed=row, position=0) for row in range(tokens)]
+        yield Case("sample", (scores_RV, rows), label=name, definition=sampling_reference.sample)
     yield Case("top_k_softmax", (torch.randn(tokens, EXPERTS), TOP_K, False))
     yield Case("moe_combine", (_random(tokens, TOP_K, WIDTH), torch.rand(tokens, TOP_K), x, torch.randn(tokens)))
     yield from _attention(tokens)
@@ -120,8 +129,8 @@ def _random(*shape: int) -> Tensor:
 def measure(case: Case, repeats: int, roofline: Roofline) -> dict[str, float]:
     """Medians of interleaved rounds, in microseconds."""
     calls = {
-        "compiled": partial(getattr(inference, case.name), *case.arguments),
-        "definition": partial(getattr(reference, case.name), *case.arguments),
+        "compiled": partial(getattr(inference, case.kernel), *case.arguments),
+        "definition": partial(case.definition or getattr(reference, case.kernel), *case.arguments),
     }
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):

@@ -22,16 +22,16 @@ _HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*?)(?::([\w./-]+\.gg
 
 
 def is_hub_id(model: str) -> bool:
-    """Whether `model` is a repository: it looks like `org/name` or `org/name:file.gguf`, and is no file here."""
+    """Whether `model` is a repository: it looks like `org/name` or `org/name:file.gguf`, and is not a file here."""
     match = _HUB_ID.fullmatch(model)
     return match is not None and not match[1].endswith(".gguf") and not Path(model).exists()
 
 
 def parse_hub_id(model: str) -> tuple[str, str | None]:
-    """The repository, and the file in it if one is named. ValueError for what is no hub id."""
+    """The repository, and the file in it if one is named. ValueError for what is not a hub id."""
     match = _HUB_ID.fullmatch(model)
     if match is None:
-        raise ValueError(f"{model!r} is no repository: give org/name or org/name:file.gguf")
+        raise ValueError(f"{model!r} is not a repository: give org/name or org/name:file.gguf")
     return match[1], match[2]
 
 
@@ -55,7 +55,7 @@ def find_checkpoint(model: str, revision: str | None = None, *, weights: bool = 
             f"there is no directory {model}; give one, a .gguf file, `bundled`, or the id of a repository: org/name"
         )
     if revision is not None:
-        raise ValueError(f"{model} is no repository, which has no revision {revision}: leave the revision out")
+        raise ValueError(f"{model} is not a repository, so it has no revision {revision}: leave the revision out")
     return local_checkpoint(Path(model))
 
 

@@ -18,25 +18,10 @@ from torch import Tensor, nn
 
 from model.checkpoints.gguf.directory import GgufDirectory
 from model.checkpoints.reader import CheckpointError, CheckpointReader, TensorHeader
-from model.checkpoints.rules import (
-    Chain,
-    Concat,
-    Interleaved,
-    Merge,
-    PairedHeads,
-    PerHead,
-    RotaryPairs,
-    Rule,
-    Same,
-    Stack,
-    Transpose,
-)
+from model.checkpoints.rules import Rule
 from model.files import Directory, read_object
 
-__all__ = [
-    "Chain", "CheckpointError", "CheckpointReader", "Concat", "Interleaved", "Merge", "PairedHeads", "PerHead",
-    "RotaryPairs", "Rule", "Same", "Stack", "TensorHeader", "Transpose", "open_checkpoint",
-]  # fmt: skip
+__all__ = ["CheckpointError", "CheckpointReader", "TensorHeader", "open_checkpoint"]
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -65,7 +50,7 @@ def read_config(directory: Directory) -> dict[str, Any]:
     """The content of config.json. CheckpointError if there is none."""
     path = directory / "config.json"
     if not path.is_file():
-        raise CheckpointError(f"{directory} is no checkpoint: it has no config.json")
+        raise CheckpointError(f"{directory} is not a checkpoint: it has no config.json")
     return read_object(path)
 
 

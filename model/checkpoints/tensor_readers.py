@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from model.checkpoints.reader import CheckpointError, CheckpointReader
 from model.checkpoints.rules import Rule
-from model.checkpoints.safetensors_files import CheckpointError, CheckpointReader
 from model.kernels.matmul.codes import Codes
 
 T = TypeVar("T")

@@ -12,7 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from model.checkpoints.safetensors_files import CheckpointError, Rule
+from model.checkpoints.reader import CheckpointError
+from model.checkpoints.rules import Rule
 from model.config import ModelConfig
 
 ConfigFromHf = Callable[[Mapping[str, Any]], ModelConfig]

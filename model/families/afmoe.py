@@ -6,7 +6,7 @@ Layers with a window have rotary positions, the others none.
 from dataclasses import replace
 from typing import Any
 
-from model.checkpoints.safetensors_files import Concat, Rule
+from model.checkpoints.rules import Concat, Rule
 from model.config import (
     AttentionConfig,
     GatedMLPConfig,

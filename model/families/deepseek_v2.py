@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from model.checkpoints.safetensors_files import CheckpointError, PairedHeads, RotaryPairs, Rule
+from model.checkpoints.reader import CheckpointError
+from model.checkpoints.rules import PairedHeads, RotaryPairs, Rule
 from model.config import (
     GatedMLPConfig,
     GroupLimit,

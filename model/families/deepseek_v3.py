@@ -5,7 +5,7 @@ The score of a group of experts is the sum of its two best. The layers for multi
 
 from typing import Any
 
-from model.checkpoints.safetensors_files import Rule
+from model.checkpoints.rules import Rule
 from model.config import GroupLimit, LatentAttentionConfig, ModelConfig, MoEConfig, SigmoidBiasConfig
 from model.families import deepseek_v2, standard
 from model.families.standard import HfConfig

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from model.checkpoints.safetensors_files import Rule
+from model.checkpoints.rules import Rule
 from model.config import ModelConfig, MoEConfig, QKNormConfig
 from model.families import deepseek_v2, deepseek_v3, standard
 from model.families.standard import HfConfig

@@ -3,7 +3,7 @@
 Layers outside a range, and those between every `moe_layer_interval`-th one, are dense.
 """
 
-from model.checkpoints.safetensors_files import Rule, Same
+from model.checkpoints.rules import Rule, Same
 from model.config import (
     AttentionConfig,
     GatedMLPConfig,

@@ -1,6 +1,6 @@
 """FlexOlmo (`model_type` flex_olmo): the attention and the norms of OLMo 2, with routed experts in every layer."""
 
-from model.checkpoints.safetensors_files import Rule
+from model.checkpoints.rules import Rule
 from model.config import LayerConfig, ModelConfig, MoEConfig, NormPlacement, SoftmaxTopKConfig
 from model.families import olmo2, standard
 from model.families.standard import HfConfig

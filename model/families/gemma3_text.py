@@ -6,7 +6,7 @@ multiplied by the square root of their width.
 
 from dataclasses import replace
 
-from model.checkpoints.safetensors_files import Rule
+from model.checkpoints.rules import Rule
 from model.config import (
     AttentionConfig,
     GatedMLPConfig,

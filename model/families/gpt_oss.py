@@ -7,7 +7,7 @@ are decoded before these rules apply.
 from dataclasses import replace
 from typing import Any
 
-from model.checkpoints.safetensors_files import Chain, Interleaved, Rule, Transpose
+from model.checkpoints.rules import Chain, Interleaved, Rule, Transpose
 from model.config import AttentionConfig, ClampedSwiGLU, LayerConfig, ModelConfig, MoEConfig, TopKSoftmaxConfig
 from model.families import standard
 from model.families.standard import HfConfig

@@ -7,7 +7,7 @@ logits. The other Granite families have them too.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from model.checkpoints.safetensors_files import Rule
+from model.checkpoints.rules import Rule
 from model.config import AttentionConfig, GatedMLPConfig, LayerConfig, ModelConfig
 from model.families import standard
 from model.families.standard import HfConfig

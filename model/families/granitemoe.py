@@ -3,7 +3,7 @@
 The experts of a layer are stored in two tensors. granitemoeshared.py is the same family with a shared expert.
 """
 
-from model.checkpoints.safetensors_files import Rule
+from model.checkpoints.rules import Rule
 from model.config import LayerConfig, ModelConfig, MoEConfig, SharedExpertConfig, TopKSoftmaxConfig
 from model.families import granite, standard
 from model.families.standard import HfConfig

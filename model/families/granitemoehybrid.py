@@ -6,7 +6,7 @@ The attention may have no position embedding. Without experts, every layer only 
 from dataclasses import replace
 from typing import Any
 
-from model.checkpoints.safetensors_files import Rule
+from model.checkpoints.rules import Rule
 from model.config import (
     GatedMLPConfig,
     LayerConfig,

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from model.checkpoints.safetensors_files import Rule
+from model.checkpoints.rules import Rule
 from model.config import (
     AttentionConfig,
     LayerConfig,

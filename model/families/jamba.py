@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from model.checkpoints.safetensors_files import Rule
+from model.checkpoints.rules import Rule
 from model.config import GatedMLPConfig, LayerConfig, MambaConfig, ModelConfig, MoEConfig, SoftmaxTopKConfig
 from model.families import standard
 from model.families.standard import HfConfig, PartRules

@@ -7,7 +7,7 @@ that transformers writes.
 from functools import partial
 from typing import Any
 
-from model.checkpoints.safetensors_files import Chain, Concat, Rule, Same
+from model.checkpoints.rules import Chain, Concat, Rule, Same
 from model.config import (
     GatedMLPConfig,
     KimiDeltaConfig,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from model.checkpoints.safetensors_files import Rule
+from model.checkpoints.rules import Rule
 from model.config import GatedMLPConfig, ModelConfig, MoEConfig, SigmoidBiasConfig
 from model.families import lfm2, standard
 from model.families.standard import HfConfig

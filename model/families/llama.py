@@ -1,6 +1,6 @@
 """Llama (`model_type` llama), of which most families are variants: grouped-query attention, gated MLP, two norms."""
 
-from model.checkpoints.safetensors_files import Rule
+from model.checkpoints.rules import Rule
 from model.config import GatedMLPConfig, LayerConfig, ModelConfig
 from model.families import standard
 from model.families.standard import HfConfig

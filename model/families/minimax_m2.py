@@ -5,7 +5,7 @@ Queries and keys are normalized over all heads at once. The modules for multi-to
 
 from dataclasses import replace
 
-from model.checkpoints.safetensors_files import Rule
+from model.checkpoints.rules import Rule
 from model.config import LayerConfig, ModelConfig, MoEConfig, QKNormConfig, SigmoidBiasConfig
 from model.families import mixtral, standard
 from model.families.standard import HfConfig

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from model.checkpoints.safetensors_files import CheckpointError, Rule, Stack
+from model.checkpoints.reader import CheckpointError
+from model.checkpoints.rules import Rule, Stack
 from model.config import (
     AttentionConfig,
     GatedMLPConfig,

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from model.checkpoints.safetensors_files import Rule
+from model.checkpoints.rules import Rule
 from model.config import GatedMLPConfig, LayerConfig, ModelConfig, NormPlacement
 from model.families import olmo2, standard
 from model.families.standard import HfConfig

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from model.checkpoints.safetensors_files import CheckpointError, Rule
+from model.checkpoints.reader import CheckpointError
+from model.checkpoints.rules import Rule
 from model.config import (
     FrequencyFactors,
     LayerConfig,

@@ -5,7 +5,7 @@ Queries, keys and values have biases. Some layers may be dense; every other one 
 
 from dataclasses import replace
 
-from model.checkpoints.safetensors_files import Rule
+from model.checkpoints.rules import Rule
 from model.config import GatedMLPConfig, LayerConfig, ModelConfig, MoEConfig, SharedExpertConfig, SoftmaxTopKConfig
 from model.families import standard
 from model.families.standard import HfConfig

@@ -7,7 +7,7 @@ names of the text part; those that transformers writes may do neither. `layouts`
 
 from dataclasses import replace
 
-from model.checkpoints.safetensors_files import Concat, Rule
+from model.checkpoints.rules import Concat, Rule
 from model.config import DeltaNetConfig, ModelConfig
 from model.families import qwen3_next
 from model.families.standard import HfConfig

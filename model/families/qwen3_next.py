@@ -8,7 +8,7 @@ periodic layer pattern in `layer_types` and in `full_attention_interval`, the ro
 from dataclasses import replace
 from typing import Any
 
-from model.checkpoints.safetensors_files import PerHead, Rule
+from model.checkpoints.rules import PerHead, Rule
 from model.config import (
     AttentionConfig,
     DeltaNetConfig,

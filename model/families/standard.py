@@ -9,15 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from model.checkpoints.safetensors_files import (
-    CheckpointError,
-    Concat,
-    PairedHeads,
-    RotaryPairs,
-    Rule,
-    Same,
-    Stack,
-)
+from model.checkpoints.reader import CheckpointError
+from model.checkpoints.rules import Concat, PairedHeads, RotaryPairs, Rule, Same, Stack
 from model.config import (
     AttentionConfig,
     FrequencyFactors,

@@ -16,7 +16,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from model.kernels import library, reference
+from model.kernels import library, reference, sampling_reference
 from model.kernels.cpu import autograd, inference
 from model.kernels.matmul import packed
 from model.kernels.matmul import reference as matmul_reference
@@ -102,7 +102,7 @@ embedding = _kernel(reference.embedding, inference.embedding, fused=False)
 rotate = _kernel(reference.rotate, inference.rotate, fused=False)
 rotary_tables = _kernel(reference.rotary_tables, inference.rotary_tables, fused=False)
 top_k_softmax = _kernel(reference.top_k_softmax, inference.top_k_softmax, fused=False)
-argmax = _kernel(reference.argmax, inference.argmax)
+sample = _kernel(sampling_reference.sample, inference.sample)
 moe_combine = _kernel(reference.moe_combine, inference.moe_combine)
 time_steps = _kernel(reference.time_steps, inference.time_steps)
 

@@ -1,7 +1,8 @@
 """The definition of every kernel in PyTorch: what the compiled kernels are tested against, and the fallback.
 
 These functions are written for clarity. Recurrences and attention compute one token after another. Except for those
-that advance a cache, all are differentiable. matmul/reference.py defines the matrix products with frozen weights.
+that advance a cache, all are differentiable. matmul/reference.py defines the matrix products with frozen weights,
+sampling_reference.py how tokens are drawn.
 
 Shapes: T tokens, S sequences, C channels, J convolution taps, H heads, Q key heads, K key width, V value width, R rows,
 N blocks, P tokens per block, G key/value heads, D head width, F inner width. In the Mamba-2 scan: P head width, G
@@ -116,11 +117,6 @@ def top_k_softmax(logits_TE: Tensor, k: int, over_all: bool) -> tuple[Tensor, Te
     if over_all:
         return logits_TE.softmax(-1).gather(1, experts_TK), experts_TK
     return logits_TE.gather(1, experts_TK).softmax(-1), experts_TK
-
-
-def argmax(scores_RV: Tensor) -> Tensor:
-    """The index of the highest score of each row, the first of equals: int64 [R]."""
-    return scores_RV.argmax(-1)
 
 
 def moe_combine(y_TKD: Tensor, weights_TK: Tensor, shared_TD: Tensor | None, gate_T: Tensor | None) -> Tensor:

@@ -66,3 +66,18 @@ class GatedMLPWeights(Generic[W]):
 
     gate_up: W
     down: W
+
+
+class RowSampling(NamedTuple):
+    """How a token is chosen from one row of scores.
+
+    A `temperature` of 0 takes the highest score. `top_k` 0, `top_p` 1 and `min_p` 0 filter nothing. The noise of a draw
+    is a function of `seed` (of which 64 bits count) and `position` alone.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    seed: int
+    position: int

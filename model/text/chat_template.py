@@ -66,6 +66,15 @@ class RenderOptions:
 
 
 DEFAULT_RENDER_OPTIONS = RenderOptions()
+THINKING_SWITCHES: Mapping[str, tuple[Any, Any]] = {  # the variables that turn thinking off and on, and their values
+    "enable_thinking": (False, True),
+    "thinking_mode": ("disabled", "enabled"),  # of MiniMax M3
+}
+
+
+def thinking_switch(*, enabled: bool) -> dict[str, Any]:
+    """The variables that turn thinking on, or off."""
+    return {name: values[enabled] for name, values in THINKING_SWITCHES.items()}
 
 
 class ChatTemplate:

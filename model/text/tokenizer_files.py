@@ -89,7 +89,7 @@ def _named(settings: Mapping[str, Any]) -> dict[str, str]:
 
 
 def load_backend(tokenizer_json: str) -> tokenizers.Tokenizer:
-    """A tokenizer without truncation and padding. ValueError where the text is no tokenizer."""
+    """A tokenizer without truncation and padding. ValueError where the text is not a tokenizer."""
     try:
         backend = tokenizers.Tokenizer.from_str(tokenizer_json)
     except Exception as error:  # the library raises bare Exception

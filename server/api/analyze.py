@@ -43,6 +43,12 @@ class AnalyzeRequest(SamplingFields, SchedulingFields, GrammarFields):
         Annotated[list[Label], FirstErrorOnly, Field(min_length=2, max_length=32), AfterValidator(_distinct)] | None
     ) = None
 
+    def ignore_sampling(self) -> None:
+        """Count all sampling fields as ignored: with labels nothing is sampled."""
+        for name, field in SamplingFields.model_fields.items():
+            if getattr(self, name) not in (None, [], {}, field.default):
+                self.ignore(name)
+
     @property
     def schema_grammar(self) -> JsonSchemaGrammar | None:
         """The schema, if there are no labels. Raises InvalidRequestError unless there is one of the two."""
@@ -95,9 +101,7 @@ async def analyze(body: AnalyzeRequest, context: Context) -> Any:
     """
     schema = body.schema_grammar
     if schema is None:
-        for name, field in SamplingFields.model_fields.items():
-            if getattr(body, name) not in (None, [], {}, field.default):
-                body.ignore(name)
+        body.ignore_sampling()
     context.accept(body)
     found = await context.until_disconnect(_results(body, schema, context))
     return AnalyzeResponse(

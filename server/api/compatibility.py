@@ -64,7 +64,7 @@ def _same(value: Any, other: Any) -> bool:
     return value == other and isinstance(value, bool) == isinstance(other, bool)
 
 
-def _ignored(servers: str, *names: str) -> Iterator[ForeignField]:
+def _neutral(servers: str, *names: str) -> Iterator[ForeignField]:
     return (ForeignField(name, servers, always_neutral=True) for name in names)
 
 
@@ -98,8 +98,8 @@ _NO_SEARCH = "beam search is served by /v1/translate only (beam_width); leave it
 
 _TABLE: tuple[ForeignField, ...] = (
     # OpenAI: labels, and settings of their service
-    *_ignored("OpenAI", "user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"),
-    *_ignored("OpenAI", "prompt_cache_retention", "parallel_tool_calls", "prediction"),
+    *_neutral("OpenAI", "user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"),
+    *_neutral("OpenAI", "prompt_cache_retention", "parallel_tool_calls", "prediction"),
     *_hints("OpenAI", "store", neutral=(False,)),
     *_hints("OpenAI", "verbosity", neutral=("medium",)),
     *_hints("OpenAI", "reasoning_effort", neutral=("none",)),
@@ -152,7 +152,7 @@ _TABLE: tuple[ForeignField, ...] = (
     *_refused("llama.cpp", _NO_GRAMMARS, grammar=("",), json_schema=({}, "")),
     *_refused("llama.cpp", _NO_SAMPLER, typical_p=(1,), typ_p=(1,), tfs_z=(1,), mirostat=(0,), dynatemp_range=(0,),
               dry_multiplier=(0,), xtc_probability=(0,), top_n_sigma=(0, -1)),
-    *_ignored("llama.cpp", "mirostat_tau", "mirostat_eta", "dynatemp_exponent", "dry_base", "dry_allowed_length",
+    *_neutral("llama.cpp", "mirostat_tau", "mirostat_eta", "dynatemp_exponent", "dry_base", "dry_allowed_length",
               "dry_penalty_last_n", "dry_sequence_breakers", "xtc_threshold"),  # of samplers that are switched off
     *_refused("llama.cpp", "leave it out, or set max_tokens", t_max_predict_ms=(0, -1)),
     *_refused("llama.cpp", "adapters are not served here; leave it out", lora=([],)),
@@ -167,11 +167,11 @@ _TABLE: tuple[ForeignField, ...] = (
     *_refused("Ollama", "send it as a message", system=("",)),
     *_refused("Ollama", "send the whole conversation as messages", context=([],)),
     *_refused("Ollama", "chat templates come from the checkpoint; leave it out", template=("",), raw=(False,)),
-    *_ignored("OpenAI", "prompt_cache_options", "background_options", "moderation", "access_programs"),
+    *_neutral("OpenAI", "prompt_cache_options", "background_options", "moderation", "access_programs"),
     *_hints("OpenAI", "truncation", "max_tool_calls", neutral=("disabled",)),
     *_refused("OpenAI", "wait for the answer instead; leave it out", background=(False,)),
     # Anthropic
-    *_ignored("Anthropic", "cache_control", "inference_geo", "diagnostics", "user_profile_id", "workspace_id", "betas"),
+    *_neutral("Anthropic", "cache_control", "inference_geo", "diagnostics", "user_profile_id", "workspace_id", "betas"),
     *_hints("Anthropic", "context_management", "speed", neutral=({}, "standard")),
     *_refused("Anthropic", "this server calls no other servers; leave it out", mcp_servers=([],), container=()),
     # text-generation-webui, KoboldCpp, SillyTavern
@@ -182,7 +182,7 @@ _TABLE: tuple[ForeignField, ...] = (
     *_hints("Mistral", "safe_prompt", neutral=(False,)),
     *_hints("SillyTavern", "truncation_length", "repetition_penalty_range", "rep_pen_range", "temperature_last",
             "sampler_order", "sampler_priority", neutral=(0, False)),
-    *_ignored("SillyTavern", "smoothing_curve", "mirostat_mode_tau"),
+    *_neutral("SillyTavern", "smoothing_curve", "mirostat_mode_tau"),
     *_refused("SillyTavern", _NO_SAMPLER, top_a=(0,), tfs=(1,), typical=(1,), mirostat_mode=(0,), smoothing_factor=(0,),
               epsilon_cutoff=(0,), eta_cutoff=(0,), penalty_alpha=(0,), no_repeat_ngram_size=(0,), guidance_scale=(1,),
               encoder_repetition_penalty=(1,), rep_pen_slope=(0, 1), skew=(0,), nsigma=(0,)),
@@ -199,12 +199,12 @@ FOREIGN_FIELDS: Mapping[str, ForeignField] = {field.name: field for field in _TA
 class Translated:
     """A body in our own fields, and what became of the others.
 
-    `hints` are the ignored fields, `unknown` those of them that nobody knows, `refused` says what to do instead of a
-    field, and `renamed` maps our fields to the names the client used.
+    `ignored` are named in warnings, `unknown` are those of them that are not in the table, `refused` says what to do
+    instead of a field, and `renamed` maps our fields to the names the client used.
     """
 
     fields: dict[str, Any]
-    hints: tuple[str, ...]
+    ignored: tuple[str, ...]
     unknown: tuple[str, ...]
     refused: Mapping[str, str]
     renamed: Mapping[str, str]
@@ -213,7 +213,7 @@ class Translated:
 def translate_fields(body: Body, own: Iterable[str], required: Iterable[str]) -> Translated:
     """Apply the table to a body for an endpoint with the fields `own`. A null stands for a field that is left out."""
     own, required = frozenset(own), frozenset(required)
-    fields, hints, unknown, refused, renamed = {}, [], [], {}, {}
+    fields, ignored, unknown, refused, renamed = {}, [], [], {}, {}
     for name, value in body.items():
         foreign = FOREIGN_FIELDS.get(name)
         if name in own:
@@ -222,7 +222,7 @@ def translate_fields(body: Body, own: Iterable[str], required: Iterable[str]) ->
         elif value is None or (foreign is not None and foreign.is_neutral(value, body)):
             continue
         elif foreign is None:
-            hints.append(name)
+            ignored.append(name)
             unknown.append(name)
         elif foreign.alias_of is not None and foreign.alias_of in own:
             if body.get(foreign.alias_of) is None:
@@ -231,13 +231,13 @@ def translate_fields(body: Body, own: Iterable[str], required: Iterable[str]) ->
         elif foreign.refusal is not None:
             refused[name] = foreign.refusal
         else:
-            hints.append(name)
-    return Translated(fields, tuple(hints), tuple(unknown), refused, renamed)
+            ignored.append(name)
+    return Translated(fields, tuple(ignored), tuple(unknown), refused, renamed)
 
 
-def warnings_of(hints: Iterable[str]) -> list[str]:
+def warnings_of(ignored: Iterable[str]) -> list[str]:
     """A sentence for each ignored field, and one for the rest if there are many."""
-    names = list(hints)
+    names = list(ignored)
     found = [f"{name[:64]}: ignored, it has no effect here." for name in names[:MAX_NAMED_FIELDS]]
     if len(names) > MAX_NAMED_FIELDS:
         found.append(f"{len(names) - MAX_NAMED_FIELDS} more fields were ignored.")

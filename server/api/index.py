@@ -1,4 +1,4 @@
-"""GET / for clients that are no browsers: what this is and how to ask. Browsers get api/page.py."""
+"""GET / for clients that are not browsers: what this is and how to ask. Browsers get api/page.py."""
 
 from html import escape
 

@@ -129,7 +129,7 @@ PromptLogprobs = list[dict[str, PromptLogprob] | None]
 def with_prompt_logprobs(sampling: SamplingParams, top: int | None, *, stream: bool) -> SamplingParams:
     """Ask for the `top` likeliest tokens at each place of the prompt, if not None.
 
-    The engine has one number of alternatives for prompt and answer: whoever shows those of the answer cuts them to what
+    The engine has one number of alternatives for prompt and answer, so an endpoint limits those of the answer to what
     was asked for (`server.generation.logprobs.limited`). Raises InvalidRequestError for a stream.
     """
     if top is None:

@@ -13,7 +13,7 @@ router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 
 class ExpertsQuality(BaseModel):
-    """Mean scores by task and metric, as measured with so many experts per token."""
+    """Mean scores by task and metric, as measured with this number of experts per token."""
 
     experts_per_token: int
     scores: dict[str, float]

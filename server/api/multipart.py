@@ -8,7 +8,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from server.errors import InvalidRequestError
 
 MAX_PARTS = 16
-MAX_VALUE_BYTES = 4096  # of a field that is no file
+MAX_VALUE_BYTES = 4096  # of a field that is not a file
 FILE = "file"
 
 
@@ -23,7 +23,7 @@ class _Part:
 class FileForm:
     """The fields of a form and the name of its file `file`, which are known when the last boundary was fed.
 
-    Raises InvalidRequestError for what is no such form.
+    Raises InvalidRequestError for a body that is not such a form.
     """
 
     def __init__(self, content_type: str) -> None:

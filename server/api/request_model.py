@@ -132,7 +132,7 @@ class WithExtras(RequestModel):
 class RequestBody(RequestModel):
     """A whole body. Fields that are not ours go through the table in server/api/compatibility.py."""
 
-    _hints: tuple[str, ...] = PrivateAttr(())
+    _ignored: tuple[str, ...] = PrivateAttr(())
     _unknown: tuple[str, ...] = PrivateAttr(())
 
     @property
@@ -143,11 +143,11 @@ class RequestBody(RequestModel):
     @property
     def ignored_fields(self) -> tuple[str, ...]:
         """What a client may have expected to have an effect, the unknown fields included."""
-        return self._hints
+        return self._ignored
 
     def ignore(self, name: str) -> None:
         """Count one of the body's own fields as ignored."""
-        self._hints = (*self._hints, name)
+        self._ignored = (*self._ignored, name)
 
     @property
     def warnings(self) -> list[str]:
@@ -176,5 +176,5 @@ class RequestBody(RequestModel):
         if errors:
             positions = {name: position for position, name in enumerate(value)}
             raise in_one_answer(sorted(errors, key=lambda error: positions.get(error.field, len(positions))))
-        body._hints, body._unknown = translated.hints, translated.unknown
+        body._ignored, body._unknown = translated.ignored, translated.unknown
         return body

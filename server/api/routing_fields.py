@@ -1,4 +1,4 @@
-"""The fields that say how the tokens of a request are routed, and what is told of it in the answer."""
+"""The fields that control how the tokens of a request are routed, and those that report it in the answer."""
 
 from dataclasses import replace
 from typing import Annotated, Any
@@ -105,7 +105,7 @@ def _by_layer(experts: ExpertsOfLayers | None) -> ExpertsByLayer:
 
 
 class RoutingFields(ExpertChoiceFields):
-    """What is told of the routing of each token, and which experts it goes to."""
+    """Which experts a token goes to, and whether the answer reports it."""
 
     return_routing: (
         Annotated[

@@ -53,7 +53,8 @@ def key_scheduling(key: ApiKey | None, background: int = 0) -> SchedulingParams:
 def request_scheduling(request: Request, body: RequestBody, default: SchedulingParams) -> SchedulingParams:
     """The scheduling of a request that begins now; `default` is that of its key.
 
-    Raises ForbiddenError for a priority that the key may not use, InvalidRequestError for a header that is no number.
+    Raises ForbiddenError for a priority that the key may not use, and InvalidRequestError for a header that is not a
+    number.
     """
     fields = body if isinstance(body, SchedulingFields) else None
     priority = default.priority if fields is None or fields.priority is None else fields.priority

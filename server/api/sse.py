@@ -124,7 +124,7 @@ def _without_line_separators(json: bytes) -> bytes:
 
 
 def request_error(error: Exception) -> RequestError:
-    """What a client is told of a failure in a stream. What is not meant for clients is logged instead."""
+    """The error that a client gets for a failure in a stream. Details that are not meant for clients are logged."""
     if isinstance(error, RequestError):
         return error
     logger.error("a stream failed", exc_info=error)

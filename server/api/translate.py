@@ -103,7 +103,7 @@ async def translate(body: TranslateRequest, context: Context) -> Any:
 
 
 def _details(source_langs: Sequence[str], detected: bool, reasons: Sequence[FinishReason]) -> list[Event]:
-    """What is told of each translation beside its text."""
+    """The fields of each translation besides its text."""
     return [
         {"source_lang": source, "detected": detected, "finish_reason": reason}
         for source, reason in zip(source_langs, reasons, strict=True)

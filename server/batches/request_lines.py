@@ -23,7 +23,7 @@ class BatchRequest:
 
 
 class InvalidLineError(Exception):
-    """A line is no request that a batch can have."""
+    """A line that is not a valid request of a batch."""
 
     def __init__(self, code: str, message: str, param: str | None = None) -> None:
         super().__init__(message)

@@ -27,7 +27,7 @@ class _CallGrammar(AnswerGrammar):
 
 
 async def answer_grammar(
-    service: GenerationService, form: ChatFormat, request: ChatRequest, end: PromptEnd
+    service: GenerationService, chat_format: ChatFormat, request: ChatRequest, end: PromptEnd
 ) -> str | None:
     """The grammar for SamplingParams, compiled; None if any answer will do.
 
@@ -35,7 +35,7 @@ async def answer_grammar(
     """
 
     def written() -> str | None:
-        return form.grammar(_constraints(request), end)
+        return chat_format.grammar(_constraints(request), end)
 
     # Large schemas of many tools take long to check.
     lark = await asyncio.to_thread(written) if request.callable_tools else written()

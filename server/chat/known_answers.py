@@ -49,8 +49,8 @@ class KnownAnswer:
 class KnownAnswers:
     """The answers that were given last."""
 
-    def __init__(self, form: ChatFormat) -> None:
-        self._format = form
+    def __init__(self, chat_format: ChatFormat) -> None:
+        self._format = chat_format
         self._by_call: OrderedDict[str, KnownAnswer] = OrderedDict()
         self._num_tokens = 0
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from model.text.chat_formats.chat_format import PromptEnd
 from model.text.chat_formats.fields import Schemas
-from model.text.chat_template import RenderOptions
+from model.text.chat_template import THINKING_SWITCHES, RenderOptions
 from server.chat.constraints import answer_grammar
 from server.chat.generation import ChatGeneration, RoutedGeneration
 from server.chat.known_answers import KnownAnswers
@@ -62,13 +62,13 @@ class ChatService:
         sampling = self._with_budget(sampling, request, end)
         if not sampling.ignore_eos:
             sampling = replace(sampling, stop_token_ids=sampling.stop_token_ids | self._format.end_ids)
-        marked = replace(prompt, snapshot_token_ids=self._format.mark_ids)
+        prompt = replace(prompt, snapshot_token_ids=self._format.snapshot_token_ids)
         raw = replace(options, stop=(), include_stop=False, kept_special_tokens=self._format.marker_ids)
         ends = {*self._service.tokenizer.eos_token_ids, *sampling.stop_token_ids}
         keep = partial(self._keep, prompt, schemas, ends)
         return [
             self._routed(generation, request, schemas, end, options, keep)
-            for generation in admission.start([marked], sampling, raw, n)
+            for generation in admission.start([prompt], sampling, raw, n)
         ]
 
     async def _keep(
@@ -80,10 +80,14 @@ class ChatService:
         await self._known_answers.add(call_ids, prompt, answer, text, schemas)
 
     def unknown_variables(self, request: ChatRequest) -> list[str]:
-        """What the request asks of the chat template that the template does not know, by the name of the variable."""
-        asked = thinking_variables(request.thinking)
-        wanted = {name for name, value in asked.items() if value and value != "none"}
-        return [name for name in asked if name in wanted and not self._service.template_uses(name)]
+        """What the request asks of the chat template that the template does not know, by the name of the field."""
+        uses, thinking = self._service.template_uses, request.thinking
+        unknown = []
+        if thinking.enabled and not any(map(uses, THINKING_SWITCHES)):
+            unknown.append("enable_thinking")
+        if thinking.effort not in (None, "", "none") and not uses("reasoning_effort"):
+            unknown.append("reasoning_effort")
+        return unknown
 
     def _routed(
         self,
@@ -110,8 +114,7 @@ class ChatService:
         return replace(sampling, thinking_budget=ThinkingBudget(budget, opened, close, forced))
 
     def _render_options(self, request: ChatRequest) -> RenderOptions:
-        asked = thinking_variables(request.thinking)
-        thinking = {name: value for name, value in asked.items() if value is not None}
+        thinking = thinking_variables(request.thinking)
         tools = template_tools(request.callable_tools) if self._service.template_uses("tools") else ()
         return replace(request.render, variables=thinking | dict(request.render.variables), tools=tools)
 

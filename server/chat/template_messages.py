@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from model.text.chat_formats.chat_format import ChatFormat
+from model.text.chat_formats.families import CallIds
 from model.text.chat_formats.json_values import parsed_or_text
+from model.text.chat_template import thinking_switch
 from model.text.task_prompts import Message
 from server.chat.request import ChatMessage, ChatRequest, Thinking, Tool, ToolCall
 
@@ -18,7 +20,7 @@ You can call these functions:
 To call one, answer with nothing but a JSON object: {{"name": <function>, "arguments": <object>}}"""
 
 
-def template_messages(request: ChatRequest, form: ChatFormat, uses: Callable[[str], bool]) -> list[Message]:
+def template_messages(request: ChatRequest, chat_format: ChatFormat, uses: Callable[[str], bool]) -> list[Message]:
     """The messages as transformers documents them. `uses` says whether the template names a variable.
 
     A template without tools gets them in the system message, calls as text of the assistant, results as text of the
@@ -28,9 +30,9 @@ def template_messages(request: ChatRequest, form: ChatFormat, uses: Callable[[st
     if not uses("tools") and request.callable_tools:
         messages = _with_system_text(messages, tool_instruction(request.callable_tools))
     if not uses("tool_calls"):
-        messages = [_plain(message, form) for message in messages]
+        messages = [_plain(message, chat_format) for message in messages]
     calls = [call for message in messages for call in message.tool_calls]
-    written = [_template_call(call, number, form) for number, call in enumerate(calls)]
+    written = [_template_call(call, number, chat_format) for number, call in enumerate(calls)]
     by_id: dict[str | None, TemplateCall] = {
         call.id: each for call, each in zip(reversed(calls), reversed(written), strict=True)
     }
@@ -42,7 +44,7 @@ def template_messages(request: ChatRequest, form: ChatFormat, uses: Callable[[st
 
 
 def tool_instruction(tools: Sequence[Tool]) -> str:
-    """What a model is told of tools if its template does not tell it."""
+    """The description of the tools for a model whose chat template has none."""
     return _INSTRUCTION.format(tools="\n".join(_dumps(tool["function"]) for tool in template_tools(tools)))
 
 
@@ -58,7 +60,8 @@ def template_tools(tools: Sequence[Tool]) -> list[dict[str, Any]]:
 
 def thinking_variables(thinking: Thinking) -> dict[str, Any]:
     """The variables that templates have for it."""
-    return {"enable_thinking": thinking.enabled, "reasoning_effort": thinking.effort}
+    switch = {} if thinking.enabled is None else thinking_switch(enabled=thinking.enabled)
+    return switch if thinking.effort is None else switch | {"reasoning_effort": thinking.effort}
 
 
 def _parameters(tool: Tool) -> dict[str, Any]:
@@ -72,13 +75,13 @@ def _with_system_text(messages: list[ChatMessage], text: str) -> list[ChatMessag
     return [ChatMessage("system", text), *messages]
 
 
-def _plain(message: ChatMessage, form: ChatFormat) -> ChatMessage:
+def _plain(message: ChatMessage, chat_format: ChatFormat) -> ChatMessage:
     """A message without calls: they are written into its content."""
     if message.role == "tool":
         return ChatMessage("user", f"Result of the call: {message.content}")
     if not message.tool_calls:
         return message
-    written = form.write_calls([(call.name, parsed_or_text(call.arguments)) for call in message.tool_calls])
+    written = chat_format.write_calls([(call.name, parsed_or_text(call.arguments)) for call in message.tool_calls])
     content = f"{message.content}\n{written}" if message.content else written
     return ChatMessage(message.role, content, reasoning=message.reasoning)
 
@@ -96,17 +99,17 @@ def _template_message(message: ChatMessage, calls: list[TemplateCall], answered:
     return fields
 
 
-def _template_call(call: ToolCall, number: int, form: ChatFormat) -> TemplateCall:
+def _template_call(call: ToolCall, number: int, chat_format: ChatFormat) -> TemplateCall:
     function = {"name": call.name, "arguments": parsed_or_text(call.arguments)}  # templates expect an object
-    return {"id": _template_call_id(call, number, form), "type": "function", "function": function}
+    return {"id": _template_call_id(call, number, chat_format), "type": "function", "function": function}
 
 
-def _template_call_id(call: ToolCall, number: int, form: ChatFormat) -> str:
+def _template_call_id(call: ToolCall, number: int, chat_format: ChatFormat) -> str:
     """The id that the template accepts: Mistral's has nine characters, Kimi's is the name with a number."""
-    if form.call_ids == "nine characters":
+    if chat_format.call_ids is CallIds.NINE_CHARACTERS:
         is_short = len(call.id) == 9 and call.id.isalnum()
         return call.id if is_short else hashlib.sha256(call.id.encode()).hexdigest()[:9]
-    return f"functions.{call.name}:{number}" if form.call_ids == "numbered names" else call.id
+    return f"functions.{call.name}:{number}" if chat_format.call_ids is CallIds.NUMBERED_NAMES else call.id
 
 
 def _dumps(value: Mapping[str, Any]) -> str:

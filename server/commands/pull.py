@@ -35,7 +35,7 @@ def pull(
 def _announce(what: str, size: int) -> None:
     """The size of what will be fetched, and whether its weights fit into this machine's memory as they are stored."""
     from model.loading.memory_estimate import gib
-    from server.engine.config import available_memory
+    from server.engine.cache.layout import available_memory
 
     free = available_memory()
     verdict = "which fits" if size < free else "so it will not fit as it is stored: see `routelm quantize`"

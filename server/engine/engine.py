@@ -8,7 +8,8 @@ import torch
 
 from model.config import check_experts_per_token
 from model.network import CausalLM
-from server.engine.config import EngineConfig, plan_cache_layout
+from server.engine.cache.layout import plan_cache_layout
+from server.engine.config import EngineConfig
 from server.engine.grammar.compiler import CompiledGrammar, GrammarCompiler
 from server.engine.runner import ModelRunner
 from server.engine.sampler import sample

@@ -1,4 +1,4 @@
-"""Fairness between tenants: whoever was served less comes first, so a flood of one does not delay the others.
+"""Fairness between tenants: the one that was served less comes first, so a flood of one does not delay the others.
 
 The algorithm is the virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (arXiv
 2401.00588): fair queueing for work whose length is not known beforehand. Prompt and generated tokens count alike.

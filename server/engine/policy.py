@@ -60,7 +60,7 @@ class StepTimes:
     prefill_token: float | None = None
 
     def observe(self, seconds: float, *, decodes: int, prefill_tokens: int) -> None:
-        """Enter a step with so many decoding sequences and prompt tokens."""
+        """Record the time of a step with this number of decoding sequences and prompt tokens."""
         if not prefill_tokens:
             self.decode_step = _running_mean(self.decode_step, seconds)
         elif not decodes:
@@ -91,7 +91,7 @@ class SchedulingPolicy:
         self.fair_share = FairShare()
 
     def observe(self, seconds: float, *, decodes: int, prefill_tokens: int) -> None:
-        """Enter how long a step took."""
+        """Record how long a step took."""
         self._times.observe(seconds, decodes=decodes, prefill_tokens=prefill_tokens)
 
     def budget(self, decodes: list[Sequence]) -> PrefillBudget:
@@ -105,9 +105,9 @@ class SchedulingPolicy:
         return PrefillBudget(tokens, long_tokens, config.long_prefill_token_threshold, decode_priority)
 
     def share_out(self, budget: PrefillBudget, sequences: list[Sequence]) -> Iterator[tuple[Sequence, PrefillBudget]]:
-        """Who may take tokens, and from which budget. `sequences` are in queue order; each comes up twice.
+        """The sequences that may take tokens, each with the budget it takes them from.
 
-        The caller takes the tokens before it asks for the next sequence.
+        `sequences` are in queue order; each comes up twice. The caller takes the tokens before it asks for the next.
         """
         first, second = budget.split()
         yield from _while_tokens_are_left(self.fair_share.order(sequences), first)

@@ -13,8 +13,8 @@ from model.batch import ForwardBatch
 from model.cache import CacheStorage
 from model.layers.lora.linear import NO_ADAPTER
 from model.network import CausalLM
+from server.engine.cache.layout import CacheLayout
 from server.engine.cache.prefix_cache import CacheOp, CopyRow, ZeroRow
-from server.engine.config import CacheLayout
 from server.engine.decode_graphs import DecodeGraphs
 from server.engine.routing.expert_load import ExpertLoadRecorder, TokenGroup
 from server.engine.routing.expert_selection import experts_by_layer, masks_of

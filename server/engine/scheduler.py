@@ -11,8 +11,9 @@ from heapq import heapify, heappop, heappush
 from random import Random
 
 from server.engine.beam.search import BeamSearch
+from server.engine.cache.layout import CacheLayout
 from server.engine.cache.sequence_cache import CacheUsage
-from server.engine.config import CacheLayout, EngineConfig
+from server.engine.config import EngineConfig
 from server.engine.fair_share import victim
 from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.logits_processors import build_logits_processors
@@ -30,12 +31,12 @@ from server.engine.types import (
     TokenLogprobs,
 )
 
-MAX_MARKS = 16  # snapshots of one answer while it is generated
+MAX_ANSWER_SNAPSHOTS = 16  # snapshots of one answer while it is generated
 MAX_ENDED_DEADLINES = 100  # kept of requests that have ended, beside twice as many as have not
 
 
 class Scheduler:
-    """Chooses the sequences of each step, and enters its results."""
+    """Chooses the sequences of each step and applies its results."""
 
     def __init__(
         self,
@@ -84,13 +85,7 @@ class Scheduler:
             self.beams.start(request.request_id, first_beam)
         else:
             sequence = self._new_sequence(request)
-            sequence.logits_processors = build_logits_processors(
-                request.sampling, request.prompt_token_ids, self.config.eos_token_ids
-            )
-            if request.sampling.grammar is not None:
-                assert self._grammars is not None, "check_request refuses grammars then"
-                sequence.grammar = self._grammars.constraint(request.sampling.grammar)
-                sequence.logits_processors += (sequence.grammar,)
+            self._add_logits_processors(sequence)
             self.pool.add(sequence)
 
     def abort(self, request_id: str) -> list[EngineOutput]:
@@ -153,7 +148,7 @@ class Scheduler:
         )
 
     def update(self, batch: ScheduledBatch, computed: ModelOutput, sampled: SampledTokens) -> list[EngineOutput]:
-        """Enter the results of a step: append tokens, save prefixes, finish sequences and free their memory."""
+        """Apply the results of a step: append tokens, save prefixes, finish sequences and free their memory."""
         now, failed = self._clock(), computed.failed | sampled.failed
         rows = {sequence: row for row, sequence in enumerate(batch.sampling)}
         outputs: list[EngineOutput] = []
@@ -161,8 +156,8 @@ class Scheduler:
             if sequence.status is SequenceStatus.FINISHED:
                 continue  # a beam whose group has ended in this step
             self.pool.cache.advance(sequence)
-            if sequence.is_at_mark and sequence.num_marks < MAX_MARKS:
-                sequence.num_marks += 1
+            if sequence.is_at_snapshot_token and sequence.num_answer_snapshots < MAX_ANSWER_SNAPSHOTS:
+                sequence.num_answer_snapshots += 1
                 self.pool.cache.save_state(sequence)
             sequence.routing += computed.routing.get(sequence.request_id, ())
             row = rows.get(sequence)
@@ -186,6 +181,14 @@ class Scheduler:
         tenants = {sequence.tenant for sequence in self.pool.by_id.values()}
         if tenant not in tenants:
             self.policy.fair_share.join(tenant, tenants)
+
+    def _add_logits_processors(self, sequence: Sequence) -> None:
+        sampling, prompt = sequence.sampling, sequence.request.prompt_token_ids
+        sequence.logits_processors = build_logits_processors(sampling, prompt, self.config.eos_token_ids)
+        if sampling.grammar is not None:
+            assert self._grammars is not None, "check_request refuses grammars then"
+            sequence.grammar = self._grammars.constraint(sampling.grammar)
+            sequence.logits_processors += (sequence.grammar,)
 
     def _add_deadline(self, deadline: float, request_id: str) -> None:
         if len(self._deadlines) >= 2 * len(self.pool.by_id) + MAX_ENDED_DEADLINES:
@@ -317,17 +320,10 @@ class Scheduler:
         self, sequence: Sequence, row: int, computed: ModelOutput, sampled: SampledTokens, now: float
     ) -> EngineOutput:
         """Append the sampled tokens up to the first that ends the sequence, and the tokens that its grammar forces."""
-        grammar = sequence.grammar
-        if grammar is not None and grammar.error is not None:  # so the token was chosen without it
-            return self._fail_grammar(sequence, grammar.error, now)
+        if sequence.grammar is not None and sequence.grammar.error is not None:  # so the token was chosen without it
+            return self._fail_grammar(sequence, sequence.grammar.error, now)
         first = sequence.num_output_tokens
-        token_ids, reason = self._append(sequence, sampled.token_ids[row])
-        if grammar is not None:
-            computes_all = row in sampled.logprobs or sequence.request.routing.returned is not None
-            if reason is None and not computes_all:  # the network has not computed the forced tokens yet
-                forced, reason = self._append(sequence, grammar.forced_tokens())
-                token_ids += forced
-            reason = FinishReason.STOP if grammar.is_complete else reason
+        token_ids, reason = self._append_sampled(sequence, sampled.token_ids[row], computes_all=row in sampled.logprobs)
         self.stats.generation_tokens += len(token_ids)
         if sequence.first_token is None:
             sequence.first_token = now
@@ -359,6 +355,22 @@ class Scheduler:
         self._grammars.forget(sequence.sampling.grammar or "")
         self.pool.remove(sequence)
         return sequence.terminal(FinishReason.ERROR, now, error=error, is_request_error=True)
+
+    def _append_sampled(
+        self, sequence: Sequence, token_ids: tuple[int, ...], *, computes_all: bool
+    ) -> tuple[tuple[int, ...], FinishReason | None]:
+        """Append sampled tokens and those that the grammar forces after them; see `_append`.
+
+        Forced tokens are not appended where something of each token is asked for: the network has not computed them.
+        """
+        token_ids, reason = self._append(sequence, token_ids)
+        grammar = sequence.grammar
+        if grammar is None:
+            return token_ids, reason
+        if reason is None and not computes_all and sequence.request.routing.returned is None:
+            forced, reason = self._append(sequence, grammar.forced_tokens())
+            token_ids += forced
+        return token_ids, FinishReason.STOP if grammar.is_complete else reason
 
     def _append(self, sequence: Sequence, token_ids: tuple[int, ...]) -> tuple[tuple[int, ...], FinishReason | None]:
         """Append tokens up to the first that ends the sequence. Returns these, and why it ends; None if it goes on."""

@@ -60,7 +60,7 @@ class Sequence:
     scheduled: float | None = None
     first_token: float | None = None
     root: int = field(init=False)  # the number of the beam it was forked from, its own otherwise
-    num_marks: int = 0  # how often the state was saved after a token of `snapshot_token_ids`
+    num_answer_snapshots: int = 0  # how often the state was saved after a token of `snapshot_token_ids`
     experts_per_token: int | None = field(init=False)  # None: the model's own number
     is_held: bool = False  # a beam that waits for the other beams of its group
     pooler: Pooler | None = field(init=False)  # of embed requests
@@ -147,7 +147,7 @@ class Sequence:
         return self.is_last_chunk and self.sampling.max_tokens > 0
 
     @property
-    def is_at_mark(self) -> bool:
+    def is_at_snapshot_token(self) -> bool:
         """Whether the token that was computed last is a generated one after which the state is to be saved."""
         marks, computed = self.request.snapshot_token_ids, self.num_computed_tokens
         return bool(marks) and computed > self.prompt_len and self.tokens[computed - 1] in marks

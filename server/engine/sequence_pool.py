@@ -2,8 +2,9 @@
 
 from bisect import insort
 
+from server.engine.cache.layout import CacheLayout
 from server.engine.cache.sequence_cache import SequenceCache
-from server.engine.config import CacheLayout, EngineConfig
+from server.engine.config import EngineConfig
 from server.engine.sequence import Sequence, SequenceStatus
 
 

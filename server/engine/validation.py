@@ -1,13 +1,21 @@
 """Which requests the engine accepts: each accepted one can be finished, and cannot harm another request."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from itertools import pairwise
 
 from model.config import ModelConfig, check_experts_per_token, check_forced_experts, check_masked_experts
 from server.engine.types import EngineRequest, RoutingParams, SamplingParams, ThinkingBudget
 
 MAX_BEAM_WIDTH = 8
+_BOUNDS: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (lambda value: value >= 0, "give 0 (greedy) or more"),
+    "top_k": (lambda value: value >= 0, "give 0 (no limit) or more"),
+    "top_p": (lambda value: 0 < value <= 1, "give more than 0 and at most 1"),
+    "min_p": (lambda value: 0 <= value <= 1, "give 0 to 1"),
+    "repetition_penalty": (lambda value: value > 0, "give more than 0 (1 changes nothing)"),
+    "min_tokens": (lambda value: value >= 0, "give 0 or more"),
+}
 
 
 def check_request(
@@ -58,18 +66,9 @@ def check_routing(routing: RoutingParams, network: ModelConfig, adaptive_most: i
 def check_sampling(sampling: SamplingParams, vocab_size: int) -> None:
     """Raises ValueError for parameters with which the sampler cannot work."""
     _check_finite(sampling)
-    if sampling.temperature < 0:
-        raise ValueError(f"temperature is {sampling.temperature}: give 0 (greedy) or more")
-    if sampling.top_k < 0:
-        raise ValueError(f"top_k is {sampling.top_k}: give 0 (no limit) or more")
-    if not 0 < sampling.top_p <= 1:
-        raise ValueError(f"top_p is {sampling.top_p}: give more than 0 and at most 1")
-    if not 0 <= sampling.min_p <= 1:
-        raise ValueError(f"min_p is {sampling.min_p}: give 0 to 1")
-    if sampling.repetition_penalty <= 0:
-        raise ValueError(f"repetition_penalty is {sampling.repetition_penalty}: give more than 0 (1 changes nothing)")
-    if sampling.min_tokens < 0:
-        raise ValueError(f"min_tokens is {sampling.min_tokens}: give 0 or more")
+    for name, (is_allowed, advice) in _BOUNDS.items():
+        if not is_allowed(value := getattr(sampling, name)):
+            raise ValueError(f"{name} is {value}: {advice}")
     if sampling.logprobs is not None and not 0 <= sampling.logprobs <= vocab_size:
         raise ValueError(f"logprobs is {sampling.logprobs}: give 0 to {vocab_size}, or None")
     biased = [token for token, _ in sampling.logit_bias]

@@ -15,7 +15,7 @@ from server.generation.token_routing import within_bounds
 
 
 def _ignore_usage(prompt_tokens: int, completion_tokens: int) -> None:
-    """Nobody counts."""
+    """The default: usage is not recorded."""
 
 
 class Admission:
@@ -79,9 +79,7 @@ class Admission:
     ) -> list[RunningGeneration]:
         """Start `n` generations per prompt, with another `routing` than that of the request if one is given.
 
-        If one is refused, those that were started are withdrawn.
-
-        Each of several choices has its own seed: the given one and the ones that follow it. Raises what
+        If one is refused, those that were started are withdrawn. Each of several choices has its own seed. Raises what
         GenerationService.start raises, RequestCancelledError after `cancel`, and InvalidRequestError for more
         generations than the server can ever hold, because trying again would not help.
         """
@@ -92,33 +90,42 @@ class Admission:
         started: list[RunningGeneration] = []
         try:
             for prompt in (prompt.in_namespace(self._cache_salt) for prompt in prompts):
-                for choice in range(n):
-                    seed = None if sampling.seed is None else (sampling.seed + choice) % 2**63
-                    engine_id = f"{self.request_id}-{len(self.generations) + len(started)}"
-                    follow_up = bool(self.generations or started)
-                    seeded = replace(sampling, seed=seed)
-                    started.append(
-                        self.service.start(
-                            engine_id,
-                            prompt,
-                            seeded,
-                            options,
-                            self.scheduling,
-                            routing=routing,
-                            adapter=self.adapter,
-                            follow_up=follow_up,
-                        )
-                    )
+                for seed in _seeds(sampling.seed, n):
+                    number = len(self.generations) + len(started)
+                    started.append(self._start(number, prompt, replace(sampling, seed=seed), options, routing))
         except BaseException:
             for generation in started:
                 generation.withdraw()
             raise
         self.generations += started
+        self._record_prompts(started)
+        self.has_begun.set()
+        return started
+
+    def _start(
+        self,
+        number: int,
+        prompt: Prompt | SegmentedPrompt,
+        sampling: SamplingParams,
+        options: TextOptions,
+        routing: RoutingParams,
+    ) -> RunningGeneration:
+        """Start the generation with that number; those after the first are bounded less, see EngineClient.submit."""
+        return self.service.start(
+            f"{self.request_id}-{number}",
+            prompt,
+            sampling,
+            options,
+            self.scheduling,
+            routing=routing,
+            adapter=self.adapter,
+            follow_up=number > 0,
+        )
+
+    def _record_prompts(self, started: Sequence[RunningGeneration]) -> None:
         prompt_tokens = sum(generation.usage.prompt_tokens for generation in started)
         self._recorded_prompt_tokens += prompt_tokens
         self._record_usage(prompt_tokens, 0)
-        self.has_begun.set()
-        return started
 
     @property
     def model_name(self) -> str:
@@ -145,6 +152,11 @@ class Admission:
                 f"This takes {count} generations at once, and this server holds {capacity}: send several smaller "
                 "requests."
             )
+
+
+def _seeds(seed: int | None, n: int) -> list[int | None]:
+    """The given seed and the ones that follow it; None for all if none was given."""
+    return [None if seed is None else (seed + choice) % 2**63 for choice in range(n)]
 
 
 def _num_generations(prompts: Sequence[Prompt | SegmentedPrompt]) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from model.text.chat_formats.grammar import is_tag
 from model.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -34,12 +35,12 @@ class _Vocabulary:
         self.special_token_ids = [
             token_id
             for token, token_id in tokenizer.added_tokens.items()
-            if token_id < vocab_size and (token_id in tokenizer.special_ids or _is_tag(token))
+            if token_id < vocab_size and (token_id in tokenizer.special_ids or is_tag(token))
         ]
         special = set(self.special_token_ids)
         self._text = [b"" if token_id in special else value for token_id, value in enumerate(self.tokens)]
         self._by_bytes = {value: token_id for token_id, value in enumerate(self._text)}
-        self._encoder = tokenizer.plain_text_encoder({token for token in tokenizer.added_tokens if _is_tag(token)})
+        self._encoder = tokenizer.plain_text_encoder({token for token in tokenizer.added_tokens if is_tag(token)})
 
     def __call__(self, text: str) -> Sequence[int]:
         """The tokens of text that the grammar forces; it follows other text."""
@@ -62,11 +63,6 @@ class _Vocabulary:
             token_ids.append(self._by_bytes[data[start:end]])
             start = end
         return token_ids
-
-
-def _is_tag(token: str) -> bool:
-    """Marks such as <think> are special in a grammar, also where a tokenizer counts them as text."""
-    return token.startswith("<") and token.endswith(">")
 
 
 def _short(value: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What is told of the served model to those who ask for a list of models."""
+"""Facts about the served model, for clients that list the models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -8,7 +8,9 @@ from functools import partial
 
 from model.loading.pooling import Pooling
 from model.loading.quality import Quality
-from model.text.chat_formats.chat_format import ChatFormat, PromptEnd, TaggedFormat, chat_format
+from model.text.chat_formats.chat_format import ChatFormat, PromptEnd
+from model.text.chat_formats.detection import chat_format
+from model.text.chat_formats.tagged_format import TaggedFormat
 from model.text.chat_template import (
     DEFAULT_RENDER_OPTIONS,
     ChatTemplate,
@@ -16,6 +18,7 @@ from model.text.chat_template import (
     RenderOptions,
     UnusableChatTemplate,
     nothing_known,
+    thinking_switch,
 )
 from model.text.task_prompts import Message, TaskPrompts
 from model.text.tokenizer import Tokenizer
@@ -54,7 +57,7 @@ UNKNOWN = Quality()
 UNKNOWN_FACTS = ModelFacts()
 DEFAULT_OPTIONS = TextOptions()
 DEFAULT_SCHEDULING = SchedulingParams()
-_WITHOUT_THINKING = RenderOptions(variables={"enable_thinking": False, "thinking": False})
+_WITHOUT_THINKING = RenderOptions(variables={**thinking_switch(enabled=False), "thinking": False})
 
 
 class GenerationService:

@@ -24,7 +24,7 @@ class RoutedToken:
 
 
 def within_bounds(routing: RoutingParams, facts: ModelFacts, generations: int) -> RoutingParams:
-    """The same, with the number of tokens whose routing each of so many generations may return."""
+    """The same with a limit on the tokens whose routing each of the `generations` of a request may return."""
     returned, router = routing.returned, facts.router
     if returned is None or router is None:
         return routing

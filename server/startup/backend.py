@@ -28,9 +28,10 @@ from model.network import CausalLM
 from model.text.chat_template import ChatTemplate, UnusableChatTemplate
 from model.text.task_prompts import prompts_for
 from model.text.tokenizer import Tokenizer
+from server.engine.cache.layout import available_memory, default_cache_bytes
 from server.engine.client.admission import UNKNOWN_SPEED
 from server.engine.client.async_llm import AsyncLLM
-from server.engine.config import EngineConfig, available_memory, default_cache_bytes
+from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.routing.adaptive_experts import ExpertRange

@@ -16,7 +16,8 @@ from model.loading.memory_estimate import NetworkSize, gib, network_size, weight
 from model.quantization import SCHEMES, Scheme, plain_scheme
 from model.quantization import ours as saved
 from model.quantization.formats import gguf_settings
-from server.engine.config import EngineConfig, available_memory, default_cache_bytes
+from server.engine.cache.layout import available_memory, default_cache_bytes
+from server.engine.config import EngineConfig
 
 OVERHEAD_BYTES = 2**29  # Python, libraries, and the activations of one step
 COMFORTABLE = 8  # sequences: a wider scheme that leaves room for this many is preferred to a narrower one

@@ -6,7 +6,6 @@
 // recurrences and the gradients require widths that are multiples of 16, which the Python side checks.
 
 #include "../build_info.h"
-#include "argmax.h"
 #include "attention.h"
 #include "delta_net.h"
 #include "elementwise.h"
@@ -17,6 +16,7 @@
 #include "replay.h"
 #include "rotary.h"
 #include "routing.h"
+#include "sampling.h"
 #include "selective_scan.h"
 #include "short_conv.h"
 
@@ -30,8 +30,9 @@ extern "C" void rotary_tables_f32(const int64_t* positions, const float* frequen
     rotary_tables(positions, frequencies, cos, sin, tokens, half, magnitude, threads);
 }
 
-extern "C" void argmax_f32(const float* scores, int64_t* indices, int64_t rows, int64_t width, int threads) {
-    argmax_rows(scores, indices, rows, width, threads);
+extern "C" void sample_f32(const float* scores, const int64_t* integers, const double* numbers, int64_t* tokens,
+                           int64_t rows, int64_t width, int threads) {
+    sample_rows(scores, integers, numbers, tokens, rows, width, threads);
 }
 
 // All other functions exist for float32 and bfloat16.

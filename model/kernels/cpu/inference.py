@@ -4,15 +4,16 @@ Element types and shapes for which nothing is compiled, such as head widths that
 the definition.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from model.kernels import reference
+from model.kernels import reference, sampling_reference
 from model.kernels.cpu.calls import TAPS, call, fits, fits_delta_rule, fits_scan, fits_selective_scan
 from model.kernels.native import SUFFIXES
-from model.kernels.types import GatedDelta, Paging, SelectiveScan
+from model.kernels.types import GatedDelta, Paging, RowSampling, SelectiveScan
 
 UNLIMITED = 2**62  # the window of a token that attends to everything before it
 
@@ -170,13 +171,24 @@ def top_k_softmax(logits_TE: Tensor, k: int, over_all: bool) -> tuple[Tensor, Te
     return weights_TK, experts_TK
 
 
-def argmax(scores_RV: Tensor) -> Tensor:
+def sample(scores_RV: Tensor, rows: Sequence[RowSampling]) -> Tensor:
     if scores_RV.dtype != torch.float32:
-        return reference.argmax(scores_RV)
+        return sampling_reference.sample(scores_RV, rows)
     scores_RV = scores_RV.contiguous()
-    indices_R = torch.empty(len(scores_RV), dtype=torch.int64)
-    call("argmax", torch.float32, scores_RV, indices_R, *scores_RV.shape)
-    return indices_R
+    integers_R3 = torch.tensor([(_as_int64(how.seed), how.position, how.top_k) for how in rows])
+    numbers_R3 = torch.tensor([(how.temperature, how.top_p, _log(how.min_p)) for how in rows], dtype=torch.float64)
+    tokens_R = torch.empty(len(rows), dtype=torch.int64)
+    call("sample", torch.float32, scores_RV, integers_R3, numbers_R3, tokens_R, *scores_RV.shape)
+    return tokens_R
+
+
+def _as_int64(seed: int) -> int:
+    """The signed number with the same lower 64 bits."""
+    return (seed + 2**63) % 2**64 - 2**63
+
+
+def _log(share: float) -> float:
+    return math.log(share) if share else -math.inf
 
 
 def moe_combine(y_TKD: Tensor, weights_TK: Tensor, shared_TD: Tensor | None, gate_T: Tensor | None) -> Tensor:

@@ -2,24 +2,37 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
-from model.text.chat_formats.json_calls import JsonCalls
-from model.text.chat_formats.pythonic_calls import PythonicCalls
+from model.text.chat_formats.calls.arguments import ParameterTags
+from model.text.chat_formats.calls.gemma_calls import GemmaCalls
+from model.text.chat_formats.calls.json_calls import JsonCalls
+from model.text.chat_formats.calls.pythonic_calls import PythonicCalls
+from model.text.chat_formats.calls.tagged_calls import TaggedCalls
+from model.text.chat_formats.calls.xml_arguments import XmlArguments
 from model.text.chat_formats.tagged_answer import Calls, ReasoningMarkers
-from model.text.chat_formats.tagged_calls import ParameterTags, TaggedCalls
+
+
+class CallIds(Enum):
+    """Which ids of calls a chat template accepts."""
+
+    ANY = auto()
+    NINE_CHARACTERS = auto()  # letters and digits
+    NUMBERED_NAMES = auto()  # such as functions.f:0
 
 
 @dataclass(frozen=True, slots=True)
 class CallFamily:
     """Checkpoints whose templates have all the texts `signs` write calls so.
 
-    `call_ids`: which ids the template accepts: any, nine letters and digits, or numbered names.
+    `ends`: the tokens that begin the results of calls, and so end an answer.
     """
 
     name: str
     signs: tuple[str, ...]
     calls: Calls
-    call_ids: str = "any"
+    call_ids: CallIds = CallIds.ANY
+    ends: tuple[str, ...] = ()
 
 
 _BY_SCHEMA = {">": None}
@@ -37,6 +50,7 @@ _GLM_PARAMETERS = ParameterTags("<arg_key>", {"</arg_key>": None}, "</arg_value>
 _HY_PARAMETERS = ParameterTags(
     "<arg_key:opensource>", {"</arg_key:opensource>": None}, "</arg_value:opensource>", "<arg_value:opensource>"
 )
+_M3 = "]<]minimax[>["  # before every tag
 
 
 def _dsml(section: str) -> TaggedCalls:
@@ -47,6 +61,11 @@ def _dsml(section: str) -> TaggedCalls:
 
 
 CALL_FAMILIES: Sequence[CallFamily] = (
+    CallFamily(
+        "MiniMax M3", (_M3, "<invoke name="),
+        TaggedCalls(f'{_M3}<invoke name="', ('">',), f"{_M3}</invoke>", f"{_M3}<tool_call>", f"{_M3}</tool_call>",
+                    XmlArguments(_M3)),
+    ),
     CallFamily(
         "MiniMax M2", ("<minimax:tool_call>", "<invoke name="),
         TaggedCalls('<invoke name="', ('">',), "</invoke>", "<minimax:tool_call>", "</minimax:tool_call>",
@@ -69,7 +88,7 @@ CALL_FAMILIES: Sequence[CallFamily] = (
     ),
     CallFamily(
         "GLM 4.5, Ling 3, Laguna", ("<tool_call>", "<arg_key>"),
-        TaggedCalls("<tool_call>", ("\n",), "</tool_call>", parameters=_GLM_PARAMETERS),
+        TaggedCalls("<tool_call>", ("\n",), "</tool_call>", arguments=_GLM_PARAMETERS),
     ),
     CallFamily("DeepSeek V3.2", ("DSML", "function_calls"), _dsml("function_calls")),
     CallFamily("DeepSeek V4", ("DSML", "tool_calls"), _dsml("tool_calls")),
@@ -87,7 +106,7 @@ CALL_FAMILIES: Sequence[CallFamily] = (
         "Kimi K2", ("<|tool_calls_section_begin|>",),
         TaggedCalls("<|tool_call_begin|>", ("<|tool_call_argument_begin|>",), "<|tool_call_end|>",
                     "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"),
-        call_ids="numbered names",
+        call_ids=CallIds.NUMBERED_NAMES,
     ),
     CallFamily(
         "Kimi K3", ("<|open|>", "<|close|>", "argument"),
@@ -101,20 +120,28 @@ CALL_FAMILIES: Sequence[CallFamily] = (
     ),
     CallFamily(
         "Mistral Small 3.2", ("[TOOL_CALLS]", "[ARGS]"),
-        TaggedCalls("[TOOL_CALLS]", ("[ARGS]",), id_open="[CALL_ID]"), call_ids="nine characters",
+        TaggedCalls("[TOOL_CALLS]", ("[ARGS]",), id_open="[CALL_ID]"), call_ids=CallIds.NINE_CHARACTERS,
     ),
     CallFamily(
-        "Mistral", ("[TOOL_CALLS]",), JsonCalls("[TOOL_CALLS]", is_list=True), call_ids="nine characters",
+        "Mistral", ("[TOOL_CALLS]",), JsonCalls("[TOOL_CALLS]", is_list=True), call_ids=CallIds.NINE_CHARACTERS,
     ),
     CallFamily("Functionary 3.1", ("<function=", "</function>"), TaggedCalls("<function=", (">",), "</function>")),
     CallFamily(
         "MiniCPM 5", ('<function name="', '<param name="'),
         TaggedCalls('<function name="', ('">',), "</function>",
-                    parameters=ParameterTags('<param name="', {'">': None}, "</param>", cdata=True)),
+                    arguments=ParameterTags('<param name="', {'">': None}, "</param>", cdata=True)),
     ),
     CallFamily("LFM2", ("<|tool_call_start|>",), PythonicCalls("<|tool_call_start|>", "<|tool_call_end|>")),
     CallFamily("LFM2", ("<|tool_list_start|>",), PythonicCalls("<|tool_call_start|>", "<|tool_call_end|>")),
     CallFamily("LFM2.5", ("List of tools: ",), PythonicCalls("<|tool_call_start|>", "<|tool_call_end|>")),
+    CallFamily(
+        "Gemma 4", ("<|tool_call>call:",),
+        GemmaCalls("<|tool_call>", "<tool_call|>", '<|"|>'), ends=("<|tool_response>",),
+    ),
+    CallFamily(
+        "FunctionGemma", ("<start_function_call>", "<escape>"),
+        GemmaCalls("<start_function_call>", "<end_function_call>", "<escape>"), ends=("<start_function_response>",),
+    ),
     CallFamily(
         "Command", ("<|START_ACTION|>",),
         JsonCalls("<|START_ACTION|>", "<|END_ACTION|>", "tool_name", "parameters", is_list=True),
@@ -149,7 +176,7 @@ REASONING_FAMILIES: Sequence[ReasoningMarkers] = (
     ReasoningMarkers("[THINK]", "[/THINK]"),
     ReasoningMarkers("<|START_THINKING|>", "<|END_THINKING|>"),
     ReasoningMarkers("<|inner_prefix|>", "<|inner_suffix|>"),
-    ReasoningMarkers("<|channel>thought\n", "<channel|>"),
+    ReasoningMarkers("<|channel>thought", "<channel|>"),
     ReasoningMarkers("<|open|>think<|sep|>", "<|close|>think<|sep|>"),
     ReasoningMarkers("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]"),
     ReasoningMarkers("<think>", "</think>"),
@@ -166,11 +193,12 @@ def reasoning_family(template: str, added_tokens: Collection[str] = ()) -> Reaso
     return None
 
 
-# By their sign in the template: markers around the content and of turns, which are no text wherever they are.
+# By their sign in the template: markers around the content and of turns, which are never text.
 _IGNORED = {
     "<|START_TEXT|>": ("<|START_TEXT|>", "<|END_TEXT|>"),
     "<|START_RESPONSE|>": ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
-    "<response>": ("<response>", "</response>"),
+    "<response></response>": ("<response>", "</response>"),
+    "<|channel>": ("<|channel>thought\n<channel|>",),  # after the content, too
     "<|open|>": ("<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>"),
 }
 

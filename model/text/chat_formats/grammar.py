@@ -15,6 +15,10 @@ _ASCII_CLASSES = {  # Rust's have letters and digits of all scripts
     r"\d": "[0-9]", r"\D": "[^0-9]", r"\w": "[A-Za-z0-9_]", r"\W": "[^A-Za-z0-9_]", "/": r"\/", "\n": r"\n",
 }  # fmt: skip
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as templates write JSON
+_ANNOTATIONS = frozenset(("title", "description", "default", "examples", "$defs", "definitions"))
+_OF_OBJECTS = _ANNOTATIONS | {"type", "properties", "required", "additionalProperties"}
+_OF_LISTS = _ANNOTATIONS | {"type", "items", "minItems", "maxItems"}
+_MAX_ITEMS = 1000  # of a list that is written item by item
 
 
 class GrammarBuilder:
@@ -83,6 +87,11 @@ class GrammarBuilder:
         return self._rules.setdefault(f"{attributes}: {body}", f"{kind}_{len(self._rules)}")
 
 
+def is_tag(token: str) -> bool:
+    """Whether an added token looks like a tag, such as <think>: no text of a grammar matches it, special or not."""
+    return token.startswith("<") and token.endswith(">")
+
+
 def one_of(expressions: list[str]) -> str:
     return f"({' | '.join(expressions)})"
 
@@ -99,9 +108,33 @@ def object_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def parameter_schemas(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The schema of each parameter, with the definitions that it may refer to."""
-    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
     properties = schema.get("properties", {})
-    return {name: {**(each if isinstance(each, dict) else {}), **definitions} for name, each in properties.items()}
+    return {name: _with_definitions(each, schema) for name, each in properties.items()}
+
+
+def member_schemas(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
+    """The schemas of an object's members if they say all about it; None for anything else."""
+    members, required = schema.get("properties") or {}, set(schema.get("required", ()))
+    is_described = schema.get("type") == "object" and schema.keys() <= _OF_OBJECTS and required <= members.keys()
+    return parameter_schemas(schema) if members and is_described else None
+
+
+def item_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The schema of a list's items if it and the length say all about the list; None for anything else."""
+    items, least, most = schema.get("items"), schema.get("minItems", 0), schema.get("maxItems", _MAX_ITEMS)
+    is_described = schema.get("type") == "array" and schema.keys() <= _OF_LISTS and isinstance(items, dict)
+    if not is_described or not isinstance(least, int) or not isinstance(most, int):
+        return None
+    return _with_definitions(items, schema) if 0 <= least <= most <= _MAX_ITEMS else None
+
+
+def repeated(expression: str, separator: str, schema: Mapping[str, Any]) -> str:
+    """As many of an expression as a list may have items, with a separator between them."""
+    least, most = schema.get("minItems", 0), schema.get("maxItems")
+    if most == 0:
+        return ""
+    more = f"({separator} {expression}){{{max(least - 1, 0)},{'' if most is None else most - 1}}}"
+    return f"{expression} {more}" if least else f"({expression} {more})?"
 
 
 def in_order(
@@ -148,6 +181,12 @@ def whole_text_regex(pattern: str) -> str | None:
     inner = re.sub(r"\\.|[/\n]", lambda found: _ASCII_CLASSES.get(found[0], found[0]), inner)
     anything = "(?s:.*)"
     return f"{'' if at_start else anything}(?:{inner}){'' if at_end else anything}"
+
+
+def _with_definitions(inner: Any, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema in another one, with the definitions of that one, to which it may refer."""
+    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    return {**(inner if isinstance(inner, dict) else {}), **definitions}
 
 
 def _quoted(text: str) -> str:

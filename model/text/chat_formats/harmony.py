@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.text.chat_formats.fields import Field, FieldSink
-from model.text.chat_formats.grammar import GrammarBuilder, object_schema
+from model.text.chat_formats.chat_format import END_CHARACTERS, Constraints, PromptEnd, ThinkingMarkers
+from model.text.chat_formats.families import PLAIN_JSON, CallIds
+from model.text.chat_formats.fields import Field, FieldSink, Schemas
+from model.text.chat_formats.grammar import ANSWER, GrammarBuilder, object_schema, one_of
 from model.text.chat_formats.json_values import pass_json
 from model.text.chat_formats.reader import Reader, Reading, drop, markers
+from model.text.chat_formats.router import AnswerRouter
 
 START, CHANNEL, MESSAGE, END = "<|start|>", "<|channel|>", "<|message|>", "<|end|>"
 CALL, RETURN, CONSTRAIN = "<|call|>", "<|return|>", "<|constrain|>"
@@ -63,6 +66,50 @@ class HarmonyAnswer:
                 header = ""
             else:
                 stop = yield from reader.until(markers(START, CHANNEL, MESSAGE), drop)
+
+
+@dataclass(frozen=True, slots=True)
+class HarmonyFormat:
+    """The messages of gpt-oss."""
+
+    marker_ids: frozenset[int]
+    control_tokens: Mapping[str, int]
+    call_ids: CallIds = CallIds.ANY
+
+    @property
+    def snapshot_token_ids(self) -> frozenset[int]:
+        return frozenset({self.control_tokens[END]})
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        ends = (CALL, RETURN)
+        return frozenset(self.control_tokens[token] for token in ends if token in self.control_tokens)
+
+    def write_calls(self, calls: Sequence[tuple[str, Any]]) -> str:
+        return PLAIN_JSON.calls.write(calls)
+
+    def thinking(self, end: PromptEnd) -> ThinkingMarkers | None:
+        return ThinkingMarkers(ANALYSIS, END, END + NEXT)
+
+    def grammar(self, wanted: Constraints, end: PromptEnd) -> str | None:
+        if wanted.is_empty:
+            return None
+        build = GrammarBuilder(self.control_tokens)
+        answers = [call_grammar(build, *each) for each in wanted.schemas.items()]
+        if not wanted.required:
+            content = ANSWER if wanted.has_answer else build.text()
+            answers.append(f"{build.literal(FINAL)} {content}")
+        return build.grammar(f"{analysis_grammar(build)} {one_of(answers)}")
+
+    def router(self, schemas: Schemas, end: PromptEnd) -> AnswerRouter | None:
+        return AnswerRouter(self.content_parser(end), schemas)
+
+    def content_start(self, end: PromptEnd) -> str:
+        return FINAL if end.text.endswith(NEXT) else ""
+
+    def content_parser(self, end: PromptEnd) -> HarmonyAnswer:
+        begun = end.text.rfind(START, -END_CHARACTERS if end.continued is None else 0)
+        return HarmonyAnswer(end.text[begun:] if begun >= 0 else "")
 
 
 def analysis_grammar(build: GrammarBuilder) -> str:

@@ -95,7 +95,7 @@ def encodable(text: str) -> str:
 
 def _finite(text: str) -> float:
     if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is no JSON")
+        raise ValueError(f"{text} is not JSON")
     return value
 
 

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from model.text.chat_formats.json_calls import JsonCalls
-from model.text.chat_formats.pythonic_calls import PythonicCalls
+from model.text.chat_formats.calls.json_calls import JsonCalls
+from model.text.chat_formats.calls.pythonic_calls import PythonicCalls
 from model.text.chat_formats.tagged_answer import Calls, ReasoningMarkers
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")

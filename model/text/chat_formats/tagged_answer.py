@@ -62,12 +62,20 @@ class TaggedAnswer:
             yield from self._content(reader, sink)
 
     def _beginning(self, reader: Reader, sink: FieldSink) -> Reading[None]:
-        """Reasoning, or a call without a marker, where the answer begins with one."""
+        """Reasoning, or a call without a marker, where the answer begins with one.
+
+        A closing marker alone says that there is no reasoning.
+        """
         space = yield from reader.space()
-        if self.reasoning is not None and (yield from reader.take_if(self.reasoning.open)):
-            sink.enter(Field.REASONING)
-            yield from self._reasoning(reader, sink)
-            return
+        if self.reasoning is not None:
+            marker = yield from reader.take_if(self.reasoning.open, self.reasoning.close)
+            if marker == self.reasoning.open:
+                sink.enter(Field.REASONING)
+                yield from self._reasoning(reader, sink)
+                return
+            if marker is not None:
+                sink.enter(Field.CONTENT)
+                space = ""
         sink.text(space)
         yield from self._unmarked_call(reader, sink)
 
@@ -118,9 +126,9 @@ class TaggedAnswer:
         found = yield from self.calls.read(opened, reader, sink)
         if found:
             sink.call_ends.append((sink.num_calls, reader.offset))
-        unread = reader.take_marked()
-        if unread and not (opened and reader.is_exhausted):
-            sink.text(self._without_special(("" if found else opened) + unread))
+        text = reader.take_marked() if found else opened + reader.take_marked()
+        if text and not (opened and reader.is_exhausted):
+            sink.text(self._without_special(text))
         return found
 
     def _without_special(self, text: str) -> str:

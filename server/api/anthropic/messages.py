@@ -15,10 +15,13 @@ from server.api.anthropic.answers import (
 )
 from server.api.anthropic.conversation import ConversationFields
 from server.api.dependencies import Context
-from server.api.sampling import SamplingFields, answer_sampling
+from server.api.sampling import SamplingFields
+from server.api.single_answer import start_answer
 from server.chat.blocks import blocks_of
 
 router = APIRouter(prefix="/v1/messages", tags=["Anthropic"])
+
+_NAMES = {"reasoning_effort": "output_config.effort", "enable_thinking": "thinking"}
 
 
 class MessagesRequest(SamplingFields, ConversationFields):
@@ -36,16 +39,10 @@ class TokenCount(BaseModel):
 @router.post("", response_model=MessageAnswer, summary="Answer a conversation, as Anthropic does")
 async def messages(body: MessagesRequest, context: Context) -> Any:
     """Anthropic's messages. With `stream` the answer is server-sent events from message_start to message_stop."""
-    request = body.chat_request()
-    for name in context.chat.unknown_variables(request):
-        body.ignore({"reasoning_effort": "output_config.effort", "enable_thinking": "thinking"}.get(name, name))
-    service = context.accept(body)
-    prompt = await context.chat.prompt(request)
-    sampling = answer_sampling(service, body, prompt)
-    (answer,) = await context.chat.start(context.admission, request, prompt, sampling, body.text_options)
+    answer = await start_answer(context, body, body.chat_request(), body, names=_NAMES)
     message = MessageAnswer(
         id=f"msg_{context.admission.request_id}",
-        model=body.model or service.model_id,
+        model=body.model or context.service.model_id,
         content=[],
         stop_reason=None,
         stop_sequence=None,

@@ -9,7 +9,7 @@ from pydantic import Field
 from server.api.dependencies import Context
 from server.api.ollama.answers import NDJSON, Answer, done_reason, shown_calls, shown_logprobs
 from server.api.ollama.fields import GenerationBody, Messages, Options, Tools, chat_messages, ignored_message_fields
-from server.api.sampling import answer_sampling
+from server.api.single_answer import start_answer
 from server.api.sse import Event, Events
 from server.chat.answer import ChatDelta, ToolCallDelta, joined_calls
 from server.chat.generation import ChatGeneration
@@ -51,13 +51,8 @@ async def chat(body: OllamaChatRequest, context: Context) -> Any:
 
 async def chat_generation(body: GenerationBody, request: ChatRequest, context: Context) -> ChatGeneration:
     """Start a chat with the options of a body."""
-    for name in context.chat.unknown_variables(request):
-        body.ignore("think" if name == "enable_thinking" else name)
-    service, options = context.accept(body), body.options or Options()
-    prompt = await context.chat.prompt(request)
-    sampling = answer_sampling(service, options, prompt, logprobs=body.num_logprobs)
-    (generation,) = await context.chat.start(context.admission, request, prompt, sampling, options.text_options)
-    return generation
+    options, names = body.options or Options(), {"enable_thinking": "think"}
+    return await start_answer(context, body, request, options, names=names, logprobs=body.num_logprobs)
 
 
 async def _lines(answer: Answer, generation: ChatGeneration) -> Events:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from model.text.chat_template import THINKING_SWITCHES
 from server.api.dependencies import Context, Service
 from server.api.ollama.answers import written
 from server.api.ollama.fields import OllamaBody
@@ -129,7 +130,7 @@ def _capabilities(service: GenerationService) -> list[str]:
     found = {
         "completion": True,
         "tools": service.chat_template is not None,
-        "thinking": service.template_uses("enable_thinking"),
+        "thinking": any(map(service.template_uses, THINKING_SWITCHES)),
     }
     return [name for name, there in found.items() if there]
 

@@ -10,7 +10,7 @@ from server.api.dependencies import Context
 from server.api.responses.events import EVENTS, response_events
 from server.api.responses.fields import ResponsesRequest
 from server.api.responses.output import ResponseHead
-from server.api.sampling import answer_sampling
+from server.api.single_answer import start_answer
 from server.chat.blocks import whole_answer
 
 router = APIRouter(tags=["OpenAI"])
@@ -33,14 +33,9 @@ class ResponseObject(BaseModel):
 @router.post("/v1/responses", response_model=ResponseObject, summary="Answer a conversation, by items")
 async def create_response(body: ResponsesRequest, context: Context) -> Any:
     """OpenAI's responses without storage. With `stream` the answer is numbered server-sent events."""
-    request = body.chat_request()
-    for name in context.chat.unknown_variables(request):
-        body.ignore({"reasoning_effort": "reasoning.effort"}.get(name, name))
-    service = context.accept(body)
-    prompt = await context.chat.prompt(request)
-    sampling = answer_sampling(service, body, prompt, logprobs=body.num_logprobs)
-    (answer,) = await context.chat.start(context.admission, request, prompt, sampling, body.text_options)
-    model = body.model or service.model_id
+    names = {"reasoning_effort": "reasoning.effort"}
+    answer = await start_answer(context, body, body.chat_request(), body, names=names, logprobs=body.num_logprobs)
+    model = body.model or context.service.model_id
     head = ResponseHead(context.admission.request_id, int(time.time()), model, body)
     if body.stream:
         return context.stream(response_events(head, answer), EVENTS)

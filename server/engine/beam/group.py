@@ -49,7 +49,7 @@ class BeamGroup:
         return replace(self.request, request_id=f"{self.request.request_id}/{self._members}", sampling=sampling)
 
     def offer(self, sequence: Sequence, next_tokens: TokenLogprobs) -> None:
-        """Enter the likeliest next tokens of a beam."""
+        """Record the likeliest next tokens of a beam."""
         self._offers[sequence] = next_tokens
 
     @property

@@ -50,13 +50,13 @@ class BeamSearch:
         return group.member_request()
 
     def start(self, request_id: str, sequence: Sequence) -> None:
-        """Enter the first beam of a group."""
+        """Add the first beam of a group."""
         group = self._groups[request_id]
         group.scores[sequence] = 0.0
         self._group_of[sequence] = group
 
     def offer(self, sequence: Sequence, candidates: TokenLogprobs) -> None:
-        """Enter the next tokens that a beam could take; it waits until all beams of its group have offered theirs."""
+        """Record the next tokens that a beam could take; it waits until all beams of its group have offered theirs."""
         sequence.is_held = True
         self._group_of[sequence].offer(sequence, candidates)
 

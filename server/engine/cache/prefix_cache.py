@@ -6,8 +6,8 @@ The copies that this needs are queued here as cache operations. The runner does 
 from dataclasses import dataclass
 
 from server.engine.cache.block_manager import BlockManager, extend_digests
+from server.engine.cache.layout import CacheLayout
 from server.engine.cache.state_manager import SnapshotKey, StateManager, snapshot_key
-from server.engine.config import CacheLayout
 from server.engine.sequence import Sequence
 
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from server.engine.cache.block_manager import BlockManager
+from server.engine.cache.layout import CacheLayout
 from server.engine.cache.prefix_cache import CacheOp, PrefixCache, PrefixHit
 from server.engine.cache.state_manager import StateManager
-from server.engine.config import CacheLayout, EngineConfig
+from server.engine.config import EngineConfig
 from server.engine.sequence import Sequence
 
 

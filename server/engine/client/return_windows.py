@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 WINDOW = 1.3  # seconds: the precision of Retry-After, and the time it takes a client to send again
+MIN_DISTANCE = 1.0  # seconds between the beginnings of two windows
 BURST = 0.5  # of the queue is filled by the requests of one window
 RESERVE = 0.25  # of the time between two windows, in case the queue is slower than was expected
 PARTS = 4  # of a second: where many requests look the same, a window is for those that were refused in one part
@@ -14,6 +15,41 @@ FEW_LOOKALIKES = 0.1  # of a burst
 MIN_BOOKED = 0.25  # of the requests of a window are those that were told to come, however many others there are
 MAX_OPEN = 2  # windows at once, as one lasts longer than the shortest time from one to the next
 HORIZON = 3600  # seconds: the longest Retry-After, for which no place is kept
+
+
+@dataclass(frozen=True, slots=True)
+class QueueForecast:
+    """What is expected of the queue.
+
+    `fill`: how much of it is taken, where 1 is full. A full queue empties in `drain` seconds, and there is room for a
+    burst in `earliest` seconds at the earliest. `lookalike_rate`: how much of the queue is taken, per second, by new
+    requests that look like refused ones.
+    """
+
+    fill: float
+    drain: float
+    earliest: float
+    lookalike_rate: float
+
+    @property
+    def first_window(self) -> float:
+        """Seconds until there is room for the requests of a window."""
+        return max(MIN_DISTANCE, self.earliest, (self.fill - (1 - BURST)) * self.drain)
+
+    @property
+    def distance(self) -> float:
+        """Seconds from one window to the next."""
+        return max(MIN_DISTANCE, BURST * self.drain * (1 + RESERVE))
+
+    @property
+    def has_few_lookalikes(self) -> bool:
+        return self.lookalike_rate * WINDOW < FEW_LOOKALIKES * BURST
+
+    @property
+    def room(self) -> float:
+        """How much of the queue the booked requests of one window may take: lookalikes come in while it is open."""
+        seconds_open = WINDOW if self.has_few_lookalikes else 1 / PARTS + TRAVEL
+        return max(BURST - self.lookalike_rate * seconds_open, MIN_BOOKED * BURST)
 
 
 @dataclass(slots=True)
@@ -29,6 +65,10 @@ class _Window:
 
     def expects(self, key: int, now: float) -> bool:
         return self.start <= now and key in self.keys and (self.is_for(now) or self.is_for(now - TRAVEL))
+
+    def has_room(self, size: float, room: float) -> bool:
+        """Also for one request that is larger than the room, if it has the window for itself."""
+        return not self.size or self.size + size <= room
 
 
 class ReturnWindows:
@@ -57,38 +97,28 @@ class ReturnWindows:
         """Whether a request with this key was told to return at any time that is still to come."""
         return any(key in window.keys for window in self._windows)
 
-    def book(
-        self,
-        key: int,
-        size: float,
-        now: float,
-        *,
-        fill: float,
-        drain: float,
-        earliest: float,
-        lookalike_rate: float,
-    ) -> int:
-        """Return the seconds until a request is to return that takes the share `size` of the queue.
-
-        `fill`: how much of the queue is taken, in which a full one empties in `drain` seconds. There is room for a
-        burst after `earliest` seconds. `lookalike_rate` is in shares of the queue per second.
-        """
-        are_few = lookalike_rate * WINDOW < FEW_LOOKALIKES * BURST
-        part, seconds_open = (None, WINDOW) if are_few else (_part(now), 1 / PARTS + TRAVEL)
-        room = max(BURST - lookalike_rate * seconds_open, MIN_BOOKED * BURST)
+    def book(self, key: int, size: float, now: float, forecast: QueueForecast) -> int:
+        """Return the seconds until a request is to return that takes the share `size` of the queue."""
         if not self.are_booked(now):
-            self._windows.append(_Window(now + max(1.0, earliest, (fill - (1 - BURST)) * drain)))
-        for window in list(self._windows)[-PARTS:]:
-            if window.start > now and window.is_for(now) and (not window.size or window.size + size <= room):
-                break
-        else:
-            window = _Window(self._windows[-1].start + max(1.0, BURST * drain * (1 + RESERVE)), part)
+            self._windows.append(_Window(now + forecast.first_window))
+        window = self._window_with_room(size, now, forecast.room)
+        if window is None:
+            part = None if forecast.has_few_lookalikes else _part(now)
+            window = _Window(self._windows[-1].start + forecast.distance, part)
             if window.start > now + HORIZON:
                 return HORIZON
             self._windows.append(window)
         window.size += size
         window.keys.add(key)
         return math.ceil(window.start - now)
+
+    def _window_with_room(self, size: float, now: float, room: float) -> _Window | None:
+        """One of the last windows, which are for different parts of a second."""
+        last = list(self._windows)[-PARTS:]
+        return next(
+            (window for window in last if window.start > now and window.is_for(now) and window.has_room(size, room)),
+            None,
+        )
 
 
 def _part(now: float) -> int:

@@ -19,7 +19,7 @@ MAX_KEPT_CHARACTERS = 2**22  # of their texts together
 
 
 class CompiledGrammar(str):
-    """The text of a grammar with its compiled form, so that whoever has the text need not compile it."""
+    """The text of a grammar with its compiled form, so that it is not compiled again."""
 
     matcher: "LLMatcher"
 

@@ -31,7 +31,7 @@ class AdaptiveExperts:
         self.number = experts.most
 
     def update(self, num_waiting: int) -> None:
-        """Tell how many requests wait now."""
+        """Adapt the number to how many requests wait now."""
         is_long = num_waiting > self._range.max_waiting
         if not is_long and num_waiting > SHORT_QUEUE * self._range.max_waiting:
             self._since = None

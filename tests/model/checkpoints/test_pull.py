@@ -154,7 +154,7 @@ def test_what_a_repository_has_is_named(hub: Hub, tmp_path: Path) -> None:
     del hub.files["model.safetensors"]
     with pytest.raises(ValueError, match=r"name a GGUF file, org/name:FILE, of a\.gguf"):
         pull("org/name", tmp_path, None, quiet)
-    with pytest.raises(ValueError, match="is no repository"):
+    with pytest.raises(ValueError, match="is not a repository"):
         pull("name", tmp_path, None, quiet)
 
 

@@ -107,21 +107,6 @@ def test_chosen_experts_equal_their_definition(tokens: int, experts: int, data: 
     torch.testing.assert_close(weights, expected, atol=1e-6, rtol=1e-5)
 
 
-@given(rows=st.integers(1, 5), width=st.integers(1, 600), data=st.data())
-@settings(max_examples=40)
-def test_argmax_equals_its_definition(rows: int, width: int, data: st.DataObject) -> None:
-    """The first of equals, among infinities, too."""
-    scores_RV = torch.randint(-9, data.draw(st.sampled_from([-7, 10])), (rows, width)).float()
-    scores_RV[data.draw(st.integers(0, rows - 1)), width // 2 :] = float("-inf")
-    assert torch.equal(inference.argmax(scores_RV), reference.argmax(scores_RV))
-
-
-def test_argmax_of_nan_is_an_index() -> None:
-    scores_RV = normal(2, 300)
-    scores_RV[0] = torch.nan
-    assert inference.argmax(scores_RV).tolist() == [0, int(scores_RV[1].argmax())]
-
-
 def test_scores_that_are_no_numbers_harm_their_own_token_only() -> None:
     scores_TE = normal(3, 8)
     scores_TE[1, [0, 5]] = torch.nan

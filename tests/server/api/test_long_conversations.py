@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 import pytest
 from starlette.testclient import TestClient
 
-from model.text.chat_formats.chat_format import TaggedFormat
 from model.text.chat_formats.json_values import MAX_DEPTH, is_deeper, parsed_or_text
+from model.text.chat_formats.tagged_format import TaggedFormat
 from server.api.ollama.fields import Message, chat_messages
 from server.chat.request import ChatMessage, ChatRequest, ToolCall
 from server.chat.template_messages import template_messages

@@ -265,6 +265,15 @@ def test_variables_reach_the_template_but_cannot_forge_a_turn(client: TestClient
     assert server.tokenizer.special_ids.isdisjoint(server.engine.submitted[-1].prompt_token_ids)
 
 
+@pytest.mark.parametrize(("enabled", "mode"), [(True, "enabled"), (False, "disabled")])
+def test_templates_that_call_the_switch_of_thinking_a_mode_know_it(
+    client: TestClient, server: Server, enabled: bool, mode: str
+) -> None:
+    server.service.chat_template = ChatTemplate("{{ messages[-1].content }}{{ thinking_mode }}")
+    assert "warnings" not in ask(client, "/v1/chat/completions", enable_thinking=enabled)
+    assert rendered(server) == f"hello{mode}"
+
+
 def test_words_and_tokens_can_be_forbidden(client: TestClient, server: Server, path: str) -> None:
     ask(client, path, bad_words=["ab"], allowed_token_ids=[50, 40, 50])
     ask(client, path, bad_words=[], allowed_token_ids=None)

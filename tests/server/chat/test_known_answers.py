@@ -3,7 +3,7 @@
 import asyncio
 import json
 
-from model.text.chat_formats.chat_format import chat_format
+from model.text.chat_formats.detection import chat_format
 from server.chat.known_answers import KnownAnswers
 from server.chat.request import ChatMessage, ToolCall
 from server.generation.prompt import Prompt

@@ -9,8 +9,8 @@ from collections.abc import Sequence as Tokens
 
 import torch
 
+from server.engine.cache.layout import CacheLayout
 from server.engine.cache.prefix_cache import CopyBlock, CopyRow, ZeroRow
-from server.engine.config import CacheLayout
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sequence
 from server.engine.step import ModelOutput, SampledTokens, ScheduledBatch

@@ -11,7 +11,8 @@ import torch
 from model.config import with_experts_per_token
 from model.generate import sequence_hidden, sequence_logprobs
 from model.network import CausalLM
-from server.engine.config import CacheLayout, EngineConfig
+from server.engine.cache.layout import CacheLayout
+from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sequence

@@ -109,9 +109,9 @@ def test_the_models_own_logits_stay() -> None:
     """Log-probabilities are those of the model, so the processors work on a copy."""
     asked = request("r", [3, 4], 9, logit_bias=((1, 5.0),))
     made = Sequence(asked, 0, 0, 0.0, build_logits_processors(asked.sampling, [3, 4], EOS))
-    logits_V = torch.zeros(8)
-    assert process_logits(logits_V, made)[1] == 5.0
-    assert torch.equal(logits_V, torch.zeros(8))
+    logits_RV = torch.zeros(1, 8)
+    assert process_logits(logits_RV, [made])[0, 1] == 5.0
+    assert torch.equal(logits_RV, torch.zeros(1, 8))
 
 
 def test_a_processor_that_is_done_is_dropped() -> None:
@@ -122,8 +122,8 @@ def test_a_processor_that_is_done_is_dropped() -> None:
     assert len(made.logits_processors) == 1
     made.append((5,))
     assert made.logits_processors == ()
-    logits_V = torch.zeros(8)
-    assert process_logits(logits_V, made) is logits_V
+    logits_RV = torch.zeros(1, 8)
+    assert process_logits(logits_RV, [made]) is logits_RV
 
 
 class Forbid:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from server.engine.config import CacheLayout, EngineConfig
+from server.engine.cache.layout import CacheLayout
+from server.engine.config import EngineConfig
 from server.engine.policy import PrefillBudget
 from server.engine.scheduler import Scheduler
 from server.engine.step import ModelOutput, SampledTokens

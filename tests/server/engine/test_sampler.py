@@ -1,20 +1,14 @@
-"""The sampler against plain definitions, and its independence of the batch."""
+"""The sampler, and its independence of the batch. tests/model/kernels/test_sampling.py has how a token is drawn."""
 
-import math
-from collections import Counter
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor
 
 from server.engine.logits_processors import build_logits_processors
-from server.engine.sampler import draw, filter_threshold, gumbel, gumbel_noise, sample, token_logprobs
+from server.engine.sampler import sample, token_logprobs
 from server.engine.sequence import Sequence
-from server.engine.types import SamplingParams
 from tests.server.engine.tiny import request
 
 EOS = 2
@@ -29,10 +23,6 @@ def sequence(*output: int, prompt: tuple[int, ...] = (3, 4), seed: int = 0, **sa
     return made
 
 
-def params(**changes: Any) -> SamplingParams:
-    return SamplingParams(max_tokens=1, **changes)
-
-
 def random_logits(rows: int, vocabulary: int = 300, seed: int = 0, scale: float = 3.0) -> Tensor:
     return torch.randn(rows, vocabulary, generator=torch.Generator().manual_seed(seed)) * scale
 
@@ -41,85 +31,8 @@ def chosen(logits_V: list[float], made: Sequence) -> int:
     return sample(torch.tensor([logits_V]), [made]).token_ids[0][0]
 
 
-def plainly_likely(logits: list[float], sampling: SamplingParams) -> set[int]:
-    """The tokens that top_k, then top_p, then min_p leave: by sorting, in double precision."""
-    order = sorted(range(len(logits)), key=lambda i: -logits[i])
-    if sampling.top_k:
-        order = order[: sampling.top_k]
-    weights = {i: math.exp(logits[i] - logits[order[0]]) for i in order}
-    total, before, kept = sum(weights.values()), 0.0, []
-    for i in order:
-        if sampling.top_p < 1 and before / total >= sampling.top_p:
-            break
-        kept.append(i)
-        before += weights[i]
-    return {i for i in kept if weights[i] >= sampling.min_p}
-
-
 def test_greedy_takes_the_highest_and_of_equals_the_first() -> None:
     assert chosen([0.0, 3.0, 1.0, 3.0], sequence()) == 1
-
-
-@given(
-    seed=st.integers(0, 10**6),
-    top_k=st.sampled_from([0, 1, 5, 200, 1000]),
-    top_p=st.sampled_from([0.05, 0.5, 0.9, 0.999, 1.0]),
-    min_p=st.sampled_from([0.0, 0.01, 0.3]),
-    scale=st.sampled_from([0.1, 1.0, 5.0]),
-)
-def test_filters_keep_what_the_definition_keeps(
-    seed: int, top_k: int, top_p: float, min_p: float, scale: float
-) -> None:
-    way = params(top_k=top_k, top_p=top_p, min_p=min_p)
-    logits = random_logits(1, seed=seed, scale=scale)[0].numpy()
-    scores = logits - logits.max()
-    kept = set((scores >= filter_threshold(scores, way)).nonzero()[0].tolist())
-    differing = kept ^ plainly_likely(logits.tolist(), way)
-    assert len(differing) <= (way.top_p < 1), "only the last token of the nucleus may differ, by rounding"
-
-
-def test_equal_tokens_at_the_edge_are_all_kept() -> None:
-    scores = np.array([-1.0, 0.0, -1.0, -1.0, -2.0], dtype=np.float32)
-    assert (scores >= filter_threshold(scores, params(top_k=2))).tolist() == [True, True, True, True, False]
-
-
-@pytest.mark.parametrize("way", [{}, {"top_k": 3}, {"top_p": 0.6}, {"min_p": 0.2}, {"temperature": 0.5}], ids=str)
-def test_frequencies_follow_the_distribution(way: dict[str, Any]) -> None:
-    logits = np.array([1.0, 0.0, 2.0, -1.0, 0.5], dtype=np.float32)
-    sampling = params(**way)
-    scaled = (logits / sampling.temperature).tolist()
-    kept = plainly_likely(scaled, sampling)
-    weights = [math.exp(x) if token in kept else 0.0 for token, x in enumerate(scaled)]
-    draws = 4000
-    counts = Counter(draw(logits, sampling, seed=seed, position=3) for seed in range(draws))
-    for token, weight in enumerate(weights):
-        share = weight / sum(weights)
-        assert abs(counts[token] / draws - share) <= 4 * math.sqrt(share * (1 - share) / draws)
-
-
-def test_noise_is_finite_and_its_positions_are_unrelated() -> None:
-    noise = np.stack([gumbel_noise(seed, position, 20_000) for seed in (0, 2**63) for position in (0, 1, 2)])
-    assert np.isfinite(noise).all()
-    assert abs(noise.mean() - np.euler_gamma) < 0.02
-    assert abs(noise.var() - math.pi**2 / 6) < 0.05
-    assert np.abs(np.corrcoef(noise) - np.eye(len(noise))).max() < 0.03
-    shifted = np.corrcoef(noise[0][4:], noise[1][:-4])[0, 1]  # counters that overlap would show here
-    assert abs(shifted) < 0.03
-
-
-def test_noise_is_of_seed_and_position_alone() -> None:
-    noise = gumbel_noise(5, 9, 40)
-    assert (noise == gumbel_noise(5, 9, 40)).all()
-    assert (noise != gumbel_noise(5, 10, 40)).all()
-    assert (noise != gumbel_noise(6, 9, 40)).all()
-    assert (noise == gumbel_noise(5, 9, 80)[:40]).all()
-
-
-def test_noise_is_finite_at_both_ends_of_the_generator() -> None:
-    """The largest number below 1 was once rounded to 1, which made the noise of one token in two thousand infinite."""
-    ends = gumbel(np.array([0.0, 1 - 2.0**-24, 0.5], dtype=np.float32))
-    assert np.isfinite(ends).all()
-    assert ends[0] < ends[2] < ends[1]
 
 
 @pytest.mark.parametrize("more", [{}, {"logit_bias": ((0, 0.25),)}], ids=str)
@@ -192,11 +105,3 @@ def test_a_temperature_near_zero_is_greedy(temperature: float) -> None:
     logits = random_logits(4)
     sequences = [sequence(temperature=temperature, seed=seed) for seed in range(4)]
     assert sample(logits, sequences).token_ids == [(token,) for token in logits.argmax(-1).tolist()]
-
-
-def test_noise_of_a_position_is_as_far_on_in_the_generator_as_the_high_word_says() -> None:
-    for position in (0, 1, 9):
-        generator = np.random.Philox(key=5)
-        generator.advance(position << 192)
-        expected = gumbel(np.random.Generator(generator).random(40, dtype=np.float32))
-        assert (gumbel_noise(5, position, 40) == expected).all()

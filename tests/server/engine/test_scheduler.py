@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.engine.config import CacheLayout, EngineConfig
+from server.engine.cache.layout import CacheLayout
+from server.engine.config import EngineConfig
 from server.engine.scheduler import Scheduler
 from server.engine.sequence import Sequence
 from server.engine.step import SampledTokens

@@ -12,11 +12,11 @@ from torch import Tensor
 from model.cache import bytes_per_block, bytes_per_row
 from model.config import ModelConfig, hybrid_config
 from model.generate import generate, greedy
+from model.kernels.sampling_reference import gumbel_noise
 from model.loading.freeze import freeze_network
 from model.network import CausalLM, cast_matrices
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
-from server.engine.sampler import gumbel_noise
 from server.engine.types import EngineOutput, EngineRequest, GenerateRequest, RoutingParams, SamplingParams
 
 KNOWN: WeakKeyDictionary[CausalLM, dict[tuple[Any, ...], tuple[int, ...]]] = WeakKeyDictionary()  # results of oracles

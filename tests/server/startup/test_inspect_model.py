@@ -133,7 +133,7 @@ def test_the_command_prints_a_table_or_json(runner: CliRunner) -> None:
 def test_a_broken_model_is_told_in_one_line(runner: CliRunner, tmp_path: Path) -> None:
     result = runner.invoke(app, ["inspect", str(tmp_path)])
     assert result.exit_code == 2
-    assert result.output.splitlines() == [f"{tmp_path} is no checkpoint: it has no config.json"]
+    assert result.output.splitlines() == [f"{tmp_path} is not a checkpoint: it has no config.json"]
 
 
 def test_sizes_are_read_by_people() -> None:

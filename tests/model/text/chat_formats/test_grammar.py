@@ -2,23 +2,21 @@
 
 import json
 import random
+import re
 from typing import Any
 
 import jsonschema
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
-from model.text.chat_formats.chat_format import (
-    ChatFormat,
-    Constraints,
-    HarmonyFormat,
-    PromptEnd,
-    TaggedFormat,
-    chat_format,
-)
+from model.text.chat_formats import atem
+from model.text.chat_formats.atem import AtemFormat
+from model.text.chat_formats.chat_format import ChatFormat, Constraints, PromptEnd
+from model.text.chat_formats.detection import chat_format
 from model.text.chat_formats.families import CALL_FAMILIES, PLAIN_JSON, REASONING_FAMILIES, CallFamily
 from model.text.chat_formats.fields import Field
-from model.text.chat_formats.harmony import MARKERS
+from model.text.chat_formats.harmony import MARKERS, HarmonyFormat
+from model.text.chat_formats.tagged_format import TaggedFormat
 from model.text.tokenizer import Tokenizer
 from tests.model.text.chat_formats.vocabulary import byte_tokenizer
 
@@ -30,6 +28,8 @@ SCHEMAS: dict[str, dict[str, Any]] = {
             "days": {"type": "integer", "minimum": 0, "maximum": 99},
             "unit": {"type": "string", "enum": ["c", "f"]},
             "place": {"type": "object", "properties": {"x": {"type": "boolean"}}, "additionalProperties": False},
+            "tags": {"type": "array", "items": {"type": "string", "maxLength": 3}, "maxItems": 2},
+            "note": {"anyOf": [{"type": "string", "maxLength": 3}, {"type": "null"}]},
         },
         "required": ["city"],
         "additionalProperties": False,
@@ -98,7 +98,7 @@ def check_calls(calls: list[tuple[str, str]]) -> None:
 @pytest.mark.parametrize("special", [False, True], ids=["markers are text", "markers are tokens"])
 @pytest.mark.parametrize("family", [*CALL_FAMILIES, PLAIN_JSON], ids=lambda family: family.name)
 def test_what_a_grammar_of_required_calls_allows_is_read_as_calls(family: CallFamily, special: bool) -> None:
-    markers = [marker for marker in family.calls.markers if marker.startswith("<") and marker.endswith(">")]
+    markers = [marker for marker in family.calls.markers if re.fullmatch(r"<.*>|]<]minimax\[>\[", marker)]
     tokenizer = byte_tokenizer(list(dict.fromkeys(markers)) if special else ())
     form = chat_format(" ".join(family.signs), tokenizer.special_tokens)
     assert isinstance(form, TaggedFormat)
@@ -123,6 +123,70 @@ def test_harmony() -> None:
         for seed in range(3):
             answer = random_answer(tokenizer, grammar, seed, f"{begun}<|channel|>commentary")
             check_calls(calls_of(form, answer, end))
+
+
+NESTED: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "steps": {
+            "type": "array",
+            "minItems": 2,
+            "maxItems": 3,
+            "items": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string", "maxLength": 3},
+                    "sizes": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 9}, "maxItems": 2},
+                },
+                "required": ["name"],
+                "additionalProperties": False,
+            },
+        },
+        "none": {"type": "array", "items": {"type": "string"}, "maxItems": 0},
+        "shared": {"$ref": "#/$defs/flag"},
+        "flags": {"type": "array", "items": {"$ref": "#/$defs/flag"}, "minItems": 1, "maxItems": 2},
+        "free": {
+            "type": "object",
+            "properties": {"a": {"const": 1}},
+            "minProperties": 1,
+            "additionalProperties": False,
+        },
+    },
+    "required": ["steps", "none", "shared", "flags", "free"],
+    "additionalProperties": False,
+    "$defs": {"flag": {"type": "boolean"}},
+}
+
+
+@pytest.mark.parametrize("name", ["Gemma 4", "MiniMax M3"])
+def test_nested_arguments_follow_the_schema(name: str) -> None:
+    [family] = [row for row in CALL_FAMILIES if row.name == name]
+    form, tokenizer = chat_format(" ".join(family.signs), {}), byte_tokenizer()
+    grammar = form.grammar(Constraints({"f": NESTED}, required=True, many=False), PromptEnd())
+    assert grammar is not None
+    for seed in range(5):
+        router = form.router({"f": NESTED}, PromptEnd())
+        assert router is not None
+        answer = random_answer(tokenizer, grammar, seed)
+        deltas = [*router.feed(answer), *router.finish()]
+        arguments = "".join(delta.text for delta in deltas if delta.field is Field.TOOL_ARGUMENTS)
+        jsonschema.validate(json.loads(arguments), NESTED)
+
+
+@pytest.mark.parametrize("special", [False, True], ids=["markers are text", "markers are tokens"])
+def test_atem(special: bool) -> None:
+    tokenizer = byte_tokenizer([marker for marker in atem.MARKERS if marker.startswith("<|")] if special else ())
+    form = chat_format("<atem:function_calls>", tokenizer.special_tokens)
+    assert isinstance(form, AtemFormat)
+    end = PromptEnd("<|start|>assistant")
+    for many in (False, True):
+        grammar = form.grammar(Constraints(SCHEMAS, required=True, many=many), end)
+        assert grammar is not None
+        for begun in ("", " to=self<|message|>hm<|eom|><|start|>assistant"):
+            for name in SCHEMAS:
+                calls = calls_of(form, random_answer(tokenizer, grammar, many, f"{begun} to={name}<|message|>"), end)
+                check_calls(calls)
+                assert many or len(calls) == 1
 
 
 @pytest.mark.parametrize("reasoning", REASONING_FAMILIES, ids=lambda markers: markers.open)

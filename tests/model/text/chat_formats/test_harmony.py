@@ -1,6 +1,7 @@
 """gpt-oss answers in channels: what is shown is the channel "final", and never two of them as one text."""
 
-from model.text.chat_formats.chat_format import PromptEnd, chat_format
+from model.text.chat_formats.chat_format import PromptEnd
+from model.text.chat_formats.detection import chat_format
 from tests.model.text.chat_formats.answers import Answer, read
 from tests.model.text.chat_formats.vocabulary import byte_tokenizer
 

@@ -6,24 +6,27 @@ package of llama-cpp-python carries.
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from model.text.chat_formats.chat_format import ChatFormat, HarmonyFormat, PromptEnd, TaggedFormat, chat_format
-from model.text.chat_formats.harmony import MARKERS
+from model.text.chat_formats import atem, harmony
+from model.text.chat_formats.atem import AtemFormat
+from model.text.chat_formats.chat_format import ChatFormat, PromptEnd
+from model.text.chat_formats.detection import chat_format
+from model.text.chat_formats.harmony import HarmonyFormat
 from model.text.chat_formats.reader import markers
+from model.text.chat_formats.tagged_format import TaggedFormat
 from model.text.chat_template import ChatTemplate
 from tests.model.text.chat_formats.answers import CALLS, SCHEMAS, TOOLS, Answer, cut, read
 from tests.real_models import LLAMA_CPP, needs_llama_cpp
 
 TEMPLATES = sorted((LLAMA_CPP / "templates").glob("*.jinja"))
 QUESTION = [{"role": "user", "content": "What is it?"}]
-# Formats without a row: their calls are read as text.
-UNKNOWN = ("MiniMax-M3", "google-gemma-4", "muse-glimmer")
+WITHOUT_NULL = ("MiniMax-M3",)  # its template writes null as an empty text
 MIN_TEMPLATES = 40
 
 pytestmark = needs_llama_cpp
@@ -43,11 +46,11 @@ class Rendered:
         return read(self.form, cut(self.text if text is None else text, places), self.end, truncated=truncated)
 
 
-def messages() -> list[dict[str, Any]]:
+def messages(arguments_of: Callable[[Any], Any]) -> list[dict[str, Any]]:
     """Turns with less and less in them: templates refuse some of it."""
     calls = [
-        {"id": f"abcdefgh{number}", "type": "function", "function": {"name": name, "arguments": arguments}}
-        for number, (name, arguments) in enumerate(CALLS)
+        {"id": f"abcdefgh{number}", "type": "function", "function": {"name": name, "arguments": arguments_of(values)}}
+        for number, (name, values) in enumerate(CALLS)
     ]
     full = {"role": "assistant", "content": "I look: a < b.", "tool_calls": calls}
     thought = {"reasoning_content": "First <this>, then {that}."}
@@ -61,13 +64,21 @@ def messages() -> list[dict[str, Any]]:
     ]
 
 
+def without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_null(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [without_null(each) for each in value]
+    return "" if value is None else value
+
+
 def rendered(path: Path) -> Rendered | None:
     """None where the template cannot write calls."""
     source = path.read_text(encoding="utf-8")
     template = ChatTemplate(source, {"bos_token": "<bos>", "eos_token": "<eos>"})
-    special = {token: number for number, token in enumerate(MARKERS)} if "gpt-oss" in path.name else {}
+    special = {token: number for number, token in enumerate(harmony.MARKERS)} if "gpt-oss" in path.name else {}
     form = chat_format(source, special)
-    for message in messages():
+    for message in messages(without_null if path.name.startswith(WITHOUT_NULL) else dict):
         try:
             prompt = template.render(QUESTION, True, TOOLS)
             whole = template.render([*QUESTION, message], False, TOOLS)
@@ -100,14 +111,15 @@ def trimmed(turn: Rendered) -> Rendered:
 
 
 def all_markers(form: ChatFormat) -> list[str]:
-    if isinstance(form, HarmonyFormat):
-        return list(MARKERS)
+    if isinstance(form, HarmonyFormat | AtemFormat):
+        found: tuple[str, ...] = harmony.MARKERS if isinstance(form, HarmonyFormat) else atem.MARKERS
+        return [marker for marker in found if len(marker) > 3]
     assert isinstance(form, TaggedFormat)
     reasoning = (form.reasoning.open, form.reasoning.close) if form.reasoning else ()
     return [marker for marker in (*form.family.calls.markers, *reasoning, *form.ignored) if len(marker) > 3]
 
 
-WRITTEN = {path: turn for path in TEMPLATES if not path.name.startswith(UNKNOWN) and (turn := rendered(path))}
+WRITTEN = {path: turn for path in TEMPLATES if (turn := rendered(path))}
 
 
 @pytest.fixture(params=WRITTEN, ids=lambda path: path.stem)

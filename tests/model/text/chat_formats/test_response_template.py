@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from transformers.utils.chat_parsing import parse_response
 
-from model.text.chat_formats.chat_format import PromptEnd, chat_format
+from model.text.chat_formats.chat_format import PromptEnd
+from model.text.chat_formats.detection import chat_format
 from tests.model.text.chat_formats.answers import TOOLS, read
 
 THINKING = {"open": "<|thought|>", "close": "<|/thought|>"}

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.text.chat_formats.chat_format import ChatFormat, PromptEnd, TaggedFormat, chat_format
+from model.text.chat_formats.chat_format import ChatFormat, PromptEnd
+from model.text.chat_formats.detection import chat_format
 from model.text.chat_formats.families import CALL_FAMILIES, PLAIN_JSON, CallFamily, ReasoningMarkers
+from model.text.chat_formats.tagged_format import TaggedFormat
 from tests.model.text.chat_formats.answers import CALLS, SCHEMAS, cut, joined, read
 
 THINK = ReasoningMarkers("<think>", "</think>")
@@ -90,6 +92,7 @@ def test_what_looks_like_a_call_and_is_none_is_text() -> None:
     text = "Write <tool_call> before a call, and </think> after a thought."
     answer = read(hermes(), [text], END)
     assert answer.content == text
+    assert read(hermes(), ["<tool_call>x"], END).content == "<tool_call>x"
     answer = read(hermes(), [text], PromptEnd("<think>"))
     assert answer.reasoning == "Write <tool_call> before a call, and"
     assert answer.content == "after a thought."
@@ -207,6 +210,18 @@ def test_values_are_cast_by_the_schema() -> None:
     answer = read(form, [f"<tool_call>\n<function=get_weather>\n{written}</function>\n</tool_call>"], END)
     expected = {"city": "5", "days": 5, "options": {"a": True}, "unknown": None}
     assert json.loads(answer.calls[0][1]) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [('"a"', "a"), ("a", "a"), ("5", "5"), ("null", None), ('{"a": 1}', '{"a": 1}')]
+)
+def test_a_text_may_have_quotes_where_it_may_also_be_null(value: str, expected: str | None) -> None:
+    """Grammars write such values as JSON, models write most of them as they are."""
+    schemas = {"f": {"properties": {"x": {"anyOf": [{"type": "string"}, {"type": "null"}]}}}}
+    router = chat_format(TAGGED, {}).router(schemas, END)
+    assert router is not None
+    written = f"<tool_call><function=f><parameter=x>{value}</parameter></function></tool_call>"
+    assert joined([*router.feed(written), *router.finish()]).call_values == [("f", {"x": expected})]
 
 
 def test_a_prompt_that_mentions_the_marker_has_not_opened_it() -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from model.generate import sequence_hidden
 from model.network import CausalLM
-from server.engine.config import CacheLayout, EngineConfig
+from server.engine.cache.layout import CacheLayout
+from server.engine.config import EngineConfig
 from server.engine.engine import Engine
 from server.engine.scheduler import Scheduler
 from server.engine.types import FinishReason, GenerateRequest

@@ -193,7 +193,7 @@ def test_nothing_is_left_of_tenants_that_are_gone() -> None:
     admission, waiting = flooded()
     for one in waiting:
         admission.release(one.request_id, 31.0)
-    assert admission._loads == {}
+    assert admission._workload._lanes == {}
     assert admission.free_capacity(ANYBODY) == admission.capacity
 
 

@@ -12,10 +12,10 @@ from llguidance import LLParserLimits, LLTokenizer
 from torch import Tensor
 
 from model.generate import generate
+from model.kernels.sampling_reference import gumbel_noise
 from model.network import CausalLM
 from server.engine.engine import Engine
 from server.engine.grammar.compiler import GrammarCompiler
-from server.engine.sampler import gumbel_noise
 from server.engine.types import EngineOutput, FinishReason, GenerateRequest
 from tests.server.engine.grammar.vocabulary import EOS_ID, TAG_ID, Vocabulary
 from tests.server.engine.tiny import (

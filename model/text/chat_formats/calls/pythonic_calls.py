@@ -60,7 +60,7 @@ class PythonicCalls:
 
 
 def parsed_calls(text: str, schemas: Schemas) -> list[tuple[str, str]]:
-    """Names, and arguments as JSON; empty if the text is no list of calls. JSON's constants are understood too.
+    """Names, and arguments as JSON; empty if the text is not a list of calls. JSON's constants are understood too.
 
     Positional arguments are those of the first parameters in the schema; what is beyond them has no name.
     """
@@ -109,7 +109,7 @@ def _arguments(call: ast.Call, schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(node: ast.expr) -> Any:
-    """ValueError for what is no literal, or has no place in JSON."""
+    """ValueError for what is not a literal, or cannot be written as JSON."""
     if isinstance(node, ast.Name) and node.id in _CONSTANTS:
         return _CONSTANTS[node.id]
     if isinstance(node, ast.Dict):
@@ -119,5 +119,5 @@ def _value(node: ast.expr) -> Any:
         return [_value(each) for each in node.elts]
     value = ast.literal_eval(node)
     if not isinstance(value, str | int | float | bool | None):
-        raise ValueError(f"{value!r} is no JSON")
+        raise ValueError(f"{value!r} is not JSON")
     return value

@@ -1,0 +1,1 @@
+"""The ways to write calls: each is read, written and allowed by a grammar."""
