@@ -102,8 +102,8 @@ async def test_a_replica_dies_and_only_its_requests_end_with_an_error(cluster: R
         assert 0 < len(failed) < STREAMS
         assert {len(answer.errors) for answer in failed} == {1}
         assert {answer.errors[0]["code"] for answer in failed} == {"unavailable"}
-        for answer in answers:
-            again = await Answer(answer.prompt).ask(client)
+        repeated = await asyncio.gather(*(Answer(answer.prompt).ask(client) for answer in answers))
+        for answer, again in zip(answers, repeated, strict=True):
             assert (again.status, again.errors) == (200, [])
             assert again.text.startswith(answer.text) if answer.errors else again.text == answer.text
 
@@ -129,7 +129,8 @@ async def test_requests_before_their_first_token_get_503_and_a_time(cluster: Ray
 async def test_nothing_is_lost_when_replicas_become_fewer_and_more(cluster: RayCluster) -> None:
     cluster.deploy()
     async with cluster.client() as client:
-        wanted = {prompt: (await Answer(prompt).ask(client)).text for prompt in prompts(6, seed=3)}
+        asked = await asyncio.gather(*(Answer(prompt).ask(client) for prompt in prompts(6, seed=3)))
+        wanted = {answer.prompt: answer.text for answer in asked}
         scaling, answers = asyncio.Event(), []
 
         async def keep_asking(prompt: str) -> None:
