@@ -68,7 +68,7 @@ chat: install ## talk to a running server in the terminal
 test: $(VENV)/.dev $(VENV)/.kernels ## run the tests, all but the slow ones
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slow"
 
-test-slow: $(VENV)/.dev $(VENV)/.kernels $(VENV)/.ray ## run the slow tests: the image, whole trainings, memory, Ray
+test-slow: $(VENV)/.dev $(VENV)/.kernels $(VENV)/.ray ## run the slow tests: the image, whole trainings, memory, kernels for Arm, Ray
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --hypothesis-profile thorough tests/model/text/test_kinds.py
 
@@ -100,7 +100,7 @@ FROM_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cub
 
 lock: $(VENV)/.dev ## renew the versions and hashes of what the image installs
 	$(BIN)/python -m pip install --quiet uv
-	echo "hatchling" | $(BIN)/python -m uv pip compile pyproject.toml - --upgrade --universal --python-version 3.11 --generate-hashes \
+	echo "hatchling" | $(BIN)/python -m uv pip compile pyproject.toml - --extra otel --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --no-header --no-emit-index-url $(addprefix --no-emit-package ,$(FROM_TORCH)) --quiet --output-file $(LOCK)
 
 clean: ## remove the environment and everything built

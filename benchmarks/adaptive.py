@@ -5,9 +5,10 @@
 
 Requests arrive at random: at a third of what the server without the setting can do, then at `--factor` times that, then
 at a third again. No request is refused, so the queue shows. Wait is the time from arrival to the first scheduling, from
-the server's histogram (linear within a bucket, and these are wide); TTFT is what the client sees. Written:
-results/adaptive.json, with the quality that quality.json has of each number of experts, and
-docs/performance/adaptive.png. Linux only.
+the server's histogram (linear within a bucket, and these are wide); TTFT is what the client sees. The same prompts are
+answered before the step and after it, once the number of experts is what it was: these answers and their
+log-probabilities must equal those of the server without the setting. Written: results/adaptive.json, with the quality
+that quality.json has of each number of experts, and docs/performance/adaptive.png. Linux only.
 """
 
 import argparse
@@ -32,10 +33,12 @@ from benchmarks.servers import OURS, started
 from benchmarks.serving import Load, Timing, ask, closed_loop
 from model.checkpoints.hub import BUNDLED
 
-QUIET = 1 / 3  # of what the server can do
+QUIET = 1 / 3
 SAMPLE_SECONDS = 0.5
-PATIENT = "--max-queue 100000 --max-queue-tokens 1000000000 --max-queue-wait 86400"
+PATIENT = "--max-queue 100000 --max-queue-tokens 1000000000 --max-queue-wait 86400 --max-connections 100000"
 PHASES = ("quiet", "step", "quiet again")
+ASKED, ANSWER_TOKENS = 8, 16  # prompts whose answers are compared, and the length of each answer
+SETTLE_SECONDS = 60.0  # until the number of experts must have come back
 Buckets = dict[float, float]  # by upper bound in seconds: how many waits were no longer
 
 
@@ -53,6 +56,7 @@ class Run:
     """One server under the step of load."""
 
     samples: list[Sample] = field(default_factory=list)
+    began: dict[str, float] = field(default_factory=dict)  # by phase, seconds since the first request
     waits: dict[str, float] = field(default_factory=dict)  # by phase, p95 of the queue in seconds
     ttft: dict[str, float] = field(default_factory=dict)  # by phase, p95 in seconds
     answered: dict[str, int] = field(default_factory=dict)
@@ -113,6 +117,7 @@ async def step(load: Load, rates: Mapping[str, float], seconds: float) -> Run:
         watcher = asyncio.create_task(_watch(client, run, began))
         for phase, rate in rates.items():
             before = await Scrape.of(client)
+            run.began[phase] = round(time.perf_counter() - began, 2)
             timings = await _arrivals(load, draw, rate, seconds)
             after = await Scrape.of(client)
             run.waits[phase] = quantile(before.waits, after.waits, 0.95)
@@ -141,6 +146,28 @@ async def _watch(client: httpx.AsyncClient, run: Run, began: float) -> None:
         await asyncio.sleep(SAMPLE_SECONDS)
 
 
+async def answers(load: Load, **fields: Any) -> list[Any]:
+    """What a server answers to some prompts, one after another: the tokens and their log-probabilities."""
+    draw, found = random.Random(2), []
+    async with httpx.AsyncClient(base_url=load.url, timeout=60) as client:
+        for _ in range(ASKED):
+            prompt = [draw.randrange(32, load.vocabulary) for _ in range(load.prompt_tokens)]
+            body = {"model": load.model, "prompt": prompt, "max_tokens": ANSWER_TOKENS, "temperature": 0, "logprobs": 1}
+            answer = await client.post("/v1/completions", json=body | fields)
+            found.append(answer.raise_for_status().json()["choices"][0]["logprobs"])
+    return found
+
+
+async def settled(load: Load, most: int) -> None:
+    """Returns when new requests get `most` experts per token again, or where their number never changes."""
+    async with httpx.AsyncClient(base_url=load.url, timeout=60) as client:
+        deadline = time.perf_counter() + SETTLE_SECONDS
+        while (await Scrape.of(client)).experts not in (None, most):
+            if time.perf_counter() > deadline:
+                raise RuntimeError(f"{SETTLE_SECONDS:g} s without load, and new requests get fewer than {most} experts")
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+
 def _ttft(timings: Iterable[Timing]) -> list[float]:
     return [timing.events[0] - timing.start for timing in timings if timing.events]
 
@@ -152,32 +179,55 @@ def quality(model: Path, experts: str) -> list[dict[str, Any]]:
     return [row for row in rows if fewest <= row["experts"] <= most]
 
 
+async def under_load(
+    load: Load, rates: Mapping[str, float], seconds: float, fewest: int, most: int
+) -> tuple[Run, dict[str, list[Any]]]:
+    """The step of load, and the answers before it, after it, and with the fewest experts."""
+    before = await answers(load)
+    run = await step(load, rates, seconds)
+    await settled(load, most)
+    after, few = await answers(load), await answers(load, experts_per_token=fewest)
+    return run, {"before": before, "after": after, "fewest": few}
+
+
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """The server without the setting and with it, under the same rates."""
+    fewest, most = map(int, given.experts.split(":"))
+    shares = QUIET, given.factor, QUIET  # of what the server can do
     server = f"{OURS} --model {shlex.quote(str(given.model))} --max-num-seqs {given.streams} {PATIENT}"
+    server += f" --experts-per-token {most}"
     runs: dict[str, Any] = {}
     rates: dict[str, float] = {}
+    told: dict[str, dict[str, list[Any]]] = {}
     for name, options in (("fixed", ""), ("adaptive", f" --adaptive-experts {given.experts}")):
         with started(server + options) as running:
             load = Load(running.url, running.model, given.prompt_tokens, given.output_tokens, 0, given.vocabulary)
-            if not rates:
-                most = asyncio.run(capacity(load, given.streams))
-                rates = dict(zip(PHASES, (QUIET * most, given.factor * most, QUIET * most), strict=True))
-            else:
-                asyncio.run(closed_loop(load, given.streams, given.streams))
-            runs[name] = asyncio.run(step(load, rates, given.seconds)).figures()
+            possible = asyncio.run(capacity(load, given.streams))
+            rates = rates or {phase: share * possible for phase, share in zip(PHASES, shares, strict=True)}
+            run, told[name] = asyncio.run(under_load(load, rates, given.seconds, fewest, most))
+            runs[name] = run.figures()
         print(name, json.dumps({key: runs[name][key] for key in ("waits", "ttft", "answered")}))
     settings = {"experts": given.experts, "streams": given.streams, "seconds": given.seconds, "factor": given.factor}
-    return {**settings, "requests_per_second": rates, "runs": runs, "quality": quality(given.model, given.experts)}
+    found = {"requests_per_second": rates, "runs": runs, "same_bits": same_bits(told["fixed"], told["adaptive"])}
+    return settings | found | {"quality": quality(given.model, given.experts)}
+
+
+def same_bits(fixed: Mapping[str, list[Any]], adaptive: Mapping[str, list[Any]]) -> dict[str, bool]:
+    """Whether the answers of the server that adapts equal those of the other one, by when they were asked for.
+
+    "fewest" is the control: both are asked for the fewest experts, and neither may answer as before.
+    """
+    same = {when: adaptive[when] == fixed[when] for when in ("before", "after", "fewest")}
+    return same | {"fewest equals before": adaptive["fewest"] == adaptive["before"]}
 
 
 def draw_plot(path: Path, figures: Mapping[str, Any]) -> None:
-    """The queue over time of both servers, and below it the experts per token of the one that adapts."""
+    """The queues over time, and below them the experts per token of the server that adapts. Grey: the step."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     for name, run in figures["runs"].items():
         times = [sample["seconds"] for sample in run["samples"]]
-        label = f"{name}: TTFT of the step, p95 {run['ttft']['step']:.1f} s"
+        label = f"{name}: the step's p95 of the wait {run['waits']['step']:.1f} s, of TTFT {run['ttft']['step']:.1f} s"
         above.plot(times, [sample["waiting"] for sample in run["samples"]], label=label)
         if name == "adaptive":
             below.step(times, [sample["experts"] for sample in run["samples"]], where="post", color="C1")
@@ -187,7 +237,9 @@ def draw_plot(path: Path, figures: Mapping[str, Any]) -> None:
     below.set_ylabel("experts\nper token")
     below.set_yticks(range(fewest, most + 1))
     below.set_xlabel("seconds")
+    began = figures["runs"]["adaptive"]["began"]["step"]
     for axes in (above, below):
+        axes.axvspan(began, began + figures["seconds"], color="0.92", zorder=0)
         axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=110)

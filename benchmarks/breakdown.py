@@ -10,7 +10,7 @@ which PyTorch computes has none.
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ PROMPT, WARM, STEPS = 128, 4, 32
 LONGEST = 128  # tokens of an answer: the first streams write while the last prompts are read
 PARTS = ("products", "other kernels", "engine around it")
 PRODUCTS = ("matmul", "moe")  # how the names of these kernels begin
+Clock = Callable[[], float]
 
 
 @dataclass(slots=True)
@@ -89,23 +90,23 @@ def counted() -> Iterator[Work]:
 
 
 @contextmanager
-def timed(graph: KernelGraph) -> Iterator[dict[str, float]]:
+def timed(graph: KernelGraph, clock: Clock) -> Iterator[dict[str, float]]:
     """Seconds in matrix products and in other kernels, added up over the replays in the block."""
     seconds = dict.fromkeys(PARTS[:2], 0.0)
 
     def replay() -> None:
         for kernel, arguments in graph.calls:
-            start = time.perf_counter()
+            start = clock()
             kernel(*arguments)
             part = PARTS[0] if kernel.__name__.startswith(PRODUCTS) else PARTS[1]
-            seconds[part] += time.perf_counter() - start
+            seconds[part] += clock() - start
 
     with patch.object(graph, "replay", replay):
         yield seconds
 
 
-def decode_steps(engine: Engine, streams: int) -> tuple[list[dict[str, float]], Work]:
-    """The parts of steps in which all streams decode, in seconds, and the work of one of them."""
+def decode_steps(engine: Engine, streams: int, clock: Clock = time.perf_counter) -> tuple[list[dict[str, float]], Work]:
+    """The parts of steps in which all streams decode, in seconds of the clock, and the work of one of them."""
     vocabulary = engine.runner.network.config.vocab_size
     for number in range(streams):
         ids = tuple(torch.randint(32, vocabulary, (PROMPT,)).tolist())
@@ -120,17 +121,17 @@ def decode_steps(engine: Engine, streams: int) -> tuple[list[dict[str, float]], 
     graph = engine.runner.decode_graphs.graph(streams)
     if graph is None:
         raise RuntimeError("the steps of this network cannot be captured: PyTorch computes in them")
-    parts = [_parts(engine, graph) for _ in range(WARM + STEPS)]
+    parts = [_parts(engine, graph, clock) for _ in range(WARM + STEPS)]
     while engine.has_unfinished:
         engine.step()
     return parts[WARM:], work
 
 
-def _parts(engine: Engine, graph: KernelGraph) -> dict[str, float]:
-    with timed(graph) as seconds:
-        start = time.perf_counter()
+def _parts(engine: Engine, graph: KernelGraph, clock: Clock) -> dict[str, float]:
+    with timed(graph, clock) as seconds:
+        start = clock()
         engine.step()
-        step = time.perf_counter() - start
+        step = clock() - start
     return seconds | {PARTS[2]: step - sum(seconds.values())}
 
 

@@ -86,11 +86,45 @@ def parts_of_a_step(figures: Figures) -> str:
     return f"{breakdown.rows_of(figures['milliseconds'])}\n\nMilliseconds a step, medians; this machine: {machine}."
 
 
+def adaptive(figures: Figures) -> str:
+    """What the step of load does to both servers, and the quality of the numbers of experts where it is known."""
+    return "\n\n".join(filter(None, (_step_of_load(figures), _quality(figures["quality"]))))
+
+
+def _step_of_load(figures: Figures) -> str:
+    runs, same = figures["runs"], figures["same_bits"]
+    seconds = {
+        "wait in the queue in the step, p95, s": [run["waits"]["step"] for run in runs.values()],
+        "time to the first token in the step, p95, s": [run["ttft"]["step"] for run in runs.values()],
+        "time to the first token after the step, p95, s": [run["ttft"]["quiet again"] for run in runs.values()],
+    }
+    rows = [[name, *(f"{value:.2f}" for value in values)] for name, values in seconds.items()]
+    rows.append(["generations by experts per token", *map(_by_experts, runs.values())])
+    rows += [[f"same bits as fixed, {when} the step", "", _yes_or_no(same[when])] for when in ("before", "after")]
+    return table(["", *runs], rows)
+
+
+def _quality(rows: Figures) -> str:
+    if not rows:
+        return ""
+    heads = ["experts per token", *rows[0]["scores"]]
+    return table(heads, [[str(row["experts"]), *(f"{score:.2f}" for score in row["scores"].values())] for row in rows])
+
+
+def _by_experts(run: Figures) -> str:
+    return ", ".join(f"{k}: {count:,}" for k, count in sorted(run["generations"].items())) or "not counted"
+
+
+def _yes_or_no(is_so: bool) -> str:
+    return "yes" if is_so else "no"
+
+
 def training(figures: Figures) -> str:
     return table(["", ""], [[name, f"{value:,}"] for name, value in figures.items()])
 
 
 TABLES: dict[str, Callable[[Figures], str]] = {
+    "adaptive": adaptive,
     "breakdown": parts_of_a_step,
     "compare": compared,
     "grammar": grammar.rows_of,

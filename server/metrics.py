@@ -147,7 +147,7 @@ class Metrics:
             ["reason"],
             registry=self.registry,
         )
-        reasons = ("queue_full", "deadline_unreachable", "draining", "prompt_too_long")
+        reasons = ("queue_full", "deadline_unreachable", "draining", "prompt_too_long", "too_many_connections")
         self._rejected = {reason: rejected.labels(reason) for reason in reasons}
         self._aborted = Counter(
             "routelm:requests_aborted",

@@ -10,6 +10,8 @@ from model.kernels import library
 from model.kernels.cpu import calls
 from model.kernels.matmul import packed
 
+AARCH64 = "aarch64"  # kernels that are compiled for it, in an emulator: see tests/model/kernels/conftest.py
+
 
 def runnable_levels(source: str = "matmul") -> list[str]:
     """The levels whose library was built and can run on this machine, best first."""

@@ -18,7 +18,7 @@ from model.config import ModelConfig
 
 ConfigFromHf = Callable[[Mapping[str, Any]], ModelConfig]
 
-_SHARED = {"__init__", "standard"}
+_SHARED = {"__init__", "rope", "standard"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from model.config import (
     SharedExpertConfig,
     SoftmaxTopKConfig,
 )
-from model.families import standard
+from model.families import rope, standard
 from model.families.standard import HfConfig
 
 _DEFAULTS: dict[str, Any] = {
@@ -71,7 +71,7 @@ def latent_attention(hf: HfConfig) -> LatentAttentionConfig:
         kv_lora_rank=hf.get("kv_lora_rank", 512),
         nope_head_dim=nope_head_dim,
         value_dim=hf.get("v_head_dim", 128),
-        rotary=standard.rotary(hf, rotary_dim),
+        rotary=rope.rotary(hf, rotary_dim),
         norm=NormConfig(1e-6),  # regardless of `rms_norm_eps`
         scale=(nope_head_dim + rotary_dim) ** -0.5 * _yarn_scale(hf) ** 2,
     )
@@ -79,9 +79,9 @@ def latent_attention(hf: HfConfig) -> LatentAttentionConfig:
 
 def _yarn_scale(hf: HfConfig) -> float:
     """The factor that YaRN applies to queries and to keys."""
-    rope = standard.rope_parameters(hf)
-    weight = rope.get("mscale_all_dim")
-    return standard.yarn_mscale(rope["factor"], weight) if weight and rope.get("factor") else 1.0
+    parameters = rope.parameters(hf)
+    weight, factor = parameters.get("mscale_all_dim"), parameters.get("factor")
+    return rope.yarn_mscale(factor, weight) if weight and factor else 1.0
 
 
 def rules(config: ModelConfig) -> list[Rule]:

@@ -17,7 +17,7 @@ from model.config import (
     NormPlacement,
     QKNormConfig,
 )
-from model.families import standard
+from model.families import rope, standard
 from model.families.standard import HfConfig
 
 _NORMS = {
@@ -37,8 +37,8 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
         use_bidirectional_attention=False,
     )
     hf = {"sliding_window": 4096, "tie_word_embeddings": True, "head_dim": 256, **hf}
-    full_hf = {"rope_theta": 1e6, **standard.of_layer_type(hf, "full_attention")}
-    local_hf = standard.of_layer_type(hf, "sliding_attention") | {"rope_theta": hf.get("rope_local_base_freq", 1e4)}
+    full_hf = {"rope_theta": 1e6, **rope.of_layer_type(hf, "full_attention")}
+    local_hf = rope.of_layer_type(hf, "sliding_attention") | {"rope_theta": hf.get("rope_local_base_freq", 1e4)}
     mixers = {
         "full_attention": _attention(full_hf),
         "sliding_attention": replace(_attention(local_hf), window=hf["sliding_window"]),

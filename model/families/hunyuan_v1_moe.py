@@ -18,7 +18,7 @@ from model.config import (
     SharedExpertConfig,
     SoftmaxTopKConfig,
 )
-from model.families import standard
+from model.families import rope, standard
 from model.families.standard import HfConfig
 
 
@@ -33,7 +33,7 @@ def config_from_hf(hf: HfConfig) -> ModelConfig:
 
 def _rotary(hf: HfConfig, head_dim: int) -> RotaryConfig:
     """`alpha` stretches the base of the rotary positions (NTK-aware scaling)."""
-    rotary, alpha = standard.rotary(hf, head_dim), standard.rope_parameters(hf).get("alpha")
+    rotary, alpha = rope.rotary(hf, head_dim), rope.parameters(hf).get("alpha")
     return replace(rotary, theta=rotary.theta * alpha ** (rotary.dim / (rotary.dim - 2))) if alpha else rotary
 
 

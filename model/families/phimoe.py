@@ -13,7 +13,7 @@ from model.config import (
     RotaryConfig,
     SparseMixerConfig,
 )
-from model.families import mixtral, standard
+from model.families import mixtral, rope, standard
 from model.families.standard import HfConfig
 
 
@@ -37,15 +37,15 @@ def _rotary(hf: HfConfig, head_dim: int) -> RotaryConfig:
     A longer context than the original one has the long factors, as in the code that was published with the weights;
     transformers has the short ones with the long magnitude.
     """
-    rotary = standard.rotary(hf, head_dim)
+    rotary = rope.rotary(hf, head_dim)
     if not isinstance(rotary.scaling, FrequencyFactors):
         return rotary
-    rope = standard.rope_parameters(hf)
-    is_extended = hf["max_position_embeddings"] > standard.longrope_original(hf)
+    parameters = rope.parameters(hf)
+    is_extended = hf["max_position_embeddings"] > rope.longrope_original(hf)
     name = "long_mscale" if is_extended else "short_mscale"
-    if name not in rope:
+    if name not in parameters:
         raise CheckpointError(f"the rope scaling of phimoe has no {name}")
-    return replace(rotary, scaling=replace(rotary.scaling, attention_factor=float(rope[name])))
+    return replace(rotary, scaling=replace(rotary.scaling, attention_factor=float(parameters[name])))
 
 
 def rules(config: ModelConfig) -> list[Rule]:

@@ -22,7 +22,7 @@ from model.config import (
     SharedExpertConfig,
     SoftmaxTopKConfig,
 )
-from model.families import standard
+from model.families import rope, standard
 from model.families.standard import HfConfig
 
 _KINDS: dict[type, str] = {AttentionConfig: "full_attention", DeltaNetConfig: "linear_attention"}
@@ -48,7 +48,7 @@ def _attention(hf: HfConfig) -> AttentionConfig:
         hf["num_attention_heads"],
         hf["num_key_value_heads"],
         hf["head_dim"],
-        standard.rotary(hf, hf["head_dim"], partial=0.25),
+        rope.rotary(hf, hf["head_dim"], partial=0.25),
         qk_norm=QKNormConfig(_norm(hf)),
         output_gate=True,
         input_bias=hf.get("attention_bias", False),
@@ -120,13 +120,13 @@ def _attention_keys(config: ModelConfig) -> dict[str, Any]:
     rotary = attention.rotary
     if rotary is None or rotary.scaling:
         raise ValueError("qwen3_next wants plain rotary positions")
-    rope = {"rope_theta": rotary.theta, "partial_rotary_factor": rotary.dim / attention.head_dim}
+    rope_keys = {"rope_theta": rotary.theta, "partial_rotary_factor": rotary.dim / attention.head_dim}
     return {
         "num_attention_heads": attention.num_heads,
         "num_key_value_heads": attention.num_kv_heads,
         "head_dim": attention.head_dim,
-        "rope_parameters": {"rope_type": "default", **rope},
-        **rope,
+        "rope_parameters": {"rope_type": "default", **rope_keys},
+        **rope_keys,
     }
 
 

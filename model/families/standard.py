@@ -4,7 +4,6 @@ A family that differs replaces the part; no function here depends on which famil
 prefixes of our parameter names and of the checkpoint's tensor names.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -13,19 +12,14 @@ from model.checkpoints.reader import CheckpointError
 from model.checkpoints.rules import Concat, PairedHeads, RotaryPairs, Rule, Same, Stack
 from model.config import (
     AttentionConfig,
-    FrequencyFactors,
     GatedMLPConfig,
     LayerConfig,
-    LinearScaling,
-    Llama3Scaling,
     MixerConfig,
     ModelConfig,
     MoEConfig,
     NormConfig,
-    RotaryConfig,
-    RotaryScaling,
-    YarnScaling,
 )
+from model.families import rope
 
 HfConfig = Mapping[str, Any]
 PartRules = Callable[[str, str, Any, int], list[Rule]]  # our prefix, theirs, the config, hidden width
@@ -45,7 +39,7 @@ def decoder(hf: HfConfig, layers: Sequence[LayerConfig]) -> ModelConfig:
         hf["vocab_size"],
         hf["hidden_size"],
         tuple(layers),
-        _max_positions(hf),
+        rope.max_positions(hf),
         norm(hf),
         tie_word_embeddings=hf.get("tie_word_embeddings", False),
     )
@@ -75,7 +69,7 @@ def attention(hf: HfConfig) -> AttentionConfig:
         num_heads,
         hf.get("num_key_value_heads") or num_heads,
         head_dim,
-        rotary(hf, head_dim),
+        rope.rotary(hf, head_dim),
         input_bias=bias,
         output_bias=bias,
     )
@@ -115,97 +109,6 @@ def is_moe_layer(hf: HfConfig, index: int) -> bool:
     """Whether a layer has experts: every `decoder_sparse_step`-th one does, except for `mlp_only_layers`."""
     dense_layers = hf.get("mlp_only_layers") or []
     return index not in dense_layers and (index + 1) % hf.get("decoder_sparse_step", 1) == 0
-
-
-def rotary(hf: HfConfig, head_dim: int, *, theta: float = 10_000.0, partial: float = 1.0) -> RotaryConfig:
-    """Rotary settings of newer configs (`rope_parameters`) and of older ones (`rope_theta`, `rope_scaling`).
-
-    `theta` and `partial` are the defaults of the family. Raises CheckpointError for an unknown kind of scaling.
-    """
-    rope = rope_parameters(hf)
-    theta = float(rope.get("rope_theta") or hf.get("rope_theta") or theta)
-    partial = rope.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or partial
-    return RotaryConfig(int(head_dim * partial), theta, _scaling(rope, hf))
-
-
-def of_layer_type(hf: HfConfig, kind: str) -> dict[str, Any]:
-    """The config with the rotary settings of one layer type, where `rope_parameters` has some for each type.
-
-    Older configs scale full attention only.
-    """
-    rope = hf.get("rope_parameters") or {}
-    nested = rope.get(kind) if any(isinstance(value, Mapping) for value in rope.values()) else rope
-    scaling = hf.get("rope_scaling") if kind == "full_attention" else None
-    return {**hf, "rope_parameters": nested or {}, "rope_scaling": scaling}
-
-
-def rope_parameters(hf: HfConfig) -> HfConfig:
-    """The rotary settings. The older key has priority, as in transformers."""
-    return hf.get("rope_scaling") or hf.get("rope_parameters") or {}
-
-
-def _max_positions(hf: HfConfig) -> int:
-    """The context length. With YaRN it is at least the extended one, because configs often only set the scaling."""
-    scaling, positions = _scaling(rope_parameters(hf), hf), int(hf["max_position_embeddings"])
-    if isinstance(scaling, YarnScaling):
-        return max(positions, int(scaling.factor * scaling.original_positions))
-    return positions
-
-
-def _scaling(rope: HfConfig, hf: HfConfig) -> RotaryScaling | None:
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind in ("default", "dynamic"):  # dynamic NTK changes nothing up to the context length, and we stay below
-        return None
-    if kind == "linear":
-        return LinearScaling(rope["factor"])
-    if kind == "frequency_factors":  # of GGUF files
-        return FrequencyFactors(tuple(rope["factors"]))
-    original = rope.get("original_max_position_embeddings") or hf["max_position_embeddings"]
-    if kind in ("longrope", "su"):
-        return _longrope(rope, hf)
-    if kind == "llama3":
-        return Llama3Scaling(rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"], original)
-    if kind == "yarn":
-        fast, slow = rope.get("beta_fast") or 32, rope.get("beta_slow") or 1
-        return YarnScaling(
-            rope["factor"], original, _yarn_magnitude(rope), float(fast), float(slow), rope.get("truncate", True)
-        )
-    raise CheckpointError(
-        f"rope type {kind!r} is not known; known are: default, linear, dynamic, llama3, yarn, longrope"
-    )
-
-
-def _longrope(rope: HfConfig, hf: HfConfig) -> FrequencyFactors:
-    """LongRoPE (arXiv 2402.13753): factors for the original length, or others for a longer context.
-
-    transformers chooses anew for every length. Here the context of the config decides for all lengths, because the
-    keys of a sequence must not change while it grows.
-    """
-    longest, original = int(hf["max_position_embeddings"]), longrope_original(hf)
-    factor = rope.get("factor") or longest / original
-    magnitude = rope.get("attention_factor")
-    if magnitude is None:
-        magnitude = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
-    return FrequencyFactors(tuple(rope["long_factor" if longest > original else "short_factor"]), float(magnitude))
-
-
-def longrope_original(hf: HfConfig) -> int:
-    """The context length before LongRoPE extended it."""
-    key = "original_max_position_embeddings"
-    return int(rope_parameters(hf).get(key) or hf.get(key) or hf["max_position_embeddings"])
-
-
-def _yarn_magnitude(rope: HfConfig) -> float:
-    """The factor of cosines and sines in YaRN (arXiv 2309.00071, section 3.4)."""
-    if rope.get("attention_factor") is not None:
-        return float(rope["attention_factor"])
-    if rope.get("mscale") and rope.get("mscale_all_dim"):
-        return yarn_mscale(rope["factor"], rope["mscale"]) / yarn_mscale(rope["factor"], rope["mscale_all_dim"])
-    return yarn_mscale(rope["factor"], 1.0)
-
-
-def yarn_mscale(factor: float, weight: float) -> float:
-    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
 
 
 def attention_rules(

@@ -117,7 +117,6 @@ paged_attention = _kernel(reference.paged_attention, inference.paged_attention)
 
 # Kernels that train on whole rows.
 short_conv_train = _training_kernel(reference.short_conv_train, autograd.short_conv_train)
-delta_rule_train = _training_kernel(reference.delta_rule_train, autograd.delta_rule_train)
 gated_delta_train = _training_kernel(reference.gated_delta_train, autograd.gated_delta_train)
 softmax_gradient = _training_kernel(reference.softmax_gradient, autograd.softmax_gradient)
 

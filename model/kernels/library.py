@@ -9,6 +9,7 @@ import ctypes
 import hashlib
 import logging
 import os
+import platform
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +23,9 @@ LEVELS = ("avx512bf16", "avx512vnni", "avx512", "avx2", "generic")
 # torch's name of the processor -> the best level to try. torch knows no more than AVX-512: each library exports
 # `supported`, which asks the processor for the rest.
 _BEST_LEVEL = {"AVX512": "avx512bf16", "AVX2": "avx2"}
+
+# The vectors in the baseline of an architecture, which `generic` computes with.
+_BASELINE_VECTORS = {"x86_64": "SSE2", "AMD64": "SSE2", "aarch64": "NEON", "arm64": "NEON"}
 
 
 def library_path(source: str, level: str) -> Path:
@@ -75,6 +79,12 @@ def instruction_set(source: str) -> str | None:
     """The level of the library in use, such as avx512; None where there is no library."""
     library = load_library(source)
     return None if library is None else Path(library._name).stem.removeprefix(f"{source}_")
+
+
+def level_label(level: str) -> str:
+    """A level as people know its instructions: `generic` with the vectors of this architecture."""
+    vectors = _BASELINE_VECTORS.get(platform.machine())
+    return f"generic ({vectors})" if level == "generic" and vectors else level
 
 
 def is_current(library: ctypes.CDLL) -> bool:

@@ -1,7 +1,7 @@
 """q8_0: integers from -127 to 127, with one float16 scale per output and group of 32 inputs; activations in 16 bits.
 
-This is how matrices of GGUF files are served that are stored with minima or more than four bits, or in another order of
-inputs than ours. The relative error for Gaussian weights is 0.5 %.
+This is how matrices of GGUF files are served that have more than four bits, or minima in another order of inputs than
+ours. The relative error for Gaussian weights is 0.5 %.
 
 Shapes: N groups in total, M inputs per group.
 """

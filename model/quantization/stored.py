@@ -12,7 +12,7 @@ from model.quantization.scheme import Scheme
 
 INT4 = Scheme("int4", Format.INT4.bits_per_weight, int4.quantize)
 Q8_0 = Scheme("q8_0", Format.Q8_0.bits_per_weight, q8_0.quantize)
-_KEPT = frozenset({Format.INT4, Format.Q8_0})
+_KEPT = frozenset({Format.INT4, Format.Q8_0, Format.Q4_1})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,6 @@ class StoredScheme(Scheme):
 
 def stored_scheme(name: str, bits_per_weight: float, head_bits_per_weight: float, dtype: torch.dtype) -> Scheme:
     """`name` is that of the most common type; matrices in plain numbers become `dtype`."""
-    schemes = {None: plain_scheme(dtype), Format.INT4: INT4, Format.Q8_0: Q8_0}
+    schemes = {None: plain_scheme(dtype), Format.INT4: INT4, Format.Q8_0: Q8_0, Format.Q4_1: Q8_0}
     head = StoredScheme(name, head_bits_per_weight, q8_0.quantize, None, _KEPT, schemes)
     return StoredScheme(name, bits_per_weight, q8_0.quantize, head, _KEPT, schemes)

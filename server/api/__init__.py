@@ -30,6 +30,7 @@ from server.api.ollama import chat as ollama_chat
 from server.api.ollama import embed as ollama_embed
 from server.api.ollama import generate as ollama_generate
 from server.api.ollama import models as ollama_models
+from server.api.openapi_errors import router_options
 from server.api.responses import create as responses
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -61,3 +62,8 @@ ROUTERS: tuple[APIRouter, ...] = (
     index.router,
     page.router,
 )
+
+# All endpoints, for every application of the process: FastAPI takes 0.1 s to analyse them, at their first requests.
+api_router = APIRouter()
+for _router in ROUTERS:
+    api_router.include_router(_router, **router_options(_router))

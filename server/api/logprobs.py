@@ -159,4 +159,4 @@ def _by_token_id(entry: DecodedLogprobs, top: int) -> dict[str, PromptLogprob]:
 
 
 def _prompt_logprob(token: DecodedToken, rank: int | None) -> PromptLogprob:
-    return PromptLogprob(logprob=token.logprob or 0.0, rank=rank, decoded_token=token.text)
+    return PromptLogprob(logprob=token.known_logprob, rank=rank, decoded_token=token.text)

@@ -33,7 +33,7 @@ class JobCounts:
     """What the jobs of a server have done since its start."""
 
     answered: Counter[bool] = field(default_factory=Counter)  # requests, by whether they succeeded
-    failed: Counter[str] = field(default_factory=Counter)  # batches, by the code of their first error
+    failed: Counter[str] = field(default_factory=Counter)  # batches that failed or stopped, by the code of the error
 
 
 class BatchJob:

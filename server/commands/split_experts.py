@@ -11,6 +11,8 @@ import typer
 from server.commands.common.errors import errors_in_one_line
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from model.files import Directory
     from model.network import CausalLM
 
@@ -32,8 +34,8 @@ def split_experts(
     routelm split-experts DIR DIR-moe --experts 8 --text book.txt
 
     The first half of the text decides which neurons belong together; on the second half a table says what fewer experts
-    per token cost and bring. Llama, Mistral and Qwen2 become qwen2_moe, with one of the parts as the shared expert;
-    Qwen3 becomes qwen3_moe.
+    per token cost and bring, and how often the likeliest next token is that of the dense model. Llama, Mistral and
+    Qwen2 become qwen2_moe, with one of the parts as the shared expert; Qwen3 becomes qwen3_moe.
     """
     with errors_in_one_line():
         import torch
@@ -47,9 +49,9 @@ def split_experts(
         ids = _token_ids(directory, text, tokens)
         half = len(ids) // 2
         count = split(directory, target, ids[:half], experts, experts_per_token, getattr(torch, dtype))
-        typer.echo("experts per token, perplexity, tokens read per second")
-        for name, perplexity, speed in _measured(directory, target, ids[half:], count):
-            typer.echo(f"{name:>17}, {perplexity:10.3f}, {speed:22.1f}")
+        typer.echo("experts per token, perplexity, same next token, tokens read per second")
+        for name, perplexity, same, speed in _measured(directory, target, ids[half:], count):
+            typer.echo(f"{name:>17}, {perplexity:10.3f}, {same:15.1%}, {speed:22.1f}")
 
 
 def _token_ids(directory: "Directory", text: Path, most: int) -> list[int]:
@@ -61,19 +63,21 @@ def _token_ids(directory: "Directory", text: Path, most: int) -> list[int]:
     return ids
 
 
-def _measured(dense: "Directory", target: Path, ids: Sequence[int], experts: int) -> Iterator[tuple[str, float, float]]:
-    """The dense network, then the new one with 1, 2, 4 and so on of its experts."""
+def _measured(
+    dense: "Directory", target: Path, ids: Sequence[int], experts: int
+) -> Iterator[tuple[str, float, float, float]]:
+    """The dense network, then the new one with a quarter, half, three quarters and all of its experts."""
     from model.loading.load import load_network
 
-    network = load_network(dense)
-    yield "dense", *_perplexity(network, ids)
-    for k in sorted({experts, *(2**power for power in range(experts.bit_length()))}):
-        network = load_network(target, experts_per_token=k)
-        yield f"{k} of {experts}", *_perplexity(network, ids)
+    expected_L, perplexity, speed = _read(load_network(dense), ids)
+    yield "dense", perplexity, 1.0, speed
+    for k in sorted({max(1, experts * quarters // 4) for quarters in range(1, 5)}):
+        likeliest_L, perplexity, speed = _read(load_network(target, experts_per_token=k), ids)
+        yield f"{k} of {experts}", perplexity, (likeliest_L == expected_L).float().mean().item(), speed
 
 
-def _perplexity(network: "CausalLM", ids: Sequence[int]) -> tuple[float, float]:
-    """Perplexity of a text, and how many of its tokens are read per second."""
+def _read(network: "CausalLM", ids: Sequence[int]) -> tuple["Tensor", float, float]:
+    """The likeliest next token everywhere in a text, its perplexity, and how many of its tokens are read per second."""
     import torch
 
     from model.batch import PaddedBatch
@@ -84,4 +88,4 @@ def _perplexity(network: "CausalLM", ids: Sequence[int]) -> tuple[float, float]:
         logits_LV = network.logits(network(PaddedBatch(ids_L[None]))[0]).float()
         seconds = time.monotonic() - started
     loss = torch.nn.functional.cross_entropy(logits_LV[:-1], ids_L[1:]).item()
-    return math.exp(loss), len(ids) / seconds
+    return logits_LV.argmax(1), math.exp(loss), len(ids) / seconds

@@ -34,6 +34,21 @@ class FairShare:
         for sequence in sequences:
             self._served[sequence.tenant] += sequence.num_scheduled_tokens
 
+    def overdue(self, prompts: list[Sequence], decoding: list[Sequence]) -> list[Sequence]:
+        """The prompts that should not wait for what decodes: of tenants that were served no more than the others.
+
+        Empty if what decodes is more urgent, or all of the same tenant.
+        """
+        others = {sequence.tenant for sequence in decoding}
+        most_urgent = min((sequence.priority for sequence in decoding), default=0)
+        return [
+            prompt
+            for prompt in prompts
+            if prompt.priority <= most_urgent
+            and others - {prompt.tenant}
+            and all(self._served[prompt.tenant] <= self._served[other] for other in others)
+        ]
+
     def order(self, sequences: list[Sequence]) -> list[Sequence]:
         """The sequences in the order in which tenants deserve them. Those of one tenant keep their order.
 

@@ -55,6 +55,7 @@ class Scheduler:
         self._grammars = grammars
         self._clock = clock
         self._seeds = Random(config.seed)
+        self._has_left_out_decodes = False  # in the step before
         self._deadlines: list[tuple[float, str]] = []  # a heap, with ids that have ended since
 
     def __contains__(self, request_id: str) -> bool:
@@ -201,6 +202,10 @@ class Scheduler:
     def _schedule_sequences(self) -> tuple[list[Sequence], list[Sequence]]:
         """The decoding sequences of a step, and those that compute prompt tokens."""
         self._preempt_for_waiting()
+        overdue = [] if self._has_left_out_decodes else self._schedule_overdue()
+        self._has_left_out_decodes = bool(overdue)
+        if overdue:
+            return [], overdue
         preemptions = self.stats.preemptions
         decodes, prefilling = self._schedule_decodes()
         waiting = self.pool.waiting if self.pool.cache.has_free_slot and self.stats.preemptions == preemptions else []
@@ -208,6 +213,21 @@ class Scheduler:
             return decodes, []
         budget = self.policy.budget(decodes)
         return decodes, self._schedule_prefills(prefilling, waiting, budget)
+
+    def _schedule_overdue(self) -> list[Sequence]:
+        """The prompts of tenants that were served least, for a step without the decoding sequences of others.
+
+        A step with a full batch may take as long as a prompt, so the first token would come twice as late. It never
+        happens in two steps in a row, and no tenant gets more tokens by it than others.
+        """
+        decoding = [sequence for sequence in self.pool.running if sequence.is_decoding]
+        prefilling = [sequence for sequence in self.pool.running if not sequence.is_decoding]
+        waiting = self.pool.waiting if self.pool.cache.has_free_slot else []
+        overdue = self.policy.fair_share.overdue
+        prefilling, waiting = overdue(prefilling, decoding), overdue(waiting, decoding)
+        if not prefilling and not waiting:
+            return []
+        return self._schedule_prefills(prefilling, waiting, self.policy.budget(decoding))
 
     def _preempt_for_waiting(self) -> None:
         """Let waiting sequences run that may take the place of others, where no place is free."""

@@ -212,7 +212,8 @@ class RequestTimes:
 class EngineOutput:
     """What one step computed for one request. The last output of a request, and no other, has a `finish_reason`.
 
-    A terminal output may carry no token (abort, error). `num_cached_tokens` of the prompt came from the prefix cache.
+    A terminal output may carry no token (abort, error), and the first one of a beam search carries none: it tells that
+    the prompt is computed. `num_cached_tokens` of the prompt came from the prefix cache.
     """
 
     request_id: str

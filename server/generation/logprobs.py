@@ -24,6 +24,12 @@ class DecodedToken:
     logprob: float | None
 
     @property
+    def known_logprob(self) -> float:
+        """The log-probability of a token that another one precedes."""
+        assert self.logprob is not None, "nothing precedes this token"
+        return self.logprob
+
+    @property
     def text(self) -> str:
         """The token's text; a token that is only part of a character is written `bytes:\\xe4\\xbd`."""
         try:

@@ -4,19 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import cache
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.telemetry import TelemetryConfig
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.routing import BaseRoute
 
-from server.api import ROUTERS, page
+from server.api import ROUTERS, api_router, page
 from server.api.dependencies import WARNINGS_HEADER
 from server.api.exception_handlers import add_exception_handlers
 from server.api.in_process_executor import InProcessExecutor
-from server.api.openapi_errors import router_options
 from server.batches.directory import BatchDirectory
 from server.batches.metrics import BatchCollector
 from server.batches.runner import BatchRunner
@@ -97,18 +94,9 @@ def create_app(
     app.state.running_requests = {}  # the Admission of each, by request id
     app.state.settings = settings
     app.state.batches = None
-    app.router.routes.extend(_routes())
+    app.router.routes.extend(api_router.routes)  # not include_router, which makes its own: see api_router
     add_exception_handlers(app)
     return app
-
-
-@cache
-def _routes() -> list[BaseRoute]:
-    """The routes of all applications of this process: analysing them takes FastAPI 0.1 s, at their first requests."""
-    api = APIRouter()
-    for router in ROUTERS:
-        api.include_router(router, **router_options(router))
-    return api.routes
 
 
 def _telemetry() -> TelemetryConfig:

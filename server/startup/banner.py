@@ -3,6 +3,7 @@
 import torch
 
 from model import kernels
+from model.kernels.library import level_label
 from model.loading.memory_estimate import gib
 from server.engine.config import EngineConfig
 from server.settings import Settings
@@ -33,9 +34,10 @@ def _kernels(dtype: str, device: str) -> str:
     """The kernels, with a warning where an answer's bits may depend on the batch."""
     if device != "cpu":
         return f"plain kernels ({BATCH_DEPENDENT})"
-    instructions = kernels.instruction_set()
-    if instructions is None:
+    level = kernels.instruction_set()
+    if level is None:
         return f"plain kernels (slower, and {BATCH_DEPENDENT})"
+    instructions = level_label(level)
     if dtype == "float16":
         return f"kernels {instructions} for products, else plain ones ({BATCH_DEPENDENT})"
     return f"kernels {instructions}"

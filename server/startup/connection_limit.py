@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import UnavailableError
+from server.metrics import Metrics
 from server.middleware.auth import HEALTH_PATHS
 
 OTHER_FILES = 128  # that a server opens beside its connections: listeners, libraries, files of batches
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class TooManyConnectionsError(UnavailableError):
-    code = "too_many_connections"
+    code: str = "too_many_connections"
 
     def __init__(self) -> None:
         super().__init__(
@@ -38,17 +39,21 @@ class ConnectionLimit:
     """
 
     def __init__(self, max_connections: int) -> None:
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        room = math.inf if files == resource.RLIM_INFINITY else files - OTHER_FILES - PROBE_CONNECTIONS
-        self.most = int(min(max_connections, max(room, FEWEST)))
+        self._files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        is_unlimited = self._files == resource.RLIM_INFINITY
+        room = math.inf if is_unlimited else self._files - OTHER_FILES - PROBE_CONNECTIONS
+        self._asked, self.most = max_connections, int(min(max_connections, max(room, FEWEST)))
         self._spare: dict[object, Callable[[], None]] = {}  # what refuses each, oldest first
         self._last_line = -math.inf
-        if self.most < max_connections:
+
+    def warn_if_lowered(self) -> None:
+        """Log that the limit of open files allows fewer connections than were asked for, if it does."""
+        if self.most < self._asked:
             logger.warning(
                 "at most %d connections, not %d: the process may open %d files; raise `ulimit -n` (LimitNOFILE)",
                 self.most,
-                max_connections,
-                files,
+                self._asked,
+                self._files,
             )
 
     def admits(self, count: int) -> bool:
@@ -72,15 +77,23 @@ class ConnectionLimit:
 
 
 class HealthOnly:
-    """The application on a connection beyond the bound."""
+    """The application on a connection beyond the bound. `metrics` are those of the application, once it has started."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, metrics: Callable[[], Metrics]) -> None:
+        self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] in HEALTH_PATHS:
             return await self._app(scope, receive, send)
         error = TooManyConnectionsError()
+        self._count(scope["method"], error)
         headers = error.headers() | {"Connection": "close"}
         await JSONResponse(error.body(scope["path"]), error.status, headers)(scope, receive, send)
         return None
+
+    def _count(self, method: str, error: TooManyConnectionsError) -> None:
+        """As the application counts what it refuses itself."""
+        metrics = self._metrics()
+        metrics.rejected(error.code)
+        if method == "POST":
+            metrics.answered(error.status)

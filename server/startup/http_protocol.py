@@ -6,6 +6,7 @@ sends chunks to HTTP/1.0 clients, and reads headers without a limit.
 
 import asyncio
 import json
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -13,6 +14,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server.errors import HeadersTooLargeError, InvalidRequestError, RequestError
+from server.metrics import Metrics
 from server.startup.connection_limit import ConnectionLimit, HealthOnly, TooManyConnectionsError
 
 MAX_HEAD_BYTES = 64 * 2**10  # request line and headers; read before a key can be checked
@@ -24,9 +26,9 @@ WRITE_SECONDS = 60.0  # without the client reading any of its response
 class BoundedH11Protocol(H11Protocol):
     """Closes connections whose client sends too much, or too slowly, or does not read, and those beyond the limit."""
 
-    def __init__(self, *args: Any, limit: ConnectionLimit, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, limit: ConnectionLimit, metrics: Callable[[], Metrics], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._limit = limit
+        self._limit, self._metrics = limit, metrics
         self._read_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -34,7 +36,7 @@ class BoundedH11Protocol(H11Protocol):
         super().connection_made(transport)
         self._set_read_timer(HEAD_SECONDS)
         if not self._limit.admits(len(self.connections)):
-            self.app = HealthOnly(self.app)
+            self.app = HealthOnly(self.app, self._metrics)
             self._limit.add_spare(self, self._refuse)
 
     def data_received(self, data: bytes) -> None:

@@ -97,7 +97,9 @@ def run(
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Returns when everything has ended."""
     sys.setswitchinterval(SWITCH_SECONDS)
-    _server(settings, open_backend, batch_directory).run(list(listeners))
+    limit = ConnectionLimit(settings.max_connections)
+    limit.warn_if_lowered()
+    _server(settings, open_backend, batch_directory, limit).run(list(listeners))
 
 
 @contextmanager
@@ -108,7 +110,7 @@ def in_background(
     batch_directory: BatchDirectory | None = None,
 ) -> Iterator[str]:
     """Serve on a socket, by default a free port of this machine, while the block runs; yields the base URL."""
-    server = _server(settings, open_backend, batch_directory)
+    server = _server(settings, open_backend, batch_directory, ConnectionLimit(settings.max_connections))
     with listener or bind_tcp("127.0.0.1", 0)[0] as listener:
         url = url_of(listener)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="http")
@@ -125,12 +127,15 @@ def in_background(
 
 
 def _server(
-    settings: Settings, open_backend: Callable[[], Backend], batch_directory: BatchDirectory | None
+    settings: Settings,
+    open_backend: Callable[[], Backend],
+    batch_directory: BatchDirectory | None,
+    limit: ConnectionLimit,
 ) -> DrainingServer:
     app = create_app(settings, open_backend, batch_directory)
     config = uvicorn.Config(
         app,
-        http=partial(BoundedH11Protocol, limit=ConnectionLimit(settings.max_connections)),  # type: ignore[arg-type]
+        http=partial(BoundedH11Protocol, limit=limit, metrics=lambda: app.state.metrics),  # type: ignore[arg-type]
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         ws="none",
         log_config=None,  # uvicorn logs through the handler of configure_logging

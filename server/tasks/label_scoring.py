@@ -67,7 +67,7 @@ def with_continuation(context: Prompt, answer: Sequence[int]) -> Prompt:
 
 
 def _score_of(result: GenerationResult, num_tokens: int) -> ContinuationScore:
-    logprobs = (entry.chosen.logprob or 0.0 for entry in result.prompt_logprobs[-num_tokens:])
+    logprobs = (entry.chosen.known_logprob for entry in result.prompt_logprobs[-num_tokens:])
     return ContinuationScore(math.fsum(logprobs), num_tokens)
 
 

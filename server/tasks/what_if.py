@@ -28,6 +28,6 @@ async def compare_routing(admission: Admission, prompt: Prompt, changed: Routing
     [other] = await run_sub_generations(admission, [prompt], SCORING, routing=changed)
     [plain] = await run_sub_generations(admission, [prompt], SCORING)
     return [
-        ComparedToken(before.chosen, before.chosen.logprob or 0.0, after.chosen.logprob or 0.0)
+        ComparedToken(before.chosen, before.chosen.known_logprob, after.chosen.known_logprob)
         for before, after in zip(plain.prompt_logprobs, other.prompt_logprobs, strict=True)
     ]

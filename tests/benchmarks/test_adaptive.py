@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.adaptive import PHASES, Run, Sample, draw_plot, quality, quantile
+from benchmarks.adaptive import PHASES, Run, Sample, draw_plot, quality, quantile, same_bits
 
 
 def test_a_quantile_is_linear_within_its_bucket() -> None:
@@ -34,11 +34,19 @@ def test_quality_is_that_of_the_range(tmp_path: Path) -> None:
     assert quality(tmp_path, "1:2") == rows[:2]
 
 
+def test_answers_before_and_after_the_step_are_compared_with_those_of_the_fixed_server() -> None:
+    two, one = [{"token_logprobs": [-1.25]}], [{"token_logprobs": [-1.5]}]
+    fixed = {"before": two, "after": two, "fewest": one}
+    expected = {"before": True, "after": True, "fewest": True, "fewest equals before": False}
+    assert same_bits(fixed, fixed) == expected
+    assert same_bits(fixed, fixed | {"after": one}) == expected | {"after": False}
+
+
 def test_the_plot_is_written(tmp_path: Path) -> None:
     runs = {}
     for name, experts in (("fixed", None), ("adaptive", 2.0)):
         run = Run([Sample(0.0, 1.0, experts), Sample(0.5, 9.0, experts)])
-        run.ttft = dict.fromkeys(PHASES, 1.5)
+        run.ttft, run.waits, run.began = (dict.fromkeys(PHASES, 1.5) for _ in range(3))
         runs[name] = run.figures()
-    draw_plot(tmp_path / "adaptive.png", {"runs": runs, "experts": "1:2"})
+    draw_plot(tmp_path / "adaptive.png", {"runs": runs, "experts": "1:2", "seconds": 3.0})
     assert (tmp_path / "adaptive.png").stat().st_size > 1000

@@ -40,3 +40,21 @@ def test_a_place_is_filled_from_its_file_and_again(tmp_path: Path) -> None:
 def test_a_place_without_its_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"a\.json"):
         filled(PLACE, tmp_path)
+
+
+def test_the_step_of_load_is_told_with_its_quality(tmp_path: Path) -> None:
+    runs = {
+        name: {"waits": {"step": wait}, "ttft": {"step": wait, "quiet again": 0.1}, "generations": generations}
+        for name, wait, generations in (("fixed", 9.5, {}), ("adaptive", 4.25, {"2": 10, "1": 1200}))
+    }
+    figures = {
+        "runs": runs,
+        "same_bits": {"before": True, "after": False},
+        "quality": [{"experts": 1, "scores": {"BLEU": 20.5}}, {"experts": 2, "scores": {"BLEU": 25.0}}],
+    }
+    stored(tmp_path, "adaptive", figures)
+    text = filled(PLACE, tmp_path)
+    assert "| wait in the queue in the step, p95, s | 9.50 | 4.25 |" in text
+    assert "| generations by experts per token | not counted | 1: 1,200, 2: 10 |" in text
+    assert "| same bits as fixed, after the step |  | no |" in text
+    assert "| 1 | 20.50 |" in text

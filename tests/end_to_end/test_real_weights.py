@@ -43,7 +43,7 @@ TEXT = (
     "and lucky you may see an otter. At the end of the path there is a hut where tea and cake are sold."
 )
 # Perplexity relative to the dequantized weights: what each scheme costs this model, which is small and sensitive
-PERPLEXITY_BOUNDS = {"float32": 0.003, "bfloat16": 0.005, "int8": 0.01, "int4": 0.12}
+PERPLEXITY_BOUNDS = {"float32": 0.003, "stored": 0.003, "bfloat16": 0.005, "int8": 0.01, "int4": 0.12}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def ours() -> CausalLM:
     return loaded(plain_scheme(torch.float32))
 
 
-def loaded(scheme: Scheme, dtype: torch.dtype = torch.float32) -> CausalLM:
+def loaded(scheme: Scheme | None, dtype: torch.dtype = torch.float32) -> CausalLM:
     return load_network(find_checkpoint(str(SMOLLM2)), dtype, scheme=scheme)
 
 
@@ -101,8 +101,8 @@ def test_greedy_answers_equal_those_of_transformers(ours: CausalLM, theirs: nn.M
 @pytest.mark.parametrize("name", PERPLEXITY_BOUNDS)
 def test_perplexity_is_what_is_stated(name: str, theirs: nn.Module, tokenizer: Tokenizer) -> None:
     ids_L = torch.tensor(tokenizer.encode(TEXT))
-    dtype = torch.float32 if name == "float32" else torch.bfloat16
-    network = loaded(SCHEMES.get(name) or plain_scheme(dtype), dtype)
+    dtype = torch.float32 if name in ("float32", "stored") else torch.bfloat16
+    network = loaded(None if name == "stored" else SCHEMES.get(name) or plain_scheme(dtype), dtype)
     with torch.inference_mode():
         expected = perplexity(theirs(ids_L[None]).logits[0], ids_L)
     found = perplexity(logits(network, ids_L), ids_L)

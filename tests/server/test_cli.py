@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from model import kernels
 from server.cli import app
 from server.startup.listeners import bind_unix
 from tests.server.applications import Server, listening, listening_on, make_server
@@ -47,7 +48,25 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_version(runner: CliRunner) -> None:
     lines = runner.invoke(app, ["version"]).output.splitlines()
-    assert [line.split()[0] for line in lines] == ["routelm", "python", "torch"]
+    assert [line.split()[0] for line in lines] == ["routelm", "python", "torch", "kernels"]
+
+
+@pytest.mark.parametrize(
+    ("level", "machine", "name"),
+    [
+        ("avx2", "x86_64", "avx2"),
+        ("generic", "x86_64", "generic (SSE2)"),
+        ("generic", "aarch64", "generic (NEON)"),
+        ("generic", "riscv64", "generic"),
+        (None, "aarch64", "plain"),
+    ],
+)
+def test_version_names_the_instructions_of_the_kernels(
+    runner: CliRunner, level: str | None, machine: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "instruction_set", lambda: level)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert f"kernels {name}\n" in runner.invoke(app, ["version"]).output
 
 
 def test_version_is_an_option_too(runner: CliRunner) -> None:

@@ -26,7 +26,7 @@ class GgmlType:
     """`decode` is None where the bytes are numbers of `dtype`, which otherwise holds every decoded number exactly.
 
     `format` is the one that matrices are served in; None: as plain numbers. `codes` makes that of the blocks [N, B],
-    with one row per block, where no weight changes by more than the rounding of its scale to float16.
+    with one row per block, where no weight changes by more than the rounding of its scale and minimum to float16.
     """
 
     name: str
@@ -170,14 +170,28 @@ def _mxfp4(blocks_NB: Tensor) -> Tensor:
     return _looked_up(E2M1_VALUES, _nibbles(blocks_NB[:, 1:])) * scale_N1
 
 
-def _scale(blocks_NB: Tensor) -> Tensor:
-    """The float16 number at the beginning of every block, as it is: [N, 1]."""
-    return blocks_NB[:, :2].contiguous().view(torch.float16)
+def _scale(blocks_NB: Tensor, start: int = 0) -> Tensor:
+    """The float16 number at a place of every block, as it is: [N, 1]."""
+    return blocks_NB[:, start : start + 2].contiguous().view(torch.float16)
+
+
+def _in_bytes(codes_NB: Tensor) -> Tensor:
+    """Integers of four bits, two in a byte as `Codes` has them."""
+    return codes_NB[:, 0::2] | codes_NB[:, 1::2] << 4
 
 
 def _q4_0_codes(blocks_NB: Tensor) -> Codes:
-    codes_NB = _nibbles(blocks_NB[:, 2:]) ^ 8  # 8 less, in two's complement
-    return Codes(codes_NB[:, 0::2] | codes_NB[:, 1::2] << 4, _scale(blocks_NB))
+    return Codes(_in_bytes(_nibbles(blocks_NB[:, 2:]) ^ 8), _scale(blocks_NB))  # 8 less, in two's complement
+
+
+def _q4_1_codes(blocks_NB: Tensor) -> Codes:
+    return Codes(_in_bytes(_nibbles(blocks_NB[:, 4:])), _scale(blocks_NB), _scale(blocks_NB, 2))
+
+
+def _q4_k_codes(blocks_NB: Tensor) -> Codes:
+    scales_NG, minima_NG = _six_bit_scales(blocks_NB[:, 4:16])
+    scales_NG, minima_NG = _half(blocks_NB, 0) * scales_NG, _half(blocks_NB, 2) * -minima_NG
+    return Codes(_in_bytes(_four_bit_codes(blocks_NB[:, 16:])), scales_NG.half(), minima_NG.half())
 
 
 def _q5_0_codes(blocks_NB: Tensor) -> Codes:
@@ -198,19 +212,18 @@ def _iq4_xs_codes(blocks_NB: Tensor) -> Codes:
     return Codes(numbers_NB.to(torch.int8), scales_NG.half())
 
 
-# Q4_1 and Q4_K are not served in Format.Q4_1: beside activations of 8 bits it loses more (docs/decisions/0012)
 TYPES = {
     0: GgmlType("F32", 1, 4),
     1: GgmlType("F16", 1, 2, torch.float16),
     30: GgmlType("BF16", 1, 2, torch.bfloat16),
     2: GgmlType("Q4_0", 32, 18, decode=_q4_0, format=Format.INT4, codes=_q4_0_codes),
-    3: GgmlType("Q4_1", 32, 20, decode=_q4_1, format=Format.Q8_0),
+    3: GgmlType("Q4_1", 32, 20, decode=_q4_1, format=Format.Q4_1, codes=_q4_1_codes),
     6: GgmlType("Q5_0", 32, 22, decode=_q5_0, format=Format.Q8_0, codes=_q5_0_codes),
     7: GgmlType("Q5_1", 32, 24, decode=_q5_1, format=Format.Q8_0),
     8: GgmlType("Q8_0", 32, 34, decode=_q8_0, format=Format.Q8_0, codes=_q8_0_codes),
     10: GgmlType("Q2_K", 256, 84, decode=_q2_k, format=Format.INT4),
     11: GgmlType("Q3_K", 256, 110, decode=_q3_k, format=Format.INT4),
-    12: GgmlType("Q4_K", 256, 144, decode=_q4_k, format=Format.Q8_0),
+    12: GgmlType("Q4_K", 256, 144, decode=_q4_k, format=Format.Q4_1, codes=_q4_k_codes),
     13: GgmlType("Q5_K", 256, 176, decode=_q5_k, format=Format.Q8_0),
     14: GgmlType("Q6_K", 256, 210, decode=_q6_k, format=Format.Q8_0),
     20: GgmlType("IQ4_NL", 32, 18, decode=_iq4_nl, format=Format.Q8_0, codes=_iq4_nl_codes),

@@ -92,7 +92,7 @@ def study(network: CausalLM, texts: Iterable[LabelledText]) -> RoutingStudy:
         for layer, parts in used.items():
             routing = routings[layer]
             assert routing is not None
-            parts.append(_used(routing, moe_layers[layer].num_experts))
+            parts.append(used_experts(routing, moe_layers[layer].num_experts))
     labels = {axis: [label for text in read for label in _labels(text, axis)] for axis in AXES}
     names = {axis: sorted(set(found)) for axis, found in labels.items()}
     layers = []
@@ -118,7 +118,8 @@ def distinct_experts(used_TE: NDArray[np.bool_], batch_size: int) -> float:
     return float(used_TE[rows].any(1).sum(1).mean())
 
 
-def _used(routing: Routing, num_experts: int) -> NDArray[np.bool_]:
+def used_experts(routing: Routing, num_experts: int) -> NDArray[np.bool_]:
+    """Which experts each token used: [T, E]."""
     used_TE = torch.zeros(len(routing.experts_TK), num_experts)
     used_TE.scatter_add_(1, routing.experts_TK.cpu(), (routing.weights_TK > 0).float().cpu())
     found: NDArray[np.bool_] = (used_TE > 0).numpy()

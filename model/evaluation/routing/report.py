@@ -56,7 +56,7 @@ def _lines(model: str, study: RoutingStudy) -> Iterator[str]:
     yield (
         "Entropy is that of the experts' shares of all choices, log2 of their number when even. Imbalance is MaxVio, "
         "(largest - mean) / mean. Idle experts get less than a tenth of the mean. I(x; expert) is how many bits a "
-        "single choice tells of x."
+        f"single choice tells of x, of those that there are: {_label_bits(study)}."
     )
     yield from ("", "![Load of the experts by layer](load.png)")
     for axis in AXES:
@@ -75,6 +75,12 @@ def _lines(model: str, study: RoutingStudy) -> Iterator[str]:
     ]
     yield table(["sequences", "distinct experts, all layers", "MiB of routed experts in bfloat16"], rows)
     yield from ("", "![Bytes by batch size](bytes.png)")
+
+
+def _label_bits(study: RoutingStudy) -> str:
+    """The entropy of the labels of each axis, which bounds what choices can tell of them."""
+    counts = {axis: study.layers[0].by_label[axis].sum(1) for axis in AXES}
+    return ", ".join(f"{axis} {entropy(load_shares(counts_A)):.2f}" for axis, counts_A in counts.items())
 
 
 def _layer_rows(study: RoutingStudy) -> Iterator[list[str]]:

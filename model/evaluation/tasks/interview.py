@@ -75,7 +75,7 @@ class Interview:
     def _samples(self, numbers: Iterable[int]) -> tuple[Sample, ...]:
         asked = [(self.questions[number], self.answers[number][-1]) for number in numbers]
         return tuple(
-            Sample(f"interview/{question.kind}", question.lang, question.turns[-1], question.must_match[0], last)
+            Sample(f"interview/{question.kind}", question.lang, question.turns[-1], _alternatives(question), last)
             for question, last in asked
         )
 
@@ -91,6 +91,13 @@ class Interview:
     def _looped(self) -> Score:
         looped = [100.0 * is_looped(split_words(answer)) for answers in self.answers for answer in answers]
         return ScoreOf(f"interview/{ALL}", ALL)("looped answers in %", mean_score(looped), better="lower", digits=1)
+
+
+def _alternatives(question: Question) -> str:
+    r"""The first pattern as people read it: `(?i)\b(?:calf|calves)\b` is "calf / calves"."""
+    text = re.sub(r"\(\?i\)|\(\?:|[()]|\\b|\\s\?|(?<!\\)\?", "", question.must_match[0])
+    text = re.sub(r"\\w[*+]|\.\*", "…", text)
+    return re.sub(r"\\(.)", r"\1", text).replace("|", " / ")
 
 
 def read_questions(path: Path = QUESTIONS_FILE) -> list[Question]:

@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from model.kernels.native import SUFFIXES, function, run
+from model.kernels import native
 
 LANES = 16
 TAPS = range(2, 9)  # of a convolution
@@ -17,7 +17,7 @@ MAX_STATE_WIDTH = 256  # of a head of a recurrence: the size of its buffers on t
 
 def fits(x: Tensor, *widths: int) -> bool:
     """Whether the compiled code supports the element type of x and these widths."""
-    return x.dtype in SUFFIXES and all(width % LANES == 0 for width in widths)
+    return x.dtype in native.SUFFIXES and all(width % LANES == 0 for width in widths)
 
 
 def fits_convolution(x: Tensor, channels: int, taps: int) -> bool:
@@ -43,7 +43,7 @@ def fits_selective_scan(x: Tensor, channels: int, state_width: int) -> bool:
 def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | None) -> None:
     """Run a kernel on tensors of `dtype`, with as many threads as torch uses."""
     kernel = _function(name, dtype, *map(type, arguments))
-    run(
+    native.run(
         kernel,
         *[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments],
         torch.get_num_threads(),
@@ -54,4 +54,5 @@ def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | None)
 @cache
 def _function(name: str, dtype: torch.dtype, *types: type) -> Callable[..., None]:
     as_c = {int: ctypes.c_int64, float: ctypes.c_float}  # everything else is an address
-    return function("cpu", f"{name}_{SUFFIXES[dtype]}", *[as_c.get(t, ctypes.c_void_p) for t in types], ctypes.c_int)
+    arguments = [as_c.get(t, ctypes.c_void_p) for t in types]
+    return native.function("cpu", f"{name}_{native.SUFFIXES[dtype]}", *arguments, ctypes.c_int)

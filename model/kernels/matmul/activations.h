@@ -12,23 +12,39 @@
 
 namespace {
 
-// 32 activations: scale * values, where the largest magnitude is the largest Int. The error of each is at most half of
-// the scale: 2^-8 of the largest of the block for int8_t, 2^-16 for int16_t.
-template <class Int> struct QuantizedBlock {
+// 32 activations: scale * values, where the largest magnitude is 127 or 32767. The error of each is at most half of the
+// scale: 2^-8 or 2^-16 of the largest of the block.
+
+// Multiplied by INT4.
+struct Int8Block {
     float scale;
     int16_t correction[2];  // -8 times the sums of the values 0 and 1 and of the values 2 and 3 of all steps
-    Int values[GROUP];
+    int8_t values[GROUP];
 
-    float sum() const { return scale * ((correction[0] + correction[1]) / -8); }
+    INLINE void set_sums(i32v sums) {
+        int32_t pairs[2] = {};
+        for (int i = 0; i < LANES; ++i) pairs[i % STEP / 2] -= 8 * sums[i];
+        correction[0] = pairs[0], correction[1] = pairs[1];
+    }
 };
 
-typedef QuantizedBlock<int8_t> Int8Block;    // multiplied by INT4 and Q4_1
-typedef QuantizedBlock<int16_t> Int16Block;  // multiplied by INT8 and Q8_0
+// Multiplied by INT8, Q8_0 and Q4_1.
+struct Int16Block {
+    float scale;
+    float sum;  // of the activations, which multiplies minima
+    int16_t values[GROUP];
+
+    INLINE void set_sums(i32v sums) {
+        int32_t total = 0;
+        for (int i = 0; i < LANES; ++i) total += sums[i];
+        sum = scale * total;
+    }
+};
 
 // Calls compute with a value of the type in which activations of type T are multiplied by weights of a format.
 template <class T, class Compute> void with_compute_type(int64_t format, Compute compute) {
-    if (format == INT8 || format == Q8_0) return compute(Int16Block());
-    if (format == INT4 || format == Q4_1) return compute(Int8Block());
+    if (format == INT4) return compute(Int8Block());
+    if (format >= INT8) return compute(Int16Block());
 #ifdef ROUTELM_BF16_DOT
     if (format == BF16) return compute(T());
 #endif
@@ -59,10 +75,11 @@ INLINE float largest_magnitude(const float* values) {
     return bit_cast<float>(found);
 }
 
-template <class Int> INLINE void store_group(QuantizedBlock<Int>* row, int64_t g, const float* values) {
+template <class Block> INLINE void store_group(Block* row, int64_t g, const float* values) {
+    typedef std::remove_extent_t<decltype(Block::values)> Int;
     typedef Int Narrow __attribute__((vector_size(sizeof(Int) * LANES)));
     constexpr float LIMIT = sizeof(Int) == 1 ? 127 : 32767;
-    QuantizedBlock<Int>& block = row[g];
+    Block& block = row[g];
     float largest = largest_magnitude(values), inverse = largest > 1e-30f ? LIMIT / largest : 0.0f;
     i32v sums{};
     for (int64_t i = 0; i < GROUP; i += LANES) {
@@ -71,10 +88,8 @@ template <class Int> INLINE void store_group(QuantizedBlock<Int>* row, int64_t g
         std::memcpy(block.values + i, &narrow, sizeof narrow);
         sums += integers;
     }
-    int32_t correction[2] = {};
-    for (int i = 0; i < LANES; ++i) correction[i % STEP / 2] -= 8 * sums[i];
     block.scale = largest / LIMIT;  // not finite if a value is not, and then the products are not
-    block.correction[0] = correction[0], block.correction[1] = correction[1];
+    block.set_sums(sums);
 }
 
 // One row of `inputs` values in the form In.

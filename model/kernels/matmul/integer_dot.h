@@ -66,8 +66,8 @@ INLINE void add_pairs(i32v& sum, i16v x, i16v y) {
 }
 
 // Products of four nibbles (0 to 15 in bytes) and four signed bytes per lane. With maddubs, sums have two halves of 16
-// bits. Each is at most 16 * 15 * 127, which fits, plus for INT4 a correction of at most 16 * 8 * 127. That can overflow
-// on the way, but the final sum is that of products of -8 to 7 and fits.
+// bits. Each is at most 16 * 15 * 127, which fits, plus a correction of at most 16 * 8 * 127. That can overflow on the
+// way, but the final sum is that of products of -8 to 7 and fits.
 INLINE void add_nibbles(i32v& sum, u32v w, i32v x) {
 #if defined(__AVX512VNNI__)
     sum = bit_cast<i32v>(_mm512_dpbusd_epi32(bit_cast<__m512i>(sum), bit_cast<__m512i>(w), bit_cast<__m512i>(x)));

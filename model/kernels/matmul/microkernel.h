@@ -53,11 +53,11 @@ template <> struct Dot<bf16> {
 template <> struct Dot<Int16Block> {
     static constexpr int PARTS = 2;
     template <int FORMAT> INLINE static i16v weights(const uint8_t* w, int p, int v) {
-        return widen(int8_pairs(w, p, v));
+        return FORMAT == Q4_1 ? bit_cast<i16v>(nibble_pairs(w, p, v)) : widen(int8_pairs(w, p, v));
     }
     INLINE static i16v inputs(const int16_t* x) { return bit_cast<i16v>(load_bits<int32_t>(x) - i32v{}); }
     INLINE static void add(i32v& sum, i16v w, i16v x) { add_pairs(sum, w, x); }
-    template <int FORMAT> INLINE static i32v start(const Int16Block&) { return i32v{}; }
+    INLINE static i32v start(const Int16Block&) { return i32v{}; }
     INLINE static i32v finish(i32v sum) { return sum; }
 };
 
@@ -66,8 +66,8 @@ template <> struct Dot<Int8Block> {
     template <int FORMAT> INLINE static u32v weights(const uint8_t* w, int, int v) { return nibbles(w, v); }
     INLINE static i32v inputs(const int8_t* x) { return load_bits<int32_t>(x) - i32v{}; }
     INLINE static void add(i32v& sum, u32v w, i32v x) { add_nibbles(sum, w, x); }
-    template <int FORMAT> INLINE static i32v start(const Int8Block& x) {
-        return FORMAT == INT4 ? start_of_nibbles(load_bits<int32_t>(x.correction) - i32v{}) : i32v{};
+    INLINE static i32v start(const Int8Block& x) {
+        return start_of_nibbles(load_bits<int32_t>(x.correction) - i32v{});
     }
     INLINE static i32v finish(i32v sum) { return sum_of_nibbles(sum); }
 };
@@ -152,7 +152,7 @@ void integer_microkernel(const Block* x, int64_t stride, const Panel& panel, int
 #pragma GCC unroll 16
         for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-            for (int v = 0; v < V; ++v) sums[r][v] = Dot<Block>::template start<FORMAT>(x[r * stride]);
+            for (int v = 0; v < V; ++v) sums[r][v] = Dot<Block>::start(x[r * stride]);
         accumulate<Block, FORMAT, FIRST>(rows, w, GROUP / STEP, prefetch, sums);
         const f16* group = panel.scales + g * PANEL * group_numbers(FORMAT) + FIRST * LANES;
         f32v scales[V];
@@ -167,8 +167,8 @@ void integer_microkernel(const Block* x, int64_t stride, const Panel& panel, int
                 f32v sum = __builtin_convertvector(Dot<Block>::finish(sums[r][v]), f32v);
                 f32v total = load<f32v>(out + r * PANEL + v * LANES);
                 multiply_add(total, has_group_scales(FORMAT) ? scale * scales[v] : scale, sum);
-                if (FORMAT == Q4_1)
-                    multiply_add(total, splat<f32v>(x[r * stride].sum()), load<f32v>(group + PANEL + v * LANES));
+                if constexpr (FORMAT == Q4_1)
+                    multiply_add(total, splat<f32v>(x[r * stride].sum), load<f32v>(group + PANEL + v * LANES));
                 store(out + r * PANEL + v * LANES, total);
             }
         }
@@ -214,10 +214,10 @@ void multiply_panel(int64_t rows, const PackedMatrix& m, const Panel& panel, con
     int64_t inputs = m.padded_inputs();
     if constexpr (std::is_same<In, Int16Block>::value) {
         if (m.format == INT8) return any_rows<In, INT8>(rows, x, stride, panel, inputs, prefetch, out);
+        if (m.format == Q4_1) return any_rows<In, Q4_1>(rows, x, stride, panel, inputs, prefetch, out);
         any_rows<In, Q8_0>(rows, x, stride, panel, inputs, prefetch, out);
     } else if constexpr (std::is_same<In, Int8Block>::value) {
-        if (m.format == INT4) return any_rows<In, INT4>(rows, x, stride, panel, inputs, prefetch, out);
-        any_rows<In, Q4_1>(rows, x, stride, panel, inputs, prefetch, out);
+        any_rows<In, INT4>(rows, x, stride, panel, inputs, prefetch, out);
     } else {
         if constexpr (std::is_same<In, float>::value)
             if (m.format == F32) return any_rows<In, F32>(rows, x, stride, panel, inputs, prefetch, out);

@@ -26,8 +26,9 @@ template <int FORMAT> INLINE void store_weights(const uint8_t* pair, int64_t i, 
     } else if (FORMAT == INT8) {
         std::memcpy(step + 64 * p + 2 * c, pair, 2);
     } else {  // flipping the sign bit of four bits adds 8
-        uint8_t both = FORMAT == INT4 ? *pair ^ 0x88 : *pair, *to = step + 4 * (c % 16) + 2 * p;
-        to[0] |= (both & 15) << (c / 16 * 4), to[1] |= both >> 4 << (c / 16 * 4);
+        constexpr int64_t NEXT = FORMAT == INT4 ? 1 : 2;  // bytes to the second of a pair
+        uint8_t both = FORMAT == INT4 ? *pair ^ 0x88 : *pair, *to = step + 4 * (c % 16) + (FORMAT == INT4 ? 2 * p : p);
+        to[0] |= (both & 15) << (c / 16 * 4), to[NEXT] |= both >> 4 << (c / 16 * 4);
     }
 }
 

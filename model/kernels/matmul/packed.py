@@ -27,7 +27,7 @@ HUGE_PAGE = 2 << 20
 # per weight, without scales
 BITS = {Format.F32: 32, Format.BF16: 16, Format.INT8: 8, Format.INT4: 4, Format.Q8_0: 8, Format.Q4_1: 4}
 # Formats for which activations take the same form, so that one call can multiply them by all
-ALIKE = ({Format.F32, Format.BF16}, {Format.INT8, Format.Q8_0}, {Format.INT4, Format.Q4_1})
+ALIKE = ({Format.F32, Format.BF16}, {Format.INT8, Format.Q8_0, Format.Q4_1}, {Format.INT4})
 LARGEST = torch.finfo(torch.float16).max
 
 
@@ -108,7 +108,8 @@ def _pack(values_EOI: Tensor, format: Format, inputs: int) -> Tensor:
     padded_outputs, padded_inputs = -(-outputs // PANEL) * PANEL, -(-inputs // GROUP_SIZE) * GROUP_SIZE
     data = _allocate(experts * padded_outputs * padded_inputs * BITS[format] // 8)
     sizes = (format, experts, outputs, inputs, torch.get_num_threads())
-    _function("pack_weights", 7)(values_EOI.data_ptr(), data.data_ptr(), *sizes)
+    addresses = (values_EOI.data_ptr(), data.data_ptr())
+    native.run(_function("pack_weights", 7), *addresses, *sizes, keep=(values_EOI, data))
     return data
 
 

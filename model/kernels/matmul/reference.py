@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.kernels.matmul.codes import Codes
+from model.kernels.matmul.codes import Codes, Format
 from model.kernels.types import GatedMLPWeights
 
 CHUNK = 1 << 20  # weights that are converted to float32 at a time
 BLOCK = 32  # inputs whose activations share a scale where the weights are integers
-ACTIVATION_LIMITS = {torch.int8: 32767, torch.uint8: 127}  # largest integer by the type of quantized weights
+# largest integer of activations, by the format of the weights
+ACTIVATION_LIMITS = {Format.INT8: 32767, Format.INT4: 127, Format.Q8_0: 32767, Format.Q4_1: 32767}
 SMALLEST = 1e-30  # blocks without a larger magnitude are zero: the inverse of their scale could be infinite
 
 
@@ -74,7 +75,7 @@ def grouped_linear(x_SI: Tensor, counts_E: Tensor, weights: PlainWeights) -> Ten
 def _linear(x_TI: Tensor, weights: PlainWeights, expert: int) -> Tensor:
     """Float32 [T, O]. The weights are converted CHUNK at a time: a large matrix is never in memory as float32."""
     codes_OI = weights.codes.map(itemgetter(expert))
-    limit = ACTIVATION_LIMITS.get(codes_OI.values.dtype)
+    limit = ACTIVATION_LIMITS.get(codes_OI.format)
     x_TI = x_TI.float() if limit is None else quantized_activations(x_TI, limit)
     step = max(1, CHUNK // max(1, x_TI.shape[1]))
     parts = [slice(start, start + step) for start in range(0, weights.outputs, step)]

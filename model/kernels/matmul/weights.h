@@ -8,7 +8,8 @@
 //   INT8   32 times (first, second), and so is Q8_0
 //   INT4   a step is 16 words of four bytes, one byte per input: the low half of word w belongs to output w, the high
 //          half to output 16 + w; both are the integer plus 8
-//   Q4_1   the same of integers from 0 to 15, as they are
+//   Q4_1   the same of integers from 0 to 15, as they are; the bytes of a word are those of the inputs 0, 2, 1 and 3, of
+//          which a shift and a mask make pairs of 16 bits
 //
 // Scales are applied to sums: one float32 per output for INT8, one float16 per output and group of 32 inputs for INT4
 // and Q8_0. Q4_1 has a minimum for every scale, which is added to the weights, so it is multiplied by sums of inputs.
@@ -83,9 +84,14 @@ template <int FORMAT> INLINE f32v float_weights(const uint8_t* w, int i, int v) 
 // The same of INT8 and Q8_0 before widening.
 INLINE i8v int8_pairs(const uint8_t* w, int p, int v) { return load_bits<i8v>(w + 64 * p + 2 * LANES * v); }
 
-// Four bytes per output, from 0 to 15: the integers of a step, of INT4 plus 8.
+// Four bytes per output, from 0 to 15: the integers of a step of INT4, plus 8.
 INLINE u32v nibbles(const uint8_t* w, int v) {
     return load_bits<u32v>(w + 4 * LANES * (v % HALF)) >> (4 * (v / HALF)) & 0x0f0f0f0fu;
+}
+
+// The integers of pair p of a step of Q4_1, in 16 bits each.
+INLINE u32v nibble_pairs(const uint8_t* w, int p, int v) {
+    return load_bits<u32v>(w + 4 * LANES * (v % HALF)) >> (4 * (v / HALF) + 8 * p) & 0x000f000fu;
 }
 
 }  // namespace

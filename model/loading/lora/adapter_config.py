@@ -14,6 +14,8 @@ CONFIG_NAME = "adapter_config.json"
 MAX_RANK = 256
 MAX_PATTERNS = 4096
 
+_PARAMETERS = ("weight", "gate_up_proj", "up_proj", "down_proj")
+
 # What would change the result and is not computed, with the values that ask for nothing.
 _REFUSED: dict[str, tuple[Any, ...]] = {
     "use_dora": (None, False),
@@ -35,22 +37,30 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class AdapterConfig:
-    """How the matrices of an adapter are scaled. Patterns are regular expressions of module names, as in PEFT."""
+    """How the matrices of an adapter are scaled, by the names of modules, or of parameters if these are adapted.
+
+    Patterns are regular expressions, as in PEFT.
+    """
 
     rank: int
     alpha: float
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
     use_rslora: bool  # divide by the square root of the rank (arXiv 2312.03732)
+    target_parameters: tuple[str, ...]
     base_model: str
 
-    def rank_of(self, module: str) -> int:
-        """The rank of the matrices of a module."""
-        return int(_match(self.rank_pattern, module, self.rank))
+    def targets(self, parameter: str) -> bool:
+        """Whether `target_parameters` has a parameter, by its name or the end of it."""
+        return any(f".{parameter}".endswith(f".{target}") for target in self.target_parameters)
 
-    def scaling_of(self, module: str) -> float:
-        """The factor of B A of a module."""
-        rank, alpha = self.rank_of(module), _match(self.alpha_pattern, module, self.alpha)
+    def rank_of(self, name: str) -> int:
+        """The rank of the matrices of a module or parameter."""
+        return int(_match(self.rank_pattern, name, self.rank))
+
+    def scaling_of(self, name: str) -> float:
+        """The factor of B A of a module or parameter."""
+        rank, alpha = self.rank_of(name), _match(self.alpha_pattern, name, self.alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)
 
 
@@ -74,6 +84,7 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
         {key: _rank(value, f"rank_pattern[{key!r}]") for key, value in _patterns(stored, "rank_pattern").items()},
         {key: _number(value, f"alpha_pattern[{key!r}]") for key, value in _patterns(stored, "alpha_pattern").items()},
         bool(stored.get("use_rslora")),
+        _target_parameters(stored.get("target_parameters")),
         str(stored.get("base_model_name_or_path") or "unknown"),
     )
 
@@ -104,6 +115,18 @@ def _patterns(stored: Mapping[str, Any], name: str) -> dict[str, Any]:
     return patterns
 
 
-def _match(patterns: Mapping[str, float], module: str, default: float) -> float:
-    """The value of the first pattern that matches the end of a module's name, as PEFT looks it up."""
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+def _target_parameters(value: Any) -> tuple[str, ...]:
+    if value is not None and (not isinstance(value, list) or len(value) > MAX_PATTERNS):
+        raise CheckpointError(f"{CONFIG_NAME}: target_parameters is no list of at most {MAX_PATTERNS} names")
+    for name in value or ():
+        if not isinstance(name, str) or name.rpartition(".")[2] not in _PARAMETERS:
+            raise CheckpointError(
+                f"{CONFIG_NAME}: target_parameters has {name!r:.80}: only the weights of linear layers and "
+                f"{', '.join(_PARAMETERS[1:])} of experts are served"
+            )
+    return tuple(value or ())
+
+
+def _match(patterns: Mapping[str, float], name: str, default: float) -> float:
+    """The value of the first pattern that matches the end of a name, as PEFT looks it up."""
+    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), default)

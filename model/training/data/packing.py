@@ -47,6 +47,8 @@ class PackedStream:
         missing = SURPLUS * rows * length - sum(size for _, _, size in self._waiting)
         while missing > 0:
             name, index, size = self.sampler.draw()
+            if size - 1 > length:
+                raise ValueError(f"{name} has an example of {size} tokens: rows of {length} hold {length + 1} at most")
             self._waiting.append((name, index, size - 1))  # the last token is only a target
             missing -= size - 1
         places, self._waiting = pack(self._waiting, rows, length)

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from model.text.task_prompts import LANGUAGE_NAMES
+
 # {0} is the name of the target language in the language of the phrase, {1} the text.
 _TRANSLATE = {
     "en": (
@@ -15,8 +17,9 @@ _TRANSLATE = {
     "de": ("Übersetze ins {0}e: {1}", "Bitte ins {0}e übersetzen:\n{1}", "Wie sagt man das auf {0}?\n{1}"),
     "fr": ("Traduis en {0} : {1}", "Traduisez en {0} :\n{1}", "Comment dit-on cela en {0} ?\n{1}"),
 }
-_LANGUAGE_NAMES = {
-    "en": {"en": "English", "zh": "Chinese", "de": "German", "fr": "French"},
+# by the language of the phrase
+_NAMES = {
+    "en": LANGUAGE_NAMES,
     "zh": {"en": "英语", "zh": "中文", "de": "德语", "fr": "法语"},
     "de": {"en": "Englisch", "zh": "Chinesisch", "de": "Deutsch", "fr": "Französisch"},
     "fr": {"en": "anglais", "zh": "chinois", "de": "allemand", "fr": "français"},
@@ -49,7 +52,7 @@ def ask_translate(text: str, source: str, target: str, choice: int) -> str:
     languages = ["en", *(language for language in (source, target) if language != "en")]
     phrases = [(language, phrase) for language in languages for phrase in _TRANSLATE[language]]
     language, phrase = phrases[choice % len(phrases)]
-    return phrase.format(_LANGUAGE_NAMES[language][target], text)
+    return phrase.format(_NAMES[language][target], text)
 
 
 def ask_summarize(text: str, length: str, choice: int) -> str:

@@ -3,6 +3,7 @@
 Shapes: B rows, L positions, E experts.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -30,6 +31,7 @@ from model.training.recipe import Phase, Recipe
 
 LOADERS = 3  # processes that make packed batches: one makes a million tokens a second
 SEED_STRIDE = 2**32  # between their seeds, which must not meet those of other phases and runs
+MAX_SKIPPED_STEPS = 20  # a single one happens; this many mean that the weights are beyond repair
 
 
 class Trainer:
@@ -116,9 +118,20 @@ class Trainer:
         return self.state.tokens >= self.recipe.tokens
 
     def steps(self) -> Iterator[LogLine]:
-        """Train until the recipe's tokens are seen; a line of the log per step."""
+        """Train until the recipe's tokens are seen; a line of the log per step.
+
+        Raises ValueError after MAX_SKIPPED_STEPS steps in a row whose gradients are not finite, which change no weight.
+        """
+        skipped = 0
         while not self.finished:
-            yield self.train_step()
+            line = self.train_step()
+            skipped = 0 if math.isfinite(line.gradient_norm) else skipped + 1
+            if skipped == MAX_SKIPPED_STEPS:
+                raise ValueError(
+                    f"the gradients of the last {skipped} steps are not finite, so no weight changes any more: "
+                    "go on from a model or a run before that (--start-from) with a lower learning rate"
+                )
+            yield line
 
     def train_step(self) -> LogLine:
         """Forward and backward of all micro-batches, then one update."""

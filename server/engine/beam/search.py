@@ -61,7 +61,11 @@ class BeamSearch:
         self._group_of[sequence].offer(sequence, candidates)
 
     def advance(self) -> list[EngineOutput]:
-        """Continue the groups whose beams have all offered their next tokens. Returns the outputs of those that end."""
+        """Continue the groups whose beams have all offered their next tokens.
+
+        Returns the outputs of those that end, and one without a token for each whose prompt is computed: it does not
+        wait any more.
+        """
         complete = [group for group in self._groups.values() if group.is_complete]
         return [output for group in complete if (output := self._advance(group)) is not None]
 
@@ -86,14 +90,15 @@ class BeamSearch:
         self._group_of.clear()
 
     def _advance(self, group: BeamGroup) -> EngineOutput | None:
-        """Continue with the best continuations; the group's output if there are none, or the length is reached."""
+        """Continue with the best continuations, or end the group if there are none, or the length is reached."""
         chosen = group.choose()
         some = next(iter(group.scores))
         length = len(some.tokens) + 1
         may_continue = length - some.prompt_len < some.sampling.max_tokens and length < self._config.max_model_len
         if chosen and may_continue:
+            is_first = some.num_output_tokens == 0
             self._continue(group, chosen)
-            return None
+            return EngineOutput(group.request.request_id, ()) if is_first else None
         answer, ended = group.answer(chosen)
         self._stats.generation_tokens += len(answer.token_ids)
         return self._end(group, FinishReason.STOP if ended else FinishReason.LENGTH, answer=answer)
@@ -133,7 +138,7 @@ class BeamSearch:
     def _end(
         self, group: BeamGroup, reason: FinishReason, error: str | None = None, *, answer: BeamAnswer = NO_ANSWER
     ) -> EngineOutput:
-        """Drop all beams. Returns the only output of the request."""
+        """Drop all beams. Returns the last output of the request, which has all its tokens."""
         some = next(iter(group.scores))
         for sequence in group.scores:
             self._drop(sequence)

@@ -92,6 +92,16 @@ def test_a_higher_level_cannot_be_forced(elsewhere: Path, monkeypatch: pytest.Mo
     assert library.allowed_levels() == ("avx2", "generic")
 
 
+@pytest.mark.parametrize("highest", ["", "avx2", "generic"])
+@pytest.mark.parametrize("capability", ["DEFAULT", "SVE256"])
+def test_other_architectures_have_one_level(capability: str, highest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setenv("ROUTELM_CPU_ISA", highest)
+    assert library.allowed_levels() == tuple(build.levels()) == ("generic",)
+    assert {path.name for path in build.libraries()} == {"cpu_generic.so", "matmul_generic.so"}
+
+
 def test_an_unknown_level_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ROUTELM_CPU_ISA", "sse9")
     with pytest.raises(ValueError, match=r"ROUTELM_CPU_ISA is 'sse9'.*avx2, generic"):

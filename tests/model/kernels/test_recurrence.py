@@ -13,7 +13,7 @@ from model.kernels.cpu import inference
 from model.kernels.types import GatedDelta, SelectiveScan
 from tests.model.kernels.random_inputs import DTYPES, close, normal, ragged, starts_of
 
-pytestmark = pytest.mark.usefixtures("cpu_isa")  # at every level that runs here
+pytestmark = pytest.mark.usefixtures("kernel_target")  # at every level that runs here, and for aarch64
 
 LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=4)
 

@@ -59,6 +59,44 @@ def test_a_flood_of_long_prompts_does_not_delay_another_tenant(kind: str) -> Non
     assert taken == (1 if kind == "attention" else 500 // 64 + 1), "chunks end where snapshots are taken"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_of_another_tenant_has_a_step_of_its_own(kind: str) -> None:
+    """A step in which a full batch decodes takes about as long as the prompt."""
+    steps = flooded(kind)
+    steps.add("other", 64, 10, tenant="other")
+    assert set(steps.step()) == {"other"}
+    assert len(steps.step()) > 2, "the flood goes on"
+
+
+def test_a_prompt_of_the_same_tenant_has_none() -> None:
+    """Negative control."""
+    steps = flooded(streams=7, slots=8)
+    steps.add("flood 7", 64, 10, tenant="flood")
+    assert len(steps.step()) == 8
+
+
+def test_prompts_of_another_tenant_leave_every_second_step_to_all() -> None:
+    steps = flooded(streams=4, slots=8)
+    steps.add("other", 64, 400, tenant="other")
+    for _ in range(60):
+        steps.step()
+    for number in range(3):  # of which it has more to claim than their tokens
+        steps.add(f"other {number}", 64, 10, tenant="other")
+        first, second = set(steps.step()), set(steps.step())
+        assert f"other {number}" in first
+        assert {name for name in second if "flood" in name} == {f"flood {n}" for n in range(4)}
+
+
+def test_an_urgent_flood_is_not_left_out() -> None:
+    steps = Steps("hybrid", slots=8)
+    for number in range(4):
+        steps.add(f"flood {number}", 64, 400, tenant="flood", priority=-1)
+    for _ in range(4):
+        steps.step()
+    steps.add("other", 64, 10, tenant="other")
+    assert len(steps.step()) == 5
+
+
 def test_the_flood_goes_on_and_everything_ends() -> None:
     steps = flooded(streams=80, max_tokens=60, slots=16)
     steps_to_first_tokens(steps, 5)

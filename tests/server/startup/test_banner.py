@@ -29,6 +29,12 @@ def test_it_says_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_the_start_line_names_the_vectors_of_the_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "instruction_set", lambda: "generic")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert ", kernels generic (NEON), " in line()
+
+
 def test_an_open_server_says_to_whom() -> None:
     assert line(keys_file="keys.toml").endswith("API key: required")
     assert line(host="0.0.0.0").endswith("API key: none, open to whoever reaches 0.0.0.0")

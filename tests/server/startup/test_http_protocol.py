@@ -169,9 +169,10 @@ PROBE = b"GET /health/live HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n"
 
 
 @contextmanager
-def full_server() -> Iterator[str]:
+def full_server(server: Server | None = None) -> Iterator[str]:
     """The URL of a server with as many idle connections as it may have."""
-    with listening(make_server(max_connections=2)) as url, connection(url) as first, connection(url) as second:
+    server = server or make_server(max_connections=2)
+    with listening(server) as url, connection(url) as first, connection(url) as second:
         for opened in (first, second):
             opened.sendall(PROBE.replace(b"close", b"keep-alive"))
             assert opened.recv(2**16).startswith(b"HTTP/1.1 200 ")
@@ -181,13 +182,17 @@ def full_server() -> Iterator[str]:
 def test_beyond_the_limit_of_connections_requests_get_503_and_probes_an_answer(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with full_server() as url, caplog.at_level(logging.WARNING):
+    server = make_server(max_connections=2)
+    with full_server(server) as url, caplog.at_level(logging.WARNING):
         head, _, body = answer(url, post(BODY)).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: 1" in head.lower()
         assert json.loads(body)["error"]["code"] == "too_many_connections"
         assert answer(url, PROBE).startswith(b"HTTP/1.1 200 ")
     assert [line for line in caplog.messages if "2 connections are open" in line] == [caplog.messages[-1]]
+    counted = server.metrics.registry.get_sample_value
+    assert counted("routelm:http_requests_total", {"code": "503"}) == 1
+    assert counted("routelm:requests_rejected_total", {"reason": "too_many_connections"}) == 1
 
 
 def test_a_flood_of_idle_connections_does_not_keep_probes_out() -> None:
@@ -209,7 +214,18 @@ def test_the_limit_of_open_files_lowers_that_of_connections(
 ) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda kind: (256, 256))
     room = 256 - OTHER_FILES - PROBE_CONNECTIONS
-    assert ConnectionLimit(10).most == 10
-    assert caplog.messages == []
-    assert ConnectionLimit(800).most == room
+    for asked, most in ((10, 10), (800, room)):
+        assert caplog.messages == []
+        limit = ConnectionLimit(asked)
+        limit.warn_if_lowered()
+        assert limit.most == most
     assert f"at most {room} connections, not 800" in caplog.text
+
+
+def test_a_server_in_the_background_of_a_command_does_not_speak_of_connections(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda kind: (256, 256))
+    with caplog.at_level(logging.WARNING), listening(make_server()) as url:
+        assert answer(url, PROBE).startswith(b"HTTP/1.1 200 ")
+    assert caplog.messages == []

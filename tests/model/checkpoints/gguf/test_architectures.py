@@ -131,8 +131,8 @@ def test_every_matrix_is_taken_as_it_is_stored(twins: Twins) -> None:
     assert again == MIXED.get(twins.case, set())
 
 
-# of the spread of the logits: activations in 16 bits, in 8 bits, and weights that are quantized again
-@pytest.mark.parametrize(("kind", "error"), [(GgmlType.Q8_0, 2e-4), (GgmlType.Q4_0, 0.05), (GgmlType.Q4_1, 0.03)])
+# of the spread of the logits: activations in 16 bits or in 8 bits
+@pytest.mark.parametrize(("kind", "error"), [(GgmlType.Q8_0, 2e-4), (GgmlType.Q4_0, 0.05), (GgmlType.Q4_1, 2e-4)])
 @pytest.mark.parametrize("case", ["llama", "qwen3_moe"])
 def test_logits_are_those_of_the_dequantized_weights(case: str, kind: GgmlType, error: float, tmp_path: Path) -> None:
     write_checkpoint(case, tmp_path)

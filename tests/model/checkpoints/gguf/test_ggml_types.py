@@ -29,16 +29,16 @@ def test_codes_mean_what_the_library_says(name: str) -> None:
     kind, theirs = TYPES[CODES[name]], gguf.GGMLQuantizationType(CODES[name])
     rng = np.random.default_rng(0)
     blocks_NB = rng.integers(0, 256, (200, kind.block_bytes), dtype=np.uint8)
-    blocks_NB[:, :2] = rng.normal(size=(200, 1)).astype(np.float16).view(np.uint8)  # the scale
+    blocks_NB[:, :4] = rng.normal(size=(200, 2)).astype(np.float16).view(np.uint8)  # the scale, and the minimum
     expected = torch.from_numpy(gguf.dequantize(blocks_NB, theirs)).view(200, -1)
     assert kind.codes is not None
     codes = kind.codes(torch.from_numpy(blocks_NB))
     assert codes.format is kind.format
-    if name != "IQ4_XS":
+    if name not in ("IQ4_XS", "Q4_K"):
         assert torch.equal(codes.dequantized(), expected)
     else:
         largest = expected.abs().amax(1, keepdim=True)
-        assert ((codes.dequantized() - expected).abs() <= 2**-10 * largest).all()
+        assert ((codes.dequantized() - expected).abs() <= 2**-9 * largest).all()
         assert not torch.equal(codes.dequantized(), expected)
 
 

@@ -79,6 +79,7 @@ def test_the_report_and_its_pictures_are_written(network: CausalLM, tmp_path: Pa
     assert all((tmp_path / name).stat().st_size > 90 for name in names)
     report = (tmp_path / "report.md").read_text()
     assert all(f"]({name})" in report for name in names if name.endswith(".png"))
+    assert "tells of x, of those that there are: task 0.98, language 0.98, kind 1.54." in report  # 9 and 13 tokens
     assert RoutingBaseline.load(tmp_path) is not None
     assert baseline_of(found).drift(0, baseline_of(found).shares[0]) == 0
     layer, expert, times = strongest(found, "language")["zh"][0]

@@ -47,6 +47,21 @@ def test_scores_by_kind_and_in_all() -> None:
     assert [example.answer for example in interview.outcome().failures] == ["Rome", "a b c d " * 4]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "shown"),
+    [
+        (r"\bParis\b", "Paris"),
+        (r"(?i)\b(?:mammals?|stor\w+)\b", "mammals / stor…"),
+        (r"(?i)is he late\?", "is he late?"),
+        (r"(?i)s\s?-\s?u", "s-u"),
+        ("九|9", "九 / 9"),
+    ],
+)
+def test_what_is_expected_is_shown_without_the_signs_of_a_pattern(pattern: str, shown: str) -> None:
+    outcome = Interview((replace(CAPITAL, must_match=(pattern,)),), (("Rome",),)).outcome()
+    assert [sample.expected for sample in outcome.examples] == [shown]
+
+
 def test_the_transcript_marks_wrong_answers() -> None:
     text = Interview((CAPITAL, CAPITAL), (("Rome",), ("Paris",))).transcript()
     assert text.count("✗") == 1

@@ -98,3 +98,10 @@ def test_states_of_other_streams_are_refused(prepared_dir: Path) -> None:
 def test_a_batch_that_cannot_hold_one_row_is_refused(prepared_dir: Path) -> None:
     with pytest.raises(ValueError, match="does not hold one row"):
         PackedStream(prepared_dir, MIXTURE, seed=1, batch_tokens=100)
+
+
+def test_an_example_that_is_longer_than_a_row_is_refused(prepared_dir: Path) -> None:
+    """It would wait for ever for a row that holds it."""
+    batches = PackedStream(prepared_dir, MIXTURE, seed=1, batch_tokens=64, row_tokens=8)
+    with pytest.raises(ValueError, match=r"has an example of \d+ tokens: rows of 8 hold 9 at most"):
+        next(batches)

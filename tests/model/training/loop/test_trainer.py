@@ -108,6 +108,28 @@ def test_a_run_resumed_after_gradients_that_were_not_finite_gives_the_same_weigh
     assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(first).items())
 
 
+def with_infinite_gradients(trainer: Trainer, steps: set[int]) -> Trainer:
+    """In these steps, counted from 0."""
+    infinite = {name: torch.full_like(master, math.inf) for name, master in trainer.optimizer.masters.items()}
+    finite = trainer.workers.mean_gradients
+    trainer.workers.mean_gradients = (  # type: ignore[method-assign]
+        lambda count: infinite if trainer.state.step in steps else finite(count)
+    )
+    return trainer
+
+
+def test_a_run_stops_when_no_step_changes_a_weight_any_more(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.training.loop.trainer.MAX_SKIPPED_STEPS", 3)
+    trainer = with_infinite_gradients(Trainer(recipe(), prepared, tmp_path / "stops"), {1, 2, 3})
+    with pytest.raises(ValueError, match="gradients of the last 3 steps are not finite"):
+        list(trainer.steps())
+    assert trainer.state.step == 4
+    goes_on = with_infinite_gradients(Trainer(recipe(), prepared, tmp_path / "goes-on"), {0, 1, 3, 4})
+    assert len(list(goes_on.steps())) > 5
+
+
 def test_a_resumed_run_thins_and_disturbs_the_same_prompt_tokens(prepared_dir: Path, tmp_path: Path) -> None:
     labels = Mixture((MixturePart("labels", 1.0, ("analyze/*",)),))
     asks = Phase(labels, LossWeights(prompt=0.3), Noise((("analyze/*", 0.2),)))

@@ -138,6 +138,16 @@ def test_the_search_finds_what_greed_does_not(network: CausalLM, expected: dict[
     assert any(greedy[name].token_ids != expected[name] for name in expected)
 
 
+def test_a_search_tells_once_that_its_prompt_is_computed(network: CausalLM) -> None:
+    """From then on admission does not count it as waiting."""
+    engine, outputs = Engine(network, engine_config()), []
+    engine.submit(ask("b", [5, 6, 7], 6, 3))
+    while engine.has_unfinished:
+        outputs += engine.step()
+    told = [(output.finish_reason is None, bool(output.token_ids)) for output in outputs]
+    assert told == [(True, False), (False, True)]
+
+
 def test_an_aborted_search_leaves_nothing(network: CausalLM) -> None:
     engine = Engine(network, engine_config())
     for asked in streams():
