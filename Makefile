@@ -37,6 +37,11 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/.torch
 	$(BIN)/python -m pip install --quiet --editable ".[train,evaluate]" --group dev
 	@touch $@ $(VENV)/.installed
 
+# where there is no Ray for this Python, its tests are skipped
+$(VENV)/.ray: pyproject.toml | $(VENV)/.dev
+	-$(BIN)/python -m pip install --quiet --editable ".[ray]"
+	@touch $@
+
 $(VENV)/.kernels: $(wildcard model/kernels/*.h model/kernels/*/*.h model/kernels/*/*.cpp) model/kernels/build.py model/kernels/library.py | $(VENV)/.torch
 	$(BIN)/python -m model.kernels.build
 	@touch $@
@@ -63,7 +68,7 @@ chat: install ## talk to a running server in the terminal
 test: $(VENV)/.dev $(VENV)/.kernels ## run the tests, all but the slow ones
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal -m "not slow"
 
-test-slow: $(VENV)/.dev $(VENV)/.kernels ## run the slow tests: the image, whole trainings, memory, kernels for Arm
+test-slow: $(VENV)/.dev $(VENV)/.kernels $(VENV)/.ray ## run the slow tests: the image, whole trainings, memory, kernels for Arm, Ray
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --hypothesis-profile thorough tests/model/text/test_kinds.py
 

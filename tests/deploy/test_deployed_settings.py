@@ -18,7 +18,9 @@ SETTING_FILES = [
     DEPLOY / "k8s/base/deployment.yaml",
     DEPLOY / "k8s/overlays/cpu-small/kustomization.yaml",
     DEPLOY / "k8s/overlays/cuda/kustomization.yaml",
+    DEPLOY / "ray/serve.yaml",
     ROOT / "docs/deployment.md",
+    ROOT / "docs/scaling.md",
 ]
 # Read by docker-compose.yml only: where the port is published, and the limits of the container.
 OF_COMPOSE = {"ROUTELM_BIND", "ROUTELM_PUBLISHED_PORT", "ROUTELM_CPUS", "ROUTELM_MEMORY"}
@@ -47,7 +49,7 @@ def kubernetes_settings() -> list[dict[str, str]]:
     lines = (DEPLOY / "k8s/base/settings.env").read_text().splitlines()
     base = dict(line.split("=", 1) for line in lines)
     overlays = [yaml_document(path) for path in sorted(DEPLOY.glob("k8s/overlays/*/kustomization.yaml"))]
-    literals = [generator["literals"] for overlay in overlays for generator in overlay["configMapGenerator"]]
+    literals = [generator["literals"] for overlay in overlays for generator in overlay.get("configMapGenerator", [])]
     return [base, *(base | dict(literal.split("=", 1) for literal in some) for some in literals)]
 
 

@@ -1,5 +1,6 @@
 """The Kubernetes manifests against the schemas of the API server, built by the real kustomize where it is at hand."""
 
+import re
 import subprocess
 from collections.abc import Callable
 from functools import cache
@@ -13,11 +14,14 @@ import yaml
 
 from server.settings import parse_size
 
+from . import gateway_api
+from .exposed import families
 from .files import DEPLOY, program, yaml_document, yaml_documents
 
 KUBERNETES = DEPLOY / "k8s"
 BASE = KUBERNETES / "base"
-FOLDERS = [BASE, KUBERNETES / "overlays/cpu-small", KUBERNETES / "overlays/cuda"]
+SMALL, CUDA, GATEWAY = [KUBERNETES / "overlays" / name for name in ("cpu-small", "cuda", "inference-gateway")]
+FOLDERS = [BASE, SMALL, CUDA, GATEWAY]
 # The oldest release the base promises to work on, and the newest whose schemas the package brings.
 RELEASES = ["1.30", "1.37"]
 MARGIN_SECONDS = 5
@@ -45,6 +49,8 @@ def validate(document: Document, release: str) -> None:
     """Raise if the API server of `release` would refuse the document or ignore a field of it."""
     if document["kind"] == "ServiceMonitor":
         jsonschema.validate(document, monitor_schema())
+    elif document["kind"] in gateway_api.SCHEMAS:
+        jsonschema.validate(document, gateway_api.SCHEMAS[document["kind"]])
     else:
         kubernetes_validate.validate(document, release, strict=True)
 
@@ -123,8 +129,29 @@ def monitor_without_selector(documents: list[Document]) -> Document:
     return monitor
 
 
+def misspell_picker(documents: list[Document]) -> Document:
+    pool = yaml_document(GATEWAY / "inferencepool.yaml")
+    pool["spec"]["endpointPickerRef"]["failMode"] = "FailOpen"
+    return pool
+
+
+def old_target_port(documents: list[Document]) -> Document:
+    pool = yaml_document(GATEWAY / "inferencepool.yaml")
+    pool["spec"]["targetPortNumber"] = pool["spec"].pop("targetPorts")[0]["number"]
+    return pool
+
+
 @pytest.mark.parametrize(
-    "mistake", [misspell_grace, word_as_port, misspell_target, misspell_interval, monitor_without_selector]
+    "mistake",
+    [
+        misspell_grace,
+        word_as_port,
+        misspell_target,
+        misspell_interval,
+        monitor_without_selector,
+        misspell_picker,
+        old_target_port,
+    ],
 )
 def test_api_catches_mistakes(mistake: Callable[[list[Document]], Document]) -> None:
     with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
@@ -159,7 +186,7 @@ def test_the_container_may_do_little(deployed: list[Document]) -> None:
     assert container["capabilities"] == {"drop": ["ALL"]}
 
 
-@pytest.mark.parametrize("folder", FOLDERS[:2], ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", [BASE, SMALL, GATEWAY], ids=lambda folder: folder.name)
 def test_the_cache_fits_into_the_memory(folder: Path) -> None:
     documents, units = built(folder), {"Gi": 2**30, "Mi": 2**20}
     limit = only(documents, "Deployment")["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"]
@@ -198,7 +225,7 @@ def test_monitor_finds_the_service() -> None:
 
 
 def test_overlays_differ_where_they_should() -> None:
-    base, small, cuda = [built(folder) for folder in FOLDERS]
+    base, small, cuda = [built(folder) for folder in (BASE, SMALL, CUDA)]
     kinds = [{document["kind"] for document in documents} for documents in (base, small, cuda)]
     assert kinds[0] - kinds[1] == {"HorizontalPodAutoscaler", "ServiceMonitor"}
     assert kinds[0] - kinds[2] == {"HorizontalPodAutoscaler"}
@@ -223,3 +250,25 @@ def test_the_network_policy_holds_for_the_pods() -> None:
     ports = {port["name"] for port in deployment["template"]["spec"]["containers"][0]["ports"]}
     assert {port["port"] for port in rule["ports"]} == ports
     assert policy["egress"] == []
+
+
+def test_the_inference_gateway_finds_pods_and_scales_by_their_queue() -> None:
+    base, own = base_documents(), {path.stem: yaml_document(path) for path in GATEWAY.iterdir()}
+    container = only(base, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    labels = only(base, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    pool = own["inferencepool"]
+    assert pool["spec"]["selector"]["matchLabels"] == labels
+    assert [port["number"] for port in pool["spec"]["targetPorts"]] == [
+        port["containerPort"] for port in container["ports"]
+    ]
+    (backend,) = own["httproute"]["spec"]["rules"][0]["backendRefs"]
+    assert (backend["group"], backend["kind"]) == (pool["apiVersion"].partition("/")[0], pool["kind"])
+    assert backend["name"] == pool["metadata"]["name"]
+    assert own["hpa"]["metadata"]["name"] == only(base, "HorizontalPodAutoscaler")["metadata"]["name"]
+
+
+def test_metrics_of_the_hpa_and_the_picker_are_exposed() -> None:
+    text = (GATEWAY / "inferencepool.yaml").read_text() + (GATEWAY / "hpa.yaml").read_text()
+    named = set(re.findall(r"vllm:\w+", text))
+    assert {"vllm:num_requests_waiting", "vllm:kv_cache_usage_perc", "vllm:cache_config_info"} <= named
+    assert named <= families().keys()
