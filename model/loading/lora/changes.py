@@ -19,7 +19,7 @@ from model.checkpoints.safetensors_files import WEIGHT_DTYPES, SafetensorsReader
 from model.layers.lora.linear import LowRank
 from model.loading.load import ModelDescription
 from model.loading.lora.adapter_config import AdapterConfig, read_adapter_config
-from model.loading.lora.modules import AdaptedModules, Place, source_shapes, steps_of
+from model.loading.lora.modules import AdaptedModules, TargetMatrix, source_shapes, steps_of
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -89,7 +89,7 @@ class _PairReader:
         self._reader, self._module, self._config = reader, module, config
         self._rank, self._scaling = config.rank_of(name), config.scaling_of(name)
 
-    def read(self, place: Place) -> LowRank:
+    def read(self, place: TargetMatrix) -> LowRank:
         """Of one matrix, or of all experts. B is scaled."""
         *experts, outputs, inputs = place.shape
         if not experts:

@@ -45,7 +45,7 @@ _LAYER = re.compile(r"layers\.(\d+)\.")
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TargetMatrix:
     """Where a matrix of the checkpoint goes: source `index` of a rule, with its shape and our type.
 
     `index` is None for all matrices of a rule at once, with the shape [E, O, I].
@@ -62,8 +62,8 @@ class AdaptedModules:
 
     def __init__(self, model: ModelDescription) -> None:
         self._network = model.network
-        self._places: dict[str, Place] = {}
-        self._stacked: dict[tuple[str, str], Place] = {}  # by the number of the layer and the name of the parameter
+        self._places: dict[str, TargetMatrix] = {}
+        self._stacked: dict[tuple[str, str], TargetMatrix] = {}  # by the number of the layer and the name of the parameter
         for rule in (rule for rules in model.family.layouts(model.network.config) for rule in rules):
             if rule.target.endswith(".weight"):
                 self._add(rule)
@@ -76,14 +76,14 @@ class AdaptedModules:
         parameter, name = self._network.get_parameter(rule.target), rule.target.removesuffix(".weight")
         for index, (source, shape) in enumerate(zip(rule.sources, source_shapes(rule, self._network), strict=True)):
             self._places.setdefault(
-                _of_layer(source.removesuffix(".weight")), Place(rule, index, shape, parameter.dtype)
+                _of_layer(source.removesuffix(".weight")), TargetMatrix(rule, index, shape, parameter.dtype)
             )
         experts, layer = self._network.get_submodule(name.rpartition(".")[0]), _LAYER.search(rule.sources[0])
         if isinstance(experts, Experts) and layer is not None:
-            place = Place(rule, None, tuple(parameter.shape), parameter.dtype)
+            place = TargetMatrix(rule, None, tuple(parameter.shape), parameter.dtype)
             self._stacked.setdefault((layer[1], _stacked_name(self._network, name)), place)
 
-    def find(self, module: str, config: AdapterConfig) -> tuple[Place, str]:
+    def find(self, module: str, config: AdapterConfig) -> tuple[TargetMatrix, str]:
         """The place of the matrix that an adapter's module changes, and the name for its rank and scaling.
 
         CheckpointError if the model has no such matrix, or if its adapters are not served.
@@ -97,7 +97,7 @@ class AdaptedModules:
             raise CheckpointError(f"the adapter changes {name}: adapters of this matrix are not served")
         return place, name
 
-    def _find(self, module: str, config: AdapterConfig) -> tuple[Place | None, str]:
+    def _find(self, module: str, config: AdapterConfig) -> tuple[TargetMatrix | None, str]:
         stacked = _STACKED.fullmatch(_of_layer(module))
         if stacked is None:
             parameter = f"{module}.weight"
@@ -144,7 +144,7 @@ def _stacked_name(network: CausalLM, matrix: str) -> str:
     return up if matrix.endswith(".gate_up") else "down_proj"
 
 
-def _can_change(place: Place, network: CausalLM) -> bool:
+def _can_change(place: TargetMatrix, network: CausalLM) -> bool:
     """Whether layers with adapters can compute the change: of linear layers but the head, and of experts."""
     name = place.rule.target.removesuffix(".weight")
     is_expert = isinstance(network.get_submodule(name.rpartition(".")[0]), Experts)
