@@ -36,6 +36,8 @@ ENV PATH=/opt/routelm/bin:$PATH \
     ROUTELM_PORT=8000
 # Fails the build, not the first start, when this stage lacks a library that the virtual environment needs.
 RUN ["python", "-c", "import server.startup.backend, llguidance, model.kernels.library as kernels; assert kernels.load_library('cpu')"]
+# The place of batches, if they are turned on: a new volume that is mounted here gets its owner.
+RUN ["install", "--directory", "--owner=10001", "--group=10001", "/batches"]
 USER 10001:10001
 WORKDIR /tmp
 EXPOSE 8000

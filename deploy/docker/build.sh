@@ -17,6 +17,8 @@ install_torch() {
     "$VENV/bin/pip" install ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} "torch==$TORCH_VERSION"
     # -W ignore: torch warns when numpy is missing; it is installed later, with the server.
     cuda=$("$VENV/bin/python" -W ignore -c "import torch; print(torch.version.cuda or '')")
+    # Headers, tests and tools for developers of torch: an eighth of the image.
+    (cd "$VENV"/lib/python*/site-packages/torch && rm -rf include test bin/*[Tt]est* bin/protoc*)
     case "$DEVICE:$cuda" in
         cpu:) ;;
         cpu:*) complain "this torch brings CUDA $cuda along: TORCH_INDEX_URL can name an index of CPU builds" ;;

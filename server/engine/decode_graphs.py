@@ -13,6 +13,7 @@ import math
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from model.batch import ForwardBatch
@@ -106,7 +107,7 @@ class _CapturedStep:
     def output(self) -> StepOutput:
         """The output of the last run. Routings are copied, because the engine counts them some steps later."""
         logits_SV, routings = self._output
-        return logits_SV, tuple(routing and _copy(routing) for routing in routings)
+        return logits_SV, _copies(routings)
 
     def _write(self, batch: ForwardBatch) -> None:
         for name in _INPUTS:
@@ -122,5 +123,11 @@ def _compute(network: CausalLM, batch: ForwardBatch) -> StepOutput:
     return network.logits(hidden_SD), routings
 
 
-def _copy(routing: Routing) -> Routing:
-    return Routing(routing.weights_TK.clone(), routing.experts_TK.clone(), routing.router_logits_TE.clone())
+def _copies(routings: tuple[Routing | None, ...]) -> tuple[Routing | None, ...]:
+    """Copies of the routings of all layers: of alike ones together, because every call takes its time."""
+    found = [(r.weights_TK, r.experts_TK, r.router_logits_TE) for r in routings if r is not None]
+    if len({(weights.shape, router_logits.shape) for weights, _, router_logits in found}) == 1:
+        copied = zip(*(torch.stack(layers).unbind() for layers in zip(*found, strict=True)), strict=True)
+    else:
+        copied = zip(*([tensor.clone() for tensor in tensors] for tensors in zip(*found, strict=True)), strict=True)
+    return tuple(routing and Routing(*next(copied)) for routing in routings)

@@ -1,9 +1,7 @@
 """The Dockerfile as the official parser reads it, and the build context that .dockerignore leaves."""
 
 import re
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
@@ -62,23 +60,3 @@ def is_ignored(path: str, ignore_text: str) -> bool:
         if _pattern(line.removeprefix("!")).fullmatch(path):
             ignored = not keep
     return ignored
-
-
-def copy_from_context(instruction: Instruction, destination: Path) -> None:
-    """What a COPY without --from does: `destination` stands for the stage's working directory."""
-    ignore_text = IGNORE_FILE.read_text(encoding="utf-8")
-    *sources, target = instruction.arguments
-    for source in sources:
-        paths = sorted((ROOT / source).rglob("*")) if (ROOT / source).is_dir() else [ROOT / source]
-        for path in paths:
-            name = path.relative_to(ROOT).as_posix()
-            if path.is_dir() or is_ignored(name, ignore_text):
-                continue
-            inside = path.relative_to(ROOT / source) if (ROOT / source).is_dir() else Path()
-            goal = destination / target / inside if inside.parts else _file_goal(destination, target, path)
-            goal.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, goal)
-
-
-def _file_goal(destination: Path, target: str, path: Path) -> Path:
-    return destination / target / path.name if target.endswith("/") or target == "." else destination / target

@@ -335,10 +335,10 @@ async def test_a_search_whose_prompt_is_computed_is_not_expected_to_wait(gate: G
     client = start(gate.network, max_num_seqs=4)
     gate.open.set()
     stream = client.submit(request("beams", [5, 6, 7], 5, beam_width=4))
-    assert list(client._admission._waiting) == ["beams"]
+    assert client._admission._workload.is_waiting("beams")
     first = await anext(stream)
     assert (first.token_ids, first.finish_reason) == ((), None)
-    assert not client._admission._waiting
+    assert not client._admission._workload.is_waiting("beams")
     assert (await read(stream)).token_ids
     await client.close(1)
 
