@@ -125,7 +125,8 @@ class Trainer:
         skipped = 0
         while not self.finished:
             line = self.train_step()
-            skipped = 0 if math.isfinite(line.gradient_norm) else skipped + 1
+            is_finite = line.gradient_norm is not None and math.isfinite(line.gradient_norm)
+            skipped = 0 if is_finite else skipped + 1
             if skipped == MAX_SKIPPED_STEPS:
                 raise ValueError(
                     f"the gradients of the last {skipped} steps are not finite, so no weight changes any more: "
