@@ -63,7 +63,7 @@ class AdaptedModules:
     def __init__(self, model: ModelDescription) -> None:
         self._network = model.network
         self._places: dict[str, TargetMatrix] = {}
-        self._stacked: dict[tuple[str, str], TargetMatrix] = {}  # by the number of the layer and the name of the parameter
+        self._stacked: dict[tuple[str, str], TargetMatrix] = {}  # by number of the layer and name of the parameter
         for rule in (rule for rules in model.family.layouts(model.network.config) for rule in rules):
             if rule.target.endswith(".weight"):
                 self._add(rule)
