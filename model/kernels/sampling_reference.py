@@ -24,9 +24,9 @@ def sample(scores_RV: Tensor, rows: Rows[RowSampling]) -> Tensor:
     over the temperature, among the tokens that the filters keep. Any token where the highest score is no number.
     """
     tokens_R = scores_RV.argmax(-1)
-    has_highest_R = scores_RV.amax(-1).isfinite()
+    has_highest = scores_RV.amax(-1).isfinite().tolist()
     for row, how in enumerate(rows):
-        if how.temperature and has_highest_R[row]:
+        if how.temperature and has_highest[row]:
             tokens_R[row] = draw(scores_RV[row].numpy(force=True), how)
     return tokens_R
 

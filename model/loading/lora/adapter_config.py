@@ -2,13 +2,15 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from model.checkpoints.reader import CheckpointError
 from model.files import read_object
+
+Value = TypeVar("Value", int, float)
 
 CONFIG_NAME = "adapter_config.json"
 MAX_RANK = 256
@@ -39,13 +41,13 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
 class AdapterConfig:
     """How the matrices of an adapter are scaled, by the names of modules, or of parameters if these are adapted.
 
-    Patterns are regular expressions, as in PEFT.
+    Patterns are regular expressions of names, as in PEFT.
     """
 
     rank: int
     alpha: float
-    rank_pattern: Mapping[str, int]
-    alpha_pattern: Mapping[str, float]
+    rank_pattern: Mapping[re.Pattern[str], int]
+    alpha_pattern: Mapping[re.Pattern[str], float]
     use_rslora: bool  # divide by the square root of the rank (arXiv 2312.03732)
     target_parameters: tuple[str, ...]
     base_model: str
@@ -56,7 +58,7 @@ class AdapterConfig:
 
     def rank_of(self, name: str) -> int:
         """The rank of the matrices of a module or parameter."""
-        return int(_match(self.rank_pattern, name, self.rank))
+        return _match(self.rank_pattern, name, self.rank)
 
     def scaling_of(self, name: str) -> float:
         """The factor of B A of a module or parameter."""
@@ -81,8 +83,8 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
     return AdapterConfig(
         _rank(stored.get("r"), "r"),
         _number(stored.get("lora_alpha"), "lora_alpha"),
-        {key: _rank(value, f"rank_pattern[{key!r}]") for key, value in _patterns(stored, "rank_pattern").items()},
-        {key: _number(value, f"alpha_pattern[{key!r}]") for key, value in _patterns(stored, "alpha_pattern").items()},
+        _patterns(stored, "rank_pattern", _rank),
+        _patterns(stored, "alpha_pattern", _number),
         bool(stored.get("use_rslora")),
         _target_parameters(stored.get("target_parameters")),
         str(stored.get("base_model_name_or_path") or "unknown"),
@@ -101,18 +103,19 @@ def _number(value: Any, name: str) -> float:
     return float(value)
 
 
-def _patterns(stored: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _patterns(stored: Mapping[str, Any], name: str, read: Callable[[Any, str], Value]) -> dict[re.Pattern[str], Value]:
     patterns = stored.get(name) or {}
     if not isinstance(patterns, dict) or len(patterns) > MAX_PATTERNS:
         raise CheckpointError(f"{CONFIG_NAME}: {name} is no object of at most {MAX_PATTERNS} module names")
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise CheckpointError(
-                f"{CONFIG_NAME}: {name} has {pattern!r:.80}, no regular expression: {error}"
-            ) from None
-    return patterns
+    return {_pattern(key, name): read(value, f"{name}[{key!r}]") for key, value in patterns.items()}
+
+
+def _pattern(key: str, name: str) -> re.Pattern[str]:
+    """The end of a name, as PEFT looks it up. It is compiled once: `re` keeps fewer than an adapter may have."""
+    try:
+        return re.compile(rf"(.*\.)?({key})$")
+    except re.error as error:
+        raise CheckpointError(f"{CONFIG_NAME}: {name} has {key!r:.80}, no regular expression: {error}") from None
 
 
 def _target_parameters(value: Any) -> tuple[str, ...]:
@@ -127,6 +130,6 @@ def _target_parameters(value: Any) -> tuple[str, ...]:
     return tuple(value or ())
 
 
-def _match(patterns: Mapping[str, float], name: str, default: float) -> float:
-    """The value of the first pattern that matches the end of a name, as PEFT looks it up."""
-    return next((value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", name)), default)
+def _match(patterns: Mapping[re.Pattern[str], Value], name: str, default: Value) -> Value:
+    """The value of the first pattern that matches a name."""
+    return next((value for pattern, value in patterns.items() if pattern.match(name)), default)

@@ -12,7 +12,7 @@ from typing import Any
 
 from model.text.chat_formats.calls.arguments import ParameterTags
 from model.text.chat_formats.calls.tagged_calls import TaggedCalls
-from model.text.chat_formats.chat_format import END_CHARACTERS, Constraints, PromptEnd, ThinkingMarkers
+from model.text.chat_formats.chat_format import Constraints, PromptEnd, ThinkingMarkers
 from model.text.chat_formats.families import CallIds
 from model.text.chat_formats.fields import Field, FieldSink, Schemas
 from model.text.chat_formats.grammar import ANSWER, GrammarBuilder, one_of, separated
@@ -97,8 +97,7 @@ class AtemFormat:
         return TO_USER if end.text.endswith(NEXT) else ""
 
     def content_parser(self, end: PromptEnd) -> AtemAnswer:
-        begun = end.text.rfind(START, -END_CHARACTERS if end.continued is None else 0)
-        return AtemAnswer(end.text[begun:] if begun >= 0 else "")
+        return AtemAnswer(end.last_message(START))
 
     def _ids(self, marker: str) -> frozenset[int]:
         return frozenset({self.control_tokens[marker]} if marker in self.control_tokens else ())

@@ -22,6 +22,11 @@ class PromptEnd:
         """As much as formats look at."""
         return PromptEnd(self.text[-END_CHARACTERS:], self.continued)
 
+    def last_message(self, start: str) -> str:
+        """The message that the answer goes on with, which begins with the last `start`; empty where there is none."""
+        begun = self.text.rfind(start, -END_CHARACTERS if self.continued is None else 0)
+        return self.text[begun:] if begun >= 0 else ""
+
 
 @dataclass(frozen=True, slots=True)
 class ThinkingMarkers:

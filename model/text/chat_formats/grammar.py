@@ -184,9 +184,11 @@ def whole_text_regex(pattern: str) -> str | None:
 
 
 def _with_definitions(inner: Any, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema in another one, with the definitions of that one, to which it may refer."""
-    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-    return {**(inner if isinstance(inner, dict) else {}), **definitions}
+    """A schema in another one, with the definitions of that one if it refers to any: each part repeats them."""
+    own = inner if isinstance(inner, dict) else {}
+    if '"$ref"' not in json.dumps(own):
+        return own
+    return own | {key: schema[key] for key in ("$defs", "definitions") if key in schema}
 
 
 def _quoted(text: str) -> str:

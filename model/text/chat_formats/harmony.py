@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model.text.chat_formats.chat_format import END_CHARACTERS, Constraints, PromptEnd, ThinkingMarkers
+from model.text.chat_formats.chat_format import Constraints, PromptEnd, ThinkingMarkers
 from model.text.chat_formats.families import PLAIN_JSON, CallIds
 from model.text.chat_formats.fields import Field, FieldSink, Schemas
 from model.text.chat_formats.grammar import ANSWER, GrammarBuilder, object_schema, one_of
@@ -108,8 +108,7 @@ class HarmonyFormat:
         return FINAL if end.text.endswith(NEXT) else ""
 
     def content_parser(self, end: PromptEnd) -> HarmonyAnswer:
-        begun = end.text.rfind(START, -END_CHARACTERS if end.continued is None else 0)
-        return HarmonyAnswer(end.text[begun:] if begun >= 0 else "")
+        return HarmonyAnswer(end.last_message(START))
 
 
 def analysis_grammar(build: GrammarBuilder) -> str:

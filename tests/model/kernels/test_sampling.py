@@ -158,7 +158,7 @@ def test_a_draw_equals_its_definition(way: RowSampling, vocabulary: int, scale: 
     token = int(inference.sample(scores_V[None], [way]))
     expected = int(sampling_reference.sample(scores_V[None], [way]))
     if way.temperature and token != expected:  # by rounding alone
-        noisy = noisy_scores(scores_V, way._replace(top_p=min(1.0, way.top_p + 1e-5) if way.top_p < 1 else 1.0))
+        noisy = noisy_scores(scores_V, way._replace(top_p=min(1.0, way.top_p + 1e-5)))
         assert noisy[token] >= noisy.max() - 1e-4
     else:
         assert token == expected

@@ -101,7 +101,7 @@ class ParameterTags:
             emit(f"{separator}{dumped(key)}: {dumped(written)}")
             separator = ", "
             yield from reader.space()
-        if separator != "{" and not reader.is_exhausted:
+        if separator != "{" and not reader.was_cut_off:
             emit("}")
 
     def _written(self, key: str, value: Any) -> str:

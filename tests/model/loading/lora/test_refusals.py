@@ -71,6 +71,10 @@ def test_what_is_not_computed(checkpoint: Path, adapter: Path, name: str, value:
         ({"lora_alpha": None}, "lora_alpha is None: a number is expected"),
         ({"rank_pattern": {"q_proj": 0}}, "rank_pattern['q_proj'] is 0"),
         ({"rank_pattern": {"(": 2}}, "no regular expression"),
+        (
+            {"alpha_pattern": {"(?i)q_proj": 2}},
+            "no regular expression",
+        ),  # flags are not at the beginning of what PEFT matches
         ({"target_parameters": "all"}, "target_parameters is no list"),
         ({"target_parameters": ["mlp.experts.gate_up_proj_bias"]}, "has 'mlp.experts.gate_up_proj_bias': only the"),
         ({"r": 8}, "has shape [4, 96] where this model and adapter_config.json ask for [8, 96]"),

@@ -173,6 +173,17 @@ def test_nested_arguments_follow_the_schema(name: str) -> None:
         jsonschema.validate(json.loads(arguments), NESTED)
 
 
+@pytest.mark.parametrize("family", CALL_FAMILIES, ids=lambda family: family.name)
+def test_only_what_refers_to_definitions_has_them(family: CallFamily) -> None:
+    parts = {f"p{number}": {"type": "integer", "minimum": number} for number in range(30)}
+    members = {"a": {"type": "object", "properties": parts}, "b": {"$ref": "#/$defs/flag"}}
+    schema = {"type": "object", "properties": members, "$defs": {"flag": {"type": "boolean"}}}
+    form = chat_format(" ".join(family.signs), {})
+    grammar = form.grammar(Constraints({"f": schema}, required=True), PromptEnd())
+    assert grammar is not None
+    assert grammar.count('$defs"') == 1
+
+
 @pytest.mark.parametrize("special", [False, True], ids=["markers are text", "markers are tokens"])
 def test_atem(special: bool) -> None:
     tokenizer = byte_tokenizer([marker for marker in atem.MARKERS if marker.startswith("<|")] if special else ())

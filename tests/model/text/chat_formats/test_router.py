@@ -224,6 +224,14 @@ def test_a_text_may_have_quotes_where_it_may_also_be_null(value: str, expected: 
     assert joined([*router.feed(written), *router.finish()]).call_values == [("f", {"x": expected})]
 
 
+def test_arguments_are_complete_where_the_model_ends_the_answer_after_one() -> None:
+    text = "<tool_call><function=get_weather><parameter=city>Rom</parameter>"
+    for pieces in ([text], list(text)):
+        assert read(chat_format(TAGGED, {}), pieces, END).calls == (("get_weather", '{"city": "Rom"}'),)
+        part = read(chat_format(TAGGED, {}), pieces, END, truncated=True)
+        assert not part.calls[0][1].endswith("}")
+
+
 def test_a_prompt_that_mentions_the_marker_has_not_opened_it() -> None:
     assert read(hermes(), ["a"], PromptEnd("what is <think>?<|im_end|>\n<|im_start|>assistant\n")).content == "a"
     assert read(hermes(), ["a"], PromptEnd("<|im_start|>assistant\n<think>\n")).reasoning == "a"
