@@ -1,5 +1,5 @@
 # The RouteLM server with its bundled model. CPU by default; `--build-arg DEVICE=cuda` for NVIDIA GPUs.
-# The builder's work is in deploy/docker/build.sh, so that a test can run the very same steps without Docker.
+# The builder's work is in deploy/docker/build.sh.
 ARG PYTHON_VERSION=3.11
 # A digest (`--build-arg BASE=python@sha256:...`) makes the base the same in every build.
 ARG BASE=python:${PYTHON_VERSION}-slim-bookworm

@@ -5,9 +5,10 @@
 # and the build installs the wheels that it downloaded. Needs root, Python with pip, and Debian's packages podman and
 # mmdebstrap.
 #
-# IMAGE   name of the image (default: routelm:0.1.0)
-# PYTHON  the Python whose pip downloads (default: python3)
-# SBOM    file for the software bill of materials (default: routelm.cdx.json)
+# IMAGE            name of the image (default: routelm:0.1.0)
+# PYTHON           the Python whose pip downloads (default: python3)
+# SBOM             file for the software bill of materials (default: routelm.cdx.json)
+# TORCH_INDEX_URL  optional package index with CPU builds of torch
 set -eu
 
 IMAGE=${IMAGE:-routelm:0.1.0} PYTHON=${PYTHON:-python3} SBOM=$(realpath "${SBOM:-routelm.cdx.json}")
@@ -29,9 +30,10 @@ make_base() {
 
 download_wheels() {
     mkdir "$scratch/wheels"
-    set -- download --quiet --no-deps --only-binary=:all: --python-version "$(default PYTHON_VERSION)" --dest "$scratch/wheels"
-    "$PYTHON" -m pip "$@" "torch==$(default TORCH_VERSION)"
-    "$PYTHON" -m pip "$@" --require-hashes --requirement deploy/docker/requirements.lock
+    set -- download --quiet --only-binary=:all: --python-version "$(default PYTHON_VERSION)" --dest "$scratch/wheels"
+    # With its dependencies: those of a CUDA build are not in the lock file.
+    "$PYTHON" -m pip "$@" ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} "torch==$(default TORCH_VERSION)"
+    "$PYTHON" -m pip "$@" --no-deps --require-hashes --requirement deploy/docker/requirements.lock
     printf '[global]\nno-index = true\nfind-links = /wheels\n' >"$scratch/pip.conf"
 }
 

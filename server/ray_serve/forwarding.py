@@ -1,6 +1,7 @@
 """An HTTP request that another process answers, and its response as ASGI messages."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import ClientGoneError
+
+logger = logging.getLogger(__name__)
 
 Messages = list[Message]
 
@@ -97,5 +100,7 @@ async def _call(
     send: Send = sent.put
     try:
         await app(request.scope(), receive, send)
+    except Exception:
+        logger.exception("%s %s raised an exception", request.method, request.path)  # as uvicorn does
     finally:
         sent.put_nowait(None)

@@ -102,7 +102,7 @@ class PrefixAffinity:
     """Ranks replicas for a request by their prefixes and loads."""
 
     def __init__(self, max_load_factor: float = 1.25, light_load: int = 8, capacity: int = 2**17) -> None:
-        """A replica is overloaded with more than `light_load` requests that are more than `max_load_factor` times the
+        """A replica is overloaded when it has more than `light_load` requests and more than `max_load_factor` times the
         mean of all replicas. `capacity`: see PrefixIndex.
         """
         self.index = PrefixIndex(capacity)

@@ -57,7 +57,7 @@ class RayCluster:
 
     def client(self) -> httpx.AsyncClient:
         limits = httpx.Limits(max_connections=None)
-        return httpx.AsyncClient(base_url=self.url, timeout=120, trust_env=False, limits=limits)
+        return httpx.AsyncClient(base_url=self.url, timeout=300, trust_env=False, limits=limits)
 
 
 def without_slow_import(directory: Path) -> Path:

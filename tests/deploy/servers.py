@@ -53,13 +53,11 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None
 
 @contextmanager
 def running(
-    command: list[str], log: Path, ready_url: str, environment: Mapping[str, str], user: int | None = None
+    command: list[str], log: Path, ready_url: str, environment: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process that answers at `ready_url`; stopped by SIGTERM, and killed if that does not help."""
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, env=dict(environment), cwd=log.parent, user=user, group=user
-        )
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=dict(environment), cwd=log.parent)
         try:
             wait_until(
                 lambda: answers(ready_url) or process.poll() is not None, START_SECONDS, f"{ready_url}, see {log}"

@@ -47,11 +47,12 @@ def test_a_package_for_one_architecture_would_be_found() -> None:
 
 
 def wheels_for(machine: str, folder: Path) -> "subprocess.CompletedProcess[str]":
-    """Asks the package index for wheels of all locked packages, each with a locked hash."""
+    """Asks the package index for wheels of all locked packages for the image's Python, each with a locked hash."""
+    python = re.findall(r"^ARG PYTHON_VERSION=(.+)$", DOCKERFILE.read_text(), re.MULTILINE)[0]
     versions = ["2014", *(f"_2_{minor}" for minor in range(17, GLIBC + 1))]
-    platforms = [f"--platform=manylinux{version}_{machine}" for version in versions]
+    target = [f"--python-version={python}", *(f"--platform=manylinux{version}_{machine}" for version in versions)]
     options = ["--dry-run", "--no-deps", "--require-hashes", "--only-binary=:all:", "--target", str(folder)]
-    command = [sys.executable, "-m", "pip", "install", *options, *platforms, "--requirement", str(LOCK_FILE)]
+    command = [sys.executable, "-m", "pip", "install", *options, *target, "--requirement", str(LOCK_FILE)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -22,7 +22,8 @@ pytestmark = [
 ]
 
 STREAMS = 18
-TOKENS = 120  # of an answer: long enough to be cut off
+TOKENS = 120  # of an answer
+CUT_TOKENS = 480  # of an answer that a replica has not finished when it is killed, on fast machines too
 GROUPS, TURNS = 12, 6  # prompts of a group have the beginning in common
 WORDS = ("river", "stone", "lamp", "cloud", "wheel", "paper", "garden", "silver", "window", "bread", "north", "music")
 
@@ -38,6 +39,7 @@ class Answer:
     """A streamed completion, as its client sees it."""
 
     prompt: str
+    max_tokens: int = TOKENS
     texts: list[str] = field(default_factory=list)
     errors: list[dict[str, Any]] = field(default_factory=list)
     ends: int = 0
@@ -49,8 +51,8 @@ class Answer:
         return "".join(self.texts)
 
     async def ask(self, client: httpx.AsyncClient) -> "Answer":
-        body = {"prompt": self.prompt, "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True, "stream": True}
-        async with client.stream("POST", "/v1/completions", json=body) as response:
+        body = {"prompt": self.prompt, "max_tokens": self.max_tokens, "temperature": 0, "ignore_eos": True}
+        async with client.stream("POST", "/v1/completions", json=body | {"stream": True}) as response:
             self.status = response.status_code
             async for line in response.aiter_lines():
                 self._take(line.removeprefix("data: "))
@@ -65,7 +67,7 @@ class Answer:
                 self.errors.append(event["error"])
             else:
                 self.texts.extend(choice["text"] for choice in event["choices"])
-        if len(self.texts) > 3 or self.ends:
+        if len(self.texts) > 3 or self.ends or self.errors:
             self.under_way.set()
 
 
@@ -91,7 +93,7 @@ def test_serve_knows_all_options_of_the_file() -> None:
 async def test_a_replica_dies_and_only_its_requests_end_with_an_error(cluster: RayCluster) -> None:
     cluster.deploy()
     async with cluster.client() as client:
-        answers = [Answer(prompt) for prompt in prompts(STREAMS, seed=1)]
+        answers = [Answer(prompt, CUT_TOKENS) for prompt in prompts(STREAMS, seed=1)]
         asking = [asyncio.create_task(answer.ask(client)) for answer in answers]
         await asyncio.gather(*(answer.under_way.wait() for answer in answers))
         await asyncio.to_thread(cluster.kill, cluster.replicas()[0])
@@ -102,7 +104,7 @@ async def test_a_replica_dies_and_only_its_requests_end_with_an_error(cluster: R
         assert 0 < len(failed) < STREAMS
         assert {len(answer.errors) for answer in failed} == {1}
         assert {answer.errors[0]["code"] for answer in failed} == {"unavailable"}
-        repeated = await asyncio.gather(*(Answer(answer.prompt).ask(client) for answer in answers))
+        repeated = await asyncio.gather(*(Answer(answer.prompt, CUT_TOKENS).ask(client) for answer in answers))
         for answer, again in zip(answers, repeated, strict=True):
             assert (again.status, again.errors) == (200, [])
             assert again.text.startswith(answer.text) if answer.errors else again.text == answer.text
@@ -111,14 +113,17 @@ async def test_a_replica_dies_and_only_its_requests_end_with_an_error(cluster: R
 async def test_requests_before_their_first_token_get_503_and_a_time(cluster: RayCluster) -> None:
     cluster.deploy()
     async with cluster.client() as client:
-        body = {"max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
+        body = {"max_tokens": CUT_TOKENS, "temperature": 0, "ignore_eos": True}
         asking = [
             asyncio.create_task(client.post("/v1/completions", json={"prompt": prompt, **body}))
             for prompt in prompts(STREAMS, seed=2)
         ]
-        await asyncio.sleep(1)
+        last = Answer("a stream that is sent after them")
+        asking_last = asyncio.create_task(last.ask(client))
+        await last.under_way.wait()  # so are those before it
         await asyncio.to_thread(cluster.kill, cluster.replicas()[0])
         responses = await asyncio.gather(*asking)
+        await asking_last
         assert {response.status_code for response in responses} == {200, 503}
         for response in responses:
             if response.status_code == 503:

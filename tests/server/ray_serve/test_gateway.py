@@ -266,9 +266,10 @@ async def test_messages_that_wait_are_sent_together() -> None:
     assert len(sizes) < 6
 
 
-async def test_an_application_that_raises_ends_its_answer() -> None:
+async def test_an_application_that_raises_ends_its_answer_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("broken")
 
     request = ForwardedRequest("GET", "/", b"/", b"", [])
     assert [messages async for messages in answer(app, request)] == []
+    assert "RuntimeError: broken" in caplog.text
