@@ -48,7 +48,7 @@ class DecodeGraphs:
         self._last: StepShape | None = None
 
     def run(self, batch: ForwardBatch) -> StepOutput:
-        """The logits of every sequence's next token. A later step overwrites them."""
+        """The logits of every sequence's next token. A later step overwrites all of them."""
         experts = batch.num_experts_per_token
         if batch.masks or batch.experts_by_layer or batch.adapters_T is not None or isinstance(experts, Tensor):
             return _compute(self._network, batch)  # PyTorch computes some of it

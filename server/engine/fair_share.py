@@ -39,14 +39,15 @@ class FairShare:
 
         Empty if what decodes is more urgent, or all of the same tenant.
         """
+        if not decoding or len(self._served) < 2:
+            return []
         others = {sequence.tenant for sequence in decoding}
-        most_urgent = min((sequence.priority for sequence in decoding), default=0)
+        most_urgent = min(sequence.priority for sequence in decoding)
+        least = min(self._served[tenant] for tenant in others)
         return [
             prompt
             for prompt in prompts
-            if prompt.priority <= most_urgent
-            and others - {prompt.tenant}
-            and all(self._served[prompt.tenant] <= self._served[other] for other in others)
+            if prompt.priority <= most_urgent and self._served[prompt.tenant] <= least and others != {prompt.tenant}
         ]
 
     def order(self, sequences: list[Sequence]) -> list[Sequence]:

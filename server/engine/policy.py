@@ -64,7 +64,8 @@ class StepTimes:
         if not prefill_tokens:
             self.decode_step = _running_mean(self.decode_step, seconds)
         elif not decodes:
-            self.prefill_token = _running_mean(self.prefill_token, seconds / prefill_tokens)
+            if self.prefill_token is None:  # a first estimate: it includes reading the weights
+                self.prefill_token = seconds / prefill_tokens
         elif self.decode_step is not None:
             prefill_seconds = max(seconds - self.decode_step, 0.0)
             self.prefill_token = _running_mean(self.prefill_token, prefill_seconds / prefill_tokens)

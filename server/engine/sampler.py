@@ -22,15 +22,20 @@ GREEDY_BELOW = 1e-5  # below this temperature only the highest score has a chanc
 
 @torch.inference_mode()
 def sample(logits_RV: Tensor, sequences: Rows[Sequence]) -> SampledTokens:
-    """One token per row with the parameters of its sequence; `logits_RV` are float32, one row per sequence."""
+    """One token per row with the parameters of its sequence; `logits_RV` are float32, one row per sequence.
+
+    Logits processors change `logits_RV` in place, because copying the logits of a large batch takes milliseconds.
+    """
     if not sequences:
         return SampledTokens(())
     finite = torch.isfinite(logits_RV.sum(-1)).tolist()
-    scores_RV = process_logits(logits_RV, sequences)
-    token_ids: list[int] = kernels.sample(scores_RV, [_row_sampling(sequence) for sequence in sequences]).tolist()
+    asked = [row for row, sequence in enumerate(sequences) if sequence.sampling.logprobs is not None]
+    asked_logits_PV = logits_RV[asked]  # a copy: log-probabilities are those of the model
+    process_logits(logits_RV, sequences)
+    token_ids: list[int] = kernels.sample(logits_RV, [_row_sampling(sequence) for sequence in sequences]).tolist()
     return SampledTokens(
         [(token_id,) for token_id in token_ids],
-        _logprobs(logits_RV, token_ids, sequences),
+        _logprobs(asked_logits_PV, asked, token_ids, sequences),
         frozenset(s.request_id for s, ok in zip(sequences, finite, strict=True) if not ok),
     )
 
@@ -42,25 +47,21 @@ def _row_sampling(sequence: Sequence) -> RowSampling:
     return RowSampling(temperature, sampling.top_k, sampling.top_p, sampling.min_p, sequence.seed, position)
 
 
-def process_logits(logits_RV: Tensor, sequences: Rows[Sequence]) -> Tensor:
-    """Logits after the processors of the sequences; a copy if there are any: log-probabilities need the model's own."""
-    if not any(sequence.logits_processors for sequence in sequences):
-        return logits_RV
-    scores_RV = logits_RV.clone()
-    for scores_V, sequence in zip(scores_RV, sequences, strict=True):
+def process_logits(logits_RV: Tensor, sequences: Rows[Sequence]) -> None:
+    """Apply the logits processors of the sequences in place."""
+    for row, sequence in enumerate(sequences):
         for processor in sequence.logits_processors:
-            processor.apply(scores_V)
-    return scores_RV
+            processor.apply(logits_RV[row])
 
 
 def _logprobs(
-    logits_RV: Tensor, token_ids: list[int], sequences: Rows[Sequence]
+    logits_PV: Tensor, rows: list[int], token_ids: list[int], sequences: Rows[Sequence]
 ) -> dict[int, tuple[TokenLogprobs, ...]]:
-    asked = [(row, s.sampling.logprobs) for row, s in enumerate(sequences) if s.sampling.logprobs is not None]
-    if not asked:
+    """Of the rows that ask for them, whose logits are `logits_PV`."""
+    if not rows:
         return {}
-    rows = [row for row, _ in asked]
-    found = token_logprobs(logits_RV[rows], [token_ids[row] for row in rows], [count for _, count in asked])
+    counts = [sequences[row].sampling.logprobs or 0 for row in rows]
+    found = token_logprobs(logits_PV, [token_ids[row] for row in rows], counts)
     return {row: (entry,) for row, entry in zip(rows, found, strict=True)}
 
 

@@ -86,9 +86,12 @@ class ExpertLoadRecorder:
             return
         groups, group_T = self._groups()
         pairs_NLE = np.zeros((len(groups), len(self._counts), max(self._layers_by_experts)), dtype=np.int64)
-        for num_experts, layers in self._layers_by_experts.items():
-            places = [self._places[layer] for layer in layers]
-            pairs_NLE[:, places, :num_experts] = self._count(layers, group_T, len(groups))
+        most_layers = max(1, TOKENS_KEPT // len(group_T))
+        for num_experts, alike in self._layers_by_experts.items():
+            for start in range(0, len(alike), most_layers):
+                layers = alike[start : start + most_layers]
+                places = [self._places[layer] for layer in layers]
+                pairs_NLE[:, places, :num_experts] = self._count(layers, group_T, len(groups))
         self._add_to_windows(groups, np.bincount(group_T, minlength=len(groups)).tolist(), pairs_NLE)
         self._kept.clear()
         self._counted.clear()
@@ -116,7 +119,8 @@ class ExpertLoadRecorder:
     def _count(self, layers: list[int], group_T: NDArray[np.int64], num_groups: int) -> NDArray[np.int64]:
         """Add the routings of layers with as many experts. Returns the pairs by group, layer and expert: [N, L, E].
 
-        All layers at once: for a few tokens, the time of an operation does not depend on how much it computes.
+        Several layers at once: for a few tokens, the time of an operation does not depend on how much it computes. For
+        many tokens it does, and the logits of all layers would leave the CPU's caches.
         """
         routings = [routing for layer in layers for step in self._kept if (routing := step[layer]) is not None]
         router_logits = torch.cat([routing.router_logits_TE for routing in routings])  # [L * T, E]

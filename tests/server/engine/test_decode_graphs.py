@@ -39,7 +39,10 @@ class Decoder:
         with torch.inference_mode():
             batch = ForwardBatch(tokens, positions, starts, table, rows, self.cache, experts)
             scores, self.routings = self.steps.run(batch)
-        return scores.clone()
+        found = scores.clone()
+        with torch.inference_mode():
+            scores.fill_(torch.nan)  # as logits processors may, before the next step
+        return found
 
     @property
     def captured(self) -> list[int]:

@@ -11,6 +11,18 @@ from tests.server.engine.tiny import engine_config, request, run, tiny_network
 STEP, TOKEN = 0.1, 0.01  # seconds, on the simulated machine
 
 
+def test_steps_of_prompts_alone_do_not_shrink_the_share_of_long_prompts() -> None:
+    """Reading the weights takes most of a step with few tokens, which a decode step does anyway."""
+    times = StepTimes()
+    times.observe(STEP, decodes=4, prefill_tokens=0)
+    for _ in range(20):
+        times.observe(STEP + 5 * TOKEN, decodes=4, prefill_tokens=50)
+    found = times.long_prefill_tokens(2.0)
+    for _ in range(20):
+        times.observe(STEP, decodes=0, prefill_tokens=MIN_LONG_PREFILL_TOKENS)
+    assert times.long_prefill_tokens(2.0) == found > MIN_LONG_PREFILL_TOKENS
+
+
 def test_a_chunk_is_what_fits_into_the_slower_step() -> None:
     times = StepTimes()
     assert times.long_prefill_tokens(2.5) == FIRST_LONG_PREFILL_TOKENS

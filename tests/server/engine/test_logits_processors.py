@@ -105,25 +105,24 @@ def test_penalties_follow_the_output_step_by_step() -> None:
         processor.advance((token_id,))
 
 
-def test_the_models_own_logits_stay() -> None:
-    """Log-probabilities are those of the model, so the processors work on a copy."""
+def test_processors_change_the_row_of_their_sequence_only() -> None:
     asked = request("r", [3, 4], 9, logit_bias=((1, 5.0),))
     made = Sequence(asked, 0, 0, 0.0, build_logits_processors(asked.sampling, [3, 4], EOS))
-    logits_RV = torch.zeros(1, 8)
-    assert process_logits(logits_RV, [made])[0, 1] == 5.0
-    assert torch.equal(logits_RV, torch.zeros(1, 8))
+    plain = Sequence(request("s", [3, 4], 9), 1, 0, 0.0)
+    logits_RV = torch.zeros(2, 8)
+    process_logits(logits_RV, [plain, made])
+    assert logits_RV.nonzero().tolist() == [[1, 1]]
+    assert logits_RV[1, 1] == 5.0
 
 
 def test_a_processor_that_is_done_is_dropped() -> None:
-    """Otherwise every later step would copy its logits for no reason."""
+    """Otherwise every later step would call it for no reason."""
     asked = request("r", [3, 4], 9, min_tokens=2)
     made = Sequence(asked, 0, 0, 0.0, build_logits_processors(asked.sampling, [3, 4], EOS))
     made.append((5,))
     assert len(made.logits_processors) == 1
     made.append((5,))
-    assert made.logits_processors == ()
-    logits_RV = torch.zeros(1, 8)
-    assert process_logits(logits_RV, [made]) is logits_RV
+    assert not made.logits_processors
 
 
 class Forbid:

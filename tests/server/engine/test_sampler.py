@@ -45,8 +45,8 @@ def test_min_tokens_forbids_ends_until_it_is_reached(more: dict[str, Any]) -> No
 def test_logprobs_are_those_of_the_model_before_any_change() -> None:
     logits = random_logits(1)
     made = sequence(temperature=0.1, logit_bias=((7, 100.0),), top_k=1, logprobs=4)
-    (entry,) = sample(logits, [made]).logprobs[0]
     expected = logits[0].double().log_softmax(-1)
+    (entry,) = sample(logits, [made]).logprobs[0]
     assert entry.token_id == 7
     assert entry.logprob == pytest.approx(expected[7].item(), abs=1e-5)
     best = expected.topk(4)
@@ -93,7 +93,7 @@ def test_a_row_gives_the_same_bits_alone_and_among_others(vocabulary: int) -> No
     count = 13
     logits = random_logits(count, vocabulary)
     sequences = [sequence(9, 9, 11, seed=i, logprobs=5, **WAYS[i % len(WAYS)]) for i in range(count)]
-    together = sample(logits, sequences)
+    together = sample(logits.clone(), sequences)
     for row, made in enumerate(sequences):
         alone = sample(logits[row : row + 1].clone(), [made])
         assert alone.token_ids[0] == together.token_ids[row]

@@ -65,6 +65,25 @@ def test_counts_are_there_before_anything_is_routed() -> None:
     assert all(sum(load.tokens_per_expert) > 0 for load in engine.stats().layers)
 
 
+def test_the_layers_of_a_long_step_are_counted_like_those_of_short_ones() -> None:
+    """Many tokens are counted a few layers at a time."""
+    generator = torch.Generator().manual_seed(1)
+    scores_LTE = torch.randn(5, TOKENS_KEPT // 2, 4, generator=generator)
+    chosen = [(scores_TE.softmax(-1).topk(2), scores_TE) for scores_TE in scores_LTE]
+    routings = [Routing(top.values, top.indices, scores_TE) for top, scores_TE in chosen]
+    long, short = ExpertLoadRecorder(dict.fromkeys(range(5), 4)), ExpertLoadRecorder(dict.fromkeys(range(5), 4))
+    long.observe(tuple(routings), [TokenGroup("chat", "", TOKENS_KEPT // 2)])
+    for start in range(0, TOKENS_KEPT // 2, 16):
+        rows = slice(start, start + 16)
+        step = tuple(Routing(r.weights_TK[rows], r.experts_TK[rows], r.router_logits_TE[rows]) for r in routings)
+        short.observe(step, [TokenGroup("chat", "", 16)])
+    for load in (long, short):
+        load.flush()
+    assert [load.tokens_per_expert for load in long.loads] == [load.tokens_per_expert for load in short.loads]
+    assert [load.entropy for load in long.loads] == pytest.approx([load.entropy for load in short.loads])
+    assert len({load.tokens_per_expert for load in long.loads}) == 5, "each layer has its own counts"
+
+
 def test_long_steps_are_counted_at_once() -> None:
     load = ExpertLoadRecorder({0: 4})
     load.observe(
