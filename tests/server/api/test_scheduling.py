@@ -228,8 +228,11 @@ def test_cancelling_ends_all_parts_of_a_text(url: str, slow: Server) -> None:
     body = {"prompt": None, "text": text, "source_lang": "en", "target_lang": "de"}
     stream = Stream(url, "plain", "/v1/translate", **body)
     assert delete(url, stream.id, "plain") == 200
+    parts = {request.request_id for request in slow.engine.submitted}
+    assert set(slow.engine.aborted) == parts
+    assert len(parts) > 1
     assert stream.end()[-1]["finish_reason"] == "abort"
-    assert slow.engine.running == 0
+    assert {request.request_id for request in slow.engine.submitted} == parts  # no part was started afterwards
 
 
 def test_no_running_request_is_remembered_after_its_end(server: Server) -> None:
