@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from model.layers.router import Routing
 from server.engine.sequence import Sequence
@@ -19,19 +21,16 @@ GATE_DECIMALS = 9  # half as long in JSON as the nearest double, and closer than
 
 @dataclass(frozen=True, slots=True)
 class _Choices:
-    """Experts and gates by row and layer, largest gate first, and how many of them are not just padding."""
+    """Experts and gates, largest gate first: those of row r and layer l at r * num_layers + l."""
 
-    experts: list[list[list[int]]]
-    gates: list[list[list[float]]]
-    counts: list[list[int]]
+    num_layers: int
+    experts: list[tuple[int, ...]]
+    gates: list[tuple[float, ...]]
 
     def of_token(self, row: int, layers: list[int], top: int | None) -> TokenRouting:
-        experts, gates, counts = self.experts[row], self.gates[row], self.counts[row]
-        if top is not None:
-            counts = [min(count, top) for count in counts]
+        places = [row * self.num_layers + layer for layer in layers]
         return TokenRouting(
-            tuple([tuple(experts[layer][: counts[layer]]) for layer in layers]),
-            tuple([tuple(gates[layer][: counts[layer]]) for layer in layers]),
+            tuple([self.experts[place][:top] for place in places]), tuple([self.gates[place][:top] for place in places])
         )
 
 
@@ -39,8 +38,6 @@ def routing_by_request(
     sequences: list[Sequence], routings: tuple[Routing | None, ...]
 ) -> dict[str, list[TokenRouting]]:
     """The routing of the step's tokens that is asked for and not known yet, by request id."""
-    if all(sequence.request.routing.returned is None for sequence in sequences):
-        return {}
     wanted = _wanted_rows(sequences)
     if not wanted:
         return {}
@@ -66,9 +63,10 @@ def _wanted_rows(sequences: list[Sequence]) -> dict[Sequence, range]:
         if (asked := sequence.request.routing.returned) is not None:
             first, known = sequence.first_routed - sequence.num_computed_tokens, len(sequence.routing)
             last = min(end, start + first + asked.max_tokens)
-            wanted[sequence] = range(start + max(first + known, 0), last)
+            if rows := range(start + max(first + known, 0), last):
+                wanted[sequence] = rows
         start = end
-    return {sequence: rows for sequence, rows in wanted.items() if rows}
+    return wanted
 
 
 def _moe_layers(routings: tuple[Routing | None, ...]) -> list[int]:
@@ -76,7 +74,7 @@ def _moe_layers(routings: tuple[Routing | None, ...]) -> list[int]:
 
 
 def _choices(routings: tuple[Routing | None, ...], rows: list[int]) -> _Choices:
-    """The choices of the rows. NumPy: for a few tokens it takes half as long as PyTorch."""
+    """The choices of the rows, in few operations: for a few tokens, each takes as long as for many."""
     found = [routing for routing in routings if routing is not None]
     gates_RLK = _stacked([routing.weights_TK for routing in found], rows)
     experts_RLK = _stacked([routing.experts_TK for routing in found], rows)
@@ -84,17 +82,23 @@ def _choices(routings: tuple[Routing | None, ...], rows: list[int]) -> _Choices:
         order_RLK = np.argsort(-gates_RLK, axis=-1, kind="stable")
         gates_RLK = np.take_along_axis(gates_RLK, order_RLK, axis=-1)
         experts_RLK = np.take_along_axis(experts_RLK, order_RLK, axis=-1)
-    counts_RL = np.count_nonzero(gates_RLK, axis=-1)
     rounded_RLK = gates_RLK.astype(np.float64).round(GATE_DECIMALS)
-    return _Choices(experts_RLK.tolist(), rounded_RLK.tolist(), counts_RL.tolist())
+    experts, gates = _last_axis_as_tuples(experts_RLK), _last_axis_as_tuples(rounded_RLK)
+    if not gates_RLK.all():
+        counts = np.count_nonzero(gates_RLK, axis=-1).ravel().tolist()
+        experts, gates = ([x[:n] for x, n in zip(choices, counts, strict=True)] for choices in (experts, gates))
+    return _Choices(len(found), experts, gates)
+
+
+def _last_axis_as_tuples(array: NDArray[Any]) -> list[tuple[Any, ...]]:
+    """Without the nested lists of `tolist`, which take longer than all else."""
+    return list(zip(*[iter(array.ravel().tolist())] * array.shape[-1], strict=True))
 
 
 def _stacked(layers_TK: list[Tensor], rows: list[int]) -> NDArray[Any]:
     """[R, L, K], where layers with fewer choices are filled up with zeros."""
-    arrays = [layer_TK.numpy(force=True) for layer_TK in layers_TK]
-    if len(rows) < len(arrays[0]):
-        arrays = [array[rows] for array in arrays]
-    width = max(array.shape[1] for array in arrays)
-    if any(array.shape[1] < width for array in arrays):
-        arrays = [np.pad(array, ((0, 0), (0, width - array.shape[1]))) for array in arrays]
-    return np.stack(arrays, axis=1)
+    width = max(layer_TK.shape[1] for layer_TK in layers_TK)
+    if any(layer_TK.shape[1] < width for layer_TK in layers_TK):
+        layers_TK = [functional.pad(layer_TK, (0, width - layer_TK.shape[1])) for layer_TK in layers_TK]
+    stacked_TLK = torch.stack(layers_TK, 1).numpy(force=True)
+    return stacked_TLK if len(rows) == len(stacked_TLK) else stacked_TLK[rows]
