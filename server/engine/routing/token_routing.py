@@ -4,15 +4,14 @@ Shapes: T tokens of the step, R of them whose routing is wanted, L MoE layers, K
 """
 
 from dataclasses import dataclass
+from operator import gt
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from model.layers.router import Routing
+from server.engine.routing.step_routing import StepRouting
 from server.engine.sequence import Sequence
 from server.engine.types import TokenRouting
 
@@ -34,15 +33,13 @@ class _Choices:
         )
 
 
-def routing_by_request(
-    sequences: list[Sequence], routings: tuple[Routing | None, ...]
-) -> dict[str, list[TokenRouting]]:
+def routing_by_request(sequences: list[Sequence], routing: StepRouting | None) -> dict[str, list[TokenRouting]]:
     """The routing of the step's tokens that is asked for and not known yet, by request id."""
     wanted = _wanted_rows(sequences)
-    if not wanted:
+    if not wanted or routing is None:
         return {}
-    choices = _choices(routings, [row for rows in wanted.values() for row in rows])
-    place = {layer: index for index, layer in enumerate(_moe_layers(routings))}
+    choices = _choices(routing, [row for rows in wanted.values() for row in rows])
+    place = {layer: index for index, layer in enumerate(routing.layers)}
     found, start = {}, 0
     for sequence, rows in wanted.items():
         asked = sequence.request.routing.returned
@@ -69,36 +66,39 @@ def _wanted_rows(sequences: list[Sequence]) -> dict[Sequence, range]:
     return wanted
 
 
-def _moe_layers(routings: tuple[Routing | None, ...]) -> list[int]:
-    return [layer for layer, routing in enumerate(routings) if routing is not None]
-
-
-def _choices(routings: tuple[Routing | None, ...], rows: list[int]) -> _Choices:
+def _choices(routing: StepRouting, rows: list[int]) -> _Choices:
     """The choices of the rows, in few operations: for a few tokens, each takes as long as for many."""
-    found = [routing for routing in routings if routing is not None]
-    gates_RLK = _stacked([routing.weights_TK for routing in found], rows)
-    experts_RLK = _stacked([routing.experts_TK for routing in found], rows)
-    if (gates_RLK[..., 1:] > gates_RLK[..., :-1]).any():
-        order_RLK = np.argsort(-gates_RLK, axis=-1, kind="stable")
-        gates_RLK = np.take_along_axis(gates_RLK, order_RLK, axis=-1)
-        experts_RLK = np.take_along_axis(experts_RLK, order_RLK, axis=-1)
-    rounded_RLK = gates_RLK.astype(np.float64).round(GATE_DECIMALS)
-    experts, gates = _last_axis_as_tuples(experts_RLK), _last_axis_as_tuples(rounded_RLK)
-    if not gates_RLK.all():
-        counts = np.count_nonzero(gates_RLK, axis=-1).ravel().tolist()
-        experts, gates = ([x[:n] for x, n in zip(choices, counts, strict=True)] for choices in (experts, gates))
-    return _Choices(len(found), experts, gates)
+    gates_RLK, experts_RLK = _rows_of(routing.weights_LTK, rows), _rows_of(routing.experts_LTK, rows)
+    num_layers, k = gates_RLK.shape[1:]
+    experts, gates = experts_RLK.ravel().tolist(), _rounded(gates_RLK)
+    if _descend_to_above_zero(gates, k):
+        return _Choices(num_layers, _in_tuples(experts, k), _in_tuples(gates, k))
+    order_RLK = np.argsort(-gates_RLK, axis=-1, kind="stable")
+    gates_RLK = np.take_along_axis(gates_RLK, order_RLK, axis=-1)
+    experts = np.take_along_axis(experts_RLK, order_RLK, axis=-1).ravel().tolist()
+    counts = np.count_nonzero(gates_RLK, axis=-1).ravel().tolist()
+    return _Choices(
+        num_layers,
+        [choices[:count] for choices, count in zip(_in_tuples(experts, k), counts, strict=True)],
+        [choices[:count] for choices, count in zip(_in_tuples(_rounded(gates_RLK), k), counts, strict=True)],
+    )
 
 
-def _last_axis_as_tuples(array: NDArray[Any]) -> list[tuple[Any, ...]]:
-    """Without the nested lists of `tolist`, which take longer than all else."""
-    return list(zip(*[iter(array.ravel().tolist())] * array.shape[-1], strict=True))
+def _rows_of(array_LTK: Tensor, rows: list[int]) -> NDArray[Any]:
+    """[R, L, K]."""
+    array_TLK = array_LTK.numpy(force=True).swapaxes(0, 1)
+    return array_TLK if len(rows) == len(array_TLK) else array_TLK[rows]
 
 
-def _stacked(layers_TK: list[Tensor], rows: list[int]) -> NDArray[Any]:
-    """[R, L, K], where layers with fewer choices are filled up with zeros."""
-    width = max(layer_TK.shape[1] for layer_TK in layers_TK)
-    if any(layer_TK.shape[1] < width for layer_TK in layers_TK):
-        layers_TK = [functional.pad(layer_TK, (0, width - layer_TK.shape[1])) for layer_TK in layers_TK]
-    stacked_TLK = torch.stack(layers_TK, 1).numpy(force=True)
-    return stacked_TLK if len(rows) == len(stacked_TLK) else stacked_TLK[rows]
+def _rounded(gates_RLK: NDArray[np.float32]) -> list[float]:
+    found: list[float] = gates_RLK.astype(np.float64).round(GATE_DECIMALS).ravel().tolist()
+    return found
+
+
+def _descend_to_above_zero(gates: list[float], k: int) -> bool:
+    """Whether each k of the gates are as they are to be told: the order of equal ones is known before rounding only."""
+    return 0.0 not in gates and all(all(map(gt, gates[i::k], gates[i + 1 :: k])) for i in range(k - 1))
+
+
+def _in_tuples(values: list[Any], k: int) -> list[tuple[Any, ...]]:
+    return list(zip(*[iter(values)] * k, strict=True))
