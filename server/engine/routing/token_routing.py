@@ -13,24 +13,28 @@ from torch import Tensor
 
 from server.engine.routing.step_routing import StepRouting
 from server.engine.sequence import Sequence
-from server.engine.types import TokenRouting
+from server.engine.types import ReturnedRouting, TokenRouting
 
 GATE_DECIMALS = 9  # half as long in JSON as the nearest double, and closer than float32 sums are to each other
 
 
 @dataclass(frozen=True, slots=True)
 class _Choices:
-    """Experts and gates, largest gate first: those of row r and layer l at r * num_layers + l."""
+    """Experts and gates, largest gate first, by row and, within a row, by layer: those of row r begin at r * L."""
 
-    num_layers: int
+    layers: tuple[int, ...]  # L
     experts: list[tuple[int, ...]]
     gates: list[tuple[float, ...]]
 
-    def of_token(self, row: int, layers: list[int], top: int | None) -> TokenRouting:
-        places = [row * self.num_layers + layer for layer in layers]
-        return TokenRouting(
-            tuple([self.experts[place][:top] for place in places]), tuple([self.gates[place][:top] for place in places])
-        )
+    def of_token(self, row: int, asked: ReturnedRouting) -> TokenRouting:
+        start, end = row * len(self.layers), (row + 1) * len(self.layers)
+        experts, gates = self.experts[start:end], self.gates[start:end]
+        if asked.layers != self.layers:
+            places = [self.layers.index(layer) for layer in asked.layers]
+            experts, gates = [experts[place] for place in places], [gates[place] for place in places]
+        if asked.top is not None:
+            experts, gates = [some[: asked.top] for some in experts], [some[: asked.top] for some in gates]
+        return TokenRouting(tuple(experts), tuple(gates))
 
 
 def routing_by_request(sequences: list[Sequence], routing: StepRouting | None) -> dict[str, list[TokenRouting]]:
@@ -38,30 +42,23 @@ def routing_by_request(sequences: list[Sequence], routing: StepRouting | None) -
     wanted = _wanted_rows(sequences)
     if not wanted or routing is None:
         return {}
-    choices = _choices(routing, [row for rows in wanted.values() for row in rows])
-    place = {layer: index for index, layer in enumerate(routing.layers)}
+    choices = _choices(routing, [row for rows, _ in wanted.values() for row in rows])
     found, start = {}, 0
-    for sequence, rows in wanted.items():
-        asked = sequence.request.routing.returned
-        assert asked is not None
-        layers = [place[layer] for layer in asked.layers]
-        found[sequence.request_id] = [
-            choices.of_token(row, layers, asked.top) for row in range(start, start + len(rows))
-        ]
+    for request_id, (rows, asked) in wanted.items():
+        found[request_id] = [choices.of_token(row, asked) for row in range(start, start + len(rows))]
         start += len(rows)
     return found
 
 
-def _wanted_rows(sequences: list[Sequence]) -> dict[Sequence, range]:
-    """The rows of the step's tokens, by sequence, without those whose routing was recorded before a preemption."""
+def _wanted_rows(sequences: list[Sequence]) -> dict[str, tuple[range, ReturnedRouting]]:
+    """By request id the rows of the step's tokens, without those whose routing was recorded before a preemption."""
     wanted, start = {}, 0
     for sequence in sequences:
         end = start + sequence.num_scheduled_tokens
         if (asked := sequence.request.routing.returned) is not None:
             first, known = sequence.first_routed - sequence.num_computed_tokens, len(sequence.routing)
-            last = min(end, start + first + asked.max_tokens)
-            if rows := range(start + max(first + known, 0), last):
-                wanted[sequence] = rows
+            if rows := range(start + max(first + known, 0), min(end, start + first + asked.max_tokens)):
+                wanted[sequence.request_id] = rows, asked
         start = end
     return wanted
 
@@ -69,16 +66,16 @@ def _wanted_rows(sequences: list[Sequence]) -> dict[Sequence, range]:
 def _choices(routing: StepRouting, rows: list[int]) -> _Choices:
     """The choices of the rows, in few operations: for a few tokens, each takes as long as for many."""
     gates_RLK, experts_RLK = _rows_of(routing.weights_LTK, rows), _rows_of(routing.experts_LTK, rows)
-    num_layers, k = gates_RLK.shape[1:]
+    k = gates_RLK.shape[-1]
     experts, gates = experts_RLK.ravel().tolist(), _rounded(gates_RLK)
     if _descend_to_above_zero(gates, k):
-        return _Choices(num_layers, _in_tuples(experts, k), _in_tuples(gates, k))
+        return _Choices(routing.layers, _in_tuples(experts, k), _in_tuples(gates, k))
     order_RLK = np.argsort(-gates_RLK, axis=-1, kind="stable")
     gates_RLK = np.take_along_axis(gates_RLK, order_RLK, axis=-1)
     experts = np.take_along_axis(experts_RLK, order_RLK, axis=-1).ravel().tolist()
     counts = np.count_nonzero(gates_RLK, axis=-1).ravel().tolist()
     return _Choices(
-        num_layers,
+        routing.layers,
         [choices[:count] for choices, count in zip(_in_tuples(experts, k), counts, strict=True)],
         [choices[:count] for choices, count in zip(_in_tuples(_rounded(gates_RLK), k), counts, strict=True)],
     )
