@@ -23,9 +23,7 @@ class Response:
     headers: dict[str, str]
 
 
-async def post_for_events(
-    url: str, body: bytes, on_event: Callable[[bytes], None], key: str | None = None
-) -> Response:
+async def post_for_events(url: str, body: bytes, on_event: Callable[[bytes], None], key: str | None = None) -> Response:
     """POST JSON and give the data of each server-sent event to `on_event` as it arrives; returns when all is there.
 
     ConnectionError when the server ends the connection before its answer is complete, which an answer without a length

@@ -2,7 +2,7 @@
 
     python -m benchmarks.fairness --streams 100
 
-Starts a server with two keys. In each turn the one sends some requests, one after the other; then again, while the other
+Starts a server with two keys. In each turn one sends some requests, one after the other; then again, while the other
 keeps its number of streams open. Prompts are random, so the prefix cache does not help.
 """
 
@@ -124,7 +124,9 @@ def main() -> None:
     parser.add_argument("--model", default="bundled")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--streams", type=int, default=100, help="open streams of the flood")
-    parser.add_argument("--requests", type=int, default=40, help="of the other key in a turn, alone and beside the flood")
+    parser.add_argument(
+        "--requests", type=int, default=40, help="of the other key in a turn, alone and beside the flood"
+    )
     parser.add_argument("--prompt-words", type=int, default=200)
     parser.add_argument("--max-tokens", type=int, default=64, help="of the flood's answers")
     parser.add_argument("--name", default="fairness", help="of the result file")

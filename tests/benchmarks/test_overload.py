@@ -20,6 +20,7 @@ KEPT: dict[str, Any] = {
     "ended_by_the_servers_count": 90,
 }
 
+
 @pytest.mark.slow
 def test_nothing_is_lost_under_overload() -> None:
     """Speed is not asserted here: half a minute on a busy machine shows nothing of it."""
@@ -27,6 +28,7 @@ def test_nothing_is_lost_under_overload() -> None:
     figures = measure(f"{OURS} --model bundled", given)
     assert broken_promises(KEPT | {name: figures[name] for name in COUNTED}) == []
     assert figures["statuses"][200] > 10
+
 
 @pytest.mark.parametrize(
     ("field", "value", "broken"),
