@@ -14,6 +14,7 @@ from server.generation.logprobs import DecodedLogprobs, DecodedToken, num_held
 from server.generation.prompt import Prompt
 from server.generation.stream import GenerationResult
 
+
 def total_logprobs(results: Iterable[GenerationResult | ChatResult]) -> int:
     """How many log-probabilities answers and their prompts have."""
     return sum(num_held(result.prompt_logprobs) + num_held(result.logprobs) for result in results)

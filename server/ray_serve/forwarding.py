@@ -30,9 +30,7 @@ class ForwardedRequest:
 
     def scope(self) -> dict[str, Any]:
         """The ASGI scope with which an application is called."""
-        return http_scope(
-            self.method, self.path, self.headers, raw_path=self.raw_path, query_string=self.query_string
-        )
+        return http_scope(self.method, self.path, self.headers, raw_path=self.raw_path, query_string=self.query_string)
 
 
 async def read_request(scope: Scope, receive: Receive) -> ForwardedRequest:

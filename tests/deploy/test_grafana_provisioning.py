@@ -1,4 +1,4 @@
-"""What Grafana reads at its start. It ignores fields and folders that it does not know, so misspelt ones are found here.
+"""What Grafana reads at its start. It ignores fields and folders that it does not know: misspelt ones are found here.
 
 The names are those of "Provision Grafana" in Grafana's documentation, version 12.
 """

@@ -181,9 +181,7 @@ async def test_what_is_late_expires(tmp_path: Path) -> None:
     assert {one["error"]["code"] for one in rest} == {"batch_expired"}
 
 
-async def test_a_batch_that_is_cancelled_while_it_expires_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_batch_that_is_cancelled_while_it_expires_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its output files are being written when the client cancels it."""
     real = job.write_output_files
     async with running(tmp_path, FakeExecutor(free=False)) as runner:
