@@ -11,7 +11,7 @@ from itertools import takewhile
 
 from server.engine.sequence import Sequence
 
-RECENT_SECONDS = 60.0
+RECENT_SECONDS = 30.0
 
 
 class FairShare:
@@ -22,10 +22,16 @@ class FairShare:
         self._served: dict[str, float] = {}  # who joined last is last
         self._last_active: dict[str, float] = {}  # the time; who was active longest ago is first
 
-    @property
-    def is_contended(self) -> bool:
-        """Several tenants had work within RECENT_SECONDS, so the next request of any of them may come at any time."""
-        return len(self._last_active) > 1
+    def may_be_joined(self, sequences: Collection[Sequence]) -> bool:
+        """Whether a tenant may send its next request at any time that should not find a long step.
+
+        That is one that had work within RECENT_SECONDS, and has less than half of its share of `sequences`, which are
+        all that wait or run.
+        """
+        if len(self._last_active) < 2:
+            return False
+        counts = Counter(sequence.tenant for sequence in sequences)
+        return any(2 * counts[tenant] * len(self._last_active) < len(sequences) for tenant in self._last_active)
 
     def join(self, tenant: str, others: Collection[str]) -> None:
         """A tenant has work again. It cannot claim now what it did not use while it had none.

@@ -4,7 +4,7 @@ A step that computes a part of a prompt takes longer than one that only decodes,
 The times of earlier steps show how many tokens keep such a step below a multiple of a pure decode step.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
 from server.engine.config import EngineConfig
@@ -14,7 +14,7 @@ from server.engine.sequence import Sequence
 WEIGHT = 0.25  # of the newest step in the running means
 MIN_LONG_PREFILL_TOKENS = 16  # per step: even on a slow machine, a long prompt must make progress
 FIRST_LONG_PREFILL_TOKENS = 64  # per step, until both kinds of steps have been measured
-CONTENDED_PREFILL_TOKENS = 128  # per step, while several tenants send requests
+SHORT_PREFILL_TOKENS = 128  # per step, while another tenant may send a request
 
 
 @dataclass(slots=True)
@@ -120,13 +120,14 @@ class SchedulingPolicy:
         """Record how long a step took."""
         self._times.observe(seconds, decodes=decodes, prefill_tokens=prefill_tokens)
 
-    def budget(self, decodes: list[Sequence]) -> PrefillBudget:
+    def budget(self, decodes: list[Sequence], sequences: Collection[Sequence]) -> PrefillBudget:
         """The prompt tokens of a step in which `decodes` decode, with their tokens scheduled.
 
-        While several tenants send requests, steps are short, because the next request of any of them waits for one.
+        Steps are short while a tenant that has few of all `sequences` may send another, which would wait for the end
+        of a step.
         """
         budget = self.budget_of_turn(decodes)
-        return budget.at_most(CONTENDED_PREFILL_TOKENS) if self.fair_share.is_contended else budget
+        return budget.at_most(SHORT_PREFILL_TOKENS) if self.fair_share.may_be_joined(sequences) else budget
 
     def budget_of_turn(self, decodes: list[Sequence]) -> PrefillBudget:
         """The prompt tokens of a tenant's turn, for which `decodes` wait."""

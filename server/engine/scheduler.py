@@ -209,7 +209,7 @@ class Scheduler:
         waiting = self.pool.waiting if self.pool.cache.has_free_slot and self.stats.preemptions == preemptions else []
         if not prefilling and not waiting:
             return decodes, []
-        budget = self.policy.budget(decodes)
+        budget = self.policy.budget(decodes, self.pool.by_id.values())
         return decodes, self._schedule_prefills(prefilling, waiting, budget)
 
     def _schedule_overdue(self) -> list[Sequence]:

@@ -8,7 +8,7 @@ import pytest
 
 from server.engine import scheduler
 from server.engine.fair_share import FairShare
-from server.engine.policy import CONTENDED_PREFILL_TOKENS
+from server.engine.policy import SHORT_PREFILL_TOKENS
 from server.engine.types import FinishReason
 from tests.server.engine.test_policy import KINDS, Steps
 from tests.server.engine.tiny import collect
@@ -98,14 +98,24 @@ def prompt_tokens_of_steps(other: str, steps: int = 100) -> list[int]:
 
 def test_steps_are_short_while_another_tenant_may_come_back() -> None:
     found = prompt_tokens_of_steps("other")
-    assert set(found) == {CONTENDED_PREFILL_TOKENS, 1024}
+    assert set(found) == {SHORT_PREFILL_TOKENS, 1024}
     assert found == sorted(found)
-    assert found.index(1024) > 10
+    assert found.index(1024) > 5
 
 
 def test_steps_are_full_if_there_is_one_tenant() -> None:
     """Negative control."""
     assert set(prompt_tokens_of_steps("flood")) == {1024}
+
+
+def test_steps_are_full_while_both_tenants_run_much() -> None:
+    """Their prompts come in turn anyway."""
+    steps = Steps("attention", max_num_batched_tokens=1024)
+    for number in range(500):
+        steps.add(f"a {number}", 64, 3, tenant="a")
+        steps.add(f"b {number}", 64, 3, tenant="b")
+    totals = [sum(steps.step().values()) for _ in range(20)]
+    assert sum(totals[2:]) / len(totals[2:]) > 4 * SHORT_PREFILL_TOKENS
 
 
 def test_a_prompt_of_the_same_tenant_has_none() -> None:
