@@ -1,6 +1,6 @@
 """Token ids and their log-probabilities as people read them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -49,6 +49,11 @@ class DecodedLogprobs:
 
     chosen: DecodedToken
     top: tuple[DecodedToken, ...] = ()
+
+
+def num_held(entries: Iterable[DecodedLogprobs]) -> int:
+    """How many log-probabilities these are, alternatives included."""
+    return sum(1 + len(entry.top) for entry in entries)
 
 
 def decode_logprobs(tokenizer: TokenBytes, logprobs: Sequence[TokenLogprobs]) -> tuple[DecodedLogprobs, ...]:
