@@ -41,8 +41,7 @@ class BatchRunner:
 
     async def create(self, description: BatchDescription) -> Batch:
         """Accept a batch, durably. Raises NotFoundError for its file, and InvalidRequestError beyond the limits."""
-        self.directory.files.get(description.input_file_id, description.owner)
-        batch = await in_thread(self.directory.batches.create, description)
+        batch = await in_thread(self.directory.create_batch, description)
         self._start(batch)
         return batch
 
