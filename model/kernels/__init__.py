@@ -126,11 +126,6 @@ kimi_delta_train = reference.kimi_delta_train
 selective_scan_train = reference.selective_scan_train
 
 
-def quantize_int8(weight: Tensor) -> Codes:
-    """Weights [..., O, I] as INT8."""
-    return (quantize if compiled() else quantize_reference).quantize_int8(weight)
-
-
 def quantize_int4(weight: Tensor) -> Codes:
     """Weights [..., O, I], I a multiple of the group size, as INT4."""
     return (quantize if compiled() else quantize_reference).quantize_int4(weight)

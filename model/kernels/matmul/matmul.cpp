@@ -39,16 +39,6 @@ void unpack_rows(const PackedMatrix* matrix, const int64_t* outputs, int64_t row
 }
 
 // Named by the type of the weights.
-void quantize_int8_f32(const float* weights, int64_t rows, int64_t inputs, int8_t* out, float* scales,
-                       int64_t threads) {
-    quantize_int8(weights, rows, inputs, out, scales, threads);
-}
-
-void quantize_int8_bf16(const bf16* weights, int64_t rows, int64_t inputs, int8_t* out, float* scales,
-                        int64_t threads) {
-    quantize_int8(weights, rows, inputs, out, scales, threads);
-}
-
 void quantize_int4_f32(const float* weights, int64_t groups, uint8_t* out, bf16* scales, int64_t threads) {
     quantize_int4(weights, groups, out, scales, threads);
 }

@@ -1,4 +1,4 @@
-// Weights to integers with scales. quantize_reference.py is the definition: the bits are the same.
+// Weights to INT4. quantize_reference.py is the definition: the bits are the same.
 
 #pragma once
 
@@ -8,47 +8,15 @@
 
 namespace {
 
-// The nearest integers of values * inverse, from `lowest` to `highest`.
-template <class Int>
-INLINE void to_integers(const float* values, float inverse, float lowest, float highest, Int* integers) {
-    typedef Int Narrow __attribute__((vector_size(sizeof(Int) * LANES)));
+// The nearest integers of values / scale, from -8 to 7.
+INLINE void to_nibbles(const float* values, float scale, int32_t* integers) {
+    float inverse = scale != 0 ? 1 / scale : 0.0f;
     for (int64_t i = 0; i < GROUP; i += LANES) {
-        f32v scaled = load<f32v>(values + i) * inverse;
-        scaled = min(splat<f32v>(highest), max(splat<f32v>(lowest), scaled));
-        Narrow narrow = __builtin_convertvector(nearest(scaled), Narrow);
-        std::memcpy(integers + i, &narrow, sizeof narrow);
+        f32v scaled = min(splat<f32v>(7), max(splat<f32v>(-8), load<f32v>(values + i) * inverse));
+        i32v nibbles = nearest(scaled);
+        std::memcpy(integers + i, &nibbles, sizeof nibbles);
     }
 }
-
-// ---- INT8 ----
-
-// One row of `inputs` weights.
-template <class T> void quantize_row_int8(const T* row, int64_t inputs, int8_t* out, float* scale) {
-    alignas(64) float values[GROUP];
-    float largest = 0;
-    for (int64_t i = 0; i < inputs; i += GROUP) {
-        load_group(row + i, inputs - i, values);
-        float found = largest_magnitude(values);
-        largest = found > largest ? found : largest;
-    }
-    *scale = largest / 127;
-    float inverse = *scale > 0 ? 1 / *scale : 0.0f;
-    for (int64_t i = 0; i < inputs; i += GROUP) {
-        alignas(64) int8_t integers[GROUP];
-        load_group(row + i, inputs - i, values);
-        to_integers(values, inverse, -127, 127, integers);
-        std::memcpy(out + i, integers, inputs - i < GROUP ? inputs - i : GROUP);
-    }
-}
-
-template <class T>
-void quantize_int8(const T* weights, int64_t rows, int64_t inputs, int8_t* out, float* scales, int64_t threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t r = 0; r < rows; ++r)
-        quantize_row_int8(weights + r * inputs, inputs, out + r * inputs, scales + r);
-}
-
-// ---- INT4 ----
 
 // In the order of the definition. A function of its own, because the compiler would fuse the multiplications that give
 // the products with these additions, and the sum would be another one.
@@ -59,10 +27,6 @@ __attribute__((noinline)) float sum_of_group(const float* products) {
         columns[c] = products[c] + products[c + 8] + products[c + 16] + products[c + 24];
     for (float column : columns) sum += column;
     return sum;
-}
-
-INLINE void to_nibbles(const float* values, float scale, int32_t* integers) {
-    to_integers(values, scale != 0 ? 1 / scale : 0.0f, -8, 7, integers);
 }
 
 // The scale that fits integers best, in the sense of least squares; the present one if all of them are zero.

@@ -1,6 +1,4 @@
-"""The compiled quantization of weights has the bits of its definition, at every level that runs here, and for aarch64."""
-
-from collections.abc import Callable
+"""The compiled quantization to INT4 has the bits of its definition, at every level that runs here, and for aarch64."""
 
 import pytest
 import torch
@@ -13,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("kernel_target")
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 32), (70, 96), (3, 37, 64)]
-ODD_SHAPES = [(5, 1), (40, 31), (2, 33, 100)]  # of INT8 alone
+LARGE = (4096, 1024)  # so many groups that one of them has another scale if its sums are in another order
 
 
 @pytest.fixture(autouse=True)
@@ -31,30 +29,23 @@ def weights(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES + ODD_SHAPES, ids=str)
-def test_int8_has_the_bits_of_its_definition(shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    weight = weights(shape, dtype)
-    assert same(quantize.quantize_int8(weight), quantize_reference.quantize_int8(weight))
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [*SHAPES, (512, 512)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_int4_has_the_bits_of_its_definition(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     weight = weights(shape, dtype)
     assert same(quantize.quantize_int4(weight), quantize_reference.quantize_int4(weight))
 
 
-def test_sums_in_another_order_lead_to_other_codes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Negative control of the test above: it finds a difference in the last bit of a sum."""
-    weight = weights((512, 512), torch.float32)
+def test_sums_have_the_order_of_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = weights(LARGE, torch.float32)
+    found = quantize.quantize_int4(weight)
+    assert same(found, quantize_reference.quantize_int4(weight))
     monkeypatch.setattr(quantize_reference, "COLUMNS", 1)
-    assert not same(quantize.quantize_int4(weight), quantize_reference.quantize_int4(weight))
+    assert not same(found, quantize_reference.quantize_int4(weight)), "another order gives other scales"
 
 
-@pytest.mark.parametrize("function", [quantize.quantize_int8, quantize.quantize_int4])
-def test_weights_need_not_be_contiguous(function: Callable[[Tensor], Codes]) -> None:
+def test_weights_need_not_be_contiguous() -> None:
     weight = torch.randn(64, 96)
-    assert same(function(weight.T.contiguous().T), function(weight))
+    assert same(quantize.quantize_int4(weight.T.contiguous().T), quantize.quantize_int4(weight))
 
 
 def test_the_first_of_two_largest_weights_becomes_the_lowest_integer() -> None:
