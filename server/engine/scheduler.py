@@ -355,9 +355,16 @@ class Scheduler:
         logprobs = sampled.logprobs[row][: len(token_ids)] if row in sampled.logprobs else ()
         prompt_logprobs = _take_prompt_logprobs(sequence, computed) if sequence.needs_prompt_logprobs else ()
         if reason is None:
-            cached = sequence.num_cached_tokens
-            output = EngineOutput(sequence.request_id, token_ids, logprobs, prompt_logprobs, cached)
-            return sequence.with_routing(output, first)
+            routing, prompt_routing = sequence.returned_routing(len(token_ids), first)
+            return EngineOutput(
+                sequence.request_id,
+                token_ids,
+                logprobs,
+                prompt_logprobs,
+                sequence.num_cached_tokens,
+                routing=routing,
+                prompt_routing=prompt_routing,
+            )
         self.pool.cache.save_state(sequence)
         self.pool.remove(sequence)
         output = sequence.terminal(reason, now, token_ids=token_ids, logprobs=logprobs, prompt_logprobs=prompt_logprobs)

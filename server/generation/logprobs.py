@@ -15,6 +15,14 @@ class TokenBytes(Protocol):
     def token_bytes(self, token_id: int) -> bytes: ...
 
 
+def token_text(data: bytes) -> str:
+    """A token as text; one that is only part of a character is written `bytes:\\xe4\\xbd`."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
 @dataclass(frozen=True, slots=True)
 class DecodedToken:
     """One token and its log-probability (natural log; None where nothing precedes it)."""
@@ -31,11 +39,8 @@ class DecodedToken:
 
     @property
     def text(self) -> str:
-        """The token's text; a token that is only part of a character is written `bytes:\\xe4\\xbd`."""
-        try:
-            return self.data.decode("utf-8")
-        except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self.data)
+        """See `token_text`."""
+        return token_text(self.data)
 
 
 @dataclass(frozen=True, slots=True)
