@@ -14,6 +14,7 @@ from server.batches.journal import Journal, JournalDamagedError, Result
 from server.batches.output_files import close_open_requests, write_output_files
 from server.batches.request_lines import InputValidator, read_request, response_line
 from server.batches.request_queue import RequestQueue, in_thread
+from server.batches.slots import Slots
 from server.batches.store import BatchStore
 from server.batches.types import Batch, BatchError, BatchStatus, RequestCounts
 from server.errors import RequestError
@@ -52,7 +53,7 @@ class BatchJob:
         store: BatchStore,
         files: FileStore,
         executor: RequestExecutor,
-        slots: asyncio.Semaphore,
+        slots: Slots,
         counts: JobCounts,
         workers: int,
     ) -> None:

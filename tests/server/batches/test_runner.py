@@ -221,6 +221,19 @@ async def test_batches_take_turns(tmp_path: Path) -> None:
     assert last_of_a > 50  # one after the other it would be 39
 
 
+async def test_many_batches_of_one_key_do_not_delay_another(tmp_path: Path) -> None:
+    executor = FakeExecutor(seconds=0.01)
+    async with running(tmp_path, executor, max_num_seqs=2) as runner:
+        for _ in range(8):
+            flood = add_file(runner.directory, lines(20, "a"), owner="flood")
+            await runner.create(description(flood, owner="flood"))
+        other = add_file(runner.directory, lines(20, "b"), owner="other")
+        batch = await runner.create(description(other, owner="other"))
+        await runner.wait(batch.id)
+    assert sum(name.startswith("b") for name in executor.order) == 20
+    assert len(executor.order) < 80, "half of what is answered meanwhile; one of nine batches in turn would be 180"
+
+
 WRONG = {
     "invalid_json_line": ["{", "[]", "1", "9" * 5000, '{"a":' * 100_000],
     "invalid_custom_id": [line(""), line("x" * 300), line("\ud800"), line("a").replace('"a"', "7", 1)],
