@@ -74,18 +74,18 @@ def _choices(routing: StepRouting, rows: list[int]) -> _Choices:
     gates, experts, k = gates_RLK.ravel().tolist(), experts_RLK.ravel().tolist(), gates_RLK.shape[-1]
     if 0.0 not in gates and _descend(gates, k):
         return _Choices(routing.layers, _in_tuples(experts, k), _in_tuples(_rounded(gates), k))
-    order_RLK = np.argsort(-gates_RLK, axis=-1, kind="stable")
+    return _sorted_choices(routing.layers, gates_RLK, experts_RLK)
+
+
+def _sorted_choices(layers: tuple[int, ...], gates_RLK: NDArray[Any], experts_RLK: NDArray[Any]) -> _Choices:
+    """The same of routers that list the choices in another order, or some that are not computed."""
+    order_RLK, k = np.argsort(-gates_RLK, axis=-1, kind="stable"), gates_RLK.shape[-1]
     gates_RLK = np.take_along_axis(gates_RLK, order_RLK, axis=-1)
-    experts = np.take_along_axis(experts_RLK, order_RLK, axis=-1).ravel().tolist()
+    experts = _in_tuples(np.take_along_axis(experts_RLK, order_RLK, axis=-1).ravel().tolist(), k)
+    gates = _in_tuples(_rounded(gates_RLK.ravel().tolist()), k)
     counts = np.count_nonzero(gates_RLK, axis=-1).ravel().tolist()
-    return _Choices(
-        routing.layers,
-        [choices[:count] for choices, count in zip(_in_tuples(experts, k), counts, strict=True)],
-        [
-            choices[:count]
-            for choices, count in zip(_in_tuples(_rounded(gates_RLK.ravel().tolist()), k), counts, strict=True)
-        ],
-    )
+    experts, gates = ([x[:n] for x, n in zip(choices, counts, strict=True)] for choices in (experts, gates))
+    return _Choices(layers, experts, gates)
 
 
 def _rows_of(array_LTK: Tensor, rows: list[int]) -> NDArray[Any]:
