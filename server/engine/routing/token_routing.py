@@ -4,7 +4,8 @@ Shapes: T tokens of the step, R of them whose routing is wanted, L MoE layers, K
 """
 
 from dataclasses import dataclass
-from operator import gt
+from math import isfinite
+from operator import ge
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from server.engine.routing.step_routing import StepRouting
 from server.engine.sequence import Sequence
 from server.engine.types import ReturnedRouting, TokenRouting
 
-GATE_DECIMALS = 9  # half as long in JSON as the nearest double, and closer than float32 sums are to each other
+GATE_SCALE = 1e9  # of nine decimals: half as long in JSON as the nearest double, and closer than float32 sums are
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +65,27 @@ def _wanted_rows(sequences: list[Sequence]) -> dict[str, tuple[range, ReturnedRo
 
 
 def _choices(routing: StepRouting, rows: list[int]) -> _Choices:
-    """The choices of the rows, in few operations: for a few tokens, each takes as long as for many."""
+    """The choices of the rows.
+
+    With one stream a step takes a millisecond or two, of which every operation on arrays takes its part, however small
+    they are. So most is done with lists.
+    """
     gates_RLK, experts_RLK = _rows_of(routing.weights_LTK, rows), _rows_of(routing.experts_LTK, rows)
-    k = gates_RLK.shape[-1]
-    experts, gates = experts_RLK.ravel().tolist(), _rounded(gates_RLK)
-    if _descend_to_above_zero(gates, k):
-        return _Choices(routing.layers, _in_tuples(experts, k), _in_tuples(gates, k))
-    order_RLK = np.argsort(-gates_RLK, axis=-1, kind="stable")
+    gates, experts, k = gates_RLK.ravel().tolist(), experts_RLK.ravel().tolist(), gates_RLK.shape[-1]
+    if 0.0 not in gates and _descend(gates, k):
+        return _Choices(routing.layers, _in_tuples(experts, k), _in_tuples(_rounded(gates), k))
+    return _sorted_choices(routing.layers, gates_RLK, experts_RLK)
+
+
+def _sorted_choices(layers: tuple[int, ...], gates_RLK: NDArray[Any], experts_RLK: NDArray[Any]) -> _Choices:
+    """The same of routers that list the choices in another order, or some that are not computed."""
+    order_RLK, k = np.argsort(-gates_RLK, axis=-1, kind="stable"), gates_RLK.shape[-1]
     gates_RLK = np.take_along_axis(gates_RLK, order_RLK, axis=-1)
-    experts = np.take_along_axis(experts_RLK, order_RLK, axis=-1).ravel().tolist()
+    experts = _in_tuples(np.take_along_axis(experts_RLK, order_RLK, axis=-1).ravel().tolist(), k)
+    gates = _in_tuples(_rounded(gates_RLK.ravel().tolist()), k)
     counts = np.count_nonzero(gates_RLK, axis=-1).ravel().tolist()
-    return _Choices(
-        routing.layers,
-        [choices[:count] for choices, count in zip(_in_tuples(experts, k), counts, strict=True)],
-        [choices[:count] for choices, count in zip(_in_tuples(_rounded(gates_RLK), k), counts, strict=True)],
-    )
+    experts, gates = ([x[:n] for x, n in zip(choices, counts, strict=True)] for choices in (experts, gates))
+    return _Choices(layers, experts, gates)
 
 
 def _rows_of(array_LTK: Tensor, rows: list[int]) -> NDArray[Any]:
@@ -87,14 +94,14 @@ def _rows_of(array_LTK: Tensor, rows: list[int]) -> NDArray[Any]:
     return array_TLK if len(rows) == len(array_TLK) else array_TLK[rows]
 
 
-def _rounded(gates_RLK: NDArray[np.float32]) -> list[float]:
-    found: list[float] = gates_RLK.astype(np.float64).round(GATE_DECIMALS).ravel().tolist()
-    return found
+def _descend(gates: list[float], k: int) -> bool:
+    """Whether each k of the gates are ordered, largest first."""
+    return all(all(map(ge, gates[i::k], gates[i + 1 :: k])) for i in range(k - 1))
 
 
-def _descend_to_above_zero(gates: list[float], k: int) -> bool:
-    """Whether each k of the gates are as they are to be told: the order of equal ones is known before rounding only."""
-    return 0.0 not in gates and all(all(map(gt, gates[i::k], gates[i + 1 :: k])) for i in range(k - 1))
+def _rounded(gates: list[float]) -> list[float]:
+    """To nine decimals; those of requests that fail because of numbers that are not finite are left as they are."""
+    return [round(gate * GATE_SCALE) / GATE_SCALE for gate in gates] if isfinite(sum(gates)) else gates
 
 
 def _in_tuples(values: list[Any], k: int) -> list[tuple[Any, ...]]:
