@@ -31,7 +31,7 @@ class FieldSink:
         self.schemas = schemas
         self.num_calls = 0
         self.call_ends: list[tuple[int, int]] = []  # (number of calls so far, where in the text the last one ended)
-        self._has_arguments = True
+        self.has_arguments = True  # the call that was begun last
         self._deltas: list[FieldDelta] = []
         self.field = Field.CONTENT
         self._space = ""  # white space that is part of the text if something follows it
@@ -77,19 +77,19 @@ class FieldSink:
 
     def begin_call(self, name: str) -> None:
         self.enter(Field.CONTENT)
-        self._has_arguments = False
+        self.has_arguments = False
         self._deltas.append(FieldDelta(Field.TOOL_NAME, name, self.num_calls))
         self.num_calls += 1
 
     def arguments(self, text: str) -> None:
         """A piece of the text of a JSON object."""
         if text:
-            self._has_arguments = True
+            self.has_arguments = True
             self._add(Field.TOOL_ARGUMENTS, text, self.num_calls - 1)
 
     def end_call(self, *, was_cut_off: bool = False) -> None:
         """A call without arguments has none, unless it was cut off before them."""
-        if not self._has_arguments and not was_cut_off:
+        if not self.has_arguments and not was_cut_off:
             self.arguments("{}")
 
     def _add(self, field: Field, text: str, index: int = 0) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 from model.text.chat_formats.chat_format import Constraints, PromptEnd, ThinkingMarkers
 from model.text.chat_formats.families import PLAIN_JSON, CallIds
 from model.text.chat_formats.fields import Field, FieldSink, Schemas
-from model.text.chat_formats.grammar import ANSWER, GrammarBuilder, object_schema, one_of
+from model.text.chat_formats.grammar import ANSWER, GrammarBuilder, one_of
 from model.text.chat_formats.json_values import pass_json
 from model.text.chat_formats.reader import Reader, Reading, drop, markers
 from model.text.chat_formats.router import AnswerRouter
+from model.text.chat_formats.schema_parts import object_schema
 
 START, CHANNEL, MESSAGE, END = "<|start|>", "<|channel|>", "<|message|>", "<|end|>"
 CALL, RETURN, CONSTRAIN = "<|call|>", "<|return|>", "<|constrain|>"
@@ -25,6 +26,7 @@ MARKERS = (START, CHANNEL, MESSAGE, END, CALL, RETURN, CONSTRAIN)
 NEXT = f"{START}assistant"
 ANALYSIS = f"{CHANNEL}analysis{MESSAGE}"
 FINAL = f"{CHANNEL}final{MESSAGE}"
+_ENDS = markers(START, CHANNEL, END, CALL, RETURN)  # of the text of a message
 _RECIPIENT = re.compile(r"\bto=(?:functions\.)?([A-Za-z0-9_.:-]+)")
 
 
@@ -142,12 +144,15 @@ def _message(header: str, reader: Reader, sink: FieldSink, *, is_continued: bool
         sink.enter(_field(channel), is_continued=True)
     else:
         sink.enter_message(_field(channel))
-    return (yield from reader.until(markers(START, CHANNEL, END, CALL, RETURN), emit))
+    return (yield from reader.until(_ENDS, emit))
 
 
 def _call(name: str, reader: Reader, sink: FieldSink) -> Reading[None]:
+    """The text of a message to a tool: what is broken JSON is passed on too."""
     sink.begin_call(name)
-    yield from pass_json(reader, sink.arguments)
+    yield from reader.space()
+    if not (yield from pass_json(reader, sink.arguments)):
+        yield from reader.up_to(_ENDS, sink.arguments)
     sink.end_call(was_cut_off=reader.was_cut_off)
     sink.call_ends.append((sink.num_calls, reader.offset))
 

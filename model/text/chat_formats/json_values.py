@@ -23,6 +23,11 @@ class JsonScanner:
         self._has_begun = False
         self.has_ended = False
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is a value, with all its quotes and brackets closed."""
+        return self._has_begun and not self._in_string and not self._closers
+
     def scan(self, text: str) -> int:
         """Return how many characters of the next piece belong to the value; sets `has_ended`."""
         for place, character in enumerate(text):
@@ -58,13 +63,13 @@ class JsonScanner:
         return 1
 
 
-def pass_json(reader: Reader, emit: Emit) -> Reading[None]:
-    """Pass the text of one JSON value on as it comes."""
+def pass_json(reader: Reader, emit: Emit) -> Reading[bool]:
+    """Pass the text of one JSON value on as it comes. False where it is broken or not closed."""
     scanner = JsonScanner()
     while True:
         emit(reader.take(scanner.scan(reader.rest)))
         if scanner.has_ended or reader.has_ended:
-            return
+            return scanner.is_whole
         yield
 
 

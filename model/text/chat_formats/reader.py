@@ -1,7 +1,7 @@
 """Text that arrives in pieces, read by parsers that are generators: they yield where they need the next piece."""
 
 import re
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Iterator
 from functools import lru_cache
 from typing import TypeVar
 
@@ -106,6 +106,26 @@ class Reader:
                 return None
             emit(self.take(held - self._position))
             yield
+
+    def up_to(self, stops: Markers, emit: Emit) -> Reading[str | None]:
+        """Like `until`, but the literal is not read."""
+        found = yield from self.until(stops, emit)
+        self.unread(len(found or ""))
+        return found
+
+    def part(self, stops: Markers, parse: Callable[["Reader"], Iterator[None]]) -> Reading[str | None]:
+        """Like `until`, but a parser reads the text before the literal, as if there were no more."""
+        part = Reader()
+        parser = parse(part)
+
+        def feed(text: str) -> None:
+            part.feed(text)
+            next(parser, None)
+
+        found = yield from self.until(stops, feed)
+        part.has_ended, part.is_truncated = True, found is None and self.is_truncated
+        next(parser, None)
+        return found
 
     def _last_text(self, held: int) -> str:
         """What is left at the end, without half a marker."""

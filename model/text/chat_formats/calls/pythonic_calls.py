@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from model.text.chat_formats.calls.json_grammar import json_grammar
+from model.text.chat_formats.calls.plain_values import property_schemas
 from model.text.chat_formats.fields import FieldSink, Schemas
-from model.text.chat_formats.grammar import GrammarBuilder, in_order, one_of, parameter_schemas, separated
+from model.text.chat_formats.grammar import GrammarBuilder, in_order, one_of, separated
 from model.text.chat_formats.json_values import dumped
 from model.text.chat_formats.reader import Reader, Reading, markers
+from model.text.chat_formats.schema_parts import parameter_schemas
 
 _CONSTANTS: Mapping[str, Any] = {"true": True, "false": False, "null": None}
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
@@ -47,7 +50,7 @@ class PythonicCalls:
     def read(self, opened: str, reader: Reader, sink: FieldSink) -> Reading[bool]:
         """Read what follows `open`. False where there is no call."""
         pieces: list[str] = []
-        if (yield from reader.until(markers(self.close), pieces.append)) is None:
+        if (yield from reader.until(markers(self.close), pieces.append)) is None and reader.was_cut_off:
             return False
         calls = parsed_calls("".join(pieces), sink.schemas)
         if calls:
@@ -83,7 +86,8 @@ def _as_python(found: re.Match[str]) -> str:
 def _call_grammar(build: GrammarBuilder, name: str, schema: Mapping[str, Any]) -> str:
     """Values are JSON, which is read too."""
     keywords = {
-        key: f"{build.literal(f'{key}=')} {build.json(each)}" for key, each in parameter_schemas(schema).items()
+        key: f"{build.literal(f'{key}=')} {json_grammar(build, each)}"
+        for key, each in parameter_schemas(schema).items()
     }
     listed = in_order(build, keywords, schema, build.literal(", "))
     return f"{build.literal(f'{name}(')} {listed} {build.literal(')')}"
@@ -99,9 +103,7 @@ def _name(call: ast.Call) -> str:
 
 
 def _arguments(call: ast.Call, schema: Mapping[str, Any]) -> dict[str, Any]:
-    properties = schema.get("properties")
-    names = properties if isinstance(properties, dict) else ()
-    arguments = dict(zip(names, map(_value, call.args), strict=False))
+    arguments = dict(zip(property_schemas(schema), map(_value, call.args), strict=False))
     for keyword in call.keywords:
         value = _value(keyword.value)
         arguments |= value if keyword.arg is None else {keyword.arg: value}  # None: `**` before an object

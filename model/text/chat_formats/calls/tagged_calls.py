@@ -94,7 +94,8 @@ class TaggedCalls:
         reader.clear_mark()
         sink.begin_call(name)
         yield from reader.space()
-        yield from self.arguments.read(sink.schemas.get(name, {}), self.close.strip(), reader, sink.arguments)
+        if not (yield from self.arguments.read(sink.schemas.get(name, {}), self, reader, sink.arguments)):
+            yield from reader.up_to(markers(*self.opens, *self.closes), sink.arguments)
         yield from reader.space()
         sink.end_call(was_cut_off=reader.was_cut_off)
         if self.close:
@@ -108,11 +109,11 @@ class TaggedCalls:
         pieces: list[str] = []
         ends = (*self.name_close, *self._after_name, *filter(None, (self.id_open,)))
         end = yield from reader.until(markers(*ends), pieces.append)
+        if end == self.id_open:
+            end = yield from reader.until(markers(*self.name_close), drop)
         if end is None:
             return None
-        if end == self.id_open:
-            yield from reader.until(markers(*self.name_close), drop)
-        elif end in self._after_name:
+        if end in self._after_name:
             reader.unread(len(end))
         named = _NAME.fullmatch("".join(pieces).strip())
         return None if named is None else named[1]
