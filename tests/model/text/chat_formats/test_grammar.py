@@ -387,6 +387,16 @@ def test_parameters_are_in_order_and_only_those_that_are_not_required_are_left_o
     assert [each for each in every if allows(PYTHONIC, schema, written[each])] == allowed
 
 
+@pytest.mark.parametrize("name", ["from", "user-id", "a b", "a=b", '"', "(x)"])
+def test_calls_of_python_whose_arguments_have_any_name_are_read(name: str) -> None:
+    schema = {"properties": {name: {"const": 1}}, "required": [name]}
+    form, tokenizer = chat_format(PYTHONIC, {}), byte_tokenizer()
+    grammar = form.grammar(Constraints({"f": schema}, required=True, many=False), PromptEnd())
+    assert grammar is not None
+    [(_, arguments)] = calls_of(form, random_answer(tokenizer, grammar, 0), PromptEnd())
+    assert json.loads(arguments) == {name: 1}
+
+
 def test_many_parameters_that_may_be_left_out_compile() -> None:
     schema = {"properties": {f"p{number}": {"const": 1} for number in range(500)}}
     assert allows(PYTHONIC, schema, "<|tool_call_start|>[f(p7=1, p499=1)]<|tool_call_end|>")
