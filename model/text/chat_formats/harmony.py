@@ -15,7 +15,7 @@ from model.text.chat_formats.chat_format import Constraints, PromptEnd, Thinking
 from model.text.chat_formats.families import PLAIN_JSON, CallIds
 from model.text.chat_formats.fields import Field, FieldSink, Schemas
 from model.text.chat_formats.grammar import ANSWER, GrammarBuilder, one_of
-from model.text.chat_formats.json_values import pass_json
+from model.text.chat_formats.json_values import pass_object
 from model.text.chat_formats.reader import Reader, Reading, drop, markers
 from model.text.chat_formats.router import AnswerRouter
 from model.text.chat_formats.schema_parts import object_schema
@@ -27,7 +27,7 @@ NEXT = f"{START}assistant"
 ANALYSIS = f"{CHANNEL}analysis{MESSAGE}"
 FINAL = f"{CHANNEL}final{MESSAGE}"
 _ENDS = markers(START, CHANNEL, END, CALL, RETURN)  # of the text of a message
-_RECIPIENT = re.compile(r"\bto=(?:functions\.)?([A-Za-z0-9_.:-]+)")
+_RECIPIENT = re.compile(r"\bto=(functions\.)?([A-Za-z0-9_.:-]+)")
 
 
 def uses_harmony(special_tokens: Mapping[str, int]) -> bool:
@@ -47,7 +47,7 @@ def last_message(ids: Sequence[int], special_tokens: Mapping[str, int]) -> Seque
 class HarmonyAnswer:
     """`prefix` is what the prompt has of the messages that the answer goes on with.
 
-    Text before any marker is content: it goes on with a text that has no messages.
+    Text before any marker is content where it goes on with a text that has no messages, and where no marker follows.
     """
 
     prefix: str = ""
@@ -59,7 +59,11 @@ class HarmonyAnswer:
             stop = yield from _message(header.rpartition(START)[2], reader, sink, is_continued=True)
             header = ""
         else:
-            stop, header = START, self.prefix
+            begun: list[str] = []
+            stop = yield from reader.until(markers(CHANNEL, MESSAGE, START, END), begun.append)
+            header = self.prefix + "".join(begun)
+            if stop is None and not reader.was_cut_off:
+                sink.text("".join(begun))
         while stop is not None:
             if stop in (START, CHANNEL):
                 stop, header = yield from _header(header + stop, reader)
@@ -138,8 +142,8 @@ def _message(header: str, reader: Reader, sink: FieldSink, *, is_continued: bool
     emit = sink.text
     if recipient is not None:
         emit = drop  # after the arguments of a call, and in calls of a tool of the checkpoint's own
-        if recipient[1] in sink.schemas:
-            yield from _call(recipient[1], reader, sink)
+        if recipient[2] in sink.schemas or (recipient[1] and sink.schemas):
+            yield from _call(recipient[2], reader, sink)
     elif is_continued:
         sink.enter(_field(channel), is_continued=True)
     else:
@@ -148,10 +152,10 @@ def _message(header: str, reader: Reader, sink: FieldSink, *, is_continued: bool
 
 
 def _call(name: str, reader: Reader, sink: FieldSink) -> Reading[None]:
-    """The text of a message to a tool: what is broken JSON is passed on too."""
+    """The text of a message to a tool: what is no JSON object is passed on too."""
     sink.begin_call(name)
     yield from reader.space()
-    if not (yield from pass_json(reader, sink.arguments)):
+    if not (yield from pass_object(reader, sink.arguments)):
         yield from reader.up_to(_ENDS, sink.arguments)
     sink.end_call(was_cut_off=reader.was_cut_off)
     sink.call_ends.append((sink.num_calls, reader.offset))

@@ -73,6 +73,11 @@ def pass_json(reader: Reader, emit: Emit) -> Reading[bool]:
         yield
 
 
+def pass_object(reader: Reader, emit: Emit) -> Reading[bool]:
+    """Like `pass_json`, but nothing is read and the answer is False where another value than an object begins."""
+    return (yield from reader.goes_on_with("{")) and (yield from pass_json(reader, emit))
+
+
 def json_text(reader: Reader) -> Reading[str]:
     """The text of one JSON value."""
     pieces: list[str] = []

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from model.text.chat_formats.calls.plain_values import cast, plain_text, property_schemas, schema_types, value_grammar
 from model.text.chat_formats.grammar import GrammarBuilder, in_order
-from model.text.chat_formats.json_values import dumped, pass_json
+from model.text.chat_formats.json_values import dumped, pass_object
 from model.text.chat_formats.reader import Emit, Reader, Reading, markers
 from model.text.chat_formats.schema_parts import Schema, object_schema, parameter_schemas
 
@@ -65,7 +65,7 @@ class JsonArguments:
         return f"{build.json(object_schema(schema))} {build.literal(close)}"
 
     def read(self, schema: Schema, tags: CallTags, reader: Reader, emit: Emit) -> Reading[bool]:
-        return (yield from pass_json(reader, emit))
+        return (yield from pass_object(reader, emit))
 
 
 @dataclass(frozen=True, slots=True)

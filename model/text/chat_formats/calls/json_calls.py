@@ -151,6 +151,8 @@ class _Call:
                 yield from self._rest()
             elif self._others:
                 sink.arguments("}")
+        elif self._broken_key and not reader.was_cut_off:
+            sink.text(self._broken_key)
         sink.end_call(was_cut_off=reader.was_cut_off)
 
     def _rest(self) -> Reading[None]:

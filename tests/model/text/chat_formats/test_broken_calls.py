@@ -1,5 +1,7 @@
 """Of a broken call a client gets what was generated: nothing is lost, no arguments are silently empty."""
 
+from typing import Any
+
 import pytest
 
 from model.text.chat_formats.chat_format import ChatFormat, PromptEnd
@@ -9,9 +11,11 @@ from model.text.chat_formats.harmony import MARKERS
 from model.text.chat_formats.tagged_format import TaggedFormat
 from tests.model.text.chat_formats.answers import Answer, cut, read
 
+Calls = list[tuple[str, dict[str, Any]]]
 END = PromptEnd()
 ROWS = [*CALL_FAMILIES, PLAIN_JSON]
-CALL = ("get_weather", {"city": "Köln", "note": "Rhein"})
+ONE: Calls = [("get_weather", {"city": "Köln", "note": "Rhein"})]
+TWO: Calls = [("get_weather", {"city": "Köln"}), ("get_weather", {"note": "Rhein"})]
 HERMES, TAGGED, KIMI = "<tool_call>", "<tool_call><function=<parameter=", "<|tool_calls_section_begin|>"
 GLM, DEEPSEEK, MISTRAL = "<tool_call><arg_key>", "<｜tool▁calls▁begin｜>", "[TOOL_CALLS][ARGS]"
 
@@ -27,16 +31,18 @@ def check_that_nothing_is_lost(form: ChatFormat, text: str) -> None:
         assert (word in fields) == (word in text), text
 
 
+@pytest.mark.parametrize("calls", [ONE, TWO], ids=["one", "two"])
 @pytest.mark.parametrize("family", ROWS, ids=lambda family: family.name)
-def test_nothing_is_lost_wherever_the_model_ends_a_call(family: CallFamily) -> None:
-    form, text = TaggedFormat(family), family.calls.write([CALL])
+def test_nothing_is_lost_wherever_the_model_ends_a_call(family: CallFamily, calls: Calls) -> None:
+    form, text = TaggedFormat(family), family.calls.write(calls)
     for place in range(len(text)):
         check_that_nothing_is_lost(form, text[:place])
 
 
+@pytest.mark.parametrize("calls", [ONE, TWO], ids=["one", "two"])
 @pytest.mark.parametrize("family", ROWS, ids=lambda family: family.name)
-def test_nothing_is_lost_whichever_character_is_left_out(family: CallFamily) -> None:
-    form, text = TaggedFormat(family), family.calls.write([CALL])
+def test_nothing_is_lost_whichever_character_is_left_out(family: CallFamily, calls: Calls) -> None:
+    form, text = TaggedFormat(family), family.calls.write(calls)
     for place in range(len(text)):
         check_that_nothing_is_lost(form, text[:place] + text[place + 1 :])
 
@@ -75,7 +81,7 @@ def test_broken_arguments_of_harmony() -> None:
     form = chat_format("", {marker: number for number, marker in enumerate(MARKERS)})
     header = "<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>"
     after = "<|end|><|start|>assistant<|channel|>final<|message|>a"
-    for written in ("city=Rom", "{city: Rom}", '{"city": Rom}', '{"city": "Rom"'):
+    for written in ("city=Rom", "{city: Rom}", '{"city": Rom}', '{"city": "Rom"', '"city": "Rom"'):
         answer = read(form, f"{header}{written}{after}", PromptEnd("<|start|>assistant"))
         assert (answer.calls, answer.content) == ((("get_weather", written),), "a")
 
