@@ -47,9 +47,9 @@ class Clients:
                 event = json.loads(data)
                 ends += "error" in event or any(choice["finish_reason"] for choice in event["choices"])
 
-        status = await post_for_events(self._url, self._body(), on_event)
-        self.outcomes[f"status {status}"] += 1
-        if status == 200:
+        response = await post_for_events(self._url, self._body(), on_event)
+        self.outcomes[f"status {response.status}"] += 1
+        if response.status == 200:
             self.outcomes[f"{ends} terminal events"] += 1
 
     async def cancels(self) -> None:

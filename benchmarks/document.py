@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import breakdown, grammar, overhead, record, token_kernels
+from benchmarks import breakdown, fairness, grammar, overhead, record, token_kernels
 from benchmarks.compare import digits
 from model.evaluation.tables import table
 
@@ -127,6 +127,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
     "adaptive": adaptive,
     "breakdown": parts_of_a_step,
     "compare": compared,
+    "fairness": fairness.rows_of,
     "grammar": grammar.rows_of,
     "overhead": overhead.rows_of,
     "startup": startup,

@@ -7,6 +7,7 @@ servers close idle ones.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import httptools
@@ -14,8 +15,16 @@ import httptools
 TIMEOUT_SECONDS = 600
 
 
-async def post_for_events(url: str, body: bytes, on_event: Callable[[bytes], None], key: str | None = None) -> int:
-    """POST JSON and give the data of each server-sent event to `on_event` as it arrives; returns the status.
+@dataclass(frozen=True, slots=True)
+class Response:
+    """The status, and the headers by their names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+
+
+async def post_for_events(url: str, body: bytes, on_event: Callable[[bytes], None], key: str | None = None) -> Response:
+    """POST JSON and give the data of each server-sent event to `on_event` as it arrives; returns when all is there.
 
     ConnectionError when the server ends the connection before its answer is complete, which an answer without a length
     or chunks never is; TimeoutError after ten minutes; ValueError for a URL that does not begin with http://.
@@ -28,7 +37,7 @@ async def post_for_events(url: str, body: bytes, on_event: Callable[[bytes], Non
         transport, _ = await loop.create_connection(lambda: answer, where.hostname, where.port or 80)
         try:
             transport.write(request_head(where.path, where.netloc, len(body), key) + body)
-            return await answer.status
+            return await answer.response
         finally:
             transport.close()
 
@@ -46,12 +55,16 @@ class _Answer(asyncio.Protocol):
     """One answer; httptools calls the methods that begin with `on_`."""
 
     def __init__(self, on_event: Callable[[bytes], None]) -> None:
-        self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.response: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self._headers: dict[str, str] = {}
         self._parser = httptools.HttpResponseParser(self)
         self._on_event, self._begun = on_event, b""
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode().lower()] = value.decode()
 
     def on_body(self, body: bytes) -> None:
         *lines, self._begun = (self._begun + body).split(b"\n")
@@ -60,9 +73,9 @@ class _Answer(asyncio.Protocol):
                 self._on_event(line[6:])
 
     def on_message_complete(self) -> None:
-        if not self.status.done():
-            self.status.set_result(self._parser.get_status_code())
+        if not self.response.done():
+            self.response.set_result(Response(self._parser.get_status_code(), self._headers))
 
     def connection_lost(self, error: Exception | None) -> None:
-        if not self.status.done():
-            self.status.set_exception(ConnectionError(f"the answer is not complete: {error or 'the server left'}"))
+        if not self.response.done():
+            self.response.set_exception(ConnectionError(f"the answer is not complete: {error or 'the server left'}"))

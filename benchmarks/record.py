@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -15,13 +16,14 @@ from model.files import compact_json
 from model.kernels.library import load_library, source_digest
 
 RESULTS = Path(__file__).with_name("results")
+ABSOLUTE_PATH = re.compile(r"(?<![\w.$/:}])/(?:[^\s/'\"]+/)*([^\s/'\"]+)/?")
 
 
 def circumstances() -> dict[str, Any]:
     """Where, when and of what a measurement was taken."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command": " ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": without_folders(" ".join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])),
         "commit": _git("rev-parse", "--short", "HEAD") + ("-dirty" if _git("status", "--porcelain") else ""),
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -30,6 +32,11 @@ def circumstances() -> dict[str, Any]:
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "kernels": _kernels(),
     }
+
+
+def without_folders(command: str) -> str:
+    """The command with the last name of each absolute path alone: the folders of this machine tell a reader nothing."""
+    return ABSOLUTE_PATH.sub(r"\1", command)
 
 
 def write(name: str, figures: Any) -> Path:

@@ -51,11 +51,14 @@ class Server:
 
 
 @contextmanager
-def started(command: str) -> Iterator[Server]:
-    """Runs `command` until the block ends. What it prints is shown only if it ends before it is ready."""
+def started(command: str, key: str | None = None) -> Iterator[Server]:
+    """Runs `command` until the block ends. What it prints is shown only if it ends before it is ready.
+
+    `key` is an API key with which the name of its model is asked for.
+    """
     port = _free_port()
-    url = f"http://127.0.0.1:{port}"
-    with TemporaryFile() as output, httpx.Client(base_url=url, timeout=30) as client:
+    url, headers = f"http://127.0.0.1:{port}", {"Authorization": f"Bearer {key}"} if key is not None else {}
+    with TemporaryFile() as output, httpx.Client(base_url=url, headers=headers, timeout=30) as client:
         start = time.perf_counter()
         process = subprocess.Popen(
             command.replace("{port}", str(port)), shell=True, start_new_session=True, stdout=output, stderr=output

@@ -74,7 +74,7 @@ async def ask(load: Load, draw: random.Random, timing: Timing | None = None) -> 
     timing = timing or Timing()
     data = json.dumps(body).encode()
     timing.start = time.perf_counter()
-    timing.status = await post_for_events(f"{load.url}/v1/completions", data, timing.note)
+    timing.status = (await post_for_events(f"{load.url}/v1/completions", data, timing.note)).status
     return timing
 
 

@@ -60,7 +60,7 @@ def measure(command: str, given: argparse.Namespace) -> dict[str, Any]:
     rates = counter.rates(seconds)
     half = len(rates) // 2
     return {
-        "memory_slope_mb_per_minute": round(_slope([one for one in inside if one[0] >= seconds / 2]), 3),
+        "memory_slope_mb_per_minute": round(slope_per_minute([one for one in inside if one[0] >= seconds / 2]), 3),
         "throughput_second_half_over_first": round(mean(rates[half:]) / mean(rates[:half]), 3),
         "failed_requests": counter.failed,
         "window_seconds": given.window,
@@ -69,8 +69,8 @@ def measure(command: str, given: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _slope(samples: list[tuple[float, float]]) -> float:
-    """Per minute; samples are taken at seconds."""
+def slope_per_minute(samples: list[tuple[float, float]]) -> float:
+    """Of samples (seconds, value)."""
     return 60 * linear_regression(*zip(*samples, strict=True)).slope
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.kernels import library, reference, sampling_reference
 from model.kernels.cpu import autograd, inference
-from model.kernels.matmul import packed
+from model.kernels.matmul import packed, quantize, quantize_reference
 from model.kernels.matmul import reference as matmul_reference
 from model.kernels.matmul.codes import Codes
 from model.kernels.matmul.packed import PackedWeights
@@ -124,6 +124,11 @@ softmax_gradient = _training_kernel(reference.softmax_gradient, autograd.softmax
 mamba_scan_train = reference.mamba_scan_train
 kimi_delta_train = reference.kimi_delta_train
 selective_scan_train = reference.selective_scan_train
+
+
+def quantize_int4(weight: Tensor) -> Codes:
+    """Weights [..., O, I], I a multiple of the group size, as INT4."""
+    return (quantize if compiled() else quantize_reference).quantize_int4(weight)
 
 
 def pack_weights(codes: Codes, bias_EO: Tensor | None = None) -> FrozenWeights:

@@ -11,7 +11,14 @@ from pydantic import BaseModel, Field, model_validator
 
 from server.api.chunks import ChunkFactory, ChunkHead, StreamOptions
 from server.api.dependencies import Context
-from server.api.logprobs import ChoiceLogprobs, PromptLogprobs, chat_logprobs, prompt_logprobs, with_prompt_logprobs
+from server.api.logprobs import (
+    ChoiceLogprobs,
+    PromptLogprobs,
+    chat_logprobs,
+    prompt_logprobs,
+    total_logprobs,
+    with_prompt_logprobs,
+)
 from server.api.messages import ChatFields, Messages, ignored_message_fields
 from server.api.prompts import PromptLength, truncated
 from server.api.request_model import ModelName
@@ -38,6 +45,7 @@ from server.engine.types import RoutingParams, SamplingParams
 from server.errors import InvalidRequestError
 from server.generation.logprobs import DecodedLogprobs, limited
 from server.generation.prompt import Prompt
+from server.generation.run_in_thread import run_in_thread
 from server.generation.service import GenerationService
 from server.generation.stream import all_results, interleave
 
@@ -134,16 +142,20 @@ async def chat_completions(body: ChatCompletionRequest, context: Context) -> Any
     if body.stream:
         chunks = ChunkFactory(head, body.stream_options, answers, n, extras)
         return context.stream(_events(chunks, answers, body, routing))
+
+    def completion(results: Sequence[ChatResult]) -> ChatCompletion:
+        return ChatCompletion(
+            id=head.id,
+            created=head.created,
+            model=head.model,
+            choices=[_choice(index, result, body, routing) for index, result in enumerate(results)],
+            usage=usage_of(answers, n),
+            prompt_logprobs=prompt_logprobs(prompt, results[0], body.prompt_logprobs),
+            **extras,
+        )
+
     results = await context.until_disconnect(all_results(answers))
-    return ChatCompletion(
-        id=head.id,
-        created=head.created,
-        model=head.model,
-        choices=[_choice(index, result, body, routing) for index, result in enumerate(results)],
-        usage=usage_of(answers, n),
-        prompt_logprobs=prompt_logprobs(prompt, results[0], body.prompt_logprobs),
-        **extras,
-    )
+    return await run_in_thread(completion, results, size=total_logprobs(results))
 
 
 def _sampling(service: GenerationService, body: ChatCompletionRequest) -> SamplingParams:

@@ -18,6 +18,7 @@ from server.api.logprobs import (
     PromptLogprobs,
     joined,
     prompt_logprobs,
+    total_logprobs,
     with_prompt_logprobs,
 )
 from server.api.prompts import PromptField, PromptFields, read_prompts
@@ -116,8 +117,7 @@ async def completions(body: CompletionRequest, context: Context) -> Any:
         chunks = ChunkFactory(head, body.stream_options, generations, n, extras)
         return context.stream(_events(chunks, generations, choices))
     results = await context.until_disconnect(all_results(generations))
-    num_scored = sum(len(result.prompt_logprobs) + len(result.logprobs) for result in results)
-    whole = await run_in_thread(partial(_whole, choices), results, size=num_scored)
+    whole = await run_in_thread(partial(_whole, choices), results, size=total_logprobs(results))
     return Completion(
         id=head.id,
         created=head.created,

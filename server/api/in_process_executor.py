@@ -16,12 +16,15 @@ from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.types import Message
 
+from server.asgi import http_scope
 from server.batches.executor import BatchResponse
 from server.batches.types import new_id
 from server.errors import RequestError, UnauthorizedError
 from server.generation.service import GenerationService
 from server.middleware.api_keys import ApiKeys, KeyScope
 from server.middleware.auth import check_scopes
+
+JSON = ((b"content-type", b"application/json"),)
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +60,9 @@ class InProcessExecutor:
     async def __call__(self, owner: str, url: str, body: bytes) -> BatchResponse:
         """Post a JSON body. An exception that no handler takes is answered with 500, as over HTTP."""
         request_id = new_id("")
+        scope = http_scope("POST", url, JSON) | {"request_id": request_id, "is_batch": True}
         try:
-            scope = _scope(url, request_id) | self._identity(owner)
+            scope |= self._identity(owner)
         except RequestError as error:
             content = json.dumps(error.body()).encode()
             return BatchResponse(error.status, request_id, content, error.retry_after)
@@ -115,23 +119,3 @@ class _Exchange:
             self.status, self.headers = message["status"], Headers(raw=message["headers"])
         else:
             self.body += message.get("body", b"")
-
-
-def _scope(url: str, request_id: str) -> dict[str, Any]:
-    return {
-        "type": "http",
-        "asgi": {"version": "3.0"},
-        "http_version": "1.1",
-        "method": "POST",
-        "scheme": "http",
-        "path": url,
-        "raw_path": url.encode(),
-        "root_path": "",
-        "query_string": b"",
-        "headers": [(b"content-type", b"application/json")],
-        "client": None,
-        "server": None,
-        "state": {},
-        "request_id": request_id,
-        "is_batch": True,
-    }

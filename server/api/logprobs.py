@@ -1,6 +1,6 @@
 """Log-probabilities in the three shapes that clients know: of chats, of completions, and vLLM's of prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from pydantic import BaseModel
@@ -10,9 +10,15 @@ from model.text.tokenizer import Tokenizer
 from server.chat.answer import ChatResult
 from server.engine.types import SamplingParams
 from server.errors import InvalidRequestError
-from server.generation.logprobs import DecodedLogprobs, DecodedToken
+from server.generation.logprobs import DecodedLogprobs, DecodedToken, num_held
 from server.generation.prompt import Prompt
 from server.generation.stream import GenerationResult
+
+
+def total_logprobs(results: Iterable[GenerationResult | ChatResult]) -> int:
+    """How many log-probabilities answers and their prompts have."""
+    return sum(num_held(result.prompt_logprobs) + num_held(result.logprobs) for result in results)
+
 
 # Chat: one object per token
 

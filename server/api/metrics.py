@@ -1,5 +1,7 @@
 """GET /metrics: Prometheus."""
 
+import asyncio
+
 from fastapi import APIRouter, Request, Response
 
 from server.metrics import Metrics
@@ -12,5 +14,6 @@ router = APIRouter(tags=["Health"])
 async def metrics(request: Request) -> Response:
     """Series with vLLM's names, and `routelm:` ones for routing, recurrent state and overload."""
     series: Metrics = request.app.state.metrics
-    content, content_type = series.exposition(request.headers.get("accept", ""))
+    # In a thread: the series of two thousand experts take 40 ms.
+    content, content_type = await asyncio.to_thread(series.exposition, request.headers.get("accept", ""))
     return Response(content, headers={"Content-Type": content_type})

@@ -1,5 +1,6 @@
 """The fields that control how the tokens of a request are routed, and those that report it in the answer."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
@@ -169,5 +170,10 @@ def piece_routing(delta: TextDelta | ChatDelta, params: RoutingParams) -> Event:
     """The field of a piece of a stream; empty where the piece has no routing."""
     if params.returned is None or not (delta.routing or delta.prompt_routing):
         return {}
-    routing: dict[str, Any] = {"layers": params.returned.layers, "tokens": delta.routing}
-    return {"routing": routing | ({"prompt": delta.prompt_routing} if delta.prompt_routing else {})}
+    routing: dict[str, Any] = {"layers": params.returned.layers, "tokens": _as_dicts(delta.routing)}
+    return {"routing": routing | ({"prompt": _as_dicts(delta.prompt_routing)} if delta.prompt_routing else {})}
+
+
+def _as_dicts(tokens: Sequence[RoutedToken]) -> list[dict[str, Any]]:
+    """What JSON is made of in half the time that dataclasses take."""
+    return [vars(token) for token in tokens]

@@ -1,5 +1,6 @@
 """POST /v1/tokenize and /v1/detokenize: text to token ids and back."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter
@@ -53,7 +54,7 @@ async def tokenize(body: TokenizeRequest, context: Context) -> TokenizeResponse:
         count=len(tokens),
         max_model_len=service.max_model_len,
         tokens=tokens,
-        token_strs=_token_strs(service, tokens) if body.return_token_strs else None,
+        token_strs=await run_in_thread(partial(_token_strs, service), tokens) if body.return_token_strs else None,
         warnings=body.warnings,
     )
 

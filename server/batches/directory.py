@@ -1,6 +1,7 @@
 """The directory that has the files and batches of one server."""
 
 import fcntl
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -8,8 +9,8 @@ from typing import IO
 
 from server.batches.disk import Disk
 from server.batches.files import FileStore
-from server.batches.store import BatchStore
-from server.batches.types import BatchLimits
+from server.batches.store import BatchDescription, BatchStore
+from server.batches.types import Batch, BatchLimits
 from server.settings import Settings
 
 
@@ -22,23 +23,32 @@ class BatchDirectory:
     def __init__(self, directory: Path, limits: BatchLimits) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # prompts are in it
         self._lock = _locked(directory / "lock")
+        self._files_in_use = threading.Lock()  # held while batches are created and files deleted
         self.limits = limits
         self.disk = Disk(directory, limits.max_disk_bytes)
         self.files = FileStore(self.disk, limits)
         self.batches = BatchStore(self.disk, limits)
 
+    def create_batch(self, description: BatchDescription) -> Batch:
+        """Raises NotFoundError for its file, and InvalidRequestError if there are too many unfinished batches."""
+        with self._files_in_use:
+            self.files.get(description.input_file_id, description.owner)
+            return self.batches.create(description)
+
     def delete_file(self, file_id: str, owner: str) -> None:
         """Raises NotFoundError, and ConflictError if an unfinished batch reads the file."""
-        self.files.get(file_id, owner)
-        self.batches.check_unused(file_id)
-        self.files.delete(file_id)
+        with self._files_in_use:
+            self.files.get(file_id, owner)
+            self.batches.check_unused(file_id)
+            self.files.delete(file_id)
 
     def delete_expired(self) -> None:
         """Delete the files whose time is over and that no batch reads."""
-        read = {batch.input_file_id for batch in self.batches.unfinished()}
-        for file_id in self.files.expired():
-            if file_id not in read:
-                self.files.delete(file_id)
+        with self._files_in_use:
+            read = {batch.input_file_id for batch in self.batches.unfinished()}
+            for file_id in self.files.expired():
+                if file_id not in read:
+                    self.files.delete(file_id)
 
     def close(self) -> None:
         self._lock.close()

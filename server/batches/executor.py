@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from server.batches.request_lines import BatchRequest
+from server.batches.slots import Slots
 
 MAX_ATTEMPTS = 3  # of a request that the server failed to answer
 BUSY = (429, 503)  # the queue is full, or the server is stopping: tried again without an end
@@ -32,13 +33,11 @@ class RequestExecutor(Protocol):
         ...
 
 
-async def answer(
-    executor: RequestExecutor, slots: asyncio.Semaphore, owner: str, request: BatchRequest
-) -> BatchResponse:
+async def answer(executor: RequestExecutor, slots: Slots, owner: str, request: BatchRequest) -> BatchResponse:
     """Answer a request of the key `owner` when one of the `slots` is free and the server has time for it."""
     attempt = 0
     while True:
-        async with slots:
+        async with slots.one_for(owner):
             while not executor.is_free():  # noqa: ASYNC110
                 await asyncio.sleep(POLL_SECONDS)
             found = await executor(owner, request.url, request.body)

@@ -14,6 +14,7 @@ from server.batches.journal import Journal, JournalDamagedError, Result
 from server.batches.output_files import close_open_requests, write_output_files
 from server.batches.request_lines import InputValidator, read_request, response_line
 from server.batches.request_queue import RequestQueue, in_thread
+from server.batches.slots import Slots
 from server.batches.store import BatchStore
 from server.batches.types import Batch, BatchError, BatchStatus, RequestCounts
 from server.errors import RequestError
@@ -24,6 +25,8 @@ UNANSWERED = {
     BatchStatus.EXPIRED: ("batch_expired", "This request was not answered before the batch expired."),
     BatchStatus.CANCELLED: ("batch_cancelled", "This request was not answered before the batch was cancelled."),
 }
+
+JobError = JournalDamagedError | RequestError | OSError
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +53,7 @@ class BatchJob:
         store: BatchStore,
         files: FileStore,
         executor: RequestExecutor,
-        slots: asyncio.Semaphore,
+        slots: Slots,
         counts: JobCounts,
         workers: int,
     ) -> None:
@@ -167,10 +170,10 @@ class BatchJob:
             error_file_id=error_file_id,
         )
 
-    def _fail(self, journal: Journal | None, error: Exception) -> None:
+    def _fail(self, journal: Journal | None, error: JobError) -> None:
         """End the batch with the reason, and with the results there are if they can still be written."""
         reason = _reason(error)
-        logger.error("batch %s failed: %s", self._id, reason.message)
+        logger.error("batch %s failed: %s", self._id, error)
         self._counts.failed[reason.code] += 1
         if journal is not None and not isinstance(error, JournalDamagedError):
             with suppress(JournalDamagedError, RequestError, OSError):
@@ -182,9 +185,9 @@ class BatchJob:
         self._store.disk.resize(self._id, 2 * journal.bytes)
 
 
-def _reason(error: Exception) -> BatchError:
+def _reason(error: JobError) -> BatchError:
     if isinstance(error, RequestError):
         return BatchError(error.code or SERVER_ERROR, error.message)
     if isinstance(error, JournalDamagedError):
         return BatchError("journal_damaged", f"The journal of this batch is damaged: {error}. Create the batch again.")
-    return BatchError("io_error", f"The files of this batch cannot be used: {error}.")
+    return BatchError("io_error", f"The files of this batch cannot be used: {error.strerror}.")  # without its path

@@ -50,6 +50,6 @@ class BatchCollector(Collector):
 def _by_reason(failed: Counter[str]) -> dict[str, int]:
     """All of FAILURES, so that a scraper sees a 0 before the first one; other codes count as SERVER_ERROR."""
     found = dict.fromkeys(FAILURES, 0)
-    for code, count in failed.items():
+    for code, count in dict(failed).items():  # a copy: jobs count on while a scrape reads in a thread
         found[code if code in found else SERVER_ERROR] += count
     return found

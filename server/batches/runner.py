@@ -7,6 +7,7 @@ from server.batches.directory import BatchDirectory
 from server.batches.executor import RequestExecutor
 from server.batches.job import SERVER_ERROR, BatchJob, JobCounts
 from server.batches.request_queue import in_thread
+from server.batches.slots import Slots
 from server.batches.store import BatchDescription
 from server.batches.types import Batch, BatchStatus
 from server.errors import ConflictError
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 class BatchRunner:
     """Runs the unfinished batches of a directory, at most `max_num_seqs` of their requests at a time.
 
-    Batches take turns request by request. Create and use it on one event loop.
+    API keys take turns request by request, and so do the batches of a key. Create and use it on one event loop.
     """
 
     def __init__(self, directory: BatchDirectory, executor: RequestExecutor, max_num_seqs: int) -> None:
@@ -27,7 +28,7 @@ class BatchRunner:
         self.counts = JobCounts()
         self._executor = executor
         self._max_num_seqs = max_num_seqs
-        self._slots = asyncio.Semaphore(max_num_seqs)
+        self._slots = Slots(max_num_seqs)
         self._jobs: dict[str, BatchJob] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -40,8 +41,7 @@ class BatchRunner:
 
     async def create(self, description: BatchDescription) -> Batch:
         """Accept a batch, durably. Raises NotFoundError for its file, and InvalidRequestError beyond the limits."""
-        self.directory.files.get(description.input_file_id, description.owner)
-        batch = await in_thread(self.directory.batches.create, description)
+        batch = await in_thread(self.directory.create_batch, description)
         self._start(batch)
         return batch
 

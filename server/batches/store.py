@@ -19,7 +19,7 @@ FOLLOWERS = {
     BatchStatus.IN_PROGRESS: (
         *(BatchStatus.FINALIZING, BatchStatus.FAILED, BatchStatus.EXPIRED, BatchStatus.CANCELLING),
     ),
-    BatchStatus.CANCELLING: (BatchStatus.CANCELLED, BatchStatus.FAILED),
+    BatchStatus.CANCELLING: (BatchStatus.CANCELLED, BatchStatus.FAILED, BatchStatus.EXPIRED),
     BatchStatus.FINALIZING: (BatchStatus.COMPLETED, BatchStatus.FAILED),
 }
 

@@ -13,18 +13,18 @@ import math
 from dataclasses import replace
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from model.batch import ForwardBatch
 from model.kernels.kernel_graph import KernelGraph, capture
 from model.layers.router import Routing
 from model.network import CausalLM
+from server.engine.routing.step_routing import StepRouting
 
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 64 << 20  # of memory that all graphs together may keep
-StepOutput = tuple[Tensor, tuple[Routing | None, ...]]  # logits [S, V] and each layer's routing
+StepOutput = tuple[Tensor, StepRouting | None]  # logits [S, V], and the routing if there are experts
 
 
 class StepShape(NamedTuple):
@@ -51,14 +51,14 @@ class DecodeGraphs:
         """The logits of every sequence's next token. A later step overwrites all of them."""
         experts = batch.num_experts_per_token
         if batch.masks or batch.experts_by_layer or batch.adapters_T is not None or isinstance(experts, Tensor):
-            return _compute(self._network, batch)  # PyTorch computes some of it
+            return _output(*_compute(self._network, batch))  # PyTorch computes some of it
         shape, last = StepShape(len(batch.token_ids_T), experts), self._last
         self._last = shape
         if shape in self._captured:
             step = self._captured[shape] = self._captured.pop(shape)
             return step.replay(batch)
         if shape != last or shape.sequences > self._max_sequences:
-            return _compute(self._network, batch)
+            return _output(*_compute(self._network, batch))
         return self._capture(shape, batch)
 
     def graph(self, count: int) -> KernelGraph | None:
@@ -96,7 +96,7 @@ class _CapturedStep:
         self._batch = replace(batch, **own, block_table_SB=table_SB, tables={})
         self._write(batch)
         with capture() as self.graph:
-            self._output = _compute(network, self._batch)
+            self._computed = _compute(network, self._batch)
 
     def replay(self, batch: ForwardBatch) -> StepOutput:
         """The same step with other inputs."""
@@ -105,9 +105,8 @@ class _CapturedStep:
         return self.output()
 
     def output(self) -> StepOutput:
-        """The output of the last run. Routings are copied, because the engine counts them some steps later."""
-        logits_SV, routings = self._output
-        return logits_SV, _copies(routings)
+        """The output of the last run. Its routing is a copy, because the engine counts it some steps later."""
+        return _output(*self._computed)
 
     def _write(self, batch: ForwardBatch) -> None:
         for name in _INPUTS:
@@ -118,16 +117,10 @@ class _CapturedStep:
 _INPUTS = ("token_ids_T", "positions_T", "query_starts_S1", "state_rows_S")
 
 
-def _compute(network: CausalLM, batch: ForwardBatch) -> StepOutput:
+def _compute(network: CausalLM, batch: ForwardBatch) -> tuple[Tensor, tuple[Routing | None, ...]]:
     hidden_SD, routings = network(batch)
     return network.logits(hidden_SD), routings
 
 
-def _copies(routings: tuple[Routing | None, ...]) -> tuple[Routing | None, ...]:
-    """Copies of the routings of all layers: of alike ones together, because every call takes its time."""
-    found = [(r.weights_TK, r.experts_TK, r.router_logits_TE) for r in routings if r is not None]
-    if len({(weights.shape, router_logits.shape) for weights, _, router_logits in found}) == 1:
-        copied = zip(*(torch.stack(layers).unbind() for layers in zip(*found, strict=True)), strict=True)
-    else:
-        copied = zip(*([tensor.clone() for tensor in tensors] for tensors in zip(*found, strict=True)), strict=True)
-    return tuple(routing and Routing(*next(copied)) for routing in routings)
+def _output(logits_SV: Tensor, routings: tuple[Routing | None, ...]) -> StepOutput:
+    return logits_SV, StepRouting.stack(routings)

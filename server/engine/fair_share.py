@@ -5,17 +5,33 @@ The algorithm is the virtual token counter of Sheng et al., "Fairness in Serving
 """
 
 from collections import Counter, deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from heapq import heapify, heappop, heappush
+from itertools import takewhile
 
 from server.engine.sequence import Sequence
+
+RECENT_SECONDS = 30.0
 
 
 class FairShare:
     """Counts the tokens of each tenant, and orders sequences so that all tenants advance alike."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._served: dict[str, float] = {}  # who joined last is last
+        self._last_active: dict[str, float] = {}  # the time; who was active longest ago is first
+
+    def may_be_joined(self, sequences: Collection[Sequence]) -> bool:
+        """Whether a tenant may send its next request at any time that should not find a long step.
+
+        That is one that had work within RECENT_SECONDS, and has less than half of its share of `sequences`, which are
+        all that wait or run.
+        """
+        if len(self._last_active) < 2:
+            return False
+        counts = Counter(sequence.tenant for sequence in sequences)
+        return any(2 * counts[tenant] * len(self._last_active) < len(sequences) for tenant in self._last_active)
 
     def join(self, tenant: str, others: Collection[str]) -> None:
         """A tenant has work again. It cannot claim now what it did not use while it had none.
@@ -28,27 +44,34 @@ class FairShare:
         least = min((self._served.get(other, 0.0) for other in others), default=0.0)
         self._served = {name: served for name, served in self._served.items() if name in others or served > least}
         self._served[tenant] = max(self._served.pop(tenant, 0.0), least)
+        self._are_active([tenant])
 
     def charge(self, sequences: Iterable[Sequence]) -> None:
         """Count the tokens that a step computes."""
+        tenants = set()
         for sequence in sequences:
             self._served[sequence.tenant] += sequence.num_scheduled_tokens
+            tenants.add(sequence.tenant)
+        self._are_active(tenants)
 
-    def overdue(self, prompts: list[Sequence], decoding: list[Sequence]) -> list[Sequence]:
-        """The prompts that should not wait for what decodes: of tenants that were served no more than the others.
+    def overdue(self, prompts: list[Sequence], running: list[Sequence]) -> str | None:
+        """The tenant whose prompts should not wait for what runs, if any.
 
-        Empty if what decodes is more urgent, or all of the same tenant.
+        It was served no more than the others and decodes fewer sequences than its share, if any decode; none of the
+        others is more urgent.
         """
-        if not decoding or len(self._served) < 2:
-            return []
-        others = {sequence.tenant for sequence in decoding}
-        most_urgent = min(sequence.priority for sequence in decoding)
-        least = min(self._served[tenant] for tenant in others)
-        return [
-            prompt
-            for prompt in prompts
-            if prompt.priority <= most_urgent and self._served[prompt.tenant] <= least and others != {prompt.tenant}
-        ]
+        if not running or len(self._served) < 2:
+            return None
+        tenants = {sequence.tenant for sequence in running}
+        least = min(self._served[tenant] for tenant in tenants)
+        most_urgent = min(sequence.priority for sequence in running)
+        decoding = Counter(sequence.tenant for sequence in running if sequence.is_decoding)
+        asking = {prompt.tenant for prompt in prompts if prompt.priority <= most_urgent}
+        share = decoding.total() / len(tenants | asking)
+        overdue = {
+            tenant for tenant in asking if self._served[tenant] <= least and (decoding[tenant] < share or not decoding)
+        }
+        return next((tenant for tenant in reversed(self._served) if tenant in overdue), None)
 
     def order(self, sequences: list[Sequence]) -> list[Sequence]:
         """The sequences in the order in which tenants deserve them. Those of one tenant keep their order.
@@ -75,6 +98,14 @@ class FairShare:
             if queue:
                 heappush(heap, (queue[0].priority, served + ordered[-1].num_tokens_left, position, tenant))
         return ordered
+
+    def _are_active(self, tenants: Iterable[str]) -> None:
+        now = self._clock()
+        for tenant in tenants:
+            self._last_active.pop(tenant, None)
+            self._last_active[tenant] = now
+        for tenant in list(takewhile(lambda name: now - self._last_active[name] > RECENT_SECONDS, self._last_active)):
+            del self._last_active[tenant]
 
 
 def victim(running: list[Sequence], waiting: Sequence) -> Sequence | None:

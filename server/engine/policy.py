@@ -4,7 +4,7 @@ A step that computes a part of a prompt takes longer than one that only decodes,
 The times of earlier steps show how many tokens keep such a step below a multiple of a pure decode step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
 from server.engine.config import EngineConfig
@@ -14,6 +14,7 @@ from server.engine.sequence import Sequence
 WEIGHT = 0.25  # of the newest step in the running means
 MIN_LONG_PREFILL_TOKENS = 16  # per step: even on a slow machine, a long prompt must make progress
 FIRST_LONG_PREFILL_TOKENS = 64  # per step, until both kinds of steps have been measured
+SHORT_PREFILL_TOKENS = 128  # per step, while another tenant may send a request
 
 
 @dataclass(slots=True)
@@ -47,9 +48,33 @@ class PrefillBudget:
         first = replace(self, tokens=self.tokens - tokens, long_tokens=self.long_tokens - long_tokens)
         return first, replace(self, tokens=tokens, long_tokens=long_tokens)
 
+    def at_most(self, tokens: int) -> "PrefillBudget":
+        """The same budget with at most that many tokens."""
+        return replace(self, tokens=min(self.tokens, tokens))
+
     def _may_delay(self, sequence: Sequence) -> bool:
         is_long = sequence.prompt_len > self.long_prefill_token_threshold
         return (sequence.priority, is_long) > (self.decode_priority, False)
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillTurn:
+    """Steps in a row that compute only prompts of one tenant, and share the prompt tokens of one step.
+
+    They are several where the chunks of a prompt end because a state is to be saved.
+    """
+
+    tenant: str
+    budget: PrefillBudget
+
+    def own(self, sequences: list[Sequence]) -> list[Sequence]:
+        """Those of the tenant that are as urgent as what decodes."""
+        urgent = self.budget.decode_priority
+        return [sequence for sequence in sequences if sequence.tenant == self.tenant and sequence.priority <= urgent]
+
+    def take(self, scheduled: list[Sequence]) -> None:
+        for sequence in scheduled:
+            self.budget.take(sequence, sequence.num_scheduled_tokens)
 
 
 @dataclass(slots=True)
@@ -86,17 +111,26 @@ class SchedulingPolicy:
     same priority and tenant. Less urgent ones get what is left; tenants take turns, see fair_share.py.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, clock: Callable[[], float]) -> None:
         self._config = config
         self._times = StepTimes()
-        self.fair_share = FairShare()
+        self.fair_share = FairShare(clock)
 
     def observe(self, seconds: float, *, decodes: int, prefill_tokens: int) -> None:
         """Record how long a step took."""
         self._times.observe(seconds, decodes=decodes, prefill_tokens=prefill_tokens)
 
-    def budget(self, decodes: list[Sequence]) -> PrefillBudget:
-        """The prompt tokens of a step in which `decodes` decode, with their tokens scheduled."""
+    def budget(self, decodes: list[Sequence], sequences: Collection[Sequence]) -> PrefillBudget:
+        """The prompt tokens of a step in which `decodes` decode, with their tokens scheduled.
+
+        Steps are short while a tenant that has few of all `sequences` may send another, which would wait for the end
+        of a step.
+        """
+        budget = self.budget_of_turn(decodes)
+        return budget.at_most(SHORT_PREFILL_TOKENS) if self.fair_share.may_be_joined(sequences) else budget
+
+    def budget_of_turn(self, decodes: list[Sequence]) -> PrefillBudget:
+        """The prompt tokens of a tenant's turn, for which `decodes` wait."""
         config = self._config
         tokens = config.max_num_batched_tokens - sum(sequence.num_scheduled_tokens for sequence in decodes)
         long_tokens = tokens

@@ -18,6 +18,7 @@ from server.engine.cache.prefix_cache import CacheOp, CopyRow, ZeroRow
 from server.engine.decode_graphs import DecodeGraphs
 from server.engine.routing.expert_load import ExpertLoadRecorder, TokenGroup
 from server.engine.routing.expert_selection import experts_by_layer, masks_of
+from server.engine.routing.step_routing import StepRouting
 from server.engine.routing.token_routing import routing_by_request
 from server.engine.sampler import token_logprobs
 from server.engine.sequence import Sequence
@@ -56,15 +57,16 @@ class ModelRunner:
             self._apply(op)
         inputs = self._inputs(batch.sequences)
         if all(_is_single_decode(sequence) for sequence in batch.sequences):
-            logits_SV, routings = self.decode_graphs.run(inputs)
-            self.expert_load.observe(routings, _token_groups(batch.sequences))
+            logits_SV, routing = self.decode_graphs.run(inputs)
+            self.expert_load.observe(routing, _token_groups(batch.sequences))
             rows = [row for row, sequence in enumerate(batch.sequences) if sequence.samples]
             return ModelOutput(
                 logits_SV if len(rows) == len(logits_SV) else logits_SV[rows],
-                routing=routing_by_request(batch.sequences, routings),
+                routing=routing_by_request(batch.sequences, routing),
             )
         hidden_TD, routings = self.network(inputs)
-        self.expert_load.observe(routings, _token_groups(batch.sequences))
+        routing = StepRouting.stack(routings)
+        self.expert_load.observe(routing, _token_groups(batch.sequences))
         prompt_logprobs = self._prompt_logprobs(batch.sequences, hidden_TD)
         embeddings = _embeddings(batch.sequences, hidden_TD)
         return ModelOutput(
@@ -72,7 +74,7 @@ class ModelRunner:
             {name: found for name, found in prompt_logprobs.items() if found is not None},
             {name: found for name, found in embeddings.items() if found is not None},
             frozenset(name for results in (prompt_logprobs, embeddings) for name in results if results[name] is None),
-            routing_by_request(batch.sequences, routings),
+            routing_by_request(batch.sequences, routing),
         )
 
     def _logits(self, sequences: list[Sequence], hidden_TD: Tensor) -> Tensor:

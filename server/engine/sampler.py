@@ -30,7 +30,8 @@ def sample(logits_RV: Tensor, sequences: Rows[Sequence]) -> SampledTokens:
         return SampledTokens(())
     finite = torch.isfinite(logits_RV.sum(-1)).tolist()
     asked = [row for row, sequence in enumerate(sequences) if sequence.sampling.logprobs is not None]
-    asked_logits_PV = logits_RV[asked]  # a copy: log-probabilities are those of the model
+    # A copy, if anything is asked: log-probabilities are those of the model.
+    asked_logits_PV = logits_RV[asked] if asked else logits_RV[:0]
     process_logits(logits_RV, sequences)
     token_ids: list[int] = kernels.sample(logits_RV, [_row_sampling(sequence) for sequence in sequences]).tolist()
     return SampledTokens(

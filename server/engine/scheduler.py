@@ -17,7 +17,7 @@ from server.engine.config import EngineConfig
 from server.engine.fair_share import victim
 from server.engine.grammar.compiler import GrammarCompiler
 from server.engine.logits_processors import build_logits_processors
-from server.engine.policy import PrefillBudget, SchedulingPolicy
+from server.engine.policy import PrefillBudget, PrefillTurn, SchedulingPolicy
 from server.engine.routing.adaptive_experts import AdaptiveExperts
 from server.engine.sequence import Sequence, SequenceStatus
 from server.engine.sequence_pool import SequencePool, in_queue_order
@@ -48,14 +48,14 @@ class Scheduler:
     ) -> None:
         self.config = config
         self.pool = SequencePool(config, layout)
-        self.policy = SchedulingPolicy(config)
+        self.policy = SchedulingPolicy(config, clock)
         self.stats = SchedulerStats()
         self.beams = BeamSearch(config, self.pool, self.stats, clock)
         self.adaptive = AdaptiveExperts(config.adaptive_experts, clock) if config.adaptive_experts else None
         self._grammars = grammars
         self._clock = clock
         self._seeds = Random(config.seed)
-        self._has_left_out_decodes = False  # in the step before
+        self._turn: PrefillTurn | None = None
         self._deadlines: list[tuple[float, str]] = []  # a heap, with ids that have ended since
 
     def __contains__(self, request_id: str) -> bool:
@@ -202,32 +202,37 @@ class Scheduler:
     def _schedule_sequences(self) -> tuple[list[Sequence], list[Sequence]]:
         """The decoding sequences of a step, and those that compute prompt tokens."""
         self._preempt_for_waiting()
-        overdue = [] if self._has_left_out_decodes else self._schedule_overdue()
-        self._has_left_out_decodes = bool(overdue)
-        if overdue:
+        if overdue := self._schedule_overdue():
             return [], overdue
         preemptions = self.stats.preemptions
         decodes, prefilling = self._schedule_decodes()
         waiting = self.pool.waiting if self.pool.cache.has_free_slot and self.stats.preemptions == preemptions else []
         if not prefilling and not waiting:
             return decodes, []
-        budget = self.policy.budget(decodes)
+        budget = self.policy.budget(decodes, self.pool.by_id.values())
         return decodes, self._schedule_prefills(prefilling, waiting, budget)
 
     def _schedule_overdue(self) -> list[Sequence]:
-        """The prompts of tenants that were served least, for a step without the decoding sequences of others.
+        """The prompts of a tenant that was served least, for a step without the sequences of others.
 
-        A step with a full batch may take as long as a prompt, so the first token would come twice as late. It never
-        happens in two steps in a row, and no tenant gets more tokens by it than others.
+        A step with a full batch may take as long as a prompt, so the first token would come twice as late. The tenant's
+        turn goes on until it has computed as many tokens as one step may; then the others decode, and it gets no more
+        tokens by it than they do.
         """
-        decoding = [sequence for sequence in self.pool.running if sequence.is_decoding]
-        prefilling = [sequence for sequence in self.pool.running if not sequence.is_decoding]
-        waiting = self.pool.waiting if self.pool.cache.has_free_slot else []
-        overdue = self.policy.fair_share.overdue
-        prefilling, waiting = overdue(prefilling, decoding), overdue(waiting, decoding)
-        if not prefilling and not waiting:
-            return []
-        return self._schedule_prefills(prefilling, waiting, self.policy.budget(decoding))
+        turn, self._turn = self._turn, None
+        running, waiting = self.pool.running, self.pool.waiting if self.pool.cache.has_free_slot else []
+        prefilling = [sequence for sequence in running if not sequence.is_decoding]
+        if turn is None:
+            tenant = self.policy.fair_share.overdue(prefilling + waiting, running)
+            if tenant is None:
+                return []
+            decoding = [sequence for sequence in running if sequence.is_decoding]
+            turn = PrefillTurn(tenant, self.policy.budget_of_turn(decoding))
+        scheduled = self._schedule_prefills(turn.own(prefilling), turn.own(waiting), turn.budget)
+        if scheduled:
+            turn.take(scheduled)
+            self._turn = turn
+        return scheduled
 
     def _preempt_for_waiting(self) -> None:
         """Let waiting sequences run that may take the place of others, where no place is free."""
@@ -350,9 +355,16 @@ class Scheduler:
         logprobs = sampled.logprobs[row][: len(token_ids)] if row in sampled.logprobs else ()
         prompt_logprobs = _take_prompt_logprobs(sequence, computed) if sequence.needs_prompt_logprobs else ()
         if reason is None:
-            cached = sequence.num_cached_tokens
-            output = EngineOutput(sequence.request_id, token_ids, logprobs, prompt_logprobs, cached)
-            return sequence.with_routing(output, first)
+            routing, prompt_routing = sequence.returned_routing(len(token_ids), first)
+            return EngineOutput(
+                sequence.request_id,
+                token_ids,
+                logprobs,
+                prompt_logprobs,
+                sequence.num_cached_tokens,
+                routing=routing,
+                prompt_routing=prompt_routing,
+            )
         self.pool.cache.save_state(sequence)
         self.pool.remove(sequence)
         output = sequence.terminal(reason, now, token_ids=token_ids, logprobs=logprobs, prompt_logprobs=prompt_logprobs)

@@ -119,18 +119,24 @@ class Sequence:
         returned = self.request.routing.returned
         return 0 if returned is not None and returned.prompt else self.prompt_len - 1
 
-    def with_routing(self, output: EngineOutput, first: int = 0) -> EngineOutput:
-        """The output with its routing if it is asked for; its tokens are those from number `first` on.
+    def returned_routing(self, count: int, first: int = 0) -> tuple[tuple[TokenRouting, ...], tuple[TokenRouting, ...]]:
+        """What is asked for of `count` tokens from number `first` on, and of the prompt if these are the first.
 
         The routing of a generated token is that of the token before it, from whose step it was sampled.
         """
         returned = self.request.routing.returned
         if returned is None:
-            return output
+            return (), ()
         start = self.prompt_len - 1 - self.first_routed + first
-        tokens = tuple(self.routing[start : start + len(output.token_ids)])
         prompt = tuple(self.routing[: self.prompt_len]) if returned.prompt and not first else ()
-        return replace(output, routing=tokens, prompt_routing=prompt)
+        return tuple(self.routing[start : start + count]), prompt
+
+    def with_routing(self, output: EngineOutput, first: int = 0) -> EngineOutput:
+        """The output with the routing that is asked for; its tokens are those from number `first` on."""
+        if self.request.routing.returned is None:
+            return output
+        routing, prompt_routing = self.returned_routing(len(output.token_ids), first)
+        return replace(output, routing=routing, prompt_routing=prompt_routing)
 
     @property
     def is_decoding(self) -> bool:

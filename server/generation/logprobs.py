@@ -1,6 +1,6 @@
 """Token ids and their log-probabilities as people read them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -13,6 +13,14 @@ class TokenBytes(Protocol):
     """The one thing needed of a tokenizer here."""
 
     def token_bytes(self, token_id: int) -> bytes: ...
+
+
+def token_text(data: bytes) -> str:
+    """A token as text; one that is only part of a character is written `bytes:\\xe4\\xbd`."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +39,8 @@ class DecodedToken:
 
     @property
     def text(self) -> str:
-        """The token's text; a token that is only part of a character is written `bytes:\\xe4\\xbd`."""
-        try:
-            return self.data.decode("utf-8")
-        except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self.data)
+        """See `token_text`."""
+        return token_text(self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,11 @@ class DecodedLogprobs:
 
     chosen: DecodedToken
     top: tuple[DecodedToken, ...] = ()
+
+
+def num_held(entries: Iterable[DecodedLogprobs]) -> int:
+    """How many log-probabilities these are, alternatives included."""
+    return sum(1 + len(entry.top) for entry in entries)
 
 
 def decode_logprobs(tokenizer: TokenBytes, logprobs: Sequence[TokenLogprobs]) -> tuple[DecodedLogprobs, ...]:

@@ -1,6 +1,7 @@
 """API keys: every path needs one, except those on the public list."""
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -9,6 +10,7 @@ from server.errors import ForbiddenError, RateLimitError, RequestError, Unauthor
 from server.middleware.api_keys import ApiKey, ApiKeys, KeyScope
 
 HEALTH_PATHS = frozenset({"/health", "/health/live", "/health/ready"})
+MAX_SECRETS = 4  # of a request that are looked up: thousands in its headers would hold up the event loop
 
 _INFERENCE = frozenset({KeyScope.INFERENCE})
 _SCOPES = {
@@ -52,7 +54,8 @@ class ApiKeyAuth:
         """The key of a request, entered into its scope. Compares bytes: as text, the last byte of a UTF-8 key can look
         like a space and would be stripped.
         """
-        found = (self._keys.find(secret.strip(b" \t")) for secret in _secrets(scope["headers"]))
+        secrets = islice(_secrets(scope["headers"]), MAX_SECRETS)
+        found = (self._keys.find(secret.strip(b" \t")) for secret in secrets)
         key = next((key for key in found if key is not None), None)
         if key is None or scope["type"] != "http":
             raise UnauthorizedError(

@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.asgi import http_scope
 from server.errors import ClientGoneError
 
 logger = logging.getLogger(__name__)
@@ -29,21 +30,7 @@ class ForwardedRequest:
 
     def scope(self) -> dict[str, Any]:
         """The ASGI scope with which an application is called."""
-        return {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": self.method,
-            "scheme": "http",
-            "path": self.path,
-            "raw_path": self.raw_path,
-            "root_path": "",
-            "query_string": self.query_string,
-            "headers": self.headers,
-            "client": None,
-            "server": None,
-            "state": {},
-        }
+        return http_scope(self.method, self.path, self.headers, raw_path=self.raw_path, query_string=self.query_string)
 
 
 async def read_request(scope: Scope, receive: Receive) -> ForwardedRequest:

@@ -41,7 +41,7 @@ from server.generation.grammar_tokenizer import open_grammar_tokenizer
 from server.generation.model_facts import ModelFacts, RouterFacts
 from server.generation.service import GenerationService
 from server.metrics import Metrics
-from server.settings import LONGEST_WAIT, Settings
+from server.settings import Settings
 from server.startup.app import Backend
 from server.startup.banner import banner
 from server.startup.device import DeviceConfig, usable_cpus
@@ -54,10 +54,14 @@ Loaded = TypeVar("Loaded")
 logger = logging.getLogger(__name__)
 
 
-def prepare_backend(settings: Settings, progress: Progress | None = None) -> Callable[[], Backend]:
+def prepare_backend(
+    settings: Settings, progress: Progress | None = None, *, measure: bool = True
+) -> Callable[[], Backend]:
     """Load everything, which takes seconds. Returns a function that starts the engine; call it on the event loop.
 
-    Raises ValueError, with what to do, for a checkpoint that cannot be served.
+    `measure`: the speed, from which Retry-After and waits are computed until requests have shown it. A server whose
+    only client waits for its answers needs neither. Raises ValueError, with what to do, for a checkpoint that cannot
+    be served.
     """
     directory = find_checkpoint(settings.model, settings.revision)
     device_config = DeviceConfig.from_settings(settings)
@@ -69,7 +73,7 @@ def prepare_backend(settings: Settings, progress: Progress | None = None) -> Cal
     grammars = GrammarCompiler(partial(open_grammar_tokenizer, tokenizer, network.config.vocab_size))
     engine = Engine(network, config, device=device_config.device, threads=scaler, grammars=grammars)
     speed = UNKNOWN_SPEED
-    if settings.max_queue_wait < LONGEST_WAIT:  # otherwise no request is refused for the time it would wait
+    if measure:
         speed = _in_short_lived_thread(lambda: measure_speed(network, config, device_config.device))
     defaults, quality = GenerationDefaults.load(directory), Quality.load(directory)
     plain_text_defaults = GenerationDefaults.load_plain_text(directory)

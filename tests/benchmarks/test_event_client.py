@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from benchmarks.event_client import post_for_events
+from benchmarks.event_client import Response, post_for_events
 from benchmarks.serving import Timing
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -16,7 +16,7 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-async def _ask(pieces: Sequence[bytes]) -> tuple[int, list[bytes]]:
+async def _ask(pieces: Sequence[bytes]) -> tuple[Response, list[bytes]]:
     """What the client makes of an answer that comes in these pieces, after which the server leaves."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -43,14 +43,15 @@ def test_events_arrive_whole_however_they_are_cut() -> None:
     text = b'data: {"a": 1}\r\n\r\n: keep-alive\n\ndata: {"b": 2}\n\ndata: [DONE]\n\n'
     expected = [b'{"a": 1}', b'{"b": 2}', b"[DONE]"]
     for cut in (4, 13, 30):
-        status, events = asyncio.run(_ask([HEAD, chunk(text[:cut]), chunk(text[cut:]), chunk(b"")]))
-        assert (status, [event.strip() for event in events]) == (200, expected)
+        response, events = asyncio.run(_ask([HEAD, chunk(text[:cut]), chunk(text[cut:]), chunk(b"")]))
+        assert (response.status, [event.strip() for event in events]) == (200, expected)
 
 
-def test_an_error_answer_has_its_status_and_no_events() -> None:
+def test_an_error_answer_has_its_status_its_headers_and_no_events() -> None:
     body = b'{"error": {"message": "no"}}'
-    head = b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n" % len(body)
-    assert asyncio.run(_ask([head + body])) == (400, [])
+    head = b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 3\r\nContent-Length: %d\r\n\r\n" % len(body)
+    response, events = asyncio.run(_ask([head + body]))
+    assert (response.status, response.headers["retry-after"], events) == (429, "3", [])
 
 
 def test_an_answer_that_breaks_off_is_an_error() -> None:

@@ -1,5 +1,6 @@
 """One Dockerfile for linux/amd64 and linux/arm64: no step names an architecture, and both install the same packages."""
 
+import os
 import re
 import subprocess
 import sys
@@ -46,17 +47,40 @@ def test_a_package_for_one_architecture_would_be_found() -> None:
     assert [sorted(installed(lock, machine)) for machine in MACHINES] == [["a==1", "b==2"], ["a==1"]]
 
 
+def pip(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "pip", *words]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+def unreachable_index(**environment: str) -> str | None:
+    """What pip says where it finds no package at all, not even itself; None where it can reach a package index."""
+    done = pip("index", "versions", "pip", "--retries", "0", "--timeout", "10", **environment)
+    return None if done.returncode == 0 else (done.stderr.strip() or "nothing").splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def package_index() -> None:
+    """Skips the test where no package index can be reached."""
+    if (reason := unreachable_index()) is not None:
+        pytest.skip(f"no package index can be reached: {reason}")
+
+
+def test_an_index_that_cannot_be_reached_is_noticed() -> None:
+    nowhere = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_EXTRA_INDEX_URL": ""}
+    assert unreachable_index(**nowhere) is not None
+
+
 def wheels_for(machine: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     """Asks the package index for wheels of all locked packages for the image's Python, each with a locked hash."""
     python = re.findall(r"^ARG PYTHON_VERSION=(.+)$", DOCKERFILE.read_text(), re.MULTILINE)[0]
     versions = ["2014", *(f"_2_{minor}" for minor in range(17, GLIBC + 1))]
     target = [f"--python-version={python}", *(f"--platform=manylinux{version}_{machine}" for version in versions)]
     options = ["--dry-run", "--no-deps", "--require-hashes", "--only-binary=:all:", "--target", str(folder)]
-    command = [sys.executable, "-m", "pip", "install", *options, *target, "--requirement", str(LOCK_FILE)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return pip("install", *options, *target, "--requirement", str(LOCK_FILE))
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("package_index")
 @pytest.mark.parametrize("machine", MACHINES)
 def test_every_locked_package_has_a_wheel(machine: str, tmp_path: Path) -> None:
     """The builder stage has no Rust compiler."""
@@ -65,6 +89,7 @@ def test_every_locked_package_has_a_wheel(machine: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("package_index")
 def test_a_package_without_a_wheel_would_be_found(tmp_path: Path) -> None:
     done = wheels_for("alpha", tmp_path)
     assert "No matching distribution found" in done.stderr

@@ -25,6 +25,7 @@ from .servers import free_port, get, running, wait_until
 
 pytestmark = pytest.mark.slow
 
+COMPOSE = yaml_document(ROOT / "docker-compose.yml")
 SCRAPES = 4
 TEXT = "The committee met on Tuesday to discuss the new bridge across the river. " * 12
 
@@ -88,13 +89,16 @@ def configuration(folder: Path, server: str) -> Path:
 
 @pytest.fixture(scope="module")
 def prometheus(server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Prometheus that has scraped the server before, during and after some requests."""
+    """The address of a Prometheus with the options of the Compose file that has scraped the server before, during and
+    after some requests.
+    """
     folder = tmp_path_factory.mktemp("prometheus")
     url = f"http://127.0.0.1:{free_port()}"
+    paths = {"/etc/prometheus/prometheus.yml": str(configuration(folder, server)), "/prometheus": str(folder / "data")}
+    options = [option.split("=") for option in COMPOSE["services"]["prometheus"]["command"]]
     command = [
         program("prometheus", "Debian package prometheus"),
-        f"--config.file={configuration(folder, server)}",
-        f"--storage.tsdb.path={folder / 'data'}",
+        *(f"{name}={paths.get(value, value)}" for name, value in options),
         f"--web.listen-address={url.removeprefix('http://')}",
     ]
     with running(command, folder / "log", f"{url}/-/ready", os.environ):
@@ -146,7 +150,7 @@ def test_every_variable_has_something_to_choose(prometheus: str, expression: Exp
 
 
 def test_the_healthcheck_of_the_compose_file_follows_prometheus(prometheus: str) -> None:
-    _, *words = yaml_document(ROOT / "docker-compose.yml")["services"]["prometheus"]["healthcheck"]["test"]
+    _, *words = COMPOSE["services"]["prometheus"]["healthcheck"]["test"]
     promtool = program(words[0], "Debian package prometheus")
 
     def healthcheck(url: str) -> int:

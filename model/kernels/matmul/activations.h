@@ -92,15 +92,20 @@ template <class Block> INLINE void store_group(Block* row, int64_t g, const floa
     block.set_sums(sums);
 }
 
+// 32 values as floats; zeros behind the last one of a row, of which `count` are left.
+template <class T> INLINE void load_group(const T* x, int64_t count, float* values) {
+    if (count >= GROUP) {
+        for (int64_t i = 0; i < GROUP; i += LANES) store(values + i, load<f32v>(x + i));
+    } else {
+        for (int64_t i = 0; i < GROUP; ++i) values[i] = i < count ? load_scalar(x + i) : 0.0f;
+    }
+}
+
 // One row of `inputs` values in the form In.
 template <class In, class T> void convert_row(const T* x, int64_t inputs, In* out) {
     alignas(64) float values[GROUP];
     for (int64_t i = 0; i < inputs; i += GROUP) {
-        if (i + GROUP <= inputs) {
-            for (int64_t v = 0; v < GROUP; v += LANES) store(values + v, load<f32v>(x + i + v));
-        } else {
-            for (int64_t j = 0; j < GROUP; ++j) values[j] = i + j < inputs ? load_scalar(x + i + j) : 0.0f;
-        }
+        load_group(x + i, inputs - i, values);
         store_group(out, i / GROUP, values);
     }
 }

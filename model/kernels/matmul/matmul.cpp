@@ -8,6 +8,7 @@
 #include "gemm_driver.h"
 #include "moe.h"
 #include "pack.h"
+#include "quantize.h"
 
 namespace {
 
@@ -35,6 +36,15 @@ void pack_weights(const void* weights, uint8_t* out, int64_t format, int64_t exp
 
 void unpack_rows(const PackedMatrix* matrix, const int64_t* outputs, int64_t rows, uint8_t* out, int64_t threads) {
     unpack(*matrix, outputs, rows, out, threads);
+}
+
+// Named by the type of the weights.
+void quantize_int4_f32(const float* weights, int64_t groups, uint8_t* out, bf16* scales, int64_t threads) {
+    quantize_int4(weights, groups, out, scales, threads);
+}
+
+void quantize_int4_bf16(const bf16* weights, int64_t groups, uint8_t* out, bf16* scales, int64_t threads) {
+    quantize_int4(weights, groups, out, scales, threads);
 }
 
 // Named by the types of x and of the result.

@@ -121,21 +121,25 @@ class Trainer:
         """Train until the recipe's tokens are seen; a line of the log per step.
 
         Raises ValueError after MAX_SKIPPED_STEPS steps in a row whose gradients are not finite, which change no weight.
+        The line of each of them comes before that.
         """
         skipped = 0
         while not self.finished:
             line = self.train_step()
             is_finite = line.gradient_norm is not None and math.isfinite(line.gradient_norm)
             skipped = 0 if is_finite else skipped + 1
+            yield line
             if skipped == MAX_SKIPPED_STEPS:
                 raise ValueError(
                     f"the gradients of the last {skipped} steps are not finite, so no weight changes any more: "
                     "go on from a model or a run before that (--start-from) with a lower learning rate"
                 )
-            yield line
 
     def train_step(self) -> LogLine:
-        """Forward and backward of all micro-batches, then one update."""
+        """Forward and backward of all micro-batches, then one update.
+
+        Gradients that are not finite change neither weights nor routers.
+        """
         start, rate, count = time.monotonic(), learning_rate(self.recipe, self.state), self.recipe.micro_batches
         stream = self.streams[phase_of(self.recipe, self.state)]
         batches = [next(stream) for _ in range(count)]
@@ -145,7 +149,9 @@ class Trainer:
         if self.average is not None:
             self.average.update()
         tokens = sum(report.tokens for report in reports)
-        self._update_routers(reports, tokens)
+        self.load = [torch.stack(loads).sum(0) for loads in zip(*(report.load for report in reports), strict=True)]
+        if norm.isfinite():
+            self._update_routers(tokens)
         self.state = self.state.after_step(tokens)
         return LogLine(
             step=self.state.step,
@@ -161,9 +167,8 @@ class Trainer:
     def _micro_batch(self, batches: list[TrainingBatch], replica: Replica, number: int) -> MicroReport:
         return self._micro_step.run(replica, batches[number], f"{self.state.step}/{number}", self.load)
 
-    def _update_routers(self, reports: list[MicroReport], tokens: int) -> None:
+    def _update_routers(self, tokens: int) -> None:
         """Give each router the load of its experts in this step, which had `tokens` tokens."""
-        self.load = [torch.stack(loads).sum(0) for loads in zip(*(report.load for report in reports), strict=True)]
         for router, load_E in zip(self.workers.routers, self.load, strict=True):
             router.after_step(load_E, tokens)
 

@@ -32,7 +32,7 @@ def server_url(url: str, model: str | None, **settings: Any) -> Iterator[str]:
     configure_logging("warning")
     # the only client of a server in this process waits for its answers
     read = read_settings(**({"model": model, "max_queue_wait": LONGEST_WAIT} | settings))
-    with in_background(read, load_backend(read)) as own_url:
+    with in_background(read, load_backend(read, measure=False)) as own_url:
         yield own_url
 
 

@@ -21,14 +21,17 @@ ProgressCallback = Callable[[int, int], None]  # called with the bytes read so f
 logger = logging.getLogger(__name__)
 
 
-def load_backend(settings: "Settings") -> "Callable[[], Backend]":
-    """Load the model. Returns a function that starts the engine; exits with code 2 if the model cannot be served."""
+def load_backend(settings: "Settings", *, measure: bool = True) -> "Callable[[], Backend]":
+    """Load the model. Returns a function that starts the engine; exits with code 2 if the model cannot be served.
+
+    `measure` as in `prepare_backend`.
+    """
     from rich.console import Console
 
     with errors_in_one_line(), loading_progress(Console(stderr=True), settings.model) as progress:
         from server.startup.backend import prepare_backend
 
-        return prepare_backend(settings, progress)
+        return prepare_backend(settings, progress, measure=measure)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from server.engine.client.base import DeadlineError, QueueFullError
-from server.engine.client.return_windows import BURST, QueueForecast, ReturnWindows
+from server.engine.client.return_windows import BURST, HORIZON, QueueForecast, ReturnWindows
 from server.engine.client.workload import Load, Workload
 from server.engine.types import EngineRequest, SchedulingParams
 
@@ -175,7 +175,7 @@ class AdmissionControl:
         if (deadline := request.scheduling.deadline) is not None:
             late = now + self.expected_wait(request.scheduling) - deadline
             if late >= 0:
-                raise DeadlineError(max(late, MIN_WAIT))
+                raise DeadlineError(min(max(late, MIN_WAIT), HORIZON))
 
     def _has_place(self, request: EngineRequest, now: float) -> bool:
         return self.free_capacity(request.scheduling) >= 1 and self._fill(request) <= self._max_fill(request, now)

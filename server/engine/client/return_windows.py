@@ -99,18 +99,24 @@ class ReturnWindows:
 
     def book(self, key: int, size: float, now: float, forecast: QueueForecast) -> int:
         """Return the seconds until a request is to return that takes the share `size` of the queue."""
-        if not self.are_booked(now):
-            self._windows.append(_Window(now + forecast.first_window))
-        window = self._window_with_room(size, now, forecast.room)
+        window = self._window_with_room(size, now, forecast.room) or self._next_window(now, forecast)
         if window is None:
-            part = None if forecast.has_few_lookalikes else _part(now)
-            window = _Window(self._windows[-1].start + forecast.distance, part)
-            if window.start > now + HORIZON:
-                return HORIZON
-            self._windows.append(window)
+            return HORIZON
         window.size += size
         window.keys.add(key)
         return math.ceil(window.start - now)
+
+    def _next_window(self, now: float, forecast: QueueForecast) -> _Window | None:
+        """A new window after the last one; None where that is beyond the horizon."""
+        if self.are_booked(now):
+            part = None if forecast.has_few_lookalikes else _part(now)
+            window = _Window(self._windows[-1].start + forecast.distance, part)
+        else:
+            window = _Window(now + forecast.first_window)
+        if window.start > now + HORIZON:
+            return None
+        self._windows.append(window)
+        return window
 
     def _window_with_room(self, size: float, now: float, room: float) -> _Window | None:
         """One of the last windows, which are for different parts of a second."""

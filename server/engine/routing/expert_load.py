@@ -6,7 +6,8 @@ computes entropy from the gates instead.)
 
 Counting after every step would cost as much as a small layer, so routings are kept and counted some steps at a time.
 
-Shapes: T tokens, E experts, L MoE layers, N groups of tokens with the same task and tenant.
+Shapes: T tokens, E experts, L MoE layers, K choices per token, C choices of all tokens, N groups of tokens with the
+same task and tenant.
 """
 
 import time
@@ -19,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.layers.router import Routing
 from model.load_balance import max_violation
 from server.engine.routing.load_window import LoadWindow
+from server.engine.routing.step_routing import StepRouting
 from server.engine.types import LayerLoad
 
 STEPS_KEPT = 32
@@ -56,42 +57,37 @@ class ExpertLoadRecorder:
     """
 
     def __init__(self, num_experts: Mapping[int, int], clock: Callable[[], float] = time.monotonic) -> None:
-        self._kept: list[tuple[Routing | None, ...]] = []
-        self._counted: list[TokenGroup] = []  # of the routings that are kept
+        self._kept: list[StepRouting] = []
+        self._counted: list[TokenGroup] = []  # of the steps that are kept
         self._tokens_kept = 0
-        self._places = {layer: place for place, layer in enumerate(num_experts)}
-        self._layers_by_experts: dict[int, list[int]] = {}
-        for layer, experts in num_experts.items():
-            self._layers_by_experts.setdefault(experts, []).append(layer)
         self.by_task, self.by_tenant = LoadWindow(num_experts, clock), LoadWindow(num_experts, clock)
         self._counts = {
             layer: _LayerCounts(torch.zeros(experts, dtype=torch.int64)) for layer, experts in num_experts.items()
         }
         self.loads = self._loads()
 
-    def observe(self, routings: tuple[Routing | None, ...], counted: Iterable[TokenGroup]) -> None:
-        """Keep the routings of one step. `counted`: the tokens of the step in their order."""
-        if not self._counts:
+    def observe(self, routing: StepRouting | None, counted: Iterable[TokenGroup]) -> None:
+        """Keep the routing of one step. `counted`: the tokens of the step in their order."""
+        if routing is None:
             return
-        self._kept.append(routings)
+        self._kept.append(routing)
         self._counted += counted
-        self._tokens_kept += max((len(routing.experts_TK) for routing in routings if routing is not None), default=0)
+        self._tokens_kept += routing.num_tokens
         if len(self._kept) >= STEPS_KEPT or self._tokens_kept >= TOKENS_KEPT:
             self.flush()
 
     @torch.inference_mode()
     def flush(self) -> None:
-        """Count the routings that were kept."""
+        """Count the steps that were kept."""
         if not self._kept:
             return
         groups, group_T = self._groups()
-        pairs_NLE = np.zeros((len(groups), len(self._counts), max(self._layers_by_experts)), dtype=np.int64)
         most_layers = max(1, TOKENS_KEPT // len(group_T))
-        for num_experts, alike in self._layers_by_experts.items():
-            for start in range(0, len(alike), most_layers):
-                layers = alike[start : start + most_layers]
-                places = [self._places[layer] for layer in layers]
-                pairs_NLE[:, places, :num_experts] = self._count(layers, group_T, len(groups))
+        parts = [
+            self._count(slice(start, start + most_layers), group_T, len(groups))
+            for start in range(0, len(self._counts), most_layers)
+        ]
+        pairs_NLE = np.concatenate(parts, axis=1)
         self._add_to_windows(groups, np.bincount(group_T, minlength=len(groups)).tolist(), pairs_NLE)
         self._kept.clear()
         self._counted.clear()
@@ -116,28 +112,26 @@ class ExpertLoadRecorder:
             tenants, counts = [groups[index][1] for index in named], [num_tokens[index] for index in named]
             self.by_tenant.add(tenants, counts, pairs_NLE[named])
 
-    def _count(self, layers: list[int], group_T: NDArray[np.int64], num_groups: int) -> NDArray[np.int64]:
-        """Add the routings of layers with as many experts. Returns the pairs by group, layer and expert: [N, L, E].
+    def _count(self, layers: slice, group_T: NDArray[np.int64], num_groups: int) -> NDArray[np.int64]:
+        """Add the choices in some of the layers. Returns the pairs by group, layer and expert: [N, L, E].
 
         Several layers at once: for a few tokens, the time of an operation does not depend on how much it computes. For
         many tokens it does, and the logits of all layers would leave the CPU's caches.
         """
-        routings = [routing for layer in layers for step in self._kept if (routing := step[layer]) is not None]
-        router_logits = torch.cat([routing.router_logits_TE for routing in routings])  # [L * T, E]
-        weights = torch.cat([routing.weights_TK.flatten() for routing in routings])
-        experts = torch.cat([routing.experts_TK.flatten() for routing in routings])
-        num_layers, num_experts = len(layers), router_logits.shape[1]
-        first_LT = (group_T * num_layers + np.arange(num_layers)[:, None]) * num_experts
-        choices = np.repeat([r.experts_TK.shape[1] for r in routings], [len(r.experts_TK) for r in routings])
-        first = torch.from_numpy(np.repeat(first_LT.ravel(), choices)).to(experts.device)
-        dispatched = (weights != 0).double()  # as weights: faster than taking these pairs out
+        router_logits_LTE = torch.cat([step.router_logits_LTE[layers] for step in self._kept], 1)
+        weights_LC = torch.cat([step.weights_LTK[layers].flatten(1) for step in self._kept], 1)
+        experts_LC = torch.cat([step.experts_LTK[layers].flatten(1) for step in self._kept], 1)
+        num_layers, _, num_experts = router_logits_LTE.shape
+        choices_T = np.repeat([step.experts_LTK.shape[2] for step in self._kept], [s.num_tokens for s in self._kept])
+        first_LC = (np.repeat(group_T, choices_T) * num_layers + np.arange(num_layers)[:, None]) * num_experts
+        place_LC = experts_LC + torch.from_numpy(first_LC).to(experts_LC.device)
+        dispatched_LC = (weights_LC != 0).double()  # as weights: faster than taking these pairs out
         size = num_groups * num_layers * num_experts
-        pairs_NLE = torch.bincount(experts + first, dispatched, minlength=size).long().cpu()
+        pairs_NLE = torch.bincount(place_LC.flatten(), dispatched_LC.flatten(), minlength=size).long().cpu()
         pairs_NLE = pairs_NLE.view(num_groups, num_layers, num_experts)
-        entropy_L = _entropy(router_logits).view(num_layers, -1).sum(1, dtype=torch.float64).tolist()
-        for place, layer in enumerate(layers):
-            counts = self._counts[layer]
-            counts.pairs_E += pairs_NLE[:, place].sum(0)
+        entropy_L = _entropy(router_logits_LTE).sum(1, dtype=torch.float64).tolist()
+        for place, counts in enumerate(list(self._counts.values())[layers]):
+            counts.pairs_E += pairs_NLE[:, place, : len(counts.pairs_E)].sum(0)
             counts.entropy += entropy_L[place]
             counts.num_tokens += len(group_T)
         return pairs_NLE.numpy()

@@ -1,10 +1,16 @@
 """POST /v1/chat/completions."""
 
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from server.api import chat
+from server.api.logprobs import ChoiceLogprobs, chat_logprobs
+from server.generation.logprobs import DecodedLogprobs
+from server.generation.run_in_thread import LONG_TEXT
 from tests.server.applications import MODEL, Server, events_of
 
 HELLO = {"messages": [{"role": "user", "content": "hello"}]}
@@ -195,6 +201,23 @@ def test_logprobs_without_alternatives(client: TestClient, server: Server) -> No
     assert [(entry["token"], entry["top_logprobs"]) for entry in content] == [("a", []), ("b", [])]
     streamed = [event["choices"][0]["logprobs"] for event in stream(client, logprobs=True)]
     assert [entry for each in streamed if each for entry in each["content"]] == content
+
+
+@pytest.mark.parametrize(("alternatives", "in_thread"), [(0, False), (20, True)])
+def test_an_answer_with_many_log_probabilities_is_made_in_a_thread(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, alternatives: int, *, in_thread: bool
+) -> None:
+    threads: list[str] = []
+
+    def watched(entries: Sequence[DecodedLogprobs]) -> ChoiceLogprobs:
+        threads.append(threading.current_thread().name)
+        return chat_logprobs(entries)
+
+    monkeypatch.setattr(chat, "chat_logprobs", watched)
+    message = {"role": "user", "content": "a" * 150}
+    answer = ask(client, messages=[message], logprobs=True, top_logprobs=alternatives)
+    assert len(answer["choices"][0]["logprobs"]["content"]) > LONG_TEXT / 21
+    assert [name.startswith("asyncio_") for name in threads] == [in_thread]
 
 
 @pytest.mark.parametrize("max_tokens", [None, 100_000])

@@ -1,5 +1,7 @@
 """GET /metrics after real requests."""
 
+import threading
+
 import pytest
 from starlette.testclient import TestClient
 
@@ -72,3 +74,16 @@ def test_the_content_type_follows_the_scraper(client: TestClient) -> None:
     response = client.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert response.headers["content-type"].startswith("application/openmetrics-text")
     assert response.text.endswith("# EOF\n")
+
+
+def test_scrapes_are_made_in_a_thread(client: TestClient, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model with many experts has thousands of series."""
+    exposition, threads = server.metrics.exposition, list[str]()
+
+    def watched(accept: str) -> tuple[bytes, str]:
+        threads.append(threading.current_thread().name)
+        return exposition(accept)
+
+    monkeypatch.setattr(server.metrics, "exposition", watched)
+    assert series(client)
+    assert [name.startswith("asyncio_") for name in threads] == [True]

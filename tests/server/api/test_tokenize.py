@@ -1,7 +1,11 @@
 """POST /v1/tokenize and /v1/detokenize."""
 
+import threading
+
+import pytest
 from starlette.testclient import TestClient
 
+from server.generation.run_in_thread import LONG_TEXT
 from tests.server.applications import MAX_MODEL_LEN, Server
 
 
@@ -20,6 +24,22 @@ def test_special_tokens_are_tokens_as_in_completions_or_text(client: TestClient,
     text = client.post("/v1/tokenize", json={"prompt": "<|im_end|>", "parse_special": False}).json()
     assert text["count"] == len("<|im_end|>")
     assert "token_strs" not in text
+
+
+@pytest.mark.parametrize(("length", "in_thread"), [(LONG_TEXT, False), (LONG_TEXT + 1, True)])
+def test_token_strs_of_a_long_text_are_made_in_a_thread(
+    client: TestClient, server: Server, monkeypatch: pytest.MonkeyPatch, length: int, *, in_thread: bool
+) -> None:
+    token_bytes, threads = server.tokenizer.token_bytes, set[str]()
+
+    def watched(token_id: int) -> bytes:
+        threads.add(threading.current_thread().name)
+        return token_bytes(token_id)
+
+    monkeypatch.setattr(server.tokenizer, "token_bytes", watched)
+    answer = client.post("/v1/tokenize", json={"prompt": "a" * length, "return_token_strs": True}).json()
+    assert answer["token_strs"] == ["a"] * length
+    assert [name.startswith("asyncio_") for name in threads] == [in_thread]
 
 
 def test_a_begin_token_on_request(client: TestClient, server: Server) -> None:

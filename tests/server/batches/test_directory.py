@@ -1,13 +1,15 @@
 """The directory: one server at a time, files that are whole or not there, records that do not disappear."""
 
 import json
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from server.batches.files import FileDescription
-from server.batches.types import BatchStatus
+from server.batches.store import BatchDescription
+from server.batches.types import Batch, BatchStatus
 from server.errors import ConflictError, DiskFullError, FileTooLargeError, InvalidRequestError, NotFoundError
 from tests.server.batches.directories import add_file, description, lines, open_directory
 
@@ -79,6 +81,23 @@ def test_a_file_in_use_stays(tmp_path: Path) -> None:
             directory.delete_file(file_id, "")
         directory.batches.enter(batch.id, BatchStatus.FAILED)
         directory.delete_file(file_id, "")
+
+
+def test_a_file_is_not_deleted_while_a_batch_of_it_is_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_directory(tmp_path) as directory, ThreadPoolExecutor() as threads:
+        file_id, create = add_file(directory, lines(1)), directory.batches.create
+        deletions: list[Future[None]] = []
+
+        def slowly(description: BatchDescription) -> Batch:
+            deletions.append(threads.submit(directory.delete_file, file_id, ""))
+            wait(deletions, 0.1)
+            return create(description)
+
+        monkeypatch.setattr(directory.batches, "create", slowly)
+        directory.create_batch(description(file_id))
+        with pytest.raises(ConflictError, match="reads this file"):
+            deletions[0].result()
+        assert directory.files.path(file_id).exists()
 
 
 def test_expired_files_are_deleted(tmp_path: Path) -> None:

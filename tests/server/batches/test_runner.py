@@ -13,11 +13,12 @@ from prometheus_client import CollectorRegistry
 
 from server.batches import disk, job
 from server.batches.executor import BatchResponse
+from server.batches.files import FileStore
 from server.batches.journal import Journal
 from server.batches.metrics import BatchCollector
 from server.batches.request_lines import InvalidLineError, parse_request
 from server.batches.runner import BatchRunner
-from server.batches.types import BatchStatus, RequestCounts
+from server.batches.types import Batch, BatchStatus, RequestCounts
 from server.errors import ConflictError, DiskFullError, InvalidRequestError, NotFoundError
 from tests.server.batches.directories import (
     FakeExecutor,
@@ -180,6 +181,22 @@ async def test_what_is_late_expires(tmp_path: Path) -> None:
     assert {one["error"]["code"] for one in rest} == {"batch_expired"}
 
 
+async def test_a_batch_that_is_cancelled_while_it_expires_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its output files are being written when the client cancels it."""
+    real = job.write_output_files
+    async with running(tmp_path, FakeExecutor(free=False)) as runner:
+
+        def write_output_files(journal: Journal, batch: Batch, files: FileStore) -> tuple[str | None, str | None]:
+            runner.directory.batches.enter(batch.id, BatchStatus.CANCELLING)
+            return real(journal, batch, files)
+
+        monkeypatch.setattr(job, "write_output_files", write_output_files)
+        batch = await run_to_the_end(runner, lines(3), seconds=1)
+        assert [one["error"]["code"] for one in output(runner.directory, batch.error_file_id)] == ["batch_expired"] * 3
+    assert batch.status is BatchStatus.EXPIRED
+    assert "cancelling_at" in batch.times
+
+
 async def test_requests_of_clients_come_first(tmp_path: Path) -> None:
     executor = FakeExecutor(free=False)
     async with running(tmp_path, executor) as runner:
@@ -202,6 +219,19 @@ async def test_batches_take_turns(tmp_path: Path) -> None:
     assert executor.most_running == 2
     last_of_a = max(place for place, name in enumerate(executor.order) if name.startswith("a"))
     assert last_of_a > 50  # one after the other it would be 39
+
+
+async def test_many_batches_of_one_key_do_not_delay_another(tmp_path: Path) -> None:
+    executor = FakeExecutor(seconds=0.01)
+    async with running(tmp_path, executor, max_num_seqs=2) as runner:
+        for _ in range(8):
+            flood = add_file(runner.directory, lines(20, "a"), owner="flood")
+            await runner.create(description(flood, owner="flood"))
+        other = add_file(runner.directory, lines(20, "b"), owner="other")
+        batch = await runner.create(description(other, owner="other"))
+        await runner.wait(batch.id)
+    assert sum(name.startswith("b") for name in executor.order) == 20
+    assert len(executor.order) < 80, "half of what is answered meanwhile; one of nine batches in turn would be 180"
 
 
 WRONG = {
@@ -402,7 +432,7 @@ async def test_a_changed_input_file_is_noticed(tmp_path: Path) -> None:
     assert "line 4" in error.message
 
 
-async def test_a_missing_input_file(tmp_path: Path) -> None:
+async def test_a_missing_input_file_is_told_without_its_path(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with running(tmp_path, FakeExecutor()) as runner:
         with pytest.raises(NotFoundError):
             await runner.create(description("file-x"))
@@ -410,7 +440,11 @@ async def test_a_missing_input_file(tmp_path: Path) -> None:
         runner.directory.files.path(file_id).unlink()
         batch = await runner.create(description(file_id))
         await runner.wait(batch.id)
-        assert [error.code for error in runner.directory.batches.at(batch.id).errors] == ["io_error"]
+        (error,) = runner.directory.batches.at(batch.id).errors
+    assert error.code == "io_error"
+    assert "No such file" in error.message
+    assert str(tmp_path) not in error.message
+    assert str(tmp_path) in caplog.text
 
 
 async def test_failures_are_counted_by_a_bounded_set_of_reasons(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import torch
 from model.batch import ForwardBatch
 from model.cache import CacheStorage
 from model.config import SigmoidBiasConfig
-from model.layers.router import Routing
 from model.network import CausalLM
 from server.engine.decode_graphs import DecodeGraphs, StepShape
+from server.engine.routing.step_routing import StepRouting
 from tests.server.engine.tiny import VOCAB, tiny_config, tiny_network
 
 pytestmark = pytest.mark.compiled_kernels
@@ -25,7 +25,7 @@ class Decoder:
             network.cache_specs(), num_blocks=4 * WIDTH, block_size=BLOCK, num_rows=4, dtype=network.dtype
         )
         self.lengths = [0] * 4
-        self.routings: tuple[Routing | None, ...] = ()
+        self.routing: StepRouting | None = None
 
     def step(self, slots: list[int], seed: int, experts: int | torch.Tensor | None = None) -> torch.Tensor:
         positions = torch.tensor([self.lengths[slot] for slot in slots])
@@ -38,7 +38,7 @@ class Decoder:
             self.lengths[slot] += 1
         with torch.inference_mode():
             batch = ForwardBatch(tokens, positions, starts, table, rows, self.cache, experts)
-            scores, self.routings = self.steps.run(batch)
+            scores, self.routing = self.steps.run(batch)
         found = scores.clone()
         with torch.inference_mode():
             scores.fill_(torch.nan)  # as logits processors may, before the next step
@@ -75,10 +75,9 @@ def test_steps_with_a_number_of_experts_are_replayed_too(network: CausalLM) -> N
     for seed, experts in enumerate([1, 1, 1, None, None, 1, mixed, mixed, None, 3, 3, 1]):
         logits = replaying.step([0, 1], seed, experts)
         assert torch.equal(logits, computing.step([0, 1], seed, experts))
-        routing = replaying.routings[0]
-        assert routing is not None
+        assert replaying.routing is not None
         expected = [1, 2] if experts is mixed else [experts or 2] * 2
-        assert (routing.weights_TK > 0).sum(1).tolist() == expected
+        assert (replaying.routing.weights_LTK[0] > 0).sum(1).tolist() == expected
     assert set(replaying.steps._captured) == {StepShape(2, 1), StepShape(2), StepShape(2, 3)}
 
 
@@ -126,10 +125,11 @@ def test_routings_are_not_written_over_by_later_steps(network: CausalLM) -> None
     seen = []
     for seed in range(6):
         decoder.step([0, 1], seed), other.step([0, 1], seed)
-        seen.append((decoder.routings, other.routings))
-    for found, expected in seen:
-        assert all(torch.equal(a.experts_TK, b.experts_TK) for a, b in zip(found, expected, strict=True) if a and b)
-    assert len({tuple(r.experts_TK.flatten().tolist()) for routings, _ in seen for r in routings if r}) > 6
+        assert decoder.routing is not None
+        assert other.routing is not None
+        seen.append((decoder.routing.experts_LTK, other.routing.experts_LTK))
+    assert all(torch.equal(found, expected) for found, expected in seen)
+    assert len({tuple(experts_TK.flatten().tolist()) for experts_LTK, _ in seen for experts_TK in experts_LTK}) > 6
 
 
 def test_a_network_that_computes_in_pytorch_is_not_captured() -> None:

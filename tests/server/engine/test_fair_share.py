@@ -1,12 +1,14 @@
 """Tenants share the engine: a flood of one delays neither the prompts of another nor its place in the batch."""
 
 from collections import Counter
+from itertools import takewhile
 from typing import Any
 
 import pytest
 
 from server.engine import scheduler
 from server.engine.fair_share import FairShare
+from server.engine.policy import SHORT_PREFILL_TOKENS
 from server.engine.types import FinishReason
 from tests.server.engine.test_policy import KINDS, Steps
 from tests.server.engine.tiny import collect
@@ -66,6 +68,54 @@ def test_a_prompt_of_another_tenant_has_a_step_of_its_own(kind: str) -> None:
     steps.add("other", 64, 10, tenant="other")
     assert set(steps.step()) == {"other"}
     assert len(steps.step()) > 2, "the flood goes on"
+
+
+def test_a_prompt_of_several_chunks_has_its_steps_in_a_row() -> None:
+    """Otherwise the others would decode between any two chunks."""
+    steps = flooded("hybrid")
+    steps.add("other", 300, 10, tenant="other")
+    assert [set(steps.step()) for _ in range(5)] == [{"other"}] * 5
+    assert len(steps.step()) > 2, "the flood goes on"
+
+
+def test_a_turn_is_not_longer_than_a_step() -> None:
+    steps = flooded("hybrid", slots=16, max_num_batched_tokens=160)
+    for number in range(8):
+        steps.add(f"other {number}", 200, 10, tenant="other")
+    own = takewhile(lambda step: all("other" in name for name in step), iter(steps.step, {}))
+    assert 64 < sum(sum(step.values()) for step in own) <= 160
+
+
+def prompt_tokens_of_steps(other: str, steps: int = 100) -> list[int]:
+    """Of a flood of short prompts, after a tenant has sent a single request."""
+    flood = Steps("attention")
+    for number in range(16 * (steps + 1)):
+        flood.add(f"flood {number}", 64, tenant="flood")
+    flood.step()
+    flood.add("other", 64, tenant=other)
+    return [sum(flood.step().values()) for _ in range(steps)]
+
+
+def test_steps_are_short_while_another_tenant_may_come_back() -> None:
+    found = prompt_tokens_of_steps("other")
+    assert set(found) == {SHORT_PREFILL_TOKENS, 1024}
+    assert found == sorted(found)
+    assert found.index(1024) > 5
+
+
+def test_steps_are_full_if_there_is_one_tenant() -> None:
+    """Negative control."""
+    assert set(prompt_tokens_of_steps("flood")) == {1024}
+
+
+def test_steps_are_full_while_both_tenants_run_much() -> None:
+    """Their prompts come in turn anyway."""
+    steps = Steps("attention", max_num_batched_tokens=1024)
+    for number in range(500):
+        steps.add(f"a {number}", 64, 3, tenant="a")
+        steps.add(f"b {number}", 64, 3, tenant="b")
+    totals = [sum(steps.step().values()) for _ in range(20)]
+    assert sum(totals[2:]) / len(totals[2:]) > 4 * SHORT_PREFILL_TOKENS
 
 
 def test_a_prompt_of_the_same_tenant_has_none() -> None:
@@ -163,7 +213,7 @@ def test_what_was_served_before_nobody_had_work_does_not_count() -> None:
 
 
 def test_tenants_without_work_are_forgotten() -> None:
-    share = FairShare()
+    share = FairShare(clock=lambda: 0.0)
     for number in range(100):
         share.join(f"tenant {number}", {"flood"})
         share._served["flood"] = 10.0 * number

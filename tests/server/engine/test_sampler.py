@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from server.engine.logits_processors import build_logits_processors
 from server.engine.sampler import sample, token_logprobs
@@ -58,6 +59,25 @@ def test_logprobs_only_where_asked() -> None:
     sequences = [sequence(), sequence(logprobs=0), sequence(logprobs=2)]
     found = sample(random_logits(3), sequences).logprobs
     assert {row: len(entry.top) for row, (entry,) in found.items()} == {1: 0, 2: 2}
+
+
+class CalledOperators(TorchDispatchMode):
+    """The names of the operators that PyTorch is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("logprobs", "is_copied"), [(None, False), (0, True)])
+def test_logits_are_copied_only_where_logprobs_are_asked_for(logprobs: int | None, *, is_copied: bool) -> None:
+    with CalledOperators() as operators:
+        sample(random_logits(3), [sequence(), sequence(logprobs=logprobs), sequence()])
+    assert ("aten::index.Tensor" in operators.names) == is_copied
 
 
 def test_equal_logprobs_are_told_in_the_order_of_their_ids() -> None:

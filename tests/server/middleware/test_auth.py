@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from server.middleware.auth import MAX_SECRETS
 from tests.server.applications import Server, client_of, make_server
 
 KEY = "sésame-key"
@@ -110,3 +111,10 @@ def test_without_a_key_everything_is_open(client: TestClient, server: Server) ->
 @pytest.mark.parametrize(("key", "status"), [(KEY, 200), (KEY + "x", 401), ("", 401)])
 def test_the_header_of_anthropic_s_clients_opens(closed: TestClient, key: str, status: int) -> None:
     assert closed.get("/v1/models", headers={b"x-api-key": key.encode()}).status_code == status
+
+
+@pytest.mark.parametrize(("wrong", "status"), [(MAX_SECRETS - 1, 200), (MAX_SECRETS, 401)])
+def test_few_keys_of_a_request_are_looked_up(closed: TestClient, wrong: int, status: int) -> None:
+    """Each is compared with every key there is, and nobody has shown a key yet."""
+    headers = [(b"x-api-key", b"wrong")] * wrong + [(b"authorization", f"Bearer {KEY}".encode())]
+    assert closed.get("/v1/models", headers=headers).status_code == status

@@ -124,10 +124,31 @@ def test_a_run_stops_when_no_step_changes_a_weight_any_more(
     monkeypatch.setattr("model.training.loop.trainer.MAX_SKIPPED_STEPS", 3)
     trainer = with_infinite_gradients(Trainer(recipe(), prepared, tmp_path / "stops"), {1, 2, 3})
     with pytest.raises(ValueError, match="gradients of the last 3 steps are not finite"):
-        list(trainer.steps())
+        run(trainer, tokenizer_dir=BUNDLED, validate_on=[])
     assert trainer.state.step == 4
+    norms = [line.gradient_norm or 0.0 for line in RunLog(trainer.run_dir).lines()]
+    assert [math.isfinite(norm) for norm in norms] == [True, False, False, False]
     goes_on = with_infinite_gradients(Trainer(recipe(), prepared, tmp_path / "goes-on"), {0, 1, 3, 4})
     assert len(list(goes_on.steps())) > 5
+
+
+def test_a_step_that_is_not_finite_leaves_the_routers_as_they_are(prepared: Path, tmp_path: Path) -> None:
+    """Thresholds that follow scores would otherwise stay NaN for ever, and no token would get an expert."""
+    trainer = Trainer(recipe(ExpertThresholdConfig(2)), prepared, tmp_path)
+
+    def thresholds() -> list[list[float]]:
+        state = trainer.network.state_dict()
+        return [tensor.tolist() for name, tensor in state.items() if name.endswith("threshold_E")]
+
+    trainer.train_step()
+    before = thresholds()
+    with torch.no_grad():
+        trainer.network.embedding.weight.fill_(math.nan)
+    assert math.isnan(trainer.train_step().gradient_norm or 0.0)
+    assert thresholds() == before != []
+    trainer.optimizer.show(trainer.optimizer.masters)
+    assert math.isfinite(trainer.train_step().gradient_norm or math.nan)
+    assert thresholds() != before  # the control: a finite step changes them
 
 
 def test_a_resumed_run_thins_and_disturbs_the_same_prompt_tokens(prepared_dir: Path, tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from server.startup import uvicorn_server
 
 
 @pytest.mark.parametrize(("given", "expected"), [({}, 86_400.0), ({"max_queue_wait": 5.0}, 5.0)])
-def test_its_queue_is_not_bounded_in_seconds(
+def test_its_queue_is_not_bounded_in_seconds_and_its_speed_not_measured(
     monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], expected: float
 ) -> None:
     seen: list[Settings] = []
+    measured: list[bool] = []
 
     @contextmanager
     def in_background(settings: Settings, backend: object) -> Iterator[str]:
@@ -23,7 +24,8 @@ def test_its_queue_is_not_bounded_in_seconds(
         yield "http://own"
 
     monkeypatch.setattr(uvicorn_server, "in_background", in_background)
-    monkeypatch.setattr(api_client, "load_backend", lambda settings: None)
+    monkeypatch.setattr(api_client, "load_backend", lambda settings, *, measure: measured.append(measure))
     with api_client.server_url("", "bundled", **given) as url:
         assert url == "http://own"
     assert seen[0].max_queue_wait == expected
+    assert measured == [False]

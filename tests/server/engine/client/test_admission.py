@@ -7,8 +7,10 @@ from itertools import count
 
 import pytest
 
-from server.engine.client.admission import MIN_QUEUE, MIN_WAIT, OVERCOMMIT, AdmissionControl, QueueLimits
+from server.engine.client import return_windows
+from server.engine.client.admission import MIN_QUEUE, MIN_WAIT, OVERCOMMIT, AdmissionControl, QueueLimits, Speed
 from server.engine.client.base import DeadlineError, QueueFullError
+from server.engine.client.return_windows import HORIZON
 from server.engine.types import EngineRequest, GenerateRequest, SamplingParams, SchedulingParams
 
 LIMITS = QueueLimits(max_running=2, max_queue=100, max_tokens=10_000, max_wait=10.0)
@@ -208,6 +210,31 @@ def test_a_deadline_before_the_expected_turn_is_refused_at_once() -> None:
     admission.admit(request(scheduling=SchedulingParams(deadline=30.5 + wait)), 30.0)
 
 
+def on_a_very_slow_machine() -> AdmissionControl:
+    """A request takes more than twenty minutes, and a full queue about a day."""
+    return AdmissionControl(QueueLimits(2, 100, 10_000, 86_400.0), Speed(0.1))
+
+
+def test_for_the_longest_retry_after_no_place_is_kept() -> None:
+    admission = on_a_very_slow_machine()
+    accepted = admit_until_full(admission, ANYBODY)
+    with pytest.raises(QueueFullError) as refusal:
+        admission.admit(request(), 30.0)
+    assert refusal.value.retry_after == HORIZON
+    for one in accepted:
+        admission.release(one.request_id, 30.0)
+    assert len(admit_until_full(admission, ANYBODY)) == len(accepted)
+
+
+def test_a_late_deadline_is_told_no_more_than_the_longest_retry_after() -> None:
+    admission = on_a_very_slow_machine()
+    admitted(admission, 30.0, 10)
+    assert admission.expected_wait(ANYBODY) > 2 * HORIZON
+    with pytest.raises(DeadlineError) as refusal:
+        admission.admit(request(scheduling=SchedulingParams(deadline=31.0)), 30.0)
+    assert refusal.value.retry_after == HORIZON
+
+
 @dataclass
 class Simulation:
     """A server with as many places as LIMITS run, and clients that come at random and obey Retry-After once."""
@@ -220,12 +247,14 @@ class Simulation:
     look_the_same: bool = False
     waits: list[float] = field(default_factory=list)
     returns: list[bool] = field(default_factory=list)
+    told: list[float] = field(default_factory=list)  # what each of those that returned was told
     served: int = 0
 
     def run(self) -> "Simulation":
         self._random, self._events, self._numbers = random.Random(0), list[tuple[float, int, str, str]](), count()
         self._admission, self._queue = AdmissionControl(self.limits), list[tuple[str, float]]()
         self._free, self._refused = self.limits.max_running, dict[str, EngineRequest]()
+        self._told = dict[str, float]()
         time = 0.0
         while (time := time + self._random.expovariate(self.arrival_rate)) < self.seconds:
             self._push(time, "arrives")
@@ -261,10 +290,11 @@ class Simulation:
         except QueueFullError as refusal:
             if is_new:
                 wait = refusal.retry_after if self.obey else self._random.uniform(0, 10)
-                self._refused[asked.request_id] = asked
+                self._refused[asked.request_id], self._told[asked.request_id] = asked, refusal.retry_after
                 self._push(now + wait + self._random.uniform(0.001, 0.05), "returns", asked.request_id)
         if not is_new and WARM_UP < now < self.seconds:
             self.returns.append(bool(self._queue) and self._queue[-1][0] == asked.request_id)
+            self.told.append(self._told[like])
 
     def _fill_places(self, now: float) -> None:
         while self._queue and self._free:
@@ -285,6 +315,15 @@ def test_who_obeys_retry_after_finds_a_place(arrivals: float, service: float, li
     assert sum(overload.returns) >= 0.95 * len(overload.returns) > 100
     assert sorted(overload.waits)[int(0.95 * len(overload.waits))] <= limits.max_wait
     assert overload.served >= 0.9 * service * 100.0
+
+
+def test_who_is_told_less_than_the_longest_retry_after_finds_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(return_windows, "HORIZON", 30)
+    overload = Simulation(24, 8, 100.0, LIMITS).run()
+    kept = [found for found, seconds in zip(overload.returns, overload.told, strict=True) if seconds < 30]
+    assert sum(kept) >= 0.95 * len(kept) > 100
+    assert max(overload.told) == 30
+    assert sum(overload.returns) < 0.95 * len(overload.returns), "the control: for the others no place is kept"
 
 
 def test_requests_that_look_the_same_may_take_each_others_places() -> None:

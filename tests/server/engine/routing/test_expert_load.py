@@ -1,6 +1,7 @@
 """Counts of the tokens that each expert gets."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from model.layers.router import Routing
 from server.engine.engine import Engine
 from server.engine.routing.expert_load import STEPS_KEPT, TOKENS_KEPT, ExpertLoadRecorder, TokenGroup
+from server.engine.routing.step_routing import StepRouting
 from server.engine.types import LabelLoad
 from tests.server.engine.tiny import engine_config, request, run, tiny_network
 
@@ -18,13 +20,18 @@ def routing(experts: list[list[int]], weights: list[list[float]], scores: list[l
     return Routing(torch.tensor(weights), torch.tensor(experts), torch.tensor(scores))
 
 
+def observe(load: ExpertLoadRecorder, layers: Sequence[Routing | None], counted: list[TokenGroup]) -> None:
+    load.observe(StepRouting.stack(layers), counted)
+
+
 def test_counts_entropy_and_imbalance_by_hand() -> None:
     load = ExpertLoadRecorder({1: 4})
-    load.observe(
+    observe(
+        load,
         (None, routing([[0, 1], [0, 2]], [[0.5, 0.5], [1.0, 0.0]], [[0.0] * 4, [50.0, 0.0, 0.0, 0.0]])),
         [TokenGroup("chat", "", 2)],
     )
-    load.observe((None, routing([[0, 1]], [[0.5, 0.5]], [[0.0] * 4])), ONE)
+    observe(load, (None, routing([[0, 1]], [[0.5, 0.5]], [[0.0] * 4])), ONE)
     assert load.loads[0].tokens_per_expert == (0, 0, 0, 0), "nothing is counted before it is worth it"
     load.flush()
     (layer,) = load.loads
@@ -36,8 +43,8 @@ def test_counts_entropy_and_imbalance_by_hand() -> None:
 
 def test_steps_with_different_numbers_of_choices_are_counted_together() -> None:
     load = ExpertLoadRecorder({0: 2})
-    load.observe((routing([[0]], [[1.0]], [[0.0, 0.0]]),), ONE)
-    load.observe((routing([[1, 0]], [[1.0, 1.0]], [[0.0, 0.0]]),), ONE)
+    observe(load, (routing([[0]], [[1.0]], [[0.0, 0.0]]),), ONE)
+    observe(load, (routing([[1, 0]], [[1.0, 1.0]], [[0.0, 0.0]]),), ONE)
     load.flush()
     assert load.loads[0].tokens_per_expert == (2, 1)
 
@@ -45,7 +52,7 @@ def test_steps_with_different_numbers_of_choices_are_counted_together() -> None:
 def test_a_busy_engine_counts_every_few_steps_and_keeps_no_more() -> None:
     load = ExpertLoadRecorder({0: 2})
     for _ in range(STEPS_KEPT):
-        load.observe((routing([[0]], [[1.0]], [[0.0, 0.0]]),), ONE)
+        observe(load, (routing([[0]], [[1.0]], [[0.0, 0.0]]),), ONE)
     assert load.loads[0].tokens_per_expert == (STEPS_KEPT, 0)
     load.flush()
     assert load.loads[0].tokens_per_expert == (STEPS_KEPT, 0)
@@ -53,7 +60,7 @@ def test_a_busy_engine_counts_every_few_steps_and_keeps_no_more() -> None:
 
 def test_dense_layers_are_left_out() -> None:
     load = ExpertLoadRecorder({})
-    load.observe((None, None), ONE)
+    observe(load, (None, None), ONE)
     load.flush()
     assert load.loads == ()
 
@@ -72,11 +79,11 @@ def test_the_layers_of_a_long_step_are_counted_like_those_of_short_ones() -> Non
     chosen = [(scores_TE.softmax(-1).topk(2), scores_TE) for scores_TE in scores_LTE]
     routings = [Routing(top.values, top.indices, scores_TE) for top, scores_TE in chosen]
     long, short = ExpertLoadRecorder(dict.fromkeys(range(5), 4)), ExpertLoadRecorder(dict.fromkeys(range(5), 4))
-    long.observe(tuple(routings), [TokenGroup("chat", "", TOKENS_KEPT // 2)])
+    observe(long, tuple(routings), [TokenGroup("chat", "", TOKENS_KEPT // 2)])
     for start in range(0, TOKENS_KEPT // 2, 16):
         rows = slice(start, start + 16)
         step = tuple(Routing(r.weights_TK[rows], r.experts_TK[rows], r.router_logits_TE[rows]) for r in routings)
-        short.observe(step, [TokenGroup("chat", "", 16)])
+        observe(short, step, [TokenGroup("chat", "", 16)])
     for load in (long, short):
         load.flush()
     assert [load.tokens_per_expert for load in long.loads] == [load.tokens_per_expert for load in short.loads]
@@ -86,12 +93,13 @@ def test_the_layers_of_a_long_step_are_counted_like_those_of_short_ones() -> Non
 
 def test_long_steps_are_counted_at_once() -> None:
     load = ExpertLoadRecorder({0: 4})
-    load.observe(
+    observe(
+        load,
         (routing([[0, 1]] * TOKENS_KEPT, [[0.5, 0.5]] * TOKENS_KEPT, [[0.0] * 4] * TOKENS_KEPT),),
         [TokenGroup("chat", "", TOKENS_KEPT)],
     )
     assert load.loads[0].tokens_per_expert == (TOKENS_KEPT, TOKENS_KEPT, 0, 0)
-    load.observe((routing([[2, 3]], [[0.5, 0.5]], [[0.0] * 4]),), ONE)
+    observe(load, (routing([[2, 3]], [[0.5, 0.5]], [[0.0] * 4]),), ONE)
     assert load.loads[0].tokens_per_expert == (TOKENS_KEPT, TOKENS_KEPT, 0, 0), "a short one after it is not"
 
 
@@ -102,8 +110,8 @@ def test_the_windows_tell_tasks_and_tenants_apart() -> None:
         None,
         routing([[0], [1], [1]], [[1.0]] * 3, [[0.0] * 2] * 3),
     )
-    load.observe(layers, [TokenGroup("chat", "a", 1), TokenGroup("translate", "b", 1), TokenGroup("translate", "", 1)])
-    load.observe((routing([[3]], [[1.0]], [[0.0] * 4]), None, routing([[0]], [[1.0]], [[0.0] * 2])), ONE)
+    observe(load, layers, [TokenGroup("chat", "a", 1), TokenGroup("translate", "b", 1), TokenGroup("translate", "", 1)])
+    observe(load, (routing([[3]], [[1.0]], [[0.0] * 4]), None, routing([[0]], [[1.0]], [[0.0] * 2])), ONE)
     load.flush()
     assert load.by_task.load(1) == (
         LabelLoad("chat", 2, ((1, 1, 0, 1), (2, 0))),
@@ -117,6 +125,6 @@ def test_the_windows_tell_tasks_and_tenants_apart() -> None:
 
 def test_masked_scores_have_an_entropy() -> None:
     load = ExpertLoadRecorder({0: 2})
-    load.observe((routing([[0]], [[1.0]], [[0.0, -math.inf]]),), ONE)
+    observe(load, (routing([[0]], [[1.0]], [[0.0, -math.inf]]),), ONE)
     load.flush()
     assert load.loads[0].entropy == 0.0

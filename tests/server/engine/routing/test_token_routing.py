@@ -1,6 +1,7 @@
 """The routing that requests get back is that of the network alone, however its tokens were computed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from collections.abc import Sequence as Tokens
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,9 @@ from model.config import (
 from model.network import CausalLM
 from server.engine.engine import Engine
 from server.engine.routing.adaptive_experts import ExpertRange
+from server.engine.routing.step_routing import StepRouting
+from server.engine.routing.token_routing import routing_by_request
+from server.engine.sequence import Sequence
 from server.engine.types import EngineOutput, ExpertsByLayer, ReturnedRouting, RoutingParams, ScoreRequest, TokenRouting
 from tests.model.batches import whole_batch
 from tests.server.engine.tiny import (
@@ -62,7 +66,7 @@ FIXED: list[RouterConfig] = [
 
 @torch.inference_mode()
 def routing_of(
-    network: CausalLM, tokens: Sequence[int], forced: Mapping[int, Sequence[int]] | None = None
+    network: CausalLM, tokens: Tokens[int], forced: Mapping[int, Tokens[int]] | None = None
 ) -> list[TokenRouting]:
     """The oracle: the routing of every token, computed in one step without the engine."""
     masks, numbers = {}, {}
@@ -89,7 +93,7 @@ def _rounded(weights_K: Tensor) -> list[float]:
     return found
 
 
-def check(network: CausalLM, prompt: Sequence[int], result: EngineOutput, *, with_prompt: bool = True) -> None:
+def check(network: CausalLM, prompt: Tokens[int], result: EngineOutput, *, with_prompt: bool = True) -> None:
     expected = routing_of(network, [*prompt, *result.token_ids])
     assert list(result.routing) == expected[len(prompt) - 1 : -1]
     assert list(result.prompt_routing) == (expected[: len(prompt)] if with_prompt else [])
@@ -184,6 +188,37 @@ def test_layers_and_the_largest_gates_can_be_chosen(network: CausalLM) -> None:
         for token in results["all"].routing
     ]
     assert list(results["few"].routing) == expected
+
+
+def told(weights_LTK: Tensor, experts_LTK: Tensor, returned: ReturnedRouting) -> list[TokenRouting]:
+    """What a step with these choices tells a sequence that asks for all of its tokens."""
+    num_tokens, logits_LTE = weights_LTK.shape[1], torch.zeros(*weights_LTK.shape[:2], 4)
+    sequence = Sequence(request("r", range(num_tokens), routing=RoutingParams(returned=returned)), 0, 0, 0.0)
+    sequence.num_scheduled_tokens = num_tokens
+    step = StepRouting(tuple(range(len(weights_LTK))), weights_LTK, experts_LTK, logits_LTE)
+    return routing_by_request([sequence], step)["r"]
+
+
+def test_the_order_in_which_a_router_lists_its_choices_does_not_matter() -> None:
+    """Those that it lists by gate are told as they are; a step with any other list is sorted."""
+    weights_LTK, order_LTK = torch.rand(3, 5, 4, generator=torch.Generator().manual_seed(0)).sort(-1, descending=True)
+    shuffled = torch.tensor([2, 0, 3, 1])
+    for asked in (ReturnedRouting((0, 1, 2), prompt=True), ReturnedRouting((2, 0), 2, prompt=True)):
+        expected = told(weights_LTK, order_LTK, asked)
+        assert told(weights_LTK[..., shuffled], order_LTK[..., shuffled], asked) == expected
+        assert told(weights_LTK, order_LTK[..., shuffled], asked) != expected, "the comparison can fail"
+
+
+def test_gates_are_compared_before_they_are_rounded() -> None:
+    """Gates that are equal after rounding have an order; one that is rounded to zero is computed, a zero is not."""
+    small = torch.tensor(0.001)
+    larger = torch.nextafter(small, torch.tensor(1.0))
+    weights_LTK = torch.stack([torch.stack([small, larger]), torch.tensor([0.9, 1e-12]), torch.tensor([0.9, 0.0])])[
+        None
+    ]
+    found = told(weights_LTK, torch.tensor([[[3, 1], [2, 0], [2, 0]]]), ReturnedRouting((0,), prompt=True))
+    assert [token.experts for token in found] == [((1, 3),), ((2, 0),), ((2,),)]
+    assert [token.gates for token in found] == [((0.001, 0.001),), ((0.899999976, 0.0),), ((0.899999976,),)]
 
 
 @pytest.mark.compiled_kernels
