@@ -42,7 +42,10 @@ def uses_atem(template: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class AtemAnswer:
-    """`prefix` is what the prompt has of the message that the answer begins with; empty: a text without messages."""
+    """`prefix` is what the prompt has of the message that the answer begins with; empty: a text without messages.
+
+    An answer that has no message at all is content.
+    """
 
     prefix: str = ""
 
@@ -52,9 +55,12 @@ class AtemAnswer:
             yield from _message(header, reader, sink, is_continued=True)
             header = ""
         while not reader.is_exhausted:
-            pieces = [header]
-            if (yield from reader.until(markers(MESSAGE), pieces.append)) is not None:
-                yield from _message("".join(pieces), reader, sink)
+            pieces: list[str] = []
+            stop = yield from reader.until(markers(START, MESSAGE, END_MESSAGE, END_TURN), pieces.append)
+            if stop == MESSAGE:
+                yield from _message(header + "".join(pieces), reader, sink)
+            elif header and stop in (None, END_TURN) and not reader.was_cut_off:
+                sink.text("".join(pieces))
             header = ""
 
 

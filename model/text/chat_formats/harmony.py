@@ -60,9 +60,9 @@ class HarmonyAnswer:
             header = ""
         else:
             begun: list[str] = []
-            stop = yield from reader.until(markers(CHANNEL, MESSAGE, START, END), begun.append)
+            stop = yield from reader.until(markers(MESSAGE, START, CHANNEL, END, CALL, RETURN), begun.append)
             header = self.prefix + "".join(begun)
-            if stop is None and not reader.was_cut_off:
+            if stop in (None, CALL, RETURN) and not reader.was_cut_off:
                 sink.text("".join(begun))
         while stop is not None:
             if stop in (START, CHANNEL):

@@ -64,6 +64,11 @@ def test_a_message_without_a_recipient_is_for_the_user() -> None:
     assert answer_of("<|message|>Hello.<|eot|>").content == "Hello."
 
 
+@pytest.mark.parametrize("end", ["", "<|eot|>"])
+def test_an_answer_without_a_message_is_content(end: str) -> None:
+    assert answer_of(f"Hello there.{end}") == Answer("Hello there.", "", ())
+
+
 def test_calls_of_tools_that_the_request_does_not_have_are_left_out() -> None:
     assert answer_of(f"{call('other')}<|eom|><|start|>assistant to=user<|message|>a<|eot|>") == Answer("a", "", ())
 

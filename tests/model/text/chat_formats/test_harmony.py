@@ -76,5 +76,6 @@ def test_functions_that_the_request_does_not_have_are_calls_if_it_has_any() -> N
 
 
 def test_an_answer_without_any_marker_is_content() -> None:
-    assert answer_of("Hello there.") == Answer("Hello there.", "", ())
+    for end in ("", "<|return|>"):
+        assert answer_of(f"Hello there.{end}") == Answer("Hello there.", "", ())
     assert answer_of(" to=functions.get_weather<|channel|>commentary<|message|>{}").calls == (("get_weather", "{}"),)
