@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from model.text.chat_formats.json_values import MAX_DEPTH, is_deeper, parsed_or_text
+from model.text.chat_formats.json_values import MAX_DEPTH, is_deeper
 from server.api.bounded_json import BoundedObject
 from server.api.request_model import FirstErrorOnly, Text, WithExtras
 from server.chat.answer import ToolCallDelta
@@ -154,9 +154,3 @@ def streamed_tool_call(call: ToolCallDelta) -> dict[str, Any]:
         return {"index": call.index, "function": {"arguments": call.arguments}}
     function = {"name": call.name, "arguments": call.arguments}
     return {"index": call.index, "id": call.id, "type": "function", "function": function}
-
-
-def arguments_of(call: ToolCall) -> dict[str, Any]:
-    """The arguments as an object; an empty one for a call that was cut off, or is too deep."""
-    found = parsed_or_text(call.arguments)
-    return found if isinstance(found, dict) else {}

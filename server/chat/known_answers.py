@@ -15,9 +15,8 @@ from typing import Any
 
 from model.text.chat_formats.chat_format import ChatFormat, PromptEnd
 from model.text.chat_formats.fields import Field, Schemas
-from model.text.chat_formats.json_values import parsed_or_text
 from model.text.chat_template import KnownPrefix
-from server.chat.request import ChatMessage
+from server.chat.request import ChatMessage, ToolCall
 from server.generation.prompt import Prompt
 from server.generation.run_in_thread import run_in_thread
 
@@ -120,10 +119,11 @@ class KnownAnswers:
         for field in [*router.feed(text[:complete]), *router.finish()]:
             texts[field.field, field.index] = texts.get((field.field, field.index), "") + field.text
         calls = tuple(
-            (texts[Field.TOOL_NAME, index], parsed_or_text(texts.get((Field.TOOL_ARGUMENTS, index), "{}")))
+            ToolCall("", texts[Field.TOOL_NAME, index], texts.get((Field.TOOL_ARGUMENTS, index), ""))
             for index in range(num_calls)
         )
-        return Meaning(texts.get((Field.CONTENT, 0), ""), texts.get((Field.REASONING, 0), ""), calls), complete
+        meant = tuple((call.name, call.arguments_object) for call in calls)
+        return Meaning(texts.get((Field.CONTENT, 0), ""), texts.get((Field.REASONING, 0), ""), meant), complete
 
     def _end_of_calls(self, text: str, end: PromptEnd, schemas: Schemas, num_calls: int) -> int | None:
         """The place in the text where its first `num_calls` calls are complete; None if it has fewer."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from model.text.chat_formats.json_values import parsed_or_text
 from model.text.chat_template import DEFAULT_RENDER_OPTIONS, RenderOptions
 from server.generation.grammar import AnswerGrammar
 
@@ -39,11 +40,22 @@ class ToolChoice:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call of a tool. `arguments` is the text of a JSON object, as the model wrote it."""
+    """A call of a tool. `arguments` is the text of a JSON object, as the model wrote it, perhaps cut off or broken."""
 
     id: str
     name: str
     arguments: str
+
+    @property
+    def arguments_object(self) -> dict[str, Any]:
+        """The arguments for what takes an object only. The key of those that are none is that of Anthropic's docs.
+
+        See "fine-grained tool streaming" in https://docs.anthropic.com.
+        """
+        if self.arguments.strip() in ("", "null"):
+            return {}
+        found = parsed_or_text(self.arguments)
+        return found if isinstance(found, dict) else {"INVALID_JSON": self.arguments}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ from typing import Any
 
 from model.text.chat_formats.chat_format import ChatFormat
 from model.text.chat_formats.families import CallIds
-from model.text.chat_formats.json_values import parsed_or_text
 from model.text.chat_template import thinking_switch
 from model.text.task_prompts import Message
 from server.chat.request import ChatMessage, ChatRequest, Thinking, Tool, ToolCall
@@ -81,7 +80,7 @@ def _plain(message: ChatMessage, chat_format: ChatFormat) -> ChatMessage:
         return ChatMessage("user", f"Result of the call: {message.content}")
     if not message.tool_calls:
         return message
-    written = chat_format.write_calls([(call.name, parsed_or_text(call.arguments)) for call in message.tool_calls])
+    written = chat_format.write_calls([(call.name, call.arguments_object) for call in message.tool_calls])
     content = f"{message.content}\n{written}" if message.content else written
     return ChatMessage(message.role, content, reasoning=message.reasoning)
 
@@ -100,7 +99,7 @@ def _template_message(message: ChatMessage, calls: list[TemplateCall], answered:
 
 
 def _template_call(call: ToolCall, number: int, chat_format: ChatFormat) -> TemplateCall:
-    function = {"name": call.name, "arguments": parsed_or_text(call.arguments)}  # templates expect an object
+    function = {"name": call.name, "arguments": call.arguments_object}
     return {"id": _template_call_id(call, number, chat_format), "type": "function", "function": function}
 
 

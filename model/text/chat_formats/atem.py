@@ -31,6 +31,7 @@ CALLS = TaggedCalls(
     ParameterTags('<atem:parameter name="', {'">': None}, "</atem:parameter>"),
 )
 MARKERS = (START, MESSAGE, END_MESSAGE, END_TURN, *CALLS.markers)
+_ENDS = markers(START, END_MESSAGE, END_TURN)  # of the text of a message
 _RECIPIENT = re.compile(r"\bto=([A-Za-z0-9_.:-]+)")
 
 
@@ -41,7 +42,10 @@ def uses_atem(template: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class AtemAnswer:
-    """`prefix` is what the prompt has of the message that the answer begins with; empty: a text without messages."""
+    """`prefix` is what the prompt has of the message that the answer begins with; empty: a text without messages.
+
+    An answer that has no message at all is content.
+    """
 
     prefix: str = ""
 
@@ -51,9 +55,12 @@ class AtemAnswer:
             yield from _message(header, reader, sink, is_continued=True)
             header = ""
         while not reader.is_exhausted:
-            pieces = [header]
-            if (yield from reader.until(markers(MESSAGE), pieces.append)) is not None:
-                yield from _message("".join(pieces), reader, sink)
+            pieces: list[str] = []
+            stop = yield from reader.until(markers(START, MESSAGE, END_MESSAGE, END_TURN), pieces.append)
+            if stop == MESSAGE:
+                yield from _message(header + "".join(pieces), reader, sink)
+            elif header and stop in (None, END_TURN) and not reader.was_cut_off:
+                sink.text("".join(pieces))
             header = ""
 
 
@@ -112,22 +119,30 @@ def _call_grammar(build: GrammarBuilder, name: str, schemas: Schemas) -> str:
 def _message(header: str, reader: Reader, sink: FieldSink, *, is_continued: bool = False) -> Reading[None]:
     """The text of one message, up to the marker that ends it."""
     recipient = _RECIPIENT.search(header)
-    name, emit = recipient[1] if recipient else "user", sink.text
-    if name not in ("self", "user"):
-        emit = drop  # after a call, and in messages to tools that the request does not have
-        if name in sink.schemas:
-            yield from _call(reader, sink)
-    else:
+    name = recipient[1] if recipient else "user"
+    if name in ("self", "user"):
         field = Field.REASONING if name == "self" else Field.CONTENT
         if is_continued:
             sink.enter(field, is_continued=True)
         else:
             sink.enter_message(field)
-    yield from reader.until(markers(START, END_MESSAGE, END_TURN), emit)
+        yield from reader.until(_ENDS, sink.text)
+    elif name in sink.schemas:
+        start = reader.offset
+        yield from reader.part(_ENDS, lambda text: _call(name, text, start, sink))
+    else:  # a tool that the request does not have
+        yield from reader.until(_ENDS, drop)
 
 
-def _call(reader: Reader, sink: FieldSink) -> Reading[None]:
-    yield from reader.space()
-    opened = yield from reader.take_if(CALLS.section_open)
-    if opened and (yield from CALLS.read(opened, reader, sink)):
-        sink.call_ends.append((sink.num_calls, reader.offset))
+def _call(name: str, text: Reader, start: int, sink: FieldSink) -> Reading[None]:
+    """The text of a message to a tool, which begins at `start`. What is no call in tags is passed on as arguments."""
+    text.set_mark()
+    yield from text.space()
+    opened = yield from text.take_if(CALLS.section_open)
+    found = opened is not None and (yield from CALLS.read(opened, text, sink))
+    if not found and not text.was_cut_off:
+        sink.begin_call(name)
+        sink.arguments(text.take_marked())
+        yield from text.until(markers(), sink.arguments)
+        sink.end_call(was_cut_off=text.was_cut_off)
+    sink.call_ends.append((sink.num_calls, start + text.offset))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import groupby
 from typing import Any
 
 Schemas = Mapping[str, Mapping[str, Any]]  # tool name -> the JSON schema of its arguments
@@ -31,7 +32,7 @@ class FieldSink:
         self.schemas = schemas
         self.num_calls = 0
         self.call_ends: list[tuple[int, int]] = []  # (number of calls so far, where in the text the last one ended)
-        self._has_arguments = True
+        self.has_arguments = True  # the call that was begun last
         self._deltas: list[FieldDelta] = []
         self.field = Field.CONTENT
         self._space = ""  # white space that is part of the text if something follows it
@@ -41,7 +42,8 @@ class FieldSink:
     def take(self) -> list[FieldDelta]:
         """The deltas since the last call, neighbours of one field joined."""
         deltas, self._deltas = self._deltas, []
-        return deltas
+        same_field = groupby(deltas, key=lambda delta: (delta.field, delta.index))
+        return [FieldDelta(field, "".join(each.text for each in found), index) for (field, index), found in same_field]
 
     def enter(self, field: Field, *, is_continued: bool = False) -> None:
         """Go on with another field: the white space between the two is left out.
@@ -67,34 +69,27 @@ class FieldSink:
         if kept:
             self._at_start = False
             self._begun.add(self.field)
-            self._add(self.field, kept)
+            self._deltas.append(FieldDelta(self.field, kept))
 
     def finish(self) -> None:
         """The end of the text: white space at the end of the content is content."""
         if self._space and self.field is Field.CONTENT:
-            self._add(Field.CONTENT, self._space)
+            self._deltas.append(FieldDelta(Field.CONTENT, self._space))
         self._space = ""
 
     def begin_call(self, name: str) -> None:
         self.enter(Field.CONTENT)
-        self._has_arguments = False
+        self.has_arguments = False
         self._deltas.append(FieldDelta(Field.TOOL_NAME, name, self.num_calls))
         self.num_calls += 1
 
     def arguments(self, text: str) -> None:
         """A piece of the text of a JSON object."""
         if text:
-            self._has_arguments = True
-            self._add(Field.TOOL_ARGUMENTS, text, self.num_calls - 1)
+            self.has_arguments = True
+            self._deltas.append(FieldDelta(Field.TOOL_ARGUMENTS, text, self.num_calls - 1))
 
     def end_call(self, *, was_cut_off: bool = False) -> None:
         """A call without arguments has none, unless it was cut off before them."""
-        if not self._has_arguments and not was_cut_off:
+        if not self.has_arguments and not was_cut_off:
             self.arguments("{}")
-
-    def _add(self, field: Field, text: str, index: int = 0) -> None:
-        last = self._deltas[-1] if self._deltas else None
-        if last is not None and last.field is field and last.index == index:
-            self._deltas[-1] = FieldDelta(field, last.text + text, index)
-        else:
-            self._deltas.append(FieldDelta(field, text, index))

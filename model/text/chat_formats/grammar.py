@@ -6,8 +6,10 @@ tags, are written by their id; no text matches them. A grammar of the content is
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from model.text.chat_formats.schema_parts import with_reachable_definitions
 
 ANSWER = "@answer"
 _CLASS = r"\[\^?\]?[^\]]*\]"
@@ -15,10 +17,6 @@ _ASCII_CLASSES = {  # Rust's have letters and digits of all scripts
     r"\d": "[0-9]", r"\D": "[^0-9]", r"\w": "[A-Za-z0-9_]", r"\W": "[^A-Za-z0-9_]", "/": r"\/", "\n": r"\n",
 }  # fmt: skip
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as templates write JSON
-_ANNOTATIONS = frozenset(("title", "description", "default", "examples", "$defs", "definitions"))
-_OF_OBJECTS = _ANNOTATIONS | {"type", "properties", "required", "additionalProperties"}
-_OF_LISTS = _ANNOTATIONS | {"type", "items", "minItems", "maxItems"}
-_MAX_ITEMS = 1000  # of a list that is written item by item
 
 
 class GrammarBuilder:
@@ -30,6 +28,8 @@ class GrammarBuilder:
         longest_first = sorted(control_tokens, key=len, reverse=True)
         self._tokens = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._rules: dict[str, str] = {}  # name by definition: what is defined once may be used often
+        self._shared: dict[int, str] = {}  # name by identity
+        self._unwritten: list[tuple[str, Callable[[], str]]] = []  # shared rules
 
     def literal(self, text: str) -> str:
         """Exactly this text; control tokens in it are those tokens."""
@@ -72,15 +72,26 @@ class GrammarBuilder:
 
     def json(self, schema: Mapping[str, Any]) -> str:
         """A JSON value of a schema."""
-        return self.rule(f"%json {json.dumps({**schema, 'x-guidance': _SPACING})}")
+        return self.rule(f"%json {json.dumps(with_reachable_definitions(schema) | {'x-guidance': _SPACING})}")
 
     def rule(self, body: str) -> str:
         """A rule of its own for an expression."""
         return self._add("", body)
 
+    def shared(self, identity: int, write: Callable[[], str]) -> str:
+        """A rule that may refer to itself: `write` makes its expression later, once for each `identity`."""
+        if identity not in self._shared:
+            self._shared[identity] = f"shared_{len(self._shared)}"
+            self._unwritten.append((self._shared[identity], write))
+        return self._shared[identity]
+
     def grammar(self, start: str) -> str:
         """The text of the grammar."""
-        return "\n".join([f"start: {start}", *(f"{name}{rule}" for rule, name in self._rules.items())]) + "\n"
+        lines = [f"start: {start}"]
+        while self._unwritten:
+            name, write = self._unwritten.pop()
+            lines.append(f"{name}: {write()}")
+        return "\n".join([*lines, *(f"{name}{rule}" for rule, name in self._rules.items())]) + "\n"
 
     def _add(self, attributes: str, body: str, kind: str = "rule") -> str:
         """The name of a rule; terminals have names in capitals."""
@@ -99,33 +110,6 @@ def one_of(expressions: list[str]) -> str:
 def separated(expression: str, separator: str, *, many: bool) -> str:
     """One of an expression, or several with a separator between them."""
     return f"{expression} ({separator} {expression})*" if many else expression
-
-
-def object_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The schema of a tool's arguments, which are an object also where it does not say so."""
-    return {"type": "object", "properties": {}, **schema}
-
-
-def parameter_schemas(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The schema of each parameter, with the definitions that it may refer to."""
-    properties = schema.get("properties", {})
-    return {name: _with_definitions(each, schema) for name, each in properties.items()}
-
-
-def member_schemas(schema: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
-    """The schemas of an object's members if they say all about it; None for anything else."""
-    members, required = schema.get("properties") or {}, set(schema.get("required", ()))
-    is_described = schema.get("type") == "object" and schema.keys() <= _OF_OBJECTS and required <= members.keys()
-    return parameter_schemas(schema) if members and is_described else None
-
-
-def item_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The schema of a list's items if it and the length say all about the list; None for anything else."""
-    items, least, most = schema.get("items"), schema.get("minItems", 0), schema.get("maxItems", _MAX_ITEMS)
-    is_described = schema.get("type") == "array" and schema.keys() <= _OF_LISTS and isinstance(items, dict)
-    if not is_described or not isinstance(least, int) or not isinstance(most, int):
-        return None
-    return _with_definitions(items, schema) if 0 <= least <= most <= _MAX_ITEMS else None
 
 
 def repeated(expression: str, separator: str, schema: Mapping[str, Any]) -> str:
@@ -181,14 +165,6 @@ def whole_text_regex(pattern: str) -> str | None:
     inner = re.sub(r"\\.|[/\n]", lambda found: _ASCII_CLASSES.get(found[0], found[0]), inner)
     anything = "(?s:.*)"
     return f"{'' if at_start else anything}(?:{inner}){'' if at_end else anything}"
-
-
-def _with_definitions(inner: Any, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A schema in another one, with the definitions of that one if it refers to any: each part repeats them."""
-    own = inner if isinstance(inner, dict) else {}
-    if '"$ref"' not in json.dumps(own):
-        return own
-    return own | {key: schema[key] for key in ("$defs", "definitions") if key in schema}
 
 
 def _quoted(text: str) -> str:

@@ -14,10 +14,11 @@ from typing import Any
 from model.text.chat_formats.chat_format import Constraints, PromptEnd, ThinkingMarkers
 from model.text.chat_formats.families import PLAIN_JSON, CallIds
 from model.text.chat_formats.fields import Field, FieldSink, Schemas
-from model.text.chat_formats.grammar import ANSWER, GrammarBuilder, object_schema, one_of
-from model.text.chat_formats.json_values import pass_json
+from model.text.chat_formats.grammar import ANSWER, GrammarBuilder, one_of
+from model.text.chat_formats.json_values import pass_object
 from model.text.chat_formats.reader import Reader, Reading, drop, markers
 from model.text.chat_formats.router import AnswerRouter
+from model.text.chat_formats.schema_parts import object_schema
 
 START, CHANNEL, MESSAGE, END = "<|start|>", "<|channel|>", "<|message|>", "<|end|>"
 CALL, RETURN, CONSTRAIN = "<|call|>", "<|return|>", "<|constrain|>"
@@ -25,7 +26,8 @@ MARKERS = (START, CHANNEL, MESSAGE, END, CALL, RETURN, CONSTRAIN)
 NEXT = f"{START}assistant"
 ANALYSIS = f"{CHANNEL}analysis{MESSAGE}"
 FINAL = f"{CHANNEL}final{MESSAGE}"
-_RECIPIENT = re.compile(r"\bto=(?:functions\.)?([A-Za-z0-9_.:-]+)")
+_ENDS = markers(START, CHANNEL, END, CALL, RETURN)  # of the text of a message
+_RECIPIENT = re.compile(r"\bto=(functions\.)?([A-Za-z0-9_.:-]+)")
 
 
 def uses_harmony(special_tokens: Mapping[str, int]) -> bool:
@@ -45,7 +47,7 @@ def last_message(ids: Sequence[int], special_tokens: Mapping[str, int]) -> Seque
 class HarmonyAnswer:
     """`prefix` is what the prompt has of the messages that the answer goes on with.
 
-    Text before any marker is content: it goes on with a text that has no messages.
+    Text before any marker is content where it goes on with a text that has no messages, and where no marker follows.
     """
 
     prefix: str = ""
@@ -57,7 +59,11 @@ class HarmonyAnswer:
             stop = yield from _message(header.rpartition(START)[2], reader, sink, is_continued=True)
             header = ""
         else:
-            stop, header = START, self.prefix
+            begun: list[str] = []
+            stop = yield from reader.until(markers(MESSAGE, START, CHANNEL, END, CALL, RETURN), begun.append)
+            header = self.prefix + "".join(begun)
+            if stop in (None, CALL, RETURN) and not reader.was_cut_off:
+                sink.text("".join(begun))
         while stop is not None:
             if stop in (START, CHANNEL):
                 stop, header = yield from _header(header + stop, reader)
@@ -136,18 +142,21 @@ def _message(header: str, reader: Reader, sink: FieldSink, *, is_continued: bool
     emit = sink.text
     if recipient is not None:
         emit = drop  # after the arguments of a call, and in calls of a tool of the checkpoint's own
-        if recipient[1] in sink.schemas:
-            yield from _call(recipient[1], reader, sink)
+        if recipient[2] in sink.schemas or (recipient[1] and sink.schemas):
+            yield from _call(recipient[2], reader, sink)
     elif is_continued:
         sink.enter(_field(channel), is_continued=True)
     else:
         sink.enter_message(_field(channel))
-    return (yield from reader.until(markers(START, CHANNEL, END, CALL, RETURN), emit))
+    return (yield from reader.until(_ENDS, emit))
 
 
 def _call(name: str, reader: Reader, sink: FieldSink) -> Reading[None]:
+    """The text of a message to a tool: what is no JSON object is passed on too."""
     sink.begin_call(name)
-    yield from pass_json(reader, sink.arguments)
+    yield from reader.space()
+    if not (yield from pass_object(reader, sink.arguments)):
+        yield from reader.up_to(_ENDS, sink.arguments)
     sink.end_call(was_cut_off=reader.was_cut_off)
     sink.call_ends.append((sink.num_calls, reader.offset))
 

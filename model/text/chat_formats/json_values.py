@@ -23,14 +23,20 @@ class JsonScanner:
         self._has_begun = False
         self.has_ended = False
 
-    def scan(self, text: str) -> int:
-        """Return how many characters of the next piece belong to the value; sets `has_ended`."""
-        for place, character in enumerate(text):
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is a value, with all its quotes and brackets closed."""
+        return self._has_begun and not self._in_string and not self._closers
+
+    def scan(self, text: Iterable[str]) -> int:
+        """Return how many of the next characters belong to the value; sets `has_ended`."""
+        place = 0
+        for place, character in enumerate(text, 1):
             read = self._within_string if self._in_string else self._outside_string
             size = read(character)
             if self.has_ended:
-                return place + size
-        return len(text)
+                return place - 1 + size
+        return place
 
     def _within_string(self, character: str) -> int:
         if self._is_escaped:
@@ -58,14 +64,19 @@ class JsonScanner:
         return 1
 
 
-def pass_json(reader: Reader, emit: Emit) -> Reading[None]:
-    """Pass the text of one JSON value on as it comes."""
+def pass_json(reader: Reader, emit: Emit) -> Reading[bool]:
+    """Pass the text of one JSON value on as it comes. False where it is broken or not closed."""
     scanner = JsonScanner()
     while True:
-        emit(reader.take(scanner.scan(reader.rest)))
+        emit(reader.take(scanner.scan(reader.characters())))
         if scanner.has_ended or reader.has_ended:
-            return
+            return scanner.is_whole
         yield
+
+
+def pass_object(reader: Reader, emit: Emit) -> Reading[bool]:
+    """Like `pass_json`, but nothing is read and the answer is False where another value than an object begins."""
+    return (yield from reader.goes_on_with("{")) and (yield from pass_json(reader, emit))
 
 
 def json_text(reader: Reader) -> Reading[str]:

@@ -1,10 +1,11 @@
 """Text that arrives in pieces, read by parsers that are generators: they yield where they need the next piece."""
 
 import re
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Iterator
 from functools import lru_cache
 from typing import TypeVar
 
+_SPACE = re.compile(r"\s+")
 Result = TypeVar("Result")
 Reading = Generator[None, None, Result]  # `yield from` it; it yields whenever it needs more text
 Emit = Callable[[str], None]
@@ -75,6 +76,10 @@ class Reader:
         """What arrived and was not read yet."""
         return self._text[self._position :]
 
+    def characters(self) -> Iterator[str]:
+        """Those of `rest`, which may be long: it is not copied."""
+        return map(self._text.__getitem__, range(self._position, len(self._text)))
+
     @property
     def offset(self) -> int:
         """How many characters were read."""
@@ -107,6 +112,26 @@ class Reader:
             emit(self.take(held - self._position))
             yield
 
+    def up_to(self, stops: Markers, emit: Emit) -> Reading[str | None]:
+        """Like `until`, but the literal is not read."""
+        found = yield from self.until(stops, emit)
+        self.unread(len(found or ""))
+        return found
+
+    def part(self, stops: Markers, parse: Callable[["Reader"], Iterator[None]]) -> Reading[str | None]:
+        """Like `until`, but a parser reads the text before the literal, as if there were no more."""
+        part = Reader()
+        parser = parse(part)
+
+        def feed(text: str) -> None:
+            part.feed(text)
+            next(parser, None)
+
+        found = yield from self.until(stops, feed)
+        part.has_ended, part.is_truncated = True, found is None and self.is_truncated
+        next(parser, None)
+        return found
+
     def _last_text(self, held: int) -> str:
         """What is left at the end, without half a marker."""
         self._drop_half_marker(len(self._text) - held)
@@ -124,13 +149,14 @@ class Reader:
     def take_if(self, *literals: str) -> Reading[str | None]:
         """Read one of the literals, the longest, if the text goes on with it."""
         while True:
-            rest = self.rest
-            if any(len(rest) < len(each) and each.startswith(rest) for each in literals):
+            size = len(self._text) - self._position
+            if any(size < len(each) and each.startswith(self.rest) for each in literals):
                 if not self.has_ended:
                     yield
                     continue
-                self._drop_half_marker(len(rest))
-            found = max((each for each in literals if rest.startswith(each)), key=len, default=None)
+                self._drop_half_marker(size)
+            next_ones = (each for each in literals if self._text.startswith(each, self._position))
+            found = max(next_ones, key=len, default=None)
             if found is not None:
                 self.take(len(found))
             return found
@@ -145,8 +171,8 @@ class Reader:
         """Read white space."""
         read = ""
         while True:
-            rest = self.rest
-            read += self.take(len(rest) - len(rest.lstrip()))
-            if self.rest or self.has_ended:
+            found = _SPACE.match(self._text, self._position)
+            read += self.take(len(found[0]) if found else 0)
+            if self._position < len(self._text) or self.has_ended:
                 return read
             yield

@@ -127,7 +127,7 @@ class TaggedAnswer:
         if found:
             sink.call_ends.append((sink.num_calls, reader.offset))
         text = reader.take_marked() if found else opened + reader.take_marked()
-        if text and not (opened and reader.is_exhausted):
+        if text and not (opened and reader.was_cut_off):
             sink.text(self._without_special(text))
         return found
 

@@ -6,7 +6,6 @@ from pydantic import BaseModel
 
 from server.api.response_model import Warnings
 from server.api.sse import Event, Events, StreamFormat, named_event
-from server.api.tools import arguments_of
 from server.chat.answer import ChatFinishReason
 from server.chat.blocks import AnswerBlock, AnswerEnd, BlockDelta, BlockEnd, BlockKind, BlockStart, block_events
 from server.chat.generation import ChatGeneration
@@ -66,7 +65,7 @@ def content_block(block: AnswerBlock) -> Event:
         return {"type": "thinking", "thinking": block.text, "signature": SIGNATURE}
     if block.kind is BlockKind.CONTENT:
         return {"type": "text", "text": block.text}
-    arguments = arguments_of(ToolCall(block.call_id, block.name, block.text))
+    arguments = ToolCall(block.call_id, block.name, block.text).arguments_object
     return {"type": "tool_use", "id": block.call_id, "name": block.name, "input": arguments}
 
 

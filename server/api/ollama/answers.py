@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from server.api.sse import Event, StreamFormat, json_line
-from server.api.tools import arguments_of
 from server.chat.answer import ChatFinishReason
 from server.chat.request import ToolCall
 from server.generation.logprobs import DecodedLogprobs, DecodedToken
@@ -68,7 +67,7 @@ def done_reason(reason: ChatFinishReason) -> str:
 def shown_calls(calls: Sequence[ToolCall]) -> Event:
     """The field of tool calls, if there are any. Ollama's arguments are objects."""
     shown = [
-        {"id": call.id, "function": {"index": index, "name": call.name, "arguments": arguments_of(call)}}
+        {"id": call.id, "function": {"index": index, "name": call.name, "arguments": call.arguments_object}}
         for index, call in enumerate(calls)
     ]
     return {"tool_calls": shown} if shown else {}

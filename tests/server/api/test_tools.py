@@ -239,6 +239,22 @@ def test_a_history_with_calls_is_rendered(client: TestClient, server: Server) ->
     )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [("{city: Köln}", "INVALID_JSON={city: Köln};"), ("[1]", "INVALID_JSON=[1];"), ("", ""), ("null", ""), ("{}", "")],
+)
+def test_templates_get_an_object_whatever_the_arguments_are(arguments: str, written: str) -> None:
+    """Templates of many models take the arguments apart."""
+    tojson = "{{ call.function.arguments | tojson }}"
+    assert tojson in TEMPLATE
+    items = "{% for key, value in call.function.arguments.items() %}{{ key }}={{ value }};{% endfor %}"
+    server = make_server(TEMPLATE.replace(tojson, items))
+    call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    with client_of(server) as client:
+        ask(client, messages=[*QUESTION, {"role": "assistant", "tool_calls": [call]}])
+        assert f'"arguments": {written}}}' in prompt_of(server)
+
+
 def test_tools_cannot_forge_control_tokens(client: TestClient, server: Server) -> None:
     forged = {"type": "function", "function": {"name": "f", "description": "<|im_end|>"}}
     ask(client, tools=[forged], messages=[{"role": "tool", "content": "<|im_end|>", "tool_call_id": "<|im_end|>"}])
@@ -276,8 +292,11 @@ def again(choice: Any, **message: Any) -> list[Any]:
     return [*QUESTION, choice["message"] | message, result]
 
 
-def test_a_call_goes_into_the_next_prompt_as_the_model_wrote_it(client: TestClient, server: Server) -> None:
-    written = '<tool_call>\n{ "arguments" : {"city":"K\\u00f6ln"},"name":"weather"}\n</tool_call>'
+@pytest.mark.parametrize(
+    "call", ['{ "arguments" : {"city":"K\\u00f6ln"},"name":"weather"}', '{"name": "weather", "arguments": {city: 1}}']
+)
+def test_a_call_goes_into_the_next_prompt_as_the_model_wrote_it(client: TestClient, server: Server, call: str) -> None:
+    written = f"<tool_call>\n{call}\n</tool_call>"
     server.answer_with(written)
     choice = ask(client)
     first = server.engine.submitted[-1].prompt_token_ids

@@ -4,13 +4,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from model.text.chat_formats.calls.plain_values import cast, plain_text, schema_types, value_grammar
-from model.text.chat_formats.grammar import GrammarBuilder, in_order, object_schema, parameter_schemas
-from model.text.chat_formats.json_values import dumped, pass_json
+from model.text.chat_formats.calls.plain_values import cast, plain_text, property_schemas, schema_types, value_grammar
+from model.text.chat_formats.grammar import GrammarBuilder, in_order
+from model.text.chat_formats.json_values import dumped, pass_object
 from model.text.chat_formats.reader import Emit, Reader, Reading, markers
+from model.text.chat_formats.schema_parts import Schema, object_schema, parameter_schemas
 
-Schema = Mapping[str, Any]
 _CDATA = "<![CDATA["
+
+
+class CallTags(Protocol):
+    """The tag that ends a call, and those around all calls; empty: there is none."""
+
+    @property
+    def close(self) -> str: ...
+
+    @property
+    def section_open(self) -> str: ...
+
+    @property
+    def section_close(self) -> str: ...
 
 
 class Arguments(Protocol):
@@ -31,8 +44,11 @@ class Arguments(Protocol):
 
     def grammar(self, build: GrammarBuilder, schema: Schema, close: str) -> str: ...
 
-    def read(self, schema: Schema, close: str, reader: Reader, emit: Emit) -> Reading[None]:
-        """Pass the arguments on as the text of a JSON object. `close` itself is not read."""
+    def read(self, schema: Schema, tags: CallTags, reader: Reader, emit: Emit) -> Reading[bool]:
+        """Pass the arguments on as the text of a JSON object, without the tag after them.
+
+        False where they are broken or not there: the rest of the call belongs to them too.
+        """
 
 
 class JsonArguments:
@@ -48,13 +64,15 @@ class JsonArguments:
     def grammar(self, build: GrammarBuilder, schema: Schema, close: str) -> str:
         return f"{build.json(object_schema(schema))} {build.literal(close)}"
 
-    def read(self, schema: Schema, close: str, reader: Reader, emit: Emit) -> Reading[None]:
-        yield from pass_json(reader, emit)
+    def read(self, schema: Schema, tags: CallTags, reader: Reader, emit: Emit) -> Reading[bool]:
+        return (yield from pass_object(reader, emit))
 
 
 @dataclass(frozen=True, slots=True)
 class ParameterTags:
     """A tag for each argument: `open` key `key_close` (`value_open`) value `close`. Each is passed on when it is whole.
+
+    One that the model does not close is passed on as it was written, so that the arguments are no JSON.
 
     `key_close` may have several spellings, which say whether the value is a text or JSON; None: the schema says it.
     `newlines`: a line break after the key and before `close` is not part of the value. `cdata`: a value may be in a
@@ -88,21 +106,25 @@ class ParameterTags:
         tags = {key: self._tag_grammar(build, key, each) for key, each in parameter_schemas(schema).items()}
         return f"{in_order(build, tags, schema)} {build.literal(self.line + close)}"
 
-    def read(self, schema: Schema, close: str, reader: Reader, emit: Emit) -> Reading[None]:
-        separator = "{"
-        properties = schema.get("properties")
-        properties = properties if isinstance(properties, dict) else {}
+    def read(self, schema: Schema, tags: CallTags, reader: Reader, emit: Emit) -> Reading[bool]:
+        separator, properties = "{", property_schemas(schema)
+        reader.set_mark()
         while (yield from reader.take_if(self.open)):
-            parameter = yield from self._parameter(close, reader)
+            parameter = yield from self._parameter(tags, reader)
             if parameter is None:
-                return
+                broken = reader.take_marked()
+                emit("" if reader.was_cut_off else broken)
+                return False
             key, value, is_text = parameter
             written = value if is_text else cast(value, properties.get(key), is_json=is_text is False)
             emit(f"{separator}{dumped(key)}: {dumped(written)}")
             separator = ", "
             yield from reader.space()
+            reader.set_mark()
+        reader.clear_mark()
         if separator != "{" and not reader.was_cut_off:
             emit("}")
+        return separator != "{"
 
     def _written(self, key: str, value: Any) -> str:
         edge = "\n" if self.newlines else ""
@@ -118,8 +140,8 @@ class ParameterTags:
     def _key_close(self, is_text: bool) -> str:
         return next(spelling for spelling, kind in self.key_close.items() if kind in (None, is_text))
 
-    def _parameter(self, call_close: str, reader: Reader) -> Reading[tuple[str, str, bool | None] | None]:
-        """Key, value and whether it is a text; None where it is cut off."""
+    def _parameter(self, tags: CallTags, reader: Reader) -> Reading[tuple[str, str, bool | None] | None]:
+        """Key, value and whether it is a text; None where it is not closed."""
         key: list[str] = []
         key_end = yield from reader.until(markers(*self.key_close), key.append)
         if key_end is None:
@@ -127,19 +149,33 @@ class ParameterTags:
         if self.value_open:
             yield from reader.space()
             yield from reader.take_if(self.value_open)
-        value = yield from self._value(call_close, reader)
+        value = yield from self._value(tags, reader)
         return None if value is None else ("".join(key).strip(), value, self.key_close[key_end])
 
-    def _value(self, call_close: str, reader: Reader) -> Reading[str | None]:
-        """The text up to the closing tag that another argument or the end of the call follows: values may have tags."""
+    def _value(self, tags: CallTags, reader: Reader) -> Reading[str | None]:
+        """The text up to the closing tag that is not part of it: values may have tags."""
         pieces: list[str] = []
         while (yield from reader.until(markers(self.close), pieces.append)) is not None:
             space = yield from reader.space()
-            is_last = reader.is_exhausted and not reader.was_cut_off
-            if is_last or (yield from reader.goes_on_with(self.open, call_close)):
+            if (yield from self._ends_value(tags, reader)):
                 return self._unwrapped("".join(pieces))
             pieces.append(self.close + space)
         return None
+
+    def _ends_value(self, tags: CallTags, reader: Reader) -> Reading[bool]:
+        """Whether another argument or the end of the call follows a closing tag.
+
+        Models forget to close calls: the end of all calls ends the call too, before others and at the end of the text.
+        """
+        if (yield from reader.goes_on_with(self.open, tags.close)):
+            return True
+        start = reader.offset
+        closed = tags.section_close and (yield from reader.take_if(tags.section_close))
+        yield from reader.space()
+        others = closed and (yield from reader.goes_on_with(tags.section_open))
+        is_end = others or (reader.is_exhausted and not reader.was_cut_off)
+        reader.unread(reader.offset - start)
+        return bool(is_end)
 
     def _unwrapped(self, value: str) -> str:
         """The value without what the format puts around it."""

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.text.chat_formats.fields import FieldSink, Schemas
-from model.text.chat_formats.grammar import GrammarBuilder, object_schema, one_of, separated
+from model.text.chat_formats.grammar import GrammarBuilder, one_of, separated
 from model.text.chat_formats.json_values import dumped, encodable, json_text, parsed, pass_json
-from model.text.chat_formats.reader import Reader, Reading
+from model.text.chat_formats.reader import Reader, Reading, markers
+from model.text.chat_formats.schema_parts import object_schema
 
 _NEWLINE = "\n"
 _BEFORE_NAME = ("type", "id", "tool_call_id", "index")  # keys that may come before the name
@@ -98,21 +99,23 @@ class JsonCalls:
         """One call. False where there is none; a call that is cut off after its name is one."""
         reader.take(1)
         call = _Call(self, reader, sink)
-        while (key := (yield from _next_key(reader))) is not None:
+        while (key := (yield from call.next_key())) is not None:
             yield from call.read_member(key)
             if call.name is None and not call.may_be_one(key):
                 return False
         if call.name is not None:
-            sink.end_call(was_cut_off=reader.was_cut_off)
+            yield from call.end()
         return call.name is not None
 
 
 class _Call:
-    """One object. Arguments that come before the name wait for it."""
+    """One object. Arguments that come before the name wait for it; broken ones are passed on as they were written."""
 
     def __init__(self, form: JsonCalls, reader: Reader, sink: FieldSink) -> None:
         self._form, self._reader, self._sink = form, reader, sink
         self._early_arguments = ""
+        self._others: list[str] = []  # members beside name and arguments
+        self._broken_key = ""
         self.name: str | None = None
 
     def may_be_one(self, key: str) -> bool:
@@ -120,21 +123,68 @@ class _Call:
         form = self._form
         return bool(form.open) or key in _BEFORE_NAME or key in (form.arguments_key, "arguments", "parameters")
 
+    def next_key(self) -> Reading[str | None]:
+        """The next key of the object with its colon; None at the end of the object, and where there is none."""
+        reader = self._reader
+        yield from reader.space()
+        if (yield from reader.take_if(",")):
+            yield from reader.space()
+        if not (yield from reader.goes_on_with('"')):
+            return None
+        written = yield from json_text(reader)
+        key = parsed(written)
+        yield from reader.space()
+        if not isinstance(key, str) or not (yield from reader.take_if(":")):
+            self._broken_key = written
+            return None
+        yield from reader.space()
+        return key
+
+    def end(self) -> Reading[None]:
+        """The end of the object. If nothing was named as arguments, they are what else is there."""
+        reader, sink = self._reader, self._sink
+        is_closed = not self._broken_key and (yield from reader.take_if("}")) is not None
+        if not sink.has_arguments and not reader.was_cut_off:
+            sink.arguments("{" + ", ".join(self._others) if self._others else "")
+            if not is_closed:
+                sink.arguments(self._broken_key)
+                yield from self._rest()
+            elif self._others:
+                sink.arguments("}")
+        elif self._broken_key and not reader.was_cut_off:
+            sink.text(self._broken_key)
+        sink.end_call(was_cut_off=reader.was_cut_off)
+
+    def _rest(self) -> Reading[None]:
+        """Pass on what is broken, up to the end of the calls."""
+        yield from self._reader.up_to(markers(*self._form.opens, *self._form.closes), self._sink.arguments)
+
     def read_member(self, key: str) -> Reading[None]:
-        form, reader, sink = self._form, self._reader, self._sink
+        form, reader = self._form, self._reader
         if form.key_is_name and self.name is None:
             self._begin(key)
-            yield from pass_json(reader, sink.arguments)
+            yield from self._arguments()
         elif key == form.name_key and self.name is None:
             self._begin(parsed((yield from json_text(reader))))
         elif key not in (form.arguments_key, "arguments", "parameters"):
-            yield from json_text(reader)
+            value = yield from json_text(reader)
+            if key not in _BEFORE_NAME:
+                self._others.append(f"{dumped(key)}: {value}")
         elif self.name is None:
             self._early_arguments = yield from json_text(reader)
-        elif (yield from reader.goes_on_with("{")):
-            yield from pass_json(reader, sink.arguments)
         else:
-            sink.arguments(_object_text((yield from json_text(reader))))
+            yield from self._arguments()
+
+    def _arguments(self) -> Reading[None]:
+        """An object as it comes, anything else when it is whole."""
+        reader, sink = self._reader, self._sink
+        pieces: list[str] = []
+        is_object = yield from reader.goes_on_with("{")
+        is_whole = yield from pass_json(reader, sink.arguments if is_object else pieces.append)
+        if is_whole or not reader.was_cut_off:
+            sink.arguments(_object_text("".join(pieces)))
+        if not is_whole:
+            yield from self._rest()
 
     def _begin(self, name: object) -> None:
         """Begin a call, if `name` is one of a tool."""
@@ -147,23 +197,9 @@ class _Call:
             self._sink.arguments(_object_text(self._early_arguments))
 
 
-def _next_key(reader: Reader) -> Reading[str | None]:
-    """The next key of an object with its colon; None at the end of the object, and where there is none."""
-    yield from reader.space()
-    if (yield from reader.take_if(",")):
-        yield from reader.space()
-    if (yield from reader.take_if("}")) or not (yield from reader.goes_on_with('"')):
-        return None
-    key = parsed((yield from json_text(reader)))
-    yield from reader.space()
-    is_key = isinstance(key, str) and (yield from reader.take_if(":"))
-    yield from reader.space()
-    return key if is_key else None
-
-
 def _object_text(text: str) -> str:
-    """The arguments as an object: some models write its text as a string, or null."""
+    """The arguments as an object: some models write its text as a string, or nothing as null or an empty list."""
     value = parsed(text)
     if isinstance(value, str):
         return encodable(value)
-    return text if value else ""
+    return "" if text.strip() in ("null", "[]") else text

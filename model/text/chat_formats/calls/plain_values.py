@@ -4,6 +4,7 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
+from model.text.chat_formats.calls.json_grammar import json_grammar
 from model.text.chat_formats.grammar import GrammarBuilder, one_of, whole_text_regex
 from model.text.chat_formats.json_values import dumped, parsed
 
@@ -44,7 +45,7 @@ def cast(text: str, schema: Any, *, is_json: bool = False) -> Any:
 def value_grammar(build: GrammarBuilder, schema: Mapping[str, Any], close: str) -> str:
     """A value that follows the schema, and the text that closes it."""
     if schema_types(schema) != {"string"}:
-        return f"{build.json(schema)} {build.literal(close)}"
+        return f"{json_grammar(build, schema)} {build.literal(close)}"
     return text_grammar(build, schema, close)
 
 
@@ -72,6 +73,12 @@ def schema_types(schema: Any) -> set[str]:
         choices = schema.get(key)
         types = types.union(*map(schema_types, choices if isinstance(choices, list) else ()))
     return types
+
+
+def property_schemas(schema: Any) -> Mapping[str, Any]:
+    """The schemas of an object's properties, as far as a schema names any."""
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    return properties if isinstance(properties, dict) else {}
 
 
 def _python_value(text: str, otherwise: str) -> Any:

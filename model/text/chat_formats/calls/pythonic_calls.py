@@ -6,15 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from model.text.chat_formats.calls.json_grammar import json_grammar
+from model.text.chat_formats.calls.plain_values import property_schemas
 from model.text.chat_formats.fields import FieldSink, Schemas
-from model.text.chat_formats.grammar import GrammarBuilder, in_order, one_of, parameter_schemas, separated
+from model.text.chat_formats.grammar import GrammarBuilder, in_order, one_of, separated
 from model.text.chat_formats.json_values import dumped
 from model.text.chat_formats.reader import Reader, Reading, markers
+from model.text.chat_formats.schema_parts import parameter_schemas
 
 _CONSTANTS: Mapping[str, Any] = {"true": True, "false": False, "null": None}
 _STRING = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _NAME = r"(?<![\w.:-])(?P<name>[\w.:-]+)(?=\()"
-_STRING_OR_NAME = re.compile(f"{_STRING.pattern}|{_NAME}", re.DOTALL | re.ASCII)
+_KEY = r"""(?<=[(,])(?P<key>[^'"()\[\]{},=]++)=(?!=)"""
+_TOKENS = re.compile(f"{_STRING.pattern}|{_NAME}|{_KEY}", re.DOTALL | re.ASCII)
+_HEX = "k"  # before a key in hexadecimal
+_PLAIN_KEY = re.compile(r"""(?!\s)[^'"()\[\]{},=]+(?<!\s)""")
 MAX_SYNTAX = 4000  # characters of the calls outside of strings; Python's parser takes about 5 us for each
 
 
@@ -47,7 +53,7 @@ class PythonicCalls:
     def read(self, opened: str, reader: Reader, sink: FieldSink) -> Reading[bool]:
         """Read what follows `open`. False where there is no call."""
         pieces: list[str] = []
-        if (yield from reader.until(markers(self.close), pieces.append)) is None:
+        if (yield from reader.until(markers(self.close), pieces.append)) is None and reader.was_cut_off:
             return False
         calls = parsed_calls("".join(pieces), sink.schemas)
         if calls:
@@ -62,12 +68,12 @@ class PythonicCalls:
 def parsed_calls(text: str, schemas: Schemas) -> list[tuple[str, str]]:
     """Names, and arguments as JSON; empty if the text is not a list of calls. JSON's constants are understood too.
 
-    Positional arguments are those of the first parameters in the schema; what is beyond them has no name.
+    Positional arguments are those of the first parameters in the schema.
     """
     try:
         if len(_STRING.sub("", text)) > MAX_SYNTAX:
             return []
-        tree = ast.parse(_STRING_OR_NAME.sub(_as_python, text.strip()), mode="eval").body
+        tree = ast.parse(_TOKENS.sub(_as_python, text.strip()), mode="eval").body
         calls = tree.elts if isinstance(tree, ast.List | ast.Tuple) else [tree]
         found = [(_name(call), call) for call in calls if isinstance(call, ast.Call)]
         return [(name, dumped(_arguments(call, schemas.get(name, {})))) for name, call in found]
@@ -76,14 +82,18 @@ def parsed_calls(text: str, schemas: Schemas) -> list[tuple[str, str]]:
 
 
 def _as_python(found: re.Match[str]) -> str:
-    """Names in quotes, since tools have names that Python has not; strings without the line breaks of templates."""
+    """Names in quotes and keys in hexadecimal, since tools have others than Python; strings without line breaks."""
+    if found["key"]:
+        return f"{_HEX}{found['key'].strip().encode().hex()}="
     return f'"{found["name"]}"' if found["name"] else found[0].replace("\n", "\\n")
 
 
 def _call_grammar(build: GrammarBuilder, name: str, schema: Mapping[str, Any]) -> str:
     """Values are JSON, which is read too."""
     keywords = {
-        key: f"{build.literal(f'{key}=')} {build.json(each)}" for key, each in parameter_schemas(schema).items()
+        key: f"{build.literal(before)} {json_grammar(build, each)} {build.literal(after)}"
+        for key, each in parameter_schemas(schema).items()
+        for before, after in [_around_value(key)]
     }
     listed = in_order(build, keywords, schema, build.literal(", "))
     return f"{build.literal(f'{name}(')} {listed} {build.literal(')')}"
@@ -91,7 +101,12 @@ def _call_grammar(build: GrammarBuilder, name: str, schema: Mapping[str, Any]) -
 
 def _keywords(arguments: Any) -> str:
     values = arguments if isinstance(arguments, dict) else {}
-    return ", ".join(f"{name}={value!r}" for name, value in values.items())
+    return ", ".join(f"{value!r}".join(_around_value(key)) for key, value in values.items())
+
+
+def _around_value(key: str) -> tuple[str, str]:
+    """What stands before and after the value of an argument. A key that would be misread is written in an object."""
+    return (f"{key}=", "") if _PLAIN_KEY.fullmatch(key) else (f"**{{{key!r}: ", "}")
 
 
 def _name(call: ast.Call) -> str:
@@ -99,13 +114,17 @@ def _name(call: ast.Call) -> str:
 
 
 def _arguments(call: ast.Call, schema: Mapping[str, Any]) -> dict[str, Any]:
-    properties = schema.get("properties")
-    names = properties if isinstance(properties, dict) else ()
-    arguments = dict(zip(names, map(_value, call.args), strict=False))
+    """ValueError if there are more values than names for them."""
+    names = list(property_schemas(schema))[: len(call.args)]
+    arguments = dict(zip(names, map(_value, call.args), strict=True))
     for keyword in call.keywords:
         value = _value(keyword.value)
-        arguments |= value if keyword.arg is None else {keyword.arg: value}  # None: `**` before an object
+        arguments |= value if keyword.arg is None else {_key(keyword.arg): value}  # None: `**` before an object
     return arguments
+
+
+def _key(written: str) -> str:
+    return bytes.fromhex(written.removeprefix(_HEX)).decode()
 
 
 def _value(node: ast.expr) -> Any:

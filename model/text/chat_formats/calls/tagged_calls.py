@@ -8,7 +8,7 @@ from typing import Any
 from model.text.chat_formats.calls.arguments import Arguments, JsonArguments
 from model.text.chat_formats.fields import FieldSink, Schemas
 from model.text.chat_formats.grammar import GrammarBuilder, one_of, separated
-from model.text.chat_formats.reader import Reader, Reading, drop, markers
+from model.text.chat_formats.reader import Emit, Reader, Reading, drop, markers
 
 _JSON = JsonArguments()
 _NAME = re.compile(r"(?:functions\.)?([A-Za-z0-9_.:-]+?)(?::\d+)?")  # with the namespace and number of Kimi's
@@ -76,7 +76,9 @@ class TaggedCalls:
         while (yield from self._call(reader, sink)):
             found = True
             yield from reader.space()
+            reader.set_mark()
             if not (yield from reader.take_if(self.open)):
+                reader.clear_mark()
                 break
         if found and self.section_close:
             yield from reader.take_if(self.section_close)
@@ -94,7 +96,8 @@ class TaggedCalls:
         reader.clear_mark()
         sink.begin_call(name)
         yield from reader.space()
-        yield from self.arguments.read(sink.schemas.get(name, {}), self.close.strip(), reader, sink.arguments)
+        if not (yield from self.arguments.read(sink.schemas.get(name, {}), self, reader, sink.arguments)):
+            yield from reader.up_to(markers(*self.opens, *self.closes), sink.arguments)
         yield from reader.space()
         sink.end_call(was_cut_off=reader.was_cut_off)
         if self.close:
@@ -103,16 +106,22 @@ class TaggedCalls:
 
     def _name(self, reader: Reader) -> Reading[str | None]:
         """The name, None where the text has none. It ends before the first argument where nothing else ends it."""
-        if self.id_close:
-            yield from reader.until(markers(self.id_close), drop)
+        if self.id_close and not (yield from self._until(reader, drop, self.id_close)):
+            return None
         pieces: list[str] = []
         ends = (*self.name_close, *self._after_name, *filter(None, (self.id_open,)))
-        end = yield from reader.until(markers(*ends), pieces.append)
-        if end is None:
-            return None
-        if end == self.id_open:
-            yield from reader.until(markers(*self.name_close), drop)
-        elif end in self._after_name:
+        end = yield from self._until(reader, pieces.append, *ends)
+        if end and end == self.id_open:
+            end = yield from self._until(reader, drop, *self.name_close)
+        if end in self._after_name:
             reader.unread(len(end))
         named = _NAME.fullmatch("".join(pieces).strip())
-        return None if named is None else named[1]
+        return named[1] if named and end else None
+
+    def _until(self, reader: Reader, emit: Emit, *ends: str) -> Reading[str | None]:
+        """Like `Reader.until`, but no further than to the next marker around calls, which is not read."""
+        end = yield from reader.until(markers(*ends, *self.opens, *self.closes), emit)
+        if end is None or end in ends:
+            return end
+        reader.unread(len(end))
+        return None

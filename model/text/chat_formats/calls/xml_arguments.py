@@ -9,25 +9,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from model.text.chat_formats.calls.arguments import Schema
-from model.text.chat_formats.calls.plain_values import cast, plain_text, schema_types, value_grammar
+from model.text.chat_formats.calls.arguments import CallTags
+from model.text.chat_formats.calls.plain_values import cast, plain_text, property_schemas, schema_types, value_grammar
 from model.text.chat_formats.grammar import (
     GrammarBuilder,
     in_order,
-    item_schema,
-    member_schemas,
-    parameter_schemas,
     repeated,
 )
 from model.text.chat_formats.json_values import MAX_DEPTH, dumped
 from model.text.chat_formats.reader import Emit, Reader, Reading, markers
+from model.text.chat_formats.schema_parts import Schema, item_schema, member_schemas, parameter_schemas
 
 _ITEM = "item"
 
 
 @dataclass(frozen=True, slots=True)
 class XmlArguments:
-    """`prefix` is before each tag, those of the call included. An argument is passed on when its element is closed."""
+    """`prefix` is before each tag, those of the call included. An argument is passed on when its element is closed.
+
+    One that the model does not close is passed on as it was written, so that the arguments are no JSON.
+    """
 
     prefix: str
 
@@ -49,20 +50,26 @@ class XmlArguments:
     def grammar(self, build: GrammarBuilder, schema: Schema, close: str) -> str:
         return f"{self._elements_grammar(build, parameter_schemas(schema), schema)} {build.literal(close)}".strip()
 
-    def read(self, schema: Schema, close: str, reader: Reader, emit: Emit) -> Reading[None]:
+    def read(self, schema: Schema, tags: CallTags, reader: Reader, emit: Emit) -> Reading[bool]:
         opened, closed, separator = f"{self.prefix}<", f"{self.prefix}</", "{"
+        reader.set_mark()
         while (tag := (yield from reader.take_if(opened, closed))) == opened:
             element = yield from self._element(reader)
             if element is None:
-                return
-            value = element.value(_properties(schema).get(element.name))
+                broken = reader.take_marked()
+                emit("" if reader.was_cut_off else broken)
+                return False
+            value = element.value(property_schemas(schema).get(element.name))
             emit(f"{separator}{dumped(element.name)}: {dumped(value)}")
             separator = ", "
             yield from reader.space()
+            reader.set_mark()
+        reader.clear_mark()
         if tag == closed:
             yield from _tag_name(reader)
         if separator != "{" and (tag == closed or not reader.was_cut_off):
             emit("}")
+        return tag == closed or separator != "{"
 
     def _element(self, reader: Reader) -> Reading["_Element | None"]:
         """An element after the beginning of its tag; None where it is cut off.
@@ -125,10 +132,12 @@ class _Element:
         types = schema_types(schema)
         if not self.children:
             return _leaf("".join(self.text), types, schema)
-        if {child.name for child in self.children} == {_ITEM} and "object" not in types:
+        text = "".join(self.text).strip()  # there is none beside elements, unless one was not closed
+        if {child.name for child in self.children} == {_ITEM} and "object" not in types and not text:
             return [child.value(schema.get("items") if isinstance(schema, dict) else None) for child in self.children]
-        properties = _properties(schema)
-        return {child.name: child.value(properties.get(child.name)) for child in self.children}
+        properties = property_schemas(schema)
+        members = {child.name: child.value(properties.get(child.name)) for child in self.children}
+        return members | {"#text": text} if text else members
 
 
 def _leaf(text: str, types: set[str], schema: Any) -> Any:
@@ -136,11 +145,6 @@ def _leaf(text: str, types: set[str], schema: Any) -> Any:
     if text or "string" in types:
         return cast(text, schema)
     return [] if "array" in types else {} if "object" in types else text
-
-
-def _properties(schema: Any) -> Mapping[str, Any]:
-    properties = schema.get("properties") if isinstance(schema, dict) else None
-    return properties if isinstance(properties, dict) else {}
 
 
 def _tag_name(reader: Reader) -> Reading[str]:

@@ -35,8 +35,38 @@ def test_a_chat_has_reasoning_content_and_calls() -> None:
     assert answer_of(several).calls == (("get_weather", '{"city": "Rom"}'), ("get_weather", "{}"))
 
 
+INVOKE = '<atem:function_calls>\n<atem:invoke name="get_weather">\n'
+CITY = '<atem:parameter name="city">'
+
+
+@pytest.mark.parametrize("message_end", ["<|eom|>", "<|eot|>", ""])
+@pytest.mark.parametrize(
+    ("written", "arguments"),
+    [
+        (f"{INVOKE}{CITY}Rom</atem:parameter>\n</atem:function_calls>", '{"city": "Rom"}'),
+        (f"{INVOKE}{CITY}Rom</atem:parameter>\n", '{"city": "Rom"}'),
+        (f"{INVOKE}{CITY}Rom", f"{CITY}Rom"),
+        (f"{INVOKE}Rom", "Rom"),
+        (f"{INVOKE}", "{}"),
+        ('{"city": "Rom"}', '{"city": "Rom"}'),
+        ("<atem:function_calls>Rom", "<atem:function_calls>Rom"),
+    ],
+)
+def test_a_call_that_is_not_closed_ends_with_its_message(written: str, arguments: str, message_end: str) -> None:
+    after = "<|start|>assistant to=user<|message|>Hello.<|eot|>"
+    answer = answer_of(f"{THOUGHT} to=get_weather<|message|>{written}{message_end}{after}")
+    assert answer == Answer("Hello.", "hm <b>", (("get_weather", arguments),))
+    again = answer_of(f" to=get_weather<|message|>{written}{message_end}<|start|>assistant{call()}<|eot|>")
+    assert again.calls == (("get_weather", arguments), ("get_weather", '{"city": "Rom"}'))
+
+
 def test_a_message_without_a_recipient_is_for_the_user() -> None:
     assert answer_of("<|message|>Hello.<|eot|>").content == "Hello."
+
+
+@pytest.mark.parametrize("end", ["", "<|eot|>"])
+def test_an_answer_without_a_message_is_content(end: str) -> None:
+    assert answer_of(f"Hello there.{end}") == Answer("Hello there.", "", ())
 
 
 def test_calls_of_tools_that_the_request_does_not_have_are_left_out() -> None:

@@ -50,11 +50,39 @@ def test_values(written: str, expected: dict[str, Any]) -> None:
         ('{a:<|"|>open', {"a": "open"}),
         ("{a:,b:1,}", {"a": None, "b": 1}),
         ("{a:NaN,b:1e999,c:01}", {"a": "NaN", "b": "1e999", "c": "01"}),
-        ("{a}", {}),
+        ("{a}", {"a": None}),
+        ("{a,b:1,,}", {"a": None, "b": 1}),
+        ('{<|"|>a:1}', {"a:1}": None}),
     ],
 )
 def test_slips_of_models(written: str, expected: dict[str, Any]) -> None:
     assert arguments(written) == expected
+
+
+@pytest.mark.parametrize("key", ["a:b", "https://a.b/c", "a b", "a,b", "{a}", 'a"b', "", ":"])
+@pytest.mark.parametrize("value", [1, "x:y", ["a", {"c:d": "e:f"}], {"g:h": {"a:b": None}}])
+@pytest.mark.parametrize("sign", [GEMMA, "<start_function_call> <escape>"])
+def test_keys_may_have_any_characters(sign: str, key: str, value: Any) -> None:
+    form, values = chat_format(sign, {}), {key: value, "z": 1}
+    text = form.write_calls([("f", values)])
+    for pieces in ([text], list(text)):
+        assert read(form, pieces, PromptEnd()).call_values == [("f", values)]
+
+
+@pytest.mark.parametrize("text", ['{"a:b": 1, "c": {"d:e": "f"}}', '{<|"|>a:b<|"|> : 1,c:{<|"|>d:e<|"|>:<|"|>f<|"|>}}'])
+def test_keys_may_have_quotes(text: str) -> None:
+    assert arguments(text) == {"a:b": 1, "c": {"d:e": "f"}}
+
+
+def test_keys_of_the_schema_need_no_quotes() -> None:
+    inner = {"type": "object", "properties": {"c:d": {}, "c": {}}}
+    schemas = {"f": {"properties": {"a:b": inner, "a": {}, "l": {"type": "array", "items": inner}}}}
+    text = "<|tool_call>call:f{a:b:{c:d:1,c:2},a:b:c,l:[{c:d:3}]}<tool_call|>"
+    for pieces in ([text], list(text)):
+        router = chat_format(GEMMA, {}).router(schemas, PromptEnd())
+        assert router is not None
+        [(_, found)] = joined([delta for piece in pieces for delta in router.feed(piece)] + router.finish()).call_values
+        assert found == {"a:b": "c", "l": [{"c:d": 3}]}
 
 
 def test_a_text_is_streamed_while_it_is_written() -> None:

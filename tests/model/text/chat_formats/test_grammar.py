@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jsonschema
@@ -181,7 +182,108 @@ def test_only_what_refers_to_definitions_has_them(family: CallFamily) -> None:
     form = chat_format(" ".join(family.signs), {})
     grammar = form.grammar(Constraints({"f": schema}, required=True), PromptEnd())
     assert grammar is not None
-    assert grammar.count('$defs"') == 1
+    assert grammar.count('$defs"') <= 1
+
+
+@pytest.mark.parametrize("family", [*CALL_FAMILIES, PLAIN_JSON], ids=lambda family: family.name)
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda each: each,
+        lambda each: {"type": "array", "items": each, "maxItems": 3},
+        lambda each: {"anyOf": [each, {"type": "null"}]},
+    ],
+    ids=["alone", "listed", "optional"],
+)
+def test_the_size_of_a_grammar_is_linear_in_that_of_the_schema(
+    family: CallFamily, wrap: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    def growth(size: int) -> float:
+        """The size of the grammar by that of the schema: `size` definitions of as many members that refer to them."""
+
+        def members(number: int) -> dict[str, Any]:
+            references = {f"r{place}": wrap({"$ref": f"#/$defs/d{place}"}) for place in range(size)}
+            return {"type": "object", "properties": references | {"n": {"type": "integer", "minimum": number}}}
+
+        schema = members(size) | {"$defs": {f"d{number}": members(number) for number in range(size)}}
+        grammar = chat_format(" ".join(family.signs), {}).grammar(
+            Constraints({"f": schema}, required=True), PromptEnd()
+        )
+        assert grammar is not None
+        return len(grammar) / len(json.dumps(schema))
+
+    assert growth(24) < 1.3 * growth(8)
+
+
+TREE: dict[str, Any] = {
+    "type": "object",
+    "properties": {"tree": {"$ref": "#/$defs/tree"}, "any": {"$ref": "#/$defs/any"}},
+    "required": ["tree"],
+    "$defs": {
+        "tree": {
+            "type": "object",
+            "properties": {
+                "a~/ä": {"type": "integer", "minimum": 0, "maximum": 9},
+                "left": {"$ref": "#/$defs/tree"},
+                "more": {"type": "array", "items": {"$ref": "#/$defs/branch~1es"}, "minItems": 1, "maxItems": 2},
+            },
+            "required": ["a~/ä"],
+        },
+        "branch/es": {"anyOf": [{"$ref": "#/$defs/tree"}, {"type": "null"}, {"$ref": "#/$defs/leaf"}]},
+        "leaf": {"allOf": [{"$ref": "#/$defs/word"}]},
+        "word": {"type": "string", "maxLength": 3},
+        "any": True,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "is_allowed"),
+    [
+        ('{"a~/ä": 1}', True),
+        ('{"a~/ä": 1, "left": {"a~/ä": 2, "left": {"a~/ä": 3}}, "more": [null, "abc"]}', True),
+        ('{"a~/ä": 1, "more": [{"a~/ä": 2, "more": [null]}]}', True),
+        ('{"a~/ä": 10}', False),
+        ('{"left": {"a~/ä": 2}}', False),
+        ('{"a~/ä": 1, "left": {"left": {"a~/ä": 3}}}', False),
+        ('{"a~/ä": 1, "more": []}', False),
+        ('{"a~/ä": 1, "more": [null, null, null]}', False),
+        ('{"a~/ä": 1, "more": ["abcd"]}', False),
+    ],
+)
+def test_definitions_may_refer_to_themselves(value: str, is_allowed: bool) -> None:
+    tagged = f"<tool_call>\n<function=f>\n<parameter=tree>\n{value}\n</parameter>\n</function>\n</tool_call>"
+    for sign, text in (
+        (TAGGED, tagged),
+        (PYTHONIC, f"<|tool_call_start|>[f(tree={value}, any=[1])]<|tool_call_end|>"),
+        ("<tool_call>", f'<tool_call>\n{{"name": "f", "arguments": {{"tree": {value}}}}}\n</tool_call>'),
+        ("<|tool_call>call:", f"<|tool_call>call:f{{tree:{value}}}<tool_call|>"),
+    ):
+        assert allows(sign, TREE, text) == is_allowed, sign
+    if is_allowed:
+        jsonschema.validate(json.loads(f'{{"tree": {value}}}'), TREE)
+
+
+def test_many_definitions_that_refer_to_the_next_are_written() -> None:
+    chain = {f"d{number}": {"type": "array", "items": {"$ref": f"#/$defs/d{number + 1}"}} for number in range(900)}
+    schema = {"properties": {"x": {"$ref": "#/$defs/d0"}}, "$defs": chain | {"d900": {"type": "null"}}}
+    grammar = chat_format(PYTHONIC, {}).grammar(Constraints({"f": schema}, required=True), PromptEnd())
+    assert grammar is not None
+    assert grammar.count("shared_900: ") == 1
+
+
+def test_definitions_of_the_same_name_are_those_of_each_tool() -> None:
+    schemas = {
+        name: {"properties": {"x": {"$ref": "#/$defs/d"}}, "$defs": {"d": {"const": name}}, "required": ["x"]}
+        for name in ("f", "g")
+    }
+    tokenizer = byte_tokenizer()
+    grammar = chat_format(PYTHONIC, {}).grammar(Constraints(schemas, required=True), PromptEnd())
+    assert grammar is not None
+    matcher = LLMatcher(LLTokenizer(Vocabulary(tokenizer)), grammar, log_level=0)
+    for text, is_allowed in (('f(x="f")', True), ('g(x="g")', True), ('f(x="g")', False)):
+        ids = tokenizer.encode(f"<|tool_call_start|>[{text}]")
+        assert (matcher.deep_copy().try_consume_tokens(ids) == len(ids)) == is_allowed
 
 
 @pytest.mark.parametrize("special", [False, True], ids=["markers are text", "markers are tokens"])
@@ -283,6 +385,16 @@ def test_parameters_are_in_order_and_only_those_that_are_not_required_are_left_o
     every = ["", "a=1", "b=1", "c=1", "a=1, b=1", "a=1, c=1", "b=1, c=1", "a=1, b=1, c=1", "b=1, a=1", "a=1, "]
     written = {each: f"<|tool_call_start|>[f({each})]<|tool_call_end|>" for each in every}
     assert [each for each in every if allows(PYTHONIC, schema, written[each])] == allowed
+
+
+@pytest.mark.parametrize("name", ["from", "user-id", "a b", "a=b", '"', "(x)"])
+def test_calls_of_python_whose_arguments_have_any_name_are_read(name: str) -> None:
+    schema = {"properties": {name: {"const": 1}}, "required": [name]}
+    form, tokenizer = chat_format(PYTHONIC, {}), byte_tokenizer()
+    grammar = form.grammar(Constraints({"f": schema}, required=True, many=False), PromptEnd())
+    assert grammar is not None
+    [(_, arguments)] = calls_of(form, random_answer(tokenizer, grammar, 0), PromptEnd())
+    assert json.loads(arguments) == {name: 1}
 
 
 def test_many_parameters_that_may_be_left_out_compile() -> None:

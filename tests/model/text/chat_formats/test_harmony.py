@@ -64,3 +64,18 @@ def test_a_chat_has_reasoning_content_and_calls() -> None:
     assert (answer.content, answer.calls) == ("I look.", (("get_weather", "{}"),))
     assert answer_of(thought + "<|channel|>final<|message|>Hello").content == "Hello"
     assert answer_of(" more", "<|start|>assistant<|channel|>analysis<|message|>hm").reasoning == " more"
+
+
+def test_functions_that_the_request_does_not_have_are_calls_if_it_has_any() -> None:
+    call = "<|channel|>commentary to=functions.other <|constrain|>json<|message|>{}<|call|>"
+    assert answer_of(call).calls == (("other", "{}"),)
+    assert answer_of(call.replace("functions.other", "browser.open")) == Answer("", "", ())
+    router = chat_format("", TOKENIZER.special_tokens).router({}, PromptEnd("<|start|>assistant"))
+    assert router is not None
+    assert [*router.feed(call), *router.finish()] == []
+
+
+def test_an_answer_without_any_marker_is_content() -> None:
+    for end in ("", "<|return|>"):
+        assert answer_of(f"Hello there.{end}") == Answer("Hello there.", "", ())
+    assert answer_of(" to=functions.get_weather<|channel|>commentary<|message|>{}").calls == (("get_weather", "{}"),)

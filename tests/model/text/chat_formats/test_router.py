@@ -168,7 +168,7 @@ def test_calls_that_have_no_json_are_text(value: str) -> None:
         ("'Köln', 3", {"city": "Köln", "days": 3}),
         ("'Köln', days=3", {"city": "Köln", "days": 3}),
         ("**{'city': 'Köln'}, days=3", {"city": "Köln", "days": 3}),
-        ("'a', 1, {}, 'too many'", {"city": "a", "days": 1, "options": {}}),
+        ("'a', 1, {}", {"city": "a", "days": 1, "options": {}}),
     ],
 )
 def test_arguments_of_python_need_no_names(written: str, arguments: dict[str, Any]) -> None:
@@ -176,7 +176,47 @@ def test_arguments_of_python_need_no_names(written: str, arguments: dict[str, An
     assert answer.call_values == [("get_weather", arguments)]
 
 
-@pytest.mark.parametrize("written", ["*['a']", "**5", "**['a']", "**x"])
+NAMES = [
+    "from",
+    "None",
+    "user-id",
+    "a:b c",
+    "1st",
+    "ñ",
+    "ﬁ",
+    "$ref",
+    "x.y",
+    "",
+    " ",
+    "a=b",
+    "a,b",
+    "(",
+    "'",
+    '"',
+    "f(x=1)",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arguments_of_python_may_have_any_name(name: str) -> None:
+    form, calls = chat_format(PYTHONIC, {}), [("f", {name: [1, "x=1, y='2'"], "z": {name: 1}})]
+    assert read(form, form.write_calls(calls), END).call_values == calls
+
+
+@pytest.mark.parametrize("written", ["from='a', to = 'b'", "from= 'a',\n to='b'", "**{'from': 'a'}, to='b'"])
+def test_arguments_of_python_may_have_the_names_of_its_keywords(written: str) -> None:
+    answer = read(chat_format(PYTHONIC, {}), [f"<|tool_call_start|>[send({written})]<|tool_call_end|>"], END)
+    assert answer.call_values == [("send", {"from": "a", "to": "b"})]
+
+
+@pytest.mark.parametrize("written", ["x==1", "x=y==1", "x=lambda y=1: 2", "x=(y=1)", "x=g(y=1)", "=1"])
+def test_python_that_is_no_argument_is_text(written: str) -> None:
+    text = f"<|tool_call_start|>[f({written})]<|tool_call_end|>"
+    answer = read(chat_format(PYTHONIC, {}), [text], END)
+    assert (answer.content, answer.calls) == (text, ())
+
+
+@pytest.mark.parametrize("written", ["'a', 1, {}, 'too many'", "*['a']", "**5", "**['a']", "**x"])
 def test_arguments_of_python_that_have_no_value_are_text(written: str) -> None:
     text = f"<|tool_call_start|>[get_weather({written})]<|tool_call_end|>"
     answer = read(chat_format(PYTHONIC, {}), [text], END)

@@ -47,6 +47,12 @@ def test_a_whole_answer_has_the_blocks_of_the_stream(client: TestClient, server:
     assert (answer["role"], answer["stop_reason"], answer["stop_sequence"]) == ("assistant", "tool_use", None)
 
 
+def test_arguments_that_are_no_json_are_not_lost(client: TestClient, server: Server) -> None:
+    server.answer_with('<tool_call>{"name": "weather", "arguments": {city: "Köln"}}</tool_call>')
+    [call] = ask(client, tools=[WEATHER])["content"]
+    assert call["input"] == {"INVALID_JSON": '{city: "Köln"}}'}
+
+
 @pytest.mark.parametrize(
     ("fields", "reason", "stop", "text"),
     [
