@@ -14,7 +14,7 @@ COLUMNS = 8
 
 
 def quantize_int4(weight: Tensor) -> Codes:
-    """Integers from -8 to 7 for [..., O, I], I a multiple of the group size, with the scales that fit each group best."""
+    """Integers from -8 to 7 for [..., O, I], I a multiple of the group size, with the scales that fit each group."""
     *outer, inputs = weight.shape
     values = torch.empty(*outer, inputs // 2, dtype=torch.uint8)
     scales = torch.empty(*outer, inputs // GROUP_SIZE, dtype=torch.bfloat16)
