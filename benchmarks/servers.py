@@ -61,7 +61,12 @@ def started(command: str, key: str | None = None) -> Iterator[Server]:
     with TemporaryFile() as output, httpx.Client(base_url=url, headers=headers, timeout=30) as client:
         start = time.perf_counter()
         process = subprocess.Popen(
-            command.replace("{port}", str(port)), shell=True, start_new_session=True, stdout=output, stderr=output
+            command.replace("{port}", str(port)),
+            shell=True,
+            start_new_session=True,
+            stdout=output,
+            stderr=output,
+            env=_environment(),
         )
         try:
             _wait_until_ready(client, process, output)
@@ -89,6 +94,11 @@ def weighed(server: Server, seconds: float = 1.0) -> Iterator[list[tuple[float, 
         done.set()
         watcher.join()
         samples.append((time.perf_counter(), server.memory()))
+
+
+def _environment() -> dict[str, str]:
+    """Ours, but with bytecode, which an installed package has, and a checkout from the second start on."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _free_port() -> int:

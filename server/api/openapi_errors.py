@@ -65,8 +65,17 @@ _RETRY_AFTER = {"Retry-After": {"description": "Seconds to wait.", "schema": {"t
 
 
 def errors(*statuses: int | str, shape: type[BaseModel] = ErrorAnswer) -> Responses:
-    """For `responses=` of a route or a router. `default` stands for all others, also for FastAPI's own 422."""
-    answers: Responses = {status: {"model": shape, "description": _MEANINGS[status]} for status in statuses}
+    """For `responses=` of a route or a router. `default` stands for all others, also for FastAPI's own 422.
+
+    Every router has `default`, which brings the schema of the shape; the others refer to it. FastAPI would make a
+    validator for each of them, hundreds at the start, that validate nothing.
+    """
+    schema = {"application/json": {"schema": {"$ref": f"#/components/schemas/{shape.__name__}"}}}
+    answers: Responses = {
+        status: {"description": _MEANINGS[status], "content": schema} for status in statuses if status != "default"
+    }
+    if "default" in statuses:
+        answers["default"] = {"description": _MEANINGS["default"], "model": shape}
     for status in (429, 503):
         if status in answers:
             answers[status]["headers"] = _RETRY_AFTER

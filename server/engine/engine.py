@@ -192,7 +192,7 @@ class Engine:
 
     def _compute(self, batch: ScheduledBatch) -> tuple[ModelOutput, SampledTokens]:
         computed = self.runner.execute(batch)
-        sampled = sample(computed.logits_RV, batch.sampling)
+        sampled = sample(computed.logits_RV, batch.sampling, computed.rows)
         if failed := computed.failed | sampled.failed:
             logger.warning("step %d: the scores of %d sequences are not finite numbers", self._steps, len(failed))
         return computed, sampled

@@ -14,7 +14,7 @@ from server.engine.sequence import Sequence
 WEIGHT = 0.25  # of the newest step in the running means
 MIN_LONG_PREFILL_TOKENS = 16  # per step: even on a slow machine, a long prompt must make progress
 FIRST_LONG_PREFILL_TOKENS = 64  # per step, until both kinds of steps have been measured
-SHORT_PREFILL_TOKENS = 128  # per step, while another tenant may send a request
+SHORT_PREFILL_TOKENS = 64  # per step, while another tenant may send a request
 
 
 @dataclass(slots=True)

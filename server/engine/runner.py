@@ -59,10 +59,10 @@ class ModelRunner:
         if all(_is_single_decode(sequence) for sequence in batch.sequences):
             logits_SV, routing = self.decode_graphs.run(inputs)
             self.expert_load.observe(routing, _token_groups(batch.sequences))
-            rows = [row for row, sequence in enumerate(batch.sequences) if sequence.samples]
             return ModelOutput(
-                logits_SV if len(rows) == len(logits_SV) else logits_SV[rows],
+                logits_SV,
                 routing=routing_by_request(batch.sequences, routing),
+                rows=[row for row, sequence in enumerate(batch.sequences) if sequence.samples],
             )
         hidden_TD, routings = self.network(inputs)
         routing = StepRouting.stack(routings)

@@ -18,26 +18,34 @@ from server.engine.step import SampledTokens
 from server.engine.types import TokenLogprobs
 
 GREEDY_BELOW = 1e-5  # below this temperature only the highest score has a chance
+NOTHING_TO_DRAW = RowSampling(0.0, 0, 1.0, 0.0, 0, 0)  # the cheapest, for rows of which no token is wanted
 
 
 @torch.inference_mode()
-def sample(logits_RV: Tensor, sequences: Rows[Sequence]) -> SampledTokens:
-    """One token per row with the parameters of its sequence; `logits_RV` are float32, one row per sequence.
+def sample(logits_RV: Tensor, sequences: Rows[Sequence], rows: Rows[int] | None = None) -> SampledTokens:
+    """One token for each sequence, with its parameters, from its row of the float32 logits.
 
-    Logits processors change `logits_RV` in place, because copying the logits of a large batch takes milliseconds.
+    `rows` are those of the sequences; None: all rows, in their order. Nothing is chosen from the other rows, and no row
+    is copied, because copying the logits of a large batch takes a part of a millisecond or more. So logits processors
+    change `logits_RV` in place.
     """
     if not sequences:
         return SampledTokens(())
+    rows = range(len(sequences)) if rows is None else rows
     finite = torch.isfinite(logits_RV.sum(-1)).tolist()
-    asked = [row for row, sequence in enumerate(sequences) if sequence.sampling.logprobs is not None]
+    asked = [number for number, sequence in enumerate(sequences) if sequence.sampling.logprobs is not None]
     # A copy, if anything is asked: log-probabilities are those of the model.
-    asked_logits_PV = logits_RV[asked] if asked else logits_RV[:0]
-    process_logits(logits_RV, sequences)
-    token_ids: list[int] = kernels.sample(logits_RV, [_row_sampling(sequence) for sequence in sequences]).tolist()
+    asked_logits_PV = logits_RV[[rows[number] for number in asked]] if asked else logits_RV[:0]
+    process_logits(logits_RV, sequences, rows)
+    sampling = [NOTHING_TO_DRAW] * len(logits_RV)
+    for row, sequence in zip(rows, sequences, strict=True):
+        sampling[row] = _row_sampling(sequence)
+    chosen = kernels.sample(logits_RV, sampling).tolist()
+    token_ids: list[int] = [chosen[row] for row in rows]
     return SampledTokens(
         [(token_id,) for token_id in token_ids],
         _logprobs(asked_logits_PV, asked, token_ids, sequences),
-        frozenset(s.request_id for s, ok in zip(sequences, finite, strict=True) if not ok),
+        frozenset(sequence.request_id for row, sequence in zip(rows, sequences, strict=True) if not finite[row]),
     )
 
 
@@ -48,9 +56,9 @@ def _row_sampling(sequence: Sequence) -> RowSampling:
     return RowSampling(temperature, sampling.top_k, sampling.top_p, sampling.min_p, sequence.seed, position)
 
 
-def process_logits(logits_RV: Tensor, sequences: Rows[Sequence]) -> None:
-    """Apply the logits processors of the sequences in place."""
-    for row, sequence in enumerate(sequences):
+def process_logits(logits_RV: Tensor, sequences: Rows[Sequence], rows: Rows[int]) -> None:
+    """Apply the logits processors of the sequences to their rows, in place."""
+    for row, sequence in zip(rows, sequences, strict=True):
         for processor in sequence.logits_processors:
             processor.apply(logits_RV[row])
 

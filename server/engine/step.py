@@ -37,8 +37,9 @@ class ScheduledBatch:
 
 @dataclass(frozen=True, slots=True)
 class ModelOutput:
-    """What the network gave: logits of the rows to sample, and results of prompts by request id.
+    """What the network gave: logits, and results of prompts by request id.
 
+    `rows` are those of the logits that belong to `ScheduledBatch.sampling`; None: all of them, in its order.
     `failed` are the ids of requests whose prompt gave numbers that are not finite. `routing` has the tokens of the
     step whose routing is asked for and not known yet, in their order.
     """
@@ -48,6 +49,7 @@ class ModelOutput:
     embeddings: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     failed: frozenset[str] = frozenset()
     routing: Mapping[str, list[TokenRouting]] = field(default_factory=dict)
+    rows: Rows[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

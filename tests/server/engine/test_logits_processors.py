@@ -109,10 +109,10 @@ def test_processors_change_the_row_of_their_sequence_only() -> None:
     asked = request("r", [3, 4], 9, logit_bias=((1, 5.0),))
     made = Sequence(asked, 0, 0, 0.0, build_logits_processors(asked.sampling, [3, 4], EOS))
     plain = Sequence(request("s", [3, 4], 9), 1, 0, 0.0)
-    logits_RV = torch.zeros(2, 8)
-    process_logits(logits_RV, [plain, made])
-    assert logits_RV.nonzero().tolist() == [[1, 1]]
-    assert logits_RV[1, 1] == 5.0
+    logits_RV = torch.zeros(3, 8)
+    process_logits(logits_RV, [plain, made], [0, 2])
+    assert logits_RV.nonzero().tolist() == [[2, 1]]
+    assert logits_RV[2, 1] == 5.0
 
 
 def test_a_processor_that_is_done_is_dropped() -> None:

@@ -120,6 +120,18 @@ def test_a_row_gives_the_same_bits_alone_and_among_others(vocabulary: int) -> No
         assert alone.logprobs[0] == together.logprobs[row]
 
 
+@pytest.mark.parametrize("rows", [[0, 1, 2], [4], [1, 3, 6], [6, 2, 0]], ids=str)
+def test_rows_of_no_sequence_are_passed_over(rows: list[int]) -> None:
+    logits = random_logits(7)
+    logits[5, 9] = float("nan")
+    sequences = [sequence(9, seed=row, logprobs=3, **WAYS[row % len(WAYS)]) for row in rows]
+    found, expected = sample(logits.clone(), sequences, rows), sample(logits[rows], sequences)
+    assert found.token_ids == expected.token_ids
+    assert found.logprobs == expected.logprobs
+    assert not found.failed
+    assert sample(logits.clone(), sequences, [5] * len(rows)).failed == {"r"}  # negative control
+
+
 @pytest.mark.parametrize("temperature", [1e-300, 1e-30, 1e-5])
 def test_a_temperature_near_zero_is_greedy(temperature: float) -> None:
     logits = random_logits(4)
