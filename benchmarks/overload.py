@@ -24,6 +24,7 @@ from benchmarks.chaos import metrics
 from benchmarks.event_client import post_for_events
 from benchmarks.servers import OURS, Server, started, weighed
 from benchmarks.steadiness import slope_per_minute
+from model.evaluation.tables import table
 
 STREAMS, CLOSED_LOOP_SECONDS, WARM_UP_SECONDS = 32, 60.0, 10.0
 PROMPT_TOKENS, OUTPUT_TOKENS = (16, 512), (8, 128)  # lengths are drawn log-uniformly in between
@@ -169,6 +170,23 @@ def broken_promises(figures: dict[str, Any]) -> list[str]:
         f"{figures['without_retry_after']} refusals had no Retry-After": not figures["without_retry_after"],
     }
     return [words for words, is_kept in checks.items() if not is_kept]
+
+
+def rows_of(figures: dict[str, Any]) -> str:
+    """The table of a result file."""
+    ttft, told = figures["ttft_seconds"], figures["retry_after_seconds"]
+    answered = figures["statuses"].get("200", 0)
+    rows = {
+        "arrivals, requests/s": figures["arrivals_per_second"],
+        "tokens/s, and that over the closed loop's": f"{figures['tokens_per_second']} ({figures['goodput_ratio']})",
+        "first token of what was accepted, p50, p95 and p99, s": f"{ttft['p50']}, {ttft['p95']} and {ttft['p99']}",
+        "answers, each with one terminal event": answered,
+        "refusals, 429": sum(count for status, count in figures["statuses"].items() if status != "200"),
+        "`Retry-After`, p50, p95 and longest, s": f"{told['p50']}, {told['p95']} and {told['p100']}",
+        "of those who came back, served at the first return": f"{figures['first_return_served']:.1%}",
+        "growth of memory in the second half, MB a minute": figures["memory_slope_mb_per_minute"],
+    }
+    return table(["", ""], [[name, str(value)] for name, value in rows.items()])
 
 
 def main() -> None:
