@@ -2,10 +2,10 @@
 
     python -m benchmarks.overload --minutes 10 --factor 3
 
-A closed loop first shows what the server can do. Then requests with prompts and answers of mixed lengths arrive at
-`factor` times that rate, whatever became of those before (Poisson). A client that is refused comes back once, when
-Retry-After says so, if that is before the end. Everything is counted by the clients, and compared with what the server
-counted.
+A closed loop shows what the server can do, before and after, as the speed of a machine may change in ten minutes.
+Between them requests with prompts and answers of mixed lengths arrive at `factor` times that rate, whatever became of
+those before (Poisson). A client that is refused comes back once, when Retry-After says so, if that is before the end.
+Everything is counted by the clients, and compared with what the server counted.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from benchmarks.chaos import metrics
 from benchmarks.event_client import post_for_events
 from benchmarks.servers import OURS, Server, started, weighed
 from benchmarks.steadiness import slope_per_minute
+from model.evaluation.tables import table
 
 STREAMS, CLOSED_LOOP_SECONDS, WARM_UP_SECONDS = 32, 60.0, 10.0
 PROMPT_TOKENS, OUTPUT_TOKENS = (16, 512), (8, 128)  # lengths are drawn log-uniformly in between
@@ -127,19 +128,20 @@ def measure(command: str, given: argparse.Namespace) -> dict[str, Any]:
     seconds = 60 * given.minutes
     with started(command) as server, weighed(server) as samples:
         asyncio.run(closed_loop(Clients(server, given.vocabulary), WARM_UP_SECONDS))
-        rate, goodput = asyncio.run(closed_loop(Clients(server, given.vocabulary), CLOSED_LOOP_SECONDS))
+        rate, first = asyncio.run(closed_loop(Clients(server, given.vocabulary), CLOSED_LOOP_SECONDS))
         clients, before = Clients(server, given.vocabulary), metrics(server, (ENDED,))[ENDED]
         start = time.perf_counter()
         under_load = asyncio.run(arrivals(clients, given.factor * rate, seconds))
         ended = metrics(server, (ENDED,))[ENDED] - before
+        _, after = asyncio.run(closed_loop(Clients(server, given.vocabulary), CLOSED_LOOP_SECONDS))
     half = [(at - start, size / 1e6) for at, size in samples if seconds / 2 <= at - start <= seconds]
-    returns, told = clients.first_returns, sorted(clients.retry_after.elements()) or [0]
+    returns, told = clients.first_returns, [float(seconds) for seconds in clients.retry_after.elements()] or [0.0]
     return {
         "minutes": given.minutes,
-        "closed_loop": {"requests_per_second": round(rate, 2), "tokens_per_second": round(goodput, 1)},
+        "closed_loop_tokens_per_second": {"before": round(first, 1), "after": round(after, 1)},
         "arrivals_per_second": round(given.factor * rate, 2),
         "tokens_per_second": round(under_load, 1),
-        "goodput_ratio": round(under_load / goodput, 3),
+        "goodput_ratio": round(2 * under_load / (first + after), 3),
         "ttft_seconds": {f"p{p}": round(record.percentile(clients.ttft, p / 100), 2) for p in (50, 95, 99)},
         "statuses": dict(sorted(clients.statuses.items())),
         "retry_after_seconds": {f"p{p}": record.percentile(told, p / 100) for p in (50, 95, 100)},
@@ -169,6 +171,25 @@ def broken_promises(figures: dict[str, Any]) -> list[str]:
         f"{figures['without_retry_after']} refusals had no Retry-After": not figures["without_retry_after"],
     }
     return [words for words, is_kept in checks.items() if not is_kept]
+
+
+def rows_of(figures: dict[str, Any]) -> str:
+    """The table of a result file."""
+    closed = figures["closed_loop_tokens_per_second"]
+    ttft, told = figures["ttft_seconds"], figures["retry_after_seconds"]
+    answered = figures["statuses"].get("200", 0)
+    rows = {
+        "arrivals, requests/s": figures["arrivals_per_second"],
+        "tokens/s of a closed loop before and after": f"{closed['before']} and {closed['after']}",
+        "tokens/s, and that over the mean of both": f"{figures['tokens_per_second']} ({figures['goodput_ratio']})",
+        "first token of what was accepted, p50, p95 and p99, s": f"{ttft['p50']}, {ttft['p95']} and {ttft['p99']}",
+        "answers, each with one terminal event": answered,
+        "refusals, 429": sum(count for status, count in figures["statuses"].items() if status != "200"),
+        "`Retry-After`, p50, p95 and longest, s": f"{told['p50']}, {told['p95']} and {told['p100']}",
+        "of those who came back, served at the first return": f"{figures['first_return_served']:.1%}",
+        "growth of memory in the second half, MB a minute": figures["memory_slope_mb_per_minute"],
+    }
+    return table(["", ""], [[name, str(value)] for name, value in rows.items()])
 
 
 def main() -> None:

@@ -3,7 +3,6 @@
 Shapes: V vocabulary.
 """
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
+BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+BIAS_OF_BYTE = np.where(BITS == 1, np.float32(0), np.float32("-inf"))  # for each byte of a mask: what 8 tokens get
 MAX_ERROR = 300  # characters
 COMPLETE = frozenset({"NoExtension", "EndOfSentence"})
 FAILED = "The grammar of this request cannot be followed any further: {reason}. Simplify it."
@@ -57,9 +58,9 @@ class GrammarConstraint:
         Other processors forbid with finite numbers, so a token that is allowed here and forbidden there can be sampled
         as a last resort: `min_tokens` cannot lengthen what the grammar ends.
         """
-        allowed = np.frombuffer(self._next_mask(), dtype=np.uint8)
-        forbidden_V = np.unpackbits(~allowed, count=len(logits_V), bitorder="little").view(np.bool_)
-        logits_V.masked_fill_(torch.from_numpy(forbidden_V).to(logits_V.device), -math.inf)
+        mask = np.frombuffer(self._next_mask(), dtype=np.uint8)
+        bias_V = torch.from_numpy(BIAS_OF_BYTE.take(mask, axis=0).reshape(-1)[: len(logits_V)])
+        logits_V += bias_V.to(logits_V.device)
 
     def advance(self, token_ids: Sequence[int]) -> None:
         self._matcher.consume_tokens(list(token_ids))
