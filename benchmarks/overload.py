@@ -126,14 +126,15 @@ def _keep(tasks: set[asyncio.Task[None]], work: Coroutine[Any, Any, None]) -> No
 def measure(command: str, given: argparse.Namespace) -> dict[str, Any]:
     """Run it and return the figures."""
     seconds = 60 * given.minutes
+    loop_seconds = min(CLOSED_LOOP_SECONDS, seconds / 5)
     with started(command) as server, weighed(server) as samples:
         asyncio.run(closed_loop(Clients(server, given.vocabulary), WARM_UP_SECONDS))
-        rate, first = asyncio.run(closed_loop(Clients(server, given.vocabulary), CLOSED_LOOP_SECONDS))
+        rate, first = asyncio.run(closed_loop(Clients(server, given.vocabulary), loop_seconds))
         clients, before = Clients(server, given.vocabulary), metrics(server, (ENDED,))[ENDED]
         start = time.perf_counter()
         under_load = asyncio.run(arrivals(clients, given.factor * rate, seconds))
         ended = metrics(server, (ENDED,))[ENDED] - before
-        _, after = asyncio.run(closed_loop(Clients(server, given.vocabulary), CLOSED_LOOP_SECONDS))
+        _, after = asyncio.run(closed_loop(Clients(server, given.vocabulary), loop_seconds))
     half = [(at - start, size / 1e6) for at, size in samples if seconds / 2 <= at - start <= seconds]
     returns, told = clients.first_returns, [float(seconds) for seconds in clients.retry_after.elements()] or [0.0]
     return {
