@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from benchmarks.event_client import post_for_events, request_head
+from benchmarks.event_client import ends_answer, post_for_events, request_head
 
 VOCABULARY = 7680
 SMALL_BUFFER = 4096  # bytes that the kernel keeps for a slow reader
@@ -43,9 +43,7 @@ class Clients:
 
         def on_event(data: bytes) -> None:
             nonlocal ends
-            if data != b"[DONE]":
-                event = json.loads(data)
-                ends += "error" in event or any(choice["finish_reason"] for choice in event["choices"])
+            ends += ends_answer(data)
 
         response = await post_for_events(self._url, self._body(), on_event)
         self.outcomes[f"status {response.status}"] += 1

@@ -6,6 +6,7 @@ servers close idle ones.
 """
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -40,6 +41,14 @@ async def post_for_events(url: str, body: bytes, on_event: Callable[[bytes], Non
             return await answer.response
         finally:
             transport.close()
+
+
+def ends_answer(data: bytes) -> bool:
+    """Whether an event of a completion is its terminal one: it has an error or a finish reason."""
+    if data == b"[DONE]":
+        return False
+    event = json.loads(data)
+    return "error" in event or any(choice["finish_reason"] for choice in event["choices"])
 
 
 def request_head(path: str, host: str, length: int, key: str | None) -> bytes:

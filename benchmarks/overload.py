@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks import record
 from benchmarks.chaos import metrics
-from benchmarks.event_client import post_for_events
+from benchmarks.event_client import ends_answer, post_for_events
 from benchmarks.servers import OURS, Server, started, weighed
 from benchmarks.steadiness import slope_per_minute
 from model.evaluation.tables import table
@@ -68,9 +68,7 @@ class Clients:
         def on_event(data: bytes) -> None:
             nonlocal ends
             arrivals.append(time.perf_counter())
-            if data != b"[DONE]":
-                event = json.loads(data)
-                ends += "error" in event or any(choice["finish_reason"] for choice in event["choices"])
+            ends += ends_answer(data)
 
         try:
             response = await post_for_events(f"{self.server.url}/v1/completions", body, on_event)

@@ -23,10 +23,10 @@ class FairShare:
         self._last_active: dict[str, float] = {}  # the time; who was active longest ago is first
 
     def may_be_joined(self, sequences: Collection[Sequence]) -> bool:
-        """Whether a tenant may send its next request at any time that should not find a long step.
+        """Whether a tenant is likely to send a request soon, whose first token a long step would delay.
 
-        That is one that had work within RECENT_SECONDS, and has less than half of its share of `sequences`, which are
-        all that wait or run.
+        Such a tenant had work within RECENT_SECONDS, and has less than half of its share of `sequences`, which are all
+        that wait or run.
         """
         if len(self._last_active) < 2:
             return False

@@ -14,8 +14,7 @@ from server.engine.sequence import Sequence
 WEIGHT = 0.25  # of the newest step in the running means
 MIN_LONG_PREFILL_TOKENS = 16  # per step: even on a slow machine, a long prompt must make progress
 FIRST_LONG_PREFILL_TOKENS = 64  # per step, until both kinds of steps have been measured
-SHORT_PREFILL_TOKENS = 64  # per step, while another tenant may send a request; more if they take
-SHORT_PREFILL_SECONDS = 0.01  # no longer than that
+SHORT_PREFILL_TOKENS = 64  # per step, while another tenant may send a request
 
 
 @dataclass(slots=True)
@@ -96,12 +95,6 @@ class StepTimes:
             prefill_seconds = max(seconds - self.decode_step, 0.0)
             self.prefill_token = _running_mean(self.prefill_token, prefill_seconds / prefill_tokens)
 
-    def short_prefill_tokens(self) -> int:
-        """Tokens of prompts for a step that is to be short."""
-        if self.prefill_token is None:
-            return SHORT_PREFILL_TOKENS
-        return max(SHORT_PREFILL_TOKENS, int(SHORT_PREFILL_SECONDS / max(self.prefill_token, 1e-9)))
-
     def long_prefill_tokens(self, max_slowdown: float) -> int:
         """Tokens of long prompts that make a decode step at most about `max_slowdown` times as long."""
         if self.decode_step is None or self.prefill_token is None:
@@ -134,9 +127,7 @@ class SchedulingPolicy:
         of a step.
         """
         budget = self.budget_of_turn(decodes)
-        return (
-            budget.at_most(self._times.short_prefill_tokens()) if self.fair_share.may_be_joined(sequences) else budget
-        )
+        return budget.at_most(SHORT_PREFILL_TOKENS) if self.fair_share.may_be_joined(sequences) else budget
 
     def budget_of_turn(self, decodes: list[Sequence]) -> PrefillBudget:
         """The prompt tokens of a tenant's turn, for which `decodes` wait."""

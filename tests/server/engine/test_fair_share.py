@@ -8,7 +8,7 @@ import pytest
 
 from server.engine import scheduler
 from server.engine.fair_share import FairShare
-from server.engine.policy import SHORT_PREFILL_SECONDS, SHORT_PREFILL_TOKENS
+from server.engine.policy import SHORT_PREFILL_TOKENS
 from server.engine.types import FinishReason
 from tests.server.engine.test_policy import KINDS, Steps
 from tests.server.engine.tiny import collect
@@ -86,10 +86,9 @@ def test_a_turn_is_not_longer_than_a_step() -> None:
     assert 64 < sum(sum(step.values()) for step in own) <= 160
 
 
-def prompt_tokens_of_steps(other: str, steps: int = 100, *, seconds_per_token: float = 1.0) -> list[int]:
+def prompt_tokens_of_steps(other: str, steps: int = 100) -> list[int]:
     """Of a flood of short prompts, after a tenant has sent a single request."""
     flood = Steps("attention")
-    flood.scheduler.observe_step(1.0, decodes=0, prefill_tokens=int(1 / seconds_per_token))
     for number in range(16 * (steps + 1)):
         flood.add(f"flood {number}", 64, tenant="flood")
     flood.step()
@@ -102,12 +101,6 @@ def test_steps_are_short_while_another_tenant_may_come_back() -> None:
     assert set(found) == {SHORT_PREFILL_TOKENS, 1024}
     assert found == sorted(found)
     assert found.index(1024) > 5
-
-
-def test_a_short_step_has_as_many_tokens_as_are_computed_in_no_time() -> None:
-    """On a GPU."""
-    found = prompt_tokens_of_steps("other", seconds_per_token=2.0**-15)
-    assert set(found) == {int(SHORT_PREFILL_SECONDS * 2**15), 1024}
 
 
 def test_steps_are_full_if_there_is_one_tenant() -> None:
