@@ -10,6 +10,7 @@ from typing import Any
 
 from model.bundled_recipe.chat_rows import chat_row
 from model.bundled_recipe.fact_phrasings import fact_phrasing_rows
+from model.bundled_recipe.labelled import WORDS_LEFT_OUT, headline_rows, left_out_rows, somebody_rows
 from model.bundled_recipe.talk.sources import TALK_SOURCES, persona_talk_rows
 from model.training.data.gap_sentences import gap_sentences
 from model.training.data.prepare import ExtraSource
@@ -26,6 +27,7 @@ LABEL_OF = {
     "entertainment": "entertainment",
     "wellness": "health",
 }
+REVIEWS = ("analyze/sentence-polarity-en", "analyze/uci-sentiment-en", "analyze/food-reviews-sentiment-en")
 ASKED_ANEW = ("facts-en", "facts-zh", "definitions-en")  # chat sources whose facts come in more phrasings
 HEADLINE_CHARACTERS = 78  # at most; the first source cuts its own there
 _AFTER_SENTENCE = re.compile(r"(?<=[^\s.]{3}[.?!])\s")  # and not after "Samuel L." or "the U.S."
@@ -101,5 +103,8 @@ EXTRA_SOURCES = (
     ExtraSource("summarize/gap-sentences-en", partial(gap_sentence_rows, language="en"), reads=_is_prose),
     ExtraSource("summarize/gap-sentences-zh", partial(gap_sentence_rows, language="zh"), reads=_is_prose),
     ExtraSource("analyze/borrowed-topics-en", topic_rows, reads={NEWS, MEDICINE}.__contains__),
+    ExtraSource("analyze/made-headlines-en", headline_rows),
+    ExtraSource("analyze/words-left-out-en", left_out_rows, reads=WORDS_LEFT_OUT.__contains__),
+    ExtraSource("analyze/somebody-en", somebody_rows, reads=REVIEWS.__contains__),
     *TALK_SOURCES,
 )

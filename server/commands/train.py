@@ -21,7 +21,9 @@ def train(
     out: Annotated[Path, typer.Argument(help="Directory of the run; an interrupted run in it is resumed.")],
     recipe: Annotated[
         str,
-        typer.Option(help="tiny (two minutes), bundled (the model that ships, hours), bundled-further, bundled-chat."),
+        typer.Option(
+            help="tiny (two minutes), bundled (hours), then for its weights bundled-further, -chat and -longer."
+        ),
     ] = "tiny",
     data: Annotated[
         Path | None,
