@@ -15,6 +15,7 @@ from model.training.data.rows import Row
 COMPUTE = {"en": exercises_en.COMPUTE, "zh": exercises_zh.COMPUTE}
 EVERYDAY = "translate/tatoeba"  # sources of short sentences and their translations
 LONGEST_SENTENCE = 40  # characters; of Chinese half of it
+PERSONA_ROWS = {"en": 360}  # of each talk about the model itself; 120 of the other languages
 SENTENCES = 700  # translated in each direction
 
 
@@ -53,7 +54,10 @@ def _from_file(file: str, languages: tuple[str, ...], at_most: int) -> Callable[
     return partial(talk_rows, file=file, languages=languages, at_most=at_most)
 
 
-persona_talk_rows = _from_file("persona.toml", LANGUAGES, 120)
+def persona_talk_rows(kept: KeptRows) -> Iterator[Row]:
+    """Yield the talks about the model itself, the most in the languages with the most wordings."""
+    for language in LANGUAGES:
+        yield from talk_rows(kept, "persona.toml", (language,), at_most=PERSONA_ROWS.get(language, 120))
 
 
 def _is_everyday(source: str) -> bool:
