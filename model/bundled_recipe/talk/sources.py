@@ -70,6 +70,6 @@ TALK_SOURCES = (
     ExtraSource("chat/talks-zh", _from_file("talks.toml", ("zh",), 340)),
     ExtraSource("chat/more-smalltalk-en", _from_file("smalltalk.toml", ("en", "de", "fr"), 360)),
     ExtraSource("chat/more-smalltalk-zh", _from_file("smalltalk.toml", ("zh",), 320)),
-    ExtraSource("chat/more-tasks-en", partial(exercise_rows, language="en", at_most=320), reads=_is_everyday),
+    ExtraSource("chat/more-tasks-en", partial(exercise_rows, language="en", at_most=1000), reads=_is_everyday),
     ExtraSource("chat/more-tasks-zh", partial(exercise_rows, language="zh", at_most=240), reads=_is_everyday),
 )
