@@ -320,4 +320,7 @@ COMPUTE: dict[str, Compute] = {
     "place_for": WORDS.forms("places_for", "act", "place"),
     "who_does": WORDS.forms("workers", "act", "who"),
     "can_do": WORDS.forms("abilities", "who", "act", "answer"),
+    "quiz": WORDS.forms("quiz", "topic", "fact"),
+    "quiz_right": WORDS.forms("quiz", "topic", "fact"),
+    "knowledge": WORDS.forms("knowledge", "asks", "says"),
 }
