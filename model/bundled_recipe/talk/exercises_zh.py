@@ -105,6 +105,11 @@ def _numeral(n: int) -> str:
     return (NUMBERS[tens] if tens > 1 else "") + "十" + (NUMBERS[ones] if ones else "")
 
 
+def _number_style(random: Random) -> Callable[[int], str]:
+    """How all numbers of one exercise are written: in digits or in characters."""
+    return str if random.random() < 0.5 else _chinese
+
+
 def _written(write: Callable[[int], str], **numbers: int) -> Slots:
     return {slot: write(number) for slot, number in numbers.items()}
 
@@ -121,24 +126,24 @@ def product_in_characters(random: Random) -> Slots:
 
 def sum_of_things(random: Random) -> Slots:
     a, b = random.randint(1, 20), random.randint(1, 12)
-    numbers = _written(random.choice([str, _chinese]), a=a, b=b, sum=a + b)
+    numbers = _written(_number_style(random), a=a, b=b, sum=a + b)
     return numbers | {"item": WORDS.word(random, "items")}
 
 
 def product_of_things(random: Random) -> Slots:
     a, b = random.randint(2, 9), random.randint(2, 9)
-    numbers = _written(random.choice([str, _chinese]), a=a, b=b, product=a * b)
+    numbers = _written(_number_style(random), a=a, b=b, product=a * b)
     return numbers | {"item": WORDS.word(random, "items")}
 
 
 def hours_later(random: Random) -> Slots:
     a, b = random.randint(1, 8), random.randint(1, 4)
-    return _written(random.choice([str, _chinese]), a=a, b=b, sum=a + b)
+    return _written(_number_style(random), a=a, b=b, sum=a + b)
 
 
 def age_later(random: Random) -> Slots:
     a, b = random.randint(3, 40), random.randint(2, 20)
-    return _written(random.choice([str, _chinese]), a=a, b=b, sum=a + b)
+    return _written(_number_style(random), a=a, b=b, sum=a + b)
 
 
 def is_bigger(random: Random) -> Slots:
