@@ -1,5 +1,6 @@
 """Chinese exercises: COMPUTE has the function that fills the slots of each template in exercises.toml."""
 
+from collections.abc import Callable
 from functools import partial
 from random import Random
 
@@ -25,7 +26,9 @@ SERIES = {
 LANGUAGES = ("中文", "英语", "德语", "法语")  # as the dictionary has them
 TIMES = {"两": 2, "三": 3, "四": 4}
 # Kinds of which one is part of the other: no contrast.
-_OVERLAPPING = ({"动物", "鸟"}, {"文具", "餐具"})
+_OVERLAPPING = ({"动物", "鸟"}, {"动物", "昆虫"}, {"文具", "餐具"}, {"工具", "文具"}, {"工具", "餐具"})
+# Kinds that one counts with this measure word; the others come in 种.
+_MEASURES = dict.fromkeys(("国家", "城市", "节日", "身体部位", "数字", "季节"), "个") | {"家人": "位", "行星": "颗"}
 
 
 def _kind(random: Random, unlike: str = "") -> tuple[str, list[str]]:
@@ -58,12 +61,30 @@ def list_things(random: Random) -> Slots:
     kind, words = _kind(random)
     n = random.choice([2, 3, 3, 3, 4, 5])
     number = random.choice([str(n), "两" if n == 2 else NUMBERS[n]])
-    return {"n": number, "things": kind, "list": SEPARATOR.join(random.sample(words, n))}
+    return {"n": number, "m": _measure(kind), "things": kind, "list": SEPARATOR.join(random.sample(words, n))}
 
 
 def name_one(random: Random) -> Slots:
     kind, words = _kind(random)
-    return {"things": kind, "word": random.choice(words)}
+    return {"m": _measure(kind), "things": kind, "word": random.choice(words)}
+
+
+def _measure(kind: str) -> str:
+    return _MEASURES.get(kind, "种")
+
+
+def list_in_english(random: Random) -> Slots:
+    kind, words = random.choice(list(read_table("zh", "english").items()))
+    n = random.choice([2, 3, 3, 4])
+    english = [forms[1] for forms in random.sample(words, n)]
+    number = random.choice([str(n), _chinese(n)])
+    return {"n": number, "m": _measure(kind), "things": kind, "list": ", ".join(english)}
+
+
+def word_and_english(random: Random) -> Slots:
+    kind, words = random.choice(list(read_table("zh", "english").items()))
+    word, english = random.choice(words)
+    return {"m": _measure(kind), "things": kind, "word": word, "english": english}
 
 
 def characters(random: Random) -> Slots:
@@ -72,10 +93,69 @@ def characters(random: Random) -> Slots:
 
 
 def _chinese(n: int) -> str:
-    """The number in characters as one counts things with it, up to 19."""
-    if n == 2:
-        return "两"
-    return NUMBERS[n] if n <= 10 else "十" + NUMBERS[n - 10]
+    """The number in characters as one counts things with it, up to 99."""
+    return "两" if n == 2 else _numeral(n)
+
+
+def _numeral(n: int) -> str:
+    """The number in characters as one calculates with it, up to 99."""
+    if n <= 10:
+        return NUMBERS[n]
+    tens, ones = divmod(n, 10)
+    return (NUMBERS[tens] if tens > 1 else "") + "十" + (NUMBERS[ones] if ones else "")
+
+
+def _number_style(random: Random) -> Callable[[int], str]:
+    """How all numbers of one exercise are written: in digits or in characters."""
+    return str if random.random() < 0.5 else _chinese
+
+
+def _written(write: Callable[[int], str], **numbers: int) -> Slots:
+    return {slot: write(number) for slot, number in numbers.items()}
+
+
+def sum_in_characters(random: Random) -> Slots:
+    a, b = random.randint(1, 20), random.randint(1, 20)
+    return _written(_numeral, a=a, b=b, sum=a + b)
+
+
+def product_in_characters(random: Random) -> Slots:
+    a, b = random.randint(1, 9), random.randint(1, 9)
+    return _written(_numeral, a=a, b=b, product=a * b)
+
+
+def sum_of_things(random: Random) -> Slots:
+    a, b = random.randint(1, 20), random.randint(1, 12)
+    numbers = _written(_number_style(random), a=a, b=b, sum=a + b)
+    return numbers | {"item": WORDS.word(random, "items")}
+
+
+def product_of_things(random: Random) -> Slots:
+    a, b = random.randint(2, 9), random.randint(2, 9)
+    numbers = _written(_number_style(random), a=a, b=b, product=a * b)
+    return numbers | {"item": WORDS.word(random, "items")}
+
+
+def hours_later(random: Random) -> Slots:
+    a, b = random.randint(1, 8), random.randint(1, 4)
+    return _written(_number_style(random), a=a, b=b, sum=a + b)
+
+
+def age_later(random: Random) -> Slots:
+    a, b = random.randint(3, 40), random.randint(2, 20)
+    return _written(_number_style(random), a=a, b=b, sum=a + b)
+
+
+def is_bigger(random: Random) -> Slots:
+    a, b = random.sample(range(1, 100), 2)
+    verdict = f"是的，{a}比{b}大。" if a > b else f"不，{a}比{b}小。"
+    return {"a": str(a), "b": str(b), "answer": verdict}
+
+
+def day_in_two(random: Random) -> Slots:
+    """A day and those two days before and after it."""
+    number = random.randrange(len(DAYS))
+    return {"day": DAYS[number], "earlier": DAYS[number - 2], "later": DAYS[(number + 2) % len(DAYS)]}
 
 
 def reverse(random: Random) -> Slots:
@@ -134,8 +214,8 @@ def note(random: Random) -> Slots:
 
 
 def number_word(random: Random) -> Slots:
-    n = random.randint(1, 19)
-    return {"digits": str(n), "name": "二" if n == 2 else _chinese(n)}
+    n = random.randint(1, random.choice([19, 99]))
+    return {"digits": str(n), "name": _numeral(n)}
 
 
 def pattern(random: Random) -> Slots:
@@ -212,4 +292,40 @@ COMPUTE: dict[str, Compute] = {
     "pet_name": WORDS.one_of_each(animal="animals", name="animal_names"),
     "pattern": pattern,
     "put_together": put_together,
+    "shortest_word": partial(exercises.extreme_word, draw=_several_words, separator=SEPARATOR, place=0),
+    "list_in_english": list_in_english,
+    "one_in_english": word_and_english,
+    "word_in_english": word_and_english,
+    "english_word": word_and_english,
+    "phrase_in_english": WORDS.forms("phrases", "phrase", "english"),
+    "phrase_in_chinese": WORDS.forms("phrases", "phrase", "english"),
+    "plus_zh": sum_in_characters,
+    "minus_zh": sum_in_characters,
+    "times_zh": product_in_characters,
+    "divide_zh": product_in_characters,
+    "buy": product_of_things,
+    "share": product_of_things,
+    "left_over": sum_of_things,
+    "get_more": sum_of_things,
+    "age_later": age_later,
+    "hours_later": hours_later,
+    "is_bigger": is_bigger,
+    "previous_number": next_number,
+    "day_in_two": day_in_two,
+    "day_two_ago": day_in_two,
+    "greet": WORDS.one_of_each(),
+    "who_wrote": WORDS.forms("works", "work", "author"),
+    "dynasty": WORDS.forms("dynasties", "person", "dynasty"),
+    "revolves": WORDS.forms("orbits", "body", "centre"),
+    "revolves_around": WORDS.forms("orbits", "body", "centre"),
+    "does_revolve": WORDS.forms("orbits", "body", "centre"),
+    "what_is": WORDS.forms("what_is", "what", "is"),
+    "use_of": WORDS.forms("uses", "tool", "use"),
+    "tool_for": WORDS.forms("uses", "tool", "use"),
+    "place_for": WORDS.forms("places_for", "act", "place"),
+    "who_does": WORDS.forms("workers", "act", "who"),
+    "can_do": WORDS.forms("abilities", "who", "act", "answer"),
+    "quiz": WORDS.forms("quiz", "topic", "fact"),
+    "quiz_right": WORDS.forms("quiz", "topic", "fact"),
+    "knowledge": WORDS.forms("knowledge", "asks", "says"),
 }

@@ -79,6 +79,18 @@ def test_chinese_characters_are_counted() -> None:
     assert exercises_zh._chinese(12) == "十二"
 
 
+def test_chinese_numbers_are_counted_and_calculated() -> None:
+    numerals = {exercises_zh._numeral(n): n for n in range(100)}
+    assert (len(numerals), numerals["二十"], numerals["九十二"]) == (100, 20, 92)
+    for slots in drawn(exercises_zh.sum_in_characters):
+        assert numerals[slots["a"]] + numerals[slots["b"]] == numerals[slots["sum"]]
+    for slots in drawn(exercises_zh.product_in_characters):
+        assert numerals[slots["a"]] * numerals[slots["b"]] == numerals[slots["product"]]
+    for slots in drawn(exercises_zh.day_in_two):
+        between = {exercises_zh.DAYS.index(slots[name]) for name in ("earlier", "later")}
+        assert between == {(exercises_zh.DAYS.index(slots["day"]) + step) % 7 for step in (-2, 2)}
+
+
 def test_casual_typing_leaves_the_words_of_an_exercise_alone() -> None:
     writer = TalkWriter("en", seed="test")
     texts = {
