@@ -65,10 +65,10 @@ def _is_everyday(source: str) -> bool:
 
 
 TALK_SOURCES = (
-    ExtraSource("chat/refusals", _from_file("refusals.toml", ("en", "zh"), 400)),
-    ExtraSource("chat/talks-en", _from_file("talks.toml", ("en",), 400)),
+    ExtraSource("chat/refusals", _from_file("refusals.toml", ("en", "zh"), 900)),
+    ExtraSource("chat/talks-en", _from_file("talks.toml", ("en",), 1000)),
     ExtraSource("chat/talks-zh", _from_file("talks.toml", ("zh",), 340)),
-    ExtraSource("chat/more-smalltalk-en", _from_file("smalltalk.toml", ("en", "de", "fr"), 360)),
+    ExtraSource("chat/more-smalltalk-en", _from_file("smalltalk.toml", ("en", "de", "fr"), 900)),
     ExtraSource("chat/more-smalltalk-zh", _from_file("smalltalk.toml", ("zh",), 320)),
     ExtraSource("chat/more-tasks-en", partial(exercise_rows, language="en", at_most=320), reads=_is_everyday),
     ExtraSource("chat/more-tasks-zh", partial(exercise_rows, language="zh", at_most=240), reads=_is_everyday),
