@@ -15,7 +15,7 @@ from model.training.data.rows import Row
 COMPUTE = {"en": exercises_en.COMPUTE, "zh": exercises_zh.COMPUTE}
 EVERYDAY = "translate/tatoeba"  # sources of short sentences and their translations
 LONGEST_SENTENCE = 40  # characters; of Chinese half of it
-PERSONA_ROWS = {"en": 360}  # of each talk about the model itself; 120 of the other languages
+PERSONA_ROWS = {"en": 450}  # of each talk about the model itself; 120 of the other languages
 SENTENCES = 700  # translated in each direction
 
 
@@ -65,10 +65,10 @@ def _is_everyday(source: str) -> bool:
 
 
 TALK_SOURCES = (
-    ExtraSource("chat/refusals", _from_file("refusals.toml", ("en", "zh"), 400)),
-    ExtraSource("chat/talks-en", _from_file("talks.toml", ("en",), 400)),
+    ExtraSource("chat/refusals", _from_file("refusals.toml", ("en", "zh"), 900)),
+    ExtraSource("chat/talks-en", _from_file("talks.toml", ("en",), 1000)),
     ExtraSource("chat/talks-zh", _from_file("talks.toml", ("zh",), 1100)),
-    ExtraSource("chat/more-smalltalk-en", _from_file("smalltalk.toml", ("en", "de", "fr"), 360)),
+    ExtraSource("chat/more-smalltalk-en", _from_file("smalltalk.toml", ("en", "de", "fr"), 900)),
     ExtraSource("chat/more-smalltalk-zh", _from_file("smalltalk.toml", ("zh",), 1100)),
     ExtraSource("chat/more-tasks-en", partial(exercise_rows, language="en", at_most=1000), reads=_is_everyday),
     ExtraSource("chat/more-tasks-zh", partial(exercise_rows, language="zh", at_most=900), reads=_is_everyday),

@@ -33,13 +33,22 @@ _OPENERS = {
         "OK, and ",
         "Hello! ",
         "Hi! ",
+        "Well, ",
+        "Now, ",
+        "I wonder: ",
+        "Another thing: ",
+        "Excuse me, ",
+        "Sorry, ",
+        "Good day! ",
+        "I have a question! ",
+        "Thanks! ",
     ],
     "zh": ["请问，", "那", "我想知道，", "对了，", "我问你，", "嗨，", "你好！"],
     "de": ["Sag mal, ", "Eine Frage: ", "Und ", "Hallo, "],
     "fr": ["Dis-moi, ", "Une question : ", "Et ", "Bonjour, "],
 }
 _CASUAL, _OPENED, _CONTINUED = 0.25, 0.12, 0.2  # shares of user texts without capitals and end mark, and so on
-_KEEPS_CAPITAL = ("I ", "I'", "RouteLM", "ChatGPT")
+_KEEPS_CAPITAL = ("I ", "I'", "RouteLM", "ChatGPT", "MoE", "Siri", "Alexa", "Google", "English", "French", "Chinese")
 
 
 def read_talks(file: str, language: str) -> dict[str, Turns]:
@@ -130,7 +139,7 @@ class TalkWriter:
             return _OUTSIDE_SLOTS.sub(lambda match: match[0].lower(), template).rstrip(".?!。？！ ")
         if opened and draw < _CASUAL + _OPENED and template[-1] in "?？":
             opener = self.random.choice(_OPENERS[self.language])
-            if "!" not in opener and not template.startswith(_KEEPS_CAPITAL) and self.language in ("en", "de"):
+            if "!" not in opener and not template.startswith(_KEEPS_CAPITAL):
                 template = template[0].lower() + template[1:]
             return opener + template
         return template
