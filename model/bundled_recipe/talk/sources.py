@@ -15,7 +15,7 @@ from model.training.data.rows import Row
 COMPUTE = {"en": exercises_en.COMPUTE, "zh": exercises_zh.COMPUTE}
 EVERYDAY = "translate/tatoeba"  # sources of short sentences and their translations
 LONGEST_SENTENCE = 40  # characters; of Chinese half of it
-PERSONA_ROWS = {"en": 450}  # of each talk about the model itself; 120 of the other languages
+PERSONA_ROWS = {"en": 450, "zh": 360}  # of each talk about the model itself; 120 in German and French
 SENTENCES = 700  # translated in each direction
 
 
