@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model.bundled_recipe.chat_rows import chat_row
+from model.bundled_recipe.everyday_facts import everyday_fact_rows
 from model.bundled_recipe.fact_phrasings import fact_phrasing_rows
 from model.bundled_recipe.labelled import WORDS_LEFT_OUT, headline_rows, left_out_rows, somebody_rows
 from model.bundled_recipe.talk.sources import TALK_SOURCES, persona_talk_rows
@@ -100,6 +101,7 @@ MORE_FACTS = {language: partial(fact_phrasing_rows, language=language) for langu
 EXTRA_SOURCES = (
     ExtraSource("chat/routelm-persona", all_persona_rows),
     *(ExtraSource(f"chat/more-{name}", MORE_FACTS[name[-2:]], {f"chat/{name}"}.__contains__) for name in ASKED_ANEW),
+    ExtraSource("chat/more-everyday-facts-en", everyday_fact_rows),
     ExtraSource("summarize/gap-sentences-en", partial(gap_sentence_rows, language="en"), reads=_is_prose),
     ExtraSource("summarize/gap-sentences-zh", partial(gap_sentence_rows, language="zh"), reads=_is_prose),
     ExtraSource("analyze/borrowed-topics-en", topic_rows, reads={NEWS, MEDICINE}.__contains__),

@@ -16,7 +16,6 @@ from zlib import crc32
 from model.bundled_recipe.chat_rows import capitalized, chat_row
 from model.training.data.rows import Row
 
-FRAMES_PER_PHRASE = 2  # of all frames for a topic or clause
 PRONOUNS = frozenset({"It", "Its home", "They", "它", "他", "她"})  # an answer about one of them does not say the fact
 _ABBREVIATION, _TWO_STOPS = re.compile(r"\.[A-Z]$"), re.compile(r"(?<=[A-Z]\.)\.(?!\.)")
 _CAPITALIZED = re.compile(r"[A-Z]\w+")
@@ -76,6 +75,7 @@ class Phrasings:
     number_words: Sequence[str]
     greetings: Sequence[Exchange]
     follow_ups: Sequence[str]
+    frames_per_phrase: int = 2  # of all frames for a topic or clause
 
     def facts(self, rows: Iterable[Row]) -> dict[str, list[Slots]]:
         """Return the distinct facts of the rows by the name of their type."""
@@ -120,7 +120,7 @@ class Phrasings:
 
     def _framed(self, phrases: Sequence[str], frames: Sequence[str], slots: Slots) -> Iterator[str]:
         for phrase in phrases:
-            for frame in _ranked(frames, phrase, slots["x"])[:FRAMES_PER_PHRASE]:
+            for frame in _ranked(frames, phrase, slots["x"])[: self.frames_per_phrase]:
                 yield frame.replace("{it}", phrase)
 
     def styled(self, question: str, fact_type: FactType) -> str:
@@ -136,9 +136,10 @@ class Phrasings:
         return question
 
     def derived(self, slots: Slots) -> Slots:
-        """The words of small numbers, the number after the answer, x with a capital letter and the article of x."""
+        """Words of small numbers, numbers above one as `_many`, the one after the answer, X and the article of x."""
         numbers = {name: int(value) for name, value in slots.items() if value.isdecimal() and len(value) < 9}
         words = {f"{name}_word": self.number_words[n] for name, n in numbers.items() if n < len(self.number_words)}
+        words |= {f"{name}_many": str(n) for name, n in numbers.items() if n > 1}  # to stand before a plural
         words |= {"X": capitalized(slots["x"]), "a": "an" if slots["x"][:1] in "aeiou" else "a"}
         return words | ({"y_next": str(numbers["y"] + 1)} if "y" in numbers else {})
 
@@ -158,7 +159,11 @@ def read_phrasings(language: str) -> Phrasings:
 def fact_phrasing_rows(kept: Mapping[str, Sequence[Row]], language: str) -> Iterator[Row]:
     """Yield chat rows that ask the facts of all kept rows in other words, some of them as a second turn."""
     phrasings = read_phrasings(language)
-    facts = phrasings.facts(row for rows in kept.values() for row in rows)
+    yield from fact_rows(phrasings, phrasings.facts(row for rows in kept.values() for row in rows))
+
+
+def fact_rows(phrasings: Phrasings, facts: Mapping[str, Sequence[Slots]]) -> Iterator[Row]:
+    """Yield the rows that ask the facts given by the name of their type."""
     earlier: list[Exchange] = []
     for fact_type in (*phrasings.types, *phrasings.fallbacks):
         yield from _rows_of_type(phrasings, fact_type, facts.get(fact_type.name, []), earlier)
@@ -201,7 +206,9 @@ def _with_others(facts: Sequence[Slots]) -> Iterator[Slots]:
     for slots in facts:
         other = _pick(answers, "other", *slots.values()) if answers else ""
         names = set(_CAPITALIZED.findall(other))
-        fits = other and not any(other == y or names & set(_CAPITALIZED.findall(y)) for y in true[slots["x"]])
+        fits = other and not any(
+            other in y or y in other or names & set(_CAPITALIZED.findall(y)) for y in true[slots["x"]]
+        )
         yield {**slots, "other": other} if fits else slots
 
 
