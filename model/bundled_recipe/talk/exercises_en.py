@@ -60,21 +60,24 @@ def sentence(random: Random) -> str:
     return f"{WORDS.word(random, 'subjects')} {random.choice([verb, past])} {rest}."
 
 
-def _kind(random: Random) -> Kind:
+def draw_kind(random: Random) -> Kind:
+    """A random kind of thing."""
     table = random.choice(["countable", "countable", "uncountable"])
     name, words = random.choice(list(read_table("en", table).items()))
     singular, plural = name.split("/")
     return Kind(singular, plural, [word for (word,) in words], table == "countable")
 
 
-def _other_kind(random: Random, kind: Kind) -> Kind:
+def draw_other_kind(random: Random, kind: Kind) -> Kind:
+    """A kind that has nothing in common with `kind`."""
     while True:
-        other = _kind(random)
+        other = draw_kind(random)
         if other.name != kind.name and not any({kind.name, other.name} <= group for group in _OVERLAPPING):
             return other
 
 
-def _several_words(random: Random, lowest: int = 3, highest: int = 4) -> list[str]:
+def several_words(random: Random, lowest: int = 3, highest: int = 4) -> list[str]:
+    """Some different words."""
     return random.sample(WORDS.words("words"), random.randint(lowest, highest))
 
 
@@ -95,14 +98,14 @@ def count_down(random: Random) -> Slots:
 
 
 def list_things(random: Random) -> Slots:
-    kind = _kind(random)
+    kind = draw_kind(random)
     n = min(random.choice([2, 3, 3, 3, 4, 5, 5]), len(kind.words))
     *most, last = random.sample(kind.words, n)
     return {"n": random.choice([str(n), NUMBERS[n]]), "things": kind.plural, "list": f"{', '.join(most)} and {last}"}
 
 
 def name_one(random: Random) -> Slots:
-    kind = _kind(random)
+    kind = draw_kind(random)
     return {"kind": kind.name, "word": random.choice(kind.words)}
 
 
@@ -124,11 +127,11 @@ def words_of_sentence(random: Random) -> Slots:
 
 
 def reverse(random: Random) -> Slots:
-    return exercises.reversed_words(_several_words(random, 3, 3), SEPARATOR)
+    return exercises.reversed_words(several_words(random, 3, 3), SEPARATOR)
 
 
 def sort_words(random: Random) -> Slots:
-    words = _several_words(random)
+    words = several_words(random)
     return {"words": SEPARATOR.join(words), "sorted": SEPARATOR.join(sorted(words))}
 
 
@@ -150,15 +153,15 @@ def neighbours(random: Random) -> Slots:
 
 
 def odd_one(random: Random) -> Slots:
-    kind = _kind(random)
-    odd = random.choice(_other_kind(random, kind).words)
+    kind = draw_kind(random)
+    odd = random.choice(draw_other_kind(random, kind).words)
     same = random.sample(kind.words, min(random.choice([2, 3, 3]), len(kind.words)))
     return exercises.odd_one(random, kind.plural, same, odd, SEPARATOR)
 
 
 def category(random: Random) -> Slots:
-    kind = _kind(random)
-    other = _other_kind(random, kind)
+    kind = draw_kind(random)
+    other = draw_other_kind(random, kind)
     word = random.choice(kind.words)
     return {
         "word": word,
@@ -257,7 +260,7 @@ def put_together(random: Random) -> Slots:
 
 
 def pattern(random: Random) -> Slots:
-    return exercises.pattern(random, _several_words(random, 2, 3), SEPARATOR)
+    return exercises.pattern(random, several_words(random, 2, 3), SEPARATOR)
 
 
 def poem(random: Random) -> Slots:
@@ -286,8 +289,8 @@ COMPUTE: dict[str, Compute] = {
     "words_in": words_of_sentence,
     "first_word": words_of_sentence,
     "last_word": words_of_sentence,
-    "longest_word": partial(exercises.extreme_word, draw=_several_words, separator=SEPARATOR, place=-1),
-    "shortest_word": partial(exercises.extreme_word, draw=_several_words, separator=SEPARATOR, place=0),
+    "longest_word": partial(exercises.extreme_word, draw=several_words, separator=SEPARATOR, place=-1),
+    "shortest_word": partial(exercises.extreme_word, draw=several_words, separator=SEPARATOR, place=0),
     "reverse": reverse,
     "sort_words": sort_words,
     "sort_numbers": partial(exercises.sorted_numbers, separator=SEPARATOR),

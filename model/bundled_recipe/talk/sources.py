@@ -5,14 +5,17 @@ from functools import partial
 from itertools import islice
 
 from model.bundled_recipe.chat_rows import chat_row
-from model.bundled_recipe.talk import exercises_en, exercises_zh
+from model.bundled_recipe.talk import english, exercises_en, exercises_zh
 from model.bundled_recipe.talk.templates import TalkWriter, Turns, read_talks
 from model.text.special_tokens import LANGUAGES
 from model.text.task_prompts import LANGUAGE_NAMES
 from model.training.data.prepare import ExtraSource, KeptRows
 from model.training.data.rows import Row
 
-COMPUTE = {"en": exercises_en.COMPUTE, "zh": exercises_zh.COMPUTE}
+COMPUTE = {"en": exercises_en.COMPUTE | english.COMPUTE, "zh": exercises_zh.COMPUTE}
+# Exercises of many possible contents: how many times the rows of another one.
+RICH = {"reading": 10, "translate_word": 3, "translate_phrase": 4, "phrase_meaning": 3, "between_languages": 3}
+RICH |= {"translate_spoken": 3, "number_sequence": 2, "list_things": 2, "odd_one": 2, "category": 2, "not_a_kind": 2}
 EVERYDAY = "translate/tatoeba"  # sources of short sentences and their translations
 LONGEST_SENTENCE = 40  # characters; of Chinese half of it
 PERSONA_ROWS = {"en": 450, "zh": 360}  # of each talk about the model itself; 120 in German and French
@@ -29,7 +32,7 @@ def exercise_rows(kept: KeptRows, language: str, at_most: int) -> Iterator[Row]:
     """Yield `at_most` rows of each exercise of a language, and translations of kept everyday sentences."""
     writer, exercises = TalkWriter(language, seed="exercises"), read_talks("exercises.toml", language)
     for name, compute in COMPUTE[language].items():
-        yield from writer.exercise_rows(exercises[name], compute, at_most)
+        yield from writer.exercise_rows(exercises[name], compute, at_most * RICH.get(name, 1))
     for rows in kept.values():
         for row in islice(filter(_is_short, rows), SENTENCES):
             yield from _translations(writer, exercises, row)
