@@ -265,7 +265,7 @@ def pattern(random: Random) -> Slots:
 
 def poem(random: Random) -> Slots:
     thing, lines = WORDS.entry(random, "poems")
-    unique = thing in ("moon", "sea", "rain", "winter", "night")
+    unique = thing in ("moon", "sea", "rain", "winter", "night", "snow", "spring", "summer", "autumn", "sun")
     return {"a_thing": f"the {thing}" if unique else with_article(thing), "poem": lines}
 
 

@@ -56,7 +56,8 @@ def phrase_meaning(random: Random) -> Slots:
 
 def between_languages(random: Random) -> Slots:
     """A sentence of one language in any other."""
-    return _translation(random, *random.sample(range(len(LANGUAGES)), 2))
+    source, target = random.sample(range(len(LANGUAGES)), 2)
+    return _translation(random, source, target)
 
 
 def phrase_language(random: Random) -> Slots:
