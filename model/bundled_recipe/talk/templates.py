@@ -127,7 +127,7 @@ class TalkWriter:
                 taken = [forms for other, forms in chosen.items() if other.startswith(words)]
                 chosen[name] = self.random.choice([w for w in read_words(self.language)[words] if w not in taken])
             text = chosen[name][int(form or 0)]
-            return (article[0] + "n " if article and text[0] in "aeiou" else article or "") + text
+            return (article[0] + "n " if article and text[0].lower() in "aeiou" else article or "") + text
 
         text = _SLOT.sub(word, template)
         return capitalized(text) if starts_large else text

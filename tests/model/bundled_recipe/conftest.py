@@ -1,4 +1,4 @@
-"""The rows of the sources made from templates: 85,000 in all, so that tests share them."""
+"""The rows of the sources made from templates, made once for all tests."""
 
 import pytest
 

@@ -5,7 +5,7 @@ from model.bundled_recipe.talk.templates import TalkWriter, read_words
 
 def talks(*turns: str) -> list[list[str]]:
     writer = TalkWriter("en", seed="test")
-    return [writer.write([[turn] for turn in turns], {}) for _ in range(50)]
+    return [writer.write([[turn] for turn in turns], {}) for _ in range(600)]
 
 
 def test_a_slot_is_the_same_word_in_the_whole_talk() -> None:
@@ -22,6 +22,7 @@ def test_a_second_slot_is_another_word() -> None:
 def test_forms_articles_and_capitals() -> None:
     answers = {answer for _, answer in talks("Hello", "{animal.1} and a {animal}")}
     assert "Owls and an owl" in answers
+    assert any(answer == "An Oomberg" for _, answer in talks("Hello", "a {madeup}"))
     assert any(answer.endswith(" and a cat") for answer in answers) or "Cats and a cat" in answers
 
 
