@@ -109,11 +109,10 @@ class SamplingFields(RequestBody):
         max_tokens: int,
         defaults: GenerationDefaults,
         unlimited: int | None = None,
-        frequency_penalty: float = 0.0,
         logprobs: int | None = None,
         prompt_logprobs: bool = False,
     ) -> SamplingParams:
-        """The engine's form; `max_tokens`, `defaults` and `frequency_penalty` stand for what the request leaves out.
+        """The engine's form; `max_tokens` and `defaults` stand for what the request leaves out.
 
         `unlimited` stands for a max_tokens of -1: by default the length of the context. Raises InvalidRequestError if
         fields contradict each other or name ids outside the vocabulary.
@@ -125,8 +124,6 @@ class SamplingFields(RequestBody):
         self._check_token_ids(service)
         return replace(
             self._over(defaults).sampling(max_tokens),
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=frequency_penalty if self.frequency_penalty is None else self.frequency_penalty,
             logit_bias=tuple(self._biases().items()),
             allowed_token_ids=tuple(dict.fromkeys(self.allowed_token_ids or ())),
             bad_words=service.word_token_ids(self.bad_words or ()),

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Literal
 
 from fastapi import APIRouter
@@ -19,7 +20,8 @@ from server.tasks.summarize import RunningSummary, SummarizeParams, start_summar
 router = APIRouter(prefix="/v1", tags=["Tasks"])
 
 DEFAULT_MAX_TOKENS = {"short": 32, "medium": 80, "long": 256}
-FREQUENCY_PENALTY = 0.5  # a small model that decodes greedily can fall into repeating itself
+# A small model that decodes greedily can fall into repeating itself.
+REPEATING_LITTLE = replace(GREEDY, frequency_penalty=0.5)
 
 
 class SummarizeRequest(TaskFields, ExpertsFields):
@@ -39,8 +41,7 @@ class SummarizeRequest(TaskFields, ExpertsFields):
             self.sampling_params(
                 service,
                 max_tokens=DEFAULT_MAX_TOKENS[self.length],
-                defaults=GREEDY,
-                frequency_penalty=FREQUENCY_PENALTY,
+                defaults=REPEATING_LITTLE,
             ),
             language=None if self.language == AUTO else self.language,
             length=self.length,

@@ -20,6 +20,9 @@ class GenerationDefaults:
     top_k: int = 0  # 0 or less: no limit
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    # Not in files of transformers. They count the output only, where answers of small models repeat the question.
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
 
     @classmethod
     def load(cls, directory: Directory) -> "GenerationDefaults":
@@ -60,6 +63,8 @@ class GenerationDefaults:
             top_k=max(0, self.top_k),
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
         )
 
 

@@ -21,6 +21,10 @@ def load(directory: Path, content: dict[str, object]) -> GenerationDefaults:
             {"do_sample": True, "temperature": 0.6, "top_p": 0.95, "top_k": 20, "repetition_penalty": 1.05, "min_p": 0},
             GenerationDefaults(0.6, 0.95, 20, 0.0, 1.05),
         ),
+        (
+            {"presence_penalty": 0.2, "frequency_penalty": 0.4},
+            GenerationDefaults(presence_penalty=0.2, frequency_penalty=0.4),
+        ),
         ({"temperature": None, "top_k": 50, "max_length": 20, "eos_token_id": 2}, GenerationDefaults(top_k=50)),
         ({"do_sample": False, "temperature": 0.6}, GenerationDefaults(temperature=0.0)),
         ({"top_k": 20.0, "temperature": 1}, GenerationDefaults(top_k=20)),
@@ -50,6 +54,7 @@ def test_without_the_file_the_model_s_own_distribution_is_sampled(tmp_path: Path
         ({"top_k": 20.5}, "top_k is 20.5: give a whole number"),
         ({"top_k": float("inf")}, "top_k is inf: give a whole number"),
         ({"repetition_penalty": float("nan")}, "repetition_penalty is nan"),
+        ({"frequency_penalty": float("nan")}, "frequency_penalty is nan"),
     ],
 )
 def test_what_no_request_could_have_is_refused(tmp_path: Path, content: dict[str, object], message: str) -> None:
