@@ -20,7 +20,7 @@ FIRST_LONG_PREFILL_TOKENS = 64  # of long prompts per step, until both kinds of 
 SHORT_STEP_PREFILL_TOKENS = 192  # a short step takes as long as one with such a prompt alone
 
 KEEP = 0.9  # of the weight of a measured step, for each step after it
-SWEEPS = 8  # of coordinate descent after a step: the coefficients of before are a good start
+SWEEPS = 3  # of coordinate descent after a step: the coefficients of before are a good start
 MAX_SPEEDUP = 4.0  # of a step over what was expected of it, that is believed
 
 
