@@ -1,9 +1,11 @@
 """How the prompt tokens of a step are shared out: in which order, and how many.
 
 A step that computes a part of a prompt takes longer than one that only decodes, and every running stream waits for it.
-The times of earlier steps show how many tokens keep such a step below a multiple of a pure decode step.
+The times of earlier steps show how many tokens keep such a step below a second, and long prompts below a multiple of a
+pure decode step.
 """
 
+import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 
@@ -11,10 +13,15 @@ from server.engine.config import EngineConfig
 from server.engine.fair_share import FairShare
 from server.engine.sequence import Sequence
 
-WEIGHT = 0.25  # of the newest step in the running means
-MIN_LONG_PREFILL_TOKENS = 16  # per step: even on a slow machine, a long prompt must make progress
-FIRST_LONG_PREFILL_TOKENS = 64  # per step, until both kinds of steps have been measured
-SHORT_PREFILL_TOKENS = 64  # per step, while another tenant may send a request
+MAX_STEP_SECONDS = 1.0  # about the longest step while others decode: the time between two tokens of a stream
+MIN_PREFILL_TOKENS = 64  # per step: even on a slow machine, prompts must make progress
+MIN_LONG_PREFILL_TOKENS = 16  # the same of long prompts
+FIRST_LONG_PREFILL_TOKENS = 64  # of long prompts per step, until both kinds of steps have been measured
+SHORT_STEP_PREFILL_TOKENS = 192  # a short step takes as long as one with such a prompt alone
+
+KEEP = 0.9  # of the weight of a measured step, for each step after it
+SWEEPS = 3  # of coordinate descent after a step: the coefficients of before are a good start
+MAX_SPEEDUP = 4.0  # of a step over what was expected of it, that is believed
 
 
 @dataclass(slots=True)
@@ -77,30 +84,55 @@ class PrefillTurn:
             self.budget.take(sequence, sequence.num_scheduled_tokens)
 
 
-@dataclass(slots=True)
 class StepTimes:
-    """Running means in seconds: of a pure decode step, and of each prompt token that a step computes besides."""
+    """A linear model of the seconds of a step: of each prompt token, of each decoding sequence, and of the rest.
 
-    decode_step: float | None = None
-    prefill_token: float | None = None
+    Fitted by least squares with weights that fall from step to step. Errors are relative to the time of a step, so a
+    step that was held up counts little. Coordinate descent (see e.g. Friedman, Hastie and Tibshirani, "Regularization
+    Paths for Generalized Linear Models via Coordinate Descent", 2010) keeps the coefficients from being negative, and
+    leaves as it was what recent steps do not show: that of a prompt token is not changed by steps without prompts. What
+    could belong to several coefficients goes to the first, so steps are rather too short than too long.
+    """
+
+    def __init__(self) -> None:
+        self._coefficients = [0.0, 0.0, 0.0]
+        self._products = [[0.0] * 3 for _ in range(3)]  # weighted sums of products of two features
+        self._sums = [0.0] * 3  # and of features: each step counts as 1, and its features in relation to its seconds
 
     def observe(self, seconds: float, *, decodes: int, prefill_tokens: int) -> None:
         """Record the time of a step with this number of decoding sequences and prompt tokens."""
-        if not prefill_tokens:
-            self.decode_step = _running_mean(self.decode_step, seconds)
-        elif not decodes:
-            if self.prefill_token is None:  # a first estimate: it includes reading the weights
-                self.prefill_token = seconds / prefill_tokens
-        elif self.decode_step is not None:
-            prefill_seconds = max(seconds - self.decode_step, 0.0)
-            self.prefill_token = _running_mean(self.prefill_token, prefill_seconds / prefill_tokens)
+        amounts = (prefill_tokens, 1, decodes)
+        seconds = max(seconds, sum(map(float.__mul__, self._coefficients, map(float, amounts))) / MAX_SPEEDUP)
+        if seconds <= 0:
+            return
+        features = [amount / seconds for amount in amounts]
+        for products, feature in zip(self._products, features, strict=True):
+            products[:] = [KEEP * known + feature * other for known, other in zip(products, features, strict=True)]
+        self._sums = [KEEP * known + feature for known, feature in zip(self._sums, features, strict=True)]
+        shown = [index for index, amount in enumerate(amounts) if amount]
+        for index in SWEEPS * shown:
+            self._descend(index)
 
-    def long_prefill_tokens(self, max_slowdown: float) -> int:
-        """Tokens of long prompts that make a decode step at most about `max_slowdown` times as long."""
-        if self.decode_step is None or self.prefill_token is None:
-            return FIRST_LONG_PREFILL_TOKENS
-        seconds = (max_slowdown - 1) * self.decode_step
-        return max(MIN_LONG_PREFILL_TOKENS, int(seconds / max(self.prefill_token, 1e-9)))
+    def decode_step(self, decodes: int) -> float:
+        """Seconds of a step without prompts; 0 until it is known."""
+        _, rest, each = self._coefficients
+        return each * decodes + rest
+
+    def prefill_step(self, tokens: int) -> float:
+        """Seconds of a step with prompt tokens alone; 0 until it is known."""
+        each, rest, _ = self._coefficients
+        return each * tokens + rest
+
+    def prefill_tokens(self, seconds: float) -> int:
+        """How many prompt tokens add these seconds to a step; as many as possible while that is not known."""
+        each = self._coefficients[0]
+        return int(min(seconds / each, sys.maxsize)) if each else sys.maxsize
+
+    def _descend(self, index: int) -> None:
+        """Set one coefficient to its best value, given the others."""
+        products = self._products[index]
+        excess = sum(map(float.__mul__, products, self._coefficients)) - self._sums[index]
+        self._coefficients[index] = max(self._coefficients[index] - excess / products[index], 0.0)
 
 
 class SchedulingPolicy:
@@ -123,21 +155,21 @@ class SchedulingPolicy:
     def budget(self, decodes: list[Sequence], sequences: Collection[Sequence]) -> PrefillBudget:
         """The prompt tokens of a step in which `decodes` decode, with their tokens scheduled.
 
-        Steps are short while a tenant that has few of all `sequences` may send another, which would wait for the end
-        of a step.
+        A step takes about MAX_STEP_SECONDS at most. It is short while a tenant that has few of all `sequences` may send
+        another, which would wait for the end of the step: then its first token takes at most about twice as long as it
+        would alone.
         """
-        budget = self.budget_of_turn(decodes)
-        return budget.at_most(SHORT_PREFILL_TOKENS) if self.fair_share.may_be_joined(sequences) else budget
+        budget = self._budget(decodes)
+        if decodes:
+            budget = budget.at_most(self._tokens_within(MAX_STEP_SECONDS, decodes))
+        if self.fair_share.may_be_joined(sequences):
+            budget = budget.at_most(self._tokens_within(self._times.prefill_step(SHORT_STEP_PREFILL_TOKENS), decodes))
+        return budget
 
     def budget_of_turn(self, decodes: list[Sequence]) -> PrefillBudget:
         """The prompt tokens of a tenant's turn, for which `decodes` wait."""
-        config = self._config
-        tokens = config.max_num_batched_tokens - sum(sequence.num_scheduled_tokens for sequence in decodes)
-        long_tokens = tokens
-        if decodes and config.max_decode_slowdown is not None:
-            long_tokens = self._times.long_prefill_tokens(config.max_decode_slowdown)
-        decode_priority = min((sequence.priority for sequence in decodes), default=0)
-        return PrefillBudget(tokens, long_tokens, config.long_prefill_token_threshold, decode_priority)
+        budget = self._budget(decodes)
+        return budget.at_most(self._tokens_within(MAX_STEP_SECONDS, [])) if decodes else budget
 
     def share_out(self, budget: PrefillBudget, sequences: list[Sequence]) -> Iterator[tuple[Sequence, PrefillBudget]]:
         """The sequences that may take tokens, each with the budget it takes them from.
@@ -149,6 +181,25 @@ class SchedulingPolicy:
         second.add(first)
         shortest_first = sorted(sequences, key=_priority_and_tokens_left)
         yield from _while_tokens_are_left(self.fair_share.order(shortest_first), second)
+
+    def _budget(self, decodes: list[Sequence]) -> PrefillBudget:
+        config = self._config
+        tokens = config.max_num_batched_tokens - sum(sequence.num_scheduled_tokens for sequence in decodes)
+        long_tokens = tokens
+        if decodes and config.max_decode_slowdown is not None:
+            long_tokens = self._long_tokens((config.max_decode_slowdown - 1) * self._times.decode_step(len(decodes)))
+        decode_priority = min((sequence.priority for sequence in decodes), default=0)
+        return PrefillBudget(tokens, long_tokens, config.long_prefill_token_threshold, decode_priority)
+
+    def _long_tokens(self, seconds: float) -> int:
+        """Tokens of long prompts that make a step longer by this time."""
+        tokens = self._times.prefill_tokens(seconds) if seconds else FIRST_LONG_PREFILL_TOKENS
+        return max(MIN_LONG_PREFILL_TOKENS, tokens)
+
+    def _tokens_within(self, seconds: float, decodes: list[Sequence]) -> int:
+        """Prompt tokens with which a step takes about this time at most; some even if there is no time for them."""
+        tokens = self._times.prefill_tokens(seconds - self._times.decode_step(len(decodes)))
+        return max(MIN_PREFILL_TOKENS, tokens // MIN_PREFILL_TOKENS * MIN_PREFILL_TOKENS)
 
 
 def _while_tokens_are_left(
@@ -163,7 +214,3 @@ def _while_tokens_are_left(
 
 def _priority_and_tokens_left(sequence: Sequence) -> tuple[int, int]:
     return sequence.priority, sequence.num_tokens_left
-
-
-def _running_mean(before: float | None, newest: float) -> float:
-    return newest if before is None else before + WEIGHT * (newest - before)

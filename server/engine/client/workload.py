@@ -37,9 +37,10 @@ NO_LOAD = Load()
 
 @dataclass(slots=True)
 class RunningWork:
-    """The work of a request that runs, and what is left of it."""
+    """The work of a request that runs, that of its answer alone, and what is left of it."""
 
     work: float
+    answer: float
     remaining: float
 
 
@@ -73,7 +74,7 @@ class Workload:
 
     def load_of(self, request: EngineRequest) -> Load:
         tokens = len(request.prompt_token_ids)
-        return Load(1, tokens, tokens * self._prompt_token_cost + min(request.sampling.max_tokens, MAX_COUNTED_OUTPUT))
+        return Load(1, tokens, tokens * self._prompt_token_cost + _counted_output(request))
 
     def add(self, request: EngineRequest) -> None:
         """A new request, which waits."""
@@ -83,9 +84,9 @@ class Workload:
 
     def start(self, request_id: str) -> Load:
         """A waiting request runs now, with all its work before it."""
-        load = self.load_of(self.withdraw(request_id))
-        self._running[request_id] = RunningWork(load.work, load.work)
-        return load
+        request = self.withdraw(request_id)
+        self._running[request_id] = self._begin(request)
+        return self.load_of(request)
 
     def complete_prompt(self, request_id: str, num_tokens: int) -> float:
         """Count the prompt of a running request as computed; returns the work that this was."""
@@ -128,8 +129,16 @@ class Workload:
         """What runs, and what is about to start in free slots."""
         yield from self._running.values()
         for request in islice(self._waiting.values(), max(self._max_running - len(self._running), 0)):
-            work = self.load_of(request).work
-            yield RunningWork(work, work)
+            yield self._begin(request)
+
+    def _begin(self, request: EngineRequest) -> RunningWork:
+        """A request that starts, with all its work before it."""
+        work = self.load_of(request).work
+        return RunningWork(work, _counted_output(request), work)
+
+
+def _counted_output(request: EngineRequest) -> int:
+    return min(request.sampling.max_tokens, MAX_COUNTED_OUTPUT)
 
 
 def _lane(request: EngineRequest) -> tuple[int, str]:

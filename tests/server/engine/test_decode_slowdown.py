@@ -4,42 +4,11 @@ import pytest
 
 from server.engine.config import EngineConfig
 from server.engine.engine import Engine
-from server.engine.policy import FIRST_LONG_PREFILL_TOKENS, MIN_LONG_PREFILL_TOKENS, PrefillBudget, StepTimes
+from server.engine.policy import FIRST_LONG_PREFILL_TOKENS, MIN_LONG_PREFILL_TOKENS, PrefillBudget, SchedulingPolicy
 from server.engine.sequence import Sequence
 from tests.server.engine.tiny import engine_config, request, run, tiny_network
 
-STEP, TOKEN = 0.1, 0.01  # seconds, on the simulated machine
-
-
-def test_steps_of_prompts_alone_do_not_shrink_the_share_of_long_prompts() -> None:
-    """Reading the weights takes most of a step with few tokens, which a decode step does anyway."""
-    times = StepTimes()
-    times.observe(STEP, decodes=4, prefill_tokens=0)
-    for _ in range(20):
-        times.observe(STEP + 5 * TOKEN, decodes=4, prefill_tokens=50)
-    found = times.long_prefill_tokens(2.0)
-    for _ in range(20):
-        times.observe(STEP, decodes=0, prefill_tokens=MIN_LONG_PREFILL_TOKENS)
-    assert times.long_prefill_tokens(2.0) == found > MIN_LONG_PREFILL_TOKENS
-
-
-def test_a_chunk_is_what_fits_into_the_slower_step() -> None:
-    times = StepTimes()
-    assert times.long_prefill_tokens(2.5) == FIRST_LONG_PREFILL_TOKENS
-    times.observe(STEP, decodes=8, prefill_tokens=0)
-    times.observe(STEP + 20 * TOKEN, decodes=8, prefill_tokens=20)
-    assert times.long_prefill_tokens(2.5) == MIN_LONG_PREFILL_TOKENS  # fifteen would fit
-    for _ in range(40):
-        times.observe(STEP / 10 + TOKEN, decodes=0, prefill_tokens=2)
-        times.observe(4 * STEP, decodes=8, prefill_tokens=0)
-    assert times.long_prefill_tokens(2.5) == pytest.approx(1.5 * 4 * STEP / TOKEN, abs=2)
-
-
-def test_a_slow_machine_still_computes_some_tokens() -> None:
-    times = StepTimes()
-    times.observe(0.001, decodes=1, prefill_tokens=0)
-    times.observe(9.0, decodes=1, prefill_tokens=10)
-    assert times.long_prefill_tokens(2.0) == MIN_LONG_PREFILL_TOKENS
+STEP, TOKEN = 0.01, 0.001  # seconds, on the simulated machine
 
 
 class Machine:
@@ -89,11 +58,30 @@ def test_a_slowdown_of_one_is_refused() -> None:
         EngineConfig(64, max_decode_slowdown=1)
 
 
-def test_a_prompt_token_costs_what_its_step_takes_longer_than_a_decode_step() -> None:
-    times = StepTimes()
-    times.observe(0.25, decodes=8, prefill_tokens=0)
-    times.observe(0.5, decodes=8, prefill_tokens=16)  # a sixty-fourth of a second each
-    assert times.long_prefill_tokens(3.0) == 32  # in the time of two decode steps
+def long_tokens(*steps: tuple[float, int, int], max_slowdown: float) -> int:
+    """Of a step in which eight sequences decode, after steps of these seconds, decoding sequences and prompt tokens."""
+    policy = SchedulingPolicy(EngineConfig(4096, max_decode_slowdown=max_slowdown), lambda: 0.0)
+    for seconds, decodes, prefill_tokens in steps:
+        policy.observe(seconds, decodes=decodes, prefill_tokens=prefill_tokens)
+    decoding = [Sequence(request(f"r{number}", [3]), number, 0, 0.0) for number in range(8)]
+    return policy.budget_of_turn(decoding).long_tokens
+
+
+def test_a_chunk_is_what_fits_into_the_slower_step() -> None:
+    measured = [(STEP, 8, 0), (STEP + 20 * TOKEN, 8, 20)] * 20
+    assert long_tokens(max_slowdown=2.5) == FIRST_LONG_PREFILL_TOKENS
+    assert long_tokens(*measured, max_slowdown=2.5) == MIN_LONG_PREFILL_TOKENS  # fifteen would fit
+    assert long_tokens(*measured, max_slowdown=4.0) == pytest.approx(3 * STEP / TOKEN, abs=2)
+
+
+def test_steps_of_prompts_alone_do_not_shrink_the_share_of_long_prompts() -> None:
+    """Reading the weights takes most of a step with few tokens, which a decode step does anyway."""
+    measured = [(STEP, 8, 0), (STEP + 0.1 * TOKEN, 8, 2)] * 20
+    assert long_tokens(*measured, *[(STEP, 0, 2)] * 20, max_slowdown=2.0) >= long_tokens(*measured, max_slowdown=2.0)
+
+
+def test_a_slow_machine_still_computes_some_tokens() -> None:
+    assert long_tokens((0.001, 1, 0), (9.0, 1, 10), max_slowdown=2.0) == MIN_LONG_PREFILL_TOKENS
 
 
 def test_long_prompts_have_less_of_the_budget() -> None:

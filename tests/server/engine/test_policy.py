@@ -1,6 +1,6 @@
 """In which order prompts are computed: short ones overtake long ones, and no prompt starves."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any
 
@@ -19,10 +19,34 @@ BLOCK = 16
 KINDS = {"hybrid": (True, True), "attention": (True, False), "recurrence": (False, True)}
 
 
-class Steps:
-    """A scheduler without a network: steps are scheduled, every sampled token is 3."""
+@dataclass(frozen=True)
+class Machine:
+    """Seconds of a step: for each decoding sequence, each prompt token, and the rest."""
 
-    def __init__(self, kind: str = "hybrid", *, slots: int = 64, blocks: int = 8000, **changes: object) -> None:
+    rest: float
+    decode: float
+    prefill_token: float
+
+    def seconds(self, decodes: int, prefill_tokens: int) -> float:
+        return self.rest + self.decode * decodes + self.prefill_token * prefill_tokens
+
+
+class Steps:
+    """A scheduler without a network: steps are scheduled, every sampled token is 3.
+
+    With a `machine`, the scheduler is told how long each step would take there.
+    """
+
+    def __init__(
+        self,
+        kind: str = "hybrid",
+        *,
+        slots: int = 64,
+        blocks: int = 8000,
+        machine: Machine | None = None,
+        **changes: object,
+    ) -> None:
+        self.machine = machine
         has_kv, has_state = KINDS[kind]
         layout = CacheLayout(BLOCK, blocks, slots, 64 if has_state else 0, has_kv, has_state)
         config = EngineConfig(4096, max_num_seqs=slots, **changes)  # type: ignore[arg-type]
@@ -41,6 +65,9 @@ class Steps:
         scheduled = {sequence.request_id: sequence.num_scheduled_tokens for sequence in batch.sequences}
         sampled = SampledTokens([(3,)] * len(batch.sampling))
         self.outputs += self.scheduler.update(batch, ModelOutput(torch.empty(0)), sampled)
+        if self.machine is not None:
+            decodes, tokens = batch.num_decodes, batch.num_prefill_tokens
+            self.scheduler.observe_step(self.machine.seconds(decodes, tokens), decodes=decodes, prefill_tokens=tokens)
         return scheduled
 
     def steps_until(self, name: str) -> int:
