@@ -57,8 +57,7 @@ class EventStream(Response):
         self._events = events
         self._keep_alive = keep_alive
         self._last_sent = 0.0
-        self._ended = False
-        self._sending = asyncio.Lock()  # a comment must not come between the pieces of an event, or after the end
+        self._silence = anyio.CancelScope()  # of what fills it
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -77,7 +76,8 @@ class EventStream(Response):
                     await self._send(send, self._format.encode(event))
             except Exception as error:
                 await self._send(send, self._format.encode(self._format.error(request_error(error))))
-        await self._send(send, self._format.end, last=True)
+        self._silence.cancel()  # nothing comes after the end
+        await send({"type": "http.response.body", "body": self._format.end, "more_body": False})
 
     async def _watch(self, receive: Receive, scope: anyio.CancelScope) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -85,18 +85,17 @@ class EventStream(Response):
         scope.cancel()
 
     async def _keep_open(self, send: Send) -> None:
-        while True:
-            idle = time.monotonic() - self._last_sent
-            await asyncio.sleep(self._keep_alive - idle)
-            if time.monotonic() - self._last_sent >= self._keep_alive:
-                await self._send(send, self._format.keep_alive)
+        with self._silence:
+            while True:
+                idle = time.monotonic() - self._last_sent
+                await asyncio.sleep(self._keep_alive - idle)
+                if time.monotonic() - self._last_sent >= self._keep_alive:
+                    await self._send(send, self._format.keep_alive)
 
-    async def _send(self, send: Send, chunk: bytes, *, last: bool = False) -> None:
-        async with self._sending:
-            if not self._ended:
-                self._ended = last
-                await send({"type": "http.response.body", "body": chunk, "more_body": not last})
-                self._last_sent = time.monotonic()
+    async def _send(self, send: Send, chunk: bytes) -> None:
+        """Each chunk is a whole event or comment, so two tasks may send."""
+        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        self._last_sent = time.monotonic()
 
 
 def data_line(event: Event) -> bytes:
