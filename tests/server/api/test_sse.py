@@ -168,14 +168,17 @@ def test_a_comment_that_waits_for_a_slow_client_does_not_come_after_the_end() ->
         async def send(self, message: dict[str, Any]) -> None:
             if message.get("body", b"").startswith(b":"):
                 commented.set()
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.02)
+                late.append(message)
             await super().send(message)
+            if self.ended:
+                await asyncio.sleep(0.1)
 
     async def events() -> Events:
         yield {"n": 1}
         await commented.wait()
 
-    commented = asyncio.Event()
+    commented, late = asyncio.Event(), []
     client = serve(events, Client, keep_alive=0.01)
-    assert client.ended
     assert client.body == b'data: {"n":1}\n\ndata: [DONE]\n\n'
+    assert late == []
