@@ -178,7 +178,8 @@ def test_a_comment_that_waits_for_a_slow_client_does_not_come_after_the_end() ->
         yield {"n": 1}
         await commented.wait()
 
-    commented, late = asyncio.Event(), []
+    commented = asyncio.Event()
+    late: list[dict[str, Any]] = []
     client = serve(events, Client, keep_alive=0.01)
     assert client.body == b'data: {"n":1}\n\ndata: [DONE]\n\n'
     assert late == []
