@@ -20,7 +20,7 @@ from server.middleware.drain import Drain
 from server.settings import Settings
 from server.startup.app import Backend, create_app
 from server.startup.connection_limit import ConnectionLimit
-from server.startup.http_protocol import MAX_HEAD_BYTES, BoundedH11Protocol
+from server.startup.http_protocol import BoundedH11Protocol
 from server.startup.listeners import Listeners, bind_tcp, url_of
 
 KEEP_ALIVE_SECONDS = 75  # longer than common proxies keep idle connections, so that they close them and not we
@@ -136,7 +136,6 @@ def _server(
     config = uvicorn.Config(
         app,
         http=partial(BoundedH11Protocol, limit=limit, metrics=lambda: app.state.metrics),  # type: ignore[arg-type]
-        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         ws="none",
         log_config=None,  # uvicorn logs through the handler of configure_logging
         access_log=False,

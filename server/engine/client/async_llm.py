@@ -10,6 +10,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -28,10 +29,14 @@ Command = EngineRequest | str  # a request to accept, or the id of one to abort
 
 
 class OutputStream:
-    """The outputs of one request in their order; it ends after the one with a finish reason."""
+    """The outputs of one request in their order; it ends after the one with a finish reason.
+
+    For one reader, which makes it half as dear as an asyncio.Queue: each output passes here.
+    """
 
     def __init__(self) -> None:
-        self._outputs: asyncio.Queue[EngineOutput] = asyncio.Queue()
+        self._outputs: deque[EngineOutput] = deque()
+        self._arrival: asyncio.Future[None] | None = None  # the reader waits for it
         self._ended = False
 
     def __aiter__(self) -> "OutputStream":
@@ -40,12 +45,17 @@ class OutputStream:
     async def __anext__(self) -> EngineOutput:
         if self._ended:
             raise StopAsyncIteration
-        output = await self._outputs.get()
+        while not self._outputs:
+            self._arrival = asyncio.get_running_loop().create_future()
+            await self._arrival
+        output = self._outputs.popleft()
         self._ended = output.finish_reason is not None
         return output
 
     def put(self, output: EngineOutput) -> None:
-        self._outputs.put_nowait(output)
+        self._outputs.append(output)
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
 
 
 class AsyncLLM:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from server.engine.grammar.constraint import GrammarConstraint, shortened
+from server.engine.grammar.constraint import GrammarConstraint, MaskBiases, shortened
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
@@ -38,6 +38,7 @@ class GrammarCompiler:
         self._tokenizer: LLTokenizer | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._kept: OrderedDict[str, CompiledGrammar] = OrderedDict()  # by text, the last used one at the end
+        self._biases = MaskBiases()
         self._lock = threading.Lock()
 
     def start(self, grammar: str) -> Future[CompiledGrammar]:
@@ -63,7 +64,7 @@ class GrammarCompiler:
     def constraint(self, grammar: str) -> GrammarConstraint:
         """The constraint of one sequence, at the beginning of the grammar. A plain text is compiled if necessary."""
         compiled = grammar if isinstance(grammar, CompiledGrammar) else self.start(grammar).result()
-        return GrammarConstraint(compiled.matcher.deep_copy())
+        return GrammarConstraint(compiled.matcher.deep_copy(), self._biases)
 
     def forget(self, grammar: str) -> None:
         """Compile a grammar anew when it comes again: all its constraints use, and fill, the same lexer."""

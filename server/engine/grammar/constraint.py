@@ -3,6 +3,7 @@
 Shapes: V vocabulary.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,35 @@ BITS = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="
 BIAS_OF_BYTE = np.where(BITS == 1, np.float32(0), np.float32("-inf"))  # for each byte of a mask: what 8 tokens get
 MAX_ERROR = 300  # characters
 COMPLETE = frozenset({"NoExtension", "EndOfSentence"})
+MAX_BIASES = 2**20  # numbers in the biases that are kept
 FAILED = "The grammar of this request cannot be followed any further: {reason}. Simplify it."
+
+
+class MaskBiases:
+    """Masks as what is added to logits: 0 for an allowed token, minus infinity for any other.
+
+    The last ones are kept: few masks make up most of an answer, and a kept one takes a third of the time. For the
+    constraints of one thread, vocabulary and device.
+    """
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()  # by mask, the last used one at the end
+
+    def bias(self, mask: bytes, like: Tensor) -> Tensor:
+        """[V], as many and on the device of `like`. Do not change it."""
+        bias_V = self._kept.get(mask)
+        if bias_V is not None:
+            self._kept.move_to_end(mask)
+            return bias_V
+        bias_V = _bias(mask)[: len(like)].to(like.device)
+        self._kept[mask] = bias_V
+        if len(self._kept) * len(like) > MAX_BIASES:
+            self._kept.popitem(last=False)
+        return bias_V
+
+
+def _bias(mask: bytes) -> Tensor:
+    return torch.from_numpy(BIAS_OF_BYTE.take(np.frombuffer(mask, dtype=np.uint8), axis=0).reshape(-1))
 
 
 class GrammarConstraint:
@@ -29,8 +58,8 @@ class GrammarConstraint:
 
     is_active = True
 
-    def __init__(self, matcher: "LLMatcher") -> None:
-        self._matcher = matcher
+    def __init__(self, matcher: "LLMatcher", biases: MaskBiases) -> None:
+        self._matcher, self._biases = matcher, biases
         self._mask: bytes | None = None  # of the next token, if it is computed already
 
     @property
@@ -58,9 +87,7 @@ class GrammarConstraint:
         Other processors forbid with finite numbers, so a token that is allowed here and forbidden there can be sampled
         as a last resort: `min_tokens` cannot lengthen what the grammar ends.
         """
-        mask = np.frombuffer(self._next_mask(), dtype=np.uint8)
-        bias_V = torch.from_numpy(BIAS_OF_BYTE.take(mask, axis=0).reshape(-1)[: len(logits_V)])
-        logits_V += bias_V.to(logits_V.device)
+        logits_V += self._biases.bias(self._next_mask(), logits_V)
 
     def advance(self, token_ids: Sequence[int]) -> None:
         self._matcher.consume_tokens(list(token_ids))

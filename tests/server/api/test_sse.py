@@ -159,3 +159,27 @@ def test_the_headers_do_not_wait_for_the_first_event() -> None:
         yield {"n": 1}
 
     assert serve(events, Client).ended
+
+
+def test_a_comment_that_waits_for_a_slow_client_does_not_come_after_the_end() -> None:
+    """The events end while a comment waits until the client has read."""
+
+    class Client(Connection):
+        async def send(self, message: dict[str, Any]) -> None:
+            if message.get("body", b"").startswith(b":"):
+                commented.set()
+                await asyncio.sleep(0.02)
+                late.append(message)
+            await super().send(message)
+            if self.ended:
+                await asyncio.sleep(0.1)
+
+    async def events() -> Events:
+        yield {"n": 1}
+        await commented.wait()
+
+    commented = asyncio.Event()
+    late: list[dict[str, Any]] = []
+    client = serve(events, Client, keep_alive=0.01)
+    assert client.body == b'data: {"n":1}\n\ndata: [DONE]\n\n'
+    assert late == []

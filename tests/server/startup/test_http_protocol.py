@@ -7,13 +7,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPResponse
+from typing import Any
 from urllib.parse import urlsplit
 
+import h11
 import pytest
 
 from server.startup import http_protocol
 from server.startup.connection_limit import OTHER_FILES, PROBE_CONNECTIONS, ConnectionLimit
-from server.startup.http_protocol import MAX_HEAD_BYTES
+from server.startup.http_protocol import MAX_HEAD_BYTES, ServerConnection
 from tests.server.applications import Server, listening, make_server
 
 BODY = json.dumps({"prompt": "hi", "max_tokens": 5}).encode()
@@ -229,3 +231,35 @@ def test_a_server_in_the_background_of_a_command_does_not_speak_of_connections(
     with caplog.at_level(logging.WARNING), listening(make_server()) as url:
         assert answer(url, PROBE).startswith(b"HTTP/1.1 200 ")
     assert caplog.messages == []
+
+
+PIECES = [h11.Data(data=b"data: a"), h11.Data(data=b""), h11.Data(data=b"b" * 300), h11.EndOfMessage()]
+
+
+def sent(
+    connection: h11.Connection, request: list[h11.Event], head: list[tuple[str, str]], events: list[h11.Event]
+) -> list[tuple[bytes | str | None, Any, Any]]:
+    """What h11 gives for each event of a response, and the states after it; the text of its error where it has one."""
+    client, found = h11.Connection(h11.CLIENT), []
+    connection.receive_data(b"".join(client.send(event) or b"" for event in request))
+    while connection.next_event() not in (h11.PAUSED, h11.NEED_DATA):
+        pass
+    for event in (h11.Response(status_code=200, headers=head), *events):
+        try:
+            data: bytes | str | None = connection.send(event)
+        except h11.LocalProtocolError as error:
+            data = str(error)
+        found.append((data, connection.our_state, connection.their_state))
+    return found
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
+@pytest.mark.parametrize("head", [[], [("Content-Length", "307")], [("Connection", "close")]])
+@pytest.mark.parametrize("events", [PIECES, PIECES[:1], PIECES[::-1], [PIECES[2]] * 3, [*PIECES, PIECES[0]]])
+def test_pieces_of_a_body_are_sent_as_h11_sends_them(
+    method: str, head: list[tuple[str, str]], events: list[h11.Event]
+) -> None:
+    """Also those that are too long or come too late."""
+    request = [h11.Request(method=method, target="/", headers=[("Host", "here")]), h11.EndOfMessage()]
+    expected = sent(h11.Connection(h11.SERVER), request, head, events)
+    assert sent(ServerConnection(), request, head, events) == expected

@@ -15,7 +15,9 @@ from model.generate import generate
 from model.kernels.sampling_reference import gumbel_noise
 from model.network import CausalLM
 from server.engine.engine import Engine
+from server.engine.grammar import constraint
 from server.engine.grammar.compiler import GrammarCompiler
+from server.engine.grammar.constraint import MaskBiases
 from server.engine.types import EngineOutput, FinishReason, GenerateRequest
 from tests.server.engine.grammar.vocabulary import EOS_ID, TAG_ID, Vocabulary
 from tests.server.engine.tiny import (
@@ -296,3 +298,15 @@ def test_an_evicted_grammar_is_compiled_again(network: CausalLM) -> None:
     made.check(asked)
     compiler.forget(CHOICE)
     assert vocabulary.text(run(made, [asked])["r"].token_ids) in WORDS
+
+
+def test_a_mask_forbids_the_tokens_whose_bit_is_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when it was kept, and after it was dropped for others."""
+    monkeypatch.setattr(constraint, "MAX_BIASES", 3 * 45)
+    rng, biases, logits_V = np.random.default_rng(0), MaskBiases(), torch.zeros(45)
+    masks = [rng.bytes(8) for _ in range(5)]
+    for number in rng.integers(0, 5, 50):
+        bits = np.unpackbits(np.frombuffer(masks[number], np.uint8), bitorder="little", count=45)
+        expected = torch.tensor([0.0 if bit else -torch.inf for bit in bits])
+        assert torch.equal(biases.bias(masks[number], logits_V), expected)
+        assert len(biases._kept) <= 3
