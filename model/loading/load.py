@@ -209,7 +209,7 @@ def _fill(network: CausalLM, reader: CheckpointReader, rules: list[Rule], scheme
             freeze_matrix(network, name, scheme.nearest(stored))
             if stored is not None and scheme.is_quantized:
                 quantized_again.append(name)
-        _return_freed_memory()
+        return_freed_memory()
     if scheme is None and network.config.tie_word_embeddings:
         network.tie_head()
     if quantized_again:
@@ -219,7 +219,7 @@ def _fill(network: CausalLM, reader: CheckpointReader, rules: list[Rule], scheme
     assert not unfilled, f"no rule of this family makes {unfilled[0]}"
 
 
-def _return_freed_memory() -> None:
+def return_freed_memory() -> None:
     """Return memory of temporary tensors to the system. glibc would keep 64 MiB of it, and fragmented parts."""
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
         ctypes.CDLL(None).malloc_trim(0)

@@ -3,7 +3,6 @@
 Each batch has a file of its own, so that a damaged page harms one batch, and a finished one is deleted as a whole.
 """
 
-import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -59,6 +58,8 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
+        import sqlite3  # here, because most servers have no batches
+
         self.path = path
         with _translated_errors():
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -147,6 +148,8 @@ class Journal:
 @contextmanager
 def _translated_errors() -> Iterator[None]:
     """SQLite's errors as ours. Our own mistakes in SQL are not translated."""
+    import sqlite3
+
     try:
         yield
     except sqlite3.ProgrammingError:

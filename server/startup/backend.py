@@ -18,7 +18,7 @@ from model.checkpoints.safetensors_files import open_checkpoint
 from model.checkpoints.tensor_readers import Progress
 from model.config import FixedKConfig, ModelConfig
 from model.files import Directory
-from model.loading.load import ModelDescription, describe, load_network
+from model.loading.load import ModelDescription, describe, load_network, return_freed_memory
 from model.loading.lora.attach import attach_adapters
 from model.loading.memory_estimate import gib, network_size, weight_bytes
 from model.loading.pooling import Pooling
@@ -83,6 +83,7 @@ def prepare_backend(
         raise ValueError(f"--lora: {taken.pop()} is the name of the model itself: give the adapter another one")
     if weak := [task for task in quality.tasks if quality.warnings(task)]:
         logger.warning("parts of these tasks are beyond the model: %s; its scores are at /v1/models", ", ".join(weak))
+    return_freed_memory()  # of the threads that loaded and measured
     logger.info(banner(settings, model_id, config, facts.weight_scheme, device_config.device))
 
     def open_backend() -> Backend:

@@ -46,6 +46,33 @@ def test_help_loads_nothing_heavy() -> None:
     assert output.splitlines()[-1] == "[]"
 
 
+def test_a_start_imports_nothing_that_most_servers_do_not_need() -> None:
+    needless = (
+        "torch._dynamo",
+        "torch._inductor",
+        "sympy",
+        "torch.distributed.fsdp",
+        "transformers",
+        "ray",
+        "httpx",
+        "huggingface_hub",
+        "rich.console",
+        "sqlite3",
+        "numpy.testing",
+        "model.training",
+        "opentelemetry.sdk",
+        "opentelemetry.exporter",
+    )
+    program = (
+        "import sys; from server.commands.common.load_backend import load_backend\n"
+        "from server.settings import Settings\n"
+        "load_backend(Settings()); import server.startup.uvicorn_server, server.batches.directory\n"
+        f"print([name for name in {needless} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1:] == ["[]"], result.stderr
+
+
 def test_version(runner: CliRunner) -> None:
     lines = runner.invoke(app, ["version"]).output.splitlines()
     assert [line.split()[0] for line in lines] == ["routelm", "python", "torch", "kernels"]

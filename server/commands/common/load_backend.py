@@ -1,6 +1,7 @@
 """Load a model for a command: show progress meanwhile, and end with one line if the checkpoint cannot be served."""
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,18 +27,25 @@ def load_backend(settings: "Settings", *, measure: bool = True) -> "Callable[[],
 
     `measure` as in `prepare_backend`.
     """
-    from rich.console import Console
-
-    with errors_in_one_line(), loading_progress(Console(stderr=True), settings.model) as progress:
+    with errors_in_one_line(), loading_progress(_terminal(), settings.model) as progress:
         from server.startup.backend import prepare_backend
 
         return prepare_backend(settings, progress, measure=measure)
 
 
+def _terminal() -> "Console | None":
+    """stderr, if people see it. A server that writes to a log file does without rich, which takes 20 ms to import."""
+    if not sys.stderr.isatty():
+        return None
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
 @contextmanager
-def loading_progress(console: "Console", model: str) -> Iterator[ProgressCallback]:
+def loading_progress(terminal: "Console | None", model: str) -> Iterator[ProgressCallback]:
     """Yield a callback that shows what has been read: a bar on a terminal, otherwise a log line every ten seconds."""
-    if not console.is_terminal:
+    if terminal is None:
         yield _log_lines(model)
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -45,7 +53,7 @@ def loading_progress(console: "Console", model: str) -> Iterator[ProgressCallbac
     from model.checkpoints.hub import is_hub_id
 
     columns = BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn()
-    bar = Progress(TextColumn("loading {task.description}"), *columns, console=console, transient=True)
+    bar = Progress(TextColumn("loading {task.description}"), *columns, console=terminal, transient=True)
     task = bar.add_task(model, total=None)
 
     def update(read: int, total: int) -> None:

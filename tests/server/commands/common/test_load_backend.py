@@ -26,9 +26,9 @@ def test_a_terminal_shows_bytes_and_time_left() -> None:
 
 
 def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    screen, now = io.StringIO(), [0.0]
+    now = [0.0]
     monkeypatch.setattr("server.commands.common.load_backend.time.monotonic", lambda: now[0])
-    with caplog.at_level(logging.INFO), loading_progress(Console(file=screen), "mine") as progress:
+    with caplog.at_level(logging.INFO), loading_progress(None, "mine") as progress:
         for second in range(25):
             now[0] = float(second)
             progress(second * 2**30, 25 * 2**30)
@@ -36,7 +36,6 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, caplog:
         "loading mine: 10.00 GiB of 25.00 GiB",
         "loading mine: 20.00 GiB of 25.00 GiB",
     ]
-    assert screen.getvalue() == ""
 
 
 def test_nothing_is_drawn_while_the_hub_draws() -> None:
