@@ -35,7 +35,7 @@ class ToolCallDelta:
     arguments: str = ""
 
 
-@dataclass(slots=True)  # frozen, it would take five times as long, for every token
+@dataclass(slots=True)  # not frozen: that would take five times as long to create, for every token
 class ChatDelta:
     """The next piece of an answer. The last one, and no other, has a `finish_reason`.
 

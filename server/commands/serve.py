@@ -48,7 +48,7 @@ def serve(**given: Any) -> None:
                 ApiKeys.from_settings(settings)  # before the model is loaded: a file that cannot be used
                 listeners = stack.enter_context(bound(settings))
                 batch_directory = stack.enter_context(open_batch_directory(settings))
-            linecache.clearcache()  # importing torch has read sources of it: loading reuses that memory
+            linecache.clearcache()  # torch has put its sources there; loading reuses their memory
             open_backend = load_backend(settings)
         run(settings, open_backend, listeners, batch_directory)
 

@@ -20,7 +20,8 @@ class GenerationDefaults:
     top_k: int = 0  # 0 or less: no limit
     min_p: float = 0.0
     repetition_penalty: float = 1.0
-    # Not in files of transformers. They count the output only, where answers of small models repeat the question.
+    # transformers has neither of these. They count generated tokens only; repetition_penalty counts those of the prompt
+    # too, which a good answer may have to repeat.
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
 

@@ -59,7 +59,7 @@ def fewest_experts(usages: Iterable[Usage]) -> int | None:
     return min((usage.experts_per_token for usage in usages if usage.experts_per_token is not None), default=None)
 
 
-@dataclass(slots=True)  # frozen, it would take five times as long, for every token
+@dataclass(slots=True)  # not frozen: that would take five times as long to create, for every token
 class TextDelta:
     """The next piece of a generation. The last one, and no other, has a `finish_reason`."""
 

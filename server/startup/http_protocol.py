@@ -24,10 +24,10 @@ WRITE_SECONDS = 60.0  # without the client reading any of its response
 
 
 class ServerConnection(h11.Connection):
-    """h11's connection with a shortcut for a piece of a body: its bytes, without a look at the states.
+    """h11's connection with a shortcut for body data: it is framed without running h11's state machine.
 
-    Between the head and the end of a response no state changes, and the framing is that which the head has chosen. A
-    stream sends a piece for each token, so what h11 looks up for each event counts.
+    Data changes no state between the head and the end of a response, and the head has chosen the framing. A stream
+    sends data for each token, so what h11 does for every event adds up.
     """
 
     def __init__(self) -> None:

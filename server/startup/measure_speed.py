@@ -14,7 +14,7 @@ from server.engine.engine import Engine
 from server.engine.types import FinishReason, GenerateRequest, SamplingParams
 
 PROMPT_TOKENS, ANSWER_TOKENS = 8, 5
-LARGEST_BATCH = 16  # 64 would take another quarter of a second of the start; what serving shows corrects the speed soon
+LARGEST_BATCH = 16  # 64 would take another 0.25 s; the speed is corrected soon, by requests
 MAX_SECONDS = 0.5  # after which no larger batch is measured: a slow network gets a speed that is too low
 
 

@@ -31,7 +31,7 @@ Command = EngineRequest | str  # a request to accept, or the id of one to abort
 class OutputStream:
     """The outputs of one request in their order; it ends after the one with a finish reason.
 
-    For one reader, which makes it half as dear as an asyncio.Queue: each output passes here.
+    Every output passes through here. With a single reader, it takes half the time of an asyncio.Queue.
     """
 
     def __init__(self) -> None:

@@ -25,8 +25,8 @@ FAILED = "The grammar of this request cannot be followed any further: {reason}. 
 class MaskBiases:
     """Masks as what is added to logits: 0 for an allowed token, minus infinity for any other.
 
-    The last ones are kept: few masks make up most of an answer, and a kept one takes a third of the time. For the
-    constraints of one thread, vocabulary and device.
+    The last used ones are cached: few masks make up most of an answer, and a cached one takes a third of the time. Not
+    thread-safe; all logits must have the same size and device.
     """
 
     def __init__(self) -> None:
