@@ -87,12 +87,12 @@ class PrefillTurn:
 class StepTimes:
     """A linear model of a step's duration: seconds per prompt token, a constant, and seconds per decoding sequence.
 
-    Fitted by weighted least squares. The weight of a step falls by FORGETTING_FACTOR with each step after it. Errors are
-    relative to the measured duration, so a step that was held up counts little. Coordinate descent (see e.g. Friedman,
-    Hastie and Tibshirani, "Regularization Paths for Generalized Linear Models via Coordinate Descent", 2010) keeps the
-    coefficients from being negative, and updates only those whose feature is not 0 in the newest step: steps without
-    prompts do not change that of a prompt token. Of a time that several coefficients could explain, the first gets most,
-    so steps are rather too short than too long.
+    Fitted by weighted least squares. The weight of a step falls by FORGETTING_FACTOR with each step after it. Errors
+    are relative to the measured duration, so a step that was held up counts little. Coordinate descent (see e.g.
+    Friedman, Hastie and Tibshirani, "Regularization Paths for Generalized Linear Models via Coordinate Descent", 2010)
+    keeps the coefficients from being negative, and updates only those whose feature is not 0 in the newest step: steps
+    without prompts do not change that of a prompt token. Of a time that several coefficients could explain, the first
+    gets most, so steps are rather too short than too long.
     """
 
     def __init__(self) -> None:
