@@ -5,6 +5,7 @@ A model that has only met real names answers a question about an unknown one wit
 
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -43,6 +44,7 @@ def unknown_names() -> dict[str, list[Slots]]:
     return {kind: [{"x": name} for name in _distinct(make, count)] for kind, (make, count) in kinds.items()}
 
 
+@cache
 def _read_file() -> dict[str, Any]:
     return tomllib.loads(FACTS_FILE.read_text(encoding="utf-8"))
 

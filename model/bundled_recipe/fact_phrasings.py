@@ -8,7 +8,7 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 from zlib import crc32
@@ -144,6 +144,7 @@ class Phrasings:
         return words | ({"y_next": str(numbers["y"] + 1)} if "y" in numbers else {})
 
 
+@cache
 def read_phrasings(language: str) -> Phrasings:
     """Read the templates of a language, "en" or "zh"."""
     path = Path(__file__).with_name(f"fact_phrasings_{language}.toml")

@@ -87,9 +87,13 @@ def _said(kept: Mapping[str, Sequence[Row]], random: Random) -> Iterator[Row]:
     frames = _split(read_templates()["people"]["frames"])
     for row in chain.from_iterable(kept.values()):
         if row["label_set"] == FEELINGS:
-            who = random.choice(_people())
-            frame, inside = random.choice(frames), who.replace("The ", "the ").replace("My ", "my ")
-            yield row | {"text": frame.format(Who=who, who=inside, text=row["text"])}
+            who, frame = random.choice(_people()), random.choice(frames)
+            yield row | {"text": frame.format(Who=who, who=_inside(who), text=row["text"])}
+
+
+def _inside(who: str) -> str:
+    """A person inside a sentence: "the old man", "Anna"."""
+    return who[0].lower() + who[1:] if who.startswith(("The ", "My ", "Our ")) else who
 
 
 @cache

@@ -1,13 +1,11 @@
 """The words of the exercises, and the exercises that only take words from the lists."""
 
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from random import Random
 
-from model.bundled_recipe.talk.templates import Slots, split_wordings
+from model.bundled_recipe.talk.templates import Slots, read_tables, split_wordings
 
 Compute = Callable[[Random], Slots]  # the slots of one exercise
 Entry = list[str]  # the forms of a word
@@ -16,11 +14,13 @@ Entry = list[str]  # the forms of a word
 @cache
 def read_table(language: str, table: str) -> dict[str, list[Entry]]:
     """A table of exercise_words.toml: its lists by name."""
-    words = tomllib.loads(Path(__file__).with_name("exercise_words.toml").read_text(encoding="utf-8"))
-    return {
-        name: [split_wordings(entry, "/") for entry in split_wordings(text)]
-        for name, text in words[language][table].items()
-    }
+    lists = read_tables("exercise_words.toml")[language][table]
+    return {name: [split_wordings(entry, "/") for entry in split_wordings(text)] for name, text in lists.items()}
+
+
+@cache
+def _first_forms(language: str, name: str) -> list[str]:
+    return [forms[0] for forms in read_table(language, "lists")[name]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class WordLists:
 
     def words(self, name: str) -> list[str]:
         """The first form of each entry of a list."""
-        return [forms[0] for forms in self.entries(name)]
+        return _first_forms(self.language, name)
 
     def entry(self, random: Random, name: str) -> Entry:
         """A random entry of a list."""

@@ -1,6 +1,6 @@
 """English exercises: COMPUTE has the function that fills the slots of each template in exercises.toml."""
 
-from functools import partial
+from functools import cache, partial
 from random import Random
 from typing import NamedTuple
 
@@ -60,12 +60,15 @@ def sentence(random: Random) -> str:
     return f"{WORDS.word(random, 'subjects')} {random.choice([verb, past])} {rest}."
 
 
+@cache
+def _kinds(table: str) -> list[Kind]:
+    named = ((name.split("/"), words) for name, words in read_table("en", table).items())
+    return [Kind(one, many, [word for (word,) in words], table == "countable") for (one, many), words in named]
+
+
 def draw_kind(random: Random) -> Kind:
     """A random kind of thing."""
-    table = random.choice(["countable", "countable", "uncountable"])
-    name, words = random.choice(list(read_table("en", table).items()))
-    singular, plural = name.split("/")
-    return Kind(singular, plural, [word for (word,) in words], table == "countable")
+    return random.choice(_kinds(random.choice(["countable", "countable", "uncountable"])))
 
 
 def draw_other_kind(random: Random, kind: Kind) -> Kind:
@@ -341,6 +344,7 @@ COMPUTE: dict[str, Compute] = {
     "story_of": WORDS.forms("heroes", "hero", "story"),
     "something_that": something_that,
     "yes_no_fact": WORDS.forms("facts", "question", "answer"),
+    "how_to": WORDS.forms("how_tos", "task", "steps"),
     "translate_word": partial(exercises.translate_word, words=WORDS, languages=LANGUAGES, columns=(1, 2, 3)),
     "translate_back": partial(exercises.translate_word, words=WORDS, languages=LANGUAGES, columns=(1, 2, 3)),
     "which_language": WORDS.forms("languages", "text", "language"),

@@ -280,6 +280,7 @@ COMPUTE: dict[str, Compute] = {
     "get_well": note,
     "story_of": WORDS.forms("heroes", "hero", "story"),
     "something_that": WORDS.forms("qualities", "quality", "thing"),
+    "how_to": WORDS.forms("how_tos", "task", "steps"),
     "translate_word": partial(exercises.translate_word, words=WORDS, languages=LANGUAGES, columns=(1, 1, 1, 2, 3)),
     "translate_back": partial(exercises.translate_word, words=WORDS, languages=LANGUAGES, columns=(1, 1, 1, 2, 3)),
     "number_word": number_word,

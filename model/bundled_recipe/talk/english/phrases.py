@@ -1,13 +1,11 @@
 """Exercises about the everyday phrases of phrases.toml and their translations."""
 
-import tomllib
 from functools import cache
-from pathlib import Path
 from random import Random
 
 from model.bundled_recipe.talk.exercise_words import Compute
 from model.bundled_recipe.talk.exercises_en import LANGUAGES
-from model.bundled_recipe.talk.templates import Slots
+from model.bundled_recipe.talk.templates import Slots, read_tables
 
 SHORT = "short"  # the table of the phrases that are no sentences
 _PEOPLE = ("an English person", "a German person", "a French person", "a Chinese person")
@@ -16,7 +14,7 @@ _PEOPLE = ("an English person", "a German person", "a French person", "a Chinese
 @cache
 def read_phrases(short: bool) -> list[list[str]]:
     """The phrases in the order of LANGUAGES: either those that are sentences, or the short ones."""
-    tables = tomllib.loads(Path(__file__).with_name("phrases.toml").read_text(encoding="utf-8"))
+    tables = read_tables("english/phrases.toml")
     return [phrase for name, phrases in tables.items() if (name == SHORT) == short for phrase in phrases]
 
 

@@ -125,7 +125,7 @@ def shopping(random: Random) -> Slots:
         (f"How many {things} does {name} {plain}?", NUMBERS[a], f"{name} {has} {NUMBERS[a]} {things}."),
         (f"How many {things2} does {name} {plain}?", NUMBERS[b], f"{name} {has} {NUMBERS[b]} {things2}."),
         (f"What does {name} {plain}?", f"{things} and {things2}", f"{name} {has} {things} and {things2}."),
-        ("How many things are that together?", NUMBERS[a + b], f"{capitalized(NUMBERS[a + b])} things together."),
+        ("How many things are there together?", NUMBERS[a + b], f"{capitalized(NUMBERS[a + b])} things together."),
     )
 
 

@@ -1,36 +1,35 @@
-"""The sources made from templates: their rows are well-formed, the same each time, and enough."""
+"""The sources made from templates: their rows are well-formed and the same each time, for every talk and exercise."""
+
+from functools import partial
 
 import pytest
 
 from model.bundled_recipe.talk.sources import exercise_rows, talk_rows
 from model.text.special_tokens import LANGUAGES
-from model.training.data.rows import Row
+from model.training.data.prepare import ExtraSource
 
 PAIR = {"source_lang": "en", "target_lang": "zh", "source": "I am late.", "target": "我迟到了。"}
+# Some rows of each talk and exercise.
+TALKS = [
+    ExtraSource(file, partial(talk_rows, file=file, languages=LANGUAGES, at_most=10))
+    for file in ("persona.toml", "refusals.toml", "talks.toml", "smalltalk.toml")
+]
+EXERCISES = [
+    ExtraSource(f"exercises-{language}", partial(exercise_rows, language=language, at_most=10))
+    for language in ("en", "zh")
+]
 
 
-def test_rows_are_many_and_alternate_without_open_slots(template_rows: list[Row]) -> None:
-    assert len(template_rows) > 3000
-    for row in template_rows:
-        messages = row["messages"]
+@pytest.mark.parametrize("source", [*TALKS, *EXERCISES], ids=lambda source: source.name)
+def test_rows_alternate_without_open_slots_and_come_out_the_same_twice(source: ExtraSource) -> None:
+    rows = list(source.rows({}))
+    assert len(rows) > 300
+    assert rows == list(source.rows({}))
+    for messages in (row["messages"] for row in rows):
         assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2)
         for text in (message["content"] for message in messages):
             assert text == text.strip() != ""
             assert not set("{}|") & set(text)
-
-
-@pytest.mark.parametrize("file", ["persona.toml", "refusals.toml", "talks.toml", "smalltalk.toml"])
-def test_talks_come_out_the_same_twice(file: str) -> None:
-    rows = list(talk_rows({}, file, LANGUAGES, at_most=4))
-    assert rows
-    assert rows == list(talk_rows({}, file, LANGUAGES, at_most=4))
-
-
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_exercises_come_out_the_same_twice(language: str) -> None:
-    rows = list(exercise_rows({}, language, at_most=4))
-    assert rows
-    assert rows == list(exercise_rows({}, language, at_most=4))
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
