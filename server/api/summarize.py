@@ -20,8 +20,7 @@ from server.tasks.summarize import RunningSummary, SummarizeParams, start_summar
 router = APIRouter(prefix="/v1", tags=["Tasks"])
 
 DEFAULT_MAX_TOKENS = {"short": 32, "medium": 80, "long": 256}
-# A small model that decodes greedily can fall into repeating itself.
-REPEATING_LITTLE = replace(GREEDY, frequency_penalty=0.5)
+DEFAULTS = replace(GREEDY, frequency_penalty=0.5)  # a small model that decodes greedily can get stuck in a loop
 
 
 class SummarizeRequest(TaskFields, ExpertsFields):
@@ -38,11 +37,7 @@ class SummarizeRequest(TaskFields, ExpertsFields):
     def params(self, service: GenerationService) -> SummarizeParams:
         return SummarizeParams(
             self.text,
-            self.sampling_params(
-                service,
-                max_tokens=DEFAULT_MAX_TOKENS[self.length],
-                defaults=REPEATING_LITTLE,
-            ),
+            self.sampling_params(service, max_tokens=DEFAULT_MAX_TOKENS[self.length], defaults=DEFAULTS),
             language=None if self.language == AUTO else self.language,
             length=self.length,
             method=None if self.method == "auto" else self.method,

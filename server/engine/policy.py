@@ -13,15 +13,15 @@ from server.engine.config import EngineConfig
 from server.engine.fair_share import FairShare
 from server.engine.sequence import Sequence
 
-MAX_STEP_SECONDS = 1.0  # about the longest step while others decode: the time between two tokens of a stream
-MIN_PREFILL_TOKENS = 64  # per step: even on a slow machine, prompts must make progress
+MAX_STEP_SECONDS = 1.0  # of a step that streams wait for, about
+MIN_PREFILL_TOKENS = 64  # per step: prompts make progress on a slow machine too
 MIN_LONG_PREFILL_TOKENS = 16  # the same of long prompts
 FIRST_LONG_PREFILL_TOKENS = 64  # of long prompts per step, until both kinds of steps have been measured
-SHORT_STEP_PREFILL_TOKENS = 192  # a short step takes as long as one with such a prompt alone
+SHORT_STEP_PREFILL_TOKENS = 192  # a short step takes as long as a step that computes only such a prompt
 
-KEEP = 0.9  # of the weight of a measured step, for each step after it
-SWEEPS = 3  # of coordinate descent after a step: the coefficients of before are a good start
-MAX_SPEEDUP = 4.0  # of a step over what was expected of it, that is believed
+FORGETTING_FACTOR = 0.9  # of the weight of a measured step, with each step after it
+SWEEPS = 3  # of coordinate descent after each step, which starts at the coefficients of the step before
+MAX_SPEEDUP = 2.0  # that one step can show, of a step and of a prompt token: their estimates fall no faster
 
 
 @dataclass(slots=True)
@@ -85,54 +85,66 @@ class PrefillTurn:
 
 
 class StepTimes:
-    """A linear model of the seconds of a step: of each prompt token, of each decoding sequence, and of the rest.
+    """A linear model of a step's duration: seconds per prompt token, a constant, and seconds per decoding sequence.
 
-    Fitted by least squares with weights that fall from step to step. Errors are relative to the time of a step, so a
-    step that was held up counts little. Coordinate descent (see e.g. Friedman, Hastie and Tibshirani, "Regularization
-    Paths for Generalized Linear Models via Coordinate Descent", 2010) keeps the coefficients from being negative, and
-    leaves as it was what recent steps do not show: that of a prompt token is not changed by steps without prompts. What
-    could belong to several coefficients goes to the first, so steps are rather too short than too long.
+    Fitted by weighted least squares. The weight of a step falls by FORGETTING_FACTOR with each step after it. Errors
+    are relative to the measured duration, so a step that was held up counts little. Coordinate descent (see e.g.
+    Friedman, Hastie and Tibshirani, "Regularization Paths for Generalized Linear Models via Coordinate Descent", 2010)
+    keeps the coefficients from being negative, and updates only those whose feature is not 0 in the newest step: steps
+    without prompts do not change that of a prompt token. Of a time that several coefficients could explain, the first
+    gets most, so steps are rather too short than too long.
     """
 
     def __init__(self) -> None:
         self._coefficients = [0.0, 0.0, 0.0]
-        self._products = [[0.0] * 3 for _ in range(3)]  # weighted sums of products of two features
-        self._sums = [0.0] * 3  # and of features: each step counts as 1, and its features in relation to its seconds
+        # The normal equations. Features are divided by the step's duration, so the target of each step is 1.
+        self._gram = [[0.0] * 3 for _ in range(3)]  # weighted sums of the products of two features
+        self._feature_sums = [0.0] * 3
 
     def observe(self, seconds: float, *, decodes: int, prefill_tokens: int) -> None:
-        """Record the time of a step with this number of decoding sequences and prompt tokens."""
-        amounts = (prefill_tokens, 1, decodes)
-        seconds = max(seconds, sum(map(float.__mul__, self._coefficients, map(float, amounts))) / MAX_SPEEDUP)
+        """Record the duration of a step with this number of decoding sequences and prompt tokens."""
         if seconds <= 0:
-            return
-        features = [amount / seconds for amount in amounts]
-        for products, feature in zip(self._products, features, strict=True):
-            products[:] = [KEEP * known + feature * other for known, other in zip(products, features, strict=True)]
-        self._sums = [KEEP * known + feature for known, feature in zip(self._sums, features, strict=True)]
-        shown = [index for index, amount in enumerate(amounts) if amount]
-        for index in SWEEPS * shown:
+            return  # shorter than the clock can tell
+        amounts = [float(prefill_tokens), 1.0, float(decodes)]
+        seconds = max(seconds, _dot(self._coefficients, amounts) / MAX_SPEEDUP)
+        self._add([amount / seconds for amount in amounts])
+        lowest = self._coefficients[0] / MAX_SPEEDUP
+        for index in SWEEPS * [index for index, amount in enumerate(amounts) if amount]:
             self._descend(index)
+        self._coefficients[0] = max(self._coefficients[0], lowest)  # 0 would allow any number of prompt tokens
 
     def decode_step(self, decodes: int) -> float:
         """Seconds of a step without prompts; 0 until it is known."""
-        _, rest, each = self._coefficients
-        return each * decodes + rest
+        _, constant, each = self._coefficients
+        return each * decodes + constant
 
     def prefill_step(self, tokens: int) -> float:
         """Seconds of a step with prompt tokens alone; 0 until it is known."""
-        each, rest, _ = self._coefficients
-        return each * tokens + rest
+        each, constant, _ = self._coefficients
+        return each * tokens + constant
 
     def prefill_tokens(self, seconds: float) -> int:
         """How many prompt tokens add these seconds to a step; as many as possible while that is not known."""
         each = self._coefficients[0]
         return int(min(seconds / each, sys.maxsize)) if each else sys.maxsize
 
+    def _add(self, features: list[float]) -> None:
+        """Add a step to the normal equations."""
+        for row, feature in zip(self._gram, features, strict=True):
+            row[:] = [FORGETTING_FACTOR * known + feature * other for known, other in zip(row, features, strict=True)]
+        self._feature_sums = [
+            FORGETTING_FACTOR * known + feature for known, feature in zip(self._feature_sums, features, strict=True)
+        ]
+
     def _descend(self, index: int) -> None:
         """Set one coefficient to its best value, given the others."""
-        products = self._products[index]
-        excess = sum(map(float.__mul__, products, self._coefficients)) - self._sums[index]
-        self._coefficients[index] = max(self._coefficients[index] - excess / products[index], 0.0)
+        row = self._gram[index]
+        excess = _dot(row, self._coefficients) - self._feature_sums[index]
+        self._coefficients[index] = max(self._coefficients[index] - excess / row[index], 0.0)
+
+
+def _dot(left: list[float], right: list[float]) -> float:
+    return sum(a * b for a, b in zip(left, right, strict=True))
 
 
 class SchedulingPolicy:
@@ -155,9 +167,9 @@ class SchedulingPolicy:
     def budget(self, decodes: list[Sequence], sequences: Collection[Sequence]) -> PrefillBudget:
         """The prompt tokens of a step in which `decodes` decode, with their tokens scheduled.
 
-        A step takes about MAX_STEP_SECONDS at most. It is short while a tenant that has few of all `sequences` may send
-        another, which would wait for the end of the step: then its first token takes at most about twice as long as it
-        would alone.
+        If any decode, the step takes about MAX_STEP_SECONDS at most. It is short while a tenant that has few of all
+        `sequences` may send another, which would wait for the end of the step: a prompt of SHORT_STEP_PREFILL_TOKENS
+        then gets its first token after about twice the time that it takes alone, at most.
         """
         budget = self._budget(decodes)
         if decodes:

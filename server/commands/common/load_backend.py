@@ -34,8 +34,8 @@ def load_backend(settings: "Settings", *, measure: bool = True) -> "Callable[[],
 
 
 def _terminal() -> "Console | None":
-    """stderr, if people see it. A server that writes to a log file does without rich, which takes 20 ms to import."""
-    if not sys.stderr.isatty():
+    """stderr, if it is a terminal. A server that logs to a file needs no rich, which takes 20 ms to import."""
+    if sys.stderr is None or not sys.stderr.isatty():  # None: closed by whoever started the process
         return None
     from rich.console import Console
 

@@ -145,7 +145,9 @@ class AdmissionControl:
             return ahead.tokens / rate if (rate := self._prefill.value) else 0.0
         queued = ahead.work * min(1.0, num_queued / max(ahead.count, 1))  # preempted requests wait, but not ahead
         # When its turn comes, half of the answers in the slots is left, on average. Their prompts are computed early.
-        delay = sum(running.remaining - running.answer / 2 for running in self._workload.in_slots())
+        # Of answers longer than MAX_COUNTED_OUTPUT nothing is left to count.
+        counted = (running for running in self._workload.in_slots() if running.remaining)
+        delay = sum(running.remaining - running.answer / 2 for running in counted)
         return max(queued + delay, 0.0) / rate if (rate := self._service.value) else 0.0
 
     def _seconds_until_ended(self, count: int) -> float:

@@ -51,12 +51,29 @@ def test_prompt_tokens_are_not_free_after_many_steps_without() -> None:
     assert times.prefill_tokens(1.0) == pytest.approx(1 / MACHINE.prefill_token, rel=0.3)
 
 
+def test_prompt_tokens_are_not_free_because_the_machine_got_faster() -> None:
+    """The first prompt after many slow decode steps; the time of the whole step is less than what those took."""
+    times = observed(MACHINE, times=StepTimes())
+    for _ in range(100):
+        times.observe(3 * MACHINE.seconds(8, 0), decodes=8, prefill_tokens=0)
+    times.observe(MACHINE.seconds(8, 16), decodes=8, prefill_tokens=16)
+    assert times.prefill_tokens(1.0) < 3 / MACHINE.prefill_token
+
+
 @pytest.mark.parametrize("seconds", [0.0, -5.0, 1e-9])
 def test_a_clock_that_jumps_does_no_harm(seconds: float) -> None:
     times = observed(MACHINE, times=StepTimes())
     times.observe(seconds, decodes=8, prefill_tokens=100)
     observed(MACHINE, 20, times=times)
     assert times.decode_step(16) == pytest.approx(MACHINE.seconds(16, 0), rel=0.3)
+
+
+def test_steps_too_short_for_the_clock_do_no_harm() -> None:
+    """Windows counts monotonic time in steps of 15.6 ms."""
+    times = observed(MACHINE, times=StepTimes())
+    for _ in range(1000):
+        times.observe(0.0, decodes=8, prefill_tokens=100)
+    assert times.prefill_tokens(1.0) == pytest.approx(1 / MACHINE.prefill_token, rel=0.3)
 
 
 def longest_step(machine: Machine, kind: str) -> tuple[float, int]:

@@ -7,6 +7,7 @@ import re
 import pytest
 from rich.console import Console
 
+from server.commands.common import load_backend
 from server.commands.common.load_backend import loading_progress
 from server.commands.common.logs import StderrHandler
 
@@ -55,3 +56,9 @@ def test_a_log_line_has_a_line_of_its_own_above_the_bar(monkeypatch: pytest.Monk
         progress(2**28, 2**30)
         logger.warning("something happened")
     assert re.search(r"(\r|\n|\x1b\[2K)something happened\n", screen.getvalue())
+
+
+def test_a_process_without_stderr_logs_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python sets it to None where whoever starts the server has closed it: `routelm serve 2>&-`."""
+    monkeypatch.setattr("sys.stderr", None)
+    assert load_backend._terminal() is None

@@ -12,6 +12,7 @@ from server.engine.client import return_windows
 from server.engine.client.admission import MIN_QUEUE, MIN_WAIT, OVERCOMMIT, AdmissionControl, QueueLimits, Speed
 from server.engine.client.base import DeadlineError, QueueFullError
 from server.engine.client.return_windows import HORIZON
+from server.engine.client.workload import MAX_COUNTED_OUTPUT
 from server.engine.types import EngineRequest, GenerateRequest, SamplingParams, SchedulingParams
 
 LIMITS = QueueLimits(max_running=2, max_queue=100, max_tokens=10_000, max_wait=10.0)
@@ -70,6 +71,17 @@ def test_the_expected_wait_is_bounded() -> None:
     )
     with pytest.raises(QueueFullError):
         admission.admit(request(), 30.0)
+
+
+def test_answers_longer_than_is_counted_do_not_hide_the_queue() -> None:
+    """All slots are busy, and nobody knows for how long."""
+    admission = with_measured_rate()
+    for _ in range(LIMITS.max_running):
+        long = request(max_tokens=2000)
+        admission.admit(long, 30.0)
+        admission.record_output(long.request_id, MAX_COUNTED_OUTPUT + 1, 30.0)
+    admitted(admission, 30.0, 3)
+    assert admission.expected_wait(ANYBODY) == pytest.approx(3.0, rel=0.1)
 
 
 SLOTS = QueueLimits(max_running=32, max_queue=100, max_tokens=10_000, max_wait=10.0)
