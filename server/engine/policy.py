@@ -17,7 +17,6 @@ MAX_STEP_SECONDS = 1.0  # of a step that streams wait for, about
 MIN_PREFILL_TOKENS = 64  # per step: prompts make progress on a slow machine too
 MIN_LONG_PREFILL_TOKENS = 16  # the same of long prompts
 FIRST_LONG_PREFILL_TOKENS = 64  # of long prompts per step, until both kinds of steps have been measured
-SHORT_STEP_PREFILL_TOKENS = 192  # a short step takes as long as a step that computes only such a prompt
 
 FORGETTING_FACTOR = 0.9  # of the weight of a measured step, with each step after it
 SWEEPS = 3  # of coordinate descent after each step, which starts at the coefficients of the step before
@@ -118,11 +117,6 @@ class StepTimes:
         _, constant, each = self._coefficients
         return each * decodes + constant
 
-    def prefill_step(self, tokens: int) -> float:
-        """Seconds of a step with prompt tokens alone; 0 until it is known."""
-        each, constant, _ = self._coefficients
-        return each * tokens + constant
-
     def prefill_tokens(self, seconds: float) -> int:
         """How many prompt tokens add these seconds to a step; as many as possible while that is not known."""
         each = self._coefficients[0]
@@ -168,14 +162,13 @@ class SchedulingPolicy:
         """The prompt tokens of a step in which `decodes` decode, with their tokens scheduled.
 
         If any decode, the step takes about MAX_STEP_SECONDS at most. It is short while a tenant that has few of all
-        `sequences` may send another, which would wait for the end of the step: a prompt of SHORT_STEP_PREFILL_TOKENS
-        then gets its first token after about twice the time that it takes alone, at most.
+        `sequences` may send another, which would wait for the end of the step.
         """
         budget = self._budget(decodes)
         if decodes:
             budget = budget.at_most(self._tokens_within(MAX_STEP_SECONDS, decodes))
         if self.fair_share.may_be_joined(sequences):
-            budget = budget.at_most(self._tokens_within(self._times.prefill_step(SHORT_STEP_PREFILL_TOKENS), decodes))
+            budget = budget.at_most(MIN_PREFILL_TOKENS)
         return budget
 
     def budget_of_turn(self, decodes: list[Sequence]) -> PrefillBudget:
