@@ -208,7 +208,7 @@ class RequestTimes:
     finished: float | None = None
 
 
-@dataclass(slots=True)  # not frozen: that would take five times as long to create, for every token
+@dataclass(slots=True, unsafe_hash=True)  # not frozen: that would take five times as long to create, for every token
 class EngineOutput:
     """What one step computed for one request. The last output of a request, and no other, has a `finish_reason`.
 
