@@ -5,14 +5,14 @@ from functools import partial
 from itertools import islice
 
 from model.bundled_recipe.chat_rows import chat_row
-from model.bundled_recipe.talk import english, exercises_en, exercises_zh
+from model.bundled_recipe.talk import english, exercises_zh
 from model.bundled_recipe.talk.templates import TalkWriter, Turns, read_talks
 from model.text.special_tokens import LANGUAGES
 from model.text.task_prompts import LANGUAGE_NAMES
 from model.training.data.prepare import ExtraSource, KeptRows
 from model.training.data.rows import Row
 
-COMPUTE = {"en": exercises_en.COMPUTE | english.COMPUTE, "zh": exercises_zh.COMPUTE}
+COMPUTE = {"en": english.COMPUTE, "zh": exercises_zh.COMPUTE}
 # Exercises of many possible contents: how many times the rows of another one.
 RICH = {"reading": 10, "translate_word": 3, "translate_phrase": 4, "phrase_meaning": 3, "between_languages": 3}
 RICH |= {"translate_spoken": 3, "number_sequence": 2, "list_things": 2, "odd_one": 2, "category": 2, "not_a_kind": 2}

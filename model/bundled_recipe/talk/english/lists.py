@@ -3,8 +3,7 @@
 from random import Random
 
 from model.bundled_recipe.chat_rows import capitalized
-from model.bundled_recipe.talk.exercise_words import Compute
-from model.bundled_recipe.talk.exercises_en import (
+from model.bundled_recipe.talk.english.basics import (
     NUMBERS,
     SEPARATOR,
     WORDS,
@@ -13,6 +12,7 @@ from model.bundled_recipe.talk.exercises_en import (
     several_words,
     with_article,
 )
+from model.bundled_recipe.talk.exercise_words import Compute
 from model.bundled_recipe.talk.templates import Slots
 
 _PLACES = ("first", "second", "third", "fourth")

@@ -3,8 +3,8 @@
 from functools import cache
 from random import Random
 
+from model.bundled_recipe.talk.english.basics import LANGUAGES
 from model.bundled_recipe.talk.exercise_words import Compute
-from model.bundled_recipe.talk.exercises_en import LANGUAGES
 from model.bundled_recipe.talk.templates import Slots, read_tables
 
 SHORT = "short"  # the table of the phrases that are no sentences

@@ -3,8 +3,8 @@
 from random import Random
 
 from model.bundled_recipe.chat_rows import capitalized
+from model.bundled_recipe.talk.english.basics import DAYS, NUMBERS, WORDS, with_article
 from model.bundled_recipe.talk.exercise_words import Compute, read_table
-from model.bundled_recipe.talk.exercises_en import DAYS, NUMBERS, WORDS, with_article
 from model.bundled_recipe.talk.templates import Slots
 
 _HOURS = NUMBERS[1:]

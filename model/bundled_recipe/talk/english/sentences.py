@@ -3,8 +3,8 @@
 from random import Random
 
 from model.bundled_recipe.chat_rows import capitalized
+from model.bundled_recipe.talk.english.basics import WORDS, sentence, with_article
 from model.bundled_recipe.talk.exercise_words import Compute
-from model.bundled_recipe.talk.exercises_en import WORDS, sentence, with_article
 from model.bundled_recipe.talk.templates import Slots
 
 # By the list of things: what to ask with, and the answer's word; the list goes from little to much.

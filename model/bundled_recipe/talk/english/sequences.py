@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from random import Random
 from string import ascii_uppercase
 
+from model.bundled_recipe.talk.english.basics import DAYS, MONTHS, NUMBERS, SEPARATOR
 from model.bundled_recipe.talk.exercise_words import Compute
-from model.bundled_recipe.talk.exercises_en import DAYS, MONTHS, NUMBERS, SEPARATOR
 from model.bundled_recipe.talk.templates import Slots
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")

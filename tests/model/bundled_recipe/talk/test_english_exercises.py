@@ -7,9 +7,9 @@ from random import Random
 import pytest
 
 from model.bundled_recipe.talk import english
-from model.bundled_recipe.talk.english import lists, phrases, reading, sentences, sequences
+from model.bundled_recipe.talk.english import basics, lists, phrases, reading, sentences, sequences
+from model.bundled_recipe.talk.english.basics import DAYS, NUMBERS, WORDS
 from model.bundled_recipe.talk.exercise_words import read_table
-from model.bundled_recipe.talk.exercises_en import DAYS, NUMBERS, WORDS
 from model.bundled_recipe.talk.templates import Slots
 
 
@@ -111,6 +111,6 @@ def test_phrases_have_four_languages() -> None:
 
 
 def test_every_exercise_of_the_modules_is_listed() -> None:
-    modules = (sequences, lists, sentences, reading, phrases)
+    modules = (basics, sequences, lists, sentences, reading, phrases)
     assert sum(len(module.COMPUTE) for module in modules) == len(english.COMPUTE)
     assert WORDS.words("names")

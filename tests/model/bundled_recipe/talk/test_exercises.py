@@ -5,7 +5,8 @@ from random import Random
 
 import pytest
 
-from model.bundled_recipe.talk import exercises_en, exercises_zh
+from model.bundled_recipe.talk import exercises_zh
+from model.bundled_recipe.talk.english.basics import NUMBERS
 from model.bundled_recipe.talk.exercise_words import Compute, read_table
 from model.bundled_recipe.talk.sources import COMPUTE
 from model.bundled_recipe.talk.templates import Slots, TalkWriter, read_talks
@@ -54,7 +55,7 @@ def test_words_are_sorted_reversed_counted_and_spelled() -> None:
         assert slots["reversed"].split(", ") == slots["words"].split(", ")[::-1]
     for slots in drawn(ENGLISH["words_in"]):
         words = re.findall(r"\w+", slots["sentence"])
-        assert (exercises_en.NUMBERS[len(words)], words[0], words[-1]) == (slots["n"], slots["first"], slots["last"])
+        assert (NUMBERS[len(words)], words[0], words[-1]) == (slots["n"], slots["first"], slots["last"])
     for slots in drawn(ENGLISH["spell"]):
         assert slots["letters"].replace("-", "").lower() == slots["word"]
 

@@ -1,4 +1,4 @@
-"""English exercises: COMPUTE has the function that fills the slots of each template in exercises.toml."""
+"""English exercises on words and numbers: COMPUTE has the function that fills the slots of a template."""
 
 from functools import cache, partial
 from random import Random
