@@ -11,7 +11,14 @@ from typing import Any
 from model.bundled_recipe.chat_rows import chat_row
 from model.bundled_recipe.everyday_facts import everyday_fact_rows
 from model.bundled_recipe.fact_phrasings import fact_phrasing_rows
-from model.bundled_recipe.labelled import WORDS_LEFT_OUT, headline_rows, left_out_rows, somebody_rows
+from model.bundled_recipe.labelled import (
+    TOPICS,
+    WORDS_LEFT_OUT,
+    headline_rows,
+    labelled_row,
+    left_out_rows,
+    somebody_rows,
+)
 from model.bundled_recipe.talk.sources import TALK_SOURCES, persona_talk_rows
 from model.training.data.gap_sentences import gap_sentences
 from model.training.data.prepare import ExtraSource
@@ -21,7 +28,6 @@ PERSONA_FILE = Path(__file__).with_name("persona.json")
 # A source of headlines knows "health" from a handful of rows; another calls it "wellness", and medical sentences come
 # with translations. Their rows under the first one's labels teach what a label means rather than which list it is in.
 NEWS, MEDICINE = "analyze/huffpost-topic-en", "translate/tico19-en-zh"
-LABELS = ["business", "technology", "entertainment", "health"]
 LABEL_OF = {
     "business": "business",
     "science and technology": "technology",
@@ -58,16 +64,16 @@ def all_persona_rows(kept: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
 
 
 def topic_rows(kept: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
-    """Yield analyze rows under LABELS from the rows of NEWS and MEDICINE.
+    """Yield analyze rows under TOPICS from the rows of NEWS and MEDICINE.
 
     They also come as headlines: otherwise their form would tell the topic.
     """
     for row in kept.get(NEWS, ()):
         if row["label"] in LABEL_OF:
             for text in dict.fromkeys((row["text"], as_headline(row["text"]))):
-                yield _labelled(text, LABEL_OF[row["label"]])
+                yield labelled_row(text, LABEL_OF[row["label"]], TOPICS)
     for row in kept.get(MEDICINE, ()):
-        yield _labelled(as_headline(row["source"]), "health")
+        yield labelled_row(as_headline(row["source"]), "health", TOPICS)
 
 
 def gap_sentence_rows(kept: Mapping[str, Sequence[Row]], language: str) -> Iterator[Row]:
@@ -86,10 +92,6 @@ def as_headline(text: str) -> str:
     if len(sentence) <= HEADLINE_CHARACTERS:
         return sentence
     return sentence[: HEADLINE_CHARACTERS - 3].rpartition(" ")[0] + " ..."
-
-
-def _labelled(text: str, label: str) -> Row:
-    return {"task": "analyze", "text": text, "label": label, "label_set": LABELS}
 
 
 def _is_prose(source: str) -> bool:

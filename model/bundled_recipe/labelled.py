@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 from model.bundled_recipe.chat_rows import capitalized
+from model.bundled_recipe.talk.templates import split_wordings
 from model.training.data.rows import Row
 
 TEMPLATES_FILE = Path(__file__).with_name("labelled.toml")
@@ -36,11 +37,11 @@ def read_templates() -> dict[str, Any]:
 def headline_rows(kept: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
     """Yield HEADLINES_PER_TOPIC headlines of every topic."""
     templates, random = read_templates()["headlines"], Random("headlines")
-    words = {name: _split(text) for name, text in templates["words"].items()}
+    words = {name: split_wordings(text) for name, text in templates["words"].items()}
     for topic in TOPICS:
-        forms = _split(templates[topic]["forms"])
+        forms = split_wordings(templates[topic]["forms"])
         texts = (_headline(random.choice(forms), words, random) for _ in range(HEADLINES_PER_TOPIC))
-        yield from (_labelled(text, topic, TOPICS) for text in dict.fromkeys(texts))
+        yield from (labelled_row(text, topic, TOPICS) for text in dict.fromkeys(texts))
 
 
 def _headline(form: str, words: Mapping[str, Sequence[str]], random: Random) -> str:
@@ -77,14 +78,14 @@ def somebody_rows(kept: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
 
 def _feelings(random: Random) -> Iterator[Row]:
     for feeling, sentences in read_templates()["feelings"].items():
-        for sentence in _split(sentences):
+        for sentence in split_wordings(sentences):
             for person in random.sample(_people(), PEOPLE_PER_SENTENCE):
                 label = random.choice(FEELINGS) if feeling == "neutral" else feeling
-                yield _labelled(sentence.format(person), label, FEELINGS)
+                yield labelled_row(sentence.format(person), label, FEELINGS)
 
 
 def _said(kept: Mapping[str, Sequence[Row]], random: Random) -> Iterator[Row]:
-    frames = _split(read_templates()["people"]["frames"])
+    frames = split_wordings(read_templates()["people"]["frames"])
     for row in chain.from_iterable(kept.values()):
         if row["label_set"] == FEELINGS:
             who, frame = random.choice(_people()), random.choice(frames)
@@ -99,15 +100,12 @@ def _inside(who: str) -> str:
 @cache
 def _people() -> list[str]:
     """Names, people of many countries, and others, as they begin a sentence; as many of each kind."""
-    lists = {name: _split(text) for name, text in read_templates()["people"].items()}
+    lists = {name: split_wordings(text) for name, text in read_templates()["people"].items()}
     strangers = [f"The {people} {noun}" for people in lists["peoples"] for noun in lists["nouns"]]
     kinds = (lists["names"], Random("strangers").sample(strangers, len(lists["names"])), 2 * lists["others"])
     return [person for kind in kinds for person in kind]
 
 
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split("|")]
-
-
-def _labelled(text: str, label: str, label_set: Sequence[str]) -> Row:
+def labelled_row(text: str, label: str, label_set: Sequence[str]) -> Row:
+    """A row of the task analyze."""
     return {"task": "analyze", "text": text, "label": label, "label_set": list(label_set)}

@@ -5,7 +5,6 @@ import pytest
 from model.bundled_recipe.extra_sources import (
     EXTRA_SOURCES,
     HEADLINE_CHARACTERS,
-    LABELS,
     MEDICINE,
     NEWS,
     as_headline,
@@ -13,6 +12,7 @@ from model.bundled_recipe.extra_sources import (
     read_persona,
     topic_rows,
 )
+from model.bundled_recipe.labelled import TOPICS
 
 
 def news(text: str, label: str) -> dict[str, object]:
@@ -27,7 +27,7 @@ def test_labels_are_renamed_and_others_left_out() -> None:
         ("Sleep Well", "health"),
         ("Oil", "business"),
     ]
-    assert all(row["label_set"] == LABELS for row in rows)
+    assert all(row["label_set"] == TOPICS for row in rows)
 
 
 def test_medical_sentences_are_about_health() -> None:
