@@ -1,11 +1,12 @@
 """The compiled CPU kernels without gradients, with the signatures of reference.py, which defines them.
 
 Element types and shapes for which nothing is compiled, such as head widths that are no multiple of 16, are computed by
-the definition.
+the definition; where it reads a state, token by token, so that the bits of a token do not depend on its piece.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,6 +22,24 @@ UNLIMITED = 2**62  # the window of a token that attends to everything before it
 def _has_contiguous_rows(x: Tensor) -> bool:
     """Whether each x[i] is contiguous."""
     return x.is_contiguous() or (x.dim() > 1 and x[:1].is_contiguous())
+
+
+def _token_by_token(
+    definition: Callable[..., Tensor], inputs: Sequence[Tensor], rest: Sequence[object], rows_S: Tensor, starts_S1: Tensor
+) -> Tensor:
+    """What a definition computes of `inputs` [T, ...] and the rest, each token in a call of its own.
+
+    PyTorch computes the numbers at the end of a tensor that fill no vector with another exp than those before them, so
+    in a longer tensor a token may have other bits.
+    """
+    starts, one_token = starts_S1.tolist(), starts_S1.new_tensor([0, 1])
+    return torch.cat(
+        [
+            definition(*(x[t : t + 1] for x in inputs), *rest, rows_S[s : s + 1], one_token)
+            for s in range(len(rows_S))
+            for t in range(starts[s], starts[s + 1])
+        ]
+    )
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
@@ -214,7 +233,8 @@ def short_conv(
 ) -> Tensor:
     channels, taps = weight_CJ.shape
     if x_TC.dtype not in SUFFIXES or taps not in TAPS:
-        return reference.short_conv(x_TC, weight_CJ, bias_C, state_RJC, rows_S, starts_S1, silu)
+        rest = (weight_CJ, bias_C, state_RJC)
+        return _token_by_token(partial(reference.short_conv, silu=silu), [x_TC], rest, rows_S, starts_S1)
     x_TC, weight_JC = x_TC.contiguous(), weight_CJ.t().float().contiguous()
     bias_C = bias_C.float().contiguous() if bias_C is not None else None
     out = torch.empty_like(x_TC)
@@ -233,7 +253,8 @@ def gated_delta(
 ) -> Tensor:
     (channels, taps), (heads, key_width, value_width) = weights.conv_CJ.shape, state_RHKV.shape[1:]
     if not fits_delta_rule(x_TP, key_width, value_width) or taps < 2:
-        return reference.gated_delta(x_TP, weights, conv_RJC, state_RHKV, rows_S, starts_S1)
+        rest = (weights, conv_RJC, state_RHKV)
+        return _token_by_token(reference.gated_delta, [x_TP], rest, rows_S, starts_S1)
     small = (weights.conv_CJ, weights.A_log_H, weights.dt_bias_H, weights.norm_V)
     x_TP, out_TN = x_TP.contiguous(), x_TP.new_empty(len(x_TP), heads * value_width)
     key_heads = (channels - heads * value_width) // (2 * key_width)
@@ -287,7 +308,7 @@ def selective_scan(
     channels, state_width = weights.A_log_CN.shape
     inputs = (x_TC, dt_TC, B_TN, C_TN, gate_TC)
     if not fits_selective_scan(x_TC, channels, state_width):
-        return reference.selective_scan(*inputs, weights, state_RCN, rows_S, starts_S1)
+        return _token_by_token(reference.selective_scan, inputs, (weights, state_RCN), rows_S, starts_S1)
     contiguous, out = [x.contiguous() for x in inputs], torch.empty(x_TC.shape, dtype=x_TC.dtype)
     sizes = (len(rows_S), channels, state_width)
     call("selective_scan", x_TC.dtype, *contiguous, *weights, state_RCN, rows_S, starts_S1, out, *sizes)
@@ -309,7 +330,7 @@ def kimi_delta(
     heads, key_width, value_width = state_RHKV.shape[1:]
     inputs, small = (q_THK, k_THK, v_THV, a_THK, b_TH), (A_log_H, dt_bias_HK)
     if not fits_delta_rule(q_THK, key_width, value_width):
-        return reference.kimi_delta(*inputs, *small, state_RHKV, rows_S, starts_S1)
+        return _token_by_token(reference.kimi_delta, inputs, (*small, state_RHKV), rows_S, starts_S1)
     contiguous, out = [x.contiguous() for x in inputs], torch.empty(v_THV.shape, dtype=v_THV.dtype)
     sizes = (len(rows_S), heads, key_width, value_width)
     call("kimi_delta", q_THK.dtype, *contiguous, *small, state_RHKV, rows_S, starts_S1, out, *sizes)

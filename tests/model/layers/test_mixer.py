@@ -35,18 +35,22 @@ CASES: dict[str, MixerConfig] = {
         4, 2, 16, RotaryConfig(16), qk_norm=QKNormConfig(NormConfig(), after_rotary=True)
     ),
     "window and sinks": AttentionConfig(4, 2, 16, RotaryConfig(16), window=5, sinks=True, input_bias=True),
+    "attention of odd widths": AttentionConfig(3, 1, 12, RotaryConfig(6), output_gate=True),
     "latent attention": LatentAttentionConfig(4, 24, 32, 16, 16, RotaryConfig(8), NormConfig(), 24**-0.5),
     "latent attention without positions": LatentAttentionConfig(
         4, None, 32, 16, 16, NoRotary(8), NormConfig(), 24**-0.5
     ),
     "kimi delta attention": KimiDeltaConfig(3, 16),
     "mamba": MambaConfig(64, 16, 6),
-    "mamba with biases": MambaConfig(48, 8, 5, 3, False, True),
+    "mamba with biases": MambaConfig(40, 8, 5, 3, False, True),
     "delta net": DeltaNetConfig(2, 4, 16, 16),
+    "delta net of odd widths": DeltaNetConfig(1, 3, 12, 12),
+    "kimi delta attention of odd widths": KimiDeltaConfig(3, 12),
     "mamba2": Mamba2Config(4, 24, 1, 16),
     "mamba2 in groups": Mamba2Config(8, 12, 2, 16, 3, False, True, (0.1, 0.9)),
     "short convolution": ShortConvConfig(3),
     "short convolution with biases": ShortConvConfig(4, bias=True),
+    "short convolution with many taps": ShortConvConfig(11),
 }
 
 pytestmark = pytest.mark.usefixtures("cpu_isa")  # at every level that runs here
