@@ -14,7 +14,7 @@ BUSY = 0.7  # share of the speed measured at the start that is left when the ser
 SPEED_SECONDS = 1.0  # the speed measured at the start weighs as much as a measurement of this length
 LOOKALIKE_SECONDS = 20.0  # their rate starts as if none had come for this long: one burst is not a steady stream
 MIN_QUEUE = 4  # requests that may always wait, however slow the machine is
-NEARLY_EMPTY = 0.25  # a queue that is filled less than this takes new requests between two return windows
+NEARLY_EMPTY = 0.25  # a queue that is filled less takes new requests between two return windows, if all are attended
 RESERVE = 0.25  # of the wait, for clients that return when the queue is slower than was expected
 MIN_WAIT = 1  # seconds
 OVERCOMMIT = 4  # times the capacity: the most requests of all tenants and priorities together
@@ -180,18 +180,20 @@ class AdmissionControl:
                 raise DeadlineError(min(max(late, MIN_WAIT), HORIZON))
 
     def _has_place(self, request: EngineRequest, now: float) -> bool:
-        return self.free_capacity(request.scheduling) >= 1 and self._fill(request) <= self._max_fill(request, now)
+        return self._fill(request) <= self._max_fill(request, now) and self.free_capacity(request.scheduling) >= 1
 
     def _max_fill(self, request: EngineRequest, now: float) -> float:
-        """How full the queue may be with the request in it: places are kept for clients that were told to return."""
+        """How full the queue may be with the request in it: places are kept for clients that were told to return, for
+        as many as usually do.
+        """
         if not self._returns.are_booked(now):
             return 1.0
         key = _key(request)
-        if self._returns.expect(key, now):
+        if self._returns.welcome(key, now):
             return 1 + RESERVE
         if self._returns.know(key):
             self._lookalikes.add(self._workload.load_of(request).work)
-        return NEARLY_EMPTY
+        return 1 - (1 - NEARLY_EMPTY) * self._returns.attendance
 
     def _retry_after(self, request: EngineRequest, now: float) -> int:
         load, fill = self._workload.load_of(request), self._fill(request)

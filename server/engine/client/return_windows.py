@@ -13,6 +13,7 @@ PARTS = 4  # of a second: where many requests look the same, a window is for tho
 TRAVEL = 0.15  # seconds: the time it takes most clients to send again
 FEW_LOOKALIKES = 0.1  # of a burst
 MIN_BOOKED = 0.25  # of the requests of a window are those that were told to come, however many others there are
+REMEMBERED = 0.8  # of what is known of those who came when told to, from one window to the next
 MAX_OPEN = 2  # windows at once, as one lasts longer than the shortest time from one to the next
 HORIZON = 3600  # seconds: the longest Retry-After, for which no place is kept
 
@@ -58,6 +59,8 @@ class _Window:
     part: int | None = None  # of the second, in which requests return; None: any
     size: float = 0.0  # share of the queue
     keys: set[int] = field(default_factory=set)
+    num_booked: int = 0  # requests that were told to return
+    num_returned: int = 0
 
     def is_for(self, now: float) -> bool:
         """Whether requests that are refused at this time return in this window: after whole seconds, that is."""
@@ -82,16 +85,27 @@ class ReturnWindows:
 
     def __init__(self) -> None:
         self._windows: deque[_Window] = deque()  # ascending; the first may be open
+        self._booked = self._returned = 1.0  # requests of past windows; recent ones count more
 
     def are_booked(self, now: float) -> bool:
         """Whether a window is open or still to come."""
         while self._windows and self._windows[0].start + WINDOW < now:
-            self._windows.popleft()
+            self._close(self._windows.popleft())
         return bool(self._windows)
 
-    def expect(self, key: int, now: float) -> bool:
-        """Whether a request with this key was told to return now."""
-        return self.are_booked(now) and any(window.expects(key, now) for window in islice(self._windows, MAX_OPEN))
+    @property
+    def attendance(self) -> float:
+        """The share of those that were told to return who did; 1 at first."""
+        return self._returned / self._booked
+
+    def welcome(self, key: int, now: float) -> bool:
+        """Whether a request with this key was told to return now. If so, it counts as returned."""
+        self.are_booked(now)
+        windows = islice(self._windows, MAX_OPEN)
+        window = next((window for window in windows if window.expects(key, now)), None)
+        if window is not None:
+            window.num_returned += 1
+        return window is not None
 
     def know(self, key: int) -> bool:
         """Whether a request with this key was told to return at any time that is still to come."""
@@ -103,8 +117,14 @@ class ReturnWindows:
         if window is None:
             return HORIZON
         window.size += size
+        window.num_booked += 1
         window.keys.add(key)
         return math.ceil(window.start - now)
+
+    def _close(self, window: _Window) -> None:
+        self._booked = REMEMBERED * self._booked + window.num_booked
+        # requests that look the same are not told apart, so more may seem to return than were told to
+        self._returned = REMEMBERED * self._returned + min(window.num_returned, window.num_booked)
 
     def _next_window(self, now: float, forecast: QueueForecast) -> _Window | None:
         """A new window after the last one; None where that is beyond the horizon."""
