@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import breakdown, fairness, grammar, overhead, overload, record, token_kernels
+from benchmarks import breakdown, fairness, grammar, overhead, overload, record, shared_cores, token_kernels
 from benchmarks.compare import digits
 from model.evaluation.tables import table
 
@@ -131,6 +131,7 @@ TABLES: dict[str, Callable[[Figures], str]] = {
     "grammar": grammar.rows_of,
     "overhead": overhead.rows_of,
     "overload": overload.rows_of,
+    "shared_cores": shared_cores.rows_of,
     "startup": startup,
     "stall": stall,
     "steadiness": steadiness,

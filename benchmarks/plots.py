@@ -85,9 +85,9 @@ def main() -> None:
     draw(
         DIRECTORY / "compare.png",
         [
-            (compared_axes, "granite shape, bf16", "compare-granite-bf16"),
-            (compared_axes, "granite shape, 8 bits", "compare-granite-int8"),
-            (compared_axes, "tiny-qwen3-moe, bf16", "compare-tiny-bf16"),
+            (compared_axes, "granite shape, bf16", "compare-granite-bf16-avx512"),
+            (compared_axes, "granite shape, 8 bits", "compare-granite-int8-avx512"),
+            (compared_axes, "tiny-qwen3-moe, bf16", "compare-tiny-bf16-avx512"),
         ],
     )
 

@@ -6,16 +6,17 @@ sampler applies it, the scheduler advances it by the tokens that were appended.
 Shapes: V vocabulary.
 """
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from server.engine.types import SamplingParams, ThinkingBudget
 
 FORBIDDEN = -1e30  # no token with this logit is sampled where there is another
+MIN_PLACES = 64  # for tokens with a penalty: most answers have no more different ones
 
 
 class LogitsProcessor(Protocol):
@@ -65,16 +66,24 @@ class OutputPenalty:
 
     def __init__(self, presence: float, frequency: float) -> None:
         self._presence, self._frequency = presence, frequency
-        self._counts: Counter[int] = Counter()
+        self._places: dict[int, int] = {}  # of each token in the arrays, which have room for more
+        self._tokens, self._counts = np.zeros(MIN_PLACES, np.int64), np.zeros(MIN_PLACES, np.float32)
 
     def apply(self, logits_V: Tensor) -> None:
-        if self._counts:
-            counts = torch.tensor(list(self._counts.values()), dtype=logits_V.dtype, device=logits_V.device)
-            index = token_index(self._counts, logits_V)
-            logits_V[index] = logits_V[index] - self._frequency * counts - self._presence
+        if used := len(self._places):
+            index = torch.from_numpy(self._tokens[:used]).to(logits_V.device)
+            penalties = torch.from_numpy(self._frequency * self._counts[:used] + self._presence).to(logits_V)
+            logits_V.index_add_(0, index, penalties, alpha=-1)
 
     def advance(self, token_ids: Sequence[int]) -> None:
-        self._counts.update(token_ids)
+        for token_id in token_ids:
+            place = self._places.setdefault(token_id, len(self._places))
+            if place == len(self._tokens):
+                self._tokens, self._counts = (
+                    np.append(old, np.zeros_like(old)) for old in (self._tokens, self._counts)
+                )
+            self._tokens[place] = token_id
+            self._counts[place] += 1
 
 
 class LogitBias:

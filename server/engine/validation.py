@@ -14,6 +14,8 @@ _BOUNDS: Mapping[str, tuple[Callable[[float], bool], str]] = {
     "top_p": (lambda value: 0 < value <= 1, "give more than 0 and at most 1"),
     "min_p": (lambda value: 0 <= value <= 1, "give 0 to 1"),
     "repetition_penalty": (lambda value: value > 0, "give more than 0 (1 changes nothing)"),
+    "presence_penalty": (lambda value: -2 <= value <= 2, "give -2 to 2"),
+    "frequency_penalty": (lambda value: -2 <= value <= 2, "give -2 to 2"),
     "min_tokens": (lambda value: value >= 0, "give 0 or more"),
 }
 

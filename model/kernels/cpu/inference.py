@@ -25,7 +25,11 @@ def _has_contiguous_rows(x: Tensor) -> bool:
 
 
 def _token_by_token(
-    definition: Callable[..., Tensor], inputs: Sequence[Tensor], rest: Sequence[object], rows_S: Tensor, starts_S1: Tensor
+    definition: Callable[..., Tensor],
+    inputs: Sequence[Tensor],
+    rest: Sequence[object],
+    rows_S: Tensor,
+    starts_S1: Tensor,
 ) -> Tensor:
     """What a definition computes of `inputs` [T, ...] and the rest, each token in a call of its own.
 

@@ -40,8 +40,7 @@ def by_definition(logits_V: Tensor, sampling: SamplingParams, prompt: Tokens[int
         old = scores_V[seen]
         scores_V[seen] = torch.where(old > 0, old / sampling.repetition_penalty, old * sampling.repetition_penalty)
     counts_V = torch.bincount(torch.tensor(output, dtype=torch.int64), minlength=len(scores_V)).float()
-    scores_V -= sampling.frequency_penalty * counts_V
-    scores_V -= sampling.presence_penalty * (counts_V > 0)
+    scores_V -= sampling.frequency_penalty * counts_V + sampling.presence_penalty * (counts_V > 0)
     for token, bias in sampling.logit_bias:
         scores_V[token] += bias
     if sampling.allowed_token_ids:
@@ -71,10 +70,10 @@ WAYS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
-@pytest.mark.parametrize("length", [0, 1, 11, 12, 30])
+@pytest.mark.parametrize("length", [0, 1, 11, 12, 30, 300])
 def test_logits_equal_the_definition_to_the_bit(way: dict[str, Any], length: int) -> None:
     rng = np.random.default_rng(length)
-    prompt, output = rng.integers(0, 40, 9).tolist(), rng.integers(0, 40, length).tolist()
+    prompt, output = rng.integers(0, 40, 9).tolist(), rng.integers(0, 40 if length < 100 else 101, length).tolist()
     logits_V = torch.randn(101, generator=torch.Generator().manual_seed(length)) * 3
     sampling = SamplingParams(50, **way)
     expected = by_definition(logits_V, sampling, prompt, output)

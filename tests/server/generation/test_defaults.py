@@ -55,6 +55,8 @@ def test_without_the_file_the_model_s_own_distribution_is_sampled(tmp_path: Path
         ({"top_k": float("inf")}, "top_k is inf: give a whole number"),
         ({"repetition_penalty": float("nan")}, "repetition_penalty is nan"),
         ({"frequency_penalty": float("nan")}, "frequency_penalty is nan"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty is 2.5: give -2 to 2"),
+        ({"presence_penalty": -3}, "presence_penalty is -3: give -2 to 2"),
     ],
 )
 def test_what_no_request_could_have_is_refused(tmp_path: Path, content: dict[str, object], message: str) -> None:
