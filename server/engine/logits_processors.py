@@ -79,9 +79,8 @@ class OutputPenalty:
         for token_id in token_ids:
             place = self._places.setdefault(token_id, len(self._places))
             if place == len(self._tokens):
-                self._tokens, self._counts = (
-                    np.append(old, np.zeros_like(old)) for old in (self._tokens, self._counts)
-                )
+                self._tokens = np.concatenate([self._tokens, np.zeros_like(self._tokens)])
+                self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
             self._tokens[place] = token_id
             self._counts[place] += 1
 
