@@ -16,7 +16,7 @@ from torch import Tensor
 from server.engine.types import SamplingParams, ThinkingBudget
 
 FORBIDDEN = -1e30  # no token with this logit is sampled where there is another
-MIN_PLACES = 64  # for tokens with a penalty: most answers have no more different ones
+MIN_PLACES = 64  # room for different tokens at first: most answers have no more
 
 
 class LogitsProcessor(Protocol):
