@@ -21,10 +21,16 @@ TEMPLATES_FILE = Path(__file__).with_name("labelled.toml")
 TOPICS = ["business", "technology", "entertainment", "health"]
 FEELINGS = ["positive", "negative"]
 HEADLINES_PER_TOPIC = 4000
-WORDS_LEFT_OUT = {"analyze/uci-news-topic-en": 4, "analyze/clinc-domain-en": 1}  # variants of each row
+WORDS_LEFT_OUT = {  # source: variants of each row
+    "analyze/uci-news-topic-en": 4,
+    "analyze/clinc-domain-en": 1,
+    "analyze/sentence-polarity-en": 3,
+    "analyze/uci-sentiment-en": 2,
+}
 KEPT_SHARES = (0.4, 0.8)  # of the words of a variant
-PEOPLE_PER_SENTENCE = 60
-REVIEWS_BY_SOMEBODY = 6000
+PEOPLE_PER_SENTENCE = 120
+REVIEWS_BY_SOMEBODY = 9000
+INVENTED_NAMES = 1500
 _SLOT = re.compile(r"\{([a-z_]+)\d?\}")
 
 
@@ -99,11 +105,23 @@ def _inside(who: str) -> str:
 
 @cache
 def _people() -> list[str]:
-    """Names, people of many countries, and others, as they begin a sentence; as many of each kind."""
+    """Names, half of them invented, people of many countries, and others, as they begin a sentence."""
     lists = {name: split_wordings(text) for name, text in read_templates()["people"].items()}
     strangers = [f"The {people} {noun}" for people in lists["peoples"] for noun in lists["nouns"]]
-    kinds = (lists["names"], Random("strangers").sample(strangers, len(lists["names"])), 2 * lists["others"])
-    return [person for kind in kinds for person in kind]
+    random = Random("strangers")
+    invented = [_invented_name(random) for _ in range(INVENTED_NAMES)]
+    names = len(invented) // len(lists["names"]) * lists["names"] + invented
+    strangers = [random.choice(strangers) for _ in range(len(invented) // 2)]
+    others = len(invented) // 2 // len(lists["others"]) * lists["others"]
+    return [*names, *strangers, *others]
+
+
+def _invented_name(random: Random) -> str:
+    """A name that nobody has: what a name does not change must hold for names that were never read, too."""
+    parts = read_templates()["parts_of_names"]
+    syllables = (split_wordings(parts[place], " ") for place in ("starts", "middles", "ends"))
+    start, middle, end = map(random.choice, syllables)
+    return capitalized(start + middle + end)
 
 
 def labelled_row(text: str, label: str, label_set: Sequence[str]) -> Row:

@@ -22,7 +22,7 @@ def train(
     recipe: Annotated[
         str,
         typer.Option(
-            help="tiny (two minutes), bundled (hours), then for its weights bundled-further, -chat and -longer."
+            help="tiny (two minutes), bundled (hours), then for its weights bundled-further, -chat, -longer, -wider."
         ),
     ] = "tiny",
     data: Annotated[

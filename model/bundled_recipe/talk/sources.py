@@ -1,8 +1,8 @@
 """The training sources that are made from the templates of this folder."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 
 from model.bundled_recipe.chat_rows import chat_row
 from model.bundled_recipe.talk import english, exercises_zh
@@ -19,12 +19,16 @@ RICH |= {"translate_spoken": 3, "number_sequence": 2, "list_things": 2, "odd_one
 EVERYDAY = "translate/tatoeba"  # sources of short sentences and their translations
 LONGEST_SENTENCE = 40  # characters; of Chinese half of it
 PERSONA_ROWS = {"en": 450, "zh": 360}  # of each talk about the model itself; 120 in German and French
+PERSONA_FILES = ("persona.toml", "more_persona.toml")
+SMALL_TALK_FILES = tuple(
+    f"smalltalk/{name}.toml" for name in ("basics", "people", "days", "feelings", "manners", "opinions", "chinese")
+)
 SENTENCES = 700  # translated in each direction
 
 
-def talk_rows(kept: KeptRows, file: str, languages: tuple[str, ...], at_most: int) -> Iterator[Row]:
-    """Yield the talks of a template file in some languages, `at_most` rows of each."""
-    for language in languages:
+def talk_rows(kept: KeptRows, files: Sequence[str], languages: tuple[str, ...], at_most: int) -> Iterator[Row]:
+    """Yield the talks of template files in some languages, `at_most` rows of each."""
+    for file, language in product(files, languages):
         yield from TalkWriter(language, seed=file).rows(read_talks(file, language), at_most)
 
 
@@ -53,14 +57,14 @@ def _translations(writer: TalkWriter, exercises: dict[str, Turns], row: Row) -> 
             yield chat_row(writer.write(exercises[name], slots))
 
 
-def _from_file(file: str, languages: tuple[str, ...], at_most: int) -> Callable[[KeptRows], Iterator[Row]]:
-    return partial(talk_rows, file=file, languages=languages, at_most=at_most)
+def _from_files(files: Sequence[str], languages: tuple[str, ...], at_most: int) -> Callable[[KeptRows], Iterator[Row]]:
+    return partial(talk_rows, files=files, languages=languages, at_most=at_most)
 
 
 def persona_talk_rows(kept: KeptRows) -> Iterator[Row]:
     """Yield the talks about the model itself, the most in the languages with the most wordings."""
     for language in LANGUAGES:
-        yield from talk_rows(kept, "persona.toml", (language,), at_most=PERSONA_ROWS.get(language, 120))
+        yield from talk_rows(kept, PERSONA_FILES, (language,), at_most=PERSONA_ROWS.get(language, 120))
 
 
 def _is_everyday(source: str) -> bool:
@@ -68,11 +72,11 @@ def _is_everyday(source: str) -> bool:
 
 
 TALK_SOURCES = (
-    ExtraSource("chat/refusals", _from_file("refusals.toml", ("en", "zh"), 900)),
-    ExtraSource("chat/talks-en", _from_file("talks.toml", ("en",), 1000)),
-    ExtraSource("chat/talks-zh", _from_file("talks.toml", ("zh",), 1100)),
-    ExtraSource("chat/more-smalltalk-en", _from_file("smalltalk.toml", ("en", "de", "fr"), 900)),
-    ExtraSource("chat/more-smalltalk-zh", _from_file("smalltalk.toml", ("zh",), 1100)),
+    ExtraSource("chat/refusals", _from_files(("refusals.toml",), ("en", "zh"), 900)),
+    ExtraSource("chat/talks-en", _from_files(("talks.toml",), ("en",), 1000)),
+    ExtraSource("chat/talks-zh", _from_files(("talks.toml",), ("zh",), 1100)),
+    ExtraSource("chat/more-smalltalk-en", _from_files(SMALL_TALK_FILES, ("en", "de", "fr"), 450)),
+    ExtraSource("chat/more-smalltalk-zh", _from_files(SMALL_TALK_FILES, ("zh",), 600)),
     ExtraSource("chat/more-tasks-en", partial(exercise_rows, language="en", at_most=1000), reads=_is_everyday),
     ExtraSource("chat/more-tasks-zh", partial(exercise_rows, language="zh", at_most=900), reads=_is_everyday),
 )

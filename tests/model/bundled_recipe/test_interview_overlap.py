@@ -8,7 +8,7 @@ import pytest
 
 from model.bundled_recipe.extra_sources import read_persona
 from model.bundled_recipe.fact_phrasings import read_phrasings
-from model.bundled_recipe.talk.sources import COMPUTE
+from model.bundled_recipe.talk.sources import COMPUTE, PERSONA_FILES, SMALL_TALK_FILES
 from model.bundled_recipe.talk.templates import TalkWriter, read_talks
 from model.evaluation.tasks.interview import read_questions
 from model.text.special_tokens import LANGUAGES
@@ -63,7 +63,7 @@ def exercise_questions(language: str) -> Iterator[str]:
             yield from (writer.write([[wording]], compute(writer.random))[0] for _ in range(DRAWS))
 
 
-@pytest.mark.parametrize("file", ["persona.toml", "refusals.toml", "talks.toml", "smalltalk.toml"])
+@pytest.mark.parametrize("file", [*PERSONA_FILES, *SMALL_TALK_FILES, "refusals.toml", "talks.toml"])
 def test_no_talk_asks_what_the_interview_asks(file: str) -> None:
     assert asked_in(talk_questions(file)) <= GREETINGS
 

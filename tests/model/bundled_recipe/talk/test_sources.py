@@ -4,15 +4,15 @@ from functools import partial
 
 import pytest
 
-from model.bundled_recipe.talk.sources import exercise_rows, talk_rows
+from model.bundled_recipe.talk.sources import PERSONA_FILES, SMALL_TALK_FILES, exercise_rows, talk_rows
 from model.text.special_tokens import LANGUAGES
 from model.training.data.prepare import ExtraSource
 
 PAIR = {"source_lang": "en", "target_lang": "zh", "source": "I am late.", "target": "我迟到了。"}
 # Some rows of each talk and exercise.
 TALKS = [
-    ExtraSource(file, partial(talk_rows, file=file, languages=LANGUAGES, at_most=10))
-    for file in ("persona.toml", "refusals.toml", "talks.toml", "smalltalk.toml")
+    ExtraSource(file, partial(talk_rows, files=(file,), languages=LANGUAGES, at_most=10))
+    for file in (*PERSONA_FILES, *SMALL_TALK_FILES, "refusals.toml", "talks.toml")
 ]
 EXERCISES = [
     ExtraSource(f"exercises-{language}", partial(exercise_rows, language=language, at_most=10))
