@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request, Response
 
 from server.api.compatibility import MAX_NAMED_FIELDS
+from server.api.disconnect import cancelled_on_disconnect
 from server.api.request_model import RequestBody
 from server.api.routing_fields import ExpertsFields
 from server.api.scheduling import key_scheduling, request_scheduling
@@ -81,17 +82,9 @@ class RequestContext:
 
     async def until_disconnect(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Await `work`; cancel it and raise ClientGoneError when the client closes the connection."""
-        task = asyncio.create_task(work)
-        watcher = asyncio.create_task(_disconnected(self.request))
-        try:
-            await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            raise ClientGoneError
-        finally:
-            task.cancel()
-            watcher.cancel()
-            await asyncio.gather(task, watcher, return_exceptions=True)
+        with cancelled_on_disconnect(self.request.receive):
+            return await work
+        raise ClientGoneError
 
     async def until_begun(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         """Run `work` in a task; return when its first generation was accepted, or when it is done.
@@ -171,8 +164,3 @@ def _header_value(names: tuple[str, ...]) -> str:
 
 async def _first_completed(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
