@@ -104,7 +104,9 @@ async def completions(body: CompletionRequest, context: Context) -> Any:
     _check_length(body)
     prompts = await read_prompts(service, body.prompt, body)
     _check_count(prompts, n)
-    sampling = replace(_sampling(service, body), grammar=await body.compile_grammar(service))
+    sampling = _sampling(service, body)
+    if (grammar := await body.compile_grammar(service)) is not None:
+        sampling = replace(sampling, grammar=grammar)
     check_total_logprobs(service, prompts, n, sampling)
     generations = context.admission.start(prompts, sampling, body.text_options, n)
     routing = context.admission.routing
