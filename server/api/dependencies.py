@@ -105,14 +105,15 @@ class RequestContext:
         return EventStream(events, headers=dict(self.response.headers), stream_format=stream_format)
 
 
-async def get_context(request: Request, response: Response, service: Service) -> AsyncIterator[RequestContext]:
+async def get_context(request: Request, response: Response) -> AsyncIterator[RequestContext]:
     """Aborts what still runs when the answer was sent and when the client has left.
 
+    The service comes from the request and not as a dependency of its own, which FastAPI would take longer to resolve.
     Only a dependency can do so for a stream: its exit code runs at once when the client disconnects, but the `finally`
     of a generator that was returned does not.
     """
     running: dict[str, Admission] = request.app.state.running_requests
-    with _admission(request, service) as admission:
+    with _admission(request, request.app.state.service) as admission:
         context = RequestContext(request, response, admission)
         running[admission.request_id] = admission
         try:
