@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -167,8 +167,11 @@ class ChoiceBuilder:
     ) -> None:
         self._service, self._body, self._index, self._prompt = service, body, index, prompt
         self._routing = routing
-        self._columns = LogprobColumns(service.tokenizer, prompt, body.skip_special_tokens)
         self._is_first = True
+
+    @cached_property
+    def _columns(self) -> LogprobColumns:
+        return LogprobColumns(self._service.tokenizer, self._prompt, self._body.skip_special_tokens)
 
     def whole(self, result: GenerationResult) -> CompletionChoice:
         scored = prompt_logprobs(self._prompt, result, self._body.prompt_logprobs)

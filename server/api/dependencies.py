@@ -74,7 +74,7 @@ class RequestContext:
                 masks_allowed=self.request.app.state.settings.allow_expert_masks and is_admin(self.request),
             )
         engine = self.service.engine
-        self.response.headers["X-Queue-Position"] = str(engine.stats().waiting)
+        self.response.headers["X-Queue-Position"] = str(engine.num_waiting)
         self.response.headers["X-Queue-Wait"] = f"{engine.expected_wait(self.admission.scheduling):.1f}"
         if body.ignored_fields:
             self.response.headers[WARNINGS_HEADER] = _header_value(body.ignored_fields[:MAX_NAMED_FIELDS])
