@@ -14,7 +14,7 @@ the server was started with ROUTELM_STRICT=true.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,9 +210,8 @@ class Translated:
     renamed: Mapping[str, str]
 
 
-def translate_fields(body: Body, own: Iterable[str], required: Iterable[str]) -> Translated:
+def translate_fields(body: Body, own: Collection[str], required: Collection[str]) -> Translated:
     """Apply the table to a body for an endpoint with the fields `own`. A null stands for a field that is left out."""
-    own, required = frozenset(own), frozenset(required)
     fields, ignored, unknown, refused, renamed = {}, [], [], {}, {}
     for name, value in body.items():
         foreign = FOREIGN_FIELDS.get(name)

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -104,7 +104,9 @@ async def completions(body: CompletionRequest, context: Context) -> Any:
     _check_length(body)
     prompts = await read_prompts(service, body.prompt, body)
     _check_count(prompts, n)
-    sampling = replace(_sampling(service, body), grammar=await body.compile_grammar(service))
+    sampling = _sampling(service, body)
+    if (grammar := await body.compile_grammar(service)) is not None:
+        sampling = replace(sampling, grammar=grammar)
     check_total_logprobs(service, prompts, n, sampling)
     generations = context.admission.start(prompts, sampling, body.text_options, n)
     routing = context.admission.routing
@@ -165,8 +167,11 @@ class ChoiceBuilder:
     ) -> None:
         self._service, self._body, self._index, self._prompt = service, body, index, prompt
         self._routing = routing
-        self._columns = LogprobColumns(service.tokenizer, prompt, body.skip_special_tokens)
         self._is_first = True
+
+    @cached_property
+    def _columns(self) -> LogprobColumns:
+        return LogprobColumns(self._service.tokenizer, self._prompt, self._body.skip_special_tokens)
 
     def whole(self, result: GenerationResult) -> CompletionChoice:
         scored = prompt_logprobs(self._prompt, result, self._body.prompt_logprobs)

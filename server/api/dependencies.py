@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Depends, Request, Response
 
 from server.api.compatibility import MAX_NAMED_FIELDS
+from server.api.disconnect import cancelled_on_disconnect
 from server.api.request_model import RequestBody
 from server.api.routing_fields import ExpertsFields
 from server.api.scheduling import key_scheduling, request_scheduling
@@ -73,7 +74,7 @@ class RequestContext:
                 masks_allowed=self.request.app.state.settings.allow_expert_masks and is_admin(self.request),
             )
         engine = self.service.engine
-        self.response.headers["X-Queue-Position"] = str(engine.stats().waiting)
+        self.response.headers["X-Queue-Position"] = str(engine.num_waiting)
         self.response.headers["X-Queue-Wait"] = f"{engine.expected_wait(self.admission.scheduling):.1f}"
         if body.ignored_fields:
             self.response.headers[WARNINGS_HEADER] = _header_value(body.ignored_fields[:MAX_NAMED_FIELDS])
@@ -81,17 +82,9 @@ class RequestContext:
 
     async def until_disconnect(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Await `work`; cancel it and raise ClientGoneError when the client closes the connection."""
-        task = asyncio.create_task(work)
-        watcher = asyncio.create_task(_disconnected(self.request))
-        try:
-            await asyncio.wait((task, watcher), return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            raise ClientGoneError
-        finally:
-            task.cancel()
-            watcher.cancel()
-            await asyncio.gather(task, watcher, return_exceptions=True)
+        with cancelled_on_disconnect(self.request.receive):
+            return await work
+        raise ClientGoneError
 
     async def until_begun(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         """Run `work` in a task; return when its first generation was accepted, or when it is done.
@@ -112,14 +105,15 @@ class RequestContext:
         return EventStream(events, headers=dict(self.response.headers), stream_format=stream_format)
 
 
-async def get_context(request: Request, response: Response, service: Service) -> AsyncIterator[RequestContext]:
+async def get_context(request: Request, response: Response) -> AsyncIterator[RequestContext]:
     """Aborts what still runs when the answer was sent and when the client has left.
 
+    The service comes from the request and not as a dependency of its own, which FastAPI would take longer to resolve.
     Only a dependency can do so for a stream: its exit code runs at once when the client disconnects, but the `finally`
     of a generator that was returned does not.
     """
     running: dict[str, Admission] = request.app.state.running_requests
-    with _admission(request, service) as admission:
+    with _admission(request, request.app.state.service) as admission:
         context = RequestContext(request, response, admission)
         running[admission.request_id] = admission
         try:
@@ -171,8 +165,3 @@ def _header_value(names: tuple[str, ...]) -> str:
 
 async def _first_completed(*tasks: asyncio.Task[Any]) -> None:
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse, JSONResponse
 
 from server.api.compatibility import FOREIGN_FIELDS, ForeignField
+from server.api.openapi_errors import with_key
 
 router = APIRouter(include_in_schema=False)
 
@@ -40,13 +41,13 @@ _CLASSES = {
 @router.get("/openapi.json")
 def openapi(request: Request) -> JSONResponse:
     """The schema for machines."""
-    return JSONResponse(request.app.openapi())
+    return JSONResponse(with_key(request.app.openapi()))
 
 
 @router.get("/docs")
 def docs(request: Request) -> HTMLResponse:
     """Rendered from the OpenAPI schema and the table of foreign fields, so it cannot be out of date."""
-    schema: dict[str, Any] = request.app.openapi()
+    schema: dict[str, Any] = with_key(request.app.openapi())
     parts = "".join(_endpoint(schema, path, method, entry) for path, method, entry in _endpoints(schema))
     title = escape(f"{schema['info']['title']} {schema['info']['version']}")
     return HTMLResponse(

@@ -106,6 +106,9 @@ class ThinkingSwitch(WithExtras):
         return {"enabled": True, "disabled": False}.get(self.type)
 
 
+_NO_SWITCH = ThinkingSwitch()
+
+
 class ChatFields(ToolFields):
     """A conversation and how it is rendered."""
 
@@ -139,7 +142,7 @@ class ChatFields(ToolFields):
 
     def _thinking(self) -> request.Thinking:
         """An effort of "none" switches thinking off, in templates that can."""
-        switch = self.thinking or ThinkingSwitch()
+        switch = self.thinking or _NO_SWITCH
         budget = switch.budget_tokens if self.thinking_token_budget is None else self.thinking_token_budget
         is_enabled = switch.is_enabled if self.enable_thinking is None else self.enable_thinking
         if is_enabled is None and self.reasoning_effort == "none":

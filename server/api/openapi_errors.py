@@ -2,16 +2,15 @@
 
 from typing import Any, Literal
 
-from fastapi import APIRouter, Security
+from fastapi import APIRouter
 from fastapi.routing import APIRoute
-from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 
 from server.middleware.auth import HEALTH_PATHS
 
 Responses = dict[int | str, dict[str, Any]]
 
-KEY = Security(HTTPBearer(auto_error=False, description="Where the server has API keys."))
+_KEY = {"HTTPBearer": {"type": "http", "description": "Where the server has API keys.", "scheme": "bearer"}}
 
 
 class ErrorFields(BaseModel):
@@ -83,13 +82,25 @@ def errors(*statuses: int | str, shape: type[BaseModel] = ErrorAnswer) -> Respon
 
 
 def router_options(router: APIRouter) -> dict[str, Any]:
-    """Arguments of `include_router`: the errors that the routes share, and the API key. Health routes have neither."""
+    """Arguments of `include_router`: the errors that the routes share. Health routes have none."""
     routes = [route for route in router.routes if isinstance(route, APIRoute)]
     if all(route.path in HEALTH_PATHS for route in routes):
         return {}
     posts = any("POST" in (route.methods or ()) for route in routes)
     statuses = (401, 403, *(_OF_POSTS if posts else ()), "default")
-    return {"responses": errors(*statuses, shape=_shape(routes[0].path)), "dependencies": [KEY]}
+    return {"responses": errors(*statuses, shape=_shape(routes[0].path))}
+
+
+def with_key(schema: dict[str, Any]) -> dict[str, Any]:
+    """The OpenAPI schema with the API key, which all operations take but those of health.
+
+    FastAPI would write it for a dependency of the routes, which it would then resolve for every request.
+    """
+    for path, operations in schema["paths"].items():
+        for operation in operations.values() if path not in HEALTH_PATHS else ():
+            operation["security"] = [{name: []} for name in _KEY]
+    schema["components"]["securitySchemes"] = _KEY
+    return schema
 
 
 def _shape(path: str) -> type[BaseModel]:

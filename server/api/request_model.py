@@ -1,7 +1,7 @@
 """What every request body shares: strict types, bounds, and how fields that are not ours are treated."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     AfterValidator,
@@ -132,8 +132,16 @@ class WithExtras(RequestModel):
 class RequestBody(RequestModel):
     """A whole body. Fields that are not ours go through the table in server/api/compatibility.py."""
 
+    own_names: ClassVar[frozenset[str]] = frozenset()
+    required_names: ClassVar[frozenset[str]] = frozenset()
+
     _ignored: tuple[str, ...] = PrivateAttr(())
     _unknown: tuple[str, ...] = PrivateAttr(())
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        cls.own_names = frozenset(cls.model_fields)
+        cls.required_names = frozenset(name for name, field in cls.model_fields.items() if field.is_required())
 
     @property
     def unknown_fields(self) -> tuple[str, ...]:
@@ -165,8 +173,7 @@ class RequestBody(RequestModel):
             return handler(value)
         if len(value) > MAX_FIELDS:
             raise InvalidRequestError(f"a body has at most {MAX_FIELDS:,} fields, this one has {len(value)}")
-        required = (name for name, field in cls.model_fields.items() if field.is_required())
-        translated = translate_fields(value, cls.model_fields, required)
+        translated = translate_fields(value, cls.own_names, cls.required_names)
         errors = [FieldError(name, text, "unsupported_parameter") for name, text in translated.refused.items()]
         try:
             body = handler(translated.fields)

@@ -79,6 +79,9 @@ class StructuredOutputs(RequestModel):
     disable_additional_properties: Annotated[bool, Field(description="So where the schema does not say.")] | None = None
 
 
+_NO_OUTPUTS = StructuredOutputs()
+
+
 class GrammarFields(BaseModel):
     """What the answer must look like. At most one of these may be given."""
 
@@ -111,7 +114,7 @@ class GrammarFields(BaseModel):
         """Empty values ask for nothing."""
         if self.response_format is not None and (grammar := self.response_format.grammar()) is not None:
             yield grammar
-        outputs = self.structured_outputs or StructuredOutputs()
+        outputs = self.structured_outputs or _NO_OUTPUTS
         if outputs.json_object:
             yield JsonSchemaGrammar("structured_outputs.json_object", ANY_OBJECT)
         schemas = {"structured_outputs.json": outputs.json_schema, "guided_json": self.guided_json}

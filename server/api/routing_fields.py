@@ -95,6 +95,8 @@ class ExpertChoiceFields(ExpertsFields):
                 "the scope admin where there are several keys.",
                 param=field,
             )
+        if not any(given.values()):
+            return params
         return replace(
             params, masked_experts=_by_layer(self.mask_experts), forced_experts=_by_layer(self.force_experts)
         )
@@ -117,7 +119,8 @@ class RoutingFields(ExpertChoiceFields):
 
     def routing_params(self, facts: ModelFacts, task: str, *, masks_allowed: bool) -> RoutingParams:
         params = super().routing_params(facts, task, masks_allowed=masks_allowed)
-        return replace(params, returned=self._returned(facts.router))
+        returned = self._returned(facts.router)
+        return params if returned is None else replace(params, returned=returned)
 
     def _returned(self, router: RouterFacts | None) -> ReturnedRouting | None:
         if self.return_routing is None or self.return_routing is False:

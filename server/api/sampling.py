@@ -122,8 +122,8 @@ class SamplingFields(RequestBody):
             max_tokens = unlimited or service.max_model_len
         self._check_min_tokens(max_tokens)
         self._check_token_ids(service)
-        return replace(
-            self._over(defaults).sampling(max_tokens),
+        return self._over(defaults).sampling(
+            max_tokens,
             logit_bias=tuple(self._biases().items()),
             allowed_token_ids=tuple(dict.fromkeys(self.allowed_token_ids or ())),
             bad_words=service.word_token_ids(self.bad_words or ()),

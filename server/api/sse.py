@@ -8,12 +8,12 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-import anyio
 from fastapi.sse import format_sse_event
 from pydantic_core import to_json
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from server.api.disconnect import cancelled_on_disconnect
 from server.errors import EngineFailedError, RequestError
 
 logger = logging.getLogger(__name__)
@@ -61,15 +61,13 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         self._last_sent = time.monotonic()
-        with anyio.CancelScope() as streaming:  # two plain tasks take half the time of a task group
-            helpers = [asyncio.create_task(self._watch(receive, streaming))]
-            if self._format.keep_alive:
-                helpers.append(asyncio.create_task(self._keep_open(send)))
+        with cancelled_on_disconnect(receive):
+            keep_open = asyncio.create_task(self._keep_open(send)) if self._format.keep_alive else None
             try:
                 await self._stream(send)
             finally:
-                for helper in helpers:
-                    helper.cancel()  # also a comment that waits for a slow client: nothing may come after the end
+                if keep_open is not None:
+                    keep_open.cancel()  # also a comment that waits for a slow client: nothing may come after the end
             await send({"type": "http.response.body", "body": self._format.end, "more_body": False})
 
     async def _stream(self, send: Send) -> None:
@@ -79,11 +77,6 @@ class EventStream(Response):
                     await self._send(send, self._format.encode(event))
             except Exception as error:
                 await self._send(send, self._format.encode(self._format.error(request_error(error))))
-
-    async def _watch(self, receive: Receive, streaming: anyio.CancelScope) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        streaming.cancel()
 
     async def _keep_open(self, send: Send) -> None:
         while True:

@@ -90,9 +90,9 @@ class Admission:
         started: list[RunningGeneration] = []
         try:
             for prompt in (prompt.in_namespace(self._cache_salt) for prompt in prompts):
-                for seed in _seeds(sampling.seed, n):
+                for choice in _choices(sampling, n):
                     number = len(self.generations) + len(started)
-                    started.append(self._start(number, prompt, replace(sampling, seed=seed), options, routing))
+                    started.append(self._start(number, prompt, choice, options, routing))
         except BaseException:
             for generation in started:
                 generation.withdraw()
@@ -154,9 +154,12 @@ class Admission:
             )
 
 
-def _seeds(seed: int | None, n: int) -> list[int | None]:
-    """The given seed and the ones that follow it; None for all if none was given."""
-    return [None if seed is None else (seed + choice) % 2**63 for choice in range(n)]
+def _choices(sampling: SamplingParams, n: int) -> list[SamplingParams]:
+    """The same `n` times: with the given seed and the ones that follow it, if one was given."""
+    seed = sampling.seed
+    if seed is None:
+        return [sampling] * n
+    return [replace(sampling, seed=(seed + choice) % 2**63) for choice in range(n)]
 
 
 def _num_generations(prompts: Sequence[Prompt | SegmentedPrompt]) -> int:

@@ -55,8 +55,8 @@ class GenerationDefaults:
             raise ValueError(f"{NAME}: {error}") from error
         return defaults
 
-    def sampling(self, max_tokens: int) -> SamplingParams:
-        """The engine's form."""
+    def sampling(self, max_tokens: int, **others: Any) -> SamplingParams:
+        """The engine's form. `others` are its parameters that have no defaults here."""
         return SamplingParams(
             max_tokens=max_tokens,
             temperature=self.temperature,
@@ -66,6 +66,7 @@ class GenerationDefaults:
             repetition_penalty=self.repetition_penalty,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
+            **others,
         )
 
 

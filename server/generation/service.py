@@ -298,8 +298,9 @@ class GenerationService:
                 f"This model's maximum context length is {self.max_model_len} tokens, prompt and answer together, but "
                 f"the prompt is too long: it has {length} tokens. Shorten it."
             )
-        max_tokens = min(sampling.max_tokens, room)
-        return replace(sampling, max_tokens=max_tokens, min_tokens=min(sampling.min_tokens, max_tokens))
+        if sampling.max_tokens <= room:
+            return sampling
+        return replace(sampling, max_tokens=room, min_tokens=min(sampling.min_tokens, room))
 
 
 def _chat_format(template: ChatTemplate | UnusableChatTemplate | None, tokenizer: Tokenizer) -> ChatFormat:
@@ -321,15 +322,16 @@ def _request(
     adapter: str | None,
 ) -> EngineRequest:
     """A request for new tokens, for a vector, or, where neither is wanted, for the scores of the prompt."""
-    ids = prompt.token_ids
+    make: Callable[..., EngineRequest]
     if prompt.pooling is not None:
-        request: EngineRequest = EmbedRequest(request_id, ids, prompt.pooling)
+        make = partial(EmbedRequest, pooling=prompt.pooling)
     elif sampling.prompt_logprobs and not sampling.max_tokens:
-        request = ScoreRequest(request_id, ids, sampling.logprobs or 0)
+        make = partial(ScoreRequest, num_alternatives=sampling.logprobs or 0)
     else:
-        request = GenerateRequest(request_id, ids, sampling)
-    return replace(
-        request,
+        make = partial(GenerateRequest, sampling=sampling)
+    return make(
+        request_id,
+        prompt.token_ids,
         boundaries=prompt.boundaries,
         arrival_time=time.monotonic(),
         cache_salt=prompt.cache_salt,

@@ -369,6 +369,8 @@ def _check_complete(reason: FinishReason) -> None:
 
 async def all_results(generations: Sequence[Streaming[Delta, Result]]) -> list[Result]:
     """Wait for all generations. Raises what the first that fails raises."""
+    if len(generations) == 1:
+        return [await generations[0].result()]
     return await asyncio.gather(*(generation.result() for generation in generations))
 
 

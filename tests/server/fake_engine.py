@@ -85,6 +85,10 @@ class FakeEngine:
         if request_id in self._running:
             self._running[request_id].set()
 
+    @property
+    def num_waiting(self) -> int:
+        return 0
+
     def stats(self) -> EngineStats:
         return EngineStats(
             running=len(self._running),

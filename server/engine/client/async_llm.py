@@ -112,12 +112,16 @@ class AsyncLLM:
         if request_id in self._streams:
             self._send([request_id])
 
+    @property
+    def num_waiting(self) -> int:
+        return max(len(self._streams) - self._stats.running, 0)
+
     def stats(self) -> EngineStats:
         """The stats after the newest step; requests that came since then count as waiting."""
-        running = min(self._stats.running, len(self._streams))
+        waiting = self.num_waiting
         hangs = bool(self._streams) and time.monotonic() - self._progress > HANGING_AFTER
         healthy = self._stats.healthy and not self._dead and not hangs
-        return replace(self._stats, running=running, waiting=len(self._streams) - running, healthy=healthy)
+        return replace(self._stats, running=len(self._streams) - waiting, waiting=waiting, healthy=healthy)
 
     def task_loads(self, minutes: int) -> tuple[LabelLoad, ...]:
         return self._engine.task_loads(minutes)

@@ -54,6 +54,11 @@ class EngineClient(Protocol):
         """End a request before the next step and free its memory. Unknown and finished ids are ignored."""
         ...
 
+    @property
+    def num_waiting(self) -> int:
+        """How many requests wait, as in `stats()`."""
+        ...
+
     def stats(self) -> EngineStats:
         """The newest snapshot of the engine's counters."""
         ...

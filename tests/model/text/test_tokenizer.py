@@ -101,6 +101,13 @@ def test_offsets_are_the_places_of_the_tokens() -> None:
     assert tokens.ids == TOKENIZER.encode("Hello 你好, world")
 
 
+@pytest.mark.parametrize("allow_special", [True, False])
+def test_ids_are_the_same_with_and_without_offsets(allow_special: bool) -> None:
+    text = "<|im_start|>Hello 你好<|im_end|>"
+    assert TOKENIZER.encode(text, allow_special) == TOKENIZER.encode_with_offsets(text, allow_special).ids
+    assert TOKENIZER.encode(text, allow_special) != TOKENIZER.encode(text, not allow_special)
+
+
 def test_a_lone_surrogate_is_refused() -> None:
     with pytest.raises(ValueError, match="character 2"):
         TOKENIZER.encode("ab\ud800")
