@@ -95,7 +95,7 @@ def bundled_longer() -> Recipe:
 
 
 def bundled_wider() -> Recipe:
-    """A run for the weights of `bundled-longer`, with six times as many topics of small talk. Needs --start-from.
+    """A run for the weights of `bundled-longer`, with four times as many topics of small talk. Needs --start-from.
 
     Six minutes on a large GPU. Two thirds of its tokens are read while the rate falls.
     """
