@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain, product
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from model.bundled_recipe.chat_rows import chat_row
 from model.bundled_recipe.everyday_facts import everyday_fact_rows
 from model.bundled_recipe.fact_phrasings import fact_phrasing_rows
+from model.bundled_recipe.interview_overlap import without_interview
 from model.bundled_recipe.labelled import (
     TOPICS,
     WORDS_LEFT_OUT,
@@ -100,7 +102,7 @@ def _is_prose(source: str) -> bool:
 
 
 MORE_FACTS = {language: partial(fact_phrasing_rows, language=language) for language in ("en", "zh")}
-EXTRA_SOURCES = (
+_SOURCES = (
     ExtraSource("chat/routelm-persona", all_persona_rows),
     *(ExtraSource(f"chat/more-{name}", MORE_FACTS[name[-2:]], {f"chat/{name}"}.__contains__) for name in ASKED_ANEW),
     ExtraSource("chat/more-everyday-facts-en", everyday_fact_rows),
@@ -112,3 +114,11 @@ EXTRA_SOURCES = (
     ExtraSource("analyze/somebody-en", somebody_rows, reads=REVIEWS.__contains__),
     *TALK_SOURCES,
 )
+
+
+def _unasked(source: ExtraSource) -> ExtraSource:
+    """The source without the rows that ask what the interview asks."""
+    return replace(source, rows=lambda kept: without_interview(source.rows(kept)))
+
+
+EXTRA_SOURCES = tuple(map(_unasked, _SOURCES))

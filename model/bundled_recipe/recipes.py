@@ -97,7 +97,7 @@ def bundled_longer() -> Recipe:
 def bundled_wider() -> Recipe:
     """A run for the weights of `bundled-longer`, with four times as many topics of small talk. Needs --start-from.
 
-    Six minutes on a large GPU. Two thirds of its tokens are read while the rate falls.
+    Six minutes on a large GPU. Its weights were no better (docs/training.md).
     """
     longer = bundled_longer()
     return replace(

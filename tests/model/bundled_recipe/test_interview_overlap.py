@@ -1,50 +1,25 @@
 """The interview's questions are not trained on: none shares a run of words with what the recipe itself asks."""
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 import pytest
 
+from model.bundled_recipe.chat_rows import chat_row
 from model.bundled_recipe.extra_sources import read_persona
 from model.bundled_recipe.fact_phrasings import read_phrasings
+from model.bundled_recipe.interview_overlap import Run, interview_questions, without_interview
 from model.bundled_recipe.talk.sources import COMPUTE, PERSONA_FILES, SMALL_TALK_FILES
 from model.bundled_recipe.talk.templates import TalkWriter, read_talks
 from model.evaluation.tasks.interview import read_questions
 from model.text.special_tokens import LANGUAGES
-from model.training.data.shingles import is_chinese, normalize
 
-WORDS, CHARACTERS = 6, 10
 DRAWS = 20  # about as often as a wording comes in the training data
-
-Run = tuple[str, ...]
-
-
-def units_of(text: str) -> Sequence[str]:
-    """The words of a text, or its characters where it is Chinese."""
-    text = normalize(text)
-    return text.replace(" ", "") if is_chinese(text) else text.split()
-
-
-def runs(units: Sequence[str]) -> Iterator[Run]:
-    """All runs of WORDS words, or of CHARACTERS characters of Chinese; a shorter text counts whole."""
-    size = min(CHARACTERS if isinstance(units, str) else WORDS, len(units))
-    return (tuple(units[start : start + size]) for start in range(len(units) - size + 1))
-
-
-TURNS = [units_of(turn) for question in read_questions() for turn in question.turns]
-ASKED = set(chain.from_iterable(map(runs, TURNS)))
-COUNTS = Counter(chain.from_iterable(TURNS))
-# A text without any of them cannot share a run: one rare word, or character, of each run.
-RARE = {min(run, key=lambda unit: (COUNTS[unit], -len(unit))) for run in ASKED}
-# What everybody says in the same words.
-GREETINGS = {("hello",), ("hi",)}
 
 
 def asked_in(texts: Iterable[str]) -> set[Run]:
     """The runs of the interview that the texts have, too."""
-    candidates = (units for units in map(units_of, set(texts)) if not RARE.isdisjoint(units))
-    return {run for units in candidates for run in runs(units)} & ASKED
+    return set(chain.from_iterable(map(interview_questions().shared_with, set(texts))))
 
 
 def talk_questions(file: str) -> Iterator[str]:
@@ -65,7 +40,7 @@ def exercise_questions(language: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("file", [*PERSONA_FILES, *SMALL_TALK_FILES, "refusals.toml", "talks.toml"])
 def test_no_talk_asks_what_the_interview_asks(file: str) -> None:
-    assert asked_in(talk_questions(file)) <= GREETINGS
+    assert not asked_in(talk_questions(file))
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -90,4 +65,16 @@ def test_no_template_of_the_facts_is_a_question_of_the_interview(language: str) 
 def test_an_overlap_would_be_found() -> None:
     assert asked_in(["Tell me: in what part of the world do I find India?"])
     assert asked_in(["我想知道英国首都在哪座城市，好吗？"])
-    assert asked_in(turn for question in read_questions() for turn in question.turns) == ASKED
+    assert asked_in(turn for question in read_questions() for turn in question.turns) == interview_questions().runs
+
+
+def test_rows_that_ask_a_question_of_the_interview_are_left_out() -> None:
+    other = chat_row(["What is a table?", "A piece of furniture."])
+    asked = chat_row(["Hello!", "Hi!", "tell me in what part of the world do I find India", "Asia."])
+    answered = chat_row(["Well?", "In what part of the world do I find India?"])
+    assert list(without_interview([other, asked, answered])) == [other, answered]
+
+
+def test_rows_of_other_tasks_stay() -> None:
+    row = {"task": "generate", "text": "In what part of the world do I find India?"}
+    assert list(without_interview([row])) == [row]
