@@ -12,8 +12,9 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -58,7 +59,18 @@ def quota(command: str) -> Iterator[str]:
         (group / "cpu.cfs_quota_us").write_text(str(PERIOD))
         yield f"echo $$ > {quote(str(group / 'cgroup.procs'))} && {command}"
     finally:
-        group.rmdir()
+        remove(group)
+
+
+def remove(group: Path, patience: float = 10.0) -> None:
+    """Remove a cgroup, whose last process may take a moment to end. OSError where it is still there after `patience`."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        with suppress(OSError):
+            group.rmdir()
+            return
+        time.sleep(0.1)
+    group.rmdir()
 
 
 SITUATIONS = {"quiet": quiet, "busy": busy, "quota": quota}

@@ -3,13 +3,14 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import shared_cores
-from benchmarks.shared_cores import Throttling, busy, medians, quota, rows_of
+from benchmarks.shared_cores import Throttling, busy, medians, quota, remove, rows_of
 
 ONE, EIGHT = "1 streams, output tokens/s", "8 streams, output tokens/s"
 
@@ -64,3 +65,20 @@ def test_a_missing_group_is_no_throttling(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(shared_cores, "CPU_CONTROLLER", tmp_path)
     with pytest.raises(FileNotFoundError):
         Throttling.read()
+
+
+def test_a_group_is_removed_once_its_last_process_has_ended(tmp_path: Path) -> None:
+    group, process = tmp_path / "group", tmp_path / "group" / "process"
+    group.mkdir()
+    process.touch()
+    ends = threading.Timer(0.05, process.unlink)
+    ends.start()
+    remove(group)
+    ends.join()
+    assert not group.exists()
+
+
+def test_a_group_that_stays_in_use_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "process").touch()
+    with pytest.raises(OSError, match="not empty"):
+        remove(tmp_path, patience=0.01)
