@@ -63,7 +63,7 @@ def quota(command: str) -> Iterator[str]:
 
 
 def remove(group: Path, patience: float = 10.0) -> None:
-    """Remove a cgroup, whose last process may take a moment to end. OSError where it is still there after `patience`."""
+    """Remove a cgroup, whose last process may take a moment to end. OSError where it still stands after `patience`."""
     end = time.monotonic() + patience
     while time.monotonic() < end:
         with suppress(OSError):
