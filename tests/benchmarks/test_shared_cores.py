@@ -43,7 +43,9 @@ def test_the_other_process_ends_with_the_situation() -> None:
 def children() -> list[int]:
     """This process's children that run in circles. The list of children that Linux has may lack some (proc(5))."""
     found = (path for path in Path("/proc").iterdir() if path.name.isdigit())
-    return [int(path.name) for path in found if _parent(path) == os.getpid() and b"while True" in _file(path, "cmdline")]
+    return [
+        int(path.name) for path in found if _parent(path) == os.getpid() and b"while True" in _file(path, "cmdline")
+    ]
 
 
 def _parent(path: Path) -> int:
