@@ -16,6 +16,7 @@ from model.text.tokenizer_files import named_tokens
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 MAX_TURN_BOUNDARIES = 8  # each costs one more rendering; only the last turns of a conversation are likely to come back
 _NO_TOOLS: Mapping[str, Any] = {"tools": None}
+_NOT_CONTINUED = "only a last message of the assistant, with text in it, can be continued"
 _PROBES: tuple[list[Message], ...] = (
     [{"role": "user", "content": "a"}],
     [{"role": "system", "content": "a"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}],
@@ -153,9 +154,11 @@ class ChatTemplate:
         guarded = [_copy(message, hide) for message in messages]
         tools = [_map_fields(tool, guard.hide) for tool in options.tools]
         variables = {**_map_fields(options.variables, guard.hide), "tools": tools or None}
-        text = self._render(guarded, options.add_generation_prompt, variables, clock)
-        if options.continue_final_message:
-            text = _without_end(text, guarded)
+        mark = guard.free_mark() if options.continue_final_message else ""
+        marked = _with_mark(guarded, mark) if mark else guarded
+        text = self._render(marked, options.add_generation_prompt, variables, clock)
+        if mark:
+            text = _before_mark(text, mark)
         found = known(text)
         tokens = None if found is None else _tokenize_after(found, text, guard)
         boundaries = set(found.boundaries) if found is not None and tokens is not None else set()
@@ -297,14 +300,20 @@ def _prefixes(messages: list[Message]) -> Iterator[list[Message]]:
         yield messages[:end]
 
 
-def _without_end(text: str, messages: list[Message]) -> str:
-    """Cut off what the template writes after the content of the last message, as transformers does."""
-    last = messages[-1]
-    content = last["content"].strip() if isinstance(last["content"], str) else ""
-    position = text.rfind(content) if content and last["role"] == "assistant" else -1
-    if position < 0:
-        raise ValueError("only a last message of the assistant, with text in it, can be continued")
-    return text[: position + len(content)]
+def _with_mark(messages: list[Message], mark: str) -> list[Message]:
+    """The messages with a mark after the text of the last one, which the model is to continue."""
+    *before, last = messages
+    if last["role"] != "assistant" or not isinstance(last["content"], str) or not last["content"].strip():
+        raise ValueError(_NOT_CONTINUED)
+    return [*before, {**last, "content": last["content"] + mark}]
+
+
+def _before_mark(text: str, mark: str) -> str:
+    """A rendered text up to the last mark, without the white space before it, as transformers does."""
+    before, found, _ = text.rpartition(mark)
+    if not found:
+        raise ValueError(_NOT_CONTINUED)
+    return before.replace(mark, "").rstrip()
 
 
 def _checked_role(message: Message) -> str:

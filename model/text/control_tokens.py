@@ -87,6 +87,13 @@ class Guard:
     def is_control(self, token_id: int) -> bool:
         return token_id in self._control.ids
 
+    def free_mark(self) -> str:
+        """A private-use character that occurs nowhere in the conversation and was not given before."""
+        mark = next(self._free_marks, None)
+        if mark is None:
+            raise ValueError("every private-use character of Unicode is in the messages: one is needed here")
+        return mark
+
     def _text_between(self, tokens: TokenizedText, text: str, first: int, last: int) -> tuple[int, int]:
         """Where the text of the tokens `first` to `last` is, without spaces that the control tokens around it take."""
         flags = self._control.tokenizer.added_token_flags
@@ -147,10 +154,7 @@ class Guard:
 
     def _mark_of(self, character: str) -> str:
         if character not in self._marks:
-            mark = next(self._free_marks, None)
-            if mark is None:
-                raise ValueError("every private-use character of Unicode is in the messages: one is needed here")
-            self._marks[character] = mark
+            self._marks[character] = self.free_mark()
         return self._marks[character]
 
     def _unused_marks(self) -> Iterator[str]:

@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from model.text.special_tokens import LANGUAGES
+from server.api.bounded_json import NO_UNICODE, BoundedValue, is_unicode
 from server.api.compatibility import translate_fields, warnings_of
 from server.api.validation_errors import FieldError, field_errors, in_one_answer
 from server.errors import InvalidRequestError
@@ -125,6 +126,8 @@ class WithExtras(RequestModel):
 
     model_config = ConfigDict(extra="allow")
 
+    __pydantic_extra__: dict[str, BoundedValue]  # answers may repeat them
+
     def ignored_fields(self, path: str) -> Iterator[str]:
         return (f"{path}.{name}" for name, value in (self.model_extra or {}).items() if value is not None)
 
@@ -175,6 +178,7 @@ class RequestBody(RequestModel):
             raise InvalidRequestError(f"a body has at most {MAX_FIELDS:,} fields, this one has {len(value)}")
         translated = translate_fields(value, cls.own_names, cls.required_names)
         errors = [FieldError(name, text, "unsupported_parameter") for name, text in translated.refused.items()]
+        errors += [FieldError(name, NO_UNICODE) for name in translated.unknown if not is_unicode(name)]
         try:
             body = handler(translated.fields)
         except ValidationError as error:

@@ -3,11 +3,11 @@
 The APIs of Anthropic (content blocks) and of OpenAI's responses (output items) stream answers so.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from server.chat.answer import ChatDelta, ChatFinishReason, ChatResult
+from server.chat.answer import ChatDelta, ChatFinishReason, ChatResult, ToolCallDelta
 from server.chat.generation import ChatGeneration
 from server.generation.logprobs import DecodedLogprobs
 
@@ -92,23 +92,27 @@ class _BlockBuilder:
 
     def take(self, delta: ChatDelta) -> Iterator[BlockEvent]:
         self.unsent += () if delta.in_reasoning else delta.logprobs
+        open_call = [call for call in delta.tool_calls if call.index == self.call_index]
+        yield from self._calls(open_call)  # its last arguments are before the text of the same delta
         if delta.reasoning:
             yield from self._text(BlockKind.REASONING, delta.reasoning)
         if delta.content:
             yield from self._text(BlockKind.CONTENT, delta.content, self.unsent)
         if delta.reasoning or delta.content or delta.tool_calls:
             self.unsent = ()
-        for call in delta.tool_calls:
-            if call.index != self.call_index:
-                self.call_index = call.index
-                yield from self._begin(
-                    AnswerBlock(len(self.blocks), BlockKind.TOOL_CALL, "", call.id or "", call.name or "")
-                )
-            if call.arguments:
-                yield self._add(call.arguments)
+        yield from self._calls(delta.tool_calls[len(open_call) :])
         if delta.finish_reason is not None:
             yield from self._end()
             yield AnswerEnd(delta.finish_reason, self.blocks)
+
+    def _calls(self, calls: Sequence[ToolCallDelta]) -> Iterator[BlockEvent]:
+        for call in calls:
+            if call.index != self.call_index:
+                self.call_index = call.index
+                block = AnswerBlock(len(self.blocks), BlockKind.TOOL_CALL, "", call.id or "", call.name or "")
+                yield from self._begin(block)
+            if call.arguments:
+                yield self._add(call.arguments)
 
     def _text(self, kind: BlockKind, text: str, logprobs: tuple[DecodedLogprobs, ...] = ()) -> Iterator[BlockEvent]:
         if not self.is_open or self.blocks[-1].kind is not kind:

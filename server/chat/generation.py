@@ -52,7 +52,8 @@ class ChatGeneration:
 class RoutedGeneration(ChatGeneration):
     """One answer that a router cuts into fields.
 
-    Stop strings end it where they are in the content: those in reasoning and in arguments mean nothing.
+    Stop strings end it where they are in the content: those in reasoning and in arguments mean nothing, and neither do
+    those that content before a call and content after it make together.
     """
 
     def __init__(
@@ -102,17 +103,20 @@ class RoutedGeneration(ChatGeneration):
         in_reasoning = self._router.field is Field.REASONING
         content, reasoning, calls = "", "", []
         for field in self._fields(delta):
+            is_too_many = self._max_calls is not None and field.index >= self._max_calls
             if field.field is Field.CONTENT:
                 content += self._stops.push(field.text)
-            elif field.field is Field.REASONING:
+            else:
+                content += self._stops.finish()
+            if field.field is Field.REASONING:
                 reasoning += field.text
-            elif self._max_calls is None or field.index < self._max_calls:
+            elif field.field is not Field.CONTENT and not is_too_many:
                 calls.append(self._call_delta(field))
-            if self._stops.matched is not None or (self._max_calls is not None and field.index >= self._max_calls):
+            if self._stops.matched is not None or is_too_many:
                 self._is_complete = True
                 self._generation.stop()
                 break
-        if delta.finish_reason is not None and not self._is_complete:
+        if delta.finish_reason is not None:
             content += self._stops.finish()
         routed = _chat_delta(delta, content)
         return replace(

@@ -58,8 +58,11 @@ class KnownAnswers:
     ) -> None:
         """Keep an answer: its ids and its text, without the token that ended it, special tokens included.
 
-        A long text, such as that of a call that writes a file, is read in a thread.
+        A long text, such as that of a call that writes a file, is read in a thread. An answer to a truncated prompt is
+        not kept: the ids are not those of the conversation.
         """
+        if prompt.is_truncated:
+            return
         end = PromptEnd(prompt.text)
         read = await run_in_thread(partial(self._read, end=end, schemas=schemas, num_calls=len(call_ids)), text)
         if read is None or not prompt.text or call_ids[0] in self._by_call:

@@ -11,9 +11,10 @@ class Prompt:
     """Token ids, and the positions where other requests may share them, if they have the same `cache_salt`.
 
     `first_text_token`: how many tokens that begin a text were put before it. `continues_text`: the answer goes on with
-    the text of the prompt, so that together they read as one. `text` is a rendered conversation. After an answer's
-    tokens of `snapshot_token_ids`, others may go on. `pooling`: the answer is a vector, and no text. With a
-    `content_parser` only the content that it finds in the answer is text, not the reasoning.
+    the text of the prompt, so that together they read as one. `text` is a rendered conversation, whole even where the
+    ids are `is_truncated`. After an answer's tokens of `snapshot_token_ids`, others may go on. `pooling`: the answer is
+    a vector, and no text. With a `content_parser` only the content that it finds in the answer is text, not the
+    reasoning.
     """
 
     token_ids: tuple[int, ...]
@@ -22,6 +23,7 @@ class Prompt:
     continues_text: bool = False
     cache_salt: str = ""
     text: str = ""
+    is_truncated: bool = False
     snapshot_token_ids: frozenset[int] = frozenset()
     pooling: PoolingType | None = None
     content_parser: AnswerParser | None = None
@@ -32,7 +34,8 @@ class Prompt:
         if cut <= 0:
             return self
         boundaries = tuple(boundary - cut for boundary in self.boundaries if boundary > cut)
-        return replace(self, token_ids=self.token_ids[cut:], boundaries=boundaries, first_text_token=0)
+        kept = self.token_ids[cut:]
+        return replace(self, token_ids=kept, boundaries=boundaries, first_text_token=0, is_truncated=True)
 
     def salted(self, cache_salt: str | None) -> "Prompt":
         return replace(self, cache_salt=cache_salt) if cache_salt else self

@@ -33,7 +33,7 @@ class StopStringMatcher:
         return text[: len(text) - held]
 
     def finish(self) -> str:
-        """Return what was held back, at the end of the text."""
+        """Return what was held back, at the end of the text. Another text may follow."""
         held, self._held = self._held, ""
         return held
 

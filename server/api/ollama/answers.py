@@ -46,9 +46,9 @@ class Answer:
             "eval_duration": end - first,
         }
 
-    def loaded(self, fields: Event) -> Event:
-        """The answer to a request without a prompt, which asks Ollama to load the model."""
-        return {"model": self.model, "created_at": now(), **fields, "done": True, "done_reason": "load"}
+    def without_prompt(self, fields: Event, reason: str) -> Event:
+        """The answer to a request without a prompt, which asks Ollama to load the model or to unload it."""
+        return {"model": self.model, "created_at": now(), **fields, "done": True, "done_reason": reason}
 
 
 def now() -> str:

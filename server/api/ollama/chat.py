@@ -41,7 +41,7 @@ async def chat(body: OllamaChatRequest, context: Context) -> Any:
     answer = Answer(body.model or context.service.model_id)
     if not body.messages:
         context.accept(body)
-        return answer.loaded({"message": {"role": "assistant", "content": ""}})
+        return answer.without_prompt({"message": {"role": "assistant", "content": ""}}, body.reason_without_prompt)
     generation = await chat_generation(body, body.chat_request(), context)
     lines = _lines(answer, generation)
     if body.stream:

@@ -50,6 +50,11 @@ Format = Annotated[
     BeforeValidator(_format),
     Field(description="json, or a JSON schema that the answer follows."),
 ]
+KeepAlive = Annotated[
+    Annotated[float, Field(ge=-1e12, le=1e12), Tag("[seconds]")] | Annotated[str, Field(max_length=64), Tag("[text]")],
+    Discriminator(lambda value: "[text]" if isinstance(value, str) else "[seconds]"),
+    Field(description="Ignored: the model stays loaded."),
+]
 
 
 class OllamaBody(RequestBody):
@@ -86,6 +91,18 @@ class GenerationBody(OllamaBody):
     think: Annotated[Think, Field(description="For chat templates that can switch it.")] | None = None
     logprobs: bool | None = None
     top_logprobs: NumLogprobs | None = None
+    keep_alive: KeepAlive | None = None
+
+    @property
+    def ignored_fields(self) -> tuple[str, ...]:
+        kept = () if self.keep_alive is None else ("keep_alive",)
+        return (*super().ignored_fields, *kept)
+
+    @property
+    def reason_without_prompt(self) -> str:
+        """What a request without a prompt asks of Ollama: to unload the model if it is kept for no time, such as 0s."""
+        digits = {character for character in str(self.keep_alive) if character.isdigit()}
+        return "unload" if digits == {"0"} else "load"
 
     @property
     def thinking(self) -> Thinking:

@@ -39,7 +39,7 @@ async def generate(body: OllamaGenerateRequest, context: Context) -> Any:
     answer = Answer(body.model or context.service.model_id)
     if not body.prompt:
         context.accept(body)
-        return answer.loaded({"response": ""})
+        return answer.without_prompt({"response": ""}, body.reason_without_prompt)
     if body.raw:
         running = await _continued(body, context)
         lines = _lines(answer, _plain_deltas(running), running)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from server.api.bounded_json import BoundedObject
@@ -80,10 +80,20 @@ def _known_choice(value: Any) -> Any:
     return value
 
 
-_CHECK_TOOL, _ = served_types("function")
+def _choice_tag(value: Any) -> str:
+    if not isinstance(value, dict):
+        return "[mode]"
+    return "[allowed]" if value["type"] == "allowed_tools" else "[function]"
+
+
 ToolChoiceField = Annotated[
-    Literal["none", "auto", "required"] | FunctionChoice | AllowedTools, BeforeValidator(_known_choice)
+    Annotated[Literal["none", "auto", "required"], Tag("[mode]")]
+    | Annotated[FunctionChoice, Tag("[function]")]
+    | Annotated[AllowedTools, Tag("[allowed]")],
+    Discriminator(_choice_tag),
+    BeforeValidator(_known_choice),
 ]
+_CHECK_TOOL, _ = served_types("function")
 
 
 class ResponsesRequest(SamplingFields):

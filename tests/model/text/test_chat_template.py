@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import model
@@ -180,6 +180,48 @@ def test_a_text_that_leaves_no_private_use_character_is_refused() -> None:
 def test_an_unknown_role_is_refused() -> None:
     with pytest.raises(ValueError, match="'im_end' is not known: use one of system"):
         TEMPLATE.render_ids([{"role": "im_end", "content": "x"}], TOKENIZER)
+
+
+# Messages that the model continues
+
+CONTINUED = RenderOptions(add_generation_prompt=False, continue_final_message=True)
+
+
+@given(st.sampled_from(["Sure", "e", "im", "end", "|>", "<", "<|im_end", "a\ue000"]) | HOSTILE)
+def test_a_message_that_is_continued_ends_with_its_text(content: str) -> None:
+    """Also where the marker that would follow has the same letters."""
+    assume(content.strip())
+    messages = [user("hi"), assistant(content)]
+    prompt = TEMPLATE.render_ids(messages, TOKENIZER, CONTINUED)
+    closed = TEMPLATE.render(messages, False)
+    assert TOKENIZER.decode(prompt.token_ids, skip_special=False) == closed.removesuffix("<|im_end|>\n").rstrip()
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "text"),
+    [
+        ("[{{ messages[-1].content }}] e", "e", "[e"),
+        ("[{{ messages[-1].content | trim }}]", " a b \n", "[a b"),
+        ("[{{ messages[-1].content.split('</think>')[-1] }}]", "<think>a</think>b\n", "[b"),
+        ("[{{ messages[-1].content }}] {{ messages[-1].content }}]", "a", "[a] a"),
+    ],
+)
+def test_what_a_template_does_with_a_text_is_done_to_one_that_is_continued(
+    source: str, content: str, text: str
+) -> None:
+    prompt = ChatTemplate(source).render_ids([user("a"), assistant(content)], TOKENIZER, CONTINUED)
+    assert TOKENIZER.decode(prompt.token_ids) == prompt.text == text
+
+
+@pytest.mark.parametrize("last", [user("a"), assistant(" \n"), {"role": "assistant", "content": None}])
+def test_only_a_text_of_the_assistant_is_continued(last: Message) -> None:
+    with pytest.raises(ValueError, match="only a last message of the assistant"):
+        TEMPLATE.render_ids([user("a"), last], TOKENIZER, CONTINUED)
+
+
+def test_a_text_that_the_template_leaves_out_is_not_continued() -> None:
+    with pytest.raises(ValueError, match="only a last message of the assistant"):
+        PLAIN.render_ids([user("ab"), assistant("b")], TOKENIZER, CONTINUED)
 
 
 # Boundaries

@@ -73,6 +73,12 @@ def test_what_is_no_object_of_ours_is_refused(open_client: TestClient, path: str
     check_refusal(open_client.post(path, content=content, headers={"Content-Type": "application/json"}))
 
 
+@pytest.mark.parametrize("path", BODIES)
+def test_an_unknown_field_whose_name_is_no_text_is_refused(open_client: TestClient, path: str) -> None:
+    body = json.dumps(BODIES[path] | {"\ud800": 1})
+    check_refusal(open_client.post(path, content=body, headers=JSON), "\\ud800")
+
+
 @pytest.mark.parametrize(
     "content_type", [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"]
 )

@@ -224,6 +224,26 @@ def test_stop_strings_count_in_the_content_only(client: TestClient, server: Serv
     assert "".join(piece["delta"].get("content", "") for piece in deltas(client, stop="STOP")) == "one "
 
 
+@pytest.mark.parametrize("parallel", [True, False])
+def test_content_that_may_begin_a_stop_string_comes_before_the_call(
+    client: TestClient, server: Server, parallel: bool
+) -> None:
+    server.answer_with(f"Look.\n{CALL}\n{CALL}")
+    fields = {"stop": ".\n", "parallel_tool_calls": parallel}
+    assert ask(client, **fields)["message"]["content"] == "Look."
+    pieces = [piece["delta"] for piece in deltas(client, **fields)]
+    first_call = next(number for number, piece in enumerate(pieces) if "tool_calls" in piece)
+    assert "".join(piece.get("content", "") for piece in pieces[:first_call]) == "Look."
+
+
+@pytest.mark.parametrize(("between", "content"), [("", "on"), (CALL, "onetwo")])
+def test_a_stop_string_is_not_put_together_across_a_call(
+    client: TestClient, server: Server, between: str, content: str
+) -> None:
+    server.answer_with(f"one{between}two")
+    assert ask(client, stop="etwo")["message"]["content"] == content
+
+
 def test_a_history_with_calls_is_rendered(client: TestClient, server: Server) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Köln"}'}}
     history = [

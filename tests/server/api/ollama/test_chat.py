@@ -114,12 +114,33 @@ def test_without_a_prompt_the_model_is_loaded(client: TestClient, server: Server
     assert server.engine.submitted == []
 
 
+@pytest.mark.parametrize("path", ["/api/chat", "/api/generate"])
+@pytest.mark.parametrize(
+    ("keep_alive", "reason"),
+    [
+        *((zero, "unload") for zero in (0, 0.0, "0", "0s", "0m0s")),
+        *((other, "load") for other in (None, -1, 0.5, "10s", "5m", "")),
+    ],
+)
+def test_a_model_that_is_kept_for_no_time_is_unloaded(
+    client: TestClient, path: str, keep_alive: Any, reason: str
+) -> None:
+    assert post(client, path, keep_alive=keep_alive)["done_reason"] == reason
+
+
+def test_it_is_told_that_the_model_stays_loaded(client: TestClient) -> None:
+    for keep_alive, told in ((0, "keep_alive"), (None, None)):
+        response = client.post("/api/chat", json={"keep_alive": keep_alive})
+        assert response.headers.get("X-RouteLM-Warnings") == told
+
+
 @pytest.mark.parametrize(
     ("body", "told"),
     [
         ({**HI, "options": {"mirostat": 2}}, "options: mirostat: this sampler is not served here"),
         ({**HI, "options": {"temperature": 9}}, "options: temperature: Input should be less than or equal to 5"),
         ({**HI, "format": "xml"}, "format: give json, or a JSON schema"),
+        ({"keep_alive": False}, "keep_alive: Input should be a valid number"),
         ({**HI, "think": "huge"}, "think: give true, false, low"),
         (
             {"messages": [{"role": "user", "content": "x", "images": ["aaaa"]}]},

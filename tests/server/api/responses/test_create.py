@@ -117,6 +117,30 @@ def test_what_is_refused_is_named(client: TestClient, body: dict[str, Any], para
     assert ask(client, 400, **body)["error"]["param"] == param
 
 
+UNWRITABLE = [b'"\\ud800"', b'["\\ud800"]', b'{"\\ud800": 1}', b"[" * 900 + b"]" * 900]
+
+
+@pytest.mark.parametrize("value", UNWRITABLE, ids=lambda value: value[:9].decode())
+@pytest.mark.parametrize(
+    ("field", "param"),
+    [
+        (b'"text": {"format": {"type": "text", "x": %b}}', "text.format.x"),
+        (b'"tool_choice": {"type": "function", "name": "weather", "x": %b}', "tool_choice.x"),
+        (b'"tools": [{"type": "function", "name": "f", "x": %b}]', "tools.0.x"),
+        (b'"tools": [{"type": "function", "name": "f", "parameters": {"x": %b}}]', "tools.0.parameters"),
+    ],
+    ids=["text", "choice", "tool", "parameters"],
+)
+def test_what_cannot_be_written_again_is_refused(client: TestClient, field: bytes, param: str, value: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+    for written, status in ((value, 400), (b'"x"', 200)):
+        body = b'{"input": "hi", "tools": [{"type": "function", "name": "weather"}], %b}' % (field % written)
+        response = client.post("/v1/responses", content=body, headers=headers)
+        assert response.status_code == status, response.text
+        if status == 400:
+            assert response.json()["error"]["param"] == param
+
+
 def test_a_failed_step_ends_the_stream_with_a_failed_response(client: TestClient, server: Server) -> None:
     server.engine.fail_after = 1
     *_, last, empty = client.post("/v1/responses", json={"input": "hi", "stream": True}).text.split("\n\n")
