@@ -18,6 +18,7 @@ from server.batches.journal import Journal
 from server.batches.metrics import BatchCollector
 from server.batches.request_lines import InvalidLineError, parse_request
 from server.batches.runner import BatchRunner
+from server.batches.store import BatchStore
 from server.batches.types import Batch, BatchStatus, RequestCounts
 from server.errors import ConflictError, DiskFullError, InvalidRequestError, NotFoundError
 from tests.server.batches.directories import (
@@ -362,6 +363,65 @@ async def test_a_full_disk_ends_a_batch_with_the_reason(tmp_path: Path, monkeypa
     assert len(done) == batch.counts.completed == sum(map(len, recorded))
     with open_directory(tmp_path) as directory:  # also after a restart
         assert directory.batches.at(batch.id).status is BatchStatus.FAILED
+
+
+async def test_what_is_answered_outlives_a_disk_without_room_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal stays until its results are in an output file, also where it cannot even be opened."""
+    slow, fast = FakeExecutor(seconds=0.002), FakeExecutor()
+
+    def full(*_: Any) -> None:
+        raise DiskFullError
+
+    async def failed(runner: BatchRunner) -> None:
+        await runner.wait(batch.id)
+        shown = runner.directory.batches.at(batch.id)
+        assert shown.status is BatchStatus.FAILED
+        assert [error.code for error in shown.errors] == ["disk_full"]
+        assert runner.directory.batches.goes_on(batch.id)
+
+    async with running(tmp_path, slow) as runner:
+        batch = await runner.create(description(add_file(runner.directory, lines(60))))
+        await until(lambda: runner.directory.batches.at(batch.id).counts.completed > 10)
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "record", full)
+            patch.setattr(FileStore, "begin_output", full)
+            await failed(runner)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "_open", full)
+        async with running(tmp_path, fast) as runner:
+            await failed(runner)
+    async with running(tmp_path, fast) as runner:
+        await runner.wait(batch.id)
+        ended = runner.directory.batches.at(batch.id)
+        assert ids(output(runner.directory, ended.output_file_id)) == [f"r{number}" for number in range(60)]
+        assert not runner.directory.batches.goes_on(batch.id)
+    assert ended.status is BatchStatus.COMPLETED
+    assert ended.errors == ()
+    assert fast.answered.total() < 50
+
+
+async def test_a_batch_whose_last_record_cannot_be_written_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = BatchStore.enter
+
+    def enter(self: BatchStore, batch_id: str, status: BatchStatus, **changes: Any) -> Batch:
+        if status.is_final:
+            raise DiskFullError
+        return real(self, batch_id, status, **changes)
+
+    executor = FakeExecutor()
+    async with running(tmp_path, executor) as runner:
+        with monkeypatch.context() as patch:
+            patch.setattr(BatchStore, "enter", enter)
+            batch = await run_to_the_end(runner, lines(3))
+        assert [error.code for error in batch.errors] == ["disk_full"]
+    async with running(tmp_path, executor) as runner:
+        await runner.wait(batch.id)
+        assert runner.directory.batches.at(batch.id).status is BatchStatus.COMPLETED
+    assert executor.answered.total() == 3
 
 
 async def test_a_disk_without_room_for_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
