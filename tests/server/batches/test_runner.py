@@ -2,7 +2,9 @@
 
 import asyncio
 import bisect
+import gc
 import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from server.batches.files import FileStore
 from server.batches.journal import Journal
 from server.batches.metrics import BatchCollector
 from server.batches.request_lines import InvalidLineError, parse_request
+from server.batches.request_queue import in_thread
 from server.batches.runner import BatchRunner
 from server.batches.store import BatchStore
 from server.batches.types import Batch, BatchStatus, RequestCounts
@@ -518,3 +521,24 @@ async def test_failures_are_counted_by_a_bounded_set_of_reasons(tmp_path: Path) 
         runner.counts.failed["something new"] += 1
         assert registry.get_sample_value(name, {"reason": "server_error"}) == 1
         assert registry.get_sample_value(name, {"reason": "something new"}) is None
+
+
+async def test_a_fault_in_a_thread_that_nobody_waits_for_is_no_trouble_of_the_loop() -> None:
+    """As when the disk is full: one write fails, and the task of another is cancelled, whose write fails too."""
+    reported, begun, end = list[Any](), threading.Event(), threading.Event()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+    def fail() -> None:
+        begun.set()
+        end.wait()
+        raise DiskFullError
+
+    task = asyncio.create_task(in_thread(fail))
+    await asyncio.to_thread(begun.wait)
+    task.cancel()
+    end.set()
+    await asyncio.wait((task,))
+    assert task.cancelled()
+    del task
+    gc.collect()
+    assert reported == []
