@@ -3,10 +3,11 @@
 import re
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticCustomError
 
+from server.api.dependencies import name_ignored_fields
 from server.api.files import MAX_SECONDS, MIN_SECONDS, After, Batches, Limit, Owner, page_of
 from server.api.openapi_errors import errors
 from server.api.request_model import RequestBody, RequestModel, WholeNumber
@@ -111,12 +112,13 @@ class BatchList(BaseModel):
 
 
 @router.post("", summary="Create a batch")
-async def create_batch(body: CreateBatchRequest, batches: Batches, owner: Owner) -> BatchObject:
+async def create_batch(body: CreateBatchRequest, batches: Batches, owner: Owner, response: Response) -> BatchObject:
     """Answer the requests of an uploaded file in the background, when the server has time for them.
 
     The batch survives restarts of the server. It is checked at first: `status` is `failed`, and `errors` names the
     lines, if the file has requests that cannot be posted to `endpoint`.
     """
+    name_ignored_fields(body, response)
     expiry = body.output_expires_after
     description = BatchDescription(
         owner=owner,

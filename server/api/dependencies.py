@@ -76,8 +76,7 @@ class RequestContext:
         engine = self.service.engine
         self.response.headers["X-Queue-Position"] = str(engine.num_waiting)
         self.response.headers["X-Queue-Wait"] = f"{engine.expected_wait(self.admission.scheduling):.1f}"
-        if body.ignored_fields:
-            self.response.headers[WARNINGS_HEADER] = _header_value(body.ignored_fields[:MAX_NAMED_FIELDS])
+        name_ignored_fields(body, self.response)
         return self.service
 
     async def until_disconnect(self, work: Coroutine[Any, Any, Result]) -> Result:
@@ -154,6 +153,12 @@ def _task(request: Request) -> str:
     """The name of an endpoint: its path, such as "chat/completions"."""
     path: str = request.scope["route"].path
     return path.removeprefix("/v1").strip("/")
+
+
+def name_ignored_fields(body: RequestBody, response: Response) -> None:
+    """Set the header that tells which fields of the body were ignored, if any were."""
+    if body.ignored_fields:
+        response.headers[WARNINGS_HEADER] = _header_value(body.ignored_fields[:MAX_NAMED_FIELDS])
 
 
 def _header_value(names: tuple[str, ...]) -> str:

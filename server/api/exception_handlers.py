@@ -5,10 +5,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from server.api.validation_errors import unreadable_body
-from server.errors import EngineFailedError, RequestError
+from server.errors import ClientGoneError, EngineFailedError, RequestError
 
 
 def add_exception_handlers(app: FastAPI) -> None:
@@ -20,6 +21,9 @@ def add_exception_handlers(app: FastAPI) -> None:
     async def validation_error(request: Request, error: Any) -> Response:
         return _answer(request, unreadable_body(error.errors()[0]))
 
+    async def client_gone(request: Request, error: Any) -> Response:
+        return _answer(request, ClientGoneError())
+
     async def http_error(request: Request, error: Any) -> Response:
         return _answer(request, _from_http(request, error), error.headers)
 
@@ -28,11 +32,14 @@ def add_exception_handlers(app: FastAPI) -> None:
 
     app.add_exception_handler(RequestError, request_error)
     app.add_exception_handler(RequestValidationError, validation_error)
+    app.add_exception_handler(ClientDisconnect, client_gone)
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(Exception, anything_else)
 
 
 def _from_http(request: Request, error: HTTPException) -> RequestError:
+    if isinstance(error.__cause__, ClientDisconnect):  # FastAPI takes it for a body that cannot be parsed
+        return ClientGoneError()
     messages = {
         404: f"There is nothing at {request.url.path}; see /docs.",
         405: f"{request.method} is not allowed at {request.url.path}.",

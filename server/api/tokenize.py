@@ -43,6 +43,7 @@ class DetokenizeRequest(RequestBody):
 
 class DetokenizeResponse(BaseModel):
     prompt: str
+    warnings: Warnings = []
 
 
 @router.post("/tokenize", summary="Text to token ids")
@@ -78,4 +79,5 @@ async def detokenize(body: DetokenizeRequest, context: Context) -> DetokenizeRes
     """The text of token ids; ids outside the vocabulary are refused."""
     service = context.accept(body)
     service.check_token_ids(body.tokens, "tokens")
-    return DetokenizeResponse(prompt=await run_in_thread(service.tokenizer.decode, body.tokens))
+    prompt = await run_in_thread(service.tokenizer.decode, body.tokens)
+    return DetokenizeResponse(prompt=prompt, warnings=body.warnings)

@@ -60,9 +60,9 @@ class Upload:
         return record
 
     def discard(self) -> None:
-        """Forget what was written."""
+        """Forget what was written. A file that has a record, of this commit or an earlier one, stays."""
         self._content.discard()
-        self._store.disk.forget(self._id)
+        self._store.forget_unrecorded(self._id)
 
 
 class FileStore:
@@ -125,6 +125,13 @@ class FileStore:
         remove(self._record_path(file_id))
         remove(self.path(file_id))
         self.disk.forget(file_id)
+
+    def forget_unrecorded(self, file_id: str) -> None:
+        """Delete a content that got no record. Of one that has a record, count what is there."""
+        if file_id in self._records:
+            self.disk.count(file_id, self.path(file_id).stat().st_size)
+        else:
+            self.delete(file_id)
 
     def expired(self) -> Sequence[str]:
         with self._lock:

@@ -5,7 +5,6 @@ import itertools
 import logging
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from server.batches.executor import RequestExecutor, answer
@@ -160,7 +159,6 @@ class BatchJob:
     def _end(self, journal: Journal, status: BatchStatus, errors: tuple[BatchError, ...] = ()) -> None:
         counts = journal.counts()
         output_file_id, error_file_id = write_output_files(journal, self._batch, self._files)
-        journal.close()
         self._store.enter(
             self._id,
             status,
@@ -171,14 +169,22 @@ class BatchJob:
         )
 
     def _fail(self, journal: Journal | None, error: JobError) -> None:
-        """End the batch with the reason, and with the results there are if they can still be written."""
+        """End the batch with the reason and with the results there are. While these cannot be written, it only stops.
+
+        One that a command runs always stops: whoever gave the command can give it again.
+        """
         reason = _reason(error)
         logger.error("batch %s failed: %s", self._id, error)
         self._counts.failed[reason.code] += 1
-        if journal is not None and not isinstance(error, JournalDamagedError):
-            with suppress(JournalDamagedError, RequestError, OSError):
+        if isinstance(error, JournalDamagedError):
+            self._store.fail(self._id, reason)
+        elif journal is None or self._batch.endpoint is None:
+            self._store.stop(self._id, reason)
+        else:
+            try:
                 self._end(journal, BatchStatus.FAILED, (reason,))
-        self._store.fail(self._id, reason)
+            except (JournalDamagedError, RequestError, OSError):
+                self._store.stop(self._id, reason)
 
     def _take_room(self, journal: Journal) -> None:
         """Count the journal, and as much again for the output files. Raises InvalidRequestError beyond the quota."""

@@ -61,4 +61,5 @@ async def in_thread(function: Callable[..., Returned], *arguments: object) -> Re
         return await asyncio.shield(call)
     except asyncio.CancelledError:
         await asyncio.wait((call,))
+        call.exception()  # nobody asks for it any more, which asyncio would log
         raise

@@ -128,15 +128,23 @@ class BatchStore:
         return batch
 
     def fail(self, batch_id: str, reason: BatchError) -> None:
-        """End a batch that is not finished with a reason: in memory only where even this cannot be written."""
+        """End a batch that is not finished with a reason, or stop it where even this cannot be written."""
         try:
             self.enter(batch_id, BatchStatus.FAILED, errors=(reason,))
-        except (DiskFullError, OSError) as error:
-            logger.error("batch %s failed, which cannot be written; a restart tries it again: %s", batch_id, error)
-            times = {**self._batches[batch_id].times, "failed_at": int(time.time())}
-            with self._lock:
-                batch = self._batches[batch_id]
-                self._batches[batch_id] = replace(batch, status=BatchStatus.FAILED, times=times, errors=(reason,))
+        except (DiskFullError, OSError):
+            self.stop(batch_id, reason)
+
+    def stop(self, batch_id: str, reason: BatchError) -> None:
+        """Show a batch as failed until a restart goes on with it: its record and its journal stay as they are."""
+        logger.error("batch %s is only shown as failed; a restart goes on with it", batch_id)
+        with self._entering, self._lock:
+            batch = self._batches[batch_id]
+            times = {**batch.times, f"{BatchStatus.FAILED}_at": int(time.time())}
+            self._batches[batch_id] = replace(batch, status=BatchStatus.FAILED, times=times, errors=(reason,))
+
+    def goes_on(self, batch_id: str) -> bool:
+        """Whether a restart goes on with a batch: it has no final status, or was stopped."""
+        return not self.at(batch_id).status.is_final or self.journal_path(batch_id).exists()
 
     def count(self, batch_id: str, counts: RequestCounts) -> None:
         """Show how far a batch is; nothing is written."""
@@ -153,9 +161,11 @@ class BatchStore:
 
     def _forget_oldest(self) -> None:
         """Delete the records of the oldest finished batches beyond the limit. Their output files stay."""
-        finished = [batch for batch in self._newest_first() if batch.status.is_final]
         excess = len(self._batches) - self.limits.max_batches
-        for batch in finished[len(finished) - excess :] if excess > 0 else ():
+        if excess <= 0:
+            return
+        finished = [batch for batch in self._newest_first() if not self.goes_on(batch.id)]
+        for batch in finished[-excess:]:
             with self._lock:
                 del self._batches[batch.id]
             remove(self._record_path(batch.id))

@@ -44,19 +44,21 @@ def run(
 ) -> None:
     """Answer a file of requests, as POST /v1/batches does, without a server.
 
-    Lines may name different endpoints. After Ctrl-C or a crash, the same command goes on; until the end, the answers
-    are in the directory OUTPUT.batch. Exits with 1 if a request got an error, which OUTPUT has in the request's line.
+    Lines may name different endpoints. After Ctrl-C, a crash or a full disk, the same command goes on; until the end,
+    the answers are in the directory OUTPUT.batch. Exits with 1 if a request got an error, which OUTPUT has in the
+    request's line.
     """
     configure_logging("warning")
     work = output.with_name(f"{output.name}.batch")
     with errors_in_one_line(RequestError):
-        ended = _run(input_file, output, work, model, max_num_seqs)
+        ended, goes_on = _run(input_file, output, work, model, max_num_seqs)
     counts = ended.counts
-    if not ended.status.is_final:
-        raise failure(f"Stopped after {counts.completed} of {counts.total}: the same command goes on.", INTERRUPTED)
     for error in ended.errors:
         place = [f"line {error.line}"] if error.line else []
         failure(": ".join([*place, *([error.param] if error.param else []), error.message]))
+    if goes_on:
+        code = CANNOT_BE_DONE if ended.errors else INTERRUPTED
+        raise failure(f"Stopped after {counts.completed} of {counts.total}: the same command goes on.", code)
     if ended.errors:
         raise typer.Exit(CANNOT_BE_DONE)
     rest = f", {counts.failed} have errors" if counts.failed else ""
@@ -65,8 +67,11 @@ def run(
         raise typer.Exit(REQUESTS_FAILED)
 
 
-def _run(input_file: Path, output: Path, work: Path, model: str, max_num_seqs: int) -> "Batch":
-    """Bring the batch in the directory `work` to its end, write `output`, and delete `work`."""
+def _run(input_file: Path, output: Path, work: Path, model: str, max_num_seqs: int) -> tuple["Batch", bool]:
+    """Bring the batch in the directory `work` to its end, write `output`, and delete `work`.
+
+    Returns the batch, and whether the same command goes on with it: it was interrupted, or the disk has failed.
+    """
     from server.batches.directory import BatchDirectory
     from server.batches.types import BatchLimits
     from server.startup.app import create_app
@@ -81,9 +86,10 @@ def _run(input_file: Path, output: Path, work: Path, model: str, max_num_seqs: i
         ended = asyncio.run(_answer(application, directory, file_id))
         if ended.output_file_id is not None:
             _copy(directory.files.path(ended.output_file_id), output)
-    if ended.status.is_final:
+        goes_on = directory.batches.goes_on(ended.id)
+    if not goes_on:
         shutil.rmtree(work)
-    return ended
+    return ended, goes_on
 
 
 def _stored_input(directory: "BatchDirectory", input_file: Path, work: Path) -> str:

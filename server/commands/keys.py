@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import sys
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,13 +49,15 @@ def create(
         "may_set_priority": may_set_priority or None,
     }
     with errors_in_one_line():
-        from server.middleware.api_keys import hash_key, parse_api_keys, read_api_keys
+        from server.middleware.api_keys import hash_key, parse_key_file, read_api_keys
 
         entry = {"name": name, "sha256": hash_key(secret.encode()), "scopes": scopes.replace(" ", "").split(",")}
         entry |= {field: value for field, value in given.items() if value is not None}
-        before = read_api_keys(keys_file) if keys_file.exists() else []
-        parse_api_keys({"keys": [*(key.model_dump() for key in before), entry]})
-        _replace(keys_file, _with_entry(keys_file, entry))
+        if keys_file.exists():
+            read_api_keys(keys_file)  # its error names the file
+        text = _with_entry(keys_file, entry)
+        parse_key_file(text, keys_file.suffix)
+        _replace(keys_file, text)
     typer.echo(secret)
 
 
@@ -91,16 +94,33 @@ def _with_entry(path: Path, entry: dict[str, Any]) -> str:
     if path.suffix == ".json":
         content = json.loads(before) if before else {"keys": []}
         return json.dumps({**content, "keys": [*content.get("keys", []), entry]}, indent=2) + "\n"
+    return _with_table(before, entry)
+
+
+def _with_table(before: str, entry: dict[str, Any]) -> str:
+    """TOML with one more table. Raises ValueError where the keys are an array in one piece, which TOML closes."""
     lines = [f"{field} = {json.dumps(value)}" for field, value in entry.items()]  # as in JSON, for these types
-    return "\n".join([*([before.rstrip("\n"), ""] if before else []), "[[keys]]", *lines, ""])
+    text = "\n".join([*([before.rstrip("\n"), ""] if before else []), "[[keys]]", *lines, ""])
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise ValueError("The file has `keys = [...]`: write each key as a table, [[keys]], and try again.") from None
+    return text
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write the file as a whole, so that a server never reads half of it; a new one is readable by its owner only."""
+    """Write the file as a whole, so that a server never reads half of it, with the same owner, group and mode.
+
+    A new one is readable by its owner only.
+    """
     target = path.resolve()
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.touch(mode=target.stat().st_mode & 0o777 if target.exists() else 0o600, exist_ok=False)
+    temporary.touch(mode=0o600, exist_ok=False)
     try:
+        if target.exists():
+            before = target.stat()
+            os.chown(temporary, before.st_uid, before.st_gid)
+            temporary.chmod(before.st_mode & 0o777)
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(target)
     finally:

@@ -72,10 +72,14 @@ def hash_key(secret: bytes) -> str:
 def read_api_keys(path: Path) -> list[ApiKey]:
     """The keys in a file. Raises ValueError that names the file and what is wrong with it."""
     try:
-        text = path.read_text(encoding="utf-8")
-        return parse_api_keys(json.loads(text) if path.suffix == ".json" else tomllib.loads(text))
+        return parse_key_file(path.read_text(encoding="utf-8"), path.suffix)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"keys file {path} cannot be used: {error}") from None
+
+
+def parse_key_file(text: str, suffix: str) -> list[ApiKey]:
+    """The keys in the text of a file with that suffix. Raises ValueError, and RecursionError for deeply nested ones."""
+    return parse_api_keys(json.loads(text) if suffix == ".json" else tomllib.loads(text))
 
 
 def parse_api_keys(content: Any) -> list[ApiKey]:

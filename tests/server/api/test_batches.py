@@ -230,6 +230,13 @@ def test_fields_that_are_refused(client: TestClient, field: str, value: Any) -> 
     assert answer.json()["error"]["param"].startswith(field)
 
 
+def test_ignored_fields_are_named(client: TestClient) -> None:
+    file_id = upload(client, b"x").json()["id"]
+    body = {"input_file_id": file_id, "endpoint": "/v1/generate", "completion_window": "24h"}
+    assert "X-RouteLM-Warnings" not in client.post("/v1/batches", json=body).headers
+    assert "unknown" in client.post("/v1/batches", json=body | {"unknown": 1}).headers["X-RouteLM-Warnings"]
+
+
 def test_what_does_not_exist(client: TestClient) -> None:
     body = {"input_file_id": "file-x", "endpoint": "/v1/generate", "completion_window": "24h"}
     assert client.post("/v1/batches", json=body).status_code == 404

@@ -4,13 +4,14 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from tests.server.applications import Server
+from tests.server.applications import Server, listening, make_server
 
 LONG = {"max_tokens": 300}
 REQUESTS: list[tuple[str, dict[str, Any], int]] = [
@@ -105,3 +106,34 @@ def test_a_client_that_never_sends_its_body_is_harmless(server: Server, url: str
         connection.sendall(b"POST /v1/generate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
     assert httpx.get(f"{url}/health/ready", trust_env=False).status_code == 200
     assert server.engine.submitted == []
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "beginning"),
+    [
+        (
+            "/v1/files",
+            "multipart/form-data; boundary=b",
+            '--b\r\nContent-Disposition: form-data; name="file"\r\n\r\nhello',
+        ),
+        ("/v1/generate", "application/json", '{"prompt": "hel'),
+    ],
+)
+def test_leaving_amid_a_body_is_no_fault_of_the_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str, content_type: str, beginning: str
+) -> None:
+    with listening(make_server(batch_dir=tmp_path)) as url:
+        where = urlsplit(url)
+        with socket.create_connection((where.hostname, where.port)) as connection:
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {content_type}\r\nContent-Length: 1000\r\n\r\n"
+            connection.sendall((head + beginning).encode())
+
+        def counts() -> list[str]:
+            text = httpx.get(f"{url}/metrics", trust_env=False).text
+            lines = [line for line in text.splitlines() if line.startswith("routelm:http_requests_total{")]
+            return [line for line in lines if not line.endswith(" 0.0")]
+
+        wait_until(lambda: counts() != [])
+        assert counts() == ['routelm:http_requests_total{code="499"} 1.0']
+    assert list((tmp_path / "files").iterdir()) == []
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]

@@ -17,6 +17,14 @@ def test_there_and_back(client: TestClient, server: Server) -> None:
     assert back == {"prompt": "größer 你好"}
 
 
+@pytest.mark.parametrize(("path", "body"), [("/v1/tokenize", {"prompt": "a"}), ("/v1/detokenize", {"tokens": [40]})])
+def test_ignored_fields_are_named(client: TestClient, path: str, body: dict[str, object]) -> None:
+    assert "warnings" not in client.post(path, json=body).json()
+    answer = client.post(path, json=body | {"unknown": 1})
+    assert answer.json()["warnings"] == ["unknown: ignored, it has no effect here."]
+    assert "unknown" in answer.headers["X-RouteLM-Warnings"]
+
+
 def test_special_tokens_are_tokens_as_in_completions_or_text(client: TestClient, server: Server) -> None:
     parsed = client.post("/v1/tokenize", json={"prompt": "a<|im_end|>", "return_token_strs": True}).json()
     assert parsed["tokens"] == server.tokenizer.encode("a<|im_end|>", allow_special=True)

@@ -157,3 +157,34 @@ def test_a_full_file_system(tmp_path: Path) -> None:
             upload.write(bytes(10**6))
         upload.discard()
         assert directory.files.list("") == []
+
+
+def test_an_upload_without_a_record_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk has room for the content and none for the record."""
+
+    def full(*_: object) -> None:
+        raise DiskFullError
+
+    with open_directory(tmp_path) as directory:
+        add_file(directory, lines(1))
+        before = directory.disk.used, set((tmp_path / "files").iterdir())
+        monkeypatch.setattr(directory.disk, "write_json", full)
+        upload = directory.files.begin()
+        upload.write(b"abc")
+        with pytest.raises(DiskFullError):
+            upload.commit(NOTE)
+        upload.discard()
+        assert (directory.disk.used, set((tmp_path / "files").iterdir())) == before
+
+
+def test_an_output_that_cannot_be_written_again_stays(tmp_path: Path) -> None:
+    with open_directory(tmp_path) as directory:
+        first = directory.files.begin_output("file-x-output")
+        first.write(b"abc")
+        record = first.commit(NOTE)
+        again = directory.files.begin_output("file-x-output")
+        again.write(b"a")
+        again.discard()
+        assert directory.files.path(record.id).read_bytes() == b"abc"
+        assert directory.files.list("") == [record]
+        assert directory.disk.used == 3

@@ -2,7 +2,9 @@
 
 import asyncio
 import bisect
+import gc
 import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +19,9 @@ from server.batches.files import FileStore
 from server.batches.journal import Journal
 from server.batches.metrics import BatchCollector
 from server.batches.request_lines import InvalidLineError, parse_request
+from server.batches.request_queue import in_thread
 from server.batches.runner import BatchRunner
+from server.batches.store import BatchStore
 from server.batches.types import Batch, BatchStatus, RequestCounts
 from server.errors import ConflictError, DiskFullError, InvalidRequestError, NotFoundError
 from tests.server.batches.directories import (
@@ -364,6 +368,65 @@ async def test_a_full_disk_ends_a_batch_with_the_reason(tmp_path: Path, monkeypa
         assert directory.batches.at(batch.id).status is BatchStatus.FAILED
 
 
+async def test_what_is_answered_outlives_a_disk_without_room_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal stays until its results are in an output file, also where it cannot even be opened."""
+    slow, fast = FakeExecutor(seconds=0.002), FakeExecutor()
+
+    def full(*_: Any) -> None:
+        raise DiskFullError
+
+    async def failed(runner: BatchRunner) -> None:
+        await runner.wait(batch.id)
+        shown = runner.directory.batches.at(batch.id)
+        assert shown.status is BatchStatus.FAILED
+        assert [error.code for error in shown.errors] == ["disk_full"]
+        assert runner.directory.batches.goes_on(batch.id)
+
+    async with running(tmp_path, slow) as runner:
+        batch = await runner.create(description(add_file(runner.directory, lines(60))))
+        await until(lambda: runner.directory.batches.at(batch.id).counts.completed > 10)
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "record", full)
+            patch.setattr(FileStore, "begin_output", full)
+            await failed(runner)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "_open", full)
+        async with running(tmp_path, fast) as runner:
+            await failed(runner)
+    async with running(tmp_path, fast) as runner:
+        await runner.wait(batch.id)
+        ended = runner.directory.batches.at(batch.id)
+        assert ids(output(runner.directory, ended.output_file_id)) == [f"r{number}" for number in range(60)]
+        assert not runner.directory.batches.goes_on(batch.id)
+    assert ended.status is BatchStatus.COMPLETED
+    assert ended.errors == ()
+    assert fast.answered.total() < 50
+
+
+async def test_a_batch_whose_last_record_cannot_be_written_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = BatchStore.enter
+
+    def enter(self: BatchStore, batch_id: str, status: BatchStatus, **changes: Any) -> Batch:
+        if status.is_final:
+            raise DiskFullError
+        return real(self, batch_id, status, **changes)
+
+    executor = FakeExecutor()
+    async with running(tmp_path, executor) as runner:
+        with monkeypatch.context() as patch:
+            patch.setattr(BatchStore, "enter", enter)
+            batch = await run_to_the_end(runner, lines(3))
+        assert [error.code for error in batch.errors] == ["disk_full"]
+    async with running(tmp_path, executor) as runner:
+        await runner.wait(batch.id)
+        assert runner.directory.batches.at(batch.id).status is BatchStatus.COMPLETED
+    assert executor.answered.total() == 3
+
+
 async def test_a_disk_without_room_for_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reserve makes room. Where even that is gone, the state is clear until a restart tries again."""
     real = disk.DurableFile.write
@@ -458,3 +521,24 @@ async def test_failures_are_counted_by_a_bounded_set_of_reasons(tmp_path: Path) 
         runner.counts.failed["something new"] += 1
         assert registry.get_sample_value(name, {"reason": "server_error"}) == 1
         assert registry.get_sample_value(name, {"reason": "something new"}) is None
+
+
+async def test_a_fault_in_a_thread_that_nobody_waits_for_is_no_trouble_of_the_loop() -> None:
+    """As when the disk is full: one write fails, and the task of another is cancelled, whose write fails too."""
+    reported, begun, end = list[Any](), threading.Event(), threading.Event()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+
+    def fail() -> None:
+        begun.set()
+        end.wait()
+        raise DiskFullError
+
+    task = asyncio.create_task(in_thread(fail))
+    await asyncio.to_thread(begun.wait)
+    task.cancel()
+    end.set()
+    await asyncio.wait((task,))
+    assert task.cancelled()
+    del task
+    gc.collect()
+    assert reported == []

@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from server.batches.journal import Journal
 from server.batches.store import BatchDescription
 from server.cli import app
 from server.commands import batch
+from server.errors import DiskFullError
 from tests.server.applications import Server, make_server
 from tests.server.batches.directories import line, open_directory
 
@@ -17,6 +20,11 @@ BODY = {"prompt": "hello", "max_tokens": 3}
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    return next_server(monkeypatch)
+
+
+def next_server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    """What the next run of the command has in it; an engine has one life."""
     server = make_server()
     monkeypatch.setattr(batch, "load_backend", lambda settings: server.open_backend)
     return server
@@ -61,6 +69,34 @@ def test_it_goes_on_where_it_was_interrupted(server: Server, files: tuple[Path, 
     assert run(source, "-o", target).exit_code == 0
     assert len(target.read_text().splitlines()) == 5
     assert len(server.engine.submitted) == 5
+
+
+@pytest.mark.parametrize("fault", [DiskFullError(), OSError(5, "Input/output error")])
+def test_it_goes_on_after_a_fault_of_the_disk(
+    server: Server, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    source, target = files
+    source.write_text("\n".join(line(f"r{number}", body=BODY) for number in range(9)))
+    real, recorded = Journal.record, list[Any]()
+
+    def record(self: Journal, results: Any) -> None:
+        if len(recorded) >= 2:
+            raise fault
+        real(self, results)
+        recorded.extend(results)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "record", record)
+        stopped = run(source, "-o", target, "--max-num-seqs", 1)
+    assert stopped.exit_code == 2
+    assert (getattr(fault, "strerror", None) or str(fault)) in stopped.output
+    assert "Stopped after 2 of 9: the same command goes on" in stopped.output
+    assert not target.exists()
+    second = next_server(monkeypatch)
+    assert run(source, "-o", target).exit_code == 0
+    assert [json.loads(text)["custom_id"] for text in target.read_text().splitlines()] == [f"r{n}" for n in range(9)]
+    assert len(second.engine.submitted) == 7
+    assert sorted(path.name for path in target.parent.iterdir()) == ["in.jsonl", "out.jsonl"]
 
 
 def test_wrong_lines_are_named_and_nothing_is_left(server: Server, files: tuple[Path, Path]) -> None:

@@ -1,5 +1,6 @@
 """`routelm keys`: what it writes opens the server, and only the hash is kept."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,50 @@ def test_what_is_wrong_is_not_written(tmp_path: Path, arguments: list[str], mess
     assert result.exit_code == 2
     assert message in result.output
     assert path.read_text() == before
+
+
+def test_a_key_that_the_file_cannot_take_is_not_printed(tmp_path: Path) -> None:
+    """TOML has no way to go on with an array that is written in one line."""
+    path = tmp_path / "keys.toml"
+    path.write_text("keys = []\n")
+    result = RUNNER.invoke(app, ["keys", "create", "a", "--keys-file", str(path)])
+    assert result.exit_code == 2
+    assert "[[keys]]" in result.output
+    assert "rlm-" not in result.output
+    assert path.read_text() == "keys = []\n"
+
+
+def test_whoever_could_read_the_file_still_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, given = tmp_path / "keys.toml", list[tuple[int, int]]()
+    path.touch()
+    path.chmod(0o660)  # umasks take the group's right to write away
+    monkeypatch.setattr(os, "chown", lambda _, user, group: given.append((user, group)))
+    assert RUNNER.invoke(app, ["keys", "create", "a", "--keys-file", str(path)]).exit_code == 0
+    assert path.stat().st_mode & 0o777 == 0o660
+    assert given == [(path.stat().st_uid, path.stat().st_gid)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_the_owner_of_the_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    path.touch(mode=0o600)
+    os.chown(path, 65534, 65533)
+    assert RUNNER.invoke(app, ["keys", "create", "a", "--keys-file", str(path)]).exit_code == 0
+    stat = path.stat()
+    assert (stat.st_uid, stat.st_gid, stat.st_mode & 0o777) == (65534, 65533, 0o600)
+
+
+def test_a_file_whose_owner_cannot_stay_is_left_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    path = tmp_path / "keys.toml"
+    path.touch()
+    monkeypatch.setattr(os, "chown", refuse)
+    result = RUNNER.invoke(app, ["keys", "create", "a", "--keys-file", str(path)])
+    assert result.exit_code == 2
+    assert "rlm-" not in result.output
+    assert [(file, file.read_text()) for file in tmp_path.iterdir()] == [(path, "")]
 
 
 def test_hash_reads_a_key_from_standard_input() -> None:
