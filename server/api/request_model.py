@@ -126,7 +126,7 @@ class WithExtras(RequestModel):
 
     model_config = ConfigDict(extra="allow")
 
-    __pydantic_extra__: dict[str, BoundedValue]  # answers may repeat them
+    __pydantic_extra__: dict[str, BoundedValue] = Field(init=False)  # answers may repeat them
 
     def ignored_fields(self, path: str) -> Iterator[str]:
         return (f"{path}.{name}" for name, value in (self.model_extra or {}).items() if value is not None)
