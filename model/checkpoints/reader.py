@@ -14,6 +14,15 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be loaded; the message names the file or tensor."""
 
 
+MIN_EXPERT_BYTES = 64  # an expert has more; here it takes a few hundred bytes of memory before anything is read
+
+
+def check_experts(count: int, stored_bytes: int, where: str) -> None:
+    """CheckpointError where so many experts cannot be stored in so few bytes."""
+    if count * MIN_EXPERT_BYTES > stored_bytes:
+        raise CheckpointError(f"{where} is too small, with {stored_bytes} bytes, for {count} experts")
+
+
 @dataclass(frozen=True, slots=True)
 class TensorHeader:
     """Shape and type of a tensor, known without reading it. `stored_bytes` is its size on disk.

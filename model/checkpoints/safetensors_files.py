@@ -46,6 +46,14 @@ def open_checkpoint(directory: Directory) -> CheckpointReader:
     return PrefixReader(reader, "model.") if "embed_tokens.weight" in reader.names() else reader
 
 
+def stored_bytes(directory: Directory) -> int:
+    """The size of the files that hold the weights."""
+    if isinstance(directory, GgufDirectory):
+        return directory.stored_bytes
+    assert isinstance(directory, Path)
+    return sum(path.stat().st_size for path in shards(directory))
+
+
 def read_config(directory: Directory) -> dict[str, Any]:
     """The content of config.json. CheckpointError if there is none."""
     path = directory / "config.json"

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from model import kernels
+from model.checkpoints.reader import check_experts
 from model.checkpoints.rules import Rule
 from model.checkpoints.safetensors_files import (
     CheckpointError,
@@ -27,9 +28,10 @@ from model.checkpoints.safetensors_files import (
     open_checkpoint,
     read_config,
     read_parameter,
+    stored_bytes,
 )
 from model.checkpoints.tensor_readers import FiniteCheckReader, Progress, ProgressReader, ReadOnceReader
-from model.config import with_experts_per_token
+from model.config import ModelConfig, with_experts_per_token
 from model.families import Family, family_of
 from model.files import Directory
 from model.loading.freeze import freeze_codes, freeze_matrix, is_matrix
@@ -40,6 +42,8 @@ from model.quantization import SCHEMES, Scheme, ours, plain_scheme, stored_schem
 from model.quantization.formats import dequantized, gguf_settings, nearest_scheme
 
 HEAD = "lm_head.weight"
+LAYER_COUNTS = ("num_hidden_layers", "num_nextn_predict_layers")  # of config.json; a layer has at least one tensor
+MAX_UNSEEN_LAYERS = 10_000  # where no weights are at hand
 TIED_COPIES = ("lm_head.",)  # some exporters store the head although it is tied to the embedding
 
 logger = logging.getLogger(__name__)
@@ -91,17 +95,19 @@ class ModelDescription:
 def describe(directory: Directory, dtype: torch.dtype, experts_per_token: int | None = None) -> ModelDescription:
     """Read config.json. CheckpointError where it is missing, incomplete or of no known family.
 
+    It is one too where the weights are too few for the layers and experts, before anything is made for each of them.
     Weights are only read if a head is stored that should be tied to the embedding: a different one is used.
     `experts_per_token` replaces the config's number; ValueError where the network cannot have it.
     """
     hf_config = read_config(directory)
     family = family_of(hf_config)
+    reader = _opened(directory)
+    _check_layers(hf_config, MAX_UNSEEN_LAYERS if reader is None else len(reader.names()))
     with _impossible_values():
         config = family.config_from_hf(hf_config)
-    if config.tie_word_embeddings and _stores_another_head(directory, family.layouts(config)):
-        config = replace(config, tie_word_embeddings=False)
-    if not config.tie_word_embeddings and _has_no_head(directory):
-        config = replace(config, tie_word_embeddings=True)
+    if reader is not None:
+        _check_experts(config, directory)
+        config = replace(config, tie_word_embeddings=_is_tied(directory, reader, config, family))
     if experts_per_token is not None:
         config = with_experts_per_token(config, experts_per_token)
     with _impossible_values(), torch.device("meta"):
@@ -117,12 +123,39 @@ def _impossible_values() -> Iterator[None]:
         raise CheckpointError(f"config.json describes a network that cannot be built: {error}") from error
 
 
-def _stores_another_head(directory: Directory, layouts: Sequence[list[Rule]]) -> bool:
-    """Whether a checkpoint of tied embeddings has a head that is not a copy of the embedding. Logs a warning then."""
+def _opened(directory: Directory) -> CheckpointReader | None:
+    """None without weights, and for broken ones, which is reported when they are loaded."""
     try:
-        reader = open_checkpoint(directory)
+        return open_checkpoint(directory)
     except CheckpointError:
-        return False  # no weights, or broken ones, which is reported when they are loaded
+        return None
+
+
+def _check_layers(hf_config: Mapping[str, Any], most: int) -> None:
+    """CheckpointError for more layers than `most`. What is no number fails as a family reads it."""
+    text = hf_config.get("text_config")
+    for values in (hf_config, text if isinstance(text, Mapping) else {}):
+        for key in LAYER_COUNTS:
+            count = values.get(key)
+            if isinstance(count, int) and count > most:
+                raise CheckpointError(f"config.json has {key} {count}: at most {most} are possible with these weights")
+
+
+def _check_experts(config: ModelConfig, directory: Directory) -> None:
+    with _impossible_values():
+        count = sum(moe.num_experts for _, moe in config.moe_layers())
+        check_experts(count, stored_bytes(directory), str(directory))
+
+
+def _is_tied(directory: Directory, reader: CheckpointReader, config: ModelConfig, family: Family) -> bool:
+    """Whether the head is the embedding: by config.json, unless the weights show something else."""
+    if config.tie_word_embeddings and _stores_another_head(reader, family.layouts(config)):
+        return False
+    return config.tie_word_embeddings or _has_no_head(directory, reader)
+
+
+def _stores_another_head(reader: CheckpointReader, layouts: Sequence[list[Rule]]) -> bool:
+    """Whether a checkpoint of tied embeddings has a head that is not a copy of the embedding. Logs a warning then."""
     embeddings = {rule.sources[0] for rules in layouts for rule in rules if rule.target == "embedding.weight"}
     found = embeddings.intersection(reader.names())
     if HEAD not in reader.names() or not found:
@@ -138,21 +171,17 @@ def _stores_another_head(directory: Directory, layouts: Sequence[list[Rule]]) ->
     return True
 
 
-def _has_no_head(directory: Directory) -> bool:
+def _has_no_head(directory: Directory, reader: CheckpointReader) -> bool:
     """Whether this is an embedding model that was stored without a head. It gets the embedding as one, unused."""
-    if not (directory / MODULES_NAME).is_file():
-        return False
-    try:
-        return HEAD not in open_checkpoint(directory).names()
-    except CheckpointError:
-        return False  # reported when the weights are loaded
+    return (directory / MODULES_NAME).is_file() and HEAD not in reader.names()
 
 
 def open_layout(directory: Directory, model: ModelDescription) -> tuple[CheckpointReader, list[Rule]]:
     """A reader of the checkpoint, which dequantizes if necessary, and the rules of its layout. Checks the headers."""
+    stored = open_checkpoint(directory)  # before anything is listed for each expert
     layouts = model.family.layouts(model.network.config)
     wanted = {name for rules in layouts for name in _sources(rules)}
-    reader = dequantized(open_checkpoint(directory), model.hf_config, wanted)
+    reader = dequantized(stored, model.hf_config, wanted)
     rules = choose_layout(reader, layouts)
     copies = TIED_COPIES if model.network.config.tie_word_embeddings else ()
     check_headers(reader, rules, named_tensors(model.network), model.family.ignored(model.hf_config) + copies)

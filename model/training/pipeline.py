@@ -7,7 +7,14 @@ from pathlib import Path
 import tokenizers
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from model.training.data.prepare import ExtraSource, SourceCounts, is_prepared, prepare, source_names
+from model.training.data.prepare import (
+    ExtraSource,
+    SourceCounts,
+    changed_files,
+    is_prepared,
+    prepare,
+    source_names,
+)
 from model.training.data.rows import find_all_sources, task_of
 from model.training.data.sample_data import write_sample_data
 from model.training.loop.run import run
@@ -34,11 +41,14 @@ def train(
 
     A new run takes its weights from the run in `start_from`, where given; it must have the same tokenizer.
     `extra_sources` are prepared with the files of the data directory.
-    Without `data_dir` the data is made up (see sample_data); without `tokenizer_dir` a tokenizer is trained on it.
+    Without `data_dir` a run goes on with the data it has, and a new one gets data that is made up (see sample_data).
+    Without `tokenizer_dir` a tokenizer is trained on the data.
     """
     if data_dir is None:
-        data_dir = write_sample_data(run_dir / "sample")
-        log(f"no --data given: made sample data in {data_dir}")
+        data_dir = run_dir / "sample"
+        if not (run_dir / "data" / "meta.json").exists():
+            write_sample_data(data_dir)
+            log(f"no --data given: made sample data in {data_dir}")
     if tokenizer_dir is None:
         tokenizer_dir = ensure_tokenizer(data_dir, run_dir / "tokenizer", recipe.model.vocab_size, log)
     prepared = ensure_prepared(data_dir, tokenizer_dir, run_dir / "data", log, extra_sources)
@@ -64,11 +74,12 @@ def ensure_prepared(
 ) -> Path:
     """Encode the data unless `directory` holds it, encoded with the same tokenizer.
 
-    What is prepared anew is deleted first. ValueError, with nothing deleted, where `directory` holds something else or
-    there is no data.
+    What is prepared anew is deleted first. ValueError, with nothing deleted, where `directory` holds something else,
+    other data included, or there is no data.
     """
     tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
     if is_prepared(directory, tokenizer):
+        _check_files(data_dir, directory, log)
         return directory
     files = find_all_sources(data_dir)
     if directory.exists():
@@ -92,6 +103,18 @@ def ensure_prepared(
 
         prepare(data_dir, tokenizer, directory, extra_sources=extra_sources, on_source=on_source)
     return directory
+
+
+def _check_files(data_dir: Path, prepared: Path, log: Log) -> None:
+    """ValueError where other files were prepared: a run cannot be resumed on them, and nobody would notice."""
+    changed = changed_files(prepared, data_dir)
+    if changed is None:
+        log(f"{prepared} is used as it is: whether {data_dir} holds the files it was prepared from cannot be told")
+    elif changed:
+        raise ValueError(
+            f"{prepared} was prepared from other files than {data_dir} holds now; the first that differs is "
+            f"{changed[0]}: name a new directory for the new data, or the data that was prepared"
+        )
 
 
 def _in_words(counts: SourceCounts) -> str:

@@ -111,8 +111,7 @@ class Engine:
         If that fails, the sequences of the step end with an error, and no others.
         An exception of the scheduler itself is raised: its state is unknown then, and the caller must use `fail_all`.
         """
-        timed_out = self._track_finished(self.scheduler.time_out())
-        return timed_out + self._step()
+        return self._track_finished(self.scheduler.time_out() + self._step())
 
     def _step(self) -> list[EngineOutput]:
         batch = self.scheduler.schedule()
@@ -127,8 +126,8 @@ class Engine:
         except Exception:
             logger.exception("step %d failed; it held %d sequences", self._steps, len(batch.sequences))
             self._count_failure()
-            return self._track_finished(self.scheduler.fail(batch.sequences, STEP_FAILED))
-        outputs = self._track_finished(self.scheduler.update(batch, computed, sampled))
+            return self.scheduler.fail(batch.sequences, STEP_FAILED)
+        outputs = self.scheduler.update(batch, computed, sampled)
         self._failures_in_a_row = 0
         self._step_tokens = self._step_tokens.add(num_tokens)
         self.scheduler.observe_step(
@@ -202,7 +201,10 @@ class Engine:
         self._failures_in_a_row += 1
 
     def _track_finished(self, outputs: list[EngineOutput]) -> list[EngineOutput]:
-        """The same outputs; the requests that end with them are not unfinished any more."""
+        """The same outputs; the requests that end with them are not unfinished any more.
+
+        Call this last: after an exception, `fail_all` must know the requests whose outputs are lost.
+        """
         for output in outputs:
             if output.finish_reason is not None:
                 del self._unfinished[output.request_id]

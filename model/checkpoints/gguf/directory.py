@@ -36,6 +36,10 @@ class GgufDirectory:
         match = _PART.fullmatch(self.path.name)
         return match[1] if match else self.path.name.removesuffix(SUFFIX)
 
+    @property
+    def stored_bytes(self) -> int:
+        return sum(file.path.stat().st_size for file in self._files)
+
     def iterdir(self) -> Iterator["MadeFile"]:
         for name in self._makers:
             yield MadeFile(name, self._makers[name])

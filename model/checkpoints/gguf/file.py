@@ -22,6 +22,7 @@ from model.kernels.matmul.codes import Codes, join_codes
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 MAX_DIMENSIONS, MAX_ALIGNMENT = 4, 1 << 20
+MAX_NAME = 64  # characters of a tensor's name
 MAX_ENTRIES = 1 << 16  # of the metadata
 MAX_STRINGS = 1 << 22  # of a list; each takes more memory than bytes in the file
 NUMBERS = {
@@ -196,6 +197,8 @@ class _Header:
 
     def _tensor(self) -> tuple[str, tuple[tuple[int, ...], GgmlType, int]]:
         name, dimensions = self._string(), self._number("<u4")
+        if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+            raise CheckpointError(f"a tensor is named {name[:MAX_NAME]!r}: 1 to {MAX_NAME} characters are allowed")
         if not 1 <= dimensions <= MAX_DIMENSIONS:
             raise CheckpointError(f"tensor {name} has {dimensions} axes: 1 to {MAX_DIMENSIONS} are allowed")
         shape = struct.unpack(f"<{dimensions}Q", self._bytes(8 * dimensions))[::-1]

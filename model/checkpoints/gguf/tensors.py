@@ -9,8 +9,15 @@ from torch import Tensor
 
 from model.checkpoints.gguf.architecture import Architecture, HfConfig, Join, only
 from model.checkpoints.gguf.architectures import ARCHITECTURES
-from model.checkpoints.gguf.file import GgufFile
-from model.checkpoints.reader import CheckpointError, CheckpointReader, TensorHeader, joined_codes_header, widest
+from model.checkpoints.gguf.file import GgufFile, StoredTensor
+from model.checkpoints.reader import (
+    CheckpointError,
+    CheckpointReader,
+    TensorHeader,
+    check_experts,
+    joined_codes_header,
+    widest,
+)
 from model.kernels.matmul.codes import Codes, codes_header, join_codes
 
 NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")  # are part of the config
@@ -39,8 +46,8 @@ class GgufReader(CheckpointReader):
 
     def __init__(self, files: Iterable[GgufFile], architecture: str, hf_config: HfConfig) -> None:
         self._files = {name: file for file in files for name in file.tensors}
-        experts = {name: file.tensors[name].shape[0] for name, file in self._files.items()}
-        found = _mapped(experts, architecture, hf_config)
+        stored = {name: file.tensors[name] for name, file in self._files.items()}
+        found = _mapped(stored, architecture, hf_config)
         self._tensors = {tensor.target: tensor for tensor in found}
 
     def names(self) -> Collection[str]:
@@ -85,14 +92,11 @@ class GgufReader(CheckpointReader):
         return TensorHeader(stored.shape, kind.dtype, stored.size, kind.name, kind.format, codes)
 
 
-def _mapped(names: Mapping[str, int], architecture: str, hf: HfConfig) -> Iterator[MappedTensor]:
-    """All tensors of the family. Unknown ones keep their names, and are refused with these.
-
-    `names`: those of the stored tensors, with the lengths of their first axes.
-    """
+def _mapped(stored: Mapping[str, StoredTensor], architecture: str, hf: HfConfig) -> Iterator[MappedTensor]:
+    """All tensors of the family. Unknown ones keep their names, and are refused with these."""
     table, fused = ARCHITECTURES[architecture](hf), {}
     parts_of = {part: rule for rule in table.fused for part in rule.parts}
-    for name in names:
+    for name in stored:
         if name in NOT_WEIGHTS:
             continue
         match = _NAME.fullmatch(name)
@@ -102,16 +106,16 @@ def _mapped(names: Mapping[str, int], architecture: str, hf: HfConfig) -> Iterat
             continue  # multi-token prediction
         prefix = f"{table.layers}.{layer}." if layer is not None else ""
         rule = parts_of.get(part + suffix)
-        if rule is not None and all(f"blk.{layer}.{other}" in names for other in rule.parts):
+        if rule is not None and all(f"blk.{layer}.{other}" in stored for other in rule.parts):
             sources = tuple(Source(f"blk.{layer}.{other}") for other in rule.parts)
             fused[prefix + rule.target] = MappedTensor(prefix + rule.target, sources, rule.join)
             continue
-        yield from _renamed(table, name, prefix, part, suffix, names[name])
+        yield from _renamed(table, name, prefix, part, suffix, stored[name])
     yield from fused.values()
 
 
 def _renamed(
-    table: Architecture, name: str, prefix: str, part: str, suffix: str, experts: int
+    table: Architecture, name: str, prefix: str, part: str, suffix: str, stored: StoredTensor
 ) -> Iterator[MappedTensor]:
     whole, stem = table.names.get(part + suffix), table.names.get(part)
     target = whole if whole is not None else None if stem is None else stem + suffix
@@ -119,7 +123,8 @@ def _renamed(
     if target is None:
         yield MappedTensor(name, (Source(name),))
     elif "{expert}" in target:
-        for expert in range(experts):
+        check_experts(stored.shape[0], stored.size, f"tensor {name}")
+        for expert in range(stored.shape[0]):
             yield MappedTensor(prefix + target.format(expert=expert), (Source(name, expert),), join)
     else:
         yield MappedTensor(prefix + target, (Source(name),), join)

@@ -1,6 +1,6 @@
 """The prepared data on disk: every source cleaned and encoded once, as flat token arrays.
 
-<out>/meta.json                            format, tokenizer digest and counts
+<out>/meta.json                            format, digests of the tokenizer and the files, and counts
 <out>/<task>/<source>.<split>/tokens.npy   uint16, all examples one after another
                              /kinds.npy    uint8, what each token is part of: see examples.py
                              /offsets.npy  int64, example i is tokens[offsets[i]:offsets[i + 1]]
@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from model.training.data.cleaning import Cleaner, Dropped
 from model.training.data.examples import ANSWER, Example, ExampleEncoder, conversations
 from model.training.data.label_sets import for_training
-from model.training.data.rows import Row, SourceFile, find_all_sources, read_rows, task_of
+from model.training.data.rows import Row, SourceFile, find_all_sources, find_sources, read_rows, task_of
 
 FORMAT = 5  # of the directory and of what is put into it
 ROWS_AT_ONCE = 4096
@@ -100,8 +100,8 @@ def prepare(
 
     What is dropped, and why: see cleaning.py. ValueError where there is no file of the format.
     """
-    files = find_all_sources(data_dir)
-    _write_meta(out_dir, tokenizer="", counts={})  # marks the directory as ours before it is complete
+    files, digests = find_all_sources(data_dir), file_digests(data_dir)
+    _write_meta(out_dir, tokenizer="", files={}, counts={})  # marks the directory as ours before it is complete
     writer = _SourceWriter(ExampleEncoder(tokenizer), out_dir, on_source)
     kept: dict[str, list[Row]] = {}  # what the extra sources read
     for task in _TASKS:
@@ -115,7 +115,7 @@ def prepare(
         for extra in (extra for extra in extra_sources if task_of(extra.name) == task):
             read = {name: rows for name, rows in kept.items() if extra.reads(name)}
             writer.write(f"{extra.name}.train", list(extra.rows(read)), cleaner.training)
-    _write_meta(out_dir, tokenizer_digest(tokenizer), writer.counts)
+    _write_meta(out_dir, tokenizer_digest(tokenizer), digests, writer.counts)
     return writer.counts
 
 
@@ -144,15 +144,37 @@ def is_prepared(directory: Path, tokenizer: Tokenizer) -> bool:
     return meta.get("format") == FORMAT and meta["tokenizer"] == tokenizer_digest(tokenizer)
 
 
+def changed_files(prepared_dir: Path, data_dir: Path) -> list[str] | None:
+    """The files of `data_dir` that are not those which were prepared, by name, with those that are missing.
+
+    None where that cannot be told: the data was prepared before files were recorded, or `data_dir` has none.
+    """
+    prepared, found = read_meta(prepared_dir).get("files"), file_digests(data_dir)
+    if not prepared or not found:
+        return None
+    return sorted(name for name in prepared.keys() | found if prepared.get(name) != found.get(name))
+
+
+def file_digests(data_dir: Path) -> dict[str, str]:
+    """Hashes of the source files by their names in `data_dir`. Times of files would change when they are copied."""
+    paths = [source.path for split in ("valid", "train") for source in find_sources(data_dir, split)]
+    return {path.relative_to(data_dir).as_posix(): _digest(path) for path in paths}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_meta(prepared_dir: Path) -> dict[str, Any]:
     meta: dict[str, Any] = json.loads((prepared_dir / "meta.json").read_text(encoding="utf-8"))
     return meta
 
 
-def _write_meta(directory: Path, tokenizer: str, counts: dict[str, SourceCounts]) -> None:
+def _write_meta(directory: Path, tokenizer: str, files: dict[str, str], counts: dict[str, SourceCounts]) -> None:
     sources = {name: asdict(of_source) for name, of_source in counts.items()}
     directory.mkdir(parents=True, exist_ok=True)
-    meta = {"format": FORMAT, "tokenizer": tokenizer, "sources": sources}
+    meta = {"format": FORMAT, "tokenizer": tokenizer, "files": files, "sources": sources}
     (directory / "meta.json").write_text(json.dumps(meta, indent=2) + "\n", encoding="utf-8")
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 Row = dict[str, Any]
 
+ENDINGS = (".jsonl", ".jsonl.gz")
+
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
@@ -29,13 +31,20 @@ def task_of(source: str) -> str:
 
 
 def find_sources(data_dir: Path, split: str) -> list[SourceFile]:
-    """Return the files of `split` ("train" or "valid") by name, without those for non-commercial use ("-nc")."""
-    sources = []
-    for path in sorted(data_dir.glob(f"*/*.{split}.jsonl*")):
-        name = path.name.split(f".{split}.jsonl")[0]
+    """Return the files of `split` ("train" or "valid") by name, without those for non-commercial use ("-nc").
+
+    ValueError where one source has two files.
+    """
+    sources: dict[str, SourceFile] = {}
+    for path in sorted(path for ending in ENDINGS for path in data_dir.glob(f"*/*.{split}{ending}")):
+        name = f"{path.parent.name}/{path.name.removesuffix('.gz').removesuffix(f'.{split}.jsonl')}"
+        if name in sources:
+            raise ValueError(
+                f"{name} is in {data_dir} both as {sources[name].path.name} and as {path.name}: remove one"
+            )
         if not name.endswith("-nc"):
-            sources.append(SourceFile(f"{path.parent.name}/{name}", split, path))
-    return sources
+            sources[name] = SourceFile(name, split, path)
+    return list(sources.values())
 
 
 def find_all_sources(data_dir: Path) -> list[SourceFile]:

@@ -2,7 +2,7 @@
 
 Entropy is that of a softmax over the router's logits, whatever the router. For a softmax router these are the
 probabilities by which it chooses; for others the figure can only be compared within one model. (docs/routing.md
-computes entropy from the gates instead.)
+computes entropy from the gates instead.) A token whose softmax is NaN has none.
 
 Counting after every step would cost as much as a small layer, so routings are kept and counted some steps at a time.
 
@@ -33,7 +33,7 @@ TOKENS_KEPT = 2048  # a step may compute a whole prompt, and there may be many l
 class _LayerCounts:
     pairs_E: Tensor  # (token, expert) pairs
     entropy: float = 0.0  # of a softmax over the logits, summed over tokens, in nats
-    num_tokens: int = 0
+    num_tokens: int = 0  # that have an entropy
 
     def load(self, layer: int) -> LayerLoad:
         pairs_E = self.pairs_E.tolist()
@@ -129,16 +129,18 @@ class ExpertLoadRecorder:
         size = num_groups * num_layers * num_experts
         pairs_NLE = torch.bincount(place_LC.flatten(), dispatched_LC.flatten(), minlength=size).long().cpu()
         pairs_NLE = pairs_NLE.view(num_groups, num_layers, num_experts)
-        entropy_L = _entropy(router_logits_LTE).sum(1, dtype=torch.float64).tolist()
+        entropy_LT = _entropy(router_logits_LTE)
+        entropy_L = entropy_LT.nansum(1, dtype=torch.float64).tolist()
+        undefined_L = entropy_LT.isnan().sum(1).tolist()
         for place, counts in enumerate(list(self._counts.values())[layers]):
             counts.pairs_E += pairs_NLE[:, place, : len(counts.pairs_E)].sum(0)
             counts.entropy += entropy_L[place]
-            counts.num_tokens += len(group_T)
+            counts.num_tokens += len(group_T) - undefined_L[place]
         return pairs_NLE.numpy()
 
 
 def _entropy(router_logits: Tensor) -> Tensor:
-    """Of each row. PyTorch's own `entr` takes twice as long."""
+    """Of each row; NaN where its softmax is. PyTorch's own `entr` takes twice as long."""
     logprobs = router_logits.log_softmax(-1)
     logprobs.clamp_(min=torch.finfo(logprobs.dtype).min)  # 0 times the -inf of a masked expert would be NaN
     return -(logprobs.exp() * logprobs).sum(-1)

@@ -1,6 +1,7 @@
 """From a directory to a network: each weight read once, packed at once, its plain form let go."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import ClassVar
 from weakref import ref
@@ -191,6 +192,48 @@ def test_a_config_that_no_network_has_is_refused(stored: CausalLM, tmp_path: Pat
         (tmp_path / "config.json").write_text(json.dumps(config | changes))
         with pytest.raises(CheckpointError, match=message):
             load_network(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_experts": 1_000_000}, r"is too small, with \d+ bytes, for 4000000 experts"),
+        ({"num_experts": 10**15}, "is too small"),
+        ({"num_hidden_layers": 10**11}, r"config\.json has num_hidden_layers 100000000000: at most \d+ are possible"),
+        ({"num_nextn_predict_layers": 10**11}, "config.json has num_nextn_predict_layers"),
+        ({"text_config": {"num_hidden_layers": 10**11}}, "config.json has num_hidden_layers"),
+    ],
+)
+def test_a_config_with_more_than_the_weights_can_hold_is_refused_at_once(
+    stored: CausalLM, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(qwen3_next.config_to_hf(TINY) | changes))
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match=message):
+        load_network(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_experts": 8_000_000}, "cannot be read as safetensors"),
+        ({"num_hidden_layers": 10**11}, "config.json has num_hidden_layers"),
+    ],
+)
+def test_it_is_refused_at_once_beside_broken_weights_too(
+    stored: CausalLM, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(qwen3_next.config_to_hf(TINY) | changes))
+    (tmp_path / "model.safetensors").write_bytes(b"broken")
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match=message):
+        load_network(tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 @pytest.mark.parametrize("freeze", [True, False])

@@ -13,7 +13,7 @@ from model.text.tokenizer import Tokenizer
 from model.training.data.prepare import source_names
 from model.training.data.sample_data import write_sample_data
 from model.training.pipeline import ensure_prepared, train
-from tests.model.training.conftest import BUNDLED
+from tests.model.training.conftest import BUNDLED, write_rows
 
 
 def test_a_tiny_run_from_nothing_and_again(tmp_path: Path) -> None:
@@ -44,6 +44,65 @@ def test_files_that_are_not_prepared_data_are_never_deleted(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="holds other files than prepared data: name a new directory"):
         ensure_prepared(tmp_path, BUNDLED, tmp_path, lambda line: None)
     assert rows.exists()
+
+
+def write_stories(data_dir: Path, **heroes: str) -> Path:
+    """A file of a hero's stories for each name."""
+    for name, hero in heroes.items():
+        rows = [{"task": "generate", "text": f"{hero} number {i} went home with {i * 7} apples."} for i in range(9)]
+        write_rows(data_dir / "generate" / f"{name}.train.jsonl", rows)
+    return data_dir
+
+
+def test_data_that_was_prepared_from_the_same_files_is_taken(tmp_path: Path) -> None:
+    shown: list[str] = []
+    for directory in ("first", "copy"):
+        ensure_prepared(write_stories(tmp_path / directory, a="Alice"), BUNDLED, tmp_path / "out", shown.append)
+    assert [line.partition(":")[0] for line in shown] == ["generate/a.train"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "changed"),
+    [
+        ({"a": "Alice"}, {"a": "Bob"}, "a"),
+        ({"a": "Alice"}, {"a": "Alice", "b": "Bob"}, "b"),
+        ({"a": "Alice", "b": "Bob"}, {"a": "Alice"}, "b"),
+    ],
+)
+def test_data_that_was_prepared_from_other_files_is_refused_and_kept(
+    tmp_path: Path, first: dict[str, str], second: dict[str, str], changed: str
+) -> None:
+    meta = tmp_path / "out" / "meta.json"
+    ensure_prepared(write_stories(tmp_path / "first", **first), BUNDLED, tmp_path / "out", lambda line: None)
+    before = meta.read_bytes()
+    with pytest.raises(ValueError, match=rf"was prepared from other files than .* generate/{changed}\.train\.jsonl"):
+        ensure_prepared(write_stories(tmp_path / "second", **second), BUNDLED, tmp_path / "out", lambda line: None)
+    assert meta.read_bytes() == before
+
+
+def test_data_without_a_record_of_its_files_is_used_and_the_log_says_so(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ensure_prepared(write_stories(tmp_path / "first", a="Alice"), BUNDLED, out, lambda line: None)
+    meta = json.loads((out / "meta.json").read_text())
+    del meta["files"]
+    (out / "meta.json").write_text(json.dumps(meta))
+    shown: list[str] = []
+    ensure_prepared(write_stories(tmp_path / "second", a="Bob"), BUNDLED, out, shown.append)
+    [line] = shown
+    assert "is used as it is" in line
+
+
+def test_a_run_goes_on_with_the_data_it_has_where_none_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensure_prepared(write_stories(tmp_path / "mine", a="Alice"), BUNDLED, tmp_path / "run" / "data", lambda line: None)
+    monkeypatch.setattr("model.training.pipeline.Trainer", lambda *values, **named: 1 / 0)
+    shown: list[str] = []
+    with pytest.raises(ZeroDivisionError):
+        train(recipe_named("tiny", 500), tmp_path / "run", data_dir=None, tokenizer_dir=BUNDLED, log=shown.append)
+    [line] = shown
+    assert "is used as it is" in line
+    assert not (tmp_path / "run" / "sample").exists()
 
 
 def test_without_data_nothing_is_deleted_or_made(tmp_path: Path) -> None:

@@ -89,3 +89,26 @@ def test_a_deadline_after_the_end_has_no_effect(network: CausalLM, end: str) -> 
     outputs += run(engine, clock).values()
     assert len(collect(outputs)) == 2
     assert clock.now > 105.5
+
+
+@pytest.mark.parametrize("part", ["schedule", "observe_step"])
+def test_an_exception_in_the_step_of_a_deadline_loses_no_end(
+    network: CausalLM, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    clock = Clock()
+    engine = Engine(network, engine_config(), clock=clock)
+    engine.submit(request("late", [5, 6, 7], 50, scheduling=until(101)))
+    engine.submit(request("ends", [5, 6, 8], 1))
+    engine.submit(request("goes on", [5, 6, 9], 50))
+    clock.now += 1
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.scheduler, part, lambda *values, **named: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.step()
+    ended = collect(engine.fail_all())
+    assert {name: output.finish_reason for name, output in ended.items()} == dict.fromkeys(
+        ("late", "ends", "goes on"), FinishReason.ERROR
+    )
+    assert_memory_is_free(engine)
+    engine.submit(request("late", [5, 6, 7], 1))  # its id is free again
+    assert run(engine, clock)["late"].finish_reason is FinishReason.LENGTH

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from gguf import GGMLQuantizationType as GgmlType
 from typer.testing import CliRunner
 
 from model.checkpoints.gguf.directory import GgufDirectory
+from model.checkpoints.gguf.file import StoredTensor
 from model.checkpoints.reader import CheckpointError
 from model.files import read_object
 from model.kernels.matmul.packed import PackedWeights
@@ -210,6 +212,22 @@ def test_hostile_metadata_of_other_architectures_is_refused(
     directory._files[0].metadata.update(change)
     with pytest.raises(ValueError, match=message):
         load_network(directory, torch.float32)
+
+
+def test_experts_of_a_few_bytes_each_are_refused_before_they_are_listed(tmp_path: Path) -> None:
+    write_checkpoint("qwen3_moe", tmp_path)
+    directory = GgufDirectory(write_gguf(tmp_path, tmp_path / "tiny.gguf"))
+    directory.reader()
+    tensors = directory._files[0].tensors
+    tensors["blk.0.ffn_up_exps.weight"] = StoredTensor((3_000_000,), tensors["output_norm.weight"].type, 0)
+    tracemalloc.start()
+    with pytest.raises(
+        CheckpointError, match=r"blk\.0\.ffn_up_exps\.weight is too small, with 12000000 bytes, for 3000000"
+    ):
+        directory.reader()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_tokenizer_and_template_come_from_the_metadata(model: Path) -> None:

@@ -108,6 +108,20 @@ def test_compressed_and_plain_files_read_alike(tmp_path: Path) -> None:
     assert [list(read_rows(source.path)) for source in find_sources(tmp_path, "train")] == [rows, rows]
 
 
+def test_backups_are_no_sources(tmp_path: Path) -> None:
+    for name in ("a.train.jsonl", "a.train.jsonl.bak", "a.train.jsonl~", "a.train.jsonl.gz.part"):
+        write_rows(tmp_path / "translate" / name, [translation("Hi.", "嗨。")])
+    assert [source.path.name for source in find_sources(tmp_path, "train")] == ["a.train.jsonl"]
+
+
+def test_two_files_of_one_source_are_refused(tmp_path: Path) -> None:
+    for name in ("a.train.jsonl", "a.train.jsonl.gz", "a.valid.jsonl"):
+        write_rows(tmp_path / "translate" / name, [translation("Hi.", "嗨。")])
+    with pytest.raises(ValueError, match=r"translate/a is in .* both as a\.train\.jsonl and as a\.train\.jsonl\.gz"):
+        find_sources(tmp_path, "train")
+    assert [source.name for source in find_sources(tmp_path, "valid")] == ["translate/a"]
+
+
 def test_preparing_again_gives_the_same_files(
     data_dir: Path, prepared_dir: Path, tokenizer: tokenizers.Tokenizer, tmp_path: Path
 ) -> None:

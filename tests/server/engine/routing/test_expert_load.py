@@ -128,3 +128,21 @@ def test_masked_scores_have_an_entropy() -> None:
     observe(load, (routing([[0]], [[1.0]], [[0.0, -math.inf]]),), ONE)
     load.flush()
     assert load.loads[0].entropy == 0.0
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_scores_that_are_not_finite_leave_the_entropy_of_the_others(broken: float) -> None:
+    load = ExpertLoadRecorder({0: 4})
+    scores = [[0.0] * 4, [broken] * 4, [50.0, 0.0, 0.0, 0.0]]
+    observe(load, (routing([[0], [1], [2]], [[1.0], [math.nan], [1.0]], scores),), [TokenGroup("chat", "", 3)])
+    observe(load, (routing([[3]], [[1.0]], [[0.0] * 4]),), ONE)
+    load.flush()
+    assert load.loads[0].entropy == pytest.approx(2 * math.log(4) / 3)
+    assert load.loads[0].tokens_per_expert == (1, 1, 1, 1)
+
+
+def test_an_entropy_without_any_finite_scores_is_zero() -> None:
+    load = ExpertLoadRecorder({0: 2})
+    observe(load, (routing([[0]], [[1.0]], [[math.nan] * 2]),), ONE)
+    load.flush()
+    assert load.loads[0].entropy == 0.0
