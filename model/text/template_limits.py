@@ -6,6 +6,7 @@ looks at all parts of a value: a comparison, a hash, its text.
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from types import MappingProxyType
 from typing import Any
 
 MAX_CHARACTERS = 8_000_000  # of the output and of any intermediate string
@@ -57,7 +58,7 @@ def check_items(count: int) -> None:
 
 
 def _size(value: Any) -> int:
-    return len(value) if hasattr(value, "__len__") else value if isinstance(value, int) else 1
+    return len(value) if hasattr(value, "__len__") else abs(value) if isinstance(value, int) else 1
 
 
 def weigh(value: Any) -> int:
@@ -82,7 +83,7 @@ def weigh(value: Any) -> int:
 
 
 def _parts(value: Any) -> Sequence[Any]:
-    if isinstance(value, dict):
+    if isinstance(value, dict | MappingProxyType):  # the latter is the `mapping` of a dict's keys
         return [*value.keys(), *value.values()]
     if isinstance(value, list | tuple):
         return value

@@ -59,6 +59,9 @@ _UNSAFE_METHODS = {*_PADDING_METHODS, "encode", "format_map", "striptags", "to_b
 _UNSAFE_FILTERS = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")
 # Filters and tests that the compiled template calls itself. A template cannot name them: they have a space.
 _TICK, _OPERAND, _MADE, _CONCAT = "check clock", "check operand", "check made", "check concat"
+_WRONG_USE = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
+_FAILURES = (TemplateError, RuntimeError, *_WRONG_USE)
+_Parts = TypeVar("_Parts", list[str], tuple[str, ...])
 _Timed = TypeVar("_Timed", nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)
 
 
@@ -120,10 +123,10 @@ class BoundedTemplate:
                 return self._render(variables, clock)
         except TemplateLimitError:
             raise
-        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"the chat template of the model cannot render these messages: {error}") from error
         except RecursionError as error:
             raise TemplateLimitError("the chat template of the model calls itself without end") from error
+        except _FAILURES as error:
+            raise ValueError(f"the chat template of the model cannot render these messages: {error}") from error
 
     def _render(self, variables: Mapping[str, Any], clock: Clock) -> str:
         pieces, size = [], 0
@@ -177,7 +180,8 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
         return joined
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        is_unsafe = isinstance(obj, str | int) and attr in _UNSAFE_METHODS
+        # Through a type, such as dict.update, a template could change what the immutable sandbox protects.
+        is_unsafe = isinstance(obj, type | Items) or (isinstance(obj, str | int) and attr in _UNSAFE_METHODS)
         return not is_unsafe and super().is_safe_attribute(obj, attr, value)
 
     def wrap_str_format(self, value: Any) -> Callable[..., Any] | None:
@@ -208,12 +212,14 @@ class _BoundedEnvironment(ImmutableSandboxedEnvironment):
 class _InsertChecks(NodeTransformer):
     """Inserts checks into a template.
 
-    Loops, macros and blocks check the clock. The operands of comparisons and keys are checked; so is what `~`, slices
-    and {% set %} blocks make. Jinja itself asks the environment for the rest.
+    Loops, macros and blocks check the clock. The operands of comparisons and keys are checked; so is what `~`, slices,
+    literals and {% set %} blocks make. Jinja itself asks the environment for the rest.
     """
 
     def visit_For(self, node: nodes.For) -> nodes.For:
-        return self._with_clock(node)
+        self._with_clock(node)
+        node.iter = _filter(_TICK, node.iter)  # its body may never be reached
+        return node
 
     def visit_Macro(self, node: nodes.Macro) -> nodes.Macro:
         return self._with_clock(node)
@@ -240,6 +246,18 @@ class _InsertChecks(NodeTransformer):
                 operand.expr = _filter(_OPERAND, operand.expr)
         return node
 
+    def visit_List(self, node: nodes.List) -> nodes.Node:
+        self.generic_visit(node)
+        return _filter(_MADE, node)
+
+    def visit_Dict(self, node: nodes.Dict) -> nodes.Node:
+        self.generic_visit(node)
+        return _filter(_MADE, node)
+
+    def visit_Tuple(self, node: nodes.Tuple) -> nodes.Node:
+        self.generic_visit(node)
+        return _filter(_MADE, node) if node.ctx == "load" else node
+
     def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
         self.generic_visit(node)
         node.key = _filter(_OPERAND, node.key)
@@ -263,12 +281,13 @@ def _is_cheap(node: nodes.Compare) -> bool:
     return is_plain and any(isinstance(side, nodes.Const) and len(str(side.value)) < 999 for side in sides)
 
 
-def _filter(name: str, value: nodes.Expr) -> nodes.Filter:
+def _filter(name: str, value: nodes.Node) -> nodes.Filter:
     return nodes.Filter(value, name, [], [], None, None, lineno=value.lineno)
 
 
-def _tick(_: None = None) -> None:
+def _tick(value: Any = None) -> Any:
     _CLOCK.get().check()
+    return value
 
 
 def _operand(value: Any) -> Any:
@@ -336,40 +355,46 @@ def _bounded_search(make: Callable[..., Any], text: str) -> Callable[..., Any]:
 
 def _bounded_split(make: Callable[..., Any], text: str) -> Callable[..., list[str]]:
     def bounded(sep: str | None = None, maxsplit: int = -1) -> list[str]:
+        if make.__name__ == "rsplit":
+            check_search(text, sep)
         most = MAX_CHARACTERS // ITEM_WEIGHT
         parts: list[str] = make(sep, most if maxsplit < 0 else min(maxsplit, most))
-        check_items(len(parts))
-        return parts
+        return _parts_of(text, parts)
 
     return bounded
 
 
-def _bounded_rsplit(make: Callable[..., Any], text: str) -> Callable[..., list[str]]:
-    split = _bounded_split(make, text)
-
-    def bounded(sep: str | None = None, maxsplit: int = -1) -> list[str]:
-        check_search(text, sep)
-        return split(sep, maxsplit)
+def _bounded_partition(make: Callable[..., Any], text: str) -> Callable[..., tuple[str, ...]]:
+    def bounded(sep: str) -> tuple[str, ...]:
+        if make.__name__ == "rpartition":
+            check_search(text, sep)
+        return _parts_of(text, make(sep))
 
     return bounded
 
 
-def _bounded_lines(make: Callable[..., Any], text: str) -> Callable[..., Any]:
-    def bounded(keepends: bool = False) -> Any:
+def _bounded_lines(make: Callable[..., Any], text: str) -> Callable[..., list[str]]:
+    def bounded(keepends: bool = False) -> list[str]:
         check_lines(text)
-        return make(keepends)
+        return _parts_of(text, make(keepends))
 
     return bounded
+
+
+def _parts_of(text: str, parts: _Parts) -> _Parts:
+    check_items(len(parts))
+    _CLOCK.get().count(sys.getsizeof(text))  # the items themselves are counted by the call
+    return parts
 
 
 _BOUNDED_METHODS: Mapping[str, Callable[..., Callable[..., Any]]] = {
     "format": _bounded_format,
     "join": _bounded_join,
     "replace": _bounded_replace,
-    "split": _bounded_split,
-    "rsplit": _bounded_rsplit,
     "splitlines": _bounded_lines,
-    **dict.fromkeys(("lstrip", "rfind", "rindex", "rpartition", "rstrip", "strip"), _bounded_search),
+    **dict.fromkeys(("split", "rsplit"), _bounded_split),
+    **dict.fromkeys(("partition", "rpartition"), _bounded_partition),
+    **dict.fromkeys(("lstrip", "rfind", "rindex", "rstrip", "strip"), _bounded_search),
 }
 _JINJA_ARGUMENTS = ("_loop_vars", "_block_vars")  # jinja adds them to calls
 
