@@ -71,6 +71,8 @@ def weigh(value: Any) -> int:
                 weight += len(value)
             elif isinstance(value, int):
                 weight += value.bit_length() // 3 + 1
+            elif isinstance(value, range):
+                weight += len(value) * ITEM_WEIGHT
             else:
                 found = _parts(value)
                 weight += len(found) * ITEM_WEIGHT + _OTHER_WEIGHT
@@ -93,7 +95,7 @@ def _parts(value: Any) -> Sequence[Any]:
 
 
 def check_values(*values: Any, **named: Any) -> None:
-    check_size(sum(map(weigh, (*values, *named.values()))))
+    weigh([*values, *named.values()])
 
 
 def checked(value: Any) -> Any:
@@ -146,7 +148,7 @@ def check_percent_format(text: str, *values: Any) -> None:
         raise TemplateLimitError("the chat template of the model formats by name: use ~ instead")
     if _WIDE_PERCENT_FORMAT.search(text):
         raise TemplateLimitError(_TOO_WIDE)
-    check_size(len(text) + directives.count("%") * _MAX_WIDTH + sum(map(weigh, values)))
+    check_size(len(text) + directives.count("%") * _MAX_WIDTH + weigh(values))
 
 
 def check_brace_format(text: str, *values: Any) -> None:
@@ -154,6 +156,7 @@ def check_brace_format(text: str, *values: Any) -> None:
         raise TemplateLimitError("the chat template of the model formats a part of a value: use ~ instead")
     if _WIDE_BRACE_FORMAT.search(text):
         raise TemplateLimitError(_TOO_WIDE)
+    check_values(*values)
     longest = max(map(weigh, values), default=0)
     check_size(len(text) + text.count("{") * (longest + _MAX_WIDTH))
 

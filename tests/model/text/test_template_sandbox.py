@@ -353,6 +353,23 @@ def test_what_a_rendering_makes_in_total_is_bounded(made: str, monkeypatch: pyte
         BoundedTemplate(source.replace("N", "2000")).render({"text": text}, clock)
 
 
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "({1: 1}.keys() - [2]).union(*([range(1000)] * 9000))",
+        "({1: 1}.keys() - [2]).union(*([range(1000) | list] * 9000))",
+        "('%s' * 9000) | format(*([range(1000) | list] * 9000))",
+        "''.format(*([range(1000) | list] * 9000))",
+    ],
+)
+def test_arguments_are_weighed_together(expression: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_limits, "MAX_CHARACTERS", 80_000)
+    started = time.thread_time()
+    with pytest.raises(ValueError, match=r"chat template"):
+        render(f"{{{{ ({expression}) and 1 }}}}", seconds=20.0)
+    assert time.thread_time() - started < 0.2
+
+
 def test_loops_that_are_never_entered_are_stopped() -> None:
     template = BoundedTemplate("{% for x in items if 0 %}{% endfor %}" * 1000)
     with pytest.raises(TemplateLimitError, match=r"longer than 0\.05 s"):
