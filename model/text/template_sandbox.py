@@ -57,7 +57,7 @@ _ITEM_BYTES = 64  # of an item that is made together with its list
 _PADDING_METHODS = ("center", "expandtabs", "ljust", "rjust", "zfill")
 _UNSAFE_METHODS = {*_PADDING_METHODS, "encode", "format_map", "striptags", "to_bytes", "translate", "unescape"}
 _UNSAFE_FILTERS = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")
-# Filters and tests that the compiled template calls itself. A template cannot name them: they have a space.
+# Filters that the compiled template calls. With a space, a template can name them only in `map`, where they do no harm.
 _TICK, _OPERAND, _MADE, _CONCAT = "check clock", "check operand", "check made", "check concat"
 _WRONG_USE = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
 _FAILURES = (TemplateError, RuntimeError, *_WRONG_USE)
