@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from model.text.special_tokens import END_OF_TEXT, task_tag
 from model.text.tokenizer_files import TokenizerFiles, load_backend
 
 logger = logging.getLogger(__name__)
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")  # byte fallback of SentencePiece vocabularies
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +251,7 @@ def _vocabulary_bytes(backend: tokenizers.Tokenizer, decoder: Any) -> Iterator[t
             yield token_id, b"".join(to_byte[character] for character in token)
         elif is_byte_level or token_id in added:
             yield token_id, token.encode()
-        elif len(token) == 6 and token.startswith("<0x"):  # byte fallback of SentencePiece vocabularies
-            yield token_id, bytes([int(token[3:5], 16)])
+        elif byte := _BYTE_TOKEN.fullmatch(token):
+            yield token_id, bytes.fromhex(byte[1])
         else:
             yield token_id, token.replace("\u2581", " ").encode()

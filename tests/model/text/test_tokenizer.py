@@ -24,9 +24,9 @@ TOKEN_IDS = st.lists(st.integers(0, TOKENIZER.vocab_size - 1), max_size=12)
 BYTE_IDS = st.lists(st.integers(32, 32 + 255), max_size=40)
 
 
-def _byte_fallback() -> Tokenizer:
+def _byte_fallback(*more: str) -> Tokenizer:
     """A tokenizer as SentencePiece makes them: what is not in the vocabulary is written as bytes."""
-    tokens = ["<unk>", "▁", "h", "▁h", *(f"<0x{byte:02X}>" for byte in range(256))]
+    tokens = ["<unk>", "▁", "h", "▁h", *(f"<0x{byte:02X}>" for byte in range(256)), *more]
     vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
     model = tokenizers.models.BPE(vocabulary, [("▁", "h")], unk_token="<unk>", byte_fallback=True)
     backend = tokenizers.Tokenizer(model)
@@ -280,6 +280,12 @@ def test_truncation_in_the_file_is_switched_off() -> None:
     backend.enable_truncation(2)
     backend.enable_padding(length=9)
     assert len(Tokenizer(backend.to_str()).encode("a b c d")) == 4
+
+
+@pytest.mark.parametrize("token", ["<0x%02", "<0x1F,", "<0x+1>", "<0x 1>", "<0x١٢>", "<0x1F>\n"])
+def test_tokens_that_only_begin_like_a_byte_are_text(token: str) -> None:
+    tokenizer = _byte_fallback(token)
+    assert tokenizer.token_bytes(4 + 256) == token.encode()
 
 
 def test_vocabularies_with_byte_fallback_know_their_bytes() -> None:
