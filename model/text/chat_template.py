@@ -9,7 +9,8 @@ from weakref import WeakKeyDictionary
 from model.files import Directory, read_object_if_any
 from model.text.control_tokens import ControlTokens, Guard
 from model.text.task_prompts import Message, TaggedText
-from model.text.template_sandbox import BoundedTemplate, Clock
+from model.text.template_sandbox.bounded_template import BoundedTemplate
+from model.text.template_sandbox.clock import Clock
 from model.text.tokenizer import TokenizedText, Tokenizer
 from model.text.tokenizer_files import named_tokens
 

@@ -15,7 +15,7 @@ import model
 from model.text.chat_template import MAX_TURN_BOUNDARIES, ChatTemplate, RenderOptions, UnusableChatTemplate
 from model.text.special_tokens import SPECIAL_TOKENS
 from model.text.task_prompts import Message, TaggedPrompts, TaggedText
-from model.text.template_limits import TemplateLimitError
+from model.text.template_sandbox.limits import TemplateLimitError
 from model.text.tokenizer import Tokenizer
 
 BUNDLED = Path(model.__file__).parent / "bundled"

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 MAX_CHARACTERS = 8_000_000  # of the output and of any intermediate string
-ITEM_WEIGHT = 8  # characters that an item of a list counts as
+_ITEM_WEIGHT = 8  # characters that an item of a list counts as
 _OTHER_WEIGHT = 24  # characters of a float, and roughly of any other value that is no text, number or container
 _MAX_DEPTH = 100  # of lists in each other; Python takes the hash of deep ones without looking at its stack
 _MAX_BITS = 64
@@ -54,7 +54,12 @@ def check_size(size: int) -> None:
 
 
 def check_items(count: int) -> None:
-    check_size(count * ITEM_WEIGHT)
+    check_size(count * _ITEM_WEIGHT)
+
+
+def most_items() -> int:
+    """Return how many items a list can have."""
+    return MAX_CHARACTERS // _ITEM_WEIGHT
 
 
 def _size(value: Any) -> int:
@@ -72,10 +77,10 @@ def weigh(value: Any) -> int:
             elif isinstance(value, int):
                 weight += value.bit_length() // 3 + 1
             elif isinstance(value, range):
-                weight += len(value) * ITEM_WEIGHT
+                weight += len(value) * _ITEM_WEIGHT
             else:
                 found = _parts(value)
-                weight += len(found) * ITEM_WEIGHT + _OTHER_WEIGHT
+                weight += len(found) * _ITEM_WEIGHT + _OTHER_WEIGHT
                 parts += found
             check_size(weight)
         depth, level = depth + 1, parts

@@ -6,9 +6,11 @@ import timeit
 import jinja2
 import pytest
 
-from model.text import template_limits, template_sandbox
-from model.text.template_limits import MAX_CHARACTERS, TemplateLimitError
-from model.text.template_sandbox import BoundedTemplate, Clock
+from model.text.template_sandbox import clock as template_clock
+from model.text.template_sandbox import limits
+from model.text.template_sandbox.bounded_template import BoundedTemplate
+from model.text.template_sandbox.clock import Clock
+from model.text.template_sandbox.limits import MAX_CHARACTERS, TemplateLimitError
 
 NESTED_LOOP = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 GOOD = """
@@ -212,7 +214,7 @@ SHARING = """
 def test_values_that_share_parts_are_weighed_before_all_parts_are_looked_at(
     expression: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(template_limits, "MAX_CHARACTERS", 80_000)
+    monkeypatch.setattr(limits, "MAX_CHARACTERS", 80_000)
     assert render(SHARING + "done") == "done"
     with pytest.raises(TemplateLimitError):
         render(f"{SHARING}{{{{ ({expression}) and 1 }}}}", seconds=20.0)
@@ -227,7 +229,7 @@ def test_lists_in_lists_are_refused_where_they_are_deep(expression: str) -> None
 
 
 def test_a_comparison_of_changes_is_weighed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_limits, "MAX_CHARACTERS", 80_000)
+    monkeypatch.setattr(limits, "MAX_CHARACTERS", 80_000)
     with pytest.raises(TemplateLimitError):
         render(SHARING + "{% for x in [ns.a, ns.b] %}{{ loop.changed(x) }}{% endfor %}", seconds=20.0)
 
@@ -316,8 +318,7 @@ def test_short_searches_are_as_anywhere() -> None:
     ],
 )
 def test_long_lists_are_refused(expression: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (template_limits, template_sandbox):
-        monkeypatch.setattr(module, "MAX_CHARACTERS", 8000)
+    monkeypatch.setattr(limits, "MAX_CHARACTERS", 8000)
     with pytest.raises(TemplateLimitError):
         render(f"{{{{ ({expression}) and 1 }}}}", text="a " * 1001, most=1000)
 
@@ -344,7 +345,7 @@ def test_long_lists_are_refused(expression: str, monkeypatch: pytest.MonkeyPatch
     ],
 )
 def test_what_a_rendering_makes_in_total_is_bounded(made: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_sandbox, "MAX_BYTES", 2**20)
+    monkeypatch.setattr(template_clock, "MAX_BYTES", 2**20)
     source = "{% macro echo(x) %}{{ x }}{% endmacro %}{% for i in range(N) %}{% set x = " + made + " %}{% endfor %}"
     clock, text = Clock(20.0), "a" * 1000
     for _ in range(2):
@@ -363,7 +364,7 @@ def test_what_a_rendering_makes_in_total_is_bounded(made: str, monkeypatch: pyte
     ],
 )
 def test_arguments_are_weighed_together(expression: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_limits, "MAX_CHARACTERS", 80_000)
+    monkeypatch.setattr(limits, "MAX_CHARACTERS", 80_000)
     started = time.thread_time()
     with pytest.raises(ValueError, match=r"chat template"):
         render(f"{{{{ ({expression}) and 1 }}}}", seconds=20.0)
