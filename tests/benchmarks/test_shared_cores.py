@@ -32,33 +32,21 @@ def test_rates_are_also_given_as_a_share_of_the_quiet_ones() -> None:
     ]
 
 
-def test_the_other_process_ends_with_the_situation() -> None:
+def test_the_other_process_ends_with_the_situation(monkeypatch: pytest.MonkeyPatch) -> None:
+    others: list[subprocess.Popen[bytes]] = []
+
+    def start(command: list[str]) -> subprocess.Popen[bytes]:
+        others.append(popen(command))
+        return others[-1]
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(shared_cores.subprocess, "Popen", start)
     with busy("serve") as command:
-        (other,) = children()
+        (other,) = others
         assert command == "serve"
-        assert os.sched_getaffinity(other) == {min(os.sched_getaffinity(0))}
-    assert children() == []
-
-
-def children() -> list[int]:
-    """This process's children that run in circles. The list of children that Linux has may lack some (proc(5))."""
-    found = (path for path in Path("/proc").iterdir() if path.name.isdigit())
-    return [
-        int(path.name) for path in found if _parent(path) == os.getpid() and b"while True" in _file(path, "cmdline")
-    ]
-
-
-def _parent(path: Path) -> int:
-    fields = _file(path, "stat").rpartition(b")")[2].split()
-    return int(fields[1]) if fields else 0
-
-
-def _file(path: Path, name: str) -> bytes:
-    """Empty where the process has ended."""
-    try:
-        return (path / name).read_bytes()
-    except OSError:
-        return b""
+        assert other.poll() is None
+        assert os.sched_getaffinity(other.pid) == {min(os.sched_getaffinity(0))}
+    assert other.returncode is not None
 
 
 def test_a_server_joins_a_group_with_a_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,14 @@ from model.kernels import build, library
 
 @pytest.fixture
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Libraries of this test, in a directory of their own."""
+    """Libraries of this test, in a directory of their own, and no level that is forced from outside."""
 
     def path(source: str, level: str) -> Path:
         return tmp_path / f"{source}_{level}.so"
 
     monkeypatch.setattr(library, "library_path", path)
     monkeypatch.setattr(build, "library_path", path)
+    monkeypatch.delenv("ROUTELM_CPU_ISA", raising=False)
     return tmp_path
 
 
