@@ -19,7 +19,8 @@ from tests.model.families.checkpoints import Pair, write_checkpoint
 from tests.server.engine.tiny import request, run
 
 GATES_WITHIN = 1e-6
-BUNDLED_WITHIN = 2e-6  # its routers are sharp: 1.1e-6 was seen with AVX2
+# Of what transformers gives in float64. Its routers are sharp: transformers' own float32 is 1.8e-6 off, ours up to 2.0e-6.
+BUNDLED_WITHIN = 2.5e-6
 TEXT = "Once upon a time there was a little dog. 从前有一只小狗，它有 3 个朋友。 The dog"
 # The random weights of tiny qwen3_next amplify the rounding of float32: up to 1.7e-6 were seen, by level and prompt
 FAMILIES = {"mixtral": GATES_WITHIN, "lfm2_moe": GATES_WITHIN, "qwen3_next": 4e-6}
@@ -63,7 +64,7 @@ def test_of_a_tiny_family(case: str, seed: int, tmp_path: Path) -> None:
 
 
 def test_of_the_bundled_model() -> None:
-    theirs: Any = AutoModelForCausalLM.from_pretrained(BUNDLED, dtype=torch.float32)
+    theirs: Any = AutoModelForCausalLM.from_pretrained(BUNDLED, dtype=torch.float64, experts_implementation="eager")
     assert isinstance(BUNDLED, Path)
     check(Pair(theirs.eval(), BUNDLED), Tokenizer.load(BUNDLED).encode(TEXT), 12, within=BUNDLED_WITHIN)
 
