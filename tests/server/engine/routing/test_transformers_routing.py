@@ -19,7 +19,7 @@ from tests.model.families.checkpoints import Pair, write_checkpoint
 from tests.server.engine.tiny import request, run
 
 GATES_WITHIN = 1e-6
-# Of what transformers gives in float64. Its routers are sharp: transformers' own float32 is 1.8e-6 off, ours up to 2.0e-6.
+# Of what transformers gives in float64. The routers are sharp: its own float32 is 1.8e-6 off, ours up to 2.0e-6.
 BUNDLED_WITHIN = 2.5e-6
 TEXT = "Once upon a time there was a little dog. 从前有一只小狗，它有 3 个朋友。 The dog"
 # The random weights of tiny qwen3_next amplify the rounding of float32: up to 1.7e-6 were seen, by level and prompt
