@@ -31,7 +31,7 @@ export function tokensView(record, overview, task) {
 
 function button(token, at, strength) {
   const likely = token.logprob === undefined ? "" : `, probability ${percent(token.logprob)}`;
-  const element = el("button", { type: "button", tabindex: at ? -1 : 0, "aria-label": `${shown(token.text)}${likely}` });
+  const element = el("button", { type: "button", tabindex: at ? -1 : 0, "aria-label": `${named(token.text)}${likely}` });
   element.textContent = shown(token.text);
   element.style.setProperty("--strength", strength.toFixed(3));
   return element;
@@ -48,8 +48,10 @@ function shown(text) {
   return text.replace(/^bytes:/, "").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅";
 }
 
-function quoted(text) {
-  return `“${shown(text).trim() || "space"}”`;
+/** What a token is called where it is not drawn: a button needs a name, even where nothing of its token can be seen. */
+function named(text) {
+  const name = shown(text).trim();
+  return /[^\s\p{C}]/u.test(name) ? name : "space";
 }
 
 /** The entropy of the gates along the text, a bar for each token. */
@@ -74,9 +76,9 @@ function entropyStrip(tokens) {
 }
 
 function detailOf(token, layers, sizes) {
-  const about = [el("strong", {}, quoted(token.text))];
+  const about = [el("strong", {}, `“${named(token.text)}”`)];
   if (token.logprob !== undefined) about.push(` had a probability of ${percent(token.logprob)}`);
-  const others = token.alternatives.slice(0, 3).map((other) => `${quoted(other.token)} ${percent(other.logprob)}`);
+  const others = token.alternatives.slice(0, 3).map((other) => `“${named(other.token)}” ${percent(other.logprob)}`);
   if (others.length) about.push(`; others: ${others.join(", ")}`);
   const text = el("p", {}, ...about);
   if (!token.experts.length) return [text];

@@ -344,6 +344,17 @@ def serious(page: Page) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize("text", [" ", "\u00a0", "\u200b", "\r", "\x00"])
+def test_a_token_of_which_nothing_can_be_seen_has_a_name(open_page: Open, text: str) -> None:
+    page = open_page(
+        routes={"**/v1/chat/completions": lambda route: stream(route, chat_event(text, routing(text)))}, bypass_csp=True
+    )
+    ask(page, "Say nothing.")
+    assert not serious(page)
+    page.get_by_role("button", name="space").hover()
+    expect(page.locator("article .detail strong")).to_have_text("“space”")
+
+
 def test_the_test_of_accessibility_can_fail(open_page: Open) -> None:
     page = open_page(bypass_csp=True)
     page.evaluate("document.querySelector('label[for=temperature]').remove()")
