@@ -84,10 +84,10 @@ class Tokenizer:
         limit = (files and files.vocab_size) or self.vocab_size
         self.eos_token_ids = tuple(dict.fromkeys(_known_ids(self._with_special, eos_tokens, limit)))
         self._prefix_ids, self._suffix_ids = self._document_prefix(files), self._document_suffix(files)
-        content = json.loads(self._with_special.to_str())
+        content = json.loads(tokenizer_json)
         self.unknown_id = _unknown_id(content["model"], self._with_special)
         self._token_bytes = [b""] * self.vocab_size
-        for token_id, value in _vocabulary_bytes(self._with_special, content["decoder"]):
+        for token_id, value in _vocabulary_bytes(self._with_special, content.get("decoder")):
             self._token_bytes[token_id] = value
 
     @classmethod
@@ -245,10 +245,12 @@ def _unknown_id(model: Mapping[str, Any], backend: tokenizers.Tokenizer) -> int 
 def _vocabulary_bytes(backend: tokenizers.Tokenizer, decoder: Any) -> Iterator[tuple[int, bytes]]:
     added = backend.get_added_tokens_decoder()
     is_byte_level = '"ByteLevel"' in json.dumps(decoder)
-    to_byte = {character: bytes([byte]) for byte, character in enumerate(byte_characters())}
+    characters = byte_characters()
+    all_bytes = re.compile(f"[{re.escape(''.join(characters))}]*")
+    to_latin_1 = str.maketrans({character: chr(byte) for byte, character in enumerate(characters)})
     for token, token_id in backend.get_vocab().items():
-        if is_byte_level and to_byte.keys() >= set(token):
-            yield token_id, b"".join(to_byte[character] for character in token)
+        if is_byte_level and all_bytes.fullmatch(token):
+            yield token_id, token.translate(to_latin_1).encode("latin-1")
         elif is_byte_level or token_id in added:
             yield token_id, token.encode()
         elif byte := _BYTE_TOKEN.fullmatch(token):

@@ -42,6 +42,10 @@ def serve(**given: Any) -> None:
             from server.batches.directory import open_batch_directory
             from server.middleware.api_keys import ApiKeys
             from server.startup.listeners import bound
+            from server.startup.preload_torch import preload_torch
+
+            preload_torch()
+
             from server.startup.uvicorn_server import run
 
             with errors_in_one_line():
