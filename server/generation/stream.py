@@ -346,8 +346,9 @@ class Generation:
             text += self._matcher.finish()
         else:
             reason = FinishReason.STOP
+        if not self._finished:  # what was aborted has been counted
+            self._observer.finished(reason, self.usage, output.times)
         self._finished, self._prompt_token_ids = True, ()
-        self._observer.finished(reason, self.usage, output.times)
         if reason is FinishReason.ERROR and output.is_request_error:
             raise InvalidRequestError(output.error or "This request cannot be completed.")
         if reason is FinishReason.ERROR:
