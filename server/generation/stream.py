@@ -369,10 +369,15 @@ def _check_complete(reason: FinishReason) -> None:
 
 
 async def all_results(generations: Sequence[Streaming[Delta, Result]]) -> list[Result]:
-    """Wait for all generations. Raises what the first that fails raises."""
+    """Wait for all generations. Raises what the first that fails raises; the others are not read any more then."""
     if len(generations) == 1:
         return [await generations[0].result()]
-    return await asyncio.gather(*(generation.result() for generation in generations))
+    tasks = [asyncio.create_task(generation.result()) for generation in generations]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def interleave(generations: Sequence[Streaming[Delta, Result]]) -> AsyncGenerator[tuple[int, Delta], None]:
