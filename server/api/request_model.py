@@ -116,9 +116,23 @@ def served_types(*served: str, default: str | None = None) -> tuple[BeforeValida
 
 
 class RequestModel(BaseModel):
-    """A part of a request. "0.5" is not a number."""
+    """A part of a request. "0.5" is not a number, and a null stands for a field that is left out."""
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    required_names: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        fields = cls.model_fields.items()
+        cls.required_names = frozenset(field.alias or name for name, field in fields if field.is_required())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: item for name, item in value.items() if item is not None or name in cls.required_names}
 
 
 class WithExtras(RequestModel):
@@ -136,15 +150,14 @@ class RequestBody(RequestModel):
     """A whole body. Fields that are not ours go through the table in server/api/compatibility.py."""
 
     own_names: ClassVar[frozenset[str]] = frozenset()
-    required_names: ClassVar[frozenset[str]] = frozenset()
 
     _ignored: tuple[str, ...] = PrivateAttr(())
     _unknown: tuple[str, ...] = PrivateAttr(())
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
         cls.own_names = frozenset(cls.model_fields)
-        cls.required_names = frozenset(name for name, field in cls.model_fields.items() if field.is_required())
 
     @property
     def unknown_fields(self) -> tuple[str, ...]:

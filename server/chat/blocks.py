@@ -47,7 +47,10 @@ class BlockDelta:
 
 @dataclass(frozen=True, slots=True)
 class BlockEnd:
+    """`is_cut_off`: it is the last of an answer that was cut off."""
+
     block: AnswerBlock
+    is_cut_off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,7 @@ class _BlockBuilder:
             self.unsent = ()
         yield from self._calls(delta.tool_calls[len(open_call) :])
         if delta.finish_reason is not None:
-            yield from self._end()
+            yield from self._end(delta.finish_reason.is_cut_off)
             yield AnswerEnd(delta.finish_reason, self.blocks)
 
     def _calls(self, calls: Sequence[ToolCallDelta]) -> Iterator[BlockEvent]:
@@ -130,7 +133,7 @@ class _BlockBuilder:
         self.blocks[-1].logprobs += logprobs
         return BlockDelta(self.blocks[-1], text, logprobs)
 
-    def _end(self) -> Iterator[BlockEvent]:
+    def _end(self, is_cut_off: bool = False) -> Iterator[BlockEvent]:
         if self.is_open:
             self.is_open = False
-            yield BlockEnd(self.blocks[-1])
+            yield BlockEnd(self.blocks[-1], is_cut_off)

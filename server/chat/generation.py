@@ -145,6 +145,9 @@ class RoutedGeneration(ChatGeneration):
         return ToolCallDelta(field.index, self._call_ids[-1], field.text)
 
     def _finish_reason(self, reason: ChatFinishReason | None) -> ChatFinishReason | None:
+        """An answer is complete even if the token that completed it was the last that it might have."""
+        if reason is not None and self._is_complete:
+            reason = ChatFinishReason.STOP
         return ChatFinishReason.TOOL_CALLS if reason is ChatFinishReason.STOP and self._call_ids else reason
 
 

@@ -346,8 +346,9 @@ class Generation:
             text += self._matcher.finish()
         else:
             reason = FinishReason.STOP
+        if not self._finished:  # what was aborted has been counted
+            self._observer.finished(reason, self.usage, output.times)
         self._finished, self._prompt_token_ids = True, ()
-        self._observer.finished(reason, self.usage, output.times)
         if reason is FinishReason.ERROR and output.is_request_error:
             raise InvalidRequestError(output.error or "This request cannot be completed.")
         if reason is FinishReason.ERROR:
@@ -368,10 +369,15 @@ def _check_complete(reason: FinishReason) -> None:
 
 
 async def all_results(generations: Sequence[Streaming[Delta, Result]]) -> list[Result]:
-    """Wait for all generations. Raises what the first that fails raises."""
+    """Wait for all generations. Raises what the first that fails raises; the others are not read any more then."""
     if len(generations) == 1:
         return [await generations[0].result()]
-    return await asyncio.gather(*(generation.result() for generation in generations))
+    tasks = [asyncio.create_task(generation.result()) for generation in generations]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def interleave(generations: Sequence[Streaming[Delta, Result]]) -> AsyncGenerator[tuple[int, Delta], None]:

@@ -73,6 +73,12 @@ class BoundedH11Protocol(H11Protocol):
         elif self._read_timer is None:  # the first bytes of another request
             self._set_read_timer(HEAD_SECONDS)
 
+    def on_response_complete(self) -> None:
+        """uvicorn reads on here if the client has sent the head of its next request already."""
+        super().on_response_complete()
+        if self.conn.their_state is h11.SEND_BODY:
+            self._set_read_timer(BODY_SECONDS)
+
     def pause_writing(self) -> None:
         super().pause_writing()
         self._write_timer = self.loop.call_later(WRITE_SECONDS, self.transport.abort)

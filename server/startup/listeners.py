@@ -18,17 +18,28 @@ Listeners = Sequence[socket.socket]
 def bound(settings: Settings) -> Iterator[Listeners]:
     """Sockets for `uds`, or else for `host` and `port`: bound, not yet listening. Closed and removed at the end.
 
+    The file of a Unix socket stays if it is that of the next server, which may start when this one listens no more.
     Raises ValueError, with what to do, for an address that is in use or does not exist.
     """
     path = settings.uds
     listeners = bind_tcp(settings.host, settings.port) if path is None else [bind_unix(path)]
+    own_file = path and _identity(path)
     try:
         yield listeners
     finally:
         for listener in listeners:
             listener.close()
-        if path is not None:
+        if path is not None and _identity(path) == own_file:
             path.unlink(missing_ok=True)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Of the file that is there; the time too, because the number of a deleted file is used again."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def bind_tcp(host: str, port: int) -> Listeners:

@@ -41,7 +41,7 @@ async def embed(admission: Admission, inputs: Sequence[str | Sequence[int]], opt
     """
     service = admission.service
     pooling = _pooling(service)
-    _check_dimensions(pooling, options.dimensions)
+    _check_dimensions(pooling, options.dimensions, service.facts.hidden_size)
     lead, limit = _prompt_text(pooling, options.prompt_name), _max_length(service, pooling)
     prompts = []
     for item in inputs:
@@ -65,7 +65,9 @@ def _pooling(service: GenerationService) -> Pooling:
     return service.pooling
 
 
-def _check_dimensions(pooling: Pooling, dimensions: int | None) -> None:
+def _check_dimensions(pooling: Pooling, dimensions: int | None, width: int) -> None:
+    if dimensions is not None and dimensions > width:
+        raise InvalidRequestError(f"dimensions: the vectors of this model have {width}.", param="dimensions")
     widths = pooling.matryoshka_dimensions
     if dimensions is None or widths == () or (widths is not None and dimensions in widths):
         return

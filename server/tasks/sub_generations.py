@@ -1,6 +1,5 @@
 """Generations that a task needs before its answer can start: scores of labels, summaries of chunks."""
 
-import asyncio
 from collections.abc import Iterable
 from itertools import islice
 
@@ -8,7 +7,7 @@ from server.engine.types import RoutingParams, SamplingParams
 from server.generation.admission import Admission
 from server.generation.prompt import Prompt
 from server.generation.service import DEFAULT_OPTIONS
-from server.generation.stream import GenerationResult, TextOptions
+from server.generation.stream import GenerationResult, TextOptions, all_results
 
 MAX_PARALLEL = 32  # generations, so that one request does not fill the queue
 
@@ -32,6 +31,6 @@ async def run_sub_generations(
     while following is not None:
         batch_size = min(await admission.free_slots(), MAX_PARALLEL)
         generations = admission.start([following, *islice(rest, batch_size - 1)], sampling, options, routing=routing)
-        results += await asyncio.gather(*(generation.result() for generation in generations))
+        results += await all_results(generations)
         following = next(rest, None)
     return results

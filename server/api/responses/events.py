@@ -50,12 +50,13 @@ class _EventFactory:
                     yield self._part_event("response.content_part.added", block, "")
             case BlockDelta(block, text, logprobs):
                 yield self._text_event("delta", block, logprobs, delta=text)
-            case BlockEnd(block):
+            case BlockEnd(block, is_cut_off):
                 name = "arguments" if block.kind is BlockKind.TOOL_CALL else "text"
                 yield self._text_event("done", block, block.logprobs, **{name: block.text})
                 if block.kind is not BlockKind.TOOL_CALL:
                     yield self._part_event("response.content_part.done", block, block.text)
-                yield self._item_event("response.output_item.done", block, "completed")
+                status: Status = "incomplete" if is_cut_off else "completed"
+                yield self._item_event("response.output_item.done", block, status)
             case AnswerEnd(reason, blocks):
                 response = self.head.finished(reason, blocks, self.answer)
                 yield self.event(f"response.{response['status']}", response=response)

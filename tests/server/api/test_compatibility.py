@@ -22,6 +22,11 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/analyze": {"text": "hi", "labels": ["a", "b"]},
 }
 
+
+def call(**fields: Any) -> dict[str, Any]:
+    return {"id": "call_1", "type": "function", "function": {"name": "f", **fields}}
+
+
 NEUTRAL: dict[str, list[Any]] = {
     "best_of": [None, 1],
     "suffix": [None, ""],
@@ -112,6 +117,28 @@ def test_values_that_ask_for_nothing_pass_in_silence(client: TestClient, path: s
             assert response.status_code == 200, (name, value, response.text)
             assert WARNINGS_HEADER not in response.headers, (name, value)
             assert response.json().get("warnings", []) == plain.get("warnings", [])
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"structured_outputs": {"json": None, "regex": "[ab]", "choice": None}}),
+        (CHAT, {"response_format": {"type": "json_object", "schema": None}}),
+        (CHAT, {"messages": [*HELLO["messages"], {"role": "assistant", "tool_calls": [call(arguments=None)]}]}),
+        ("/v1/messages", {"tools": [{"name": "f", "description": None, "strict": None, "input_schema": {}}]}),
+        ("/v1/responses", {"input": [{"type": None, "role": "user", "content": "hello"}]}),
+    ],
+)
+def test_null_stands_for_a_part_that_is_left_out(client: TestClient, path: str, fields: dict[str, Any]) -> None:
+    body = {"max_tokens": 3} | (HELLO if path != "/v1/responses" else {}) | fields
+    response = client.post(path, json=body)
+    assert response.status_code == 200, response.text
+    assert "warnings" not in response.json()
+
+
+def test_null_is_no_value_of_a_part_that_is_needed(client: TestClient) -> None:
+    response = client.post(CHAT, json={"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]})
+    assert response.json()["error"]["param"] == "messages.0.content.0.text"
 
 
 @pytest.mark.parametrize("path", BODIES)

@@ -136,6 +136,15 @@ def test_dimensions_only_where_the_checkpoint_was_trained_for_them(
         assert "8, 32" in error(client, input="a", dimensions=16)["message"]
 
 
+def test_more_dimensions_than_the_vectors_have_are_refused(tmp_path: Path) -> None:
+    write_embedding_checkpoint(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"is_matryoshka": True}))
+    with served(tmp_path) as client:
+        assert vectors(client, input="a", dimensions=64).shape == (1, 64)
+        assert "have 64" in error(client, input="a", dimensions=65)["message"]
+
+
 def test_what_cannot_be_embedded_is_refused(embedder: tuple[TestClient, Qwen3Model]) -> None:
     client, _ = embedder
     assert error(client, input="x" * 600)["code"] == "context_length_exceeded"

@@ -224,6 +224,23 @@ def test_stop_strings_count_in_the_content_only(client: TestClient, server: Serv
     assert "".join(piece["delta"].get("content", "") for piece in deltas(client, stop="STOP")) == "one "
 
 
+@pytest.mark.parametrize(("max_tokens", "reason"), [(7, "length"), (8, "stop"), (9, "stop")])
+def test_a_stop_string_that_ends_with_the_last_token_is_why_the_answer_ended(
+    client: TestClient, server: Server, max_tokens: int, reason: str
+) -> None:
+    server.answer_with("one STOP two")
+    assert ask(client, stop="STOP", max_tokens=max_tokens)["finish_reason"] == reason
+    assert deltas(client, stop="STOP", max_tokens=max_tokens)[-1]["finish_reason"] == reason
+
+
+def test_one_call_is_complete_where_the_last_token_begins_another(client: TestClient, server: Server) -> None:
+    begun = f'{CALL}<tool_call>{{"name": "weather"'
+    server.answer_with(f"{begun}, ")
+    cut = {"max_tokens": len(server.tokenizer.encode(begun))}
+    assert ask(client, **cut)["finish_reason"] == "length"
+    assert ask(client, **cut, parallel_tool_calls=False)["finish_reason"] == "tool_calls"
+
+
 @pytest.mark.parametrize("parallel", [True, False])
 def test_content_that_may_begin_a_stop_string_comes_before_the_call(
     client: TestClient, server: Server, parallel: bool

@@ -1,16 +1,17 @@
 """A text answered part by part reads like one generation: in order, ended once, freed when it is left."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from server.engine.types import EngineRequest, FinishReason, SamplingParams
-from server.errors import OverloadedError, PromptTooLongError
+from server.errors import EngineFailedError, OverloadedError, PromptTooLongError
 from server.generation.prompt import Prompt
-from server.generation.segments import MAX_PARALLEL_SEGMENTS, Segment, SegmentedPrompt
-from server.generation.stream import RunningGeneration, TextDelta, TextOptions
+from server.generation.segments import MAX_PARALLEL_SEGMENTS, RETRY_SECONDS, Segment, SegmentedPrompt
+from server.generation.stream import GenerationResult, RunningGeneration, TextDelta, TextOptions, Usage, all_results
 from tests.server.applications import MAX_MODEL_LEN, Server, make_server
 
 
@@ -121,6 +122,39 @@ def test_nothing_is_started_after_a_cancellation(server: Server) -> None:
     assert reason is FinishReason.ABORT
     assert text.split() == ["part", "0."]
     assert [request.request_id for request in server.engine.submitted] == ["r-0"]
+
+
+@dataclass
+class Failing:
+    """A generation that fails when it is told to."""
+
+    told: asyncio.Event
+    usage = Usage(0, 0, 0)
+
+    def deltas(self) -> AsyncIterator[TextDelta]:
+        raise NotImplementedError
+
+    async def result(self) -> GenerationResult:
+        await self.told.wait()
+        raise EngineFailedError("the step failed")
+
+
+def test_nothing_is_started_after_another_text_has_failed(server: Server) -> None:
+    async def work() -> None:
+        generation, failing = start(server, replace(numbered(server, 2), max_parallel=1)), Failing(asyncio.Event())
+        server.engine.occupied = server.engine.capacity  # the second part has to wait
+        reading = asyncio.create_task(all_results([failing, generation]))
+        while server.engine.running:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        failing.told.set()
+        with pytest.raises(EngineFailedError):
+            await reading
+        generation.abort()
+        server.engine.occupied = 0
+        await asyncio.sleep(3 * RETRY_SECONDS)
+
+    run(work())
+    assert len(server.engine.submitted) == 1
 
 
 def test_a_stop_string_ends_the_whole_text(server: Server) -> None:

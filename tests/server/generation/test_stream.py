@@ -232,6 +232,23 @@ def test_abort_frees_once_and_never_after_the_end(server: Server, observed: Obse
     assert observed.left == 1
 
 
+def test_an_abort_counts_once_even_if_the_end_is_still_read(server: Server, observed: Observed) -> None:
+    """As of the other choices of a request when one of them has failed."""
+    server.answer_with("x" * 50)
+    server.engine.step_seconds = 0.01
+
+    async def work() -> None:
+        generation = start(server)
+        reading = asyncio.create_task(generation.result())
+        await asyncio.sleep(0.02)
+        generation.abort()
+        with pytest.raises(UnavailableError):
+            await reading
+
+    run(work())
+    assert (observed.left, observed.ends) == (1, [])
+
+
 def test_max_tokens_is_cut_to_the_context(server: Server) -> None:
     async def work() -> None:
         await start(server, max_tokens=10**6, min_tokens=10**6).result()

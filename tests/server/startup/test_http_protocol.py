@@ -140,6 +140,14 @@ def test_a_body_may_be_slow_but_not_stop(url: str, monkeypatch: pytest.MonkeyPat
         assert read_to_end(opened) == b""
 
 
+def test_the_body_of_a_request_that_came_early_has_a_deadline(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "BODY_SECONDS", 0.2)
+    with connection(url) as opened:
+        opened.sendall(post(BODY) + post(b"", length=1000))
+        opened.settimeout(5)
+        assert read_to_end(opened).count(b"HTTP/1.1 200 ") == 1
+
+
 def test_a_request_being_answered_has_no_deadline(server: Server, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
     monkeypatch.setattr(http_protocol, "BODY_SECONDS", 0.1)

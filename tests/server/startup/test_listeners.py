@@ -83,6 +83,16 @@ def test_a_unix_socket_is_served_and_removed(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_the_socket_of_the_next_server_stays(tmp_path: Path) -> None:
+    path = tmp_path / "routelm.sock"
+    with bound(Settings(uds=path)) as [listener]:
+        listener.close()  # as uvicorn does, seconds before the process ends
+        following = bind_unix(path)
+        following.listen()
+    assert connects(socket.AF_UNIX, str(path))
+    following.close()
+
+
 def test_the_socket_of_a_dead_server_is_replaced_but_no_file(tmp_path: Path) -> None:
     path = tmp_path / "routelm.sock"
     bind_unix(path).close()

@@ -51,6 +51,20 @@ def test_an_answer_that_was_cut_off_is_incomplete(client: TestClient, server: Se
     assert answer["output"][0]["status"] == "incomplete"
 
 
+@pytest.mark.parametrize(("max_output_tokens", "status"), [(70, "incomplete"), (200, "completed")])
+def test_the_items_of_a_stream_end_with_the_status_that_they_have_in_the_response(
+    client: TestClient, server: Server, max_output_tokens: int, status: str
+) -> None:
+    """Clients run a call as soon as its item is done."""
+    server.answer_with(f"Let me look.\n{CALL}")
+    body = {"input": "hi", "tools": [WEATHER], "max_output_tokens": max_output_tokens, "stream": True}
+    text = client.post("/v1/responses", json=body).text
+    events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+    done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+    assert done == events[-1]["response"]["output"]
+    assert [item["status"] for item in done] == ["completed", status]
+
+
 def test_the_output_of_an_answer_can_be_sent_back(client: TestClient, server: Server) -> None:
     server.answer_with(f"<think>hm</think>Let me look.\n{CALL}")
     output = ask(client, tools=[WEATHER])["output"]
