@@ -127,7 +127,9 @@ def load_backend(tokenizer_json: str) -> tokenizers.Tokenizer:
     """A tokenizer without truncation and padding. ValueError where the text is not a tokenizer."""
     try:
         backend = tokenizers.Tokenizer.from_str(tokenizer_json)
-    except Exception as error:  # the library raises bare Exception
+    except BaseException as error:  # the library raises bare Exception, and panics at a damaged "Precompiled"
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise ValueError(f"tokenizer.json cannot be read: {error}") from error
     backend.no_truncation()
     backend.no_padding()
