@@ -135,3 +135,19 @@ def test_whether_a_text_begins_with_bos_is_said_by_the_config(tmp_path: Path, ad
 def test_a_complete_tokenizer_json_stays_as_it_is(tmp_path: Path) -> None:
     files = TokenizerFiles.load(checkpoint(tmp_path, tokenizer_config={"eos_token": "</s>"}))
     assert files.complete_json() == files.tokenizer_json
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer_config": {"added_tokens_decoder": {"5": {}}}},
+        {"tokenizer_config": {"added_tokens_decoder": {"5": "</s>"}}},
+        {"tokenizer_config": {"extra_special_tokens": 3}},
+        {"generation_config": {"eos_token_id": [[2]]}},
+        {"config": {"text_config": [1]}},
+    ],
+    ids=str,
+)
+def test_values_of_a_wrong_kind_are_refused_in_a_sentence(tmp_path: Path, files: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"the tokenizer of .* cannot be read"):
+        Tokenizer.load(checkpoint(tmp_path, **files))
