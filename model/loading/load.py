@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model import kernels
 from model.checkpoints.reader import check_experts
@@ -161,7 +161,9 @@ def _stores_another_head(reader: CheckpointReader, layouts: Sequence[list[Rule]]
     if HEAD not in reader.names() or not found:
         return False
     embedding = found.pop()
-    if reader.header(embedding) != reader.header(HEAD) or torch.equal(reader.get(embedding), reader.get(HEAD)):
+    if reader.header(embedding).shape != reader.header(HEAD).shape:
+        return False
+    if _is_copy(reader.get(embedding), reader.get(HEAD)):
         return False
     logger.warning(
         "config.json ties the head to the embedding, but the checkpoint has %s, which differs from the embedding: "
@@ -169,6 +171,11 @@ def _stores_another_head(reader: CheckpointReader, layouts: Sequence[list[Rule]]
         HEAD,
     )
     return True
+
+
+def _is_copy(embedding: Tensor, head: Tensor) -> bool:
+    """Whether both are the same, one of them perhaps rounded to another type."""
+    return torch.equal(embedding, head.to(embedding.dtype)) or torch.equal(embedding.to(head.dtype), head)
 
 
 def _has_no_head(directory: Directory, reader: CheckpointReader) -> bool:

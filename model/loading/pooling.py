@@ -14,11 +14,7 @@ from model.files import Directory, read_object, read_object_if_any
 from model.layers.pooling import PoolingType
 
 MODULES_NAME = "modules.json"
-_OLDER_NAMES = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
+_OLDER = "pooling_mode_"  # begins a key for each mode, such as pooling_mode_mean_tokens, which says whether it is on
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +88,11 @@ def _size(key: str, value: Any) -> int | None:
 
 
 def _pooling_type(config: Mapping[str, Any]) -> PoolingType:
-    older = [name for key, name in _OLDER_NAMES.items() if config.get(key)]
+    older = [
+        key.removeprefix(_OLDER).removesuffix("_tokens").removesuffix("_token")
+        for key, is_on in config.items()
+        if key.startswith(_OLDER) and is_on
+    ]
     mode = config.get("pooling_mode", older[0] if len(older) == 1 else older or "mean")
     if mode not in get_args(PoolingType):
         raise ValueError(f"the pooling mode is {mode!r}: {', '.join(get_args(PoolingType))} are served")

@@ -10,8 +10,9 @@ CHUNK = 1 << 20
 
 
 def plain_scheme(dtype: torch.dtype) -> Scheme:
-    """The weights as they are, in the type of the network."""
-    return Scheme(str(dtype).removeprefix("torch."), 8.0 * dtype.itemsize, keep)
+    """The weights as they are, in the type of the network; those in float16 take as much as in float32."""
+    bits = 32.0 if dtype == torch.float16 else 8.0 * dtype.itemsize
+    return Scheme(str(dtype).removeprefix("torch."), bits, keep)
 
 
 def keep(weight: Tensor) -> Codes:

@@ -94,10 +94,13 @@ class Tokenizer:
     def load(cls, directory: Directory) -> "Tokenizer":
         """Read tokenizer.json and what other files say about special tokens.
 
-        ValueError where tokenizer.json is missing or broken.
+        ValueError where tokenizer.json is missing, or where one of the files is broken.
         """
-        files = TokenizerFiles.load(directory)
-        return cls(files.complete_json(), files.ends, files=files)
+        try:
+            files = TokenizerFiles.load(directory)
+            return cls(files.complete_json(), files.ends, files=files)
+        except (AttributeError, LookupError, TypeError) as error:  # a number where a list is expected, and the like
+            raise ValueError(f"the tokenizer of {directory} cannot be read: {error!r}") from error
 
     @property
     def normalizes_added_tokens(self) -> bool:

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _LISTS = ("additional_special_tokens", "extra_special_tokens")
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class TokenizerFiles:
     named: Mapping[str, str]
     other_special: frozenset[str]  # special tokens without a name
     added: Mapping[int, AddedToken]  # of the files beside tokenizer.json, by id
+    has_flags: bool  # whether the flags of `added` are those of a file, and count more than those of tokenizer.json
     ends: tuple[str | int, ...]  # tokens that end a generation, by text or by id
     adds_bos: bool | None  # whether a text begins with the bos token; None: as the post-processor has it
     adds_eos: bool  # whether a text ends with the eos token, also if the post-processor does not add it
@@ -47,6 +49,7 @@ class TokenizerFiles:
             named,
             others,
             _added_tokens(directory, settings, others.union(named.values())),
+            isinstance(settings.get("added_tokens_decoder"), dict),
             tuple(_ends(directory, model, named)),
             adds_bos if isinstance(adds_bos, bool) else None,
             settings.get("add_eos_token") is True,
@@ -56,16 +59,27 @@ class TokenizerFiles:
     def complete_json(self) -> str:
         """tokenizer.json with the added tokens of the other files. ValueError where it is broken and lacks some."""
         known = _listed_tokens(self.tokenizer_json)
+        content = _with_flags(self.tokenizer_json, dict(self._other_flags(known)))
         missing = {token_id: token for token_id, token in self.added.items() if token.content not in known}
         unmarked = [text for text in (*self.named.values(), *sorted(self.other_special)) if text not in known]
         if not missing and not unmarked:
-            return self.tokenizer_json
-        backend = load_backend(self.tokenizer_json)
+            return content
+        backend = load_backend(content)
         for token_id, token in sorted(missing.items()):
             _add(backend, token_id, token)
         in_vocabulary = [text for text in unmarked if backend.token_to_id(text) is not None]
         backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in in_vocabulary])
-        return backend.to_str() if missing or in_vocabulary else self.tokenizer_json
+        return backend.to_str() if missing or in_vocabulary else content
+
+    def _other_flags(self, known: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, bool]]]:
+        """The added tokens of tokenizer.json that the other files give other flags. A token with a name is special."""
+        described = {token.content: token for token in self.added.values()} if self.has_flags else {}
+        for text, token in known.items():
+            flags = {flag: getattr(described[text], flag) for flag in _FLAGS} if text in described else {}
+            if text in self.named.values():
+                flags["special"] = True
+            if any(token.get(flag) != value for flag, value in flags.items()):
+                yield text, flags
 
 
 def _tokenizer_json(directory: Directory) -> str:
@@ -81,12 +95,23 @@ def _tokenizer_json(directory: Directory) -> str:
     return json.dumps(converted, ensure_ascii=False)
 
 
-def _listed_tokens(tokenizer_json: str) -> set[str]:
-    """The added tokens of tokenizer.json, none where it is broken. Building the tokenizer takes four times as long."""
+def _listed_tokens(tokenizer_json: str) -> dict[str, dict[str, Any]]:
+    """The added tokens of tokenizer.json by their text. Building the tokenizer takes four times as long.
+
+    None where it is broken.
+    """
     try:
-        return {token["content"] for token in json.loads(tokenizer_json)["added_tokens"]}
+        return {token["content"]: token for token in json.loads(tokenizer_json)["added_tokens"]}
     except (ValueError, LookupError, TypeError):
-        return set()
+        return {}
+
+
+def _with_flags(tokenizer_json: str, flags: Mapping[str, Mapping[str, bool]]) -> str:
+    if not flags:
+        return tokenizer_json
+    content = json.loads(tokenizer_json)
+    content["added_tokens"] = [token | flags.get(token["content"], {}) for token in content["added_tokens"]]
+    return json.dumps(content, ensure_ascii=False)
 
 
 def named_tokens(directory: Directory) -> dict[str, str]:
@@ -102,7 +127,9 @@ def load_backend(tokenizer_json: str) -> tokenizers.Tokenizer:
     """A tokenizer without truncation and padding. ValueError where the text is not a tokenizer."""
     try:
         backend = tokenizers.Tokenizer.from_str(tokenizer_json)
-    except Exception as error:  # the library raises bare Exception
+    except BaseException as error:  # the library raises bare Exception, and panics at a damaged "Precompiled"
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
         raise ValueError(f"tokenizer.json cannot be read: {error}") from error
     backend.no_truncation()
     backend.no_padding()
@@ -143,8 +170,7 @@ def _added_tokens(directory: Directory, settings: Mapping[str, Any], special: fr
 
 
 def _added_token(described: Mapping[str, Any]) -> AddedToken:
-    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
-    return AddedToken(described["content"], **{flag: described[flag] for flag in flags if flag in described})
+    return AddedToken(described["content"], **{flag: described[flag] for flag in _FLAGS if flag in described})
 
 
 def _add(backend: tokenizers.Tokenizer, token_id: int, token: AddedToken) -> None:

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,8 @@ class DeviceConfig:
 
     def weight_scheme(self, hf_config: Mapping[str, Any]) -> Scheme:
         """The scheme of this checkpoint's weights on the device."""
-        if not self.on_cpu:
-            return plain_scheme(self.dtype)
+        if not self.on_cpu:  # where nothing is packed, so every type takes its own size
+            return replace(plain_scheme(self.dtype), bits_per_weight=8.0 * self.dtype.itemsize)
         return self.scheme or default_scheme(hf_config, self.dtype)
 
 

@@ -6,7 +6,7 @@ from model.checkpoints.gguf.metadata import Metadata
 from model.checkpoints.reader import CheckpointError
 
 Json = dict[str, Any]
-YARN = {"attention_factor": "attn_factor", "beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
+YARN = {"attention_factor": "yarn_attn_factor", "beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
 
 
 def rope_scaling(metadata: Metadata) -> Json | None:

@@ -16,6 +16,11 @@ NAMED = {
     "bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "sep_token": "seperator", "pad_token": "padding",
 }  # fmt: skip
 ENDS = ("eos", "eot", "eom")  # of a text, of a turn, of a message: all end a generation
+# The same by their text, as llama.cpp finds them: most files name the end of a text only, not that of a turn
+END_TEXTS = {
+    "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
+}  # fmt: skip
+HARMONY_ENDS = {"<|return|>", "<|call|>"}  # of gpt-oss, where <|end|> ends a message but not the answer
 
 # Patterns of byte-level BPE by the name in the file
 PRE_TOKENIZERS: Mapping[str, tuple[str, ...]] = {
@@ -66,8 +71,14 @@ def tokenizer_config(metadata: Mapping[str, Any]) -> Json:
 
 def generation_config(metadata: Mapping[str, Any]) -> Json:
     """generation_config.json: the tokens that end a generation."""
-    ids = (metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ENDS)
-    return {"eos_token_id": list(dict.fromkeys(i for i in ids if isinstance(i, int)))}
+    named = (metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ENDS)
+    return {"eos_token_id": list(dict.fromkeys([*(i for i in named if isinstance(i, int)), *_ends(metadata)]))}
+
+
+def _ends(metadata: Mapping[str, Any]) -> list[int]:
+    added = {token["content"]: token["id"] for token in _added_tokens(metadata, (CONTROL, USER_DEFINED))}
+    ends = END_TEXTS if added.keys().isdisjoint(HARMONY_ENDS) else END_TEXTS - {"<|end|>"} | HARMONY_ENDS
+    return [token_id for text, token_id in added.items() if text in ends]
 
 
 def _begins_with_bos(metadata: Mapping[str, Any]) -> bool:

@@ -35,6 +35,9 @@ _REFUSED: dict[str, tuple[Any, ...]] = {
     "velora_config": (None,),
     "monteclora_config": (None,),
 }
+# Beginnings of initializations that PEFT repeats when it loads an adapter: they take the adapter's first A and B out of
+# the base model's weights, so the adapter alone does not say what changes. PEFT writes True once it is converted.
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +77,14 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
     stored = read_object(path)
     if stored.get("peft_type") != "LORA":
         raise CheckpointError(f"{CONFIG_NAME}: peft_type is {stored.get('peft_type')!r}: only 'LORA' is served")
-    for name, harmless in _REFUSED.items():
-        if stored.get(name) not in harmless:
-            raise CheckpointError(
-                f"{CONFIG_NAME}: {name} is {stored[name]!r:.80}, which is not served: "
-                "merge the adapter into the model with PEFT and serve the result"
-            )
+    refused = [name for name, harmless in _REFUSED.items() if stored.get(name) not in harmless]
+    if str(stored.get("init_lora_weights")).lower().startswith(_CHANGES_BASE):
+        refused.append("init_lora_weights")
+    if refused:
+        raise CheckpointError(
+            f"{CONFIG_NAME}: {refused[0]} is {stored[refused[0]]!r:.80}, which is not served: "
+            "merge the adapter into the model with PEFT and serve the result"
+        )
     return AdapterConfig(
         _rank(stored.get("r"), "r"),
         _number(stored.get("lora_alpha"), "lora_alpha"),

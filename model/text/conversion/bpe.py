@@ -41,8 +41,9 @@ def sentencepiece(
     unknown: str | None = None,
     bos: str | None = None,
     prefix_space: bool = True,
+    normalizers: Sequence[Json] = (),
 ) -> Json:
-    """`bos` begins every text, if it is given. `prefix_space`: so does a space."""
+    """`bos` begins every text, if it is given. `prefix_space`: so does a space. `normalizers` change a text before."""
     to_space = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     from_space = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
     prefix = [{"type": "Prepend", "prepend": SPACE}] if prefix_space else []
@@ -52,7 +53,7 @@ def sentencepiece(
     options = {"unk_token": unknown, "fuse_unk": True, "byte_fallback": True}
     return {
         **_frame(added),
-        "normalizer": {"type": "Sequence", "normalizers": [*prefix, to_space]},
+        "normalizer": {"type": "Sequence", "normalizers": [*normalizers, *prefix, to_space]},
         "pre_tokenizer": None,
         "post_processor": None if bos is None else _begins_with(bos, vocabulary[bos]),
         "decoder": {"type": "Sequence", "decoders": decoders},

@@ -1,7 +1,8 @@
 """SentencePiece's tokenizer.model: a protocol buffer (sentencepiece_model.proto), of which a few fields are read."""
 
 import struct
-from collections.abc import Iterator
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from model.text.conversion import bpe
@@ -25,10 +26,21 @@ def from_model(content: bytes) -> bpe.Json:
             normalizer = dict(_fields(value))
     if not pieces or trainer.get(3, 1) != BPE:
         raise ValueError("tokenizer.model is no byte pair encoding, the only kind of SentencePiece models that is read")
-    return _tokenizer(pieces, prefix_space=bool(normalizer.get(3, 1)))
+    return _tokenizer(pieces, list(_normalizers(normalizer)), prefix_space=bool(normalizer.get(3, 1)))
 
 
-def _tokenizer(pieces: list[tuple[str, float, int]], *, prefix_space: bool) -> bpe.Json:
+def _normalizers(settings: Mapping[int, Any]) -> Iterator[bpe.Json]:
+    """What SentencePiece does with a text first: it replaces characters, and leaves out spaces beside others."""
+    replacements = settings.get(2, b"")
+    if not isinstance(replacements, bytes):
+        raise ValueError("tokenizer.model is damaged")
+    if replacements:
+        yield {"type": "Precompiled", "precompiled_charsmap": b64encode(replacements).decode()}
+    if settings.get(4, 1):
+        yield {"type": "Replace", "pattern": {"Regex": r"\A +| +\z| +(?= )"}, "content": ""}
+
+
+def _tokenizer(pieces: list[tuple[str, float, int]], normalizers: list[bpe.Json], *, prefix_space: bool) -> bpe.Json:
     tokens, scores = [token for token, _, _ in pieces], [score for _, score, _ in pieces]
     added = [
         bpe.added_token(token_id, token, special=kind != USER_DEFINED)
@@ -37,7 +49,9 @@ def _tokenizer(pieces: list[tuple[str, float, int]], *, prefix_space: bool) -> b
     ]
     unknown = next((token for token, _, kind in pieces if kind == UNKNOWN), None)
     bos = "<s>" if "<s>" in tokens else None
-    return bpe.sentencepiece(tokens, scores, added, unknown=unknown, bos=bos, prefix_space=prefix_space)
+    return bpe.sentencepiece(
+        tokens, scores, added, unknown=unknown, bos=bos, prefix_space=prefix_space, normalizers=normalizers
+    )
 
 
 def _piece(content: Any) -> tuple[str, float, int]:

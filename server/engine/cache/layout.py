@@ -12,6 +12,7 @@ from server.engine.config import EngineConfig
 
 DEFAULT_CACHE_BYTES = 2**30
 DEFAULT_MEMORY_SHARE = 0.2
+CGROUP = Path("/sys/fs/cgroup")  # of the container this process runs in
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,16 @@ def available_memory() -> int:
     if meminfo.exists():
         fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         free = int(fields["MemAvailable"].split()[0]) * 1024
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        free = min(free, max(int(limit.read_text()) - int(used.read_text()), 0))
+    limit = CGROUP / "memory.max"
+    if limit.exists() and limit.read_text().strip() != "max":
+        free = min(free, max(int(limit.read_text()) - _used_in_container(), 0))
     return free
+
+
+def _used_in_container() -> int:
+    """Without the pages of files that were read, such as weights: they are dropped where memory is needed."""
+    used, details = CGROUP / "memory.current", CGROUP / "memory.stat"
+    if not used.exists():
+        return 0
+    stat = dict(line.split() for line in details.read_text().splitlines()) if details.exists() else {}
+    return int(used.read_text()) - int(stat.get("active_file", 0)) - int(stat.get("inactive_file", 0))

@@ -18,7 +18,7 @@ from model.generate import generate
 from model.layers.linear import Linear
 from model.loading import load as loading
 from model.loading.freeze import freeze_network
-from model.loading.load import load_network
+from model.loading.load import describe, load_network
 from model.loading.quantize_checkpoint import quantize_checkpoint
 from model.network import CausalLM, cast_matrices
 from model.quantization import SCHEMES, Scheme, plain, plain_scheme
@@ -146,6 +146,14 @@ def test_another_head_in_a_tied_checkpoint_is_used_with_a_warning(
     loaded = load_network(tmp_path, torch.float32, freeze=freeze)
     torch.testing.assert_close(loaded.logits(hidden_RD), hidden_RD @ head_VD.T)
     assert "lm_head.weight, which differs from the embedding" in caplog.text
+
+
+def test_another_head_is_used_in_another_type_too_but_not_a_rounded_copy(tmp_path: Path) -> None:
+    network = write(tmp_path, TIED)
+    add_head(tmp_path, network.embedding.weight.detach().bfloat16())
+    assert describe(tmp_path, torch.float32).network.config.tie_word_embeddings
+    add_head(tmp_path, torch.randn(64, 32).bfloat16())
+    assert not describe(tmp_path, torch.float32).network.config.tie_word_embeddings
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -63,6 +63,12 @@ def test_plain_bytes_are_those_of_the_parameters() -> None:
     assert weight_bytes(network, plain_scheme(torch.bfloat16)) == expected
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_bits_of_plain_weights_are_those_of_packed_ones(dtype: torch.dtype) -> None:
+    scheme, weight = plain_scheme(dtype), torch.randn(64, 32).to(dtype)
+    assert scheme.linear(weight).weights.nbytes * 8 == weight.numel() * scheme.bits_per_weight
+
+
 @pytest.mark.parametrize(("scheme", "shared"), [(plain_scheme(torch.bfloat16), True), (FOUR_BITS, False)])
 def test_a_tied_head_and_the_embedding_share_numbers_but_not_codes(scheme: Scheme, shared: bool) -> None:
     tied, apart = (without_data(replace(hybrid_config(**SHAPE), tie_word_embeddings=tied)) for tied in (True, False))

@@ -60,6 +60,12 @@ def test_the_defaults(tmp_path: Path) -> None:
         ({"steps": [STEPS[0], {"path": "../1_Pooling", "type": "Pooling"}]}, "which is no folder of"),
         ({"pooling": {"pooling_mode": "weightedmean"}}, "the pooling mode is 'weightedmean'"),
         ({"pooling": {"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": True}}, "the pooling mode is"),
+        ({"pooling": {"pooling_mode_weightedmean_tokens": True}}, "the pooling mode is 'weightedmean'"),
+        (
+            {"pooling": {"pooling_mode_mean_tokens": False, "pooling_mode_max_tokens": True}},
+            "the pooling mode is 'max'",
+        ),
+        ({"pooling": {"pooling_mode_mean_sqrt_len_tokens": True}}, "the pooling mode is 'mean_sqrt_len'"),
         ({"pooling": {"pooling_mode": "mean", "include_prompt": False}}, "include_prompt is false"),
         ({"config": {"is_causal": False}}, "both directions"),
         ({"config_sentence_transformers": {"default_prompt_name": "query"}}, "none of the prompts"),

@@ -54,6 +54,33 @@ def test_transformers_gives_the_same_ids(tmp_path: Path, files: dict[str, Any]) 
     assert Tokenizer.load(tmp_path).encode(text, allow_special=True) == theirs(text).input_ids
 
 
+@pytest.mark.parametrize(
+    ("listed", "files"),
+    [
+        ({"special": False}, {"added_tokens_decoder": {"0": {"content": "</s>", **FLAGS, "special": True}}}),
+        ({"rstrip": True}, {"added_tokens_decoder": {"0": {"content": "</s>", **FLAGS, "special": True}}}),
+        ({}, {"added_tokens_decoder": {"0": {"content": "</s>", **FLAGS, "rstrip": True, "special": True}}}),
+        ({}, {"added_tokens_decoder": {"0": {"content": "</s>", **FLAGS, "special": False}}}),
+        ({"special": False, "rstrip": True}, {"eos_token": "</s>"}),
+        ({}, {"eos_token": "</s>", "added_tokens_decoder": {"0": {"content": "</s>", **FLAGS, "special": False}}}),
+    ],
+)
+def test_the_flags_of_an_added_token_are_those_of_transformers(
+    tmp_path: Path, listed: dict[str, bool], files: dict[str, Any]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    content = json.loads(KINDS["byte level"]().to_str())
+    content["added_tokens"] = [
+        token | (listed if token["content"] == "</s>" else {}) for token in content["added_tokens"]
+    ]
+    directory = checkpoint(tmp_path, tokenizer_config={"tokenizer_class": "PreTrainedTokenizerFast"} | files)
+    (directory / "tokenizer.json").write_text(json.dumps(content))
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(directory), Tokenizer.load(directory)
+    token_id = ours.added_tokens["</s>"]
+    assert repr(ours.added_token_flags[token_id]) == repr(theirs.added_tokens_decoder[token_id])
+    assert ours.encode("a </s> b", allow_special=True) == theirs("a </s> b", add_special_tokens=False).input_ids
+
+
 def test_an_added_token_whose_id_is_not_free_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tokenizer = Tokenizer.load(checkpoint(tmp_path, added_tokens={"<|far|>": FIRST_FREE + 7}))
     assert tokenizer.vocab_size == FIRST_FREE
@@ -108,3 +135,19 @@ def test_whether_a_text_begins_with_bos_is_said_by_the_config(tmp_path: Path, ad
 def test_a_complete_tokenizer_json_stays_as_it_is(tmp_path: Path) -> None:
     files = TokenizerFiles.load(checkpoint(tmp_path, tokenizer_config={"eos_token": "</s>"}))
     assert files.complete_json() == files.tokenizer_json
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"tokenizer_config": {"added_tokens_decoder": {"5": {}}}},
+        {"tokenizer_config": {"added_tokens_decoder": {"5": "</s>"}}},
+        {"tokenizer_config": {"extra_special_tokens": 3}},
+        {"generation_config": {"eos_token_id": [[2]]}},
+        {"config": {"text_config": [1]}},
+    ],
+    ids=str,
+)
+def test_values_of_a_wrong_kind_are_refused_in_a_sentence(tmp_path: Path, files: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"the tokenizer of .* cannot be read"):
+        Tokenizer.load(checkpoint(tmp_path, **files))

@@ -107,6 +107,7 @@ def _metadata(hf: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     if rope.get("rope_type") in ("linear", "yarn"):
         found |= {"rope.scaling.type": rope["rope_type"], "rope.scaling.factor": float(rope["factor"])}
         found["rope.scaling.original_context_length"] = rope.get("original_max_position_embeddings")
+        found["rope.scaling.yarn_attn_factor"] = rope.get("attention_factor")
     return found | _MORE.get(architecture, lambda hf: {})(hf)
 
 

@@ -101,6 +101,14 @@ def test_float32_gives_the_same_logits_and_tokens(twins: Twins) -> None:
     assert generate(from_gguf, prompt, 8) == generate(ours, prompt, 8)
 
 
+def test_the_magnitude_of_yarn_is_that_of_the_checkpoint(tmp_path: Path) -> None:
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 10000.0}
+    write_checkpoint("llama", tmp_path, rope_parameters=rope | {"attention_factor": 1.5})
+    path = write_gguf(tmp_path, tmp_path / "model.gguf")
+    ours, from_gguf = load_network(tmp_path, torch.float32), load_network(GgufDirectory(path), torch.float32)
+    torch.testing.assert_close(logits(from_gguf), logits(ours), atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("kind", ERRORS)
 @pytest.mark.parametrize("case", ["llama", "qwen3_next", "glm4", "phi3", "nemotron_h_moe", "jamba"])
 def test_a_quantized_file_stays_near(case: str, kind: GgmlType, tmp_path: Path) -> None:

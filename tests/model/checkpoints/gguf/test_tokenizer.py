@@ -9,7 +9,7 @@ import pytest
 import tokenizers
 
 from model.checkpoints.gguf.file import GgufFile
-from model.checkpoints.gguf.tokenizer import tokenizer_config, tokenizer_json
+from model.checkpoints.gguf.tokenizer import generation_config, tokenizer_config, tokenizer_json
 from model.checkpoints.reader import CheckpointError
 from model.text.chat_template import ChatTemplate
 from model.text.tokenizer import Tokenizer
@@ -112,6 +112,22 @@ def test_a_text_begins_with_bos_where_the_kind_does_or_the_file_says_so() -> Non
 def test_special_tokens_are_marked() -> None:
     tokenizer = loaded(byte_level())
     assert (set(tokenizer.special_tokens), set(tokenizer.added_tokens)) == ({"<s>"}, {"<s>", "<tool>"})
+
+
+@pytest.mark.parametrize(
+    ("tokens", "kinds", "ends"),
+    [
+        (["<eos>", "<end_of_turn>", "<start_of_turn>"], [3, 3, 3], [0, 1]),  # as in files of Gemma 3
+        (["<|endoftext|>", "<|assistant|>", "<|end|>"], [3, 3, 3], [0, 2]),  # of Phi-3
+        (["<|return|>", "<|end|>", "<|call|>", "<|endoftext|>"], [3, 3, 3, 3], [0, 2, 3]),  # of gpt-oss
+        (["</s>", "<|im_end|>", "<|eot_id|>"], [3, 4, 1], [0, 1]),  # the last one is ordinary text
+    ],
+)
+def test_the_end_of_a_turn_ends_a_generation_although_the_file_only_names_that_of_a_text(
+    tokens: list[str], kinds: list[int], ends: list[int]
+) -> None:
+    metadata = byte_level(tokens=tokens, eos_token_id=0) | {"tokenizer.ggml.token_type": np.array(kinds)}
+    assert generation_config(metadata) == {"eos_token_id": ends}
 
 
 def test_kimi_has_chinese_characters_apart_from_words() -> None:

@@ -55,6 +55,9 @@ def edit_tensors(adapter: Path, changes: dict[str, torch.Tensor | None]) -> None
         ("layer_replication", [[0, 2]]),
         ("trainable_token_indices", [1, 2]),
         ("alora_invocation_tokens", [3]),
+        ("init_lora_weights", "pissa_niter_16"),
+        ("init_lora_weights", "OLoRA"),
+        ("init_lora_weights", "loftq"),
     ],
 )
 def test_what_is_not_computed(checkpoint: Path, adapter: Path, name: str, value: Any) -> None:

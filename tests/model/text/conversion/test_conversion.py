@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sentencepiece
@@ -26,19 +27,19 @@ TEXTS = [
 ]  # fmt: skip
 
 
-def write_sentencepiece(directory: Path, kind: str = "bpe", **options: object) -> sentencepiece.SentencePieceProcessor:
+def write_sentencepiece(directory: Path, kind: str = "bpe", **options: Any) -> sentencepiece.SentencePieceProcessor:
+    plain: dict[str, Any] = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS), model_writer=model, model_type=kind,
-        vocab_size=400 if kind == "bpe" else 300, byte_fallback=True,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2, **options,
+        vocab_size=400 if kind == "bpe" else 300, byte_fallback=True, minloglevel=2, **plain | options,
     )  # fmt: skip
     (directory / "tokenizer.model").write_bytes(model.getvalue())
     return sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
 
 
 @pytest.mark.parametrize("options", [{}, {"add_dummy_prefix": False}, {"user_defined_symbols": ["<tool>"]}], ids=str)
-def test_sentencepiece_encodes_as_before(options: dict[str, object], tmp_path: Path) -> None:
+def test_sentencepiece_encodes_as_before(options: dict[str, Any], tmp_path: Path) -> None:
     theirs, ours = write_sentencepiece(tmp_path, **options), Tokenizer.load(tmp_path)
     for text in [*TEXTS, "a <tool>"]:
         if text not in ("", " "):  # of nothing but spaces SentencePiece makes nothing
@@ -46,6 +47,17 @@ def test_sentencepiece_encodes_as_before(options: dict[str, object], tmp_path: P
             assert ours.decode(ours.encode(text)) == text
     assert ours.encode_document("The mill")[0] == theirs.bos_id()
     assert ours.special_ids == {theirs.unk_id(), theirs.bos_id(), theirs.eos_id()}
+
+
+@pytest.mark.parametrize("rule", ["identity", "nmt_nfkc", "nfkc_cf"])
+@pytest.mark.parametrize("removes", [False, True], ids=["all spaces", "single spaces"])
+def test_sentencepiece_changes_a_text_as_before(rule: str, removes: bool, tmp_path: Path) -> None:
+    """The first models of OpenLLaMA, for instance, know no two spaces in a row."""
+    theirs = write_sentencepiece(tmp_path, normalization_rule_name=rule, remove_extra_whitespaces=removes)
+    ours = Tokenizer.load(tmp_path)
+    for text in [*TEXTS, "  The   MILL  ", "Ｆｕｌｌ ½ ﬁ", "a\t b", "\n x\n\n y\n", "e\u0301", "a\u3000\u00a0 b"]:
+        if text.strip():
+            assert ours.encode(text) == theirs.encode(text), text
 
 
 def test_other_sentencepiece_models_are_refused(tmp_path: Path) -> None:
@@ -68,6 +80,14 @@ def test_a_damaged_sentencepiece_model_is_refused(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"tokenizer\.model is"):
             Tokenizer.load(tmp_path)
+
+
+def test_damaged_replacements_of_characters_are_refused(tmp_path: Path) -> None:
+    write_sentencepiece(tmp_path)
+    with (tmp_path / "tokenizer.model").open("ab") as file:
+        file.write(b"\x1a\x05\x12\x03\xff\xff\xff")
+    with pytest.raises(ValueError, match="cannot be read: Precompiled"):
+        Tokenizer.load(tmp_path)
 
 
 def ranks() -> dict[bytes, int]:

@@ -1,11 +1,14 @@
 """A budget of bytes is divided into blocks, slots and snapshots, or refused with a reason."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model.cache import CacheSpec, CacheStorage, KVSpec, StateSpec, bytes_per_block, bytes_per_row
+from server.engine.cache import layout as layout_module
 from server.engine.cache.layout import CacheLayout, available_memory, default_cache_bytes, plan_cache_layout
 from server.engine.config import EngineConfig
 
@@ -59,3 +62,15 @@ def test_the_budget_is_kept_and_used(
 def test_the_default_budget_is_sensible() -> None:
     assert 0 < default_cache_bytes() <= 2**30
     assert default_cache_bytes() <= available_memory()
+
+
+def test_the_page_cache_of_a_container_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its kernel drops the pages of files, such as weights just read, before it refuses memory."""
+    monkeypatch.setattr(layout_module, "CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("990\n")
+    assert available_memory() == 10
+    (tmp_path / "memory.stat").write_text("anon 90\nfile 920\ninactive_file 600\nactive_file 250\nshmem 70\n")
+    assert available_memory() == 10 + 600 + 250
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory() > 1000
