@@ -35,8 +35,8 @@ def router(hf: HfConfig) -> SigmoidBiasConfig:
 
 def ignored(hf: HfConfig) -> tuple[str, ...]:
     """The layers for multi-token prediction, which are numbered after the others."""
-    depth = hf["num_hidden_layers"]
-    return tuple(f"model.layers.{depth + index}." for index in range(hf.get("num_nextn_predict_layers", 1)))
+    depth, number = hf["num_hidden_layers"], hf.get("num_nextn_predict_layers")
+    return tuple(f"model.layers.{depth + index}." for index in range(1 if number is None else number))
 
 
 def rules(config: ModelConfig) -> list[Rule]:

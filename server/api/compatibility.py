@@ -101,6 +101,7 @@ _TABLE: tuple[ForeignField, ...] = (
     *_neutral("OpenAI", "user", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"),
     *_neutral("OpenAI", "prompt_cache_retention", "parallel_tool_calls", "prediction"),
     *_hints("OpenAI", "store", neutral=(False,)),
+    *_hints("OpenAI", "stream", "stream_options", neutral=(False, {})),  # where answers come whole
     *_hints("OpenAI", "verbosity", neutral=("medium",)),
     *_hints("OpenAI", "reasoning_effort", neutral=("none",)),
     ForeignField("tools", "OpenAI", ([],), refusal=_NO_TOOLS, asks_nothing=_no_tool_may_be_called),

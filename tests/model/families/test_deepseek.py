@@ -21,14 +21,21 @@ def add_tensor(directory: Path, name: str) -> None:
     save_file(load_file(path) | {name: torch.ones(3)}, path)
 
 
-@pytest.mark.parametrize("number", [None, 1, 2])
-def test_layers_for_further_tokens_are_not_loaded(tmp_path: Path, number: int | None) -> None:
+@pytest.mark.parametrize(
+    ("settings", "number"),
+    [
+        ({}, 1),
+        ({"num_nextn_predict_layers": None}, 1),
+        ({"num_nextn_predict_layers": 1}, 1),
+        ({"num_nextn_predict_layers": 2}, 2),
+    ],
+)
+def test_layers_for_further_tokens_are_not_loaded(tmp_path: Path, settings: dict[str, Any], number: int) -> None:
     write_checkpoint("deepseek_v3", tmp_path)
     hf = read_config(tmp_path)
     depth = hf["num_hidden_layers"]
-    if number is not None:
-        (tmp_path / "config.json").write_text(json.dumps({**hf, "num_nextn_predict_layers": number}))
-    for index in range(depth, depth + (number or 1)):
+    (tmp_path / "config.json").write_text(json.dumps(hf | settings))
+    for index in range(depth, depth + number):
         add_tensor(tmp_path, f"model.layers.{index}.eh_proj.weight")
     load_network(tmp_path, torch.float32)
     add_tensor(tmp_path, f"model.layers.{index + 1}.eh_proj.weight")  # negative control: one layer too many

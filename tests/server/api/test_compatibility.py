@@ -119,6 +119,14 @@ def test_values_that_ask_for_nothing_pass_in_silence(client: TestClient, path: s
             assert response.json().get("warnings", []) == plain.get("warnings", [])
 
 
+@pytest.mark.parametrize("value", [False, True])
+def test_an_answer_that_comes_whole_need_not_be_streamed(client: TestClient, value: bool) -> None:
+    body = {"text": "hello", "labels": ["a", "b"], "stream": value}
+    response = client.post("/v1/analyze", json=body)
+    assert response.status_code == 200, response.text
+    assert (response.headers.get(WARNINGS_HEADER) == "stream") == value
+
+
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
