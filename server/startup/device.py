@@ -4,19 +4,17 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from model.loading.load import default_dtype, default_scheme
 from model.quantization import SCHEMES, Scheme, plain_scheme
+from server.engine.cgroups import cpu_quotas
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-CGROUPS = Path("/sys/fs/cgroup")
-MEMBERSHIP = Path("/proc/self/cgroup")
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
 
 
@@ -69,35 +67,7 @@ def _device(settings: Settings) -> str:
 def usable_cpus() -> int:
     """Processors that this process may keep busy: those it may run on, but no more than the quotas of its cgroups."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([affinity, *map(int, _cpu_quotas())]))
-
-
-def _cpu_quotas() -> list[float]:
-    """The CPU quotas of this process's cgroups and of those around them, in processors. Versions 1 and 2."""
-    try:
-        memberships = [line.split(":", 2) for line in MEMBERSHIP.read_text(encoding="utf-8").splitlines()]
-    except OSError:
-        return []
-    quotas = []
-    for _, controllers, path in memberships:
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        root = CGROUPS / controllers if controllers else CGROUPS
-        group = root / path.lstrip("/")
-        quotas += [quota for place in (group, *group.parents) if place.is_relative_to(root) for quota in _quota(place)]
-    return quotas
-
-
-def _quota(group: Path) -> list[float]:
-    """The quota of one cgroup, or nothing."""
-    try:
-        if (group / "cpu.max").exists():
-            quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
-        else:
-            quota, period = ((group / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period"))
-        return [] if quota == "max" or int(quota) <= 0 else [int(quota) / int(period)]
-    except (OSError, ValueError):
-        return []
+    return max(1, min([affinity, *map(int, cpu_quotas())]))
 
 
 def _scheme(settings: Settings, dtype: torch.dtype) -> Scheme | None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from model.cache import CacheSpec, StateSpec, TokenSpec, bytes_per_block, bytes_per_row
+from server.engine.cgroups import free_memory
 from server.engine.config import EngineConfig
 
 DEFAULT_CACHE_BYTES = 2**30
 DEFAULT_MEMORY_SHARE = 0.2
-CGROUP = Path("/sys/fs/cgroup")  # of the container this process runs in
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,22 +66,10 @@ def default_cache_bytes() -> int:
 
 
 def available_memory() -> int:
-    """Bytes this process may still allocate: the machine's free memory, or less if its container has a lower limit."""
+    """Bytes this process may still allocate: the free memory, or what limits of containers and services leave of it."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         free = int(fields["MemAvailable"].split()[0]) * 1024
-    limit = CGROUP / "memory.max"
-    if limit.exists() and limit.read_text().strip() != "max":
-        free = min(free, max(int(limit.read_text()) - _used_in_container(), 0))
-    return free
-
-
-def _used_in_container() -> int:
-    """Without the pages of files that were read, such as weights: they are dropped where memory is needed."""
-    used, details = CGROUP / "memory.current", CGROUP / "memory.stat"
-    if not used.exists():
-        return 0
-    stat = dict(line.split() for line in details.read_text().splitlines()) if details.exists() else {}
-    return int(used.read_text()) - int(stat.get("active_file", 0)) - int(stat.get("inactive_file", 0))
+    return min([free, *free_memory()])

@@ -1,7 +1,5 @@
 """Where a network computes: what is there, and what can be done there."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -47,27 +45,10 @@ def test_auto_is_the_cpu_until_gpus_are_tested(
     assert "--device cuda takes the GPU" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("files", "membership", "expected"),
-    [
-        ({"cpu.max": "100000 100000"}, "0::/\n", 1),
-        ({"cpu.max": "max 100000"}, "0::/\n", 4),
-        ({"pod/cpu.max": "max 100000", "cpu.max": "250000 100000"}, "0::/pod\n", 2),  # the group around it counts
-        ({"pod/cpu.max": "50000 100000"}, "0::/pod\n", 1),  # less than one processor
-        ({"cpu/box/cpu.cfs_quota_us": "200000", "cpu/box/cpu.cfs_period_us": "100000"}, "3:cpu:/box\n0::/\n", 2),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "3:cpu:/\n", 4),
-        ({}, "0::/\n", 4),
-        ({"cpu.max": "no number"}, "0::/\n", 4),
-    ],
-)
-def test_threads_follow_the_quota(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, str], membership: str, expected: int
+@pytest.mark.parametrize(("quotas", "expected"), [([], 4), ([1.0], 1), ([3.0, 2.5], 2), ([0.5], 1), ([8.0], 4)])
+def test_threads_follow_affinity_and_quotas(
+    monkeypatch: pytest.MonkeyPatch, quotas: list[float], expected: int
 ) -> None:
-    monkeypatch.setattr(device, "CGROUPS", tmp_path)
-    monkeypatch.setattr(device, "MEMBERSHIP", tmp_path / "membership")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
-    (tmp_path / "membership").write_text(membership)
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(device, "cpu_quotas", lambda: quotas)
     assert device.usable_cpus() == expected
