@@ -15,7 +15,7 @@ option = $(if $(call given,$(1)),--$(if $(filter HOST,$(1)),host,port) $($(1)))
 .PHONY: help install serve chat test test-slow test-clients real-models check format kernels lock clean
 
 help: ## list the verbs
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 15
 
 # a file of ours tells that it is whole: where pip is missing (Debian: python3-venv), a python is there all the same
 $(VENV)/.made:

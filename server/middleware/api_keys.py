@@ -140,7 +140,7 @@ class ApiKeys:
         except ValueError as error:
             logger.error("%s; the keys of before stay in force", error)
             return
-        logger.info("keys file %s was reloaded: %d keys", self.path, len(self._keys))
+        logger.info("keys file %s was reloaded: %d keys", self.path, len(self._keys) - len(self._fixed))
 
     def _read(self) -> tuple[ApiKey, ...]:
         """All keys. Raises ValueError for a file that cannot be used."""

@@ -167,10 +167,10 @@ def _limit_to_cache(config: EngineConfig, network: CausalLM) -> EngineConfig:
     if not 0 < capacity < config.max_model_len:  # with no capacity at all the engine refuses to start
         return config
     logger.warning(
-        "the model's context is %d tokens, but the cache of %.2f GiB holds %d: longer requests are refused; "
+        "the model's context is %d tokens, but the cache of %s holds %d: longer requests are refused; "
         "raise --cache-bytes or lower --max-num-seqs to change that",
         config.max_model_len,
-        budget / 2**30,
+        gib(budget),
         capacity,
     )
     return replace(config, max_model_len=capacity)

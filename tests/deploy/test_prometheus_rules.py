@@ -75,6 +75,11 @@ def test_rules_do_what_their_tests_say(path: Path) -> None:
         ("alerts.yml", "vllm:num_requests_waiting", "vllm:requests_waiting"),
         ("recording.yml", 'code=~"2..|429|499|5.."', 'code=~".*"'),
         ("recording.yml", 'code=~"429|503"', 'code=~"429"'),
+        (
+            "recording.yml",
+            "or -rate(routelm:key_requests_refused_total",
+            "or 0 * rate(routelm:key_requests_refused_total",
+        ),
         ("recording.yml", '{job="routelm"}[5m]', "[5m]"),
     ],
 )

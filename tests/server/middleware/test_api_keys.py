@@ -174,6 +174,14 @@ def test_a_changed_file_is_reloaded(keys_file: Path) -> None:
         assert generate(client, "inference").status_code == 401
 
 
+def test_the_log_counts_the_keys_of_the_file_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(tmp_path / "keys.json", entry("a"))
+    keys = ApiKeys(path, [ApiKey(name="default", sha256=hash_key(b"single"))])
+    with caplog.at_level(logging.INFO):
+        keys.reload()
+    assert caplog.messages == [f"keys file {path} was reloaded: 1 keys"]
+
+
 def test_a_broken_file_changes_nothing(keys_file: Path, caplog: pytest.LogCaptureFixture) -> None:
     keys = ApiKeys(keys_file)
     for breaking in (lambda: keys_file.write_text("{"), keys_file.unlink):

@@ -235,7 +235,7 @@ def test_the_context_shrinks_to_what_the_cache_holds_and_says_so(
 ) -> None:
     config = config_for(long_network, 2**21)
     assert 0 < config.max_model_len < 100_000
-    assert f"holds {config.max_model_len}: longer requests are refused" in caplog.text
+    assert f"the cache of 2.0 MiB holds {config.max_model_len}: longer requests are refused" in caplog.text
     layout = Engine(long_network, config).layout
     assert layout.num_snapshots > 0, "a long request must not cost everybody the reuse of prefixes"
 
