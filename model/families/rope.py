@@ -23,6 +23,8 @@ def rotary(hf: HfConfig, head_dim: int, *, theta: float = 10_000.0, partial: flo
     `theta` and `partial` are the defaults of the family. Raises CheckpointError for an unknown kind of scaling.
     """
     rope = parameters(hf)
+    if any(isinstance(value, Mapping) for value in rope.values()):
+        raise CheckpointError("config.json has rope_parameters for each type of layer, which this model_type has not")
     theta = float(rope.get("rope_theta") or hf.get("rope_theta") or theta)
     partial = rope.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or partial
     return RotaryConfig(int(head_dim * partial), theta, _scaling(rope, hf))
