@@ -6,7 +6,7 @@ periodic layer pattern in `layer_types` and in `full_attention_interval`, the ro
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from model.checkpoints.rules import PerHead, Rule
 from model.config import (
@@ -26,6 +26,8 @@ from model.families import rope, standard
 from model.families.standard import HfConfig
 
 _KINDS: dict[type, str] = {AttentionConfig: "full_attention", DeltaNetConfig: "linear_attention"}
+
+Mixer = TypeVar("Mixer")
 
 
 def config_from_hf(hf: HfConfig) -> ModelConfig:
@@ -115,8 +117,15 @@ def _layer_keys(config: ModelConfig) -> dict[str, Any]:
     }
 
 
+def _first_mixer(config: ModelConfig, kind: type[Mixer]) -> Mixer:
+    found = [layer.mixer for layer in config.layers if isinstance(layer.mixer, kind)]
+    if not found:
+        raise ValueError("qwen3_next wants both layers with attention and gated delta nets")
+    return found[0]
+
+
 def _attention_keys(config: ModelConfig) -> dict[str, Any]:
-    attention = next(layer.mixer for layer in config.layers if isinstance(layer.mixer, AttentionConfig))
+    attention = _first_mixer(config, AttentionConfig)
     rotary = attention.rotary
     if rotary is None or rotary.scaling:
         raise ValueError("qwen3_next wants plain rotary positions")
@@ -131,7 +140,7 @@ def _attention_keys(config: ModelConfig) -> dict[str, Any]:
 
 
 def _delta_net_keys(config: ModelConfig) -> dict[str, Any]:
-    delta_net = next(layer.mixer for layer in config.layers if isinstance(layer.mixer, DeltaNetConfig))
+    delta_net = _first_mixer(config, DeltaNetConfig)
     return {
         "linear_num_key_heads": delta_net.num_key_heads,
         "linear_num_value_heads": delta_net.num_value_heads,

@@ -23,6 +23,8 @@ def rotary(hf: HfConfig, head_dim: int, *, theta: float = 10_000.0, partial: flo
     `theta` and `partial` are the defaults of the family. Raises CheckpointError for an unknown kind of scaling.
     """
     rope = parameters(hf)
+    if any(isinstance(value, Mapping) for value in rope.values()):
+        raise CheckpointError("config.json has rope_parameters for each type of layer, which this model_type has not")
     theta = float(rope.get("rope_theta") or hf.get("rope_theta") or theta)
     partial = rope.get("partial_rotary_factor") or hf.get("partial_rotary_factor") or partial
     return RotaryConfig(int(head_dim * partial), theta, _scaling(rope, hf))
@@ -66,9 +68,10 @@ def _scaling(rope: HfConfig, hf: HfConfig) -> RotaryScaling | None:
     if kind == "llama3":
         return Llama3Scaling(rope["factor"], rope["low_freq_factor"], rope["high_freq_factor"], original)
     if kind == "yarn":
+        factor = _yarn_factor(rope, hf, original)
         fast, slow = rope.get("beta_fast") or 32, rope.get("beta_slow") or 1
         return YarnScaling(
-            rope["factor"], original, _yarn_magnitude(rope), float(fast), float(slow), rope.get("truncate", True)
+            factor, original, _yarn_magnitude(rope, factor), float(fast), float(slow), rope.get("truncate", True)
         )
     raise CheckpointError(
         f"rope type {kind!r} is not known; known are: default, linear, dynamic, llama3, yarn, longrope"
@@ -95,13 +98,19 @@ def longrope_original(hf: HfConfig) -> int:
     return int(parameters(hf).get(key) or hf.get(key) or hf["max_position_embeddings"])
 
 
-def _yarn_magnitude(rope: HfConfig) -> float:
+def _yarn_factor(rope: HfConfig, hf: HfConfig, original: int) -> float:
+    """How much longer the context is than the original one; null: as max_position_embeddings has it."""
+    factor = rope["factor"]
+    return float(hf["max_position_embeddings"] / original if factor is None else factor)
+
+
+def _yarn_magnitude(rope: HfConfig, factor: float) -> float:
     """The factor of cosines and sines in YaRN (arXiv 2309.00071, section 3.4)."""
     if rope.get("attention_factor") is not None:
         return float(rope["attention_factor"])
     if rope.get("mscale") and rope.get("mscale_all_dim"):
-        return yarn_mscale(rope["factor"], rope["mscale"]) / yarn_mscale(rope["factor"], rope["mscale_all_dim"])
-    return yarn_mscale(rope["factor"], 1.0)
+        return yarn_mscale(factor, rope["mscale"]) / yarn_mscale(factor, rope["mscale_all_dim"])
+    return yarn_mscale(factor, 1.0)
 
 
 def yarn_mscale(factor: float, weight: float) -> float:

@@ -119,7 +119,7 @@ def _impossible_values() -> Iterator[None]:
     """CheckpointError for what values of config.json such as -1, 2**60 and "many" lead to."""
     try:
         yield
-    except (ArithmeticError, RuntimeError, TypeError) as error:
+    except (ArithmeticError, AttributeError, RuntimeError, TypeError) as error:
         raise CheckpointError(f"config.json describes a network that cannot be built: {error}") from error
 
 

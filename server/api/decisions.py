@@ -49,7 +49,7 @@ class Level(WithExtras):
 
 
 def _different(options: list[Any]) -> list[Any]:
-    keys = {option.value if isinstance(option, Choice) else option.label for option in options}
+    keys = {_written(option.value) if isinstance(option, Choice) else option.label for option in options}
     if len(keys) < len(options):
         raise PydanticCustomError("same_options", "two of them are the same")
     return options

@@ -30,16 +30,15 @@ def template_messages(request: ChatRequest, chat_format: ChatFormat, uses: Calla
         messages = _with_system_text(messages, tool_instruction(request.callable_tools))
     if not uses("tool_calls"):
         messages = [_plain(message, chat_format) for message in messages]
-    calls = [call for message in messages for call in message.tool_calls]
-    written = [_template_call(call, number, chat_format) for number, call in enumerate(calls)]
-    by_id: dict[str | None, TemplateCall] = {
-        call.id: each for call, each in zip(reversed(calls), reversed(written), strict=True)
-    }
-    rest = iter(written)
-    return [
-        _template_message(message, [next(rest) for _ in message.tool_calls], by_id.get(message.tool_call_id))
-        for message in messages
-    ]
+    number = 0
+    calls: dict[str | None, TemplateCall] = {}  # by id: the last one, since some clients count anew in each turn
+    found = []
+    for message in messages:
+        written = [_template_call(call, place, chat_format) for place, call in enumerate(message.tool_calls, number)]
+        number += len(written)
+        calls.update(zip((call.id for call in message.tool_calls), written, strict=True))
+        found.append(_template_message(message, written, calls.get(message.tool_call_id)))
+    return found
 
 
 def tool_instruction(tools: Sequence[Tool]) -> str:

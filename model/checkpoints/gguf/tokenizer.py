@@ -7,6 +7,8 @@ the merges follow from the scores of the tokens.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from model.checkpoints.reader import CheckpointError
 from model.text.conversion import bpe, patterns
 from model.text.conversion.bpe import Json
@@ -16,6 +18,7 @@ NAMED = {
     "bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "sep_token": "seperator", "pad_token": "padding",
 }  # fmt: skip
 ENDS = ("eos", "eot", "eom")  # of a text, of a turn, of a message: all end a generation
+OLLAMA_ENDS = "tokenizer.ggml.eos_token_ids"  # of files that Ollama has converted: all that end a generation
 # The same by their text, as llama.cpp finds them: most files name the end of a text only, not that of a turn
 END_TEXTS = {
     "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
@@ -71,7 +74,9 @@ def tokenizer_config(metadata: Mapping[str, Any]) -> Json:
 
 def generation_config(metadata: Mapping[str, Any]) -> Json:
     """generation_config.json: the tokens that end a generation."""
-    named = (metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ENDS)
+    named = [metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ENDS]
+    listed = metadata.get(OLLAMA_ENDS)
+    named += listed.tolist() if isinstance(listed, np.ndarray) else []
     return {"eos_token_id": list(dict.fromkeys([*(i for i in named if isinstance(i, int)), *_ends(metadata)]))}
 
 

@@ -6,7 +6,7 @@ One file per format; `quantization_config` in config.json names the format.
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from model.checkpoints.safetensors_files import CheckpointReader
+from model.checkpoints.safetensors_files import CheckpointError, CheckpointReader
 from model.quantization.formats import awq, bitsandbytes, compressed_tensors, fp8, gptq, mxfp4, scaled, torchao
 from model.quantization.formats.reader import Codec, DequantizingReader, Settings, require
 
@@ -55,4 +55,6 @@ def _codec(hf_config: Mapping[str, Any]) -> Codec | None:
 
 def _settings(hf_config: Mapping[str, Any]) -> Settings | None:
     text_config = hf_config.get("text_config") or {}
+    if not isinstance(text_config, Mapping):
+        raise CheckpointError(f"text_config is {text_config!r} in config.json: an object is expected")
     return hf_config.get("quantization_config") or text_config.get("quantization_config")

@@ -37,10 +37,15 @@ class Fp8(Codec):
 
 
 def codec(settings: Settings) -> Codec:
-    """Without a block size the activations may be quantized too, and each matrix has one scale (AutoFP8)."""
+    """Without a block size the activations may be quantized too, and each matrix has one scale.
+
+    The block size is missing in files of AutoFP8, and null in those of Mistral, which name the scales as for blocks.
+    """
     require(settings, "fmt", settings.get("fmt") or "e4m3", ("e4m3",))
     if settings.get("activation_scheme") and "weight_block_size" not in settings:
         return Scaled(torch.float8_e4m3fn)
+    if settings.get("weight_block_size", ()) is None:
+        return Scaled(torch.float8_e4m3fn, (".weight", ".weight_zero_point", ".weight_scale_inv"))
     require(settings, "activation_scheme", settings.get("activation_scheme") or "dynamic", ("dynamic",))
     block = settings.get("weight_block_size", [128, 128])
     if not isinstance(block, list) or len(block) != 2 or not all(isinstance(n, int) and n > 0 for n in block):

@@ -13,8 +13,8 @@ Settings = Mapping[str, Any]  # the `quantization_config` of a config.json
 Shape = tuple[int, ...]
 # Scales for activations and caches that are quantized too, which ours are not
 NOT_WEIGHTS = (
-    ".input_scale", ".output_scale", ".q_scale", ".k_scale", ".v_scale", ".kv_scale", ".input_zero_point",
-    ".weight_format",
+    ".input_scale", ".output_scale", ".activation_scale", ".q_scale", ".k_scale", ".v_scale", ".kv_scale",
+    ".input_zero_point", ".weight_format",
 )  # fmt: skip
 
 logger = logging.getLogger(__name__)

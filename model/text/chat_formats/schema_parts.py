@@ -5,13 +5,14 @@ A part is a schema of its own, with the definitions of the whole if it refers to
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
 Schema = Mapping[str, Any]
 
 _DEFINITIONS = ("$defs", "definitions")
+_CHOICES = ("anyOf", "oneOf")
 _REFERENCE = re.compile(r'"\$ref": ("(?:[^"\\]|\\.)*")')
 _POINTER = re.compile(r"#/(\$defs|definitions)/([^/]*)(/.*)?", re.DOTALL)
 _ANNOTATIONS = frozenset(("title", "description", "default", "examples", *_DEFINITIONS))
@@ -28,7 +29,7 @@ def object_schema(schema: Schema) -> dict[str, Any]:
 def parameter_schemas(schema: Schema) -> dict[str, dict[str, Any]]:
     """The schema of each parameter."""
     properties = schema.get("properties", {})
-    return {name: _part(each, schema) for name, each in properties.items()}
+    return {name: part(each, schema) for name, each in properties.items()}
 
 
 def member_schemas(schema: Schema) -> dict[str, dict[str, Any]] | None:
@@ -44,14 +45,14 @@ def item_schema(schema: Schema) -> dict[str, Any] | None:
     is_described = schema.get("type") == "array" and schema.keys() <= _OF_LISTS and isinstance(items, dict)
     if not is_described or not isinstance(least, int) or not isinstance(most, int):
         return None
-    return _part(items, schema) if 0 <= least <= most <= _MAX_ITEMS else None
+    return part(items, schema) if 0 <= least <= most <= _MAX_ITEMS else None
 
 
 def choice_schemas(schema: Schema) -> list[dict[str, Any]]:
     """The alternatives of a schema that has nothing else; none for any other."""
     choices = schema.get("anyOf")
     is_described = isinstance(choices, list) and schema.keys() <= _ANNOTATIONS | {"anyOf"}
-    return [_part(each, schema) for each in choices or ()] if is_described else []
+    return [part(each, schema) for each in choices or ()] if is_described else []
 
 
 def has_references(schema: Schema) -> bool:
@@ -63,8 +64,45 @@ def definition_of(schema: Schema) -> tuple[int, dict[str, Any]] | None:
     found = _POINTER.fullmatch(str(schema.get("$ref")))
     if found is None or found[3] or not schema.keys() <= _ANNOTATIONS | {"$ref"}:
         return None
-    definition = schema.get(found[1], {}).get(_name(found[2]))
-    return (id(definition), _part(definition, schema)) if isinstance(definition, dict) else None
+    definitions = schema.get(found[1])
+    definition = definitions.get(_name(found[2])) if isinstance(definitions, dict) else None
+    return (id(definition), part(definition, schema)) if isinstance(definition, dict) else None
+
+
+def resolved(schema: Schema) -> Schema:
+    """The schema that another stands for which is nothing but a reference, or an `allOf` of one schema."""
+    seen: set[int] = set()
+    while (other := _stands_for(schema)) is not None and other[0] not in seen:
+        seen.add(other[0])
+        schema = other[1]
+    return schema
+
+
+def alternatives(schema: Schema) -> Iterator[Schema]:
+    """A schema and those between which it leaves the choice, resolved; a definition comes once."""
+    waiting, seen = [schema], set[int]()
+    while waiting:
+        each = waiting.pop()
+        other = _stands_for(each)
+        if other is None:
+            yield each
+            listed = [each[key] for key in _CHOICES if isinstance(each.get(key), list)]
+            waiting += [part(choice, each) for choices in listed for choice in choices][::-1]
+        elif other[0] not in seen:
+            seen.add(other[0])
+            waiting.append(other[1])
+
+
+def only_chooses(schema: Schema) -> bool:
+    """Whether a schema says nothing but that one of others holds."""
+    return len(schema.keys() & set(_CHOICES)) == 1 and schema.keys() <= _ANNOTATIONS | set(_CHOICES)
+
+
+def _stands_for(schema: Schema) -> tuple[int, dict[str, Any]] | None:
+    parts = schema.get("allOf")
+    if isinstance(parts, list) and len(parts) == 1 and schema.keys() <= _ANNOTATIONS | {"allOf"}:
+        return id(parts[0]), part(parts[0], schema)
+    return definition_of(schema)
 
 
 def with_reachable_definitions(schema: Schema) -> dict[str, Any]:
@@ -81,7 +119,8 @@ def with_reachable_definitions(schema: Schema) -> dict[str, Any]:
     return own | kept
 
 
-def _part(inner: Any, schema: Schema) -> dict[str, Any]:
+def part(inner: Any, schema: Schema) -> dict[str, Any]:
+    """A schema in another, as a schema of its own; empty if it is no object."""
     own = inner if isinstance(inner, dict) else {}
     definitions = {key: schema[key] for key in _DEFINITIONS if key in schema}
     return own | definitions if definitions and has_references(own) else own

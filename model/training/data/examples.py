@@ -149,7 +149,8 @@ class ExampleEncoder:
 
     def _special(self, token: str) -> int:
         token_id: int | None = self._tokenizer.token_to_id(token)
-        assert token_id is not None, token
+        if token_id is None:
+            raise ValueError(f"the tokenizer has no token {token}: take one that `routelm train-tokenizer` has made")
         return token_id
 
 

@@ -11,7 +11,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from model.config import YarnScaling
-from model.families.rope import rotary
+from model.families.rope import max_positions, rotary
 from model.rotary import Rotary
 
 LENGTHS = st.sampled_from([256, 2048, 4096, 8192, 32768])
@@ -81,3 +81,16 @@ def test_an_older_key_that_somebody_added_comes_first() -> None:
     assert isinstance(ours.scaling, YarnScaling)
     assert (ours.theta, ours.scaling.original_positions) == (1e6, 2048)
     assert rotary(there, 64).scaling is None
+
+
+@pytest.mark.parametrize("magnitudes", [{}, {"mscale": 0.7, "mscale_all_dim": 1.1}], ids=str)
+def test_without_a_factor_yarn_reaches_the_context_length(magnitudes: dict[str, float]) -> None:
+    rope = {"rope_type": "yarn", "factor": None, "original_max_position_embeddings": 2048, "rope_theta": 1e4}
+    hf = llama(rope | magnitudes)
+    hf.max_position_embeddings = 8192
+    frequency_F, magnitude = ROPE_INIT_FUNCTIONS["yarn"](hf)
+    read = {"rope_parameters": rope | magnitudes, "max_position_embeddings": 8192}
+    ours = Rotary(rotary(read, 64))
+    torch.testing.assert_close(ours.frequency_F, frequency_F, atol=0, rtol=1e-5)
+    assert ours.magnitude == pytest.approx(magnitude)
+    assert max_positions(read) == 8192

@@ -196,6 +196,10 @@ def test_a_config_that_no_network_has_is_refused(stored: CausalLM, tmp_path: Pat
         ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}}, "rope type 'spiral' is not known"),
         ({"rms_norm_eps": None, "hidden_size": "many"}, r"config\.json describes a network that cannot be built"),
         ({"hidden_size": -1}, r"config\.json describes a network that cannot be built"),
+        ({"rope_scaling": [1]}, r"config\.json describes a network that cannot be built"),
+        ({"rope_parameters": "default"}, r"config\.json describes a network that cannot be built"),
+        ({"text_config": [1]}, r"text_config is \[1\] in config\.json: an object is expected"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 5e5}}}, "rope_parameters for each type of layer"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | changes))
         with pytest.raises(CheckpointError, match=message):

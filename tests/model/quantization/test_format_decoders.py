@@ -229,7 +229,6 @@ def test_mxfp4_equals_transformers() -> None:
         ({"quant_method": "compressed-tensors", "format": "int-quantized"}, "config_groups"),
         (GPTQ | {"checkpoint_format": "marlin"}, "checkpoint_format is 'marlin' .* gptq, gptq_v2"),
         (FP8 | {"activation_scheme": "static"}, "activation_scheme is 'static'"),
-        (FP8 | {"weight_block_size": None}, "weight_block_size is None"),
         (FP8 | {"weight_block_size": [0, 128]}, r"weight_block_size is \[0, 128\]"),
     ],
 )
@@ -308,6 +307,16 @@ def test_scales_that_are_not_of_weights_are_left_out(tmp_path: Path) -> None:
     others = {"input_scale": torch.ones(()), "k_scale": torch.ones(()), "v_scale": torch.ones(())}
     reader = matrix(tmp_path, Encoded(encoded.parts | others, encoded.plain), settings)
     assert list(reader.names()) == ["a.weight"]
+
+
+@pytest.mark.parametrize("activations", ["static", "dynamic"])
+def test_fp8_without_blocks_as_transformers_and_mistral_store_it(tmp_path: Path, activations: str) -> None:
+    parts, plain = scaled(random_weight(ROWS, COLUMNS), torch.float8_e4m3fn, "tensor")
+    renamed = {"weight": parts["weight"], "weight_scale_inv": parts["weight_scale"], "activation_scale": torch.ones(())}
+    settings = {"quant_method": "fp8", "activation_scheme": activations, "weight_block_size": None}
+    reader = matrix(tmp_path, Encoded(renamed, plain), settings)
+    assert list(reader.names()) == ["a.weight"]
+    assert torch.equal(reader.get("a.weight"), plain)
 
 
 def test_a_group_that_is_not_there(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from model.config import hybrid_config
 from model.loading.load import load_network
 from model.network import CausalLM
 from model.training.export import average, export
+from tests.model.families.checkpoints import write_checkpoint
 from tests.model.training.conftest import BUNDLED
 
 
@@ -38,3 +39,9 @@ def test_one_model_or_models_of_two_networks_are_refused(tmp_path: Path) -> None
         average([small], tmp_path / "mean")
     with pytest.raises(ValueError, match="another network"):
         average([small, large], tmp_path / "mean")
+
+
+def test_a_network_that_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    write_checkpoint("qwen2_moe", tmp_path)
+    with pytest.raises(ValueError, match="qwen3_next wants"):
+        average([tmp_path, tmp_path], tmp_path / "mean")

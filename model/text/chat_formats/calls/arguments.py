@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from model.text.chat_formats.calls.plain_values import cast, plain_text, property_schemas, schema_types, value_grammar
+from model.text.chat_formats.calls.plain_values import cast, plain_text, property_schema, schema_types, value_grammar
 from model.text.chat_formats.grammar import GrammarBuilder, in_order
 from model.text.chat_formats.json_values import dumped, pass_object
 from model.text.chat_formats.reader import Emit, Reader, Reading, markers
@@ -107,7 +107,7 @@ class ParameterTags:
         return f"{in_order(build, tags, schema)} {build.literal(self.line + close)}"
 
     def read(self, schema: Schema, tags: CallTags, reader: Reader, emit: Emit) -> Reading[bool]:
-        separator, properties = "{", property_schemas(schema)
+        separator = "{"
         reader.set_mark()
         while (yield from reader.take_if(self.open)):
             parameter = yield from self._parameter(tags, reader)
@@ -116,7 +116,7 @@ class ParameterTags:
                 emit("" if reader.was_cut_off else broken)
                 return False
             key, value, is_text = parameter
-            written = value if is_text else cast(value, properties.get(key), is_json=is_text is False)
+            written = value if is_text else cast(value, property_schema(schema, key), is_json=is_text is False)
             emit(f"{separator}{dumped(key)}: {dumped(written)}")
             separator = ", "
             yield from reader.space()

@@ -7,6 +7,7 @@ from typing import Any
 from model.text.chat_formats.calls.json_grammar import json_grammar
 from model.text.chat_formats.grammar import GrammarBuilder, one_of, whole_text_regex
 from model.text.chat_formats.json_values import dumped, parsed
+from model.text.chat_formats.schema_parts import alternatives, only_chooses, part, resolved
 
 MAX_PYTHON = 4000  # characters of an argument that is read as Python
 _PYTHON: Mapping[str, Any] = {"True": True, "False": False, "None": None, "null": None}
@@ -51,9 +52,16 @@ def value_grammar(build: GrammarBuilder, schema: Mapping[str, Any], close: str) 
 
 def text_grammar(build: GrammarBuilder, schema: Mapping[str, Any], close: str) -> str:
     """A text that follows the schema of a string, and the text that closes it."""
+    first, *others = alternatives(schema)
+    if not only_chooses(first):
+        return _one_text(build, first, close)
+    return one_of([_one_text(build, each, close) for each in others if not only_chooses(each)])
+
+
+def _one_text(build: GrammarBuilder, schema: Mapping[str, Any], close: str) -> str:
     values = [each for each in _values(schema) if isinstance(each, str)]
     if values:
-        return one_of([build.literal(each + close) for each in values])
+        return build.rule(one_of([build.literal(each + close) for each in values]))
     length = f"{{{schema.get('minLength', 0)},{schema.get('maxLength', '')}}}"
     pattern = schema.get("pattern")
     regex = whole_text_regex(pattern) if isinstance(pattern, str) else None
@@ -62,23 +70,25 @@ def text_grammar(build: GrammarBuilder, schema: Mapping[str, Any], close: str) -
 
 def schema_types(schema: Any) -> set[str]:
     """The JSON types that a schema names, also in its alternatives."""
-    if not isinstance(schema, dict):
-        return set()
-    own = schema.get("type")
+    return set().union(*map(_own_types, alternatives(schema))) if isinstance(schema, dict) else set()
+
+
+def _own_types(schema: Mapping[str, Any]) -> set[str]:
+    own, values = schema.get("type"), _values(schema)
     types = {each for each in (own if isinstance(own, list) else [own]) if isinstance(each, str)}
-    values = _values(schema)
-    if values and all(isinstance(each, str) for each in values):
-        types.add("string")
-    for key in ("anyOf", "oneOf"):
-        choices = schema.get(key)
-        types = types.union(*map(schema_types, choices if isinstance(choices, list) else ()))
-    return types
+    return types | {"string"} if values and all(isinstance(each, str) for each in values) else types
 
 
 def property_schemas(schema: Any) -> Mapping[str, Any]:
     """The schemas of an object's properties, as far as a schema names any."""
     properties = schema.get("properties") if isinstance(schema, dict) else None
     return properties if isinstance(properties, dict) else {}
+
+
+def property_schema(schema: Any, name: str) -> Mapping[str, Any]:
+    """The schema of one of an object's properties; empty if the schema has none for it."""
+    whole = resolved(schema) if isinstance(schema, dict) else {}
+    return part(property_schemas(whole).get(name), whole)
 
 
 def _python_value(text: str, otherwise: str) -> Any:

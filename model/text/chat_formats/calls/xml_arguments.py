@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from model.text.chat_formats.calls.arguments import CallTags
-from model.text.chat_formats.calls.plain_values import cast, plain_text, property_schemas, schema_types, value_grammar
+from model.text.chat_formats.calls.plain_values import cast, plain_text, property_schema, schema_types, value_grammar
 from model.text.chat_formats.grammar import (
     GrammarBuilder,
     in_order,
@@ -18,7 +18,7 @@ from model.text.chat_formats.grammar import (
 )
 from model.text.chat_formats.json_values import MAX_DEPTH, dumped
 from model.text.chat_formats.reader import Emit, Reader, Reading, markers
-from model.text.chat_formats.schema_parts import Schema, item_schema, member_schemas, parameter_schemas
+from model.text.chat_formats.schema_parts import Schema, item_schema, member_schemas, parameter_schemas, part, resolved
 
 _ITEM = "item"
 
@@ -59,7 +59,7 @@ class XmlArguments:
                 broken = reader.take_marked()
                 emit("" if reader.was_cut_off else broken)
                 return False
-            value = element.value(property_schemas(schema).get(element.name))
+            value = element.value(property_schema(schema, element.name))
             emit(f"{separator}{dumped(element.name)}: {dumped(value)}")
             separator = ", "
             yield from reader.space()
@@ -128,19 +128,20 @@ class _Element:
         self.children.append(_Element(name))
         return self.children[-1]
 
-    def value(self, schema: Any) -> Any:
+    def value(self, schema: Schema) -> Any:
+        schema = resolved(schema)
         types = schema_types(schema)
         if not self.children:
             return _leaf("".join(self.text), types, schema)
         text = "".join(self.text).strip()  # there is none beside elements, unless one was not closed
         if {child.name for child in self.children} == {_ITEM} and "object" not in types and not text:
-            return [child.value(schema.get("items") if isinstance(schema, dict) else None) for child in self.children]
-        properties = property_schemas(schema)
-        members = {child.name: child.value(properties.get(child.name)) for child in self.children}
+            item = part(schema.get("items"), schema)
+            return [child.value(item) for child in self.children]
+        members = {child.name: child.value(property_schema(schema, child.name)) for child in self.children}
         return members | {"#text": text} if text else members
 
 
-def _leaf(text: str, types: set[str], schema: Any) -> Any:
+def _leaf(text: str, types: set[str], schema: Schema) -> Any:
     """A value without elements: empty lists and objects have none either."""
     if text or "string" in types:
         return cast(text, schema)

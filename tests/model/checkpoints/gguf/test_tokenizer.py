@@ -130,6 +130,13 @@ def test_the_end_of_a_turn_ends_a_generation_although_the_file_only_names_that_o
     assert generation_config(metadata) == {"eos_token_id": ends}
 
 
+def test_every_end_that_ollama_lists_ends_a_generation() -> None:
+    metadata = byte_level(eos_token_id=4, eos_token_ids=np.array([4, 2], dtype=np.int32))
+    assert generation_config(metadata) == {"eos_token_id": [4, 2]}
+    assert generation_config(byte_level(eos_token_id=4)) == {"eos_token_id": [4]}
+    assert generation_config(byte_level(eos_token_id=4, eos_token_ids=["2"])) == {"eos_token_id": [4]}
+
+
 def test_kimi_has_chinese_characters_apart_from_words() -> None:
     tokenizer = tokenizers.Tokenizer.from_str(json.dumps(tokenizer_json(byte_level(pre="kimi-k2"))))
     assert tokenizer.pre_tokenizer is not None

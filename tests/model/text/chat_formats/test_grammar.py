@@ -422,6 +422,28 @@ def test_texts_between_tags_are_those_that_the_schema_names() -> None:
 
 
 @pytest.mark.parametrize(
+    "schema",
+    [
+        {"$ref": "#/$defs/zip"},
+        {"allOf": [{"$ref": "#/$defs/zip"}], "default": "10115"},
+        {"anyOf": [{"$ref": "#/$defs/zip"}, {"const": "x"}]},
+        {"oneOf": [{"type": "string", "enum": ["10115"]}, {"type": "string", "enum": ["20095"]}]},
+        {"$ref": "#/$defs/recursive"},
+    ],
+)
+def test_texts_between_tags_follow_definitions_and_alternatives(schema: dict[str, Any]) -> None:
+    zips = {"type": "string", "enum": ["10115", "20095"]}
+    definitions = {"zip": zips, "recursive": {"anyOf": [{"$ref": "#/$defs/recursive"}, {"$ref": "#/$defs/zip"}]}}
+    whole = {"properties": {"x": schema}, "required": ["x"], "$defs": definitions}
+
+    def call(value: str) -> str:
+        return f"<tool_call>\n<function=f>\n<parameter=x>\n{value}\n</parameter>\n</function>\n</tool_call>"
+
+    values = ["10115", "20095", "99999", '"10115"']
+    assert [value for value in values if allows(TAGGED, whole, call(value))] == values[:2]
+
+
+@pytest.mark.parametrize(
     ("pattern", "right", "wrong"),
     [
         (r"^[0-9]{2}$", ["12"], ["1", "123", "1a"]),

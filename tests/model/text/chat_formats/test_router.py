@@ -252,6 +252,44 @@ def test_values_are_cast_by_the_schema() -> None:
     assert json.loads(answer.calls[0][1]) == expected
 
 
+REFERRING: dict[str, Any] = {  # as Pydantic writes the schemas of enumerations and of models in models
+    "properties": {
+        "zip": {"$ref": "#/$defs/Zip"},
+        "default": {"allOf": [{"$ref": "#/$defs/Zip"}], "default": "10115", "title": "Zip"},
+        "optional": {"anyOf": [{"$ref": "#/$defs/Zip"}, {"type": "null"}]},
+        "number": {"$ref": "#/$defs/Number"},
+        "recursive": {"$ref": "#/$defs/Recursive"},
+        "unknown": {"$ref": "#/$defs/Unknown"},
+    },
+    "$defs": {
+        "Zip": {"type": "string", "enum": ["10115", "20095"]},
+        "Number": {"type": "integer"},
+        "Recursive": {"anyOf": [{"allOf": [{"$ref": "#/$defs/Recursive"}]}, {"$ref": "#/$defs/Zip"}]},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("sign", "argument"),
+    [
+        (TAGGED, "<parameter={0}>10115</parameter>"),
+        ("]<]minimax[>[<invoke name=", "]<]minimax[>[<{0}>10115]<]minimax[>[</{0}>"),
+    ],
+)
+def test_values_are_cast_by_the_definition_that_the_schema_refers_to(sign: str, argument: str) -> None:
+    opened, closed = (
+        ("<function=f>", "</function>")
+        if sign == TAGGED
+        else (']<]minimax[>[<invoke name="f">', "]<]minimax[>[</invoke>")
+    )
+    router = chat_format(sign, {}).router({"f": REFERRING}, END)
+    assert router is not None
+    written = opened + "".join(map(argument.format, REFERRING["properties"])) + closed
+    [(_, values)] = joined([*router.feed(written), *router.finish()]).call_values
+    texts = dict.fromkeys(("zip", "default", "optional", "recursive"), "10115")
+    assert values == texts | {"number": 10115, "unknown": 10115}
+
+
 @pytest.mark.parametrize(
     ("value", "expected"), [('"a"', "a"), ("a", "a"), ("5", "5"), ("null", None), ('{"a": 1}', '{"a": 1}')]
 )

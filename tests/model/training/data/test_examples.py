@@ -71,6 +71,12 @@ def test_training_ids_are_the_served_prompt_and_the_answer(
     assert answer(example) == expected + "<|im_end|>"
 
 
+def test_a_tokenizer_without_the_special_tokens_is_refused_by_name() -> None:
+    other = ExampleEncoder(tokenizers.Tokenizer(tokenizers.models.BPE()))
+    with pytest.raises(ValueError, match=r"no token <\|task:chat\|>: take one that `routelm train-tokenizer`"):
+        list(other.encode([Conversation(tuple(PROMPTS.chat(TALK[:2])))]))
+
+
 def test_the_header_is_the_system_message_and_whose_turn_it_is() -> None:
     (example,) = encode(ANALYSIS)
     header = SERVED.decode(example.token_ids[example.kinds == HEADER].tolist(), skip_special=False)
