@@ -58,18 +58,23 @@ class TokenizerFiles:
 
     def complete_json(self) -> str:
         """tokenizer.json with the added tokens of the other files. ValueError where it is broken and lacks some."""
-        known = _listed_tokens(self.tokenizer_json)
-        content = _with_flags(self.tokenizer_json, dict(self._other_flags(known)))
+        # Building a tokenizer to ask it for its tokens takes four times as long as reading the JSON.
+        content = _parsed(self.tokenizer_json)
+        known = {token["content"]: token for token in content["added_tokens"]}
+        complete = self.tokenizer_json
+        if flags := dict(self._other_flags(known)):
+            content["added_tokens"] = [token | flags.get(token["content"], {}) for token in content["added_tokens"]]
+            complete = json.dumps(content, ensure_ascii=False)
         missing = {token_id: token for token_id, token in self.added.items() if token.content not in known}
         unmarked = [text for text in (*self.named.values(), *sorted(self.other_special)) if text not in known]
         if not missing and not unmarked:
-            return content
-        backend = load_backend(content)
+            return complete
+        backend = load_backend(complete)
         for token_id, token in sorted(missing.items()):
             _add(backend, token_id, token)
         in_vocabulary = [text for text in unmarked if backend.token_to_id(text) is not None]
         backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in in_vocabulary])
-        return backend.to_str() if missing or in_vocabulary else content
+        return backend.to_str() if missing or in_vocabulary else complete
 
     def _other_flags(self, known: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, bool]]]:
         """The added tokens of tokenizer.json that the other files give other flags. A token with a name is special."""
@@ -95,23 +100,15 @@ def _tokenizer_json(directory: Directory) -> str:
     return json.dumps(converted, ensure_ascii=False)
 
 
-def _listed_tokens(tokenizer_json: str) -> dict[str, dict[str, Any]]:
-    """The added tokens of tokenizer.json by their text. Building the tokenizer takes four times as long.
-
-    None where it is broken.
-    """
+def _parsed(tokenizer_json: str) -> dict[str, Any]:
+    """Without added tokens where it is broken: whoever builds the tokenizer is told how."""
     try:
-        return {token["content"]: token for token in json.loads(tokenizer_json)["added_tokens"]}
+        content: dict[str, Any] = json.loads(tokenizer_json)
+        if all(isinstance(token["content"], str) for token in content["added_tokens"]):
+            return content
     except (ValueError, LookupError, TypeError):
-        return {}
-
-
-def _with_flags(tokenizer_json: str, flags: Mapping[str, Mapping[str, bool]]) -> str:
-    if not flags:
-        return tokenizer_json
-    content = json.loads(tokenizer_json)
-    content["added_tokens"] = [token | flags.get(token["content"], {}) for token in content["added_tokens"]]
-    return json.dumps(content, ensure_ascii=False)
+        pass
+    return {"added_tokens": []}
 
 
 def named_tokens(directory: Directory) -> dict[str, str]:
@@ -127,9 +124,9 @@ def load_backend(tokenizer_json: str) -> tokenizers.Tokenizer:
     """A tokenizer without truncation and padding. ValueError where the text is not a tokenizer."""
     try:
         backend = tokenizers.Tokenizer.from_str(tokenizer_json)
+    except (KeyboardInterrupt, SystemExit):
+        raise
     except BaseException as error:  # the library raises bare Exception, and panics at a damaged "Precompiled"
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
         raise ValueError(f"tokenizer.json cannot be read: {error}") from error
     backend.no_truncation()
     backend.no_padding()
