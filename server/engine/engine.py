@@ -137,6 +137,11 @@ class Engine:
             self.runner.expert_load.flush()
         return outputs
 
+    def close(self) -> None:
+        """No step follows. Called by the thread that made the steps."""
+        if self._threads is not None:
+            self._threads.close()
+
     def fail_all(self) -> list[EngineOutput]:
         """End all requests with an error and free all memory: for failures outside the network."""
         self._count_failure()

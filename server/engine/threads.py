@@ -2,7 +2,8 @@
 
 The threads of a parallel kernel wait for each other at its end. If one of them shares its processor with another
 process, all wait until the system runs it again, for milliseconds, hundreds of times in a step. One thread fewer is
-then many times as fast. The number of threads never changes a result.
+then many times as fast. If only one is left, a helper uses what the others leave of another processor. Neither the
+number of threads nor a helper ever changes a result.
 """
 
 import os
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from model.kernels.matmul.helper import start_helper, stop_helper
 
 PROC_STAT = Path("/proc/stat")
 INTERVAL = 0.25  # seconds between measurements; the system counts in hundredths of a second
@@ -46,9 +49,10 @@ class ThreadScaler:
         max_threads: int,
         *,
         read: Callable[[], CpuTimes] = CpuTimes.read,
-        set_threads: Callable[[int], None] = torch.set_num_threads,
+        set_threads: Callable[[int], None] | None = None,
     ) -> None:
-        self._max_threads, self._read, self._set_threads = max_threads, read, set_threads
+        self._max_threads, self._read = max_threads, read
+        self._set_threads = set_threads or (lambda threads: use_threads(threads, max_threads))
         self._threads = max_threads
         self._last: CpuTimes | None = None
 
@@ -67,6 +71,19 @@ class ThreadScaler:
         self._threads = threads
         self._set_threads(threads)
         return True
+
+    def close(self) -> None:
+        """Ends a helper, which must not outlive the weights. Called by the thread that called `update`."""
+        self._set_threads(self._max_threads)
+
+
+def use_threads(threads: int, max_threads: int) -> None:
+    """Compute with that many threads, in the calling thread. A single one is helped where there are more processors."""
+    torch.set_num_threads(threads)
+    if threads == 1 < max_threads:
+        start_helper()
+    else:
+        stop_helper()
 
 
 def threads_for(before: CpuTimes, after: CpuTimes, max_threads: int) -> int:

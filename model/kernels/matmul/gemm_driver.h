@@ -2,37 +2,21 @@
 
 #pragma once
 
-#include <initializer_list>
-#include <memory>
+#include <cstring>
 #include <vector>
 
+#include "helper.h"
 #include "microkernel.h"
 
 namespace {
 
-// A buffer that grows and is not initialized.
-class Scratch {
-    std::unique_ptr<uint8_t[]> data;
-    size_t size = 0;
-
-public:
-    // Room for `count` elements, aligned to 64 bytes. The content is lost when it grows.
-    template <class T> T* reserve(int64_t count) {
-        if (size < count * sizeof(T) + 64) {
-            size = count * sizeof(T) + 64;
-            data.reset(new uint8_t[size]);
-        }
-        return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(data.get()) + 63) & ~uintptr_t(63));
-    }
-};
-
-// Rows of x as In: x itself if it is so already and not padded, otherwise a converted copy in `scratch`.
+// Rows of x as In: x itself if it is so already, not padded and need not be a copy, otherwise rows in `scratch`.
 template <class In, class T>
-const In* as_compute_type(const T* x, int64_t rows, int64_t inputs, Scratch& scratch, int64_t threads) {
+const In* as_compute_type(const T* x, int64_t rows, int64_t inputs, Scratch& scratch, const Workers& workers) {
     if constexpr (std::is_same<T, In>::value)
-        if (padded(inputs) == inputs) return x;
+        if (padded(inputs) == inputs && !workers.helper) return x;
     In* out = scratch.reserve<In>(rows * row_size<In>(inputs));
-#pragma omp parallel for num_threads(threads) if (rows * inputs > 65536)
+#pragma omp parallel for num_threads(workers.threads) if (rows * inputs > 65536)
     for (int64_t r = 0; r < rows; ++r) convert_row(x + r * inputs, inputs, out + r * row_size<In>(inputs));
     return out;
 }
@@ -118,27 +102,46 @@ template <class T> void store_partial(T* to, const float* sums, int64_t count) {
 }
 
 // x [rows, inputs] times one matrix; or with `counts`, the next counts[e] rows times the matrix of expert e.
-template <class In, class T, class Out>
-void matmul(const T* x, const int64_t* counts, int64_t experts, const PackedMatrix& m, Out* out, int64_t rows,
-            int64_t threads) {
-    std::vector<int64_t> starts(1, 0);
-    for (int64_t e = 0; e < experts; ++e) starts.push_back(counts ? starts[e] + counts[e] : rows);
-    std::vector<Job> jobs = jobs_of(starts, m, threads);
-    Scratch scratch;
-    const In* in = as_compute_type<In>(x, rows, m.inputs, scratch, threads);
-    int64_t stride = row_size<In>(m.inputs);
-#pragma omp parallel for schedule(dynamic) num_threads(threads) if (rows * m.outputs * m.inputs > (1 << 18))
-    for (size_t j = 0; j < jobs.size(); ++j) {
-        const Job& job = jobs[j];
-        Out* job_out = out + job.row * m.outputs;
+template <class In, class Out> class Matmul final : public Product {
+    PackedMatrix m;
+    std::vector<Job> list;
+    Scratch converted;
+    const In* in;
+    int64_t stride;
+    Results<Out> results;
+
+public:
+    template <class T>
+    Matmul(const T* x, const int64_t* counts, int64_t experts, const PackedMatrix& matrix, Out* out, int64_t rows,
+           const Workers& workers)
+        : m(matrix), in(as_compute_type<In>(x, rows, m.inputs, converted, workers)), stride(row_size<In>(m.inputs)),
+          results(out, rows * m.outputs, workers) {
+        std::vector<int64_t> starts(1, 0);
+        for (int64_t e = 0; e < experts; ++e) starts.push_back(counts ? starts[e] + counts[e] : rows);
+        list = jobs_of(starts, m, workers.count());
+        stage_ends = {int64_t(list.size())};
+    }
+
+    void compute(int64_t number, Scratch&) override {
+        const Job& job = list[number];
+        Out* out = results.data + job.row * m.outputs;
         multiply(in + job.row * stride, stride, job.rows, m.of_expert(job.group), job.first, job.last,
                  [&](int64_t row, int64_t count, int64_t panel, const float* sums) {
                      int64_t left = m.outputs - panel * PANEL;
                      for (int64_t r = 0; r < count; ++r)
-                         store_partial(job_out + (row + r) * m.outputs + panel * PANEL, sums + r * PANEL,
+                         store_partial(out + (row + r) * m.outputs + panel * PANEL, sums + r * PANEL,
                                        left < PANEL ? left : PANEL);
                  });
     }
+
+    void finish() override { results.copy_out(); }
+};
+
+template <class In, class T, class Out>
+void matmul(const T* x, const int64_t* counts, int64_t experts, const PackedMatrix& m, Out* out, int64_t rows,
+            const Workers& all) {
+    Workers workers = rows * m.outputs * m.inputs > (1 << 18) ? all : Workers::one();
+    workers.compute(std::make_unique<Matmul<In, Out>>(x, counts, experts, m, out, rows, workers));
 }
 
 }  // namespace

@@ -12,17 +12,23 @@
 
 namespace {
 
+// The helper of the calling thread, if it has started one.
+thread_local std::unique_ptr<Helper> helper;
+
+// A helper helps one thread; several have no time to spare for it.
+Workers workers(int64_t threads) { return {threads, threads == 1 ? helper.get() : nullptr}; }
+
 // x in the form in which this processor multiplies it by the matrix.
 template <class T, class Out>
 void matmul_any(const T* x, const int64_t* counts, int64_t experts, const PackedMatrix* matrix, Out* out, int64_t rows,
                 int64_t threads) {
     with_compute_type<T>(matrix->format, [=](auto in) {
-        matmul<decltype(in)>(x, counts, experts, *matrix, out, rows, threads);
+        matmul<decltype(in)>(x, counts, experts, *matrix, out, rows, workers(threads));
     });
 }
 
 template <class T> void moe_any(const T* x, const MoECall* call, T* out, int64_t threads) {
-    with_compute_type<T>(call->format(), [=](auto in) { moe<decltype(in)>(x, *call, out, threads); });
+    with_compute_type<T>(call->format(), [=](auto in) { moe<decltype(in)>(x, *call, out, workers(threads)); });
 }
 
 }  // namespace
@@ -66,5 +72,19 @@ void matmul_bf16_f32(const bf16* x, const int64_t* counts, int64_t experts, cons
 void moe_f32(const float* x, const MoECall* call, float* out, int64_t threads) { moe_any(x, call, out, threads); }
 
 void moe_bf16(const bf16* x, const MoECall* call, bf16* out, int64_t threads) { moe_any(x, call, out, threads); }
+
+// From now on a second thread helps the calling thread with products that it computes alone. The weights must stay in
+// place until `stop_helper`.
+void start_helper() {
+    if (!helper) helper.reset(new Helper);
+}
+
+void stop_helper() { helper.reset(); }
+
+// Of the calling thread's helper, as in Helper::counts; zeros without one.
+void helper_counts(int64_t* counts) {
+    counts[0] = counts[1] = 0;
+    if (helper) helper->counts(counts);
+}
 
 }  // extern "C"

@@ -4,6 +4,8 @@
 
 #pragma once
 
+#include <algorithm>
+
 #include "gemm_driver.h"
 
 namespace {
@@ -27,6 +29,11 @@ struct MoECall {
     int64_t format() const {
         if (routed.has(F32) || shared.has(F32)) return F32;
         return routed.gate_up ? routed.gate_up->format : shared.gate_up->format;
+    }
+
+    // By one of its three matrices.
+    int64_t multiplications() const {
+        return tokens * hidden * ((routed.down ? K * routed.down->inputs : 0) + (shared.down ? shared.down->inputs : 0));
     }
 };
 
@@ -75,102 +82,120 @@ struct SortedChoices {
     }
 };
 
-// The inner activations of some panels of one expert: first all gates, then the ups that are multiplied with them.
-template <class In>
-void gate_up_panels(const MoECall& call, const ExpertRows<In>& e, int64_t first, int64_t last, Scratch& scratch) {
-    int64_t half = e.width / PANEL, width = (last - first) * PANEL;
-    float* gates = scratch.reserve<float>(e.rows * width);
-    multiply(e.x, e.x_stride(), e.rows, e.gate_up, first, last,
-             [&](int64_t row, int64_t count, int64_t panel, const float* sums) {
-                 for (int64_t r = 0; r < count; ++r)
-                     std::memcpy(gates + (row + r) * width + (panel - first) * PANEL, sums + r * PANEL,
-                                 PANEL * sizeof(float));
-             });
-    multiply(e.x, e.x_stride(), e.rows, e.gate_up, first + half, last + half,
-             [&](int64_t row, int64_t count, int64_t panel, const float* sums) {
-                 alignas(64) float inner[PANEL];
-                 for (int64_t r = 0; r < count; ++r) {
-                     const float* gate = gates + (row + r) * width + (panel - half - first) * PANEL;
-                     for (int64_t v = 0; v < PANEL; v += LANES)
-                         store(inner + v, activate(call, load<f32v>(gate + v), load<f32v>(sums + r * PANEL + v)));
-                     store_group(e.inner + (row + r) * e.inner_stride(), panel - half, inner);
-                 }
-             });
-}
+template <class In, class T> class MoE final : public Product {
+    MoECall call;
+    SortedChoices sorted;
+    int64_t routed, x_size, column_step;
+    Scratch converted, gathered_scratch, inner_scratch;
+    const In* in;
+    In* gathered;  // the rows of x of all choices
+    std::vector<ExpertRows<In>> experts;
+    std::vector<Job> gate_up_jobs;
+    Results<T> results;
 
-// Some panels of the result: the outputs of the experts, added up in the order of the experts.
-template <class In, class T>
-void down_panels(const MoECall& call, const std::vector<ExpertRows<In>>& experts, int64_t first, int64_t last, T* out,
-                 Scratch& scratch) {
-    int64_t width = (last - first) * PANEL;
-    float* totals = scratch.reserve<float>(call.tokens * width);
-    std::memset(totals, 0, call.tokens * width * sizeof(float));
-    for (const ExpertRows<In>& e : experts)
-        multiply(e.inner, e.inner_stride(), e.rows, e.down, first, last,
+    // Of 64 choices: their rows of x.
+    void gather(int64_t job) {
+        for (int64_t s = job * 64; s < std::min(routed, job * 64 + 64); ++s)
+            std::memcpy(gathered + s * x_size, in + sorted.tokens[s] * x_size, x_size * sizeof(In));
+    }
+
+    // The inner activations of some panels of one expert: first all gates, then the ups that are multiplied with them.
+    void gate_up(const Job& job, Scratch& scratch) {
+        const ExpertRows<In>& e = experts[job.group];
+        int64_t half = e.width / PANEL, width = (job.last - job.first) * PANEL;
+        float* gates = scratch.reserve<float>(e.rows * width);
+        multiply(e.x, e.x_stride(), e.rows, e.gate_up, job.first, job.last,
                  [&](int64_t row, int64_t count, int64_t panel, const float* sums) {
+                     for (int64_t r = 0; r < count; ++r)
+                         std::memcpy(gates + (row + r) * width + (panel - job.first) * PANEL, sums + r * PANEL,
+                                     PANEL * sizeof(float));
+                 });
+        multiply(e.x, e.x_stride(), e.rows, e.gate_up, job.first + half, job.last + half,
+                 [&](int64_t row, int64_t count, int64_t panel, const float* sums) {
+                     alignas(64) float inner[PANEL];
                      for (int64_t r = 0; r < count; ++r) {
-                         float weight = e.weights[row + r];
-                         float* total = totals + e.tokens[row + r] * width + (panel - first) * PANEL;
+                         const float* gate = gates + (row + r) * width + (panel - half - job.first) * PANEL;
                          for (int64_t v = 0; v < PANEL; v += LANES)
-                             store(total + v, load<f32v>(total + v) + weight * load<f32v>(sums + r * PANEL + v));
+                             store(inner + v, activate(call, load<f32v>(gate + v), load<f32v>(sums + r * PANEL + v)));
+                         store_group(e.inner + (row + r) * e.inner_stride(), panel - half, inner);
                      }
                  });
-    for (int64_t t = 0; t < call.tokens; ++t)
-        for (int64_t i = 0; i < width; i += LANES)
-            store(out + t * call.hidden + first * PANEL + i, load<f32v>(totals + t * width + i));
-}
-
-template <class In, class T> void moe(const T* x, const MoECall& call, T* out, int64_t threads) {
-    Scratch converted, gathered_scratch, inner_scratch;
-    const In* in = as_compute_type<In>(x, call.tokens, call.hidden, converted, threads);
-    SortedChoices sorted(call);
-    int64_t routed = sorted.starts.back(), routed_width = call.routed.down ? call.routed.down->inputs : 0;
-    int64_t shared_width = call.shared.down ? call.shared.down->inputs : 0;
-    int64_t x_size = row_size<In>(call.hidden), inner_size = row_size<In>(routed_width);
-    In* inner = inner_scratch.reserve<In>(routed * inner_size + call.tokens * row_size<In>(shared_width));
-    In* gathered = gathered_scratch.reserve<In>(call.tokens > 1 ? routed * x_size : 0);
-
-    std::vector<ExpertRows<In>> experts;
-    int64_t panels = 0;
-    for (int64_t e = 0; e < call.num_experts; ++e) {
-        int64_t start = sorted.starts[e], rows = sorted.starts[e + 1] - start;
-        if (rows == 0) continue;
-        experts.push_back({call.routed.gate_up->of_expert(e), call.routed.down->of_expert(e), rows, routed_width,
-                           sorted.tokens.data() + start, sorted.weights.data() + start,
-                           call.tokens > 1 ? gathered + start * x_size : in, inner + start * inner_size});
-        panels += routed_width / PANEL;
-    }
-    if (call.shared.down) {
-        experts.push_back({*call.shared.gate_up, *call.shared.down, call.tokens, shared_width,
-                           sorted.tokens.data() + routed, sorted.weights.data() + routed, in,
-                           inner + routed * inner_size});
-        panels += shared_width / PANEL;
     }
 
-    std::vector<Job> jobs;
-    for (size_t e = 0; e < experts.size(); ++e) {
-        int64_t step = panels_per_job(experts[e].gate_up, panels, threads), end = experts[e].width / PANEL;
-        for (int64_t p = 0; p < end; p += step) jobs.push_back({int64_t(e), p, p + step < end ? p + step : end, 0, 0});
+    // Some panels of the result: the outputs of the experts, added up in the order of the experts.
+    void down(int64_t first, int64_t last, Scratch& scratch) {
+        int64_t width = (last - first) * PANEL;
+        float* totals = scratch.reserve<float>(call.tokens * width);
+        std::memset(totals, 0, call.tokens * width * sizeof(float));
+        for (const ExpertRows<In>& e : experts)
+            multiply(e.inner, e.inner_stride(), e.rows, e.down, first, last,
+                     [&](int64_t row, int64_t count, int64_t panel, const float* sums) {
+                         for (int64_t r = 0; r < count; ++r) {
+                             float weight = e.weights[row + r];
+                             float* total = totals + e.tokens[row + r] * width + (panel - first) * PANEL;
+                             for (int64_t v = 0; v < PANEL; v += LANES)
+                                 store(total + v, load<f32v>(total + v) + weight * load<f32v>(sums + r * PANEL + v));
+                         }
+                     });
+        for (int64_t t = 0; t < call.tokens; ++t)
+            for (int64_t i = 0; i < width; i += LANES)
+                store(results.data + t * call.hidden + first * PANEL + i, load<f32v>(totals + t * width + i));
     }
-    int64_t columns = call.hidden / PANEL, step = columns / (4 * threads);
-    int64_t fit = (256 << 10) / (call.tokens * 4 * PANEL);
-    step = step > fit ? fit : step;
-    step = step < 1 ? 1 : step;
 
-#pragma omp parallel num_threads(threads) \
-    if ((routed * routed_width + call.tokens * shared_width) * call.hidden > (1 << 17))
-    {
-        Scratch scratch;
-#pragma omp for schedule(static)
-        for (int64_t s = 0; s < (call.tokens > 1 ? routed : 0); ++s)
-            std::memcpy(gathered + s * x_size, in + sorted.tokens[s] * x_size, x_size * sizeof(In));
-#pragma omp for schedule(dynamic)
-        for (size_t j = 0; j < jobs.size(); ++j)
-            gate_up_panels(call, experts[jobs[j].group], jobs[j].first, jobs[j].last, scratch);
-#pragma omp for schedule(dynamic) nowait
-        for (int64_t p = 0; p < columns; p += step)
-            down_panels(call, experts, p, p + step < columns ? p + step : columns, out, scratch);
+public:
+    MoE(const T* x, const MoECall& arguments, T* out, const Workers& workers)
+        : call(arguments), sorted(call), routed(sorted.starts.back()), x_size(row_size<In>(call.hidden)),
+          in(as_compute_type<In>(x, call.tokens, call.hidden, converted, workers)),
+          gathered(gathered_scratch.reserve<In>(call.tokens > 1 ? routed * x_size : 0)),
+          results(out, call.tokens * call.hidden, workers) {
+        int64_t panels = add_experts();
+        for (size_t e = 0; e < experts.size(); ++e) {
+            int64_t step = panels_per_job(experts[e].gate_up, panels, workers.count()), end = experts[e].width / PANEL;
+            for (int64_t p = 0; p < end; p += step)
+                gate_up_jobs.push_back({int64_t(e), p, std::min(p + step, end), 0, 0});
+        }
+        int64_t columns = call.hidden / PANEL, fit = (256 << 10) / (call.tokens * 4 * PANEL);
+        column_step = std::max(std::min(columns / (4 * workers.count()), fit), int64_t(1));
+        int64_t gathers = call.tokens > 1 ? (routed + 63) / 64 : 0, gate_ups = gathers + gate_up_jobs.size();
+        stage_ends = {gathers, gate_ups, gate_ups + (columns + column_step - 1) / column_step};
     }
+
+    // Fills in `experts`. Returns the sum of their inner widths in panels.
+    int64_t add_experts() {
+        int64_t routed_width = call.routed.down ? call.routed.down->inputs : 0, panels = 0;
+        int64_t shared_width = call.shared.down ? call.shared.down->inputs : 0;
+        int64_t inner_size = row_size<In>(routed_width);
+        In* inner = inner_scratch.reserve<In>(routed * inner_size + call.tokens * row_size<In>(shared_width));
+        for (int64_t e = 0; e < call.num_experts; ++e) {
+            int64_t start = sorted.starts[e], rows = sorted.starts[e + 1] - start;
+            if (rows == 0) continue;
+            experts.push_back({call.routed.gate_up->of_expert(e), call.routed.down->of_expert(e), rows, routed_width,
+                               sorted.tokens.data() + start, sorted.weights.data() + start,
+                               call.tokens > 1 ? gathered + start * x_size : in, inner + start * inner_size});
+            panels += routed_width / PANEL;
+        }
+        if (call.shared.down) {
+            experts.push_back({*call.shared.gate_up, *call.shared.down, call.tokens, shared_width,
+                               sorted.tokens.data() + routed, sorted.weights.data() + routed, in,
+                               inner + routed * inner_size});
+            panels += shared_width / PANEL;
+        }
+        return panels;
+    }
+
+    void compute(int64_t job, Scratch& scratch) override {
+        if (job < stage_ends[0]) return gather(job);
+        if (job < stage_ends[1]) return gate_up(gate_up_jobs[job - stage_ends[0]], scratch);
+        int64_t first = (job - stage_ends[1]) * column_step;
+        down(first, std::min(first + column_step, call.hidden / PANEL), scratch);
+    }
+
+    void finish() override { results.copy_out(); }
+};
+
+template <class In, class T> void moe(const T* x, const MoECall& call, T* out, const Workers& all) {
+    Workers workers = call.multiplications() > (1 << 17) ? all : Workers::one();
+    workers.compute(std::make_unique<MoE<In, T>>(x, call, out, workers));
 }
 
 }  // namespace

@@ -193,6 +193,8 @@ class AsyncLLM:
         except BaseException:
             logger.critical("the engine's thread died; only a restart helps", exc_info=True)
             self._loop.call_soon_threadsafe(self._abandon)
+        finally:
+            self._engine.close()
 
     def _wait_for_work(self) -> bool:
         """Sleep until there is something to do; False when the engine is to stop."""

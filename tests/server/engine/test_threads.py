@@ -39,6 +39,16 @@ def test_the_scaler_follows_and_returns() -> None:
     assert (found, changed) == ([1, 2], [False, False, True, False, True])
 
 
+def test_at_the_end_nothing_helps() -> None:
+    times = [CpuTimes(0.0, 0.0, 0.0), CpuTimes(1.0, 1.0, 0.0)]
+    found: list[int] = []
+    scaler = ThreadScaler(2, read=lambda: times.pop(0), set_threads=found.append)
+    for _ in range(2):
+        scaler.update()
+    scaler.close()
+    assert found == [1, 2]
+
+
 def test_one_thread_measures_nothing() -> None:
     scaler = ThreadScaler(1, read=lambda: pytest.fail("measured"), set_threads=lambda _: pytest.fail("changed"))
     assert not scaler.update()
@@ -62,3 +72,15 @@ def test_times_are_those_of_the_processors_allowed(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(threads.os, "sched_getaffinity", lambda _: {0})
     monkeypatch.setattr(threads.os, "sysconf", lambda _: 100)
     assert CpuTimes.read().idle == 3.5
+
+
+@pytest.mark.parametrize(("num_threads", "max_threads", "helped"), [(1, 2, True), (2, 2, False), (1, 1, False)])
+def test_a_single_thread_is_helped_where_there_are_more_processors(
+    monkeypatch: pytest.MonkeyPatch, num_threads: int, max_threads: int, helped: bool
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(threads, "start_helper", lambda: calls.append("start"))
+    monkeypatch.setattr(threads, "stop_helper", lambda: calls.append("stop"))
+    monkeypatch.setattr(threads.torch, "set_num_threads", lambda count: calls.append(str(count)))
+    threads.use_threads(num_threads, max_threads)
+    assert calls == [str(num_threads), "start" if helped else "stop"]
