@@ -1,6 +1,7 @@
 """Reading and writing JSON files, and replacing files atomically."""
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,6 +31,16 @@ def replace_text(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.tmp")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def flush_to_disk(directory: Path) -> None:
+    """Return once the files of a directory and their names would outlast a power cut."""
+    for path in (*(file for file in directory.iterdir() if file.is_file()), directory):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def compact_json(value: Any, width: int = 200) -> str:

@@ -65,3 +65,13 @@ class MoEConfig:
     shared: SharedExpertConfig | None = None
     activation: ActivationConfig = SwiGLU()
     bias: bool = False
+
+    def __post_init__(self) -> None:
+        groups = getattr(self.router, "groups", None)
+        if groups is None:
+            return
+        if not 1 <= groups.top_groups <= groups.num_groups or self.num_experts % groups.num_groups:
+            raise ValueError(
+                f"{self.num_experts} experts cannot be in {groups.num_groups} equal groups, of which a token goes to "
+                f"{groups.top_groups}"
+            )

@@ -55,6 +55,14 @@ class LatentAttentionConfig:
     norm: NormConfig
     scale: float
 
+    def __post_init__(self) -> None:
+        widths = (self.kv_lora_rank, self.nope_head_dim, self.value_dim, self.rotary.dim)
+        if min(widths) < 1 or self.q_lora_rank == 0 or self.rotary.dim % 2:
+            raise ValueError(
+                f"latent attention of widths {self.q_lora_rank}, {', '.join(map(str, widths))} (q_lora_rank, "
+                "kv_lora_rank, qk_nope_head_dim, v_head_dim, qk_rope_head_dim): all must be positive, the last one even"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class DeltaNetConfig:

@@ -18,7 +18,7 @@ from model.families.standard import HfConfig
 
 
 def config_from_hf(hf: HfConfig) -> ModelConfig:
-    standard.require(hf, hidden_act="silu", use_bias=False)
+    standard.require(hf, hidden_act="silu", use_bias=False, moe_norm_min=1e-12)
     hf = {"rms_norm_eps": 1e-5, "rope_theta": 500_000.0, "tie_word_embeddings": True, **hf}
     attention, moe, dense = standard.attention(hf), _moe(hf), GatedMLPConfig(hf["intermediate_size"])
     return standard.decoder(

@@ -35,6 +35,7 @@ def require(hf: HfConfig, **supported: Any) -> None:
 
 def decoder(hf: HfConfig, layers: Sequence[LayerConfig]) -> ModelConfig:
     """A network of these layers, with the vocabulary, width, context length and norms of a Llama config."""
+    require(hf, is_causal=True)
     return ModelConfig(
         hf["vocab_size"],
         hf["hidden_size"],

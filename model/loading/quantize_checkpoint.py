@@ -4,7 +4,7 @@ Only one matrix and the tensors of the current output file are in memory at a ti
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -108,13 +108,13 @@ def write_shards(target: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
     (target / INDEX_NAME).write_text(index + "\n", encoding="utf-8")
 
 
-def copy_companions(source: Directory, target: Path) -> None:
+def copy_companions(source: Directory, target: Path, without: Collection[str] = ()) -> None:
     """Copy what describes a checkpoint besides its config: tokenizer, templates, generation defaults, pooling."""
     for file in source.iterdir():
         is_companion = any(fnmatch(file.name, pattern) for pattern in SETTINGS)
-        if is_companion and file.is_file() and file.name not in (INDEX_NAME, "config.json"):
+        if is_companion and file.is_file() and file.name not in (INDEX_NAME, "config.json", *without):
             (target / file.name).write_bytes(file.read_bytes())
         settings = source / f"{file.name}/config.json"
         if file.name[0].isdigit() and settings.is_file():  # a folder with the settings of sentence-transformers
-            (target / file.name).mkdir()
+            (target / file.name).mkdir(exist_ok=True)
             (target / file.name / "config.json").write_bytes(settings.read_bytes())

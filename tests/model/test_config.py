@@ -2,7 +2,18 @@
 
 import pytest
 
-from model.config import AttentionConfig, DeltaNetConfig, Mamba2Config, RotaryConfig
+from model.config import (
+    AttentionConfig,
+    DeltaNetConfig,
+    GroupLimit,
+    LatentAttentionConfig,
+    Mamba2Config,
+    MoEConfig,
+    NormConfig,
+    NoRotary,
+    RotaryConfig,
+    SigmoidBiasConfig,
+)
 
 
 def test_heads_that_cannot_be_shared_are_refused() -> None:
@@ -22,3 +33,22 @@ def test_rotary_positions_fit_into_a_head() -> None:
             RotaryConfig(odd)
     with pytest.raises(ValueError, match="rotary positions on 66 coordinates of heads that have 64"):
         AttentionConfig(4, 4, 64, RotaryConfig(66))
+
+
+@pytest.mark.parametrize("position", range(1, 5))
+def test_latent_attention_has_no_empty_parts(position: int) -> None:
+    """An empty key ended the process with a division by zero."""
+    widths = [4, 24, 32, 16, 16]
+    LatentAttentionConfig(*widths, NoRotary(16), NormConfig(), 1.0)  # negative control
+    widths[position] = 0
+    with pytest.raises(ValueError, match="all must be positive"):
+        LatentAttentionConfig(*widths, NoRotary(16), NormConfig(), 1.0)
+    with pytest.raises(ValueError, match="the last one even"):
+        LatentAttentionConfig(4, 24, 32, 16, 16, NoRotary(15), NormConfig(), 1.0)
+
+
+def test_groups_of_experts_are_equal() -> None:
+    MoEConfig(SigmoidBiasConfig(2, groups=GroupLimit(4, 2, best_of=2)), 8, 16)
+    for groups, chosen in ((3, 2), (0, 0), (4, 5), (4, 0)):
+        with pytest.raises(ValueError, match=f"8 experts cannot be in {groups} equal groups"):
+            MoEConfig(SigmoidBiasConfig(2, groups=GroupLimit(groups, chosen, best_of=2)), 8, 16)

@@ -52,6 +52,7 @@ def _common(metadata: Metadata) -> Json:
         "attention_bias": any(name.endswith("attn_output.bias") for name in metadata.tensors),
         "tie_word_embeddings": "output.weight" not in metadata.tensors,
         "hidden_act": "silu",
+        "is_causal": metadata.get("attention.causal", True),
     }
 
 
@@ -202,6 +203,7 @@ def _gemma3(metadata: Metadata) -> Json:
         "layer_types": layer_types(metadata, default=6),
         "rope_local_base_freq": metadata.real("rope.freq_base_swa", 10_000.0),
         "query_pre_attn_scalar": hidden // max(heads, 1) if is_27b else metadata.number("attention.key_length"),
+        "final_logit_softcapping": metadata.real("final_logit_softcapping", 0.0) or None,
     }
 
 
@@ -211,6 +213,7 @@ def _gpt_oss(metadata: Metadata) -> Json:
         **only_experts(metadata),
         "model_type": "gpt_oss",
         "sliding_window": metadata.number("attention.sliding_window"),
+        "layer_types": layer_types(metadata, default=2),
         "rope_scaling": scaling and {**scaling, "truncate": False},
         "attention_bias": True,
     }
@@ -270,7 +273,14 @@ def _afmoe(metadata: Metadata) -> Json:
 
 
 def _deepseek2(metadata: Metadata) -> Json:
-    routed, is_v3 = deepseek_moe(metadata), metadata.get("expert_gating_func", SOFTMAX) == SIGMOID
+    """Files without a gating function are of V2, or early ones of GLM-4.7-Flash, whose routers have biases."""
+    routed, has_bias = deepseek_moe(metadata), any(name.endswith("exp_probs_b.bias") for name in metadata.tensors)
+    is_v3 = metadata.get("expert_gating_func", SIGMOID if has_bias else SOFTMAX) == SIGMOID
+    if metadata.real("attention.temperature_scale", 0.0) or (routed["norm_topk_prob"] and not is_v3):
+        raise CheckpointError(
+            f"{metadata.name} has attention scores that are scaled by position, or weights of experts that are "
+            "normalized after a softmax, as Mistral Large 3: these are not supported for deepseek2"
+        )
     return {
         **routed,
         **latent_attention(metadata),

@@ -12,12 +12,14 @@ YARN = {"attention_factor": "yarn_attn_factor", "beta_fast": "yarn_beta_fast", "
 def rope_scaling(metadata: Metadata) -> Json | None:
     if "rope_freqs.weight" in metadata.tensors:
         return {"rope_type": "frequency_factors", "factors": metadata.read("rope_freqs.weight")}
-    kind = metadata.get("rope.scaling.type")
-    if kind in (None, "none"):
+    # older files have no type, or the factor under its older name
+    kind = metadata.get("rope.scaling.type", "linear")
+    factor = metadata.real("rope.scaling.factor", 0.0) or metadata.real("rope.scale_linear", 0.0)
+    if kind == "none" or (kind == "linear" and not factor):
         return None
     if kind not in ("linear", "yarn"):
         raise CheckpointError(f"{metadata.name} has the rope scaling {kind!r}: linear and yarn are known")
-    scaling: Json = {"rope_type": kind, "factor": metadata.real("rope.scaling.factor")}
+    scaling: Json = {"rope_type": kind, "factor": factor or metadata.real("rope.scaling.factor")}
     if kind == "yarn":
         scaling["original_max_position_embeddings"] = metadata.number("rope.scaling.original_context_length")
         for ours, theirs in YARN.items():

@@ -64,7 +64,7 @@ def granite_hybrid(metadata: Metadata) -> Json:
         "num_local_experts": experts,
         "num_experts_per_tok": metadata.number("expert_used_count", 0),
         "shared_intermediate_size": metadata.rows(shared),
-        "position_embedding_type": "rope" if metadata.get("rope.scaling.finetuned") else "nope",
+        "position_embedding_type": "rope" if metadata.get("rope.scaling.finetuned", True) else "nope",
         "mamba_n_heads": heads,
         "mamba_d_head": metadata.number("ssm.inner_size") // max(heads, 1),
         "mamba_n_groups": metadata.number("ssm.group_count"),

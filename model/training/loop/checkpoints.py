@@ -1,4 +1,4 @@
-"""The checkpoint of a run on disk: tensors and a state in JSON. A save that is killed leaves a complete one.
+"""The checkpoint of a run on disk: tensors and a state in JSON. A kill or a power cut in a save leaves a complete one.
 
 <run_dir>/checkpoint/state.safetensors, state.json
          /checkpoint.tmp                     a save that is under way
@@ -15,6 +15,8 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from model.files import flush_to_disk
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,10 +50,12 @@ def write_checkpoint(run_dir: Path, tensors: Mapping[str, Tensor], state: Mappin
     partial.mkdir(parents=True)
     save_file(dict(tensors), partial / "state.safetensors")
     (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    flush_to_disk(partial)
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         final.rename(old)
     partial.rename(final)
+    flush_to_disk(run_dir)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from model.config import hybrid_config
+from model.files import read_object
 from model.loading.load import load_network
 from model.network import CausalLM
 from model.training.export import average, export
@@ -31,6 +32,20 @@ def test_the_mean_weighs_each_model_as_often_as_it_stands(tmp_path: Path) -> Non
     for name, tensor in mean.items():
         torch.testing.assert_close(tensor, (2 * of_a[name] + of_b[name]) / 3, atol=4e-3, rtol=2**-7)  # bfloat16
     assert any(not torch.allclose(tensor, of_a[name], atol=1e-2) for name, tensor in mean.items())
+
+
+def test_what_describes_the_first_model_describes_the_mean(tmp_path: Path) -> None:
+    """Not our settings: the models may be those of others."""
+    first, second = (write_checkpoint("qwen3_next", tmp_path / name, eos_token_id=7).directory for name in "ab")
+    (first / "generation_config.json").write_text('{"eos_token_id": [7, 5], "temperature": 0.9}')
+    for name in ("tokenizer.json", "chat_template.jinja", "quality.json"):
+        (first / name).write_text("{}")
+    mean = average([first, second], tmp_path / "mean")
+    assert read_object(mean / "generation_config.json") == {"eos_token_id": [7, 5], "temperature": 0.9}
+    assert read_object(mean / "config.json")["eos_token_id"] == 7
+    copied = {path.name for path in mean.iterdir()}
+    assert copied >= {"tokenizer.json", "chat_template.jinja"}
+    assert "quality.json" not in copied
 
 
 def test_one_model_or_models_of_two_networks_are_refused(tmp_path: Path) -> None:

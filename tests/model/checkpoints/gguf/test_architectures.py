@@ -109,6 +109,36 @@ def test_the_magnitude_of_yarn_is_that_of_the_checkpoint(tmp_path: Path) -> None
     torch.testing.assert_close(logits(from_gguf), logits(ours), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("named", ["rope.scaling.factor", "rope.scale_linear"])
+def test_positions_of_older_files_are_scaled(named: str, tmp_path: Path) -> None:
+    """They have no type of scaling."""
+    write_checkpoint("llama", tmp_path, rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0})
+    older = {"rope.scaling.type": None, "rope.scaling.factor": None, named: 4.0}
+    from_gguf = load_network(GgufDirectory(write_gguf(tmp_path, tmp_path / "model.gguf", **older)), torch.float32)
+    torch.testing.assert_close(logits(from_gguf), logits(load_network(tmp_path, torch.float32)), atol=1e-4, rtol=0)
+
+
+ABSENT = [
+    ("deepseek_v3", "expert_gating_func"),  # in early files of GLM-4.7-Flash
+    ("granitemoehybrid", "rope.scaling.finetuned"),
+]
+
+
+@pytest.mark.parametrize(("case", "key"), ABSENT)
+def test_what_the_metadata_leaves_out_is_as_in_llama_cpp(case: str, key: str, tmp_path: Path) -> None:
+    write_checkpoint(case, tmp_path, **({"position_embedding_type": "rope"} if "granite" in case else {}))
+    from_gguf = load_network(GgufDirectory(write_gguf(tmp_path, tmp_path / "model.gguf", **{key: None})), torch.float32)
+    torch.testing.assert_close(logits(from_gguf), logits(load_network(tmp_path, torch.float32)), atol=1e-4, rtol=0)
+
+
+def test_a_file_of_gpt_oss_may_say_which_layers_have_windows(tmp_path: Path) -> None:
+    kinds = ["full_attention", "sliding_attention"]
+    write_checkpoint("gpt_oss", tmp_path, layer_types=kinds, num_hidden_layers=2, **FIXED["gpt_oss"])
+    pattern = {"attention.sliding_window_pattern": [kind == "sliding_attention" for kind in kinds]}
+    from_gguf = load_network(GgufDirectory(write_gguf(tmp_path, tmp_path / "model.gguf", **pattern)), torch.float32)
+    torch.testing.assert_close(logits(from_gguf), logits(load_network(tmp_path, torch.float32)), atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("kind", ERRORS)
 @pytest.mark.parametrize("case", ["llama", "qwen3_next", "glm4", "phi3", "nemotron_h_moe", "jamba"])
 def test_a_quantized_file_stays_near(case: str, kind: GgmlType, tmp_path: Path) -> None:

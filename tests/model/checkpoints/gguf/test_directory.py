@@ -202,6 +202,10 @@ def test_hostile_metadata_is_refused(model: Path, change: dict[str, Any], messag
         ("phi3", {"phi3.attention.head_count": 0}, "heads"),
         ("gemma3_text", {"gemma3.attention.sliding_window_pattern": "x"}, "a whole number is expected"),
         ("gemma3_text", {"gemma3.attention.sliding_window_pattern": -1}, "a whole number is expected"),
+        ("gemma3_text", {"gemma3.final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0: only None"),
+        ("qwen2", {"qwen2.attention.causal": False}, "is_causal is False: only True"),
+        ("deepseek_v2", {"deepseek2.attention.temperature_scale": 0.1}, "scaled by position"),
+        ("deepseek_v2", {"deepseek2.expert_weights_norm": True}, "normalized after a softmax"),
     ],
 )
 def test_hostile_metadata_of_other_architectures_is_refused(

@@ -1,5 +1,6 @@
 """A save that is killed at any moment leaves a whole checkpoint, the new one or the one before."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -69,6 +70,35 @@ def test_a_save_killed_between_any_two_operations(tmp_path: Path, calls: int) ->
     write(tmp_path, 3)
     assert read(tmp_path) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_a_power_cut_leaves_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written is on the disk before it gets its name, and the name before the old one is deleted."""
+    write(tmp_path, 1)
+    done: list[str] = []
+    fsync, rename, rmtree = os.fsync, Path.rename, shutil.rmtree
+
+    def of_descriptor(descriptor: int) -> None:
+        done.append(f"flush {Path(f'/proc/self/fd/{descriptor}').resolve().relative_to(tmp_path.resolve())}")
+        fsync(descriptor)
+
+    def of_path(path: Path, target: Path) -> Path:
+        done.append(f"rename {path.name}")
+        return rename(path, target)
+
+    def of_tree(path: Path, ignore_errors: bool = False) -> None:
+        done.append(f"delete {path.name}")
+        rmtree(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(os, "fsync", of_descriptor)
+    monkeypatch.setattr(Path, "rename", of_path)
+    monkeypatch.setattr(shutil, "rmtree", of_tree)
+    write(tmp_path, 2)
+    partial, named = done.index("rename checkpoint.tmp"), done.index("flush .")
+    new = {"flush checkpoint.tmp", "flush checkpoint.tmp/state.json", "flush checkpoint.tmp/state.safetensors"}
+    assert new <= set(done[: done.index("rename checkpoint")])
+    assert partial < named < len(done) - 1
+    assert done[-1] == "delete checkpoint.old"
 
 
 def test_a_partial_save_beside_a_whole_one_is_not_read(tmp_path: Path) -> None:
