@@ -1,6 +1,7 @@
 """What answers one request of a batch, and when it is tried again."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,13 +34,19 @@ class RequestExecutor(Protocol):
         ...
 
 
-async def answer(executor: RequestExecutor, slots: Slots, owner: str, request: BatchRequest) -> BatchResponse:
-    """Answer a request of the key `owner` when one of the `slots` is free and the server has time for it."""
+async def answer(
+    executor: RequestExecutor, slots: Slots, owner: str, read: Callable[[], Awaitable[BatchRequest]]
+) -> BatchResponse:
+    """Answer a request of the key `owner` when one of the `slots` is free and the server has time for it.
+
+    It is read then, and not before: many batches wait with many requests, which may be large.
+    """
     attempt = 0
     while True:
         async with slots.one_for(owner):
             while not executor.is_free():  # noqa: ASYNC110
                 await asyncio.sleep(POLL_SECONDS)
+            request = await read()
             found = await executor(owner, request.url, request.body)
         attempt += found.status not in BUSY
         if found.status not in BUSY and (found.status < 500 or attempt >= MAX_ATTEMPTS):

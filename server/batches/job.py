@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 
 from server.batches.executor import RequestExecutor, answer
 from server.batches.files import FileStore
@@ -39,7 +40,8 @@ class JobCounts:
 
 
 class BatchJob:
-    """Runs one unfinished batch. `slots` bounds the requests of all batches that are answered at a time.
+    """Runs one unfinished batch. `slots` bounds the requests of all batches that are answered at a time, and `turns`
+    the batches whose files are read or written as a whole, which takes the event loop's time.
 
     A status is durable before the work that belongs to it begins, and a result before it is counted. So after a crash
     the job goes on with the status it finds: validation and finalization are done again, answered requests are not.
@@ -53,17 +55,26 @@ class BatchJob:
         files: FileStore,
         executor: RequestExecutor,
         slots: Slots,
+        turns: Slots,
         counts: JobCounts,
         workers: int,
     ) -> None:
         self._id, self._store, self._files = batch.id, store, files
-        self._executor, self._slots, self._counts, self._workers = executor, slots, counts, workers
+        self._executor, self._counts, self._workers = executor, counts, workers
+        self._slots, self._turns = slots, turns
         self._input = files.path(batch.input_file_id)
         self._cancelled = asyncio.Event()
 
     @property
     def _batch(self) -> Batch:
         return self._store.at(self._id)
+
+    @property
+    def _is_validated(self) -> bool:
+        """Whether the journal has all requests. A batch that was cancelled before that has counted none."""
+        batch = self._batch
+        unknown = batch.status is BatchStatus.CANCELLING and batch.counts.total == 0
+        return batch.status is not BatchStatus.VALIDATING and not unknown
 
     def cancel(self) -> None:
         """Abort what runs and end the batch with the results there are. Its status is `cancelling` already."""
@@ -82,12 +93,14 @@ class BatchJob:
                 await in_thread(journal.close)
 
     async def _run(self, journal: Journal) -> None:
-        if self._batch.status is BatchStatus.VALIDATING:
-            await in_thread(self._validate, journal)
+        if not self._is_validated:
+            async with self._turns.one_for(self._batch.owner):
+                await in_thread(self._validate, journal)
         if self._batch.status.is_final:
             return
         status = await self._answer_until_the_end(journal)
-        await in_thread(self._finalize, journal, status)
+        async with self._turns.one_for(self._batch.owner):
+            await in_thread(self._finalize, journal, status)
 
     def _validate(self, journal: Journal) -> None:
         """Write the requests of the input file into the journal, from the start if that was interrupted."""
@@ -109,6 +122,8 @@ class BatchJob:
         queue = await in_thread(self._open_queue, journal)
         if self._batch.status is BatchStatus.CANCELLING:
             return BatchStatus.CANCELLED
+        if self._batch.status is BatchStatus.FINALIZING:  # each request has its result, however late it is by now
+            return BatchStatus.COMPLETED
         tasks = [asyncio.create_task(self._work(queue)) for _ in range(self._workers)]
         work, cancelled = asyncio.gather(*tasks), asyncio.create_task(self._cancelled.wait())
         try:
@@ -139,9 +154,9 @@ class BatchJob:
     async def _work(self, queue: RequestQueue) -> None:
         """Answer one request after another."""
         while (position := await queue.next()) is not None:
-            request = await in_thread(read_request, self._input, position)
-            found = await answer(self._executor, self._slots, self._batch.owner, request)
-            line = response_line(request.custom_id, found.status, found.request_id, found.body)
+            read = partial(in_thread, read_request, self._input, position)
+            found = await answer(self._executor, self._slots, self._batch.owner, read)
+            line = response_line(position.custom_id, found.status, found.request_id, found.body)
             succeeded = found.status == 200
             await queue.record(Result(position.line, succeeded, line))
             self._counts.answered[succeeded] += 1

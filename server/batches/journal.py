@@ -3,6 +3,7 @@
 Each batch has a file of its own, so that a damaged page harms one batch, and a finished one is deleted as a whole.
 """
 
+import errno
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ CREATE TABLE IF NOT EXISTS requests (
 CREATE INDEX IF NOT EXISTS open_requests ON requests (line) WHERE succeeded IS NULL;
 """
 PAGE_BYTES = 4096
+# Error codes of SQLite that say nothing about the content of the file: another program has it open, the process may
+# open no more files, the disk cannot be written.
+UNUSABLE = ("PERM", "BUSY", "LOCKED", "NOMEM", "READONLY", "IOERR", "CANTOPEN")
 
 
 class JournalDamagedError(Exception):
@@ -53,8 +57,9 @@ class Result:
 class Journal:
     """One connection. Its methods block; call one at a time, in any thread.
 
-    Raises JournalDamagedError and DiskFullError. A transaction is durable when the method returns (WAL with
-    synchronous=FULL); a result that is there already is not written again, so each request has exactly one.
+    Raises JournalDamagedError, DiskFullError, and OSError where the file cannot be used now. A transaction is durable
+    when the method returns (WAL with synchronous=FULL); a result that is there already is not written again, so each
+    request has exactly one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -157,6 +162,8 @@ def _translated_errors() -> Iterator[None]:
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
             raise DiskFullError from error
+        if error.sqlite_errorcode & 0xFF in [getattr(sqlite3, f"SQLITE_{name}") for name in UNUSABLE]:
+            raise OSError(errno.EIO, str(error)) from error
         raise JournalDamagedError(f"{error} ({error.sqlite_errorname})") from error
 
 

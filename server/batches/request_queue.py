@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
@@ -10,6 +11,9 @@ from server.batches.journal import Journal, RequestPosition, Result
 from server.batches.types import RequestCounts
 
 PAGE = 200  # requests that are read from the journal at a time
+
+# Not asyncio's own threads: in those, requests of clients do what takes long, and would wait for disks.
+_THREADS = ThreadPoolExecutor(8, thread_name_prefix="batches")
 
 Returned = TypeVar("Returned")
 
@@ -56,7 +60,7 @@ class RequestQueue:
 
 async def in_thread(function: Callable[..., Returned], *arguments: object) -> Returned:
     """Call a function that blocks in a thread. If this is cancelled, the function still ends before it raises."""
-    call = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    call = asyncio.get_running_loop().run_in_executor(_THREADS, function, *arguments)
     try:
         return await asyncio.shield(call)
     except asyncio.CancelledError:

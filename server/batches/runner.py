@@ -28,7 +28,7 @@ class BatchRunner:
         self.counts = JobCounts()
         self._executor = executor
         self._max_num_seqs = max_num_seqs
-        self._slots = Slots(max_num_seqs)
+        self._slots, self._turns = Slots(max_num_seqs), Slots(1)
         self._jobs: dict[str, BatchJob] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
@@ -71,7 +71,14 @@ class BatchRunner:
     def _start(self, batch: Batch) -> None:
         directory = self.directory
         job = BatchJob(
-            batch, directory.batches, directory.files, self._executor, self._slots, self.counts, self._max_num_seqs
+            batch,
+            directory.batches,
+            directory.files,
+            self._executor,
+            self._slots,
+            self._turns,
+            self.counts,
+            self._max_num_seqs,
         )
         self._jobs[batch.id] = job
         self._tasks[batch.id] = task = asyncio.create_task(job.run())

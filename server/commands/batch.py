@@ -79,7 +79,7 @@ def _run(input_file: Path, output: Path, work: Path, model: str, max_num_seqs: i
     settings = read_settings(model=model, batch_max_num_seqs=max_num_seqs)
     settings = settings.model_copy(update={"api_key": None, "keys_file": None})  # keys are for clients of a server
     limits = BatchLimits(UNBOUNDED, UNBOUNDED, settings.max_body_bytes, max_requests=UNBOUNDED)
-    input_file.stat()  # before the model is loaded
+    _check_paths(input_file, output)  # before the model is loaded
     with closing(BatchDirectory(work, limits)) as directory:
         file_id = _stored_input(directory, input_file, work)
         application = create_app(settings, load_backend(settings), directory)
@@ -90,6 +90,15 @@ def _run(input_file: Path, output: Path, work: Path, model: str, max_num_seqs: i
     if not goes_on:
         shutil.rmtree(work)
     return ended, goes_on
+
+
+def _check_paths(input_file: Path, output: Path) -> None:
+    """Raises OSError if there is no input, and ValueError for an output that the answers must not replace."""
+    input_file.stat()
+    if output.is_dir():
+        raise ValueError(f"{output} is a directory: give a file for the answers")
+    if output.exists() and output.samefile(input_file):
+        raise ValueError(f"{output} is the input: give another file for the answers")
 
 
 def _stored_input(directory: "BatchDirectory", input_file: Path, work: Path) -> str:

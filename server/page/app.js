@@ -14,6 +14,7 @@ const NEEDS_CHAT_TEMPLATE = ["chat", "translate", "summarize", "analyze"];
 
 const server = { model: null, routing: null, settings: new Settings() };
 const tabs = new Tabs();
+let starting = null;
 
 setUpKey(start);
 setUpChat(server);
@@ -21,7 +22,13 @@ setUpTasks(server);
 startLoad();
 await start();
 
-async function start() {
+/** Again when a key was given; one that it asked for itself it already has. */
+function start() {
+  starting ??= describeOrTell().finally(() => (starting = null));
+  return starting;
+}
+
+async function describeOrTell() {
   const problem = find("#problem");
   problem.hidden = true;
   try {

@@ -22,7 +22,7 @@ export function setUpChat(server) {
     const question = { role: "user", content: text };
     const answered = await answer(server, panel, [...messages, question], signal);
     if (answered) messages.push(question, { role: "assistant", content: answered });
-    else input.value ||= text;
+    else if (messages === conversation) input.value ||= text;
   });
   find(".examples", panel).addEventListener("click", ({ target }) => {
     if (target.tagName !== "BUTTON" || composer.running) return;

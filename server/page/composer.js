@@ -20,7 +20,7 @@ export class Composer {
 
   onKey(event) {
     if (event.key === "Escape" && this.running) this.stop();
-    if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.target.tagName !== "TEXTAREA") return;
+    if (event.key !== "Enter" || event.shiftKey || isComposing(event) || event.target.tagName !== "TEXTAREA") return;
     event.preventDefault();
     if (!this.running) this.form.requestSubmit();
   }
@@ -44,4 +44,9 @@ export class Composer {
     this.button.textContent = label;
     this.button.classList.toggle("stop", label === "Stop");
   }
+}
+
+/** Whether the key belongs to an input method. Safari ends the composition before it tells of the key that ended it. */
+function isComposing(event) {
+  return event.isComposing || event.keyCode === 229;
 }

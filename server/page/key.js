@@ -3,6 +3,7 @@
 import { apiKey } from "./api.js";
 import { find } from "./dom.js";
 
+/** `onKey` is called whenever a key was given. */
 export function setUpKey(onKey) {
   const dialog = find("#key-dialog");
   const input = find("input", dialog);
@@ -30,7 +31,8 @@ export function setUpKey(onKey) {
     event.preventDefault();
     apiKey.set(input.value.trim());
     dialog.close("given");
+    onKey();
   });
   find("#key-cancel").addEventListener("click", () => dialog.close());
-  find("#key-button").addEventListener("click", async () => (await apiKey.ask()) && onKey());
+  find("#key-button").addEventListener("click", () => apiKey.ask());
 }

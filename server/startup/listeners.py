@@ -16,7 +16,8 @@ Listeners = Sequence[socket.socket]
 
 @contextmanager
 def bound(settings: Settings) -> Iterator[Listeners]:
-    """Sockets for `uds`, or else for `host` and `port`: bound, not yet listening. Closed and removed at the end.
+    """Sockets for `uds`, or else for `host` and `port`: bound, those of ports not yet listening. Closed and removed at
+    the end.
 
     The file of a Unix socket stays if it is that of the next server, which may start when this one listens no more.
     Raises ValueError, with what to do, for an address that is in use or does not exist.
@@ -87,12 +88,17 @@ def _port(listener: socket.socket) -> int:
 
 
 def bind_unix(path: Path) -> socket.socket:
-    """A Unix domain socket. A socket file that a dead server left behind is replaced."""
+    """A Unix domain socket. A socket file that a dead server left behind is replaced.
+
+    It listens at once: a file that nobody listens on would be taken for one that was left behind, by another server
+    that starts while this one loads its model.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         if _is_stale(path):
             path.unlink()
         listener.bind(str(path))
+        listener.listen()
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
@@ -106,6 +112,7 @@ def _is_stale(path: Path) -> bool:
     if not (path.exists() and stat.S_ISSOCK(path.stat().st_mode)):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.setblocking(False)  # of a server that is slow to accept, the queue may be full
         return client.connect_ex(str(path)) == errno.ECONNREFUSED
 
 

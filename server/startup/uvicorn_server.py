@@ -1,6 +1,7 @@
 """uvicorn around the application: in the foreground until a signal comes, or in the background of a command."""
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
@@ -13,6 +14,7 @@ from functools import partial
 from types import FrameType
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 
 from server.batches.directory import BatchDirectory
 from server.middleware.api_keys import ApiKeys
@@ -47,9 +49,24 @@ class DrainingServer(uvicorn.Server):
         self._draining: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application and listen. uvicorn logs no address for sockets that it was given."""
-        await super().startup(sockets)
-        logger.info("listening on %s", ", ".join(map(url_of, sockets or ())))
+        """Start the application and listen. uvicorn logs no address for sockets that it was given.
+
+        Two servers can bind a port while neither listens. The one that is ready first has it, and the other ends.
+        """
+        listeners = sockets or []
+        addresses = ", ".join(map(url_of, listeners))
+        try:
+            await super().startup(sockets)
+            is_taken = any(listener.fileno() < 0 for listener in listeners)  # uvloop closes it and raises nothing
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            is_taken = True
+        if is_taken:
+            logger.error("another server that started meanwhile listens on %s", addresses)
+            await self.lifespan.shutdown()
+            sys.exit(STARTUP_FAILURE)
+        logger.info("listening on %s", addresses)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The signal handler. It only sets flags; `on_tick` acts on them."""

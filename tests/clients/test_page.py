@@ -119,6 +119,26 @@ def test_the_conversation_goes_on(open_page: Open) -> None:
     ]
 
 
+def test_a_new_conversation_begins_without_the_question_that_was_stopped(open_page: Open) -> None:
+    page = open_page(routes={"**/v1/chat/completions": lambda route: None})  # never answered
+    message = page.get_by_label("Message")
+    message.fill("How are you?")
+    page.get_by_role("button", name="Send").click()
+    page.get_by_role("button", name="New conversation").click()
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    expect(message).to_have_value("")
+
+
+def test_enter_that_ends_a_composition_sends_nothing(open_page: Open) -> None:
+    page = open_page()
+    page.get_by_label("Message").fill("にほん")
+    press = "key => document.activeElement.dispatchEvent(new KeyboardEvent('keydown', key))"
+    page.evaluate(press, {"key": "Enter", "keyCode": 229, "bubbles": True})  # as Safari sends it
+    expect(page.locator("#chat article")).to_have_count(0)
+    page.evaluate(press, {"key": "Enter", "keyCode": 13, "bubbles": True})
+    expect(page.locator("#chat article")).to_have_count(1)
+
+
 def test_tasks(open_page: Open) -> None:
     page = open_page()
     assert "Bahnhof" in run_task(page, "Translate", "Translate").locator(".text").first.inner_text()
@@ -264,6 +284,13 @@ def test_the_key_is_asked_for(open_page: Open, request: pytest.FixtureRequest, t
         other = open_page(url)  # another tab has to be told
         other.get_by_role("button", name="Cancel").click()
         expect(other.locator("#problem")).to_contain_text("API key")
+        other.get_by_label("Message").fill("How are you?")
+        other.get_by_role("button", name="Send").click()
+        other.get_by_label("Key", exact=True).fill(KEY)
+        other.keyboard.press("Enter")
+        assert answer_of(other, "chat").locator(".text").first.inner_text()
+        expect(other.locator("#problem")).to_be_hidden()
+        expect(other.locator("#model")).to_contain_text("routelm")
         page.reload()
         expect(page.locator("#model")).to_contain_text("routelm")
         assert not dialog.is_visible()

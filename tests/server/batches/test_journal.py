@@ -92,6 +92,12 @@ def test_another_kind_of_file(path: Path) -> None:
         Journal(path)
 
 
+def test_a_file_that_cannot_be_used_now_is_not_damaged(path: Path) -> None:
+    path.mkdir()
+    with pytest.raises(OSError, match="unable to open database file"):
+        Journal(path)
+
+
 def test_mistakes_of_ours_are_not_damage(journal: Journal) -> None:
     journal.close()
     with pytest.raises(sqlite3.ProgrammingError):

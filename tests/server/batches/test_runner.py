@@ -4,21 +4,25 @@ import asyncio
 import bisect
 import gc
 import json
+import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from server.batches import disk, job
+from server.batches import disk, job, request_lines
 from server.batches.executor import BatchResponse
 from server.batches.files import FileStore
-from server.batches.journal import Journal
+from server.batches.journal import Journal, RequestPosition
 from server.batches.metrics import BatchCollector
-from server.batches.request_lines import InvalidLineError, parse_request
+from server.batches.request_lines import BatchRequest, InvalidLineError, parse_request
 from server.batches.request_queue import in_thread
 from server.batches.runner import BatchRunner
 from server.batches.store import BatchStore
@@ -167,6 +171,35 @@ async def test_a_cancelled_batch_stays_cancelled_over_a_restart(tmp_path: Path) 
     assert not executor.answered
 
 
+async def test_a_batch_that_is_cancelled_before_all_its_requests_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends while it reads the input."""
+    real = Journal.add
+    monkeypatch.setattr(job, "PAGE", 4)
+
+    async with running(tmp_path, FakeExecutor()) as runner:
+
+        def add(journal: Journal, requests: list[RequestPosition]) -> None:
+            if journal.counts().total:
+                [batch] = runner.directory.batches.unfinished()
+                runner.directory.batches.enter(batch.id, BatchStatus.CANCELLING)
+                raise KeyError("the end")
+            real(journal, requests)
+
+        monkeypatch.setattr(Journal, "add", add)
+        batch = await run_to_the_end(runner, lines(9))
+        assert batch.status is BatchStatus.CANCELLING
+    monkeypatch.setattr(Journal, "add", real)
+    async with running(tmp_path, FakeExecutor()) as runner:
+        await runner.wait(batch.id)
+        batch = runner.directory.batches.at(batch.id)
+        rest = output(runner.directory, batch.error_file_id)
+    assert batch.status is BatchStatus.CANCELLED
+    assert ids(rest) == [f"r{number}" for number in range(9)]
+    assert {one["error"]["code"] for one in rest} == {"batch_cancelled"}
+
+
 async def test_a_finished_batch_cannot_be_cancelled(tmp_path: Path) -> None:
     async with running(tmp_path, FakeExecutor()) as runner:
         batch = await run_to_the_end(runner, lines(1))
@@ -183,6 +216,27 @@ async def test_what_is_late_expires(tmp_path: Path) -> None:
     assert 0 < len(done) < 400
     assert len(done) + len(rest) == batch.counts.total == batch.counts.completed + batch.counts.failed == 400
     assert {one["error"]["code"] for one in rest} == {"batch_expired"}
+
+
+async def test_a_batch_whose_requests_were_answered_in_time_is_completed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ends while it writes the output files, and the next one starts when the time is over."""
+
+    def write_output_files(*arguments: Any) -> Any:
+        raise KeyError("the end")
+
+    async with running(tmp_path, FakeExecutor()) as runner:
+        with monkeypatch.context() as patch:
+            patch.setattr(job, "write_output_files", write_output_files)
+            batch = await run_to_the_end(runner, lines(3))
+        assert batch.status is BatchStatus.FINALIZING
+        runner.directory.batches._write(replace(batch, expires_at=batch.created_at))
+    async with running(tmp_path, FakeExecutor()) as runner:
+        await runner.wait(batch.id)
+        batch = runner.directory.batches.at(batch.id)
+        assert batch.status is BatchStatus.COMPLETED
+        assert ids(output(runner.directory, batch.output_file_id)) == ["r0", "r1", "r2"]
 
 
 async def test_a_batch_that_is_cancelled_while_it_expires_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,6 +277,59 @@ async def test_batches_take_turns(tmp_path: Path) -> None:
     assert executor.most_running == 2
     last_of_a = max(place for place, name in enumerate(executor.order) if name.startswith("a"))
     assert last_of_a > 50  # one after the other it would be 39
+
+
+async def test_a_request_is_read_when_its_turn_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of all batches together may be larger than the memory."""
+    read: list[str] = []
+
+    def read_request(path: Path, position: RequestPosition) -> BatchRequest:
+        read.append(position.custom_id)
+        return request_lines.read_request(path, position)
+
+    monkeypatch.setattr(job, "read_request", read_request)
+    executor = FakeExecutor(seconds=10)
+    async with running(tmp_path, executor, max_num_seqs=2) as runner:
+        file_id = add_file(runner.directory, lines(9))
+        for _ in range(4):
+            await runner.create(description(file_id))
+        await until(lambda: all(batch.status == "in_progress" for batch in runner.directory.batches.all()))
+        await until(lambda: executor.running == 2)
+        await asyncio.sleep(0.05)
+        assert len(read) == 2
+
+
+async def test_batches_are_read_one_after_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parsing their lines takes turns with the event loop, which each more would delay."""
+    real, now, most = job.BatchJob._validate, 0, 0
+
+    def validate(self: job.BatchJob, journal: Journal) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        real(self, journal)
+        time.sleep(0.01)
+        now -= 1
+
+    monkeypatch.setattr(job.BatchJob, "_validate", validate)
+    async with running(tmp_path, FakeExecutor()) as runner:
+        file_id = add_file(runner.directory, lines(3))
+        batches = [await runner.create(description(file_id)) for _ in range(5)]
+        for batch in batches:
+            await runner.wait(batch.id)
+    assert most == 1
+
+
+async def test_the_threads_of_the_event_loop_are_free_for_others() -> None:
+    release = threading.Event()
+    busy = [asyncio.create_task(in_thread(release.wait)) for _ in range(100)]
+    await asyncio.sleep(0)
+    try:
+        async with asyncio.timeout(5):
+            assert await asyncio.to_thread(lambda: "done") == "done"
+    finally:
+        release.set()
+        await asyncio.gather(*busy)
 
 
 async def test_many_batches_of_one_key_do_not_delay_another(tmp_path: Path) -> None:
@@ -480,6 +587,30 @@ async def test_a_damaged_journal_ends_its_batch_alone(tmp_path: Path, damage: st
         again = await runner.create(description(broken.input_file_id))  # its input is still there
         await runner.wait(again.id)
         assert runner.directory.batches.at(again.id).counts.completed == 200
+
+
+async def test_a_journal_that_another_program_has_open_keeps_its_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, timeout=0))
+    executor = FakeExecutor(seconds=0.01)
+    async with running(tmp_path, executor) as runner:
+        batch = await runner.create(description(add_file(runner.directory, lines(30))))
+        await until(lambda: runner.directory.batches.at(batch.id).counts.completed > 5)
+        journal = runner.directory.batches.journal_path(batch.id)
+    answered = executor.answered.copy()
+    with closing(sqlite3.connect(journal)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        async with running(tmp_path, executor) as runner:
+            await runner.wait(batch.id)
+            batch = runner.directory.batches.at(batch.id)
+    assert batch.status is BatchStatus.FAILED
+    assert [error.code for error in batch.errors] == ["io_error"]
+    async with running(tmp_path, executor) as runner:
+        await runner.wait(batch.id)
+        batch = runner.directory.batches.at(batch.id)
+    assert batch.counts == RequestCounts(30, 30, 0)
+    assert executor.answered.total() < 30 + answered.total()  # those that were recorded are not answered again
 
 
 async def test_a_changed_input_file_is_noticed(tmp_path: Path) -> None:

@@ -114,6 +114,19 @@ def test_a_missing_file(files: tuple[Path, Path]) -> None:
     assert "in.jsonl" in result.output
 
 
+def test_the_answers_replace_neither_the_input_nor_a_directory(
+    server: Server, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    source, target = files
+    source.write_text(line("r0", body=BODY))
+    target.symlink_to(source)
+    for output, problem in ((source, "is the input"), (target, "is the input"), (tmp_path, "is a directory")):
+        result = run(source, "-o", output)
+        assert (result.exit_code, problem in result.output) == (2, True)
+    assert source.read_text() == line("r0", body=BODY)
+    assert server.engine.submitted == []
+
+
 def test_the_keys_of_a_server_do_not_matter(
     server: Server, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,6 +107,18 @@ def test_the_socket_of_a_dead_server_is_replaced_but_no_file(tmp_path: Path) -> 
         bind_unix(tmp_path / "nowhere" / "socket")
 
 
+def test_the_socket_of_a_server_that_still_loads_is_in_use(tmp_path: Path) -> None:
+    path = tmp_path / "routelm.sock"
+    with bind_unix(path), pytest.raises(ValueError, match="in use"):
+        bind_unix(path)
+    with bind_unix(path) as listener:
+        listener.listen(0)
+        with socket.socket(socket.AF_UNIX) as waiting:
+            waiting.connect(str(path))
+            with pytest.raises(ValueError, match="in use"):  # and does not wait, although the queue is full
+                bind_unix(path)
+
+
 def test_an_application_answers_on_a_unix_socket(tmp_path: Path) -> None:
     path = tmp_path / "routelm.sock"
     with listening_on(make_server(), bind_unix(path)) as url:

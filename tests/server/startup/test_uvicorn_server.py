@@ -8,6 +8,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from server.cli import app
+from server.startup import uvicorn_server
+from server.startup.listeners import bind_tcp, url_of
+from tests.server.applications import make_server
 
 
 @pytest.fixture
@@ -35,6 +38,22 @@ def test_a_port_in_use_is_told_before_loading(taken: int, loaded: list[str]) -> 
     result = serve("--port", str(taken))
     assert (result.exit_code, result.stderr) == (2, f"port {taken} is in use: choose another with --port\n")
     assert loaded == []
+
+
+def test_a_port_that_another_server_took_while_loading_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(uvicorn_server.sys, "setswitchinterval", lambda seconds: None)  # it is for whole processes
+    server = make_server()
+    [first] = bind_tcp("127.0.0.1", 0)
+    with first:
+        [second] = bind_tcp("127.0.0.1", first.getsockname()[1])
+        first.listen()
+        with second, pytest.raises(SystemExit) as ended:
+            uvicorn_server.run(server.settings, server.open_backend, [second])
+        assert ended.value.code
+        assert caplog.messages[-1] == f"another server that started meanwhile listens on {url_of(first)}"
+    assert server.engine.closed_with
 
 
 def test_an_address_of_another_machine_is_told(loaded: list[str]) -> None:
