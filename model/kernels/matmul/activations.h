@@ -55,6 +55,21 @@ template <class T, class Compute> void with_compute_type(int64_t format, Compute
 template <class In> constexpr int64_t GROUP_SIZE = std::is_class<In>::value ? 1 : GROUP;
 template <class In> constexpr int64_t row_size(int64_t inputs) { return padded(inputs) / GROUP * GROUP_SIZE<In>; }
 
+// Elements from row to row. At a multiple of 2 KiB, the rows of a microkernel would compete for one or two sets of the
+// first cache, which holds eight lines of each.
+template <class In> constexpr int64_t row_stride(int64_t inputs) {
+    int64_t size = row_size<In>(inputs);
+    return size * sizeof(In) % 2048 ? size : size + (63 + sizeof(In)) / sizeof(In);
+}
+
+// Activations in the form in which they are multiplied.
+template <class In> struct Activations {
+    const In* data;
+    int64_t stride;  // from row to row
+
+    const In* row(int64_t r) const { return data + r * stride; }
+};
+
 // Stores the 32 values of group g of a row.
 INLINE void store_group(float* row, int64_t g, const float* values) {
     std::memcpy(row + g * GROUP, values, GROUP * sizeof(float));

@@ -10,15 +10,16 @@
 
 namespace {
 
-// Rows of x as In: x itself if it is so already, not padded and need not be a copy, otherwise rows in `scratch`.
+// Rows of x as In: x itself if it is so already and need not be a copy, otherwise rows in `scratch`.
 template <class In, class T>
-const In* as_compute_type(const T* x, int64_t rows, int64_t inputs, Scratch& scratch, const Workers& workers) {
+Activations<In> as_compute_type(const T* x, int64_t rows, int64_t inputs, Scratch& scratch, const Workers& workers) {
+    int64_t stride = rows > 1 ? row_stride<In>(inputs) : row_size<In>(inputs);
     if constexpr (std::is_same<T, In>::value)
-        if (padded(inputs) == inputs && !workers.helper) return x;
-    In* out = scratch.reserve<In>(rows * row_size<In>(inputs));
+        if (stride == inputs && !workers.helper) return {x, stride};
+    In* out = scratch.reserve<In>(rows * stride);
 #pragma omp parallel for num_threads(workers.threads) if (rows * inputs > 65536)
-    for (int64_t r = 0; r < rows; ++r) convert_row(x + r * inputs, inputs, out + r * row_size<In>(inputs));
-    return out;
+    for (int64_t r = 0; r < rows; ++r) convert_row(x + r * inputs, inputs, out + r * stride);
+    return {out, stride};
 }
 
 constexpr int64_t PREFETCH_DISTANCE = 8 << 10;  // bytes, where weights are read once; by measurement
@@ -46,8 +47,7 @@ inline void scale_and_bias(const PackedMatrix& m, int64_t panel, int64_t rows, f
 // Up to four tiles of rows: each panel is multiplied by all tiles while the next panel is prefetched. More tiles: each
 // tile is multiplied by all panels.
 template <class In, class Sink>
-void multiply(const In* x, int64_t stride, int64_t rows, const PackedMatrix& m, int64_t first, int64_t last,
-              Sink sink) {
+void multiply(const Activations<In>& x, int64_t rows, const PackedMatrix& m, int64_t first, int64_t last, Sink sink) {
     alignas(64) float sums[MAX_ROWS * PANEL];
     int64_t size = m.panel_bytes(), tiles = (rows + MAX_ROWS - 1) / MAX_ROWS;
     bool few = tiles <= 4;
@@ -58,7 +58,7 @@ void multiply(const In* x, int64_t stride, int64_t rows, const PackedMatrix& m, 
         Prefetch prefetch{w + PREFETCH_DISTANCE, step_bytes(m.format), 0};
         if (few && parts > 1)
             prefetch = {w + size + size / parts * passes * t, step_bytes(m.format) / parts, size / parts};
-        multiply_panel(count, m, Panel{w, m.group_scales(p)}, x + row * stride, stride, prefetch, sums);
+        multiply_panel(count, m, Panel{w, m.group_scales(p)}, x.row(row), x.stride, prefetch, sums);
         if (m.format == INT8 || m.bias) scale_and_bias(m, p, count, sums);
         sink(row, count, p, sums);
     };
@@ -106,15 +106,14 @@ template <class In, class Out> class Matmul final : public Product {
     PackedMatrix m;
     std::vector<Job> list;
     Scratch converted;
-    const In* in;
-    int64_t stride;
+    Activations<In> in;
     Results<Out> results;
 
 public:
     template <class T>
     Matmul(const T* x, const int64_t* counts, int64_t experts, const PackedMatrix& matrix, Out* out, int64_t rows,
            const Workers& workers)
-        : m(matrix), in(as_compute_type<In>(x, rows, m.inputs, converted, workers)), stride(row_size<In>(m.inputs)),
+        : m(matrix), in(as_compute_type<In>(x, rows, m.inputs, converted, workers)),
           results(out, rows * m.outputs, workers) {
         std::vector<int64_t> starts(1, 0);
         for (int64_t e = 0; e < experts; ++e) starts.push_back(counts ? starts[e] + counts[e] : rows);
@@ -125,7 +124,8 @@ public:
     void compute(int64_t number, Scratch&) override {
         const Job& job = list[number];
         Out* out = results.data + job.row * m.outputs;
-        multiply(in + job.row * stride, stride, job.rows, m.of_expert(job.group), job.first, job.last,
+        Activations<In> rows{in.row(job.row), in.stride};
+        multiply(rows, job.rows, m.of_expert(job.group), job.first, job.last,
                  [&](int64_t row, int64_t count, int64_t panel, const float* sums) {
                      int64_t left = m.outputs - panel * PANEL;
                      for (int64_t r = 0; r < count; ++r)

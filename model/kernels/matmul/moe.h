@@ -43,11 +43,10 @@ template <class In> struct ExpertRows {
     int64_t rows, width;
     const int64_t* tokens;
     const float* weights;
-    const In* x;
+    Activations<In> x;
     In* inner;
 
-    int64_t x_stride() const { return row_size<In>(gate_up.inputs); }
-    int64_t inner_stride() const { return row_size<In>(width); }
+    Activations<In> activated() const { return {inner, row_stride<In>(width)}; }
 };
 
 // silu(gate) * up; or if clamped, gate * sigmoid(alpha * gate) * (up + 1) with gate <= limit and |up| <= limit.
@@ -85,9 +84,9 @@ struct SortedChoices {
 template <class In, class T> class MoE final : public Product {
     MoECall call;
     SortedChoices sorted;
-    int64_t routed, x_size, column_step;
+    int64_t routed, column_step;
     Scratch converted, gathered_scratch, inner_scratch;
-    const In* in;
+    Activations<In> in;
     In* gathered;  // the rows of x of all choices
     std::vector<ExpertRows<In>> experts;
     std::vector<Job> gate_up_jobs;
@@ -96,7 +95,7 @@ template <class In, class T> class MoE final : public Product {
     // Of 64 choices: their rows of x.
     void gather(int64_t job) {
         for (int64_t s = job * 64; s < std::min(routed, job * 64 + 64); ++s)
-            std::memcpy(gathered + s * x_size, in + sorted.tokens[s] * x_size, x_size * sizeof(In));
+            std::memcpy(gathered + s * in.stride, in.row(sorted.tokens[s]), in.stride * sizeof(In));
     }
 
     // The inner activations of some panels of one expert: first all gates, then the ups that are multiplied with them.
@@ -104,20 +103,20 @@ template <class In, class T> class MoE final : public Product {
         const ExpertRows<In>& e = experts[job.group];
         int64_t half = e.width / PANEL, width = (job.last - job.first) * PANEL;
         float* gates = scratch.reserve<float>(e.rows * width);
-        multiply(e.x, e.x_stride(), e.rows, e.gate_up, job.first, job.last,
+        multiply(e.x, e.rows, e.gate_up, job.first, job.last,
                  [&](int64_t row, int64_t count, int64_t panel, const float* sums) {
                      for (int64_t r = 0; r < count; ++r)
                          std::memcpy(gates + (row + r) * width + (panel - job.first) * PANEL, sums + r * PANEL,
                                      PANEL * sizeof(float));
                  });
-        multiply(e.x, e.x_stride(), e.rows, e.gate_up, job.first + half, job.last + half,
+        multiply(e.x, e.rows, e.gate_up, job.first + half, job.last + half,
                  [&](int64_t row, int64_t count, int64_t panel, const float* sums) {
                      alignas(64) float inner[PANEL];
                      for (int64_t r = 0; r < count; ++r) {
                          const float* gate = gates + (row + r) * width + (panel - half - job.first) * PANEL;
                          for (int64_t v = 0; v < PANEL; v += LANES)
                              store(inner + v, activate(call, load<f32v>(gate + v), load<f32v>(sums + r * PANEL + v)));
-                         store_group(e.inner + (row + r) * e.inner_stride(), panel - half, inner);
+                         store_group(e.inner + (row + r) * e.activated().stride, panel - half, inner);
                      }
                  });
     }
@@ -128,7 +127,7 @@ template <class In, class T> class MoE final : public Product {
         float* totals = scratch.reserve<float>(call.tokens * width);
         std::memset(totals, 0, call.tokens * width * sizeof(float));
         for (const ExpertRows<In>& e : experts)
-            multiply(e.inner, e.inner_stride(), e.rows, e.down, first, last,
+            multiply(e.activated(), e.rows, e.down, first, last,
                      [&](int64_t row, int64_t count, int64_t panel, const float* sums) {
                          for (int64_t r = 0; r < count; ++r) {
                              float weight = e.weights[row + r];
@@ -144,9 +143,9 @@ template <class In, class T> class MoE final : public Product {
 
 public:
     MoE(const T* x, const MoECall& arguments, T* out, const Workers& workers)
-        : call(arguments), sorted(call), routed(sorted.starts.back()), x_size(row_size<In>(call.hidden)),
+        : call(arguments), sorted(call), routed(sorted.starts.back()),
           in(as_compute_type<In>(x, call.tokens, call.hidden, converted, workers)),
-          gathered(gathered_scratch.reserve<In>(call.tokens > 1 ? routed * x_size : 0)),
+          gathered(gathered_scratch.reserve<In>(call.tokens > 1 ? routed * in.stride : 0)),
           results(out, call.tokens * call.hidden, workers) {
         int64_t panels = add_experts();
         for (size_t e = 0; e < experts.size(); ++e) {
@@ -164,20 +163,21 @@ public:
     int64_t add_experts() {
         int64_t routed_width = call.routed.down ? call.routed.down->inputs : 0, panels = 0;
         int64_t shared_width = call.shared.down ? call.shared.down->inputs : 0;
-        int64_t inner_size = row_size<In>(routed_width);
-        In* inner = inner_scratch.reserve<In>(routed * inner_size + call.tokens * row_size<In>(shared_width));
+        int64_t inner_stride = row_stride<In>(routed_width);
+        In* inner = inner_scratch.reserve<In>(routed * inner_stride + call.tokens * row_stride<In>(shared_width));
         for (int64_t e = 0; e < call.num_experts; ++e) {
             int64_t start = sorted.starts[e], rows = sorted.starts[e + 1] - start;
             if (rows == 0) continue;
             experts.push_back({call.routed.gate_up->of_expert(e), call.routed.down->of_expert(e), rows, routed_width,
                                sorted.tokens.data() + start, sorted.weights.data() + start,
-                               call.tokens > 1 ? gathered + start * x_size : in, inner + start * inner_size});
+                               call.tokens > 1 ? Activations<In>{gathered + start * in.stride, in.stride} : in,
+                               inner + start * inner_stride});
             panels += routed_width / PANEL;
         }
         if (call.shared.down) {
             experts.push_back({*call.shared.gate_up, *call.shared.down, call.tokens, shared_width,
                                sorted.tokens.data() + routed, sorted.weights.data() + routed, in,
-                               inner + routed * inner_size});
+                               inner + routed * inner_stride});
             panels += shared_width / PANEL;
         }
         return panels;
