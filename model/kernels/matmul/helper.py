@@ -20,7 +20,7 @@ class HelperCounts(NamedTuple):
 def start_helper() -> None:
     """Until `stop_helper`, weights by which the calling thread multiplies must stay in memory.
 
-    The helper also stops when that thread ends.
+    The helper also stops when that thread ends. Where a limit allows no further thread, there is none.
     """
     library = load_library("matmul")
     if library is not None:

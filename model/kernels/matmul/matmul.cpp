@@ -4,6 +4,8 @@
 // Every output element is one chain of additions in the order of the inputs, computed by one thread. So the bits of a
 // row depend neither on the other rows nor on the number of threads. Any numbers of inputs and outputs are supported.
 
+#include <system_error>
+
 #include "../build_info.h"
 #include "gemm_driver.h"
 #include "moe.h"
@@ -73,10 +75,14 @@ void moe_f32(const float* x, const MoECall* call, float* out, int64_t threads) {
 
 void moe_bf16(const bf16* x, const MoECall* call, bf16* out, int64_t threads) { moe_any(x, call, out, threads); }
 
-// From now on a second thread helps the calling thread with products that it computes alone. The weights must stay in
-// place until `stop_helper`.
+// From now on a second thread helps the calling thread with products that it computes alone, if the system allows one
+// more thread. The weights must stay in place until `stop_helper`.
 void start_helper() {
-    if (!helper) helper.reset(new Helper);
+    if (helper) return;
+    try {
+        helper.reset(new Helper);
+    } catch (const std::system_error&) {  // a limit on threads is reached
+    }
 }
 
 void stop_helper() { helper.reset(); }

@@ -1,6 +1,8 @@
 """A helper never changes a result, even if it is interrupted in the midst of one."""
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.kernels.library import load_library
 from model.kernels.matmul import packed
 from model.kernels.matmul.codes import Format
 from model.kernels.matmul.helper import helper_counts, start_helper, stop_helper
@@ -125,3 +128,24 @@ def test_several_threads_are_not_helped() -> None:
     with helper():
         compute()
         assert helper_counts() == (0, 0)
+
+
+ONE_THREAD_TOO_MANY = """
+import ctypes, resource, sys, threading
+library = ctypes.CDLL(sys.argv[1])
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (1 << 20),) * 2)  # no room for a stack
+try:
+    threading.Thread(target=print).start()
+except RuntimeError:
+    library.start_helper()
+    library.stop_helper()
+    print("went on")
+"""
+
+
+def test_where_no_thread_can_start_there_is_no_helper() -> None:
+    library = load_library("matmul")
+    assert library is not None
+    command = [sys.executable, "-c", ONE_THREAD_TOO_MANY, library._name]
+    assert subprocess.run(command, capture_output=True, text=True, check=False).stdout == "went on\n"
