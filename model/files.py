@@ -68,7 +68,7 @@ def read_object(path: File) -> dict[str, Any]:
     """The object in a JSON file. ValueError with the file's name if it is not valid JSON or no object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} cannot be read: it has no JSON object")

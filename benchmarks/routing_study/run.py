@@ -30,10 +30,11 @@ def run_study(
     Without `data_dir` the data is made up (see sample_data). ValueError where `directory` holds another study.
     """
     open_study(study, directory)
+    extra_sources = () if data_dir is None else EXTRA_SOURCES  # a hundred times as much as what is made up
     if data_dir is None:
         data_dir = write_sample_data(directory / "sample")
     tokenizer = tokenizers.Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
-    prepared = ensure_prepared(data_dir, tokenizer_dir, directory / "data", log, EXTRA_SOURCES)
+    prepared = ensure_prepared(data_dir, tokenizer_dir, directory / "data", log, extra_sources)
     materials = load_materials(study, data_dir, prepared, tokenizer)
     with token_progress(speed_estimate_seconds=1800) as bars:
         _run_all(study, directory, materials, bars, device=device, workers=workers, log=log)

@@ -35,6 +35,8 @@ class AttentionConfig:
 
     def __post_init__(self) -> None:
         _check_multiple(self.num_heads, "query heads", self.num_kv_heads, "key/value heads")
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"attention to a window of {self.window} tokens (sliding_window): it must be positive")
         if self.rotary is not None and self.rotary.dim > self.head_dim:
             raise ValueError(f"rotary positions on {self.rotary.dim} coordinates of heads that have {self.head_dim}")
         if self.qk_norm is not None and self.qk_norm.after_rotary and not self.qk_norm.per_head:

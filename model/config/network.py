@@ -18,6 +18,12 @@ class LayerConfig:
     feed_forward: GatedMLPConfig | MoEConfig | None
     norms: NormPlacement = NormPlacement.PRE
 
+    def __post_init__(self) -> None:
+        if isinstance(self.feed_forward, GatedMLPConfig):
+            _check_width("a feed-forward", self.feed_forward.width, "intermediate_size or shared_intermediate_size")
+        if isinstance(self.feed_forward, MoEConfig):
+            _check_width("experts", self.feed_forward.expert_width, "moe_intermediate_size or intermediate_size")
+
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
@@ -69,3 +75,8 @@ def hybrid_config(
         LayerConfig(attention if (index + 1) % attention_every == 0 else delta_net, moe) for index in range(num_layers)
     )
     return ModelConfig(vocab_size, hidden_size, layers, max_positions, norm, tie_word_embeddings=True)
+
+
+def _check_width(what: str, width: int, keys: str) -> None:
+    if width < 1:
+        raise ValueError(f"{what} of width {width} ({keys}): it must be positive")

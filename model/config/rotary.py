@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+MOST_COORDINATES = 65_536  # far more than any head has; their frequencies are computed before weights are looked at
+
 
 @dataclass(frozen=True, slots=True)
 class LinearScaling:
@@ -52,8 +54,11 @@ class RotaryConfig:
     scaling: RotaryScaling | None = None
 
     def __post_init__(self) -> None:
-        if self.dim < 2 or self.dim % 2:
-            raise ValueError(f"rotary positions on {self.dim} coordinates of a head: the number must be even")
+        if not 2 <= self.dim <= MOST_COORDINATES or self.dim % 2:
+            raise ValueError(
+                f"rotary positions on {self.dim} coordinates of a head (head_dim, rotary_dim or qk_rope_head_dim): the "
+                f"number must be even, and from 2 to {MOST_COORDINATES}"
+            )
         if isinstance(self.scaling, FrequencyFactors) and len(self.scaling.factors) != self.dim // 2:
             raise ValueError(f"{len(self.scaling.factors)} factors for {self.dim // 2} rotary frequencies")
 

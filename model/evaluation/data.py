@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from model.text.language_detection import detect_language
-from model.training.data.rows import Row, SourceFile, find_sources, read_rows, row_texts, task_of
+from model.training.data.rows import Row, SourceFile, find_sources, read_source, row_texts, task_of
 
 TASKS = ("translate", "summarize", "analyze", "chat", "generate")
 ROWS_TO_TELL_LANGUAGE = 50
@@ -27,7 +27,7 @@ class EvaluationSource:
 
     def training_rows(self, limit: int) -> Iterator[Row]:
         """Yield the first `limit` training rows: none where the file is not at hand."""
-        return iter(()) if self.training is None else islice(read_rows(self.training.path), limit)
+        return iter(()) if self.training is None else islice(read_source(self.training), limit)
 
     def language(self) -> str:
         """The language most of the first rows are in: "en", "zh", "de" or "fr"."""
@@ -55,7 +55,7 @@ def load_sources(
     return [
         EvaluationSource(file.name, rows, training.get(file.name))
         for file in files
-        if any(_wanted(file.name, task) for task in tasks) and (rows := tuple(islice(read_rows(file.path), samples)))
+        if any(_wanted(file.name, task) for task in tasks) and (rows := tuple(islice(read_source(file), samples)))
     ]
 
 

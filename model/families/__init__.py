@@ -15,10 +15,11 @@ from typing import Any
 from model.checkpoints.reader import CheckpointError
 from model.checkpoints.rules import Rule
 from model.config import ModelConfig
+from model.families.counts import check_counts
 
 ConfigFromHf = Callable[[Mapping[str, Any]], ModelConfig]
 
-_SHARED = {"__init__", "rope", "standard"}
+_SHARED = {"__init__", "counts", "rope", "standard"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,12 @@ def family_of(hf_config: Mapping[str, Any]) -> Family:
     module = import_module(f"model.families.{model_type}")
     layouts = getattr(module, "layouts", lambda config: [module.rules(config)])
     ignored = getattr(module, "ignored", lambda hf: ())
-    return Family(_naming_what_is_missing(module.config_from_hf), module.rules, layouts, ignored)
+    return Family(_naming_what_is_wrong(module.config_from_hf), module.rules, layouts, ignored)
 
 
-def _naming_what_is_missing(config_from_hf: ConfigFromHf) -> ConfigFromHf:
+def _naming_what_is_wrong(config_from_hf: ConfigFromHf) -> ConfigFromHf:
     def checked(hf_config: Mapping[str, Any]) -> ModelConfig:
+        check_counts(hf_config)
         try:
             return config_from_hf(hf_config)
         except KeyError as error:

@@ -63,7 +63,10 @@ class Router(nn.Module):
     def __init__(self, num_experts: int, k: int) -> None:
         super().__init__()
         if not 1 <= k <= num_experts:
-            raise ValueError(f"a token can go to 1..{num_experts} experts, not {k}: change top_k or num_experts")
+            raise ValueError(
+                f"a token can go to 1..{num_experts} experts, not {k}: change top_k (num_experts_per_tok) or "
+                "num_experts"
+            )
         self.num_experts = num_experts
         self.k = k
 

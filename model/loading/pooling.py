@@ -62,7 +62,7 @@ def _steps(directory: Directory) -> dict[str, str]:
         steps = {
             str(step["type"]).rpartition(".")[2]: str(step["path"]) for step in json.loads(path.read_text("utf-8"))
         }
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error!r}") from error
     if list(steps) not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ValueError(
@@ -111,7 +111,7 @@ def _prompts(directory: Directory) -> dict[str, str]:
 
 def _default_prompt(directory: Directory, prompts: Mapping[str, str]) -> str:
     name = _settings(directory).get("default_prompt_name")
-    if name is not None and name not in prompts:
+    if name is not None and name not in list(prompts):  # of any type, also one that cannot be a key
         raise ValueError(f"default_prompt_name is {name!r}, which is none of the prompts")
     return "" if name is None else prompts[name]
 

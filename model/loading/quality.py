@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from model.files import Directory, read_object
 
@@ -30,6 +31,11 @@ class TaskScore:
     low: float | None = None
     high: float | None = None
 
+    def __post_init__(self) -> None:
+        _check_type(str, self.task, self.source, self.part, self.metric, self.baseline)
+        _check_type(int | float, self.value, self.baseline_value)
+        _check_type(int | float | None, self.low, self.high)
+
     def __str__(self) -> str:
         known = self.low is not None and self.high is not None
         interval = f", 95 % interval {self.low:.4g} to {self.high:.4g}" if known else ""
@@ -44,6 +50,11 @@ class ExpertsRow:
     experts: int
     scores: Mapping[str, float]  # by "task metric"
     seconds: float
+
+    def __post_init__(self) -> None:
+        _check_type(int, self.experts)
+        _check_type(Mapping, self.scores)
+        _check_type(int | float, self.seconds, *self.scores.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +104,13 @@ class Quality:
         """What was measured, and those where the model is no better than a baseline."""
         entries = [entry for entry in self.measured if entry.task == task and part in (None, entry.part)]
         return entries, [entry for entry in entries if not entry.better]
+
+
+def _check_type(kind: Any, *values: object) -> None:
+    """TypeError for a value of a file that is of another kind."""
+    for value in values:
+        if not isinstance(value, kind):
+            raise TypeError(f"{value!r} where {kind} is expected")
 
 
 def _verdict(task: str, part: str | None, entries: Sequence[TaskScore], weak: Sequence[TaskScore]) -> str:

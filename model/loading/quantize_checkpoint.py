@@ -28,6 +28,7 @@ from model.loading.freeze import is_matrix, scheme_of
 from model.loading.load import ModelDescription, describe, open_layout
 from model.loading.stored_codes import read_codes
 from model.quantization import Scheme, ours
+from model.text.chat_template import TOOL_USE_NAME
 
 SHARD_BYTES = 1 << 30
 
@@ -118,3 +119,7 @@ def copy_companions(source: Directory, target: Path, without: Collection[str] = 
         if file.name[0].isdigit() and settings.is_file():  # a folder with the settings of sentence-transformers
             (target / file.name).mkdir(exist_ok=True)
             (target / file.name / "config.json").write_bytes(settings.read_bytes())
+    tool_use = source / TOOL_USE_NAME
+    if tool_use.is_file():
+        (target / TOOL_USE_NAME).parent.mkdir(exist_ok=True)
+        (target / TOOL_USE_NAME).write_bytes(tool_use.read_bytes())

@@ -28,7 +28,7 @@ class RoutingBaseline:
             found = read_object(path)
             shares = {int(layer): tuple(map(_share, share)) for layer, share in found["shares"].items()}
             return cls(int(found["num_tokens"]), shares)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(
                 f"{path} is not what routelm routing writes: {error!r}; delete it or write it again"
             ) from None

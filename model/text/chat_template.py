@@ -15,6 +15,7 @@ from model.text.tokenizer import TokenizedText, Tokenizer
 from model.text.tokenizer_files import named_tokens
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+TOOL_USE_NAME = "additional_chat_templates/tool_use.jinja"
 MAX_TURN_BOUNDARIES = 8  # each costs one more rendering; only the last turns of a conversation are likely to come back
 _NO_TOOLS: Mapping[str, Any] = {"tools": None}
 _NOT_CONTINUED = "only a last message of the assistant, with text in it, can be continued"
@@ -86,13 +87,22 @@ class ChatTemplate:
     control_tokens.py). In an earlier answer of the model, only special tokens are hidden: it may have a `<think>`.
     """
 
-    def __init__(self, source: str, named: Mapping[str, str] | None = None, response_template: Any = None) -> None:
+    def __init__(
+        self,
+        source: str,
+        named: Mapping[str, str] | None = None,
+        response_template: Any = None,
+        tool_use: str | None = None,
+    ) -> None:
         """`named` are special tokens by the name that templates use. ValueError where `source` is not valid jinja.
 
-        `response_template` says how answers are written, if the checkpoint does (see response_template.py).
+        `response_template` says how answers are written, if the checkpoint does (see response_template.py). `tool_use`
+        is the template of conversations with tools, if it is another one.
         """
         self.response_template = response_template
         self._source, self._template = source, BoundedTemplate(source)
+        self._all_sources = source if tool_use is None else f"{source}\n{tool_use}"
+        self._template_with_tools = self._template if tool_use is None else BoundedTemplate(tool_use)
         self._variables = {"bos_token": "", "eos_token": "", **(named or {})}
         self._control_tokens: WeakKeyDictionary[Tokenizer, ControlTokens] = WeakKeyDictionary()
 
@@ -100,18 +110,26 @@ class ChatTemplate:
     def load(cls, directory: Directory) -> "ChatTemplate | None":
         """Read the template of a checkpoint; None where it has none.
 
-        It is in chat_template.jinja, tokenizer_config.json or chat_template.json, whichever comes first. ValueError
-        where it is not valid, or where there are several templates and none is called "default".
+        It is in chat_template.jinja, tokenizer_config.json or chat_template.json, whichever comes first. Of several,
+        "tool_use" is for conversations with tools, as in transformers, vLLM and llama.cpp, and "default" for all
+        others. ValueError where one of them is not valid, or none is called "default".
         """
-        source = _template_source(directory)
-        if source is None:
+        sources = _template_sources(directory)
+        if sources is None:
             return None
         settings = read_object_if_any(directory / "tokenizer_config.json")
-        return cls(source, named_tokens(directory), settings.get("response_template"))
+        named = named_tokens(directory)
+        return cls(sources["default"], named, settings.get("response_template"), sources.get("tool_use"))
 
     @property
     def source(self) -> str:
+        """The template of conversations without tools."""
         return self._source
+
+    @property
+    def all_sources(self) -> str:
+        """The same, and that of conversations with tools where it is another one."""
+        return self._all_sources
 
     @property
     def bos_token(self) -> str:
@@ -124,7 +142,7 @@ class ChatTemplate:
 
     def uses(self, variable: str) -> bool:
         """Whether a variable is named in the template."""
-        return variable in self._source
+        return variable in self._all_sources
 
     def render(
         self, messages: Sequence[Message], add_generation_prompt: bool, tools: Sequence[dict[str, Any]] = ()
@@ -174,7 +192,7 @@ class ChatTemplate:
         """The control tokens under this template, found once per tokenizer."""
         found = self._control_tokens.get(tokenizer)
         if found is None:
-            found = ControlTokens(tokenizer, self._source, frozenset(self._written_tokens(tokenizer)))
+            found = ControlTokens(tokenizer, self._all_sources, frozenset(self._written_tokens(tokenizer)))
             self._control_tokens[tokenizer] = found
         return found
 
@@ -184,9 +202,10 @@ class ChatTemplate:
         White space and words are left out: templates have them as ordinary text.
         """
         rendered = {token_id for messages in _PROBES for token_id in self._rendered_ids(messages, tokenizer)}
+        literals = (*self._template.literals, *self._template_with_tools.literals)
         for token, token_id in tokenizer.added_tokens.items():
             is_mark = not token.isspace() and not token.isalnum()
-            if is_mark and (token_id in rendered or any(token in text for text in self._template.literals)):
+            if is_mark and (token_id in rendered or any(token in text for text in literals)):
                 yield token
 
     def _rendered_ids(self, messages: list[Message], tokenizer: Tokenizer) -> list[int]:
@@ -222,7 +241,8 @@ class ChatTemplate:
         self, messages: list[Message], add_generation_prompt: bool, variables: Mapping[str, Any], clock: Clock
     ) -> str:
         own = {"messages": messages, "add_generation_prompt": add_generation_prompt}
-        return self._template.render({**self._variables, **variables, **own}, clock)
+        template = self._template_with_tools if variables.get("tools") else self._template
+        return template.render({**self._variables, **variables, **own}, clock)
 
 
 class UnusableChatTemplate:
@@ -231,7 +251,7 @@ class UnusableChatTemplate:
     def __init__(self, reason: str) -> None:
         self._reason = reason
 
-    source = bos_token = eos_token = ""
+    source = all_sources = bos_token = eos_token = ""
     response_template: Any = None
 
     def uses(self, variable: str) -> bool:
@@ -262,31 +282,33 @@ def _tokenize_after(known: KnownPrefix, text: str, guard: Guard) -> TokenizedTex
     )
 
 
-def _template_source(directory: Directory) -> str | None:
+def _template_sources(directory: Directory) -> dict[str, str] | None:
+    """The templates of a checkpoint by name."""
+    tool_use = directory / TOOL_USE_NAME
+    more = {"tool_use": tool_use.read_text(encoding="utf-8")} if tool_use.is_file() else {}
     path = directory / "chat_template.jinja"
     if path.is_file():
-        return path.read_text(encoding="utf-8")
+        return {"default": path.read_text(encoding="utf-8"), **more}
     for name in ("tokenizer_config.json", "chat_template.json"):
         found = read_object_if_any(directory / name).get("chat_template")
         if found is not None:
-            return _default_of(found, name)
+            return _named(found, name) | more
     return None
 
 
-def _default_of(found: Any, file_name: str) -> str:
-    """The one template, or of several (an object, or a list of names and templates) the one called "default"."""
+def _named(found: Any, file_name: str) -> dict[str, str]:
+    """The one template, which is called "default", or several: an object, or a list of names and templates."""
     if isinstance(found, list):
         found = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
-    if not isinstance(found, dict):
-        source = found
-    elif "default" in found:
-        source = found["default"]
-    else:
-        names = ", ".join(map(str, found)) or "no template at all"
+    sources = found if isinstance(found, dict) else {"default": found}
+    if "default" not in sources:
+        names = ", ".join(map(str, sources)) or "no template at all"
         raise ValueError(f"chat_template in {file_name} has {names}, and none that is called default")
-    if not isinstance(source, str):
-        raise ValueError(f"chat_template in {file_name} is {type(source).__name__} where a text is expected")
-    return source
+    used = {name: source for name, source in sources.items() if name in ("default", "tool_use")}
+    for source in used.values():
+        if not isinstance(source, str):
+            raise ValueError(f"chat_template in {file_name} is {type(source).__name__} where a text is expected")
+    return used
 
 
 def _prefixes(messages: list[Message]) -> Iterator[list[Message]]:

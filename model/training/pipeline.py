@@ -13,7 +13,9 @@ from model.training.data.prepare import (
     changed_files,
     is_prepared,
     prepare,
+    read_meta,
     source_names,
+    tokenizer_digest,
 )
 from model.training.data.rows import find_all_sources, task_of
 from model.training.data.sample_data import write_sample_data
@@ -41,16 +43,18 @@ def train(
 
     A new run takes its weights from the run in `start_from`, where given; it must have the same tokenizer.
     `extra_sources` are prepared with the files of the data directory.
-    Without `data_dir` a run goes on with the data it has, and a new one gets data that is made up (see sample_data).
+    Without `data_dir` a run goes on with the data it has, and a new one gets data that is made up (see sample_data),
+    without extra sources: those of the bundled recipes are a hundred times as much, and take minutes.
     Without `tokenizer_dir` a tokenizer is trained on the data.
     """
     if data_dir is None:
-        data_dir = run_dir / "sample"
+        data_dir, extra_sources = run_dir / "sample", ()
         if not (run_dir / "data" / "meta.json").exists():
             write_sample_data(data_dir)
             log(f"no --data given: made sample data in {data_dir}")
     if tokenizer_dir is None:
         tokenizer_dir = ensure_tokenizer(data_dir, run_dir / "tokenizer", recipe.model.vocab_size, log)
+    _check_tokenizer(tokenizer_dir, recipe, run_dir)
     prepared = ensure_prepared(data_dir, tokenizer_dir, run_dir / "data", log, extra_sources)
     trainer = Trainer(recipe, prepared, run_dir, device=device, workers=workers, start_from=start_from)
     state = trainer.state
@@ -103,6 +107,22 @@ def ensure_prepared(
 
         prepare(data_dir, tokenizer, directory, extra_sources=extra_sources, on_source=on_source)
     return directory
+
+
+def _check_tokenizer(directory: Path, recipe: Recipe, run_dir: Path) -> None:
+    """ValueError for more tokens than the network has, and for another tokenizer than that of the run so far."""
+    tokenizer = tokenizers.Tokenizer.from_file(str(directory / "tokenizer.json"))
+    if tokenizer.get_vocab_size() > recipe.model.vocab_size:
+        raise ValueError(
+            f"the tokenizer in {directory} has {tokenizer.get_vocab_size()} tokens, and the network of this recipe "
+            f"{recipe.model.vocab_size}: use one with no more, or leave it out"
+        )
+    begun = (run_dir / "log.jsonl").exists() and (run_dir / "data" / "meta.json").exists()
+    if begun and read_meta(run_dir / "data")["tokenizer"] not in ("", tokenizer_digest(tokenizer)):
+        raise ValueError(
+            f"the run in {run_dir} was begun with another tokenizer than the one in {directory}: go on with its own, "
+            "or name a new directory"
+        )
 
 
 def _check_files(data_dir: Path, prepared: Path, log: Log) -> None:

@@ -10,7 +10,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from model.text.language_detection import HAN, detect_language
 from model.text.special_tokens import END_OF_TEXT, MESSAGE_END, SPECIAL_TOKENS
-from model.training.data.rows import SourceFile, find_sources, read_rows, row_texts
+from model.training.data.rows import SourceFile, find_sources, read_source, row_texts
 
 # Written without whitespace control by line ends, so that any jinja environment renders the same text.
 CHAT_TEMPLATE = (
@@ -92,7 +92,7 @@ def _allowances(sizes: list[int], budget: float) -> list[float]:
 
 def _texts_by_language(source: SourceFile) -> dict[str, list[str]]:
     texts: dict[str, list[str]] = {language: [] for language in LANGUAGE_SHARES}
-    for row in read_rows(source.path):
+    for row in read_source(source):
         for text, language in row_texts(row):
             texts[language or detect_language(text)].append(text)
     return texts

@@ -306,7 +306,8 @@ class GenerationService:
 def _chat_format(template: ChatTemplate | UnusableChatTemplate | None, tokenizer: Tokenizer) -> ChatFormat:
     if template is None:
         return TaggedFormat()
-    return chat_format(template.source, tokenizer.special_tokens, tokenizer.added_tokens, template.response_template)
+    tokens = tokenizer.special_tokens, tokenizer.added_tokens
+    return chat_format(template.all_sources, *tokens, template.response_template)
 
 
 def _grammar_text(grammar: AnswerGrammar, after: str | None) -> str:

@@ -68,7 +68,9 @@ def tokenizer_config(metadata: Mapping[str, Any]) -> Json:
     named = {name: _token(metadata, tokens, key) for name, key in NAMED.items()}
     config: Json = {name: token for name, token in named.items() if token is not None}
     config["add_bos_token"] = bool(metadata.get("tokenizer.ggml.add_bos_token", _begins_with_bos(metadata)))
-    template = metadata.get("tokenizer.chat_template")
+    template, tool_use = (metadata.get(f"tokenizer.chat_template{name}") for name in ("", ".tool_use"))
+    if tool_use is not None:
+        return {**config, "chat_template": {"default": template, "tool_use": tool_use}}
     return config if template is None else {**config, "chat_template": template}
 
 

@@ -61,14 +61,11 @@ def _kind(piece: str) -> str:
 
 
 def _texts(path: Path) -> Iterator[Text]:
-    number = 1
-    try:
-        for row in read_rows(path):
+    for number, row in enumerate(read_rows(path), start=1):
+        try:
             yield from _texts_of(row)
-            number += 1
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        wrong = f"{path}, row {number}: a row is an object with a text, but this is not: {error!r}"
-        raise ValueError(wrong) from None
+        except (KeyError, TypeError, UnicodeEncodeError) as error:
+            raise ValueError(f"{path}, line {number}: an object with a text is expected: {error!r}") from None
 
 
 def _texts_of(row: Mapping[str, Any]) -> list[Text]:
@@ -78,4 +75,6 @@ def _texts_of(row: Mapping[str, Any]) -> list[Text]:
         found = [(row["task"], language, text) for text, language in row_texts(dict(row))]
     if not all(isinstance(part, str) for task, language, text in found for part in (task, language or "", text)):
         raise TypeError("text, task and language are strings")
+    for _, _, text in found:
+        text.encode()  # a lone surrogate is no text
     return found

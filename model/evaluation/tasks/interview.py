@@ -31,6 +31,15 @@ class Question:
     must_match: tuple[str, ...]
     must_not_match: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        patterns = (*self.must_match, *self.must_not_match)
+        if not all(isinstance(text, str) for text in (self.lang, self.kind, *self.turns, *patterns)):
+            raise TypeError("lang, kind, content and the patterns are texts")
+        if not self.turns or not self.must_match:
+            raise ValueError("messages and must_match are not empty")
+        for pattern in patterns:
+            re.compile(pattern)
+
     def is_right(self, answer: str) -> bool:
         found = any(re.search(pattern, answer) for pattern in self.must_match)
         return found and not any(re.search(pattern, answer) for pattern in self.must_not_match)
@@ -101,15 +110,19 @@ def _alternatives(question: Question) -> str:
 
 
 def read_questions(path: Path = QUESTIONS_FILE) -> list[Question]:
-    """Read a file of questions. ValueError, naming the line, where it is not in the format."""
+    """Read a file of questions. ValueError, naming the line, where it is not in the format, and where there is none."""
     questions = []
     for number, row in enumerate(read_rows(path), start=1):
         try:
             turns = tuple(message["content"] for message in row["messages"])
-            patterns = tuple(row["must_match"]), tuple(row.get("must_not_match", ()))
-            questions.append(Question(row["lang"], row["kind"], turns, *patterns))
-        except (KeyError, TypeError) as error:
+            patterns = row["must_match"], row.get("must_not_match", [])
+            if not all(isinstance(listed, list) for listed in patterns):
+                raise TypeError("must_match and must_not_match are lists")
+            questions.append(Question(row["lang"], row["kind"], turns, *map(tuple, patterns)))
+        except (KeyError, TypeError, ValueError, re.error) as error:
             raise ValueError(f"{path}, line {number}: {error!r}; see model/evaluation/tasks/interview.py") from error
+    if not questions:
+        raise ValueError(f"{path} has no questions")
     return questions
 
 

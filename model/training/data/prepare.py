@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from model.training.data.cleaning import Cleaner, Dropped
 from model.training.data.examples import ANSWER, Example, ExampleEncoder, conversations
 from model.training.data.label_sets import for_training
-from model.training.data.rows import Row, SourceFile, find_all_sources, find_sources, read_rows, task_of
+from model.training.data.rows import Row, SourceFile, find_all_sources, find_sources, read_source, task_of
 
 FORMAT = 5  # of the directory and of what is put into it
 ROWS_AT_ONCE = 4096
@@ -107,9 +107,9 @@ def prepare(
     for task in _TASKS:
         cleaner = Cleaner()
         for source in _of(files, task, "valid"):
-            writer.write(f"{source.name}.valid", list(read_rows(source.path)), cleaner.validation)
+            writer.write(f"{source.name}.valid", list(read_source(source)), cleaner.validation)
         for source in _of(files, task, "train"):
-            rows = writer.write(f"{source.name}.train", list(read_rows(source.path)), cleaner.training)
+            rows = writer.write(f"{source.name}.train", list(read_source(source)), cleaner.training)
             if any(extra.reads(source.name) for extra in extra_sources):
                 kept[source.name] = rows
         for extra in (extra for extra in extra_sources if task_of(extra.name) == task):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,70 @@ def test_what_we_do_not_have_is_refused_by_its_name(case: str, changes: dict[str
     family_of(hf).config_from_hf(hf)  # negative control
     with pytest.raises(CheckpointError, match=message):
         family_of(hf).config_from_hf(hf | changes)
+
+
+# numbers that a negative one is no fault of, or that nothing is built from
+ANY_NUMBER = re.compile(
+    r"_token_id|_index$|max_window_layers|pretraining_tp|qk_head_dim|chunk_size|_multiplier|^_|^expand$|to_keep"
+)
+
+
+def numbers(hf: dict[str, Any], *path: str) -> Iterator[tuple[str, ...]]:
+    """Where in a config the numbers are that count something."""
+    for key, value in hf.items():
+        if isinstance(value, dict) and key != "vision_config":
+            yield from numbers(value, *path, key)
+        elif isinstance(value, int) and not isinstance(value, bool) and not ANY_NUMBER.search(key):
+            yield *path, key
+
+
+def changed(hf: dict[str, Any], path: tuple[str, ...], value: int) -> dict[str, Any]:
+    key, *rest = path
+    return hf | {key: changed(hf[key], tuple(rest), value) if rest else value}
+
+
+def refusal(hf: dict[str, Any]) -> str:
+    """Why a config is refused; empty if it is not."""
+    try:
+        family_of(hf).config_from_hf(hf)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_number_that_no_network_can_have_is_refused_by_its_name(case: str) -> None:
+    hf = whole_config(case)
+    found = list(numbers(hf))
+    assert len(found) > 6
+    for path in found:
+        with pytest.raises(ValueError, match=path[-1]):
+            family_of(hf).config_from_hf(changed(hf, path, -1))
+        message = refusal(changed(hf, path, 0))  # 0 may mean "none" or a default
+        assert re.search(rf"^$|{path[-1]}|key/value heads|experts|layer_types", message), message
+
+
+@pytest.mark.parametrize(
+    ("case", "key"),
+    [("gemma3_text", "sliding_window"), ("gemma3_text", "intermediate_size"), ("qwen3_moe", "moe_intermediate_size")],
+)
+def test_none_of_what_this_network_needs_is_refused_by_its_name(case: str, key: str) -> None:
+    hf = short_config(case)
+    assert hf[key] > 0
+    with pytest.raises(ValueError, match=f"{key}.*must be positive"):
+        family_of(hf).config_from_hf(hf | {key: 0})
+
+
+def test_what_this_network_does_not_need_may_be_none() -> None:
+    """Granite 4.0 without experts says so with zeros."""
+    hf = short_config("granitemoehybrid_dense") | {"num_experts_per_tok": 0, "intermediate_size": 0}
+    assert not list(family_of(hf).config_from_hf(hf).moe_layers())
+
+
+def test_a_head_is_not_so_wide_that_its_frequencies_fill_the_memory() -> None:
+    hf = short_config("llama")
+    with pytest.raises(ValueError, match=r"rotary positions on 8589934592 coordinates of a head \(head_dim"):
+        family_of(hf).config_from_hf(hf | {"head_dim": 2**33})
 
 
 def everywhere(config: Any, name: str, value: object) -> Any:

@@ -69,6 +69,7 @@ def test_the_defaults(tmp_path: Path) -> None:
         ({"pooling": {"pooling_mode": "mean", "include_prompt": False}}, "include_prompt is false"),
         ({"config": {"is_causal": False}}, "both directions"),
         ({"config_sentence_transformers": {"default_prompt_name": "query"}}, "none of the prompts"),
+        ({"config_sentence_transformers": {"default_prompt_name": ["query"]}}, "none of the prompts"),
         ({"config_sentence_transformers": {"prompts": ["query"]}}, "texts by name are expected"),
         ({"sentence_bert_config": {"max_seq_length": "512"}}, "max_seq_length is '512': a whole number"),
         ({"sentence_bert_config": {"max_seq_length": 0}}, "max_seq_length is 0: a whole number from 1"),

@@ -1,5 +1,6 @@
 """What a model was found to be good at, and what a server says of it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,9 +76,22 @@ def test_it_is_kept_beside_the_weights(tmp_path: Path) -> None:
     assert Quality.load(tmp_path) == compared
 
 
+ENTRY = {"task": "chat", "source": "s", "part": "en", "metric": "m", "value": 1, "baseline": "b", "baseline_value": 2}
+
+
 @pytest.mark.parametrize(
-    "text", ["{}", '{"measured": [{"task": "chat"}]}', "[]", "no", '{"measured": [], "experts": [{}]}']
-)
+    "text",
+    [
+        "{}", '{"measured": [{"task": "chat"}]}', "[]", "no", '{"measured": ' + "[" * 100_000,
+        *(json.dumps({"measured": [{**ENTRY, "better": False, **wrong}]}) for wrong in (
+            {"value": None}, {"value": "x"}, {"low": "x"}, {"task": ["chat"]}, {"source": 5}
+        )),
+        *(json.dumps({"measured": [], "experts": [wrong]}) for wrong in (
+            {}, {"experts": "1", "scores": {}, "seconds": 1}, {"experts": 1, "scores": None, "seconds": 1},
+            {"experts": 1, "scores": {"chat m": "x"}, "seconds": 1},
+        )),
+    ],
+)  # fmt: skip
 def test_a_damaged_file_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / QUALITY_NAME).write_text(text)
     with pytest.raises(ValueError, match=r"quality\.json"):

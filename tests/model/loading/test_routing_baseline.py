@@ -33,6 +33,7 @@ def test_drift_by_hand() -> None:
         '{"num_tokens": 1, "shares": [1]}',
         '{"num_tokens": 1, "shares": {"0": [-0.1, 1.1]}}',
         '{"num_tokens": 1, "shares": {"0": [NaN]}}',
+        '{"num_tokens": Infinity, "shares": {}}',
     ],
 )
 def test_a_damaged_file_is_named(text: str, tmp_path: Path) -> None:

@@ -316,6 +316,33 @@ def test_a_checkpoint_without_a_template_has_none(tmp_path: Path) -> None:
     assert ChatTemplate.load(tmp_path / "nowhere") is None
 
 
+TOOL = {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
+NAMED = {"default": "d", "tool_use": "t{% for tool in tools %}{{ tool.function.name }}{% endfor %}<tool_call>"}
+
+
+@pytest.mark.parametrize("place", ["object", "list", "folder", "folder beside a file"])
+def test_a_conversation_with_tools_has_its_own_template(place: str, tmp_path: Path) -> None:
+    of_list = [{"name": name, "template": source} for name, source in NAMED.items()]
+    _write(tmp_path, {"object": NAMED, "list": of_list, "folder": NAMED["default"]}.get(place, "not used"))
+    if place.startswith("folder"):
+        (tmp_path / "additional_chat_templates").mkdir()
+        (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text(NAMED["tool_use"])
+        (tmp_path / "additional_chat_templates" / "rag.jinja").write_text("{% not valid")
+    if place == "folder beside a file":
+        (tmp_path / "chat_template.jinja").write_text(NAMED["default"])
+    template = loaded(tmp_path)
+    assert template.render([user("a")], True) == template.source == "d"
+    assert template.render([user("a")], True, [TOOL]) == "tfind<tool_call>"
+    assert template.render_ids([user("a")], TOKENIZER, RenderOptions(tools=[TOOL])).text == "tfind<tool_call>"
+    assert template.uses("tools")
+    assert "<tool_call>" in template.all_sources  # how calls are written is told by it
+
+
+def test_a_broken_template_for_tools_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"chat_template in tokenizer_config\.json is int where a text is expected"):
+        loaded(_write(tmp_path, {"default": "d", "tool_use": 5}))
+
+
 def test_an_object_of_templates_has_its_default(tmp_path: Path) -> None:
     assert loaded(_write(tmp_path, {"rag": "r", "default": "d"})).render([], False) == "d"
 

@@ -10,7 +10,7 @@ from model.bundled_recipe.recipes import recipe_named
 from model.generate import generate
 from model.loading.load import load_network
 from model.text.tokenizer import Tokenizer
-from model.training.data.prepare import source_names
+from model.training.data.prepare import ExtraSource, source_names
 from model.training.data.sample_data import write_sample_data
 from model.training.pipeline import ensure_prepared, train
 from tests.model.training.conftest import BUNDLED, write_rows
@@ -27,6 +27,39 @@ def test_a_tiny_run_from_nothing_and_again(tmp_path: Path) -> None:
     assert json.loads(lines[-1])["tokens"] >= 4000
     train(replace(recipe, tokens=4001), tmp_path, data_dir=tmp_path / "sample", tokenizer_dir=None, log=shown.append)
     assert any(line.startswith("going on at step") for line in shown)
+
+
+def test_a_tokenizer_that_does_not_fit_the_network_or_the_run_is_refused(tmp_path: Path) -> None:
+    recipe, named = recipe_named("tiny", 500), {"data_dir": write_sample_data(tmp_path / "sample"), "log": print}
+    with pytest.raises(ValueError, match="has 7680 tokens, and the network of this recipe 1024"):
+        train(recipe, tmp_path / "run", tokenizer_dir=BUNDLED, **named)  # type: ignore[arg-type]
+    assert not (tmp_path / "run").exists()
+    wide = replace(recipe, model=replace(recipe.model, vocab_size=7680))
+    prepared = ensure_prepared(tmp_path / "sample", BUNDLED, tmp_path / "run" / "data", print)
+    meta = (prepared / "meta.json").read_bytes()
+    (tmp_path / "run" / "log.jsonl").touch()
+    with pytest.raises(ValueError, match="was begun with another tokenizer"):
+        train(wide, tmp_path / "run", tokenizer_dir=None, **named)  # type: ignore[arg-type]
+    assert (prepared / "meta.json").read_bytes() == meta
+
+
+def test_extra_sources_go_with_real_data_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up data has a few hundred lines, and the bundled recipes' sources hundreds of thousands."""
+    monkeypatch.setattr("model.training.pipeline.Trainer", lambda *values, **named: 1 / 0)
+    extra = ExtraSource("generate/more-en", lambda kept: [{"task": "generate", "text": "Once more."}])
+    prepared: dict[str, list[str]] = {}
+    for name, data_dir in (("made-up", None), ("real", write_sample_data(tmp_path / "sample"))):
+        with pytest.raises(ZeroDivisionError):
+            train(
+                recipe_named("bundled", 500),
+                tmp_path / name,
+                data_dir=data_dir,
+                tokenizer_dir=BUNDLED,
+                extra_sources=(extra,),
+                log=lambda line: None,
+            )
+        prepared[name] = source_names(tmp_path / name / "data", "train")
+    assert sorted([*prepared["made-up"], extra.name]) == prepared["real"]
 
 
 def test_sample_data_is_in_the_format_and_repeatable(tmp_path: Path) -> None:
@@ -99,7 +132,7 @@ def test_a_run_goes_on_with_the_data_it_has_where_none_is_named(
     monkeypatch.setattr("model.training.pipeline.Trainer", lambda *values, **named: 1 / 0)
     shown: list[str] = []
     with pytest.raises(ZeroDivisionError):
-        train(recipe_named("tiny", 500), tmp_path / "run", data_dir=None, tokenizer_dir=BUNDLED, log=shown.append)
+        train(recipe_named("bundled", 500), tmp_path / "run", data_dir=None, tokenizer_dir=BUNDLED, log=shown.append)
     [line] = shown
     assert "is used as it is" in line
     assert not (tmp_path / "run" / "sample").exists()
@@ -113,7 +146,10 @@ def test_without_data_nothing_is_deleted_or_made(tmp_path: Path) -> None:
     for tokenizer_dir in (BUNDLED, None):
         with pytest.raises(ValueError, match=r"no <task>/<source>\.train\.jsonl in "):
             train(
-                recipe_named("tiny", None), tmp_path / "run", data_dir=tmp_path / "empty", tokenizer_dir=tokenizer_dir
+                recipe_named("bundled", None),
+                tmp_path / "run",
+                data_dir=tmp_path / "empty",
+                tokenizer_dir=tokenizer_dir,
             )
     assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [meta]
 

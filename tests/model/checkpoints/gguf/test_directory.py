@@ -251,3 +251,8 @@ def test_tokenizer_and_template_come_from_the_metadata(model: Path) -> None:
     assert set(tokenizer.added_tokens) == {"<|end|>", "<tool>"}
     assert template is not None
     assert template.render_ids([{"role": "user", "content": "hi"}], tokenizer).token_ids == (2, 4)
+    directory._files[0].metadata["tokenizer.chat_template.tool_use"] = "{{ tools[0].name }}"
+    template = ChatTemplate.load(directory)
+    assert template is not None
+    assert template.render([{"role": "user", "content": "hi"}], True, [{"name": "find"}]) == "find"
+    assert template.render([{"role": "user", "content": "hi"}], True) == "hi<|end|>"

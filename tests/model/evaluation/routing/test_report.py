@@ -121,10 +121,18 @@ def test_tokens_have_kinds(tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ['{"task": "translate"}', '{"words": 1}', '{"text": 5}', '{"text": "a", "task": 5}', "[1]", "nonsense"],
+    [
+        '{"task": "translate"}',
+        '{"words": 1}',
+        '{"text": 5}',
+        '{"text": "a", "task": 5}',
+        "[1]",
+        "nonsense",
+        r'{"text": "\ud800"}',
+    ],
 )
 def test_a_row_that_is_none_is_named(line: str, tmp_path: Path, tokenizer: Tokenizer) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "Hi"}\n' + line)
-    with pytest.raises(ValueError, match=r"texts\.jsonl, row 2"):
+    with pytest.raises(ValueError, match=r"texts\.jsonl, line 2"):
         list(read_texts(path, tokenizer, 100, 10))

@@ -1,5 +1,6 @@
 """The interview: patterns, turns, scores, and the questions that ship."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -85,4 +86,27 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text('{"lang": "en", "kind": "fact", "must_match": ["x"]}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"questions\.jsonl, line 1: KeyError\('messages'\)"):
+        read_questions(path)
+    path.write_text("")
+    with pytest.raises(ValueError, match=r"questions\.jsonl has no questions"):
+        read_questions(path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"messages": []}, {"messages": [{"content": None}]}, {"must_match": []}, {"must_match": "abc"},
+        {"must_match": [5]}, {"must_match": ["("]}, {"must_not_match": ["("]}, {"kind": 5}, {"lang": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_question_that_could_not_be_scored_is_refused_before_any_is_asked(
+    wrong: dict[str, object], tmp_path: Path
+) -> None:
+    path = tmp_path / "questions.jsonl"
+    right = {"lang": "en", "kind": "fact", "messages": [{"content": "Why?"}], "must_match": ["because"]}
+    path.write_text(json.dumps(right))
+    assert len(read_questions(path)) == 1
+    path.write_text(json.dumps(right | wrong))
+    with pytest.raises(ValueError, match=r"questions\.jsonl, line 1: "):
         read_questions(path)
