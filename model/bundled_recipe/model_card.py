@@ -15,8 +15,8 @@ DESCRIPTION = """
 The model inside RouteLM: a router language model of 18 million parameters, of which a token uses 7. Six layers of Gated
 DeltaNet (recurrent) and two of gated attention; in every layer a router sends each token to 2 of 16 experts beside a
 shared one. It was trained from nothing on {millions:.1f} million tokens by the program it ships with: the first 103.0
-million on two cores, the rest in a quarter of an hour of a large GPU. The format is that of `qwen3_next`, so
-`transformers` loads the directory as it is.
+million and the last 6.0 million on two cores, the rest in twenty minutes of a large GPU. The format is that of
+`qwen3_next`, so `transformers` loads the directory as it is.
 
 It is small and honest about it. Use it to see the server work, and where the tables below say that it is good enough.
 """
@@ -29,12 +29,13 @@ RECIPE = {
         "million tokens with a warm-up of 60 steps, constant, and 1 - sqrt to zero over the last 30 % of the first and "
         "a quarter of all tokens after it (in the third this fall was cut short); then at 0.6 of that rate to "
         "70.6, 87.0 and 103.0 million, falling over the last 12.7, 10.3 and 16.0 million tokens of each; then on a GPU "
-        "at 0.75 of the first rate to 240.3 and 713.7 million, in steps of 98,304 tokens, falling over the last 66 and "
-        "227 million"
+        "at 0.75 of the first rate to 240.3, 713.7 and 917.1 million, in steps of 98,304 tokens, falling over the last 66, "
+        "227 and 142 million; then at 0.3 of it, falling at once"
     ),
     "weights": (
         "the run to 240.3 million tokens began with the mean of those that the runs to 47.0, 70.6, 87.0 and, counted "
-        "twice, 103.0 million ended with; it and the last run ended with the moving average over their last steps"
+        "twice, 103.0 million ended with; it and the runs after it ended with the moving average over their last steps; "
+        "those that ship are the mean of the last run's and, counted twice, those of the run to 713.7 million"
     ),
     "experts per token": "1, 2 or 3 at random per layer and micro-batch while training, 2 when serving",
     "balance": "load-balance loss 0.01 over the load of a step, z-loss 0.001",
@@ -45,8 +46,9 @@ RECIPE = {
         "and news topics borrowed; from the fourth a third of the tokens are in labelled examples, prompt tokens are "
         "sampled, and words of labelled texts (15 %) and little stories (10 %) are disturbed, since the run to 103.0 "
         "million 8 and 15 %; since then too, borrowed topics come as headlines, some labelled texts are in lower case, "
-        "and each run reads the data in its own order; the last two read everyday chat made by construction, pack "
-        "several examples in a row, and were not validated on the way; the last reads three times as many phrasings; "
+        "and each run reads the data in its own order; those on the GPU and the last read everyday chat made by "
+        "construction and were not validated on the way; that to 713.7 million reads three times as many phrasings, the "
+        "next ones four times as many topics of small talk; "
         "the validation losses of the first runs below are means over other sources than the later ones"
     ),
 }
@@ -70,7 +72,7 @@ KNOWN_LIMITS = (
     "Part of the training text is old fiction, web comments and reviews, with the prejudices of their authors.",
 )
 TAGS = ("mixture-of-experts", "routing", "gated-deltanet", "hybrid-attention", "translation", "summarization")
-HARDWARE = "2 cores of a server processor with AVX-512 and bfloat16, shared with other work; then one NVIDIA H200"
+HARDWARE = "2 cores of server processors with AVX-512, shared with other work; for most tokens one NVIDIA H200"
 COMMANDS = (
     "routelm train runs/1 --recipe bundled --tokens 47000000 --data DIR --tokenizer model/bundled",
     *(
@@ -82,9 +84,15 @@ COMMANDS = (
     *(
         f"routelm train runs/{run} --recipe {recipe} --data DIR --tokenizer model/bundled --start-from {start} "
         "--device cuda"
-        for run, recipe, start in ((5, "bundled-chat", "mean"), (6, "bundled-longer", "runs/5/model"))
+        for run, recipe, start in (
+            (5, "bundled-chat", "mean"),
+            (6, "bundled-longer", "runs/5/model"),
+            (7, "bundled-wider", "runs/6/model"),
+        )
     ),
-    "routelm evaluate runs/6/model --data DIR --samples {samples} --card-of runs/6 --out OUT",
+    "routelm train runs/8 --recipe bundled-polish --data DIR --tokenizer model/bundled --start-from runs/7/model",
+    "routelm average last runs/6/model runs/6/model runs/8/model",
+    "routelm evaluate last --data DIR --samples {samples} --card-of runs/8 --out OUT",
 )
 
 
