@@ -29,13 +29,13 @@ RECIPE = {
         "million tokens with a warm-up of 60 steps, constant, and 1 - sqrt to zero over the last 30 % of the first and "
         "a quarter of all tokens after it (in the third this fall was cut short); then at 0.6 of that rate to "
         "70.6, 87.0 and 103.0 million, falling over the last 12.7, 10.3 and 16.0 million tokens of each; then on a GPU "
-        "at 0.75 of the first rate to 240.3, 713.7 and 917.1 million, in steps of 98,304 tokens, falling over the last 66, "
-        "227 and 142 million; then at 0.3 of it, falling at once"
+        "at 0.75 of the first rate to 240.3, 713.7 and 917.1 million, in steps of 98,304 tokens, falling over the last "
+        "66, 227 and 142 million; then at 0.3 of it, falling at once"
     ),
     "weights": (
         "the run to 240.3 million tokens began with the mean of those that the runs to 47.0, 70.6, 87.0 and, counted "
-        "twice, 103.0 million ended with; it and the runs after it ended with the moving average over their last steps; "
-        "those that ship are the mean of the last run's and, counted twice, those of the run to 713.7 million"
+        "twice, 103.0 million ended with; it and the runs after it ended with the moving average over their last "
+        "steps; those that ship are the mean of the last run's and, counted twice, those of the run to 713.7 million"
     ),
     "experts per token": "1, 2 or 3 at random per layer and micro-batch while training, 2 when serving",
     "balance": "load-balance loss 0.01 over the load of a step, z-loss 0.001",
@@ -47,8 +47,8 @@ RECIPE = {
         "sampled, and words of labelled texts (15 %) and little stories (10 %) are disturbed, since the run to 103.0 "
         "million 8 and 15 %; since then too, borrowed topics come as headlines, some labelled texts are in lower case, "
         "and each run reads the data in its own order; those on the GPU and the last read everyday chat made by "
-        "construction and were not validated on the way; that to 713.7 million reads three times as many phrasings, the "
-        "next ones four times as many topics of small talk; "
+        "construction and were not validated on the way; that to 713.7 million reads three times as many phrasings, "
+        "the next ones four times as many topics of small talk; "
         "the validation losses of the first runs below are means over other sources than the later ones"
     ),
 }

@@ -113,7 +113,8 @@ def bundled_wider() -> Recipe:
 def bundled_polish() -> Recipe:
     """A short run for the weights of `bundled-wider`, whose rate falls from its beginning. Needs --start-from.
 
-    50 minutes on two cores. The weights that ship are the mean of its own and, counted twice, those of `bundled-longer`.
+    50 minutes on two cores. The weights that ship are the mean of its own and, counted twice, those of
+    `bundled-longer`.
     """
     wider = bundled_wider()
     phase = replace(wider.decay, mixture=mixture("polish"))
