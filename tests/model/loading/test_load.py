@@ -195,7 +195,7 @@ def test_a_config_that_no_network_has_is_refused(stored: CausalLM, tmp_path: Pat
         ({"model_type": "mamba3"}, "'mamba3' is not supported; supported: .*qwen3_next"),
         ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}}, "rope type 'spiral' is not known"),
         ({"rms_norm_eps": None, "hidden_size": "many"}, r"config\.json describes a network that cannot be built"),
-        ({"hidden_size": -1}, r"config\.json describes a network that cannot be built"),
+        ({"hidden_size": -1}, "config.json has hidden_size -1: it must be positive"),
         ({"rope_scaling": [1]}, r"config\.json describes a network that cannot be built"),
         ({"rope_parameters": "default"}, r"config\.json describes a network that cannot be built"),
         ({"text_config": [1]}, r"text_config is \[1\] in config\.json: an object is expected"),
