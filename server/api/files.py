@@ -10,7 +10,6 @@ from pydantic import BaseModel
 from server.api.multipart import FileForm
 from server.api.openapi_errors import errors
 from server.batches.files import FileDescription
-from server.batches.request_queue import in_thread
 from server.batches.runner import BatchRunner
 from server.batches.types import StoredFile
 from server.errors import InvalidRequestError, NotFoundError
@@ -95,14 +94,15 @@ After = Annotated[str | None, Query(max_length=256, description="The id that the
 async def upload_file(request: Request, batches: Batches, owner: Owner) -> FileObject:
     """Store the input file of a batch: a line of JSON for each request. It is written to the disk as it arrives."""
     form = FileForm(request.headers.get("content-type", ""))
-    upload = await in_thread(batches.directory.files.begin)
+    threads = batches.directory.threads
+    upload = await threads.run(batches.directory.files.begin)
     try:
         async for chunk in request.stream():
             if data := form.feed(chunk):
-                await in_thread(upload.write, data)
-        return _shown(await in_thread(upload.commit, _description(form, owner)))
+                await threads.run(upload.write, data)
+        return _shown(await threads.run(upload.commit, _description(form, owner)))
     except BaseException:
-        await in_thread(upload.discard)
+        await threads.run(upload.discard)
         raise
 
 
@@ -160,7 +160,7 @@ async def get_content(file_id: str, batches: Batches, owner: Owner) -> FileRespo
     files = batches.directory.files
     file, path = files.get(file_id, owner), files.path(file_id)
     try:
-        found = await in_thread(path.stat)
+        found = await batches.directory.threads.run(path.stat)
     except FileNotFoundError:  # deleted since it was looked up
         raise NotFoundError(f"There is no file '{file_id}'.") from None
     return FileResponse(path, media_type="application/jsonl", filename=file.filename, stat_result=found)
@@ -169,7 +169,7 @@ async def get_content(file_id: str, batches: Batches, owner: Owner) -> FileRespo
 @router.delete("/{file_id}", summary="Delete a file", responses=errors(404, 409))
 async def delete_file(file_id: str, batches: Batches, owner: Owner) -> DeletedFile:
     """Delete a file, unless a batch that is not finished reads it."""
-    await in_thread(batches.directory.delete_file, file_id, owner)
+    await batches.directory.threads.run(batches.directory.delete_file, file_id, owner)
     return DeletedFile(id=file_id)
 
 

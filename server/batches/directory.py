@@ -10,6 +10,7 @@ from typing import IO
 from server.batches.disk import Disk
 from server.batches.files import FileStore
 from server.batches.store import BatchDescription, BatchStore
+from server.batches.threads import DiskThreads
 from server.batches.types import Batch, BatchLimits
 from server.settings import Settings
 
@@ -28,6 +29,7 @@ class BatchDirectory:
         self.disk = Disk(directory, limits.max_disk_bytes)
         self.files = FileStore(self.disk, limits)
         self.batches = BatchStore(self.disk, limits)
+        self.threads = DiskThreads()
 
     def create_batch(self, description: BatchDescription) -> Batch:
         """Raises NotFoundError for its file, and InvalidRequestError if there are too many unfinished batches."""
@@ -51,6 +53,8 @@ class BatchDirectory:
                     self.files.delete(file_id)
 
     def close(self) -> None:
+        """Wait for the threads, then let other processes use the directory."""
+        self.threads.close()
         self._lock.close()
 
 

@@ -8,14 +8,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 
+from server.batches.directory import BatchDirectory
 from server.batches.executor import RequestExecutor, answer
-from server.batches.files import FileStore
 from server.batches.journal import Journal, JournalDamagedError, Result
 from server.batches.output_files import close_open_requests, write_output_files
 from server.batches.request_lines import InputValidator, read_request, response_line
-from server.batches.request_queue import RequestQueue, in_thread
+from server.batches.request_queue import RequestQueue
 from server.batches.slots import Slots
-from server.batches.store import BatchStore
 from server.batches.types import Batch, BatchError, BatchStatus, RequestCounts
 from server.errors import RequestError
 
@@ -51,18 +50,18 @@ class BatchJob:
     def __init__(
         self,
         batch: Batch,
-        store: BatchStore,
-        files: FileStore,
+        directory: BatchDirectory,
         executor: RequestExecutor,
         slots: Slots,
         turns: Slots,
         counts: JobCounts,
         workers: int,
     ) -> None:
-        self._id, self._store, self._files = batch.id, store, files
+        self._id, self._store, self._files = batch.id, directory.batches, directory.files
+        self._threads = directory.threads
         self._executor, self._counts, self._workers = executor, counts, workers
         self._slots, self._turns = slots, turns
-        self._input = files.path(batch.input_file_id)
+        self._input = directory.files.path(batch.input_file_id)
         self._cancelled = asyncio.Event()
 
     @property
@@ -84,23 +83,23 @@ class BatchJob:
         """Bring the batch to a final status. Cancel this call to stop: the job goes on from there another time."""
         journal: Journal | None = None
         try:
-            journal = await in_thread(Journal, self._store.journal_path(self._id))
+            journal = await self._threads.run(Journal, self._store.journal_path(self._id))
             await self._run(journal)
         except (JournalDamagedError, RequestError, OSError) as error:
-            await in_thread(self._fail, journal, error)
+            await self._threads.run(self._fail, journal, error)
         finally:
             if journal is not None:
-                await in_thread(journal.close)
+                await self._threads.run(journal.close)
 
     async def _run(self, journal: Journal) -> None:
         if not self._is_validated:
             async with self._turns.one_for(self._batch.owner):
-                await in_thread(self._validate, journal)
+                await self._threads.run(self._validate, journal)
         if self._batch.status.is_final:
             return
         status = await self._answer_until_the_end(journal)
         async with self._turns.one_for(self._batch.owner):
-            await in_thread(self._finalize, journal, status)
+            await self._threads.run(self._finalize, journal, status)
 
     def _validate(self, journal: Journal) -> None:
         """Write the requests of the input file into the journal, from the start if that was interrupted."""
@@ -119,7 +118,7 @@ class BatchJob:
 
     async def _answer_until_the_end(self, journal: Journal) -> BatchStatus:
         """Answer the open requests. Returns how that ended: COMPLETED, CANCELLED or EXPIRED."""
-        queue = await in_thread(self._open_queue, journal)
+        queue = await self._threads.run(self._open_queue, journal)
         if self._batch.status is BatchStatus.CANCELLING:
             return BatchStatus.CANCELLED
         if self._batch.status is BatchStatus.FINALIZING:  # each request has its result, however late it is by now
@@ -149,12 +148,12 @@ class BatchJob:
             self._store.count(self._id, counts)
 
         wrote(counts)
-        return RequestQueue(journal, counts, wrote)
+        return RequestQueue(journal, counts, wrote, self._threads)
 
     async def _work(self, queue: RequestQueue) -> None:
         """Answer one request after another."""
         while (position := await queue.next()) is not None:
-            read = partial(in_thread, read_request, self._input, position)
+            read = partial(self._threads.run, read_request, self._input, position)
             found = await answer(self._executor, self._slots, self._batch.owner, read)
             line = response_line(position.custom_id, found.status, found.request_id, found.body)
             succeeded = found.status == 200

@@ -6,7 +6,6 @@ import logging
 from server.batches.directory import BatchDirectory
 from server.batches.executor import RequestExecutor
 from server.batches.job import SERVER_ERROR, BatchJob, JobCounts
-from server.batches.request_queue import in_thread
 from server.batches.slots import Slots
 from server.batches.store import BatchDescription
 from server.batches.types import Batch, BatchStatus
@@ -41,7 +40,7 @@ class BatchRunner:
 
     async def create(self, description: BatchDescription) -> Batch:
         """Accept a batch, durably. Raises NotFoundError for its file, and InvalidRequestError beyond the limits."""
-        batch = await in_thread(self.directory.create_batch, description)
+        batch = await self.directory.threads.run(self.directory.create_batch, description)
         self._start(batch)
         return batch
 
@@ -49,7 +48,7 @@ class BatchRunner:
         """Raises NotFoundError, and ConflictError for a batch that has ended otherwise."""
         batches = self.directory.batches
         batches.get(batch_id, owner)
-        batch = await in_thread(batches.enter, batch_id, BatchStatus.CANCELLING)
+        batch = await self.directory.threads.run(batches.enter, batch_id, BatchStatus.CANCELLING)
         if batch.status not in (BatchStatus.CANCELLING, BatchStatus.CANCELLED):
             raise ConflictError(f"The batch '{batch_id}' is {batch.status.replace('_', ' ')} and cannot be cancelled.")
         if batch_id in self._jobs:
@@ -69,11 +68,9 @@ class BatchRunner:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, batch: Batch) -> None:
-        directory = self.directory
         job = BatchJob(
             batch,
-            directory.batches,
-            directory.files,
+            self.directory,
             self._executor,
             self._slots,
             self._turns,
@@ -93,7 +90,7 @@ class BatchRunner:
     async def _sweep(self) -> None:
         while True:
             try:
-                await in_thread(self.directory.delete_expired)
+                await self.directory.threads.run(self.directory.delete_expired)
             except OSError as error:
                 logger.error("expired files cannot be deleted: %s", error)
             await asyncio.sleep(SWEEP_SECONDS)

@@ -2,10 +2,8 @@
 
 import asyncio
 import bisect
-import gc
 import json
 import sqlite3
-import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -23,7 +21,6 @@ from server.batches.files import FileStore
 from server.batches.journal import Journal, RequestPosition
 from server.batches.metrics import BatchCollector
 from server.batches.request_lines import BatchRequest, InvalidLineError, parse_request
-from server.batches.request_queue import in_thread
 from server.batches.runner import BatchRunner
 from server.batches.store import BatchStore
 from server.batches.types import Batch, BatchStatus, RequestCounts
@@ -318,18 +315,6 @@ async def test_batches_are_read_one_after_another(tmp_path: Path, monkeypatch: p
         for batch in batches:
             await runner.wait(batch.id)
     assert most == 1
-
-
-async def test_the_threads_of_the_event_loop_are_free_for_others() -> None:
-    release = threading.Event()
-    busy = [asyncio.create_task(in_thread(release.wait)) for _ in range(100)]
-    await asyncio.sleep(0)
-    try:
-        async with asyncio.timeout(5):
-            assert await asyncio.to_thread(lambda: "done") == "done"
-    finally:
-        release.set()
-        await asyncio.gather(*busy)
 
 
 async def test_many_batches_of_one_key_do_not_delay_another(tmp_path: Path) -> None:
@@ -652,24 +637,3 @@ async def test_failures_are_counted_by_a_bounded_set_of_reasons(tmp_path: Path) 
         runner.counts.failed["something new"] += 1
         assert registry.get_sample_value(name, {"reason": "server_error"}) == 1
         assert registry.get_sample_value(name, {"reason": "something new"}) is None
-
-
-async def test_a_fault_in_a_thread_that_nobody_waits_for_is_no_trouble_of_the_loop() -> None:
-    """As when the disk is full: one write fails, and the task of another is cancelled, whose write fails too."""
-    reported, begun, end = list[Any](), threading.Event(), threading.Event()
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-
-    def fail() -> None:
-        begun.set()
-        end.wait()
-        raise DiskFullError
-
-    task = asyncio.create_task(in_thread(fail))
-    await asyncio.to_thread(begun.wait)
-    task.cancel()
-    end.set()
-    await asyncio.wait((task,))
-    assert task.cancelled()
-    del task
-    gc.collect()
-    assert reported == []
