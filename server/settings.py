@@ -53,8 +53,16 @@ def _stripped(value: Any) -> Any:
     return value.strip() if isinstance(value, str) else value
 
 
+def _not_empty(value: Any) -> Any:
+    """As a path, empty text would be the current directory."""
+    if value == "":
+        raise ValueError("give a path, or leave it out")
+    return value
+
+
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1)]
 Words = Annotated[list[str], BeforeValidator(_split), NoDecode]
+GivenPath = Annotated[Path, BeforeValidator(_not_empty)]
 NamedPaths = Annotated[dict[str, Path], BeforeValidator(_named_paths), NoDecode]
 
 
@@ -73,14 +81,14 @@ class Settings(BaseSettings):
     # HTTP
     host: str = Field(default="127.0.0.1", description="Address to listen on; 0.0.0.0 for all, :: for IPv6 as well.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    uds: Annotated[Path | None, Unset("none")] = Field(
+    uds: Annotated[GivenPath | None, Unset("none")] = Field(
         default=None, description="Unix domain socket to listen on, instead of host and port."
     )
     api_key: Annotated[SecretStr, BeforeValidator(_stripped), Field(min_length=1)] | None = Field(
         default=None, description="Bearer key that every request must carry; surrounding whitespace is removed."
     )
-    api_key_file: Annotated[Path | None, Unset("none")] = Field(default=None, description="File with the API key.")
-    keys_file: Annotated[Path | None, Unset("none")] = Field(
+    api_key_file: Annotated[GivenPath | None, Unset("none")] = Field(default=None, description="File with the API key.")
+    keys_file: Annotated[GivenPath | None, Unset("none")] = Field(
         default=None, description="TOML or JSON file of API keys, see `routelm keys`; reloaded when it changes."
     )
     cache_salt_per_key: bool = Field(
@@ -108,6 +116,7 @@ class Settings(BaseSettings):
     # Model
     model: str = Field(
         default="bundled",
+        min_length=1,
         description="Checkpoint directory, GGUF file, hub id (org/name, org/name:file.gguf), or `bundled`.",
     )
     revision: Annotated[str | None, Unset("main")] = Field(
@@ -172,7 +181,7 @@ class Settings(BaseSettings):
     )
 
     # Batches
-    batch_dir: Annotated[Path | None, Unset("none: batches are off")] = Field(
+    batch_dir: Annotated[GivenPath | None, Unset("none: batches are off")] = Field(
         default=None, description="Directory for the files and batches of clients, which survive restarts."
     )
     batch_disk_bytes: Size = Field(default=4 * 2**30, description="Most bytes of all files and batches together.")

@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/batches", tags=["Batches"])
 
 MAX_PAIRS, MAX_KEY, MAX_VALUE = 16, 64, 512  # OpenAI's own bounds of metadata
 MAX_WINDOW = 14 * 86_400  # seconds
-_WINDOW = re.compile(r"([1-9]\d{0,5})([mhd])")
+_WINDOW = re.compile("([1-9][0-9]{0,5})([mhd])")
 _UNIT_SECONDS = {"m": 60, "h": 3600, "d": 86_400}
 
 

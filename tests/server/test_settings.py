@@ -69,6 +69,14 @@ def test_values_out_of_range_are_refused(name: str, value: object) -> None:
         settings(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["model", "uds", "api_key_file", "keys_file", "batch_dir"])
+def test_an_empty_path_is_not_the_current_directory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidationError, match=name):
+        settings(**{name: ""})
+    monkeypatch.setenv(f"ROUTELM_{name.upper()}", "")
+    assert getattr(Settings(), name) == Settings.model_fields[name].default
+
+
 def test_the_key_can_be_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("clé\n", encoding="utf-8")

@@ -40,7 +40,8 @@ def read_settings(**given: Any) -> "Settings":
 
 def _message(location: tuple[int | str, ...], message: str) -> str:
     """What is wrong with a setting, with its names on the command line and in the environment."""
+    message = message.removeprefix("Value error, ")
     if not location:  # concerns several settings, which the message names
-        return message.removeprefix("Value error, ")
+        return message
     name = ".".join(map(str, location))
     return f"--{name.replace('_', '-')} (ROUTELM_{name.upper()}): {message}"

@@ -215,6 +215,7 @@ def test_a_batch_that_cannot_be_answered_fails(client: TestClient) -> None:
         ("endpoint", "/v1/tokenize"),
         ("completion_window", "15d"),
         ("completion_window", "soon"),
+        ("completion_window", "1٣h"),  # an Arabic digit
         ("completion_window", "99999999999999h"),
         ("input_file_id", 7),
         ("metadata", {str(number): "x" for number in range(17)}),
