@@ -154,7 +154,8 @@ public:
                 gate_up_jobs.push_back({int64_t(e), p, std::min(p + step, end), 0, 0});
         }
         int64_t columns = call.hidden / PANEL, fit = (256 << 10) / (call.tokens * 4 * PANEL);
-        column_step = std::max(std::min(columns / (4 * workers.count()), fit), int64_t(1));
+        int64_t parts = (workers.helper ? 4 : 2) * workers.count();  // few, because each reads a part of every expert
+        column_step = std::max(std::min(columns / parts, fit), int64_t(1));
         int64_t gathers = call.tokens > 1 ? (routed + 63) / 64 : 0, gate_ups = gathers + gate_up_jobs.size();
         stage_ends = {gathers, gate_ups, gate_ups + (columns + column_step - 1) / column_step};
     }

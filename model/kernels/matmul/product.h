@@ -41,6 +41,7 @@ public:
     int64_t jobs() const { return stage_ends.back(); }
 };
 
+// Guided: a thread takes many neighbouring jobs at first, whose weights it reads in one go, and single ones at the end.
 inline void compute_in_parallel(Product& product, int64_t threads) {
 #pragma omp parallel num_threads(threads)
     {
@@ -49,7 +50,7 @@ inline void compute_in_parallel(Product& product, int64_t threads) {
             if (product.stage_start(s) > 0) {
 #pragma omp barrier
             }
-#pragma omp for schedule(dynamic) nowait
+#pragma omp for schedule(guided) nowait
             for (int64_t job = product.stage_start(s); job < product.stage_ends[s]; ++job) product.compute(job, scratch);
         }
     }
