@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -48,6 +48,14 @@ class KernelGraph:
         self.calls.append((kernel, arguments))
         self._kept += keep
 
+    def copy(self, source_TN: Tensor, target_TN: Tensor) -> None:
+        """After all calls so far, also copy one matrix to another, whose rows are one after the other."""
+        assert source_TN.shape == target_TN.shape and source_TN.dtype == target_TN.dtype
+        assert source_TN.stride(1) == 1 and target_TN.is_contiguous()
+        rows = [(source_TN, target_TN)] if source_TN.is_contiguous() else zip(source_TN, target_TN, strict=True)
+        for source, target in rows:
+            self.add(_memcpy(), (target.data_ptr(), source.data_ptr(), source.nbytes), (source, target))
+
     def replay(self) -> None:
         """Make all calls again, on the current content of the same memory. Releases Python's global lock."""
         replay_calls = getattr(load_library("cpu"), "replay_calls", None)
@@ -64,6 +72,14 @@ class KernelGraph:
     @cached_property
     def _packed(self) -> ctypes.Array["_Call"]:
         return (_Call * len(self.calls))(*[_Call.of(kernel, arguments) for kernel, arguments in self.calls])
+
+
+@cache
+def _memcpy() -> Callable[..., None]:
+    """C's own: the process has it already."""
+    found = ctypes.CDLL(None).memcpy
+    found.argtypes, found.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t], None
+    return found
 
 
 class _Call(ctypes.Structure):

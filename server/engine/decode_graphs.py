@@ -96,7 +96,8 @@ class _CapturedStep:
         self._batch = replace(batch, **own, block_table_SB=table_SB, tables={})
         self._write(batch)
         with capture() as self.graph:
-            self._computed = _compute(network, self._batch)
+            self._logits_SV, self._routings = _compute(network, self._batch)
+        self._stacked = _stacked_by(self.graph, self._routings)
 
     def replay(self, batch: ForwardBatch) -> StepOutput:
         """The same step with other inputs."""
@@ -106,7 +107,9 @@ class _CapturedStep:
 
     def output(self) -> StepOutput:
         """The output of the last run. Its routing is a copy, because the engine counts it some steps later."""
-        return _output(*self._computed)
+        if self._stacked is None:
+            return _output(self._logits_SV, self._routings)
+        return self._logits_SV, self._stacked.clone()
 
     def _write(self, batch: ForwardBatch) -> None:
         for name in _INPUTS:
@@ -124,3 +127,20 @@ def _compute(network: CausalLM, batch: ForwardBatch) -> tuple[Tensor, tuple[Rout
 
 def _output(logits_SV: Tensor, routings: tuple[Routing | None, ...]) -> StepOutput:
     return logits_SV, StepRouting.stack(routings)
+
+
+def _stacked_by(graph: KernelGraph, routings: tuple[Routing | None, ...]) -> StepRouting | None:
+    """The routing of all layers as one, which the graph copies from now on: for many layers that is much faster.
+
+    None if there is none, if layers differ in their numbers of choices or experts, or if the graph is not complete.
+    """
+    layers = [(r.weights_TK, r.experts_TK, r.router_logits_TE) for r in routings if r is not None]
+    if len({tuple(tensor.shape for tensor in layer) for layer in layers}) != 1 or not graph.is_complete:
+        return None
+    stacked = StepRouting.stack(routings)
+    assert stacked is not None
+    for number, layer in enumerate(layers):
+        whole = stacked.weights_LTK, stacked.experts_LTK, stacked.router_logits_LTE
+        for source, target in zip(layer, whole, strict=True):
+            graph.copy(source, target[number])
+    return stacked

@@ -5,6 +5,7 @@ Tokens are chosen by a kernel, row by row; torch's log_softmax computes every ro
 Shapes: R rows, V vocabulary, P scored prompt positions.
 """
 
+import math
 from collections.abc import Sequence as Rows
 
 import torch
@@ -32,7 +33,7 @@ def sample(logits_RV: Tensor, sequences: Rows[Sequence], rows: Rows[int] | None 
     if not sequences:
         return SampledTokens(())
     rows = range(len(sequences)) if rows is None else rows
-    finite = torch.isfinite(logits_RV.sum(-1)).tolist()
+    finite = [math.isfinite(total) for total in logits_RV.sum(-1).tolist()]
     asked = [number for number, sequence in enumerate(sequences) if sequence.sampling.logprobs is not None]
     # A copy, if anything is asked: log-probabilities are those of the model.
     asked_logits_PV = logits_RV[[rows[number] for number in asked]] if asked else logits_RV[:0]

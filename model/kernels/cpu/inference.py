@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -198,10 +199,11 @@ def sample(scores_RV: Tensor, rows: Sequence[RowSampling]) -> Tensor:
     if scores_RV.dtype != torch.float32:
         return sampling_reference.sample(scores_RV, rows)
     scores_RV = scores_RV.contiguous()
-    integers_R3 = torch.tensor([(_as_int64(how.seed), how.position, how.top_k) for how in rows])
-    numbers_R3 = torch.tensor([(how.temperature, how.top_p, _log(how.min_p)) for how in rows], dtype=torch.float64)
+    integers_R3 = np.array([(_as_int64(how.seed), how.position, how.top_k) for how in rows], dtype=np.int64)
+    numbers_R3 = np.array([(how.temperature, how.top_p, _log(how.min_p)) for how in rows], dtype=np.float64)
     tokens_R = torch.empty(len(rows), dtype=torch.int64)
-    call("sample", torch.float32, scores_RV, integers_R3, numbers_R3, tokens_R, *scores_RV.shape)
+    how_R = torch.from_numpy(integers_R3), torch.from_numpy(numbers_R3)
+    call("sample", torch.float32, scores_RV, *how_R, tokens_R, *scores_RV.shape)
     return tokens_R
 
 

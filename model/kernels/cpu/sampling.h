@@ -183,7 +183,7 @@ inline int64_t draw(const float* x, int64_t n, const Sampling& how, std::vector<
 // integers: seed, position and top_k of each row; numbers: temperature, top_p and the logarithm of min_p.
 inline void sample_rows(const float* scores, const int64_t* integers, const double* numbers, int64_t* tokens,
                         int64_t rows, int64_t width, int threads) {
-#pragma omp parallel num_threads(threads) if (rows > 1 && rows * width > 65536)
+#pragma omp parallel num_threads(threads) if (rows > 1 && rows * width > 16384)
     {
         std::vector<float> kept;
 #pragma omp for schedule(dynamic)

@@ -36,6 +36,12 @@ class StepRouting:
             _stacked([routing.router_logits_TE for routing in found.values()], float("-inf")),
         )
 
+    def clone(self) -> "StepRouting":
+        """A copy with memory of its own."""
+        return StepRouting(
+            self.layers, self.weights_LTK.clone(), self.experts_LTK.clone(), self.router_logits_LTE.clone()
+        )
+
     @property
     def num_tokens(self) -> int:
         return self.weights_LTK.shape[1]

@@ -49,6 +49,21 @@ def test_one_call_replays_as_python_does() -> None:
     assert not torch.equal(before[0], memory[0])
 
 
+@torch.inference_mode()
+def test_copies_are_made_at_each_replay() -> None:
+    """Also of rows that are apart."""
+    x, weight, target = normal(3, 32), normal(32), torch.zeros(2, 3, 16)
+    with capture() as graph:
+        out = kernels.rms_norm(x, weight, 1e-6)
+    graph.copy(out[:, :16], target[0])
+    graph.copy(out.view(6, 16)[:3], target[1])
+    for replay in (graph.replay, graph.replay_one_by_one):
+        x.copy_(normal(3, 32))
+        replay()
+        assert torch.equal(out, kernels.rms_norm(x, weight, 1e-6))
+        assert torch.equal(target, torch.stack([out[:, :16], out.view(6, 16)[:3]]))
+
+
 def test_a_call_with_too_many_arguments_is_refused() -> None:
     for arguments in ((0,) * 33, (0.5,) * 9):
         graph = KernelGraph()

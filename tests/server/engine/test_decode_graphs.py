@@ -6,8 +6,10 @@ import torch
 from model.batch import ForwardBatch
 from model.cache import CacheStorage
 from model.config import SigmoidBiasConfig
+from model.kernels.kernel_graph import KernelGraph
+from model.layers.router import Routing
 from model.network import CausalLM
-from server.engine.decode_graphs import DecodeGraphs, StepShape
+from server.engine.decode_graphs import DecodeGraphs, StepShape, _stacked_by
 from server.engine.routing.step_routing import StepRouting
 from tests.server.engine.tiny import VOCAB, tiny_config, tiny_network
 
@@ -45,6 +47,11 @@ class Decoder:
         return found
 
     @property
+    def routing_tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        assert self.routing is not None
+        return self.routing.weights_LTK, self.routing.experts_LTK, self.routing.router_logits_LTE
+
+    @property
     def captured(self) -> list[int]:
         return [shape.sequences for shape in self.steps._captured]
 
@@ -63,6 +70,7 @@ def test_replayed_steps_have_the_bits_of_computed_ones(network: CausalLM) -> Non
     computing.steps._max_sequences = 0
     for seed, slots in enumerate(PLAN):
         assert torch.equal(replaying.step(slots, seed), computing.step(slots, seed))
+        assert all(map(torch.equal, replaying.routing_tensors, computing.routing_tensors))
     assert sorted(replaying.captured) == [1, 2, 3]
     assert computing.captured == []
 
@@ -130,6 +138,16 @@ def test_routings_are_not_written_over_by_later_steps(network: CausalLM) -> None
         seen.append((decoder.routing.experts_LTK, other.routing.experts_LTK))
     assert all(torch.equal(found, expected) for found, expected in seen)
     assert len({tuple(experts_TK.flatten().tolist()) for experts_LTK, _ in seen for experts_TK in experts_LTK}) > 6
+
+
+def test_layers_that_differ_are_stacked_after_each_step() -> None:
+    graph = KernelGraph()
+    narrow, wide = (Routing(torch.rand(3, k), torch.ones(3, k).long(), torch.rand(3, 8)) for k in (1, 2))
+    assert _stacked_by(graph, (narrow, None, wide)) is None
+    assert _stacked_by(graph, (None, None)) is None
+    assert graph.calls == []
+    assert _stacked_by(graph, (wide, None, wide)) is not None
+    assert len(graph.calls) == 6
 
 
 def test_a_network_that_computes_in_pytorch_is_not_captured() -> None:
