@@ -49,10 +49,11 @@ class KernelGraph:
         self._kept += keep
 
     def copy(self, source_TN: Tensor, target_TN: Tensor) -> None:
-        """After all calls so far, also copy one matrix to another, whose rows are one after the other."""
-        assert source_TN.shape == target_TN.shape and source_TN.dtype == target_TN.dtype
-        assert source_TN.stride(1) == 1 and target_TN.is_contiguous()
-        rows = [(source_TN, target_TN)] if source_TN.is_contiguous() else zip(source_TN, target_TN, strict=True)
+        """After all calls so far, also copy one matrix to another. Rows may be apart."""
+        assert (source_TN.shape, source_TN.dtype) == (target_TN.shape, target_TN.dtype)
+        assert source_TN.stride(1) == target_TN.stride(1) == 1
+        whole = source_TN.is_contiguous() and target_TN.is_contiguous()
+        rows = [(source_TN, target_TN)] if whole else zip(source_TN, target_TN, strict=True)
         for source, target in rows:
             self.add(_memcpy(), (target.data_ptr(), source.data_ptr(), source.nbytes), (source, target))
 
