@@ -8,7 +8,7 @@ ROUTELM_REFERENCE_KERNELS=1 forces the definitions everywhere.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, wraps
 from types import ModuleType
 from typing import Concatenate, ParamSpec, TypeVar
@@ -134,6 +134,11 @@ def quantize_int4(weight: Tensor) -> Codes:
 def pack_weights(codes: Codes, bias_EO: Tensor | None = None) -> FrozenWeights:
     """Frozen weights [E, O, I] in the form in which they are multiplied here."""
     return (PackedWeights if compiled() else PlainWeights)(codes, bias_EO)
+
+
+def gather_weights(weights: Iterable[FrozenWeights]) -> None:
+    """Move small frozen weights to where they are read fastest: call this once for all of a network."""
+    packed.gather(one for one in weights if isinstance(one, PackedWeights))
 
 
 def _matmul_backend(weights: FrozenWeights) -> ModuleType:

@@ -3,8 +3,9 @@
 import torch
 from torch import nn
 
+from model import kernels
 from model.kernels.matmul.codes import Codes
-from model.layers.frozen_linear import FrozenEmbedding, FrozenLinear
+from model.layers.frozen_linear import FrozenEmbedding, FrozenGroupedLinear, FrozenLinear
 from model.layers.linear import GroupedLinear, Linear, RouterLinear
 from model.network import CausalLM
 from model.quantization import Scheme, plain_scheme
@@ -48,6 +49,12 @@ def freeze_codes(network: CausalLM, name: str, codes: Codes) -> None:
     else:
         assert isinstance(module, GroupedLinear)
         network.set_submodule(name, frozen_grouped(codes, module.bias))
+
+
+def gather_weights(network: CausalLM) -> None:
+    """Move the small packed matrices to where they are read fastest, in the order in which they are used."""
+    frozen = [module for module in network.modules() if isinstance(module, FrozenLinear | FrozenGroupedLinear)]
+    kernels.gather_weights(module.weights for module in frozen)
 
 
 def _freeze_module(network: CausalLM, name: str, scheme: Scheme) -> None:

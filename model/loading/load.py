@@ -34,7 +34,7 @@ from model.checkpoints.tensor_readers import FiniteCheckReader, Progress, Progre
 from model.config import ModelConfig, with_experts_per_token
 from model.families import Family, family_of
 from model.files import Directory
-from model.loading.freeze import freeze_codes, freeze_matrix, is_matrix
+from model.loading.freeze import freeze_codes, freeze_matrix, gather_weights, is_matrix
 from model.loading.pooling import MODULES_NAME
 from model.loading.stored_codes import read_codes, stored_format
 from model.network import CausalLM, cast_matrices
@@ -80,6 +80,9 @@ def load_network(
         if freeze and scheme is None:
             scheme = default_scheme(model.hf_config, model.network.dtype)
         _fill(model.network, reader, rules, scheme)
+    if freeze:
+        gather_weights(model.network)
+        return_freed_memory()
     return model.network.requires_grad_(False).eval()
 
 

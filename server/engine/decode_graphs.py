@@ -135,7 +135,8 @@ def _stacked_by(graph: KernelGraph, routings: tuple[Routing | None, ...]) -> Ste
     None if there is none, if layers differ in their numbers of choices or experts, or if the graph is not complete.
     """
     layers = [(r.weights_TK, r.experts_TK, r.router_logits_TE) for r in routings if r is not None]
-    if len({tuple(tensor.shape for tensor in layer) for layer in layers}) != 1 or not graph.is_complete:
+    alike = len({tuple(tensor.shape for tensor in layer) for layer in layers}) == 1
+    if not alike or not graph.is_complete or any(tensor.stride(1) != 1 for layer in layers for tensor in layer):
         return None
     stacked = StepRouting.stack(routings)
     assert stacked is not None

@@ -8,7 +8,9 @@ width, D hidden width, G groups of 32 inputs.
 """
 
 import ctypes
-from collections.abc import Callable
+import mmap
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -22,6 +24,7 @@ from model.kernels.types import GatedMLPWeights
 
 PANEL = 32  # outputs that are stored together
 HUGE_PAGE = 2 << 20
+GATHERED = 4 * HUGE_PAGE  # from this size on, tensors stay where they are
 
 
 # per weight, without scales
@@ -78,8 +81,7 @@ class PackedWeights:
         self.data = _pack(codes.values, self.format, self.inputs)
         self.scales = _pack_scales(codes)
         self.bias = None if bias_EO is None else _pad_outputs(bias_EO.detach().float())
-        addresses = [None if t is None else t.data_ptr() for t in (self.data, self.scales, self.bias)]
-        self._matrix = _PackedMatrix(*addresses, self.outputs, self.inputs, self.format)
+        self._matrix = _PackedMatrix(*self._addresses(), self.outputs, self.inputs, self.format)
         self.address = ctypes.addressof(self._matrix)
 
     @property
@@ -91,6 +93,15 @@ class PackedWeights:
     def nbytes(self) -> int:
         """Memory that the packed weights take."""
         return sum(t.nbytes for t in (self.data, self.scales, self.bias) if t is not None)
+
+    def move(self, move: Callable[[Tensor], Tensor]) -> None:
+        """Replace each tensor by what `move` returns for it, its content in other memory. `address` stays the same."""
+        self.data = move(self.data)
+        self.scales, self.bias = (None if tensor is None else move(tensor) for tensor in (self.scales, self.bias))
+        self._matrix.data, self._matrix.scales, self._matrix.bias = self._addresses()
+
+    def _addresses(self) -> list[int | None]:
+        return [None if tensor is None else tensor.data_ptr() for tensor in (self.data, self.scales, self.bias)]
 
     def rows(self, outputs_T: Tensor) -> Tensor:
         """The weights of some outputs (int64) of a single matrix that is not quantized: [T, I]."""
@@ -120,6 +131,41 @@ def _allocate(nbytes: int) -> Tensor:
     memory = torch.empty(nbytes + HUGE_PAGE, dtype=torch.uint8)  # pages that are never written take no memory
     start = -memory.data_ptr() % HUGE_PAGE
     return memory[start : start + nbytes]
+
+
+def gather(weights: Iterable[PackedWeights]) -> None:
+    """Move small matrices and scales next to each other into huge pages, where the system has them.
+
+    A product that reads a matrix of half a megabyte from memory then takes a tenth less time: it misses the TLB less
+    often. Of matrices from 8 MB on, little lies outside of the huge pages that they fill by themselves.
+    """
+    advice = getattr(mmap, "MADV_HUGEPAGE", None)
+    if advice is None:
+        return
+    weights = list(weights)
+    sizes = [tensor.nbytes for one in weights for tensor in (one.data, one.scales, one.bias) if tensor is not None]
+    room = sum(_padded_size(size) for size in sizes if size < GATHERED)
+    pages = mmap.mmap(-1, room + 2 * HUGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a system that has none
+        pages.madvise(advice)
+    memory = torch.frombuffer(pages, dtype=torch.uint8)
+    place = -memory.data_ptr() % HUGE_PAGE
+
+    def move(tensor: Tensor) -> Tensor:
+        nonlocal place
+        if tensor.nbytes >= GATHERED:
+            return tensor
+        moved = memory[place : place + tensor.nbytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        place += _padded_size(tensor.nbytes)
+        return moved
+
+    for one in weights:
+        one.move(move)
+
+
+def _padded_size(nbytes: int) -> int:
+    """Bytes up to the next cache line."""
+    return -(-nbytes // 64) * 64
 
 
 def _pad_outputs(values_EO: Tensor) -> Tensor:
