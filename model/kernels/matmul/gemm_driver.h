@@ -140,7 +140,8 @@ public:
 template <class In, class T, class Out>
 void matmul(const T* x, const int64_t* counts, int64_t experts, const PackedMatrix& m, Out* out, int64_t rows,
             const Workers& all) {
-    Workers workers = rows * m.outputs * m.inputs > (1 << 16) ? all : Workers::one();
+    int64_t worth_sharing = all.helper ? 1 << 18 : 1 << 16;  // multiplications, by measurement
+    Workers workers = rows * m.outputs * m.inputs > worth_sharing ? all : Workers::one();
     workers.compute(std::make_unique<Matmul<In, Out>>(x, counts, experts, m, out, rows, workers));
 }
 
