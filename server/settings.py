@@ -55,7 +55,7 @@ def _stripped(value: Any) -> Any:
 
 def _not_empty(value: Any) -> Any:
     """As a path, empty text would be the current directory."""
-    if value == "":
+    if isinstance(value, str) and not value.strip():
         raise ValueError("give a path, or leave it out")
     return value
 

@@ -8,7 +8,7 @@ ROUTELM_REFERENCE_KERNELS=1 forces the definitions everywhere.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, wraps
 from types import ModuleType
 from typing import Concatenate, ParamSpec, TypeVar
@@ -136,9 +136,9 @@ def pack_weights(codes: Codes, bias_EO: Tensor | None = None) -> FrozenWeights:
     return (PackedWeights if compiled() else PlainWeights)(codes, bias_EO)
 
 
-def gather_weights(weights: Iterable[FrozenWeights]) -> None:
-    """Move small frozen weights to where they are read fastest: call this once for all of a network."""
-    packed.gather(one for one in weights if isinstance(one, PackedWeights))
+def gather_weights(weights: Iterable[FrozenWeights]) -> Iterator[int]:
+    """Move the small ones of a network to where they are read fastest. Yields bytes that were moved and freed."""
+    return packed.gather(one for one in weights if isinstance(one, PackedWeights))
 
 
 def _matmul_backend(weights: FrozenWeights) -> ModuleType:

@@ -48,14 +48,20 @@ class KernelGraph:
         self.calls.append((kernel, arguments))
         self._kept += keep
 
-    def copy(self, source_TN: Tensor, target_TN: Tensor) -> None:
-        """After all calls so far, also copy one matrix to another. Rows may be apart."""
+    def add_copy(self, source_TN: Tensor, target_TN: Tensor) -> None:
+        """From now on each replay ends with a copy of one matrix to another, which is not made now.
+
+        The rows of the source may be apart, those of the target must not be.
+        """
         assert (source_TN.shape, source_TN.dtype) == (target_TN.shape, target_TN.dtype)
-        assert source_TN.stride(1) == target_TN.stride(1) == 1
-        whole = source_TN.is_contiguous() and target_TN.is_contiguous()
-        rows = [(source_TN, target_TN)] if whole else zip(source_TN, target_TN, strict=True)
-        for source, target in rows:
-            self.add(_memcpy(), (target.data_ptr(), source.data_ptr(), source.nbytes), (source, target))
+        assert source_TN.stride(1) == 1
+        assert target_TN.is_contiguous()
+        rows = 1 if source_TN.is_contiguous() else len(source_TN)
+        nbytes, distance = target_TN.nbytes // rows, source_TN.stride(0) * source_TN.itemsize
+        for row in range(rows):
+            places = target_TN.data_ptr() + row * nbytes, source_TN.data_ptr() + row * distance
+            self.add(_memcpy(), (*places, nbytes), ())
+        self._kept += source_TN, target_TN
 
     def replay(self) -> None:
         """Make all calls again, on the current content of the same memory. Releases Python's global lock."""
@@ -77,7 +83,7 @@ class KernelGraph:
 
 @cache
 def _memcpy() -> Callable[..., None]:
-    """C's own: the process has it already."""
+    """C's own, so that a copy can be a call of a graph."""
     found = ctypes.CDLL(None).memcpy
     found.argtypes, found.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t], None
     return found

@@ -1,5 +1,7 @@
 """Freezes a network for serving on a CPU: packs every matrix as its quantization scheme says."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
@@ -51,10 +53,13 @@ def freeze_codes(network: CausalLM, name: str, codes: Codes) -> None:
         network.set_submodule(name, frozen_grouped(codes, module.bias))
 
 
-def gather_weights(network: CausalLM) -> None:
-    """Move the small packed matrices to where they are read fastest, in the order in which they are used."""
+def gather_weights(network: CausalLM) -> Iterator[int]:
+    """Move the small packed matrices to where they are read fastest, in the order in which they are used.
+
+    Yields bytes that were moved, and freed where they were before.
+    """
     frozen = [module for module in network.modules() if isinstance(module, FrozenLinear | FrozenGroupedLinear)]
-    kernels.gather_weights(module.weights for module in frozen)
+    return kernels.gather_weights(module.weights for module in frozen)
 
 
 def _freeze_module(network: CausalLM, name: str, scheme: Scheme) -> None:

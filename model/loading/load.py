@@ -43,6 +43,7 @@ from model.quantization.formats import dequantized, gguf_settings, nearest_schem
 
 HEAD = "lm_head.weight"
 LAYER_COUNTS = ("num_hidden_layers", "num_nextn_predict_layers")  # of config.json; a layer has at least one tensor
+RETURNED_AT_ONCE = 16 << 20  # bytes
 MAX_UNSEEN_LAYERS = 10_000  # where no weights are at hand
 TIED_COPIES = ("lm_head.",)  # some exporters store the head although it is tied to the embedding
 
@@ -81,8 +82,7 @@ def load_network(
             scheme = default_scheme(model.hf_config, model.network.dtype)
         _fill(model.network, reader, rules, scheme)
     if freeze:
-        gather_weights(model.network)
-        return_freed_memory()
+        _gather(model.network)
     return model.network.requires_grad_(False).eval()
 
 
@@ -256,6 +256,17 @@ def _fill(network: CausalLM, reader: CheckpointReader, rules: list[Rule], scheme
         logger.info("%d stored matrices are quantized a second time, for another format; one is %s", count, example)
     unfilled = [name for name, tensor in network.state_dict().items() if tensor.is_meta]
     assert not unfilled, f"no rule of this family makes {unfilled[0]}"
+
+
+def _gather(network: CausalLM) -> None:
+    """Gather the small weights, and return what that frees a piece at a time."""
+    freed = 0
+    for nbytes in gather_weights(network):
+        freed += nbytes
+        if freed >= RETURNED_AT_ONCE:
+            return_freed_memory()
+            freed = 0
+    return_freed_memory()
 
 
 def return_freed_memory() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
 NUM_THREADS = 8
@@ -25,10 +26,12 @@ class DiskThreads:
         try:
             return await asyncio.shield(call)
         except asyncio.CancelledError:
-            await asyncio.wait((call,))
+            while not call.done():
+                with suppress(asyncio.CancelledError):  # cancelled again
+                    await asyncio.wait((call,))
             call.exception()  # nobody asks for it any more, which asyncio would log
             raise
 
     def close(self) -> None:
-        """Return when the calls that run have ended. There can be none afterwards."""
+        """Return when all calls have ended. From now on `run` raises RuntimeError."""
         self._executor.shutdown()

@@ -132,7 +132,8 @@ def _output(logits_SV: Tensor, routings: tuple[Routing | None, ...]) -> StepOutp
 def _stacked_by(graph: KernelGraph, routings: tuple[Routing | None, ...]) -> StepRouting | None:
     """The routing of all layers as one, which the graph copies from now on: for many layers that is much faster.
 
-    None if there is none, if layers differ in their numbers of choices or experts, or if the graph is not complete.
+    None if there is none, if layers differ in their numbers of choices or experts, if numbers of a row are apart, or
+    if the graph is not complete.
     """
     layers = [(r.weights_TK, r.experts_TK, r.router_logits_TE) for r in routings if r is not None]
     alike = len({tuple(tensor.shape for tensor in layer) for layer in layers}) == 1
@@ -143,5 +144,5 @@ def _stacked_by(graph: KernelGraph, routings: tuple[Routing | None, ...]) -> Ste
     for number, layer in enumerate(layers):
         whole = stacked.weights_LTK, stacked.experts_LTK, stacked.router_logits_LTE
         for source, target in zip(layer, whole, strict=True):
-            graph.copy(source, target[number])
+            graph.add_copy(source, target[number])
     return stacked

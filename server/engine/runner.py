@@ -123,7 +123,7 @@ class ModelRunner:
 
     def _tensor(self, numbers: ArrayLike, dtype: DTypeLike) -> Tensor:
         """By way of numpy, which makes an array of a few numbers in a third of the time."""
-        return torch.from_numpy(np.array(numbers, dtype)).to(self._device)
+        return torch.from_numpy(np.array(numbers, dtype, order="C")).to(self._device)
 
     def _experts_per_token(self, sequences: list[Sequence]) -> int | Tensor | None:
         """The number of experts that all sequences ask for, or by token, 0 for the model's own; None: no sequence."""

@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -21,6 +22,8 @@ Activations<In> as_compute_type(const T* x, int64_t rows, int64_t inputs, Scratc
     for (int64_t r = 0; r < rows; ++r) convert_row(x + r * inputs, inputs, out + r * stride);
     return {out, stride};
 }
+
+constexpr int64_t FEW_ROWS = 4 * MAX_ROWS;
 
 constexpr int64_t PREFETCH_DISTANCE = 8 << 10;  // bytes, where weights are read once; by measurement
 
@@ -50,7 +53,7 @@ template <class In, class Sink>
 void multiply(const Activations<In>& x, int64_t rows, const PackedMatrix& m, int64_t first, int64_t last, Sink sink) {
     alignas(64) float sums[MAX_ROWS * PANEL];
     int64_t size = m.panel_bytes(), tiles = (rows + MAX_ROWS - 1) / MAX_ROWS;
-    bool few = tiles <= 4;
+    bool few = rows <= FEW_ROWS;
     auto multiply_tile = [&](int64_t t, int64_t p) {
         int64_t row = rows * t / tiles, count = rows * (t + 1) / tiles - row;
         const uint8_t* w = m.data + p * size;
@@ -119,6 +122,7 @@ public:
         for (int64_t e = 0; e < experts; ++e) starts.push_back(counts ? starts[e] + counts[e] : rows);
         list = jobs_of(starts, m, workers.count());
         stage_ends = {int64_t(list.size())};
+        few_rows = std::all_of(list.begin(), list.end(), [](const Job& job) { return job.rows <= FEW_ROWS; });
     }
 
     void compute(int64_t number, Scratch&) override {
@@ -140,7 +144,7 @@ public:
 template <class In, class T, class Out>
 void matmul(const T* x, const int64_t* counts, int64_t experts, const PackedMatrix& m, Out* out, int64_t rows,
             const Workers& all) {
-    int64_t worth_sharing = all.helper ? 1 << 18 : 1 << 16;  // multiplications, by measurement
+    int64_t worth_sharing = all.helper ? 1 << 18 : all.threads << 15;  // multiplications, measured with two threads
     Workers workers = rows * m.outputs * m.inputs > worth_sharing ? all : Workers::one();
     workers.compute(std::make_unique<Matmul<In, Out>>(x, counts, experts, m, out, rows, workers));
 }

@@ -154,9 +154,11 @@ public:
                 gate_up_jobs.push_back({int64_t(e), p, std::min(p + step, end), 0, 0});
         }
         int64_t columns = call.hidden / PANEL, fit = (256 << 10) / (call.tokens * 4 * PANEL);
-        int64_t parts = (workers.helper ? 4 : 2) * workers.count();  // few, because each reads a part of every expert
+        int64_t parts = (workers.helper ? 4 : 2) * workers.count();  // long ones are read faster; a helper's may be repeated
         column_step = std::max(std::min(columns / parts, fit), int64_t(1));
         int64_t gathers = call.tokens > 1 ? (routed + 63) / 64 : 0, gate_ups = gathers + gate_up_jobs.size();
+        few_rows = std::all_of(experts.begin(), experts.end(),
+                               [](const ExpertRows<In>& e) { return e.rows <= FEW_ROWS; });
         stage_ends = {gathers, gate_ups, gate_ups + (columns + column_step - 1) / column_step};
     }
 

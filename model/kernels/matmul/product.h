@@ -28,6 +28,7 @@ public:
 class Product {
 public:
     std::vector<int64_t> stage_ends;  // job numbers
+    bool few_rows = false;            // so that a job takes as long as it takes to read its weights
 
     virtual ~Product() = default;
 
@@ -41,7 +42,8 @@ public:
     int64_t jobs() const { return stage_ends.back(); }
 };
 
-// Guided: a thread takes many neighbouring jobs at first, whose weights it reads in one go, and single ones at the end.
+// With few rows, a thread takes many neighbouring jobs at first, whose weights it reads in one go, and single ones at the
+// end. With more, jobs may differ in their rows, so each thread takes one at a time.
 inline void compute_in_parallel(Product& product, int64_t threads) {
 #pragma omp parallel num_threads(threads)
     {
@@ -50,8 +52,14 @@ inline void compute_in_parallel(Product& product, int64_t threads) {
             if (product.stage_start(s) > 0) {
 #pragma omp barrier
             }
+            int64_t first = product.stage_start(s), end = product.stage_ends[s];
+            if (product.few_rows) {
 #pragma omp for schedule(guided) nowait
-            for (int64_t job = product.stage_start(s); job < product.stage_ends[s]; ++job) product.compute(job, scratch);
+                for (int64_t job = first; job < end; ++job) product.compute(job, scratch);
+            } else {
+#pragma omp for schedule(dynamic) nowait
+                for (int64_t job = first; job < end; ++job) product.compute(job, scratch);
+            }
         }
     }
     product.finish();

@@ -55,8 +55,8 @@ def test_copies_are_made_at_each_replay() -> None:
     x, weight, target = normal(3, 32), normal(32), torch.zeros(2, 3, 16)
     with capture() as graph:
         out = kernels.rms_norm(x, weight, 1e-6)
-    graph.copy(out[:, :16], target[0])
-    graph.copy(out.view(6, 16)[:3], target[1])
+    graph.add_copy(out[:, :16], target[0])
+    graph.add_copy(out.view(6, 16)[:3], target[1])
     for replay in (graph.replay, graph.replay_one_by_one):
         x.copy_(normal(3, 32))
         replay()

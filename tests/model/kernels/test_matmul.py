@@ -130,21 +130,29 @@ def test_rows_of_packed_weights_are_what_was_packed(kind: Format, inputs: int) -
 
 @pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="this system has no huge pages to ask for")
 def test_gathered_weights_are_the_same_in_other_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "GATHERED", 20_000)
+    monkeypatch.setattr(packed, "SMALL", 20_000)
     all_codes = [random_codes(kind, 1, 70, 96) for kind in KINDS]
     weights = [PackedWeights(codes, torch.randn(1, 70)) for codes in all_codes]
-    x, large = torch.randn(5, 96), [one.data.nbytes >= 20_000 for one in weights]
-    before = [(packed.linear(x, one), one.address, one.data.data_ptr()) for one in weights]
-    packed.gather(weights)
-    for one, (product, address, _) in zip(weights, before, strict=True):
+    x = torch.randn(5, 96)
+    before = [(packed.linear(x, one), one.address) for one in weights]
+    old = [one.tensors for one in weights]
+    moved = list(packed.gather(weights))
+    for tensor in (tensor for tensors in old for tensor in tensors if tensor.nbytes < 20_000):
+        tensor.zero_()
+    for one, (product, address) in zip(weights, before, strict=True):
         assert torch.equal(packed.linear(x, one), product)
         assert one.address == address
-    assert [one.data.data_ptr() == place for one, (_, _, place) in zip(weights, before, strict=True)] == large
-    assert set(large) == {False, True}
-    small = [one for one, stays in zip(weights, large, strict=True) if not stays]
-    tensors = [tensor for one in small for tensor in (one.data, one.scales, one.bias) if tensor is not None]
-    assert all(tensor.data_ptr() % 64 == 0 for tensor in tensors)
-    assert tensors[-1].data_ptr() - tensors[0].data_ptr() < sum(tensor.nbytes + 64 for tensor in tensors)
+    pairs = [
+        (one, was)
+        for now, before in zip(weights, old, strict=True)
+        for one, was in zip(now.tensors, before, strict=True)
+    ]
+    places = [one.data_ptr() for one, was in pairs if was.nbytes < 20_000]
+    assert all((one is was) == (was.nbytes >= 20_000) for one, was in pairs)
+    assert 0 < len(places) < len(pairs)
+    assert all(place % 64 == 0 for place in places)
+    assert places == sorted(places)
+    assert places[-1] - places[0] < sum(moved)
 
 
 @pytest.mark.parametrize("dtype", BOUNDS)

@@ -1,6 +1,7 @@
 """From a directory to a network: each weight read once, packed at once, its plain form let go."""
 
 import json
+import mmap
 import tracemalloc
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +16,7 @@ from model.checkpoints.safetensors_files import CheckpointError, save_weights
 from model.config import hybrid_config
 from model.families import family_of, qwen3_next
 from model.generate import generate
+from model.layers.frozen_linear import FrozenGroupedLinear, FrozenLinear
 from model.layers.linear import Linear
 from model.loading import load as loading
 from model.loading.freeze import freeze_network
@@ -154,6 +156,16 @@ def test_another_head_is_used_in_another_type_too_but_not_a_rounded_copy(tmp_pat
     assert describe(tmp_path, torch.float32).network.config.tie_word_embeddings
     add_head(tmp_path, torch.randn(64, 32).bfloat16())
     assert not describe(tmp_path, torch.float32).network.config.tie_word_embeddings
+
+
+@pytest.mark.compiled_kernels
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="this system has no huge pages to ask for")
+def test_small_matrices_lie_one_after_the_other(stored: CausalLM, tmp_path: Path) -> None:
+    network = load_network(tmp_path, torch.bfloat16)
+    weights = [module.weights for module in network.modules() if isinstance(module, FrozenLinear | FrozenGroupedLinear)]
+    places = [one.data.data_ptr() for one in weights]
+    assert places == sorted(places)
+    assert places[-1] - places[0] < 2 * sum(one.nbytes for one in weights)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

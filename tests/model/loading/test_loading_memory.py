@@ -18,6 +18,10 @@ LARGE = hybrid_config(
     hidden_size=512, num_layers=4, num_heads=4, num_kv_heads=2, head_dim=64, num_experts=32, expert_width=512,
     shared_width=512, vocab_size=4096,
 )  # fmt: skip
+SMALL = hybrid_config(  # no matrix has 2 MB
+    hidden_size=512, num_layers=32, num_heads=8, num_kv_heads=4, head_dim=64, num_experts=4, expert_width=512,
+    shared_width=512, vocab_size=1024,
+)  # fmt: skip
 MEASURE = """
 import sys
 from pathlib import Path
@@ -50,13 +54,13 @@ print(megabytes("VmHWM") - before)
 """
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 MB of experts in bfloat16."""
-    directory = tmp_path_factory.mktemp("large")
-    network = cast_matrices(CausalLM(LARGE), torch.bfloat16)
-    (directory / "config.json").write_text(json.dumps(qwen3_next.config_to_hf(LARGE)))
-    save_weights(network, qwen3_next.rules(LARGE), directory)
+@pytest.fixture(scope="module", params=[LARGE, SMALL], ids=["large matrices", "small ones"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 MB or more in bfloat16."""
+    directory = tmp_path_factory.mktemp("checkpoint")
+    network = cast_matrices(CausalLM(request.param), torch.bfloat16)
+    (directory / "config.json").write_text(json.dumps(qwen3_next.config_to_hf(request.param)))
+    save_weights(network, qwen3_next.rules(request.param), directory)
     return directory
 
 

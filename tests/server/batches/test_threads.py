@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from server.batches.threads import DiskThreads
 from server.errors import DiskFullError
+from tests.server.batches.directories import open_directory
 
 pytestmark = pytest.mark.anyio
 
@@ -72,3 +74,39 @@ async def test_what_runs_ends_before_the_threads_are_closed() -> None:
     threads.close()
     assert ended == ["written"]
     await call
+
+
+async def test_a_directory_is_another_processs_when_what_writes_to_it_has_ended(tmp_path: Path) -> None:
+    written = list[str]()
+    with open_directory(tmp_path) as directory:
+
+        def write() -> None:
+            time.sleep(0.05)
+            with pytest.raises(ValueError, match="another server uses"), open_directory(tmp_path):
+                pass
+            written.append("written")
+
+        call = asyncio.create_task(directory.threads.run(write))
+        await asyncio.sleep(0)
+    await call
+    assert written == ["written"]
+
+
+async def test_a_call_that_is_cancelled_twice_ends_all_the_same(threads: DiskThreads) -> None:
+    begun, end, ended = threading.Event(), threading.Event(), list[str]()
+
+    def write() -> None:
+        begun.set()
+        end.wait()
+        ended.append("written")
+
+    task = asyncio.create_task(threads.run(write))
+    await asyncio.to_thread(begun.wait)
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0.01)
+    assert not task.done()
+    end.set()
+    await asyncio.wait((task,))
+    assert task.cancelled()
+    assert ended == ["written"]
