@@ -50,7 +50,7 @@ def run(
     """
     configure_logging("warning")
     with errors_in_one_line(RequestError):
-        work = output.with_name(f"{output.name}.batch")
+        work = output.parent / f"{output.name}.batch"
         ended, goes_on = _run(input_file, output, work, model, max_num_seqs)
     counts = ended.counts
     for error in ended.errors:

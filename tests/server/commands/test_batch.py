@@ -120,7 +120,10 @@ def test_the_answers_replace_neither_the_input_nor_a_directory(
     source, target = files
     source.write_text(line("r0", body=BODY))
     target.symlink_to(source)
-    for output, problem in ((source, "is the input"), (target, "is the input"), (tmp_path, "is a directory")):
+    inputs, directories = (source, target), (tmp_path, Path(), Path("/"))
+    for output, problem in [(path, "is the input") for path in inputs] + [
+        (path, "is a directory") for path in directories
+    ]:
         result = run(source, "-o", output)
         assert (result.exit_code, problem in result.output) == (2, True)
     assert source.read_text() == line("r0", body=BODY)
