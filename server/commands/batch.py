@@ -49,8 +49,8 @@ def run(
     request's line.
     """
     configure_logging("warning")
+    work = output.parent / f"{output.name}.batch"
     with errors_in_one_line(RequestError):
-        work = output.parent / f"{output.name}.batch"
         ended, goes_on = _run(input_file, output, work, model, max_num_seqs)
     counts = ended.counts
     for error in ended.errors:

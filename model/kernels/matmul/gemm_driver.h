@@ -23,8 +23,7 @@ Activations<In> as_compute_type(const T* x, int64_t rows, int64_t inputs, Scratc
     return {out, stride};
 }
 
-constexpr int64_t FEW_ROWS = 4 * MAX_ROWS;
-
+constexpr int64_t FEW_ROWS = 4 * MAX_ROWS;  // up to here each weight is read from memory once, panel by panel
 constexpr int64_t PREFETCH_DISTANCE = 8 << 10;  // bytes, where weights are read once; by measurement
 
 // Panels per job: enough to read memory at full speed, and several jobs per thread.

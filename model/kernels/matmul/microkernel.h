@@ -100,7 +100,7 @@ template <class T, int R> struct Rows {
 template <class In, int FORMAT, int FIRST, int R, int V, class T, class Sum>
 INLINE void accumulate(Rows<T, R>& rows, const uint8_t* w, int64_t steps, Prefetch& prefetch, Sum (&sums)[R][V]) {
     constexpr int64_t LINES = step_bytes(FORMAT) / 64, PARTS = Dot<In>::PARTS;
-    constexpr int LOCALITY = R == 1 ? 3 : 2;  // into the first cache, or the second: by measurement
+    constexpr int LOCALITY = R == 1 ? 3 : 2;  // into L1 or L2, by measurement
     for (int64_t s = 0; s < steps; ++s, w += step_bytes(FORMAT), prefetch.at += prefetch.bytes_per_step) {
         for (int64_t line = 0; line < LINES; ++line)
             __builtin_prefetch(prefetch.at + prefetch.bytes_per_step / LINES * line, 0, LOCALITY);

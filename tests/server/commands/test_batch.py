@@ -120,10 +120,9 @@ def test_the_answers_replace_neither_the_input_nor_a_directory(
     source, target = files
     source.write_text(line("r0", body=BODY))
     target.symlink_to(source)
-    inputs, directories = (source, target), (tmp_path, Path(), Path("/"))
-    for output, problem in [(path, "is the input") for path in inputs] + [
-        (path, "is a directory") for path in directories
-    ]:
+    problems = {source: "is the input", target: "is the input"}
+    problems |= dict.fromkeys((tmp_path, Path(), Path("/")), "is a directory")
+    for output, problem in problems.items():
         result = run(source, "-o", output)
         assert (result.exit_code, problem in result.output) == (2, True)
     assert source.read_text() == line("r0", body=BODY)
