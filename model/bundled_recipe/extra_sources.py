@@ -36,7 +36,13 @@ LABEL_OF = {
     "entertainment": "entertainment",
     "wellness": "health",
 }
-REVIEWS = ("analyze/sentence-polarity-en", "analyze/uci-sentiment-en", "analyze/food-reviews-sentiment-en")
+REVIEWS = (
+    "analyze/sentence-polarity-en",
+    "analyze/uci-sentiment-en",
+    "analyze/food-reviews-sentiment-en",
+    "analyze/product-reviews-en",
+    "analyze/taught-sentiment-en",
+)
 ASKED_ANEW = ("facts-en", "facts-zh", "definitions-en")  # chat sources whose facts come in more phrasings
 HEADLINE_CHARACTERS = 78  # at most; the first source cuts its own there
 _AFTER_SENTENCE = re.compile(r"(?<=[^\s.]{3}[.?!])\s")  # and not after "Samuel L." or "the U.S."

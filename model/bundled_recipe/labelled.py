@@ -30,8 +30,14 @@ WORDS_LEFT_OUT = {  # source: variants of each row
 KEPT_SHARES = (0.4, 0.8)  # of the words of a variant
 PEOPLE_PER_SENTENCE = 120
 REVIEWS_BY_SOMEBODY = 9000
+PEOPLE_PER_RETOLD_SENTENCE = 10
 INVENTED_NAMES = 1500
 _SLOT = re.compile(r"\{([a-z_]+)\d?\}")
+_I_DID = re.compile(
+    r"I (?=(?:was|had|loved|bought|tried|found|got|thought|went|ordered|enjoyed|hated|felt|left|liked|wanted|needed"
+    r"|used|received|could|couldn't|didn't|would|wouldn't|will|won't|can't) )"
+)
+_FIRST_PERSON = re.compile(r"\b(?:I|me|my|mine|myself|we|our|us)\b", re.IGNORECASE)
 
 
 @cache
@@ -74,12 +80,12 @@ def left_out_rows(kept: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
 
 
 def somebody_rows(kept: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
-    """Yield sentences about many people, with the same label whoever it is, and reviews said by somebody.
+    """Yield sentences about many people, with the same label whoever it is, and reviews said by or of somebody.
 
     A neutral sentence has either label by chance: the score to learn is one half.
     """
     random = Random("somebody")
-    yield from chain(_feelings(random), islice(_said(kept, random), REVIEWS_BY_SOMEBODY))
+    yield from chain(_feelings(random), islice(_said(kept, random), REVIEWS_BY_SOMEBODY), _retold(kept, random))
 
 
 def _feelings(random: Random) -> Iterator[Row]:
@@ -96,6 +102,15 @@ def _said(kept: Mapping[str, Sequence[Row]], random: Random) -> Iterator[Row]:
         if row["label_set"] == FEELINGS:
             who, frame = random.choice(_people()), random.choice(frames)
             yield row | {"text": frame.format(Who=who, who=_inside(who), text=row["text"])}
+
+
+def _retold(kept: Mapping[str, Sequence[Row]], random: Random) -> Iterator[Row]:
+    """What reviewers tell of themselves, told of other people: "I loved it." becomes "Anna loved it."."""
+    for row in chain.from_iterable(kept.values()):
+        begin = _I_DID.match(row["text"])
+        if row["label_set"] == FEELINGS and begin and not _FIRST_PERSON.search(row["text"], begin.end()):
+            for person in random.sample(_people(), PEOPLE_PER_RETOLD_SENTENCE):
+                yield row | {"text": f"{person} {row['text'][begin.end() :]}"}
 
 
 def _inside(who: str) -> str:

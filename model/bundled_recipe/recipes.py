@@ -142,6 +142,42 @@ def bundled_polish() -> Recipe:
     )
 
 
+def bundled_taught() -> Recipe:
+    """A short run for the weights before it, with stories and labelled texts of a teacher. Needs --start-from.
+
+    An hour on two cores, and the teacher's files: see docs/training.md.
+    """
+    polish = bundled_polish()
+    phase = replace(polish.decay, mixture=mixture("taught"))
+    return replace(
+        polish,
+        tokens=935_100_000,
+        stable=phase,
+        decay=phase,
+        decay_share=0.01027,
+        micro_batch_tokens=4096,
+        seed=12,
+        dtype="bfloat16",
+    )
+
+
+def bundled_larger() -> Recipe:
+    """A run for the weights that ship, with twice as many experts and the teacher's texts. Needs --start-from.
+
+    Eight minutes on a large GPU.
+    """
+    wider = bundled_wider()
+    return replace(
+        wider,
+        model=hybrid_config(num_experts=32),
+        tokens=1_260_000_000,
+        stable=replace(wider.stable, mixture=mixture("larger")),
+        decay=replace(wider.decay, mixture=mixture("larger-decay")),
+        decay_share=0.16,
+        seed=13,
+    )
+
+
 def tiny() -> Recipe:
     """A model of under a million parameters for two minutes on a laptop and a few hundred lines of text."""
     model = hybrid_config(
@@ -169,6 +205,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "bundled-longer": bundled_longer,
     "bundled-wider": bundled_wider,
     "bundled-polish": bundled_polish,
+    "bundled-taught": bundled_taught,
+    "bundled-larger": bundled_larger,
     "tiny": tiny,
 }
 

@@ -26,6 +26,7 @@ from model.training.loop.log import LogLine, RunLog
 from model.training.loop.micro_batch import MicroReport, MicroStep, batch_loss
 from model.training.loop.replica import Replica, Workers
 from model.training.loop.run_state import RunState, learning_rate, phase_of
+from model.training.more_experts import with_more_experts
 from model.training.optimizer import Optimizer
 from model.training.recipe import Phase, Recipe
 
@@ -40,7 +41,8 @@ class Trainer:
     With `start_from`, the directory of another run of the same network, a new run begins with the weights and the
     optimizer moments of that run and continues its count of steps and tokens, so `recipe.tokens` is the total of both.
     Data and batches are its own. `start_from` may also be the directory of a finished model: then the moments are zero
-    and the learning rate warms up again. ValueError where it is neither, or another network.
+    and the learning rate warms up again, and the model may have fewer experts than the recipe: see more_experts.py.
+    ValueError where it is neither, or another network.
 
     `workers` micro-batches run at the same time on one thread each; on a GPU it is 1. The number of workers changes
     the result only by rounding; their speed does not change it. (Expert-threshold routers are the exception: the
@@ -233,9 +235,13 @@ class Trainer:
     def _take_over(self, model_dir: Path) -> RunState:
         """Take over the weights of a finished model; returns its state according to its log."""
         finished = load_network(model_dir, torch.float32, freeze=False)
-        self.optimizer.load_masters(dict(finished.named_parameters()))
+        num_experts = max((moe.num_experts for _, moe in self.recipe.model.moe_layers()), default=0)
+        weights = with_more_experts(dict(finished.named_parameters()), num_experts, self.recipe.seed)
+        self.optimizer.load_masters(weights)
         if self.average is not None:
             self.average.load_state_tensors({}, 0)
-        self.network.load_state_dict(dict(finished.named_buffers()), strict=False)
+        own = dict(self.network.named_buffers())
+        same = {name: b for name, b in finished.named_buffers() if name in own and b.shape == own[name].shape}
+        self.network.load_state_dict(same, strict=False)  # what a router knows of the load of fewer experts is lost
         lines = RunLog(model_dir).lines()
         return RunState(lines[-1].step, lines[-1].tokens, cold_step=lines[-1].step) if lines else RunState()

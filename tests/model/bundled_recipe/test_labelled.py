@@ -7,6 +7,7 @@ import pytest
 
 from model.bundled_recipe.labelled import (
     FEELINGS,
+    PEOPLE_PER_RETOLD_SENTENCE,
     TOPICS,
     WORDS_LEFT_OUT,
     headline_rows,
@@ -50,6 +51,22 @@ def test_a_feeling_does_not_depend_on_who_has_it() -> None:
     mixed = {sentence for sentence, counts in labels.items() if len(counts) > 1}
     assert mixed == set(_sentences("neutral"))
     assert all(0.2 < labels[sentence]["positive"] / labels[sentence].total() < 0.8 for sentence in mixed)
+
+
+def test_what_reviewers_tell_of_themselves_is_told_of_others() -> None:
+    review = {"task": "analyze", "text": "I loved the soup.", "label": "positive", "label_set": FEELINGS}
+    others = [review | {"text": text} for text in ("I loved my soup.", "I love the soup.", "The soup I loved.")]
+    rows = list(somebody_rows({"analyze/reviews": [review, *others]}))
+    told = [
+        row
+        for row in rows
+        if row["text"].endswith(" loved the soup.") and not row["text"].endswith("I loved the soup.")
+    ]
+    assert len(told) == PEOPLE_PER_RETOLD_SENTENCE
+    assert {row["label"] for row in told} == {"positive"}
+    assert not [
+        row for row in rows if row["text"].endswith((" loved my soup.", " love the soup.")) and "I " not in row["text"]
+    ]
 
 
 def test_reviews_are_said_by_somebody_with_their_own_label() -> None:

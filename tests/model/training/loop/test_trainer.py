@@ -18,6 +18,7 @@ from model.text.tokenizer import Tokenizer
 from model.training.data.collate import LossWeights, Noise
 from model.training.data.mixture import Mixture, MixturePart
 from model.training.data.prepare import prepare
+from model.training.export import export
 from model.training.loop.log import LOG_NAME, RunLog
 from model.training.loop.run import run
 from model.training.loop.run_state import RunState, learning_rate, phase_of
@@ -259,6 +260,21 @@ def test_a_run_goes_on_from_a_finished_model(prepared: Path, tmp_path: Path) -> 
     for trainer in (heir, resumed):
         trainer.train_step()
     assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(heir).items())
+
+
+def test_a_run_goes_on_from_a_finished_model_with_fewer_experts(prepared: Path, tmp_path: Path) -> None:
+    model = run(Trainer(recipe(), prepared, tmp_path / "first"), tokenizer_dir=BUNDLED, validate_on=[])
+    larger = recipe(tokens=12000)
+    moe = next(moe for _, moe in larger.model.moe_layers())
+    layers = [replace(layer, feed_forward=replace(moe, num_experts=6)) for layer in larger.model.layers]
+    larger = replace(larger, model=replace(larger.model, layers=tuple(layers)))
+    heir = Trainer(larger, prepared, tmp_path / "heir", start_from=model)
+    heir.train_step()
+    assert [len(load_E) for load_E in heir.load] == [6] * 4
+    assert heir.load[0][4:].any()  # tokens go to the new ones
+    export(heir.network, BUNDLED, tmp_path / "larger")
+    with pytest.raises(ValueError, match="checkpoint of another network"):  # never to a network with fewer
+        Trainer(recipe(), prepared, tmp_path / "smaller", start_from=tmp_path / "larger")
 
 
 def test_an_heir_that_is_killed_and_resumed_gives_the_same_weights(prepared: Path, tmp_path: Path) -> None:
