@@ -54,8 +54,10 @@ def average(models: Sequence[Path], out: Path) -> Path:
 
     A model that stands twice counts twice. They must have a common ancestor: the mean of strangers is noise. Tokenizer,
     templates and generation settings are those of the first; its measured quality is not that of the mean.
-    ValueError where there are fewer than two, or their networks differ.
+    ValueError where there are fewer than two, their networks differ, or `out` holds something else than a model.
     """
+    if out.exists() and any(out.iterdir()) and not (out / "config.json").exists():
+        raise ValueError(f"{out.absolute()} holds other files than those of a model: name a new directory")
     if len(models) < 2:
         raise ValueError("a mean takes two models or more")
     mean, *others = (load_network(path, torch.float32, freeze=False) for path in models)

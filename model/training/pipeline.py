@@ -45,8 +45,9 @@ def train(
     `extra_sources` are prepared with the files of the data directory.
     Without `data_dir` a run goes on with the data it has, and a new one gets data that is made up (see sample_data),
     without extra sources: those of the bundled recipes are a hundred times as much, and take minutes.
-    Without `tokenizer_dir` a tokenizer is trained on the data.
+    Without `tokenizer_dir` a tokenizer is trained on the data. ValueError where `run_dir` holds something else.
     """
+    _check_run_dir(run_dir)
     if data_dir is None:
         data_dir, extra_sources = run_dir / "sample", ()
         if not (run_dir / "data" / "meta.json").exists():
@@ -107,6 +108,13 @@ def ensure_prepared(
 
         prepare(data_dir, tokenizer, directory, extra_sources=extra_sources, on_source=on_source)
     return directory
+
+
+def _check_run_dir(directory: Path) -> None:
+    """ValueError for a directory with other files than those of a run, such as the one a person happens to be in."""
+    begun = ("log.jsonl", "data/meta.json", "tokenizer/tokenizer.json", "sample")
+    if directory.exists() and any(directory.iterdir()) and not any((directory / name).exists() for name in begun):
+        raise ValueError(f"{directory.absolute()} holds other files than those of a run: name a new directory")
 
 
 def _check_tokenizer(directory: Path, recipe: Recipe, run_dir: Path) -> None:

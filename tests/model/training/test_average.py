@@ -56,6 +56,15 @@ def test_one_model_or_models_of_two_networks_are_refused(tmp_path: Path) -> None
         average([small, large], tmp_path / "mean")
 
 
+def test_the_files_of_something_else_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = [finished_model(tmp_path / name, 1) for name in "ab"]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path} holds other files than those of a model: name a new directory"):
+        average(models, Path())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    average(models, average(models, tmp_path / "mean"))  # an older mean is replaced
+
+
 def test_a_network_that_cannot_be_written_is_refused_in_a_sentence(tmp_path: Path) -> None:
     write_checkpoint("qwen2_moe", tmp_path)
     with pytest.raises(ValueError, match="qwen3_next wants"):

@@ -29,6 +29,14 @@ def test_a_tiny_run_from_nothing_and_again(tmp_path: Path) -> None:
     assert any(line.startswith("going on at step") for line in shown)
 
 
+def test_a_run_is_not_begun_among_other_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path} holds other files than those of a run: name a new directory"):
+        train(recipe_named("tiny", 2000), Path(), data_dir=None, tokenizer_dir=None)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_a_tokenizer_that_does_not_fit_the_network_or_the_run_is_refused(tmp_path: Path) -> None:
     recipe, named = recipe_named("tiny", 500), {"data_dir": write_sample_data(tmp_path / "sample"), "log": print}
     with pytest.raises(ValueError, match="has 7680 tokens, and the network of this recipe 1024"):
