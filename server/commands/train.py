@@ -22,7 +22,8 @@ def train(
     recipe: Annotated[
         str,
         typer.Option(
-            help="tiny (two minutes), bundled (hours), then for its weights bundled-further, -chat, -longer, -wider."
+            help="tiny (two minutes), bundled (hours), then for its weights bundled-further, -chat, -longer, -wider, "
+            "-polish, -taught, -larger."
         ),
     ] = "tiny",
     data: Annotated[
