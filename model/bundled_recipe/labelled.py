@@ -82,7 +82,7 @@ def left_out_rows(kept: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
 def somebody_rows(kept: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
     """Yield sentences about many people, with the same label whoever it is, and reviews said by or of somebody.
 
-    A neutral sentence has either label by chance: the score to learn is one half.
+    A neutral sentence has one label with half of the people and the other with the rest: its score is one half.
     """
     random = Random("somebody")
     yield from chain(_feelings(random), islice(_said(kept, random), REVIEWS_BY_SOMEBODY), _retold(kept, random))
@@ -91,8 +91,8 @@ def somebody_rows(kept: Mapping[str, Sequence[Row]]) -> Iterator[Row]:
 def _feelings(random: Random) -> Iterator[Row]:
     for feeling, sentences in read_templates()["feelings"].items():
         for sentence in split_wordings(sentences):
-            for person in random.sample(_people(), PEOPLE_PER_SENTENCE):
-                label = random.choice(FEELINGS) if feeling == "neutral" else feeling
+            for number, person in enumerate(random.sample(people(), PEOPLE_PER_SENTENCE)):
+                label = FEELINGS[number % 2] if feeling == "neutral" else feeling
                 yield labelled_row(sentence.format(person), label, FEELINGS)
 
 
@@ -100,8 +100,8 @@ def _said(kept: Mapping[str, Sequence[Row]], random: Random) -> Iterator[Row]:
     frames = split_wordings(read_templates()["people"]["frames"])
     for row in chain.from_iterable(kept.values()):
         if row["label_set"] == FEELINGS:
-            who, frame = random.choice(_people()), random.choice(frames)
-            yield row | {"text": frame.format(Who=who, who=_inside(who), text=row["text"])}
+            who, frame = random.choice(people()), random.choice(frames)
+            yield row | {"text": frame.format(Who=who, who=inside(who), text=row["text"])}
 
 
 def _retold(kept: Mapping[str, Sequence[Row]], random: Random) -> Iterator[Row]:
@@ -109,17 +109,17 @@ def _retold(kept: Mapping[str, Sequence[Row]], random: Random) -> Iterator[Row]:
     for row in chain.from_iterable(kept.values()):
         begin = _I_DID.match(row["text"])
         if row["label_set"] == FEELINGS and begin and not _FIRST_PERSON.search(row["text"], begin.end()):
-            for person in random.sample(_people(), PEOPLE_PER_RETOLD_SENTENCE):
+            for person in random.sample(people(), PEOPLE_PER_RETOLD_SENTENCE):
                 yield row | {"text": f"{person} {row['text'][begin.end() :]}"}
 
 
-def _inside(who: str) -> str:
+def inside(who: str) -> str:
     """A person inside a sentence: "the old man", "Anna"."""
     return who[0].lower() + who[1:] if who.startswith(("The ", "My ", "Our ")) else who
 
 
 @cache
-def _people() -> list[str]:
+def people() -> list[str]:
     """Names, half of them invented, people of many countries, and others, as they begin a sentence."""
     lists = {name: split_wordings(text) for name, text in read_templates()["people"].items()}
     strangers = [f"The {people} {noun}" for people in lists["peoples"] for noun in lists["nouns"]]

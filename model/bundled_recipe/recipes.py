@@ -161,6 +161,18 @@ def bundled_taught() -> Recipe:
     )
 
 
+def bundled_talk() -> Recipe:
+    """A short run for the weights before it: chat again, and sentences about anybody. Needs --start-from.
+
+    An hour on two cores, the teacher's files, and the sentences of anybody.py: see docs/training.md.
+    """
+    taught = bundled_taught()
+    phase = Phase(
+        mixture("talk"), taught.decay.weights, Noise((*taught.decay.noise.chances, ("chat/more-smalltalk-*", 0.06)))
+    )
+    return replace(taught, tokens=947_600_000, stable=phase, decay=phase, decay_share=0.0106, seed=14)
+
+
 def bundled_larger() -> Recipe:
     """A run for the weights that ship, with twice as many experts and the teacher's texts. Needs --start-from.
 
@@ -206,6 +218,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "bundled-wider": bundled_wider,
     "bundled-polish": bundled_polish,
     "bundled-taught": bundled_taught,
+    "bundled-talk": bundled_talk,
     "bundled-larger": bundled_larger,
     "tiny": tiny,
 }
