@@ -27,6 +27,7 @@ from model.training.data.collate import LossWeights
 from model.training.data.examples import ExampleEncoder
 from model.training.data.rows import find_sources
 from model.training.loop.checkpoints import SaveClock
+from model.training.loop.interruption import Interrupted, interruption
 from model.training.loop.log import LogLine, RunLog
 from model.training.loop.trainer import Trainer
 from model.training.recipe import Phase, Recipe
@@ -96,19 +97,22 @@ def do_run(
 
 
 def _train(trainer: Trainer, probe: Probe, on_progress: OnProgress) -> None:
-    """To the end of the recipe. Stopped at any moment, it loses at most the time since its last checkpoint."""
+    """To the end of the recipe. Ctrl-C stops it after the step, and raises Interrupted."""
     log, clock = RunLog(trainer.run_dir), SaveClock(CHECKPOINT_SECONDS)
     log.forget_after(trainer.state.step)
     before = trainer.state.tokens
-    for line in trainer.steps():
-        for share in MILESTONES:
-            if trainer.load and before < share * trainer.recipe.tokens <= line.tokens:
-                save_choices(_choices_path(trainer.run_dir, share), gates(trainer.network, probe))
-        log.append(_log_line(line, trainer.load, line.tokens - before))
-        on_progress(line.tokens, f"loss {line.loss:.3f}")
-        before = line.tokens
-        if trainer.finished or clock.is_due():
-            trainer.save()
+    with interruption() as stop:
+        for line in trainer.steps():
+            for share in MILESTONES:
+                if trainer.load and before < share * trainer.recipe.tokens <= line.tokens:
+                    save_choices(_choices_path(trainer.run_dir, share), gates(trainer.network, probe))
+            log.append(_log_line(line, trainer.load, line.tokens - before))
+            on_progress(line.tokens, f"loss {line.loss:.3f}")
+            before = line.tokens
+            if trainer.finished or stop.is_set() or clock.is_due():
+                trainer.save()
+            if stop.is_set():
+                raise Interrupted
 
 
 def _measure(study: Study, run: SubRun, trainer: Trainer, materials: Materials) -> RunResult:

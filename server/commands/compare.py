@@ -60,7 +60,7 @@ def run(
                 log=typer.echo,
             )
     except KeyboardInterrupt:
-        typer.echo("stopped; run the same command to resume from the last checkpoint", err=True)
+        typer.echo("stopped; run the same command to go on", err=True)
         raise typer.Exit(130) from None
     table(directory)
 

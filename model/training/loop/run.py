@@ -9,6 +9,7 @@ from rich.progress import Progress
 
 from model.training.export import export
 from model.training.loop.checkpoints import SaveClock
+from model.training.loop.interruption import Interrupted, interruption
 from model.training.loop.log import LogLine, RunLog, sample_lines
 from model.training.loop.plot import plot_losses
 from model.training.loop.progress import token_progress
@@ -25,19 +26,24 @@ def run(
 ) -> Path:
     """Train to the end of the recipe and write the model to `<run_dir>/model`; returns that directory.
 
-    A run that is stopped loses at most the time since the last checkpoint.
+    Ctrl-C and SIGTERM stop it after the step, which raises Interrupted and loses nothing. A run that is killed loses at
+    most the time since the last checkpoint.
     """
     log, clock = RunLog(trainer.run_dir), SaveClock(60 * checkpoint_minutes)
     log.forget_after(trainer.state.step)
     with token_progress(speed_estimate_seconds=300) as bars:
         status = _Status(bars, trainer)
-        for line in trainer.steps():
-            if line.step % validate_every == 0 or trainer.finished:
-                line = replace(line, valid=trainer.validate(validate_on))
-            log.append(line)
-            status.show(line)
-            if clock.is_due():
-                _save(trainer, log, tokenizer_dir)
+        with interruption(status.stopping) as stop:
+            for line in trainer.steps():
+                if trainer.finished or (line.step % validate_every == 0 and not stop.is_set()):
+                    line = replace(line, valid=trainer.validate(validate_on))
+                log.append(line)
+                status.show(line)
+                if stop.is_set() and not trainer.finished:
+                    _save(trainer, log, tokenizer_dir)
+                    raise Interrupted(f"stopped after {line.tokens:,} of {trainer.recipe.tokens:,} tokens")
+                if clock.is_due():
+                    _save(trainer, log, tokenizer_dir)
     return _save(trainer, log, tokenizer_dir)
 
 
@@ -64,3 +70,6 @@ class _Status:
         rate = f"{fmean(self._rates):,.0f} tokens/s"
         status = f"loss {line.loss:.3f}  {rate}  MaxVio {line.max_violation:.2f}"
         self._bars.update(self._bar, completed=line.tokens, status=status)
+
+    def stopping(self) -> None:
+        self._bars.update(self._bar, status="stopping after this step; Ctrl-C again stops at once, without saving")

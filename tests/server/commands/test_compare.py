@@ -57,7 +57,7 @@ def test_stopping_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("benchmarks.routing_study.run.run_study", stopped)
     result = CliRunner().invoke(app, ["run", str(tmp_path)])
     assert result.exit_code == 130
-    assert "resume from the last checkpoint" in result.output
+    assert "run the same command to go on" in result.output
 
 
 def test_a_table_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from model.training.data.collate import LossWeights, Noise
 from model.training.data.mixture import Mixture, MixturePart
 from model.training.data.prepare import prepare
 from model.training.export import export
-from model.training.loop.log import LOG_NAME, RunLog
+from model.training.loop.interruption import Interrupted
+from model.training.loop.log import LOG_NAME, LogLine, RunLog
 from model.training.loop.run import run
 from model.training.loop.run_state import RunState, learning_rate, phase_of
 from model.training.loop.trainer import Trainer
@@ -92,6 +94,27 @@ def test_a_killed_and_resumed_run_of_packed_rows_gives_the_same_weights(prepared
     resumed = Trainer(replace(recipe(), packed=True), prepared, tmp_path)
     assert resumed.train_step().loss == first.train_step().loss
     assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(first).items())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_asked_to_stop_keeps_every_step(
+    prepared: Path, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = Trainer(recipe(), prepared, tmp_path)
+    step = stopped.train_step
+
+    def stopped_in_the_second_step() -> LogLine:
+        if stopped.state.step == 1:
+            signal.raise_signal(number)
+        return step()
+
+    monkeypatch.setattr(stopped, "train_step", stopped_in_the_second_step)
+    with pytest.raises(Interrupted, match=r"stopped after [\d,]+ of 6,000 tokens"):
+        run(stopped, tokenizer_dir=BUNDLED, validate_on=[])
+    resumed = Trainer(recipe(), prepared, tmp_path)
+    assert resumed.state == stopped.state
+    assert resumed.state.step == 2
+    assert load_network(tmp_path / "model")  # as it is now
 
 
 def test_a_run_resumed_after_gradients_that_were_not_finite_gives_the_same_weights(

@@ -1,0 +1,39 @@
+"""Ctrl-C and SIGTERM: the first asks a run to stop after its step and to save, the second stops it at once."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop, and has saved what it did."""
+
+
+@contextmanager
+def interruption(announce: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
+    """The event is set when somebody wants to stop; `announce` is called then. Signals reach the main thread only."""
+    wanted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield wanted
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        restore()
+        wanted.set()
+        announce()
+
+    for number in _SIGNALS:
+        signal.signal(number, stop)
+    try:
+        yield wanted
+    finally:
+        restore()
