@@ -217,5 +217,13 @@ def save_weights(
                 tensor = tensor + tensors[name]
             tensors[name] = tensor.clone(memory_format=torch.contiguous_format)
     directory.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, directory / SINGLE_NAME, metadata={"format": "pt"})
-    (directory / SINGLE_NAME).chmod(0o644)  # save_file makes it private, but a container may serve it as another user
+    save_tensors(tensors, directory / SINGLE_NAME)
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file that everybody may read. OSError names it where that fails, on a full disk say."""
+    try:
+        save_file(dict(tensors), path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"{path} was not written: {error}") from error
+    path.chmod(0o644)  # save_file makes it private, but a container may serve it as another user

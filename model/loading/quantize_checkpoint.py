@@ -9,7 +9,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from model.checkpoints.hub import SETTINGS
@@ -20,6 +19,7 @@ from model.checkpoints.safetensors_files import (
     CheckpointReader,
     named_tensors,
     read_parameter,
+    save_tensors,
 )
 from model.checkpoints.tensor_readers import Progress, ProgressReader, ReadOnceReader
 from model.files import Directory
@@ -94,8 +94,7 @@ def write_shards(target: Path, tensors: Iterator[tuple[str, Tensor]]) -> None:
 
     def flush() -> None:
         name = f"model-{len(set(places.values())) + 1:05}.safetensors"
-        save_file(pending, target / name, metadata={"format": "pt"})
-        (target / name).chmod(0o644)  # save_file makes it private
+        save_tensors(pending, target / name)
         places.update(dict.fromkeys(pending, name))
         pending.clear()
 

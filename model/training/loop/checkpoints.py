@@ -13,9 +13,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from model.checkpoints.safetensors_files import save_tensors
 from model.files import flush_to_disk
 
 
@@ -48,7 +49,7 @@ def write_checkpoint(run_dir: Path, tensors: Mapping[str, Tensor], state: Mappin
         partial.rename(final)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(dict(tensors), partial / "state.safetensors")
+    save_tensors(tensors, partial / "state.safetensors")
     (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
     flush_to_disk(partial)
     shutil.rmtree(old, ignore_errors=True)

@@ -15,6 +15,7 @@ from model.checkpoints.safetensors_files import (
     choose_layout,
     open_checkpoint,
     read_config,
+    save_tensors,
     save_weights,
     shards,
 )
@@ -230,3 +231,10 @@ def test_parts_of_a_shared_tensor_are_put_together(tmp_path: Path) -> None:
     network = nn.ParameterDict({"a": torch.ones(3), "b": torch.full((3,), 2.0)})
     save_weights(network, [Rule("a", ("ab",), Half(0)), Rule("b", ("ab",), Half(1))], tmp_path)
     assert load_file(tmp_path / "model.safetensors")["ab"].tolist() == [[1, 1, 1], [2, 2, 2]]
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """As on a full disk. What `safetensors` raises is no OSError, which the commands say in one line."""
+    path = tmp_path / "missing" / "model.safetensors"
+    with pytest.raises(OSError, match=r"model\.safetensors was not written: .*No such file"):
+        save_tensors({"weight": torch.ones(2)}, path)

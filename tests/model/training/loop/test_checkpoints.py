@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
+from model.checkpoints.safetensors_files import save_tensors
 from model.training.loop.checkpoints import SaveClock, read_checkpoint, write_checkpoint
 
 
@@ -50,7 +50,7 @@ def killed_after(calls: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for name in ("mkdir", "write_text", "rename"):
         monkeypatch.setattr(Path, name, dying(name, getattr(Path, name)))
-    monkeypatch.setattr("model.training.loop.checkpoints.save_file", dying("save_file", save_file))
+    monkeypatch.setattr("model.training.loop.checkpoints.save_tensors", dying("save_tensors", save_tensors))
     monkeypatch.setattr(shutil, "rmtree", dying("rmtree", shutil.rmtree))
     return done
 
