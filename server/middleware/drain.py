@@ -22,7 +22,7 @@ class Drain:
     def __init__(self, grace: float) -> None:
         self.begun = False
         self.close_engine: Callable[[float], Awaitable[None]] | None = None  # set when the engine has started
-        self.stop_background: Callable[[], Awaitable[None]] | None = None  # ends work that no client waits for
+        self.stop_background: Callable[[], Awaitable[object]] | None = None  # ends work that no client waits for
         self._grace = grace
         self._closing: asyncio.Task[None] | None = None
         self._answering = 0
@@ -56,15 +56,17 @@ class Drain:
     async def _close(self) -> None:
         """Wait for running requests; the engine gets the rest of the grace period to close."""
         end = time.monotonic() + self._grace
-        if self.stop_background is not None:
-            await self.stop_background()
-        waits = [asyncio.create_task(event.wait()) for event in (self._idle, self._cut_short)]
-        remaining = max(end - time.monotonic(), 0.0)
-        await asyncio.wait(waits, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
+        waits = [asyncio.create_task(wait) for wait in (self._nothing_running(), self._cut_short.wait())]
+        await asyncio.wait(waits, timeout=self._grace, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
         if self.close_engine is not None:
             await self.close_engine(0.0 if self._cut_short.is_set() else max(end - time.monotonic(), 0.0))
+
+    async def _nothing_running(self) -> None:
+        if self.stop_background is not None:
+            await self.stop_background()
+        await self._idle.wait()
 
 
 class DrainGate:

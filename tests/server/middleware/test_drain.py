@@ -1,5 +1,6 @@
 """SIGTERM to a real process: running requests finish, new ones are refused, the exit code is 0."""
 
+import asyncio
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from server.generation.segments import MAX_PARALLEL_SEGMENTS
+from server.middleware.drain import Drain
 from server.startup.listeners import bound
 from server.startup.uvicorn_server import run
 from tests.server.applications import make_server
@@ -173,3 +175,37 @@ def test_a_third_signal_does_not_wait() -> None:
             time.sleep(0.3)
         assert server.exit_code() is not None
         assert "generation.done" not in server.body
+
+
+@pytest.mark.anyio
+async def test_background_work_that_does_not_stop_is_not_waited_for_beyond_the_grace_period() -> None:
+    """As on a disk that does not answer. The engine is closed all the same."""
+    closed: list[float] = []
+
+    async def close_engine(seconds: float) -> None:
+        closed.append(seconds)
+
+    for cut_short in (False, True):
+        drain = Drain(60 if cut_short else 0.01)
+        drain.close_engine, drain.stop_background = close_engine, asyncio.Event().wait
+        if cut_short:
+            drain.cut_short()
+        async with asyncio.timeout(5):
+            await drain.finish()
+    assert closed == [0.0, 0.0]
+
+
+@pytest.mark.anyio
+async def test_background_work_stops_before_the_engine_is_closed() -> None:
+    done: list[str] = []
+
+    async def stop_background() -> None:
+        done.append("background")
+
+    async def close_engine(seconds: float) -> None:
+        done.append("engine")
+
+    drain = Drain(60)
+    drain.close_engine, drain.stop_background = close_engine, stop_background
+    await drain.finish()
+    assert done == ["background", "engine"]
