@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from server.commands.common.errors import errors_in_one_line
+
 
 def train_tokenizer(
     data: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Directory of JSON Lines files.")],
@@ -14,4 +16,8 @@ def train_tokenizer(
     """Train a tokenizer on the texts of a data directory, balanced between languages."""
     from model.training.pipeline import ensure_tokenizer
 
-    ensure_tokenizer(data, out, vocab_size, typer.echo)
+    with errors_in_one_line():
+        if (out / "tokenizer.json").exists():
+            raise ValueError(f"{out} has a tokenizer.json: name a new directory")
+        ensure_tokenizer(data, out, vocab_size, typer.echo)
+    typer.echo(f"tokenizer in {out}")
