@@ -15,7 +15,7 @@ DESCRIPTION = """
 The model inside RouteLM: a router language model of 18 million parameters, of which a token uses 7. Six layers of Gated
 DeltaNet (recurrent) and two of gated attention; in every layer a router sends each token to 2 of 16 experts beside a
 shared one. It was trained from nothing on {millions:.1f} million tokens by the program it ships with: the first 103.0
-million and the last 18.0 million on two cores, the rest in twenty minutes of a large GPU. Some of the last texts were
+million and the last 30.5 million on two cores, the rest in twenty minutes of a large GPU. Some of the last texts were
 written by a teacher, SmolLM2-135M-Instruct. The format is that of `qwen3_next`, so `transformers` loads the directory
 as it is.
 
@@ -31,29 +31,30 @@ RECIPE = {
         "a quarter of all tokens after it (in the third this fall was cut short); then at 0.6 of that rate to "
         "70.6, 87.0 and 103.0 million, falling over the last 12.7, 10.3 and 16.0 million tokens of each; then on a GPU "
         "at 0.75 of the first rate to 240.3, 713.7 and 917.1 million, in steps of 98,304 tokens, falling over the last "
-        "66, 227 and 142 million; then twice at 0.3 of it, in steps of 16,384 and of 8,192 tokens, falling at once and "
-        "over the last 9.6 million"
+        "66, 227 and 142 million; then three times at 0.3 of it, in steps of 16,384 and twice of 8,192 tokens, "
+        "falling at once and over the last 9.6 and 10.0 million"
     ),
     "weights": (
         "the run to 240.3 million tokens began with the mean of those that the runs to 47.0, 70.6, 87.0 and, counted "
         "twice, 103.0 million ended with; it and the runs after it ended with the moving average over their last "
-        "steps; the last run began with the mean of the last but one and, counted twice, those of the run to 713.7 "
-        "million; those that ship are the mean of its beginning, counted four times, and its end, three times"
+        "steps; the run to 935.1 million began with the mean of the one before it and, counted twice, that to 713.7 "
+        "million; the last began with the mean of that beginning, counted four times, and its end, three times; those"
+        " that ship are the mean of the last run's beginning, counted five times, and its end, six times"
     ),
     "experts per token": "1, 2 or 3 at random per layer and micro-batch while training, 2 when serving",
     "balance": "load-balance loss 0.01 over the load of a step, z-loss 0.001",
     "changes on the way": (
-        "after 3.9 million tokens the vocabulary was cut from 8,192 to 7,680 by dropping its last merges, so that the "
-        "file stays under 40 MB; the first run had seen some overlaps with validation, which were removed for the "
+        "after 3.9 million tokens the vocabulary was cut from 8,192 to 7,680 by dropping its last merges, so that the"
+        " file stays under 40 MB; the first run had seen some overlaps with validation, which were removed for the "
         "others; the second read more text analysis and summaries; from the third, rows of rare labels are repeated "
         "and news topics borrowed; from the fourth a third of the tokens are in labelled examples, prompt tokens are "
         "sampled, and words of labelled texts (15 %) and little stories (10 %) are disturbed, since the run to 103.0 "
-        "million 8 and 15 %; since then too, borrowed topics come as headlines, some labelled texts are in lower case, "
-        "and each run reads the data in its own order; those on the GPU and the two after it read everyday chat made "
-        "by construction, and but for the last they were not validated on the way; that to 713.7 million reads three "
-        "times as many phrasings, the next ones four times as many topics of small talk, and the last one stories and "
-        "labelled texts of a teacher; "
-        "the validation losses of the first runs below are means over other sources than the later ones"
+        "million 8 and 15 %; since then too, borrowed topics come as headlines, some labelled texts are in lower "
+        "case, and each run reads the data in its own order; those on the GPU and the three after it read everyday "
+        "chat made by construction, and but for the last two they were not validated on the way; that to 713.7 "
+        "million reads three times as many phrasings, the next ones four times as many topics of small talk, the last"
+        " two stories and labelled texts of a teacher, and the last one sentences told of many people; the validation"
+        " losses of the first runs below are means over other sources than the later ones"
     ),
 }
 INTENDED_USE = (
@@ -98,8 +99,11 @@ COMMANDS = (
     "routelm average polished runs/6/model runs/6/model runs/8/model",
     "python -m model.bundled_recipe.teacher SmolLM2-135M-Instruct.Q4_1.gguf DATA DIR",
     "routelm train runs/9 --recipe bundled-taught --data DIR --tokenizer model/bundled --start-from polished",
-    "routelm average last" + 4 * " polished" + 3 * " runs/9/model",
-    "routelm evaluate last --data DIR --samples {samples} --card-of runs/9 --out OUT",
+    "routelm average taught" + 4 * " polished" + 3 * " runs/9/model",
+    "python -m model.bundled_recipe.anybody http://127.0.0.1:8000 DIR DIR",
+    "routelm train runs/10 --recipe bundled-talk --data DIR --tokenizer model/bundled --start-from taught",
+    "routelm average last" + 5 * " taught" + 6 * " runs/10/model",
+    "routelm evaluate last --data DIR --samples {samples} --card-of runs/10 --out OUT",
 )
 
 
