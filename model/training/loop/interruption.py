@@ -15,12 +15,16 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def interruption(announce: Callable[[], None] = lambda: None) -> Iterator[threading.Event]:
-    """The event is set when somebody wants to stop; `announce` is called then. Signals reach the main thread only."""
+    """The event is set when somebody wants to stop; `announce` is called then. Signals reach the main thread only.
+
+    A signal that the process ignores, as jobs in the background of a script do Ctrl-C, stays ignored.
+    """
     wanted = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield wanted
         return
     before = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -31,7 +35,7 @@ def interruption(announce: Callable[[], None] = lambda: None) -> Iterator[thread
         wanted.set()
         announce()
 
-    for number in _SIGNALS:
+    for number in before:
         signal.signal(number, stop)
     try:
         yield wanted

@@ -8,6 +8,7 @@ import pytest
 from model.training.loop.interruption import interruption
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
+pytestmark = pytest.mark.usefixtures("signals_of_a_terminal")
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -48,3 +49,11 @@ def test_another_thread_gets_an_event_that_nothing_sets() -> None:
     thread.start()
     thread.join()
     assert found == [False]
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interruption() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert not stop.is_set()
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL

@@ -96,6 +96,7 @@ def test_a_killed_and_resumed_run_of_packed_rows_gives_the_same_weights(prepared
     assert all(torch.equal(tensor, weights(resumed)[name]) for name, tensor in weights(first).items())
 
 
+@pytest.mark.usefixtures("signals_of_a_terminal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_asked_to_stop_keeps_every_step(
     prepared: Path, tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
