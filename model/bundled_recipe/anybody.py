@@ -9,8 +9,6 @@ people, and the mean is the share of its rows that get the label "positive".
 """
 
 import argparse
-import gzip
-import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,10 +20,11 @@ from statistics import mean
 from typing import TypeVar
 
 import httpx
+from rich import print as show
 from rich.progress import track
 
 from model.bundled_recipe.labelled import FEELINGS, inside, labelled_row, people
-from model.training.data.rows import Row, find_sources, read_source
+from model.training.data.rows import Row, find_sources, read_source, write_training_source
 
 SUBJECT = "Write rows for analyze: what the parallel sentences tell of a Tom, told of many people."
 SOURCE = "analyze/anybody-en"
@@ -97,10 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows = list(anybody_rows(some, partial(served_scores, client)))
         except httpx.HTTPError as error:
             sys.exit(f"no scores from {chosen.url}: {error}")
-    path = chosen.out / f"{SOURCE}.train.jsonl.gz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with gzip.open(path, "wt", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path, count = write_training_source(chosen.out, SOURCE, rows)
+    show(f"{path}: {count:,} texts")
 
 
 if __name__ == "__main__":

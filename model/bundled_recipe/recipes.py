@@ -167,9 +167,8 @@ def bundled_talk() -> Recipe:
     An hour on two cores, the teacher's files, and the sentences of anybody.py: see docs/training.md.
     """
     taught = bundled_taught()
-    phase = Phase(
-        mixture("talk"), taught.decay.weights, Noise((*taught.decay.noise.chances, ("chat/more-smalltalk-*", 0.06)))
-    )
+    noise = Noise((*taught.decay.noise.chances, ("chat/more-smalltalk-*", 0.06)))
+    phase = replace(taught.decay, mixture=mixture("talk"), noise=noise)
     return replace(taught, tokens=947_600_000, stable=phase, decay=phase, decay_share=0.0106, seed=14)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from server.commands.common.errors import errors_in_one_line, failure
+from server.commands.common.errors import errors_in_one_line, failure, stopped_in_one_line
 
 NOT_INSTALLED = "routelm compare needs the source checkout: the study (benchmarks/routing_study) is not in the package"
 
@@ -47,21 +47,17 @@ def run(
         from benchmarks.routing_study.variants import VARIANTS
     from model.checkpoints.hub import BUNDLED
 
-    try:
-        with errors_in_one_line():
-            study = Study(parse_tokens(tokens), seeds, size, tuple(variant or VARIANTS))
-            run_study(
-                study,
-                directory,
-                data_dir=data,
-                tokenizer_dir=tokenizer or BUNDLED,
-                device=device,
-                workers=workers,
-                log=typer.echo,
-            )
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command to go on", err=True)
-        raise typer.Exit(130) from None
+    with stopped_in_one_line(), errors_in_one_line():
+        study = Study(parse_tokens(tokens), seeds, size, tuple(variant or VARIANTS))
+        run_study(
+            study,
+            directory,
+            data_dir=data,
+            tokenizer_dir=tokenizer or BUNDLED,
+            device=device,
+            workers=workers,
+            log=typer.echo,
+        )
     table(directory)
 
 

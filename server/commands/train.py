@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from server.commands.common.errors import errors_in_one_line
+from server.commands.common.errors import errors_in_one_line, stopped_in_one_line
 
 
 class Dtype(StrEnum):
@@ -68,24 +68,20 @@ def train(
     from model.bundled_recipe.recipes import recipe_named
     from model.training.pipeline import train as train_model
 
-    try:
-        with errors_in_one_line():
-            chosen = recipe_named(recipe, tokens)
-            if dtype is not None:
-                chosen = replace(chosen, dtype=dtype.value)
-            model = train_model(
-                chosen,
-                out,
-                data_dir=data,
-                tokenizer_dir=tokenizer,
-                device=device,
-                workers=workers,
-                start_from=start_from,
-                extra_sources=EXTRA_SOURCES,
-                log=typer.echo,
-            )
-    except KeyboardInterrupt as stopped:
-        typer.echo(f"{str(stopped) or 'stopped'}; run the same command to go on", err=True)
-        raise typer.Exit(130) from None
+    with stopped_in_one_line(), errors_in_one_line():
+        chosen = recipe_named(recipe, tokens)
+        if dtype is not None:
+            chosen = replace(chosen, dtype=dtype.value)
+        model = train_model(
+            chosen,
+            out,
+            data_dir=data,
+            tokenizer_dir=tokenizer,
+            device=device,
+            workers=workers,
+            start_from=start_from,
+            extra_sources=EXTRA_SOURCES,
+            log=typer.echo,
+        )
     plot = out / "loss.png"
     typer.echo(f"model in {model}, log in {out}/log.jsonl" + (f", curve in {plot}" if plot.exists() else ""))

@@ -1,8 +1,6 @@
 """The command: tune the teacher, then let it write and label."""
 
 import argparse
-import gzip
-import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +28,7 @@ from model.bundled_recipe.teacher.writing import label_shares, write
 from model.checkpoints.hub import local_checkpoint
 from model.checkpoints.safetensors_files import open_checkpoint, read_config
 from model.text.tokenizer import Tokenizer
-from model.training.data.rows import Row, find_sources, read_source
+from model.training.data.rows import Row, find_sources, read_source, write_training_source
 
 END = "<|im_end|>"
 STORY_ROWS, STORY_TOKENS, LABELLED_ROWS, LABELLED_TOKENS = 3072, 560, 8192, 80
@@ -98,13 +96,7 @@ def _read(data_dir: Path, split: str) -> dict[str, list[Row]]:
 
 
 def _write(out_dir: Path, source: str, rows: Iterable[Row]) -> None:
-    path = out_dir / f"{source}.train.jsonl.gz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
-    with gzip.open(path, "wt", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            count += 1
+    path, count = write_training_source(out_dir, source, rows)
     show(f"{path}: {count:,} texts")
 
 

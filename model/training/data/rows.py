@@ -3,7 +3,7 @@
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as short
@@ -77,6 +77,17 @@ def read_source(source: SourceFile) -> Iterator[Row]:
         except ValueError as error:
             raise ValueError(f"{source.path}, line {number}: {error}") from None
         yield row
+
+
+def write_training_source(data_dir: Path, name: str, rows: Iterable[Row]) -> tuple[Path, int]:
+    """Write the training rows of `<task>/<source>` as they come; returns the file and their number."""
+    path, count = data_dir / f"{name}.train.jsonl.gz", 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return path, count
 
 
 def _numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
