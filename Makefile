@@ -100,7 +100,7 @@ FROM_TORCH := torch triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cub
 
 lock: $(VENV)/.dev ## renew the versions and hashes of what the image installs
 	$(BIN)/python -m pip install --quiet uv
-	echo "hatchling" | $(BIN)/python -m uv pip compile pyproject.toml - --extra otel --upgrade --universal --python-version 3.11 --generate-hashes \
+	echo "hatchling" | $(BIN)/python -m uv pip compile pyproject.toml - --extra otel --extra gguf --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --no-header --no-emit-index-url $(addprefix --no-emit-package ,$(FROM_TORCH)) --quiet --output-file $(LOCK)
 
 clean: ## remove the environment and everything built

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.checkpoints.gguf.codebooks import decoder
 from model.kernels.matmul.codes import Codes, Format
 
 Decode = Callable[[Tensor], Tensor]  # bytes of blocks [N, B] -> float32 weights [N, B]
@@ -229,13 +230,19 @@ TYPES = {
     12: GgmlType("Q4_K", 256, 144, decode=_q4_k, format=Format.Q4_1, codes=_q4_k_codes),
     13: GgmlType("Q5_K", 256, 176, decode=_q5_k, format=Format.Q8_0),
     14: GgmlType("Q6_K", 256, 210, decode=_q6_k, format=Format.Q8_0),
+    16: GgmlType("IQ2_XXS", 256, 66, decode=decoder("IQ2_XXS"), format=Format.INT4),
+    17: GgmlType("IQ2_XS", 256, 74, decode=decoder("IQ2_XS"), format=Format.INT4),
+    18: GgmlType("IQ3_XXS", 256, 98, decode=decoder("IQ3_XXS"), format=Format.INT4),
+    19: GgmlType("IQ1_S", 256, 50, decode=decoder("IQ1_S"), format=Format.INT4),
     20: GgmlType("IQ4_NL", 32, 18, decode=_iq4_nl, format=Format.Q8_0, codes=_iq4_nl_codes),
+    21: GgmlType("IQ3_S", 256, 110, decode=decoder("IQ3_S"), format=Format.INT4),
+    22: GgmlType("IQ2_S", 256, 82, decode=decoder("IQ2_S"), format=Format.INT4),
     23: GgmlType("IQ4_XS", 256, 136, decode=_iq4_xs, format=Format.Q8_0, codes=_iq4_xs_codes),
+    29: GgmlType("IQ1_M", 256, 56, decode=decoder("IQ1_M"), format=Format.INT4),
     39: GgmlType("MXFP4", 32, 17, torch.bfloat16, _mxfp4, format=Format.INT4),
 }
 
 # of types that are not read, for the message
 OTHER_NAMES = {
-    9: "Q8_1", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S", 21: "IQ3_S", 22: "IQ2_S",
-    24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0", 40: "NVFP4",
+    9: "Q8_1", 15: "Q8_K", 24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 34: "TQ1_0", 35: "TQ2_0", 40: "NVFP4",
 }  # fmt: skip

@@ -1,11 +1,14 @@
 """Every type of GGUF tensors against the `gguf` library, on random blocks."""
 
+import sys
+
 import gguf
 import numpy as np
 import pytest
 import torch
 
 from model.checkpoints.gguf.ggml_types import OTHER_NAMES, TYPES, GgmlType
+from model.checkpoints.reader import CheckpointError
 
 CODES = {kind.name: code for code, kind in TYPES.items()}
 
@@ -40,6 +43,15 @@ def test_codes_mean_what_the_library_says(name: str) -> None:
         largest = expected.abs().amax(1, keepdim=True)
         assert ((codes.dequantized() - expected).abs() <= 2**-9 * largest).all()
         assert not torch.equal(codes.dequantized(), expected)
+
+
+@pytest.mark.parametrize("name", ["IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"])
+def test_types_with_codebooks_need_the_library(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = TYPES[CODES[name]]
+    assert kind.decode is not None
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(CheckpointError, match=rf"type {name} need the library gguf: pip install \"routelm\[gguf\]\""):
+        kind.decode(torch.zeros(1, kind.block_bytes, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("code", TYPES)

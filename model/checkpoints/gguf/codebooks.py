@@ -1,0 +1,23 @@
+"""Types of one to three bits, whose bits are numbers of entries in codebooks. The `gguf` library has the codebooks."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from model.checkpoints.reader import CheckpointError
+
+
+def decoder(name: str) -> Callable[[Tensor], Tensor]:
+    """Dequantizes blocks [N, B] of the type with this name. CheckpointError where the library is not installed."""
+
+    def decode(blocks_NB: Tensor) -> Tensor:
+        try:
+            import gguf
+        except ModuleNotFoundError:
+            raise CheckpointError(
+                f'tensors of type {name} need the library gguf: pip install "routelm[gguf]"'
+            ) from None
+        return torch.from_numpy(gguf.dequantize(blocks_NB.numpy(), gguf.GGMLQuantizationType[name]))
+
+    return decode
