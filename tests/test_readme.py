@@ -11,7 +11,8 @@ from model.quantization.formats import FORMATS
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 SAME_AS_ANOTHER = {"qwen3_5_moe_text"}  # the text part of a family that is named
 SPOKEN = {
-    "modelopt": "modelopt (FP8)",
+    "compressed-tensors": "compressed-tensors (integers, FP8, MXFP8, MXFP4 and NVFP4)",
+    "modelopt": "modelopt (FP8, MXFP8, NVFP4 and mixtures of them)",
     "bitsandbytes": "bitsandbytes (nf4, fp4, int8)",
     "torchao": "torchao (int4, int8, FP8)",
 }

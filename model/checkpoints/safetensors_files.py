@@ -55,11 +55,20 @@ def stored_bytes(directory: Directory) -> int:
 
 
 def read_config(directory: Directory) -> dict[str, Any]:
-    """The content of config.json. CheckpointError if there is none."""
-    path = directory / "config.json"
+    """The content of config.json. CheckpointError if there is none.
+
+    Exports of TensorRT Model Optimizer may say how they are quantized in a file of their own: that is added.
+    """
+    path, exported = directory / "config.json", directory / "hf_quant_config.json"
     if not path.is_file():
         raise CheckpointError(f"{directory} is not a checkpoint: it has no config.json")
-    return read_object(path)
+    config = read_object(path)
+    if exported.is_file() and not config.get("quantization_config"):
+        settings = read_object(exported).get("quantization")
+        if not isinstance(settings, dict):
+            raise CheckpointError(f"quantization is {settings!r} in {exported}: an object is expected")
+        config["quantization_config"] = {"quant_method": "modelopt", **settings}
+    return config
 
 
 def shards(directory: Path) -> list[Path]:

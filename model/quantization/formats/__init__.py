@@ -7,19 +7,19 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from model.checkpoints.safetensors_files import CheckpointError, CheckpointReader
-from model.quantization.formats import awq, bitsandbytes, compressed_tensors, fp8, gptq, mxfp4, scaled, torchao
+from model.quantization.formats import awq, bitsandbytes, compressed_tensors, fp8, gptq, modelopt, mxfp4, torchao
 from model.quantization.formats.reader import Codec, DequantizingReader, Settings, require
 
 GGUF = "gguf"  # its reader dequantizes; the settings say how the matrices are served
-FORMATS: dict[str, Callable[[Settings], Codec]] = {
-    "awq": awq.codec,
-    "bitsandbytes": bitsandbytes.codec,
-    "compressed-tensors": compressed_tensors.codec,
-    "fp8": fp8.codec,
-    "gptq": gptq.codec,
-    "modelopt": scaled.modelopt,
-    "mxfp4": mxfp4.codec,
-    "torchao": torchao.codec,
+FORMATS: dict[str, Callable[[Settings], tuple[Codec, ...]]] = {
+    "awq": awq.codecs,
+    "bitsandbytes": bitsandbytes.codecs,
+    "compressed-tensors": compressed_tensors.codecs,
+    "fp8": fp8.codecs,
+    "gptq": gptq.codecs,
+    "modelopt": modelopt.codecs,
+    "mxfp4": mxfp4.codecs,
+    "torchao": torchao.codecs,
 }
 
 
@@ -28,14 +28,17 @@ def dequantized(reader: CheckpointReader, hf_config: Mapping[str, Any], wanted: 
 
     `wanted` are the tensors that the model needs. Raises CheckpointError for an unknown format.
     """
-    codec = _codec(hf_config)
-    return reader if codec is None else DequantizingReader(reader, codec, wanted)
+    for codec in _codecs(hf_config):
+        reader = DequantizingReader(reader, codec, wanted)
+    return reader
 
 
 def nearest_scheme(hf_config: Mapping[str, Any]) -> str | None:
-    """The name of our scheme with about as many bits per weight as the checkpoint; None if it is not quantized."""
-    codec = _codec(hf_config)
-    return codec.nearest_scheme if codec else None
+    """The name of our scheme with about as many bits per weight as the checkpoint; None if it is not quantized.
+
+    Of a checkpoint that mixes formats it is that of the first one, which has the fewest bits.
+    """
+    return next((codec.nearest_scheme for codec in _codecs(hf_config)), None)
 
 
 def gguf_settings(hf_config: Mapping[str, Any]) -> Settings | None:
@@ -44,10 +47,10 @@ def gguf_settings(hf_config: Mapping[str, Any]) -> Settings | None:
     return settings if settings is not None and settings.get("quant_method") == GGUF else None
 
 
-def _codec(hf_config: Mapping[str, Any]) -> Codec | None:
+def _codecs(hf_config: Mapping[str, Any]) -> tuple[Codec, ...]:
     settings = _settings(hf_config)
     if not settings or settings.get("quant_method") == GGUF:
-        return None
+        return ()
     method = str(settings.get("quant_method"))
     require(settings, "quant_method", method, FORMATS)
     return FORMATS[method](settings)

@@ -64,12 +64,12 @@ class Gemv(Codec):
         return inputs // self.group_size if self.group_size > 0 else 1
 
 
-def codec(settings: Settings) -> Codec:
+def codecs(settings: Settings) -> tuple[Codec, ...]:
     require(settings, "bits", settings.get("bits", settings.get("w_bit", 4)), (4,))
     layout = settings.get("version") or settings.get("checkpoint_format") or settings.get("format") or "gemm"
     require(settings, "version", str(layout).lower(), ("gemm", "gemv"))
     if str(layout).lower() == "gemm":
-        return Gemm()
+        return (Gemm(),)
     size = settings.get("group_size", settings.get("q_group_size", 128))
     require(settings, "group_size", size, (-1, 32, 64, 128))
-    return Gemv(size)
+    return (Gemv(size),)

@@ -90,11 +90,11 @@ def _offset(said: dict[str, Any]) -> float:
     return float(offset)
 
 
-def codec(settings: Settings) -> Codec:
+def codecs(settings: Settings) -> tuple[Codec, ...]:
     if settings.get("load_in_4bit"):
         kind = settings.get("bnb_4bit_quant_type", "fp4")
         require(settings, "bnb_4bit_quant_type", kind, KINDS)
         require(settings, "bnb_4bit_quant_storage", settings.get("bnb_4bit_quant_storage") or "uint8", ("uint8",))
-        return FourBits(kind)
+        return (FourBits(kind),)
     require(settings, "load_in_8bit", settings.get("load_in_8bit"), (True,))
-    return Scaled(torch.int8, (".weight", ".weight_zero_point", ".SCB"), 127.0)
+    return (Scaled(torch.int8, (".weight", ".weight_zero_point", ".SCB"), 127.0),)

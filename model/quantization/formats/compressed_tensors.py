@@ -1,12 +1,14 @@
 """compressed-tensors, the format of llm-compressor (github.com/vllm-project/compressed-tensors), in four or eight bits.
 
-FP8 and int8 are stored as they are (scaled.py). Packed integers are `weight_packed` [O, I / 8], eight inputs per word
-(four with eight bits), plus half of their range; `weight_scale` [O, G]; and optionally `weight_zero_point` [O / 8, G],
-packed along the outputs, and `weight_g_idx` [I], the group of every input.
+FP8 and int8 are stored as they are (scaled.py, fp8.py), and e2m1 is packed in bytes (fp4.py). Packed integers are
+`weight_packed` [O, I / 8], eight inputs per word (four with eight bits), plus half of their range; `weight_scale`
+[O, G]; and optionally `weight_zero_point` [O / 8, G], packed along the outputs, and `weight_g_idx` [I], the group of
+every input.
 
 Shapes: I input width, O output width, G groups.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +16,8 @@ import torch
 from torch import Tensor
 
 from model.checkpoints.safetensors_files import CheckpointError
+from model.quantization.formats.fp4 import Mxfp4Matrix, Nvfp4
+from model.quantization.formats.fp8 import Fp8, block_size
 from model.quantization.formats.packed import unpack
 from model.quantization.formats.reader import Codec, Settings, Shape, require
 from model.quantization.formats.scaled import Scaled
@@ -22,9 +26,14 @@ SCHEMES = {4: "int4", 8: "int8"}
 STORED_PLAINLY = {
     "float-quantized": torch.float8_e4m3fn,
     "int-quantized": torch.int8,
+    "mxfp8-quantized": torch.float8_e4m3fn,
     "naive-quantized": None,  # as the type of the weights says
 }
 PACKED = "pack-quantized"
+FP4: dict[str, Codec] = {
+    "mxfp4-pack-quantized": Mxfp4Matrix(),
+    "nvfp4-pack-quantized": Nvfp4((".weight_packed", ".weight_scale", ".weight_global_scale"), divides=True),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +71,37 @@ class PackedIntegers(Codec):
         return codes_OI * scale_OG.float().index_select(1, g_idx.int())
 
 
-def codec(settings: Settings) -> Codec:
-    layout, weights = str(settings.get("format")), _weights(settings)
-    require(settings, "format", layout, (*STORED_PLAINLY, PACKED))
+def codecs(settings: Settings) -> tuple[Codec, ...]:
+    """One for each way to quantize weights, which the names of the scales must tell apart."""
+    found = {_codec(settings, layout, weights) for layout, weights in _groups(settings)}
+    if len({codec.suffixes[-1] for codec in found}) < max(1, len(found)):
+        raise CheckpointError(
+            "config_groups of quantization_config: one way to quantize weights is expected, or NVFP4 beside another one"
+        )
+    # NVFP4 first: what it leaves has no scale of the matrix
+    return tuple(sorted(found, key=lambda codec: not isinstance(codec, Nvfp4)))
+
+
+def _groups(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The layout and the other settings of each group of modules whose weights are quantized."""
+    groups = settings.get("config_groups")
+    for group in groups.values() if isinstance(groups, dict) else ():
+        if isinstance(group, dict) and isinstance(group.get("weights"), dict):
+            yield str(group.get("format") or settings.get("format")), group["weights"]
+
+
+def _codec(settings: Settings, layout: str, weights: dict[str, Any]) -> Codec:
+    require(settings, "format", layout, (*STORED_PLAINLY, PACKED, *FP4))
+    if layout in FP4:
+        return FP4[layout]
     if layout == PACKED:
         require(settings, "num_bits", weights.get("num_bits"), SCHEMES)
         require(settings, "type", weights.get("type", "int"), ("int",))
         return PackedIntegers(weights["num_bits"])
     require(settings, "num_bits", weights.get("num_bits"), (8,))
-    require(settings, "strategy", weights.get("strategy"), ("tensor", "channel", "group"))
+    require(settings, "strategy", weights.get("strategy"), ("tensor", "channel", "group", "block"))
+    if weights["strategy"] == "block":
+        require(settings, "type", weights.get("type"), ("float",))
+        return Fp8(block_size(weights, "block_structure"), (".weight", ".weight_scale"), ".weight")
     kind = torch.float8_e4m3fn if weights.get("type") == "float" else torch.int8
     return Scaled(STORED_PLAINLY[layout] or kind)
-
-
-def _weights(settings: Settings) -> dict[str, Any]:
-    """How weights are quantized, in the same way everywhere."""
-    groups = settings.get("config_groups")
-    found = [group.get("weights") for group in groups.values()] if isinstance(groups, dict) else []
-    if not found or any(weights != found[0] for weights in found) or not isinstance(found[0], dict):
-        raise CheckpointError("config_groups of quantization_config: one way to quantize all weights is expected")
-    return found[0]

@@ -1,7 +1,8 @@
 """FP8 with a scale per block (DeepSeek-V3, arXiv 2412.19437, section 3.3.2; the FP8 exports of Qwen and others).
 
-`weight` is in e4m3. Each of its blocks of (usually) 128 x 128 is multiplied by a number of `weight_scale_inv`. Blocks
-at the lower and right edge may be smaller, and there may be dimensions before the last two.
+`weight` is in e4m3. Each of its blocks of (usually) 128 x 128 is multiplied by a number of `weight_scale_inv`
+(compressed-tensors: `weight_scale`). Blocks at the lower and right edge may be smaller, and there may be dimensions
+before the last two.
 """
 
 from dataclasses import dataclass
@@ -36,18 +37,23 @@ class Fp8(Codec):
         return weight.mul_(scale)
 
 
-def codec(settings: Settings) -> Codec:
+def codecs(settings: Settings) -> tuple[Codec, ...]:
     """Without a block size the activations may be quantized too, and each matrix has one scale.
 
     The block size is missing in files of AutoFP8, and null in those of Mistral, which name the scales as for blocks.
     """
     require(settings, "fmt", settings.get("fmt") or "e4m3", ("e4m3",))
     if settings.get("activation_scheme") and "weight_block_size" not in settings:
-        return Scaled(torch.float8_e4m3fn)
+        return (Scaled(torch.float8_e4m3fn),)
     if settings.get("weight_block_size", ()) is None:
-        return Scaled(torch.float8_e4m3fn, (".weight", ".weight_zero_point", ".weight_scale_inv"))
+        return (Scaled(torch.float8_e4m3fn, (".weight", ".weight_zero_point", ".weight_scale_inv")),)
     require(settings, "activation_scheme", settings.get("activation_scheme") or "dynamic", ("dynamic",))
-    block = settings.get("weight_block_size", [128, 128])
+    return (Fp8(block_size(settings, "weight_block_size")),)
+
+
+def block_size(settings: Settings, key: str) -> tuple[int, int]:
+    """The rows and columns that share a scale. CheckpointError where they are no two sizes."""
+    block = settings.get(key, [128, 128])
     if not isinstance(block, list) or len(block) != 2 or not all(isinstance(n, int) and n > 0 for n in block):
-        raise CheckpointError(f"weight_block_size is {block!r} in quantization_config: two sizes are expected")
-    return Fp8((block[0], block[1]))
+        raise CheckpointError(f"{key} is {block!r} in quantization_config: two sizes are expected")
+    return block[0], block[1]

@@ -51,8 +51,8 @@ class Gptq(Codec):
         return (codes_OI - zeros_OI) * scales_OI
 
 
-def codec(settings: Settings) -> Gptq:
+def codecs(settings: Settings) -> tuple[Codec, ...]:
     bits, layout = settings.get("bits", 4), settings.get("checkpoint_format") or settings.get("format") or "gptq"
     require(settings, "bits", bits, SCHEMES)
     require(settings, "checkpoint_format", layout, ZERO_OFFSETS)
-    return Gptq(bits, ZERO_OFFSETS[layout])
+    return (Gptq(bits, ZERO_OFFSETS[layout]),)

@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 # Scales for activations and caches that are quantized too, which ours are not
 NOT_WEIGHTS = (
     ".input_scale", ".output_scale", ".activation_scale", ".q_scale", ".k_scale", ".v_scale", ".kv_scale",
-    ".input_zero_point", ".weight_format",
+    ".input_global_scale", ".input_zero_point", ".weight_format",
 )  # fmt: skip
 
 logger = logging.getLogger(__name__)

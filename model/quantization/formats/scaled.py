@@ -1,8 +1,8 @@
 """Weights of eight bits that are multiplied by scales: FP8 and int8 as several programs store them.
 
 `weight` [O, I] is in e4m3 or int8. `weight_scale` is one number for all (AutoFP8, modelopt), one per output [O] or
-[O, 1], or one per output and group of inputs [O, G] (compressed-tensors). bitsandbytes has 127 times it in `SCB`.
-An optional `weight_zero_point` of the same shape is subtracted from int8.
+[O, 1], or one per output and group of inputs [O, G] (compressed-tensors); bytes (MXFP8) are the exponents of powers of
+two. bitsandbytes has 127 times it in `SCB`. An optional `weight_zero_point` of the same shape is subtracted from int8.
 
 Shapes: I input width, O output width, G groups.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.quantization.formats.reader import Codec, Settings, Shape, require
+from model.quantization.formats.reader import Codec, Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Scaled(Codec):
         return weight if whole or by_output or by_group else None
 
     def decode(self, weight: Tensor, zero: Tensor | None, scale: Tensor) -> Tensor:
-        codes = weight.float()
+        codes, scale = weight.float(), scale.view(torch.float8_e8m0fnu) if scale.dtype == torch.uint8 else scale
         if zero is not None:
             codes -= self._spread(zero.float(), codes)
         return codes.mul_(self._spread(scale.float() / self.divisor, codes))
@@ -45,9 +45,3 @@ class Scaled(Codec):
             return scale.reshape(())
         by_output = scale.reshape(len(codes_OI), -1)
         return by_output.repeat_interleave(codes_OI.shape[1] // by_output.shape[1], 1)
-
-
-def modelopt(settings: Settings) -> Scaled:
-    """FP8 of TensorRT Model Optimizer."""
-    require(settings, "quant_algo", settings.get("quant_algo"), ("FP8",))
-    return Scaled(torch.float8_e4m3fn)

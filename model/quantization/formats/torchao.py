@@ -53,11 +53,11 @@ CONFIGS: dict[str, Codec] = {
 }
 
 
-def codec(settings: Settings) -> Codec:
+def codecs(settings: Settings) -> tuple[Codec, ...]:
     """Activations that are quantized too are not, here."""
     kinds: Any = settings.get("quant_type")
     if not isinstance(kinds, dict) or set(kinds) != {"default"} or not isinstance(kinds["default"], dict):
         raise CheckpointError("quant_type of quantization_config: one `default` way to quantize weights is expected")
     kind = str(kinds["default"].get("_type"))
     require(settings, "quant_type", kind, CONFIGS)
-    return CONFIGS[kind]
+    return (CONFIGS[kind],)

@@ -238,3 +238,18 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "model.safetensors"
     with pytest.raises(OSError, match=r"model\.safetensors was not written: .*No such file"):
         save_tensors({"weight": torch.ones(2)}, path)
+
+
+def test_quantization_may_be_told_in_a_file_of_its_own(tmp_path: Path) -> None:
+    """As NVIDIA's exports do. What config.json says comes first."""
+    exported = tmp_path / "hf_quant_config.json"
+    exported.write_text('{"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4", "group_size": 16}}')
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    settings = {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}
+    assert read_config(tmp_path) == {"model_type": "llama", "quantization_config": settings}
+    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "fp8"}}')
+    assert read_config(tmp_path)["quantization_config"] == {"quant_method": "fp8"}
+    (tmp_path / "config.json").write_text("{}")
+    exported.write_text('{"quantization": "NVFP4"}')
+    with pytest.raises(CheckpointError, match=r"quantization is 'NVFP4' in .*hf_quant_config\.json: an object"):
+        read_config(tmp_path)

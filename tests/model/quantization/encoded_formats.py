@@ -56,6 +56,51 @@ def mxfp4(weight_EOI: Tensor) -> Encoded:
     return Encoded(parts, torch.tensor(plain).view_as(weight_EOI))
 
 
+def mxfp4_matrix(weight: Tensor) -> Encoded:
+    """As compressed-tensors names and shapes it."""
+    encoded = mxfp4(weight[None])
+    blocks, scales = encoded.parts["blocks"], encoded.parts["scales"]
+    return Encoded({"weight_packed": blocks[0].flatten(1), "weight_scale": scales[0]}, encoded.plain[0])
+
+
+def nvfp4(weight: Tensor, names: tuple[str, str, str], *, divides: bool) -> Encoded:
+    """Blocks of 16 inputs with a scale in e4m3; `names` are those of codes, scales and the scale of the matrix."""
+    outputs, inputs = weight.shape
+    blocks_NB = weight.reshape(-1, 16)
+    whole = weight.abs().max() / (6 * 448)
+    stored = (1 / whole).view(1) if divides else whole
+    scales_N = (blocks_NB.abs().amax(1) / 6 / whole).to(torch.float8_e4m3fn)
+    factors = (scales_N.float() / stored if divides else scales_N.float() * stored).tolist()
+    codes = [
+        min(range(16), key=lambda code: abs(FP4[code] * factor - value))
+        for block, factor in zip(blocks_NB.tolist(), factors, strict=True)
+        for value in block
+    ]
+    packed = [low + 16 * high for low, high in zip(codes[::2], codes[1::2], strict=True)]
+    parts = (
+        torch.tensor(packed, dtype=torch.uint8).view(outputs, inputs // 2),
+        scales_N.view(outputs, inputs // 16),
+        stored,
+    )
+    plain = torch.tensor([FP4[code] for code in codes]) * torch.tensor(factors).repeat_interleave(16)
+    return Encoded(dict(zip(names, parts, strict=True)), plain.view_as(weight))
+
+
+def mxfp8(weight: Tensor) -> Encoded:
+    """Blocks of 32 inputs in e4m3 that share a power of two."""
+    outputs, inputs = weight.shape
+    blocks_NB = weight.reshape(-1, 32)
+    exponents_N = blocks_NB.abs().amax(1).log2().floor() - 7
+    codes_NB = (blocks_NB / exponents_N.exp2()[:, None]).to(torch.float8_e4m3fn)
+    rows = zip(codes_NB.tolist(), exponents_N.tolist(), strict=True)
+    plain = [[number * 2.0**exponent for number in row] for row, exponent in rows]
+    parts = {
+        "weight": codes_NB.view(outputs, inputs),
+        "weight_scale": (exponents_N + 127).to(torch.uint8).view(outputs, inputs // 32),
+    }
+    return Encoded(parts, torch.tensor(plain).view_as(weight))
+
+
 def awq(weight: Tensor, group_size: int) -> Encoded:
     outputs, inputs = weight.shape
     codes, zeros, scales, plain = _grid(weight, [i // group_size for i in range(inputs)], bits=4)
