@@ -133,7 +133,9 @@ def quantize_int4(weight: Tensor) -> Codes:
 
 def pack_weights(codes: Codes, bias_EO: Tensor | None = None) -> FrozenWeights:
     """Frozen weights [E, O, I] in the form in which they are multiplied here."""
-    return (PackedWeights if compiled() else PlainWeights)(codes, bias_EO)
+    if not compiled():
+        return PlainWeights(codes, bias_EO)
+    return PackedWeights(codes, bias_EO, short_exponents=packed.short_exponents_pay(codes.nbytes))
 
 
 def gather_weights(weights: Iterable[FrozenWeights]) -> Iterator[int]:

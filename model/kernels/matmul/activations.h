@@ -44,9 +44,9 @@ struct Int16Block {
 // Calls compute with a value of the type in which activations of type T are multiplied by weights of a format.
 template <class T, class Compute> void with_compute_type(int64_t format, Compute compute) {
     if (format == INT4) return compute(Int8Block());
-    if (format >= INT8) return compute(Int16Block());
+    if (format >= INT8 && format <= Q4_1) return compute(Int16Block());
 #ifdef ROUTELM_BF16_DOT
-    if (format == BF16) return compute(T());
+    if (format == BF16 || format == SHORT_BF16) return compute(T());
 #endif
     compute(float());
 }

@@ -55,12 +55,12 @@ void multiply(const Activations<In>& x, int64_t rows, const PackedMatrix& m, int
     bool few = rows <= FEW_ROWS;
     auto multiply_tile = [&](int64_t t, int64_t p) {
         int64_t row = rows * t / tiles, count = rows * (t + 1) / tiles - row;
-        const uint8_t* w = m.data + p * size;
+        const uint8_t* w = m.panel(p);
         int64_t passes = VECTORS / vectors_at_once(count), parts = tiles * passes;
         Prefetch prefetch{w + PREFETCH_DISTANCE, step_bytes(m.format), 0};
         if (few && parts > 1)
             prefetch = {w + size + size / parts * passes * t, step_bytes(m.format) / parts, size / parts};
-        multiply_panel(count, m, Panel{w, m.group_scales(p)}, x.row(row), x.stride, prefetch, sums);
+        multiply_panel(count, m, Panel{w, m.group_scales(p), m.exponents(p)}, x.row(row), x.stride, prefetch, sums);
         if (m.format == INT8 || m.bias) scale_and_bias(m, p, count, sums);
         sink(row, count, p, sums);
     };

@@ -11,6 +11,7 @@
 #include "moe.h"
 #include "pack.h"
 #include "quantize.h"
+#include "unpack.h"
 
 namespace {
 
@@ -40,6 +41,28 @@ extern "C" {
 void pack_weights(const void* weights, uint8_t* out, int64_t format, int64_t experts, int64_t outputs, int64_t inputs,
                   int64_t threads) {
     pack(static_cast<const uint8_t*>(weights), out, format, experts, outputs, inputs, threads);
+}
+
+// Whether BF16 is faster as SHORT_BF16 at this level. Where a product takes several instructions, reading a weight takes
+// too many more: two rows and more are then slower by up to a third.
+int short_exponents_pay() {
+#ifdef ROUTELM_BF16_DOT
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+// BF16 as SHORT_BF16: first `exponents` [experts, panels, groups] and `starts` [experts * panels + 1], the last of which is
+// the size, then `out`.
+void measure_short(const uint16_t* weights, uint8_t* exponents, int64_t* starts, int64_t experts, int64_t outputs,
+                   int64_t inputs, int64_t threads) {
+    measure(weights, exponents, starts, experts, outputs, inputs, threads);
+}
+
+void pack_short_weights(const void* weights, uint8_t* out, const uint8_t* exponents, const int64_t* starts,
+                        int64_t experts, int64_t outputs, int64_t inputs, int64_t threads) {
+    pack_short(static_cast<const uint8_t*>(weights), out, exponents, starts, experts, outputs, inputs, threads);
 }
 
 void unpack_rows(const PackedMatrix* matrix, const int64_t* outputs, int64_t rows, uint8_t* out, int64_t threads) {

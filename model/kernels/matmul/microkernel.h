@@ -7,6 +7,7 @@
 #pragma once
 
 #include "activations.h"
+#include "short_exponents.h"
 
 namespace {
 
@@ -35,6 +36,9 @@ template <> struct Dot<float> {
     template <int FORMAT> INLINE static f32v weights(const uint8_t* w, int p, int v) {
         return float_weights<FORMAT>(w, p, v);
     }
+    INLINE static f32v of_pairs(const uint8_t* w, int p, int v, i16v largest) {
+        return one_of_pairs(short_pairs(w, p / 2, v, largest), p % 2);
+    }
     INLINE static f32v inputs(const float* x) { return splat<f32v>(*x); }
     INLINE static void add(f32v& sum, f32v w, f32v x) { multiply_add(sum, x, w); }
 };
@@ -43,6 +47,7 @@ template <> struct Dot<float> {
 template <> struct Dot<bf16> {
     static constexpr int PARTS = 2;
     template <int FORMAT> INLINE static u32v weights(const uint8_t* w, int p, int v) { return bf16_pairs(w, p, v); }
+    INLINE static u32v of_pairs(const uint8_t* w, int p, int v, i16v largest) { return short_pairs(w, p, v, largest); }
     INLINE static __m512i inputs(const bf16* x) { return _mm512_set1_epi32(load_bits<int32_t>(x)); }
     INLINE static void add(f32v& sum, u32v w, __m512i x) {
         sum = bit_cast<f32v>(_mm512_dpbf16_ps(bit_cast<__m512>(sum), bit_cast<__m512bh>(w), bit_cast<__m512bh>(x)));
@@ -96,9 +101,11 @@ template <class T, int R> struct Rows {
     }
 };
 
-// Adds `steps` steps to the sums of R rows and the V vectors of a panel from number FIRST.
+// Adds `steps` steps to the sums of R rows and the V vectors of a panel from number FIRST. `largest` is the exponent of
+// SHORT_BF16.
 template <class In, int FORMAT, int FIRST, int R, int V, class T, class Sum>
-INLINE void accumulate(Rows<T, R>& rows, const uint8_t* w, int64_t steps, Prefetch& prefetch, Sum (&sums)[R][V]) {
+INLINE void accumulate(Rows<T, R>& rows, const uint8_t* w, int64_t steps, Prefetch& prefetch, Sum (&sums)[R][V],
+                       int16_t largest = 0) {
     constexpr int64_t LINES = step_bytes(FORMAT) / 64, PARTS = Dot<In>::PARTS;
     constexpr int LOCALITY = R == 1 ? 3 : 2;  // into L1 or L2, by measurement
     for (int64_t s = 0; s < steps; ++s, w += step_bytes(FORMAT), prefetch.at += prefetch.bytes_per_step) {
@@ -108,7 +115,12 @@ INLINE void accumulate(Rows<T, R>& rows, const uint8_t* w, int64_t steps, Prefet
         for (int p = 0; p < PARTS; ++p) {
             decltype(Dot<In>::template weights<FORMAT>(w, p, 0)) weights[V];
 #pragma GCC unroll 8
-            for (int v = 0; v < V; ++v) weights[v] = Dot<In>::template weights<FORMAT>(w, p, FIRST + v);
+            for (int v = 0; v < V; ++v) {
+                if constexpr (FORMAT == SHORT_BF16)
+                    weights[v] = Dot<In>::of_pairs(w, p, FIRST + v, largest - i16v{});
+                else
+                    weights[v] = Dot<In>::template weights<FORMAT>(w, p, FIRST + v);
+            }
 #pragma GCC unroll 16
             for (int r = 0; r < R; ++r) {
                 auto inputs = Dot<In>::inputs(rows.row(r) + STEP / PARTS * p);
@@ -120,8 +132,23 @@ INLINE void accumulate(Rows<T, R>& rows, const uint8_t* w, int64_t steps, Prefet
     }
 }
 
-// One panel: its weights, and the scales (and minima) of its groups if they have some.
-struct Panel { const uint8_t* w; const f16* scales; };
+// One panel: its weights, and the scales (and minima) or exponents of its groups if they have some.
+struct Panel { const uint8_t* w; const f16* scales; const uint8_t* exponents; };
+
+// The groups of SHORT_BF16, which may be short or not.
+template <class In, int FIRST, int R, int V, class T>
+INLINE void accumulate_groups(Rows<T, R>& rows, const Panel& panel, int64_t groups, Prefetch& prefetch,
+                              f32v (&sums)[R][V]) {
+    const uint8_t* w = panel.w;
+    for (int64_t g = 0; g < groups; ++g) {
+        int16_t largest = panel.exponents[g] << 7;
+        if (largest)
+            accumulate<In, SHORT_BF16, FIRST>(rows, w, GROUP_STEPS, prefetch, sums, largest);
+        else
+            accumulate<In, BF16, FIRST>(rows, w, GROUP_STEPS, prefetch, sums);
+        w += group_bytes(largest > 0);
+    }
+}
 
 // out [R, 32] = R rows of floats times the V vectors of a panel from number FIRST.
 template <class In, int FORMAT, int R, int V, int FIRST>
@@ -132,7 +159,10 @@ void float_microkernel(const In* x, int64_t stride, const Panel& panel, int64_t 
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) sums[r][v] = f32v{};
-    accumulate<In, FORMAT, FIRST>(rows, panel.w, inputs / STEP, prefetch, sums);
+    if constexpr (FORMAT == SHORT_BF16)
+        accumulate_groups<In, FIRST>(rows, panel, inputs / GROUP, prefetch, sums);
+    else
+        accumulate<In, FORMAT, FIRST>(rows, panel.w, inputs / STEP, prefetch, sums);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
@@ -222,6 +252,7 @@ void multiply_panel(int64_t rows, const PackedMatrix& m, const Panel& panel, con
     } else {
         if constexpr (std::is_same<In, float>::value)
             if (m.format == F32) return any_rows<In, F32>(rows, x, stride, panel, inputs, prefetch, out);
+        if (m.format == SHORT_BF16) return any_rows<In, SHORT_BF16>(rows, x, stride, panel, inputs, prefetch, out);
         any_rows<In, BF16>(rows, x, stride, panel, inputs, prefetch, out);
     }
 }

@@ -1,4 +1,4 @@
-// From rows of weights, as checkpoints store them, to panels and back. INT8 and Q8_0 come as int8 [outputs, inputs]; INT4
+// From rows of weights, as checkpoints store them, to panels. INT8 and Q8_0 come as int8 [outputs, inputs]; INT4
 // and Q4_1 as bytes [outputs, inputs / 2] with the even input in the low half; all but Q4_1 in two's complement.
 
 #pragma once
@@ -62,7 +62,7 @@ inline void advise_huge_pages(uint8_t* start, int64_t bytes) {
 
 inline void pack(const uint8_t* rows, uint8_t* out, int64_t format, int64_t experts, int64_t outputs, int64_t inputs,
                  int64_t threads) {
-    PackedMatrix m{nullptr, nullptr, nullptr, outputs, inputs, format};
+    PackedMatrix m{nullptr, nullptr, nullptr, nullptr, outputs, inputs, format};
     int64_t row_bytes = inputs * pair_bytes(format) / 2;
     auto pack_one = format == F32    ? pack_panel<F32>
                     : format == BF16 ? pack_panel<BF16>
@@ -76,24 +76,6 @@ inline void pack(const uint8_t* rows, uint8_t* out, int64_t format, int64_t expe
         int64_t count = outputs - first < PANEL ? outputs - first : PANEL;
         pack_one(rows + (e * outputs + first) * row_bytes, row_bytes, count, inputs, out + job * m.panel_bytes());
     }
-}
-
-// Output o of an F32 or BF16 matrix as it was before packing.
-template <int FORMAT> void unpack_row(const PackedMatrix& m, int64_t o, uint8_t* out) {
-    constexpr int64_t SIZE = FORMAT == F32 ? 4 : 2, NEXT = FORMAT == F32 ? 128 : 2;  // bytes to the second of a pair
-    const uint8_t* panel = m.data + o / PANEL * m.panel_bytes();
-    int64_t c = o % PANEL;
-    for (int64_t i = 0; i < m.inputs; ++i) {
-        const uint8_t* pair = panel + i / STEP * step_bytes(FORMAT) + i % STEP / 2 * (step_bytes(FORMAT) / 2) + 4 * c;
-        std::memcpy(out + SIZE * i, pair + i % 2 * NEXT, SIZE);
-    }
-}
-
-inline void unpack(const PackedMatrix& m, const int64_t* outputs, int64_t rows, uint8_t* out, int64_t threads) {
-    auto unpack_one = m.format == F32 ? unpack_row<F32> : unpack_row<BF16>;
-    int64_t row_bytes = m.inputs * pair_bytes(m.format) / 2;
-#pragma omp parallel for num_threads(threads) if (rows * m.inputs > 65536)
-    for (int64_t r = 0; r < rows; ++r) unpack_one(m, outputs[r], out + r * row_bytes);
 }
 
 }  // namespace

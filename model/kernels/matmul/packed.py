@@ -19,13 +19,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.kernels import native
+from model.kernels.library import load_library
 from model.kernels.matmul.codes import GROUP_SIZE, Codes, Format
 from model.kernels.types import GatedMLPWeights
 
 PANEL = 32  # outputs that are stored together
 HUGE_PAGE = 2 << 20
 SMALL = 4 * HUGE_PAGE  # tensors of fewer bytes are gathered
-
+SHORT_BF16 = 6  # the format of weights.h in which weights of BF16 may be packed
+SHORT_FROM = 64 << 10  # bytes: smaller weights stay in the cache
+SHORT_ENOUGH = 0.9  # of its size as BF16
 
 # per weight, without scales
 BITS = {Format.F32: 32, Format.BF16: 16, Format.INT8: 8, Format.INT4: 4, Format.Q8_0: 8, Format.Q4_1: 4}
@@ -41,6 +44,7 @@ class _PackedMatrix(ctypes.Structure):
         ("data", ctypes.c_void_p),
         ("scales", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
         ("outputs", ctypes.c_int64),
         ("inputs", ctypes.c_int64),
         ("format", ctypes.c_int64),
@@ -70,18 +74,27 @@ class _MoECall(ctypes.Structure):
 
 
 class PackedWeights:
-    """E matrices [O, I] in the layout of weights.h."""
+    """E matrices [O, I] in the layout of weights.h.
 
-    def __init__(self, codes: Codes, bias_EO: Tensor | None = None) -> None:
+    `short_exponents` packs bfloat16 in about 12 bits, without loss: where products of few rows wait for memory.
+    """
+
+    def __init__(self, codes: Codes, bias_EO: Tensor | None = None, *, short_exponents: bool = False) -> None:
         self.format, (self.experts, self.outputs, self.inputs) = codes.format, codes.shape
         if self.format >= Format.INT4 and self.inputs % GROUP_SIZE:
             raise ValueError(
                 f"{self.format.name} weights have {self.inputs} inputs: a multiple of {GROUP_SIZE} is needed"
             )
-        self.data = _pack(codes.values, self.format, self.inputs)
-        self.scales = _pack_scales(codes)
+        self.scales: Tensor | None
+        self.starts: Tensor | None = None  # of the panels, where they differ in size
+        short = _pack_short(codes.values) if short_exponents and self.format is Format.BF16 else None
+        if short:
+            self.data, self.scales, self.starts = short
+        else:
+            self.data, self.scales = _pack(codes.values, self.format, self.inputs), _pack_scales(codes)
         self.bias = None if bias_EO is None else _pad_outputs(bias_EO.detach().float())
-        self._matrix = _PackedMatrix(*self._addresses(), self.outputs, self.inputs, self.format)
+        layout = SHORT_BF16 if short else self.format
+        self._matrix = _PackedMatrix(*self._addresses(), self.outputs, self.inputs, layout)
         self.address = ctypes.addressof(self._matrix)
 
     @property
@@ -96,17 +109,21 @@ class PackedWeights:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """The packed matrices, their scales and biases, as far as there are any."""
-        return [tensor for tensor in (self.data, self.scales, self.bias) if tensor is not None]
+        """The packed matrices, their scales (or exponents), biases and starts, as far as there are any."""
+        return [tensor for tensor in (self.data, self.scales, self.bias, self.starts) if tensor is not None]
 
     def move(self, move: Callable[[Tensor], Tensor]) -> None:
         """Replace each tensor by what `move` returns for it, its content in other memory. `address` stays the same."""
         self.data = move(self.data)
-        self.scales, self.bias = (None if tensor is None else move(tensor) for tensor in (self.scales, self.bias))
-        self._matrix.data, self._matrix.scales, self._matrix.bias = self._addresses()
+        self.scales, self.bias, self.starts = (
+            None if tensor is None else move(tensor) for tensor in (self.scales, self.bias, self.starts)
+        )
+        matrix = self._matrix
+        matrix.data, matrix.scales, matrix.bias, matrix.starts = self._addresses()
 
     def _addresses(self) -> list[int | None]:
-        return [None if tensor is None else tensor.data_ptr() for tensor in (self.data, self.scales, self.bias)]
+        tensors = (self.data, self.scales, self.bias, self.starts)
+        return [None if tensor is None else tensor.data_ptr() for tensor in tensors]
 
     def rows(self, outputs_T: Tensor) -> Tensor:
         """The weights of some outputs (int64) of a single matrix that is not quantized: [T, I]."""
@@ -127,6 +144,35 @@ def _pack(values_EOI: Tensor, format: Format, inputs: int) -> Tensor:
     addresses = (values_EOI.data_ptr(), data.data_ptr())
     native.run(_function("pack_weights", 7), *addresses, *sizes, keep=(values_EOI, data))
     return data
+
+
+def short_exponents_pay(nbytes: int) -> bool:
+    """Whether products with weights of this size are faster with short exponents on this processor."""
+    library = load_library("matmul")
+    assert library is not None
+    return nbytes >= SHORT_FROM and bool(library.short_exponents_pay())
+
+
+def _pack_short(values_EOI: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Panels, the exponents of their groups and where they start; None where that saves little."""
+    values_EOI = values_EOI.detach().contiguous()
+    experts, outputs, inputs = values_EOI.shape
+    panels, groups = experts * -(-outputs // PANEL), -(-inputs // GROUP_SIZE)
+    exponents = torch.empty(panels, groups, dtype=torch.uint8)
+    starts = torch.empty(panels + 1, dtype=torch.int64)
+    sizes = (experts, outputs, inputs, torch.get_num_threads())
+    addresses = (exponents.data_ptr(), starts.data_ptr())
+    native.run(
+        _function("measure_short", 7), values_EOI.data_ptr(), *addresses, *sizes, keep=(values_EOI, exponents, starts)
+    )
+    nbytes = int(starts[-1])
+    if nbytes > SHORT_ENOUGH * exponents.numel() * GROUP_SIZE * PANEL * values_EOI.itemsize:
+        return None
+    data = _allocate(nbytes)
+    pack = _function("pack_short_weights", 8)
+    keep = (values_EOI, data, exponents, starts)
+    native.run(pack, values_EOI.data_ptr(), data.data_ptr(), *addresses, *sizes, keep=keep)
+    return data, exponents, starts
 
 
 def _allocate(nbytes: int) -> Tensor:

@@ -239,6 +239,93 @@ def test_bfloat16_weights_give_float32_rows_the_bits_of_float32_weights(exact: b
     assert same == exact
 
 
+SPECIAL = torch.tensor([0.0, -0.0, 1e-40, 3e-39, torch.inf, -torch.inf, torch.nan, 3e38, 2.0**-14, 1.0]).bfloat16()
+
+
+def bits(tensor: Tensor) -> Tensor:
+    return tensor.view(torch.int16 if tensor.dtype == torch.bfloat16 else torch.int32)
+
+
+def weights_of_few_exponents(*shape: int) -> Tensor:
+    """bfloat16 with random signs and fractions, and 16 different exponents."""
+    weight = (1 + 0.98 * torch.rand(shape)) * torch.randint(-7, 9, shape).float().exp2()
+    return (weight * torch.randint(0, 2, shape).mul(2).sub(1)).bfloat16()
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize(("outputs", "inputs", "pays"), [
+    (1, 32, False), (33, 37, False), (37, 96, True), (64, 64, True), (70, 100, True), (300, 160, True),
+])  # fmt: skip
+def test_short_exponents_give_the_same_bits(dtype: torch.dtype, outputs: int, inputs: int, pays: bool) -> None:
+    codes = Codes(weights_of_few_exponents(3, outputs, inputs))
+    codes.values[1, ::200, ::200] = 0  # a group that cannot be short, beside those that are padded
+    bias, counts, x = torch.randn(3, outputs), torch.tensor([4, 0, 57]), torch.randn(61, inputs).to(dtype)
+    plain, short = PackedWeights(codes, bias), PackedWeights(codes, bias, short_exponents=True)
+    assert (short.starts is not None) == pays
+    found = packed.grouped_linear(x, counts, short)
+    assert torch.equal(bits(found), bits(packed.grouped_linear(x, counts, plain)))
+    for rows in NUMBERS_OF_ROWS[::4]:
+        counts = torch.tensor([0, 0, rows])
+        x = torch.randn(rows, inputs).to(dtype)
+        found, expected = (packed.grouped_linear(x, counts, weights) for weights in (short, plain))
+        assert torch.equal(bits(found), bits(expected)), rows
+
+
+def test_short_exponents_save_a_quarter() -> None:
+    codes = Codes(weights_of_few_exponents(2, 128, 1024))
+    assert PackedWeights(codes, short_exponents=True).nbytes == pytest.approx(0.75 * codes.nbytes, rel=2e-3)
+    assert PackedWeights(codes).nbytes == codes.nbytes
+    assert PackedWeights(Codes(codes.values.float()), short_exponents=True).starts is None
+
+
+@pytest.mark.parametrize("special", SPECIAL.tolist())
+def test_groups_with_any_numbers_come_back_as_they_were(special: float) -> None:
+    weight = weights_of_few_exponents(1, 96, 160)
+    weight[0, 40, 70] = special
+    short = PackedWeights(Codes(weight), short_exponents=True)
+    assert short.scales is not None
+    lies_far_away = torch.tensor(special).bfloat16().abs().item() not in (2.0**-14, 1.0)
+    assert (short.scales == 0).sum() == (1 if lies_far_away or special == 2.0**-14 else 0)
+    rows = torch.randperm(96)
+    assert torch.equal(bits(short.rows(rows)), bits(weight[0, rows]))
+
+
+def test_exponents_that_differ_too_much_are_not_shortened() -> None:
+    weight = torch.randint(-(2**15), 2**15, (1, 64, 256), dtype=torch.int16).view(torch.bfloat16)
+    assert PackedWeights(Codes(weight), short_exponents=True).starts is None
+
+
+def test_the_check_of_bits_notices_another_exponent() -> None:
+    codes, x = Codes(weights_of_few_exponents(1, 64, 64)), torch.ones(1, 64)
+    plain, short = PackedWeights(codes), PackedWeights(codes, short_exponents=True)
+    assert short.scales is not None
+    assert torch.equal(packed.linear(x, short), packed.linear(x, plain))
+    short.scales[0, 1] += 1
+    assert not torch.equal(packed.linear(x, short), packed.linear(x, plain))
+
+
+def test_experts_may_mix_both_forms_of_bfloat16() -> None:
+    gate_up, down = (Codes(weights_of_few_exponents(4, *shape) / 64) for shape in ((128, 96), (96, 64)))
+    x, experts = torch.randn(9, 96).bfloat16(), torch.randint(0, 4, (9, 2))
+    chosen = torch.rand(9, 2)
+    outputs = [
+        packed.moe(x, experts, chosen, GatedMLPWeights(first, second))
+        for first in (PackedWeights(gate_up), PackedWeights(gate_up, short_exponents=True))
+        for second in (PackedWeights(down), PackedWeights(down, short_exponents=True))
+    ]
+    assert all(torch.equal(output, outputs[0]) for output in outputs)
+    assert outputs[0].abs().sum() > 0
+
+
+def test_weights_with_short_exponents_can_be_moved() -> None:
+    codes, x = Codes(weights_of_few_exponents(1, 64, 64)), torch.randn(3, 64)
+    short = PackedWeights(codes, short_exponents=True)
+    expected, address = packed.linear(x, short), short.address
+    short.move(torch.clone)
+    assert short.address == address
+    assert torch.equal(packed.linear(x, short), expected)
+
+
 def test_no_rows_give_no_rows() -> None:
     weights = PackedWeights(Codes(torch.randn(1, 40, 32)))
     assert packed.linear(torch.empty(0, 32), weights).shape == (0, 40)

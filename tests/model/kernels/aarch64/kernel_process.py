@@ -49,7 +49,7 @@ def _owners(kept: object) -> Iterator[Tensor | ctypes.Structure]:
         for part in kept:
             yield from _owners(part)
     elif isinstance(kept, PackedWeights):
-        yield from _owners((kept.data, kept.scales, kept.bias, kept._matrix))
+        yield from _owners((kept.data, kept.scales, kept.bias, kept.starts, kept._matrix))
     elif isinstance(kept, GatedMLPWeights):
         yield from _owners((kept.gate_up, kept.down))
 
