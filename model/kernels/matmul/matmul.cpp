@@ -9,7 +9,7 @@
 #include "../build_info.h"
 #include "gemm_driver.h"
 #include "moe.h"
-#include "pack.h"
+#include "pack_short.h"
 #include "quantize.h"
 #include "unpack.h"
 

@@ -17,6 +17,27 @@ template <int FORMAT> void unpack_row(const PackedMatrix& m, int64_t o, uint8_t*
     }
 }
 
+// The same of SHORT_BF16.
+inline void unpack_short_row(const PackedMatrix& m, int64_t o, uint8_t* out) {
+    const uint8_t *group = m.panel(o / PANEL), *exponents = m.exponents(o / PANEL);
+    int64_t c = o % PANEL;
+    for (int64_t i = 0; i < m.inputs; ++i) {
+        uint8_t largest = exponents[i / GROUP];
+        int64_t s = i % GROUP / STEP, p = i % STEP / 2, j = 2 * c + i % 2;
+        const uint8_t* step = group + s * step_bytes(largest ? SHORT_BF16 : BF16);
+        uint16_t value;
+        if (largest) {
+            uint8_t fraction = step[64 * p + j], both = step[128 + 32 * p + j % PANEL];
+            int distance = j < PANEL ? both & 15 : both >> 4;
+            value = (fraction & 0x80) << 8 | (largest - distance) << 7 | (fraction & 0x7f);
+        } else {
+            std::memcpy(&value, step + 128 * p + 2 * j, sizeof value);
+        }
+        std::memcpy(out + 2 * i, &value, sizeof value);
+        if (i % GROUP == GROUP - 1) group += group_bytes(largest > 0);
+    }
+}
+
 inline void unpack(const PackedMatrix& m, const int64_t* outputs, int64_t rows, uint8_t* out, int64_t threads) {
     auto unpack_one = m.format == F32 ? unpack_row<F32> : m.format == BF16 ? unpack_row<BF16> : unpack_short_row;
     int64_t row_bytes = m.inputs * (m.format == F32 ? 4 : 2);

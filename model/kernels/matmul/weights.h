@@ -10,7 +10,7 @@
 //          half to output 16 + w; both are the integer plus 8
 //   Q4_1   the same of integers from 0 to 15, as they are; the bytes of a word are those of the inputs 0, 2, 1 and 3, of
 //          which a shift and a mask make pairs of 16 bits
-//   SHORT_BF16  see short_exponents.h
+//   SHORT_BF16  three quarters of BF16: see short_exponents.h
 //
 // Scales are applied to sums: one float32 per output for INT8, one float16 per output and group of 32 inputs for INT4
 // and Q8_0. Q4_1 has a minimum for every scale, which is added to the weights, so it is multiplied by sums of inputs.
@@ -36,10 +36,10 @@ constexpr int VECTORS = PANEL / LANES, HALF = VECTORS / 2;
 constexpr int64_t padded(int64_t inputs) { return (inputs + GROUP - 1) / GROUP * GROUP; }
 
 constexpr int64_t step_bytes(int64_t format) {
-    return format == F32          ? 512
-           : format == BF16       ? 256
-           : format == SHORT_BF16 ? 192
-           : format == INT8 || format == Q8_0 ? 128 : 64;
+    if (format == F32) return 512;
+    if (format == BF16) return 256;
+    if (format == SHORT_BF16) return 192;
+    return format == INT8 || format == Q8_0 ? 128 : 64;
 }
 
 constexpr bool has_group_scales(int64_t format) { return format >= INT4 && format <= Q4_1; }
@@ -53,12 +53,13 @@ struct PackedMatrix {
     const void* scales;  // INT8: float [outputs]; groups: f16 [panel, group, 32], of Q4_1 [panel, group, 2, 32] with the
                          // minima; outputs padded to whole panels. SHORT_BF16: uint8 [panel, group], see `exponents`
     const float* bias;   // [outputs], padded likewise, or null
-    const int64_t* starts;  // of the panels in `data`, where they differ in size (SHORT_BF16)
+    const int64_t* starts;  // SHORT_BF16: where in `data` the panels start, which differ in size
     int64_t outputs, inputs, format;
 
     int64_t panels() const { return (outputs + PANEL - 1) / PANEL; }
     int64_t padded_inputs() const { return padded(inputs); }
-    int64_t panel_bytes() const { return padded_inputs() / STEP * step_bytes(format); }  // SHORT_BF16: at least
+    int64_t panel_bytes() const { return padded_inputs() / STEP * step_bytes(format); }  // of SHORT_BF16, at least
+
     const uint8_t* panel(int64_t p) const { return data + (format == SHORT_BF16 ? starts[p] : p * panel_bytes()); }
 
     // Of SHORT_BF16, from panel p on: the largest exponent of a group; 0 where it is stored as BF16.
