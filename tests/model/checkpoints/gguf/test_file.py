@@ -62,7 +62,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "no size": (whole([tensor(shape=(0, 4))]), "impossible shape"),
     "half a block": (whole([tensor(shape=(33,), kind=2)]), "impossible shape"),
     "huge tensor": (whole([tensor(shape=(2**40, 2**40))]), "outside of the file"),
-    "a type that is not read": (whole([tensor(kind=16)]), "IQ2_XXS; these are read: F32"),
+    "a type that is not read": (whole([tensor(kind=34)]), "TQ1_0; these are read: F32"),
     "a type that does not exist": (whole([tensor(kind=99)]), "type 99"),
     "not aligned": (whole([tensor(shape=(4,), offset=4)]), "outside of the file"),
     "overlap": (whole([tensor("a"), tensor("b", offset=96)], data=256), "tensors a and b overlap"),
