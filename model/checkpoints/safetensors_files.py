@@ -24,6 +24,8 @@ from model.files import Directory, read_object
 __all__ = ["CheckpointError", "CheckpointReader", "TensorHeader", "open_checkpoint"]
 
 INDEX_NAME = "model.safetensors.index.json"
+CONFIG_NAME, QUANTIZATION = "config.json", "quantization_config"
+EXPORT_NAME = "hf_quant_config.json"  # of TensorRT Model Optimizer
 SINGLE_NAME = "model.safetensors"
 OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "*.npz")
 DTYPES = {
@@ -59,15 +61,17 @@ def read_config(directory: Directory) -> dict[str, Any]:
 
     Exports of TensorRT Model Optimizer may say how they are quantized in a file of their own: that is added.
     """
-    path, exported = directory / "config.json", directory / "hf_quant_config.json"
+    path, exported = directory / CONFIG_NAME, directory / EXPORT_NAME
     if not path.is_file():
         raise CheckpointError(f"{directory} is not a checkpoint: it has no config.json")
     config = read_object(path)
-    if exported.is_file() and not config.get("quantization_config"):
-        settings = read_object(exported).get("quantization")
+    text = config.get("text_config")
+    if exported.is_file() and not any(part.get(QUANTIZATION) for part in (config, text) if isinstance(part, dict)):
+        settings = read_object(exported).get("quantization") or {}
         if not isinstance(settings, dict):
             raise CheckpointError(f"quantization is {settings!r} in {exported}: an object is expected")
-        config["quantization_config"] = {"quant_method": "modelopt", **settings}
+        if settings.get("quant_algo"):  # otherwise at most the cache was quantized
+            config[QUANTIZATION] = {**settings, "quant_method": "modelopt"}
     return config
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from model.checkpoints.hub import SETTINGS
 from model.checkpoints.rules import Rule
 from model.checkpoints.safetensors_files import (
+    CONFIG_NAME,
+    EXPORT_NAME,
     INDEX_NAME,
     CheckpointError,
     CheckpointReader,
@@ -112,7 +114,7 @@ def copy_companions(source: Directory, target: Path, without: Collection[str] = 
     """Copy what describes a checkpoint besides its config: tokenizer, templates, generation defaults, pooling."""
     for file in source.iterdir():
         is_companion = any(fnmatch(file.name, pattern) for pattern in SETTINGS)
-        if is_companion and file.is_file() and file.name not in (INDEX_NAME, "config.json", *without):
+        if is_companion and file.is_file() and file.name not in (INDEX_NAME, CONFIG_NAME, EXPORT_NAME, *without):
             (target / file.name).write_bytes(file.read_bytes())
         settings = source / f"{file.name}/config.json"
         if file.name[0].isdigit() and settings.is_file():  # a folder with the settings of sentence-transformers

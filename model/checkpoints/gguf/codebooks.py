@@ -7,6 +7,8 @@ from torch import Tensor
 
 from model.checkpoints.reader import CheckpointError
 
+BLOCKS = 256  # of a row
+
 
 def decoder(name: str) -> Callable[[Tensor], Tensor]:
     """Dequantizes blocks [N, B] of the type with this name. CheckpointError where the library is not installed."""
@@ -18,6 +20,9 @@ def decoder(name: str) -> Callable[[Tensor], Tensor]:
             raise CheckpointError(
                 f'tensors of type {name} need the library gguf: pip install "routelm[gguf]"'
             ) from None
-        return torch.from_numpy(gguf.dequantize(blocks_NB.numpy(), gguf.GGMLQuantizationType[name]))
+        # in long rows: the library takes sixteen of them at a time
+        rows = blocks_NB if len(blocks_NB) % BLOCKS else blocks_NB.reshape(len(blocks_NB) // BLOCKS, -1)
+        plain = torch.from_numpy(gguf.dequantize(rows.numpy(), gguf.GGMLQuantizationType[name]))
+        return plain.view(len(blocks_NB), -1)
 
     return decode

@@ -97,7 +97,7 @@ def _codec(settings: Settings, layout: str, weights: dict[str, Any]) -> Codec:
     if layout == PACKED:
         require(settings, "num_bits", weights.get("num_bits"), SCHEMES)
         require(settings, "type", weights.get("type", "int"), ("int",))
-        return PackedIntegers(weights["num_bits"])
+        return PackedIntegers(int(weights["num_bits"]))
     require(settings, "num_bits", weights.get("num_bits"), (8,))
     require(settings, "strategy", weights.get("strategy"), ("tensor", "channel", "group", "block"))
     if weights["strategy"] == "block":

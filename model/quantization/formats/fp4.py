@@ -6,12 +6,13 @@ exponent. NVFP4 (NVIDIA; arXiv 2509.25149) has blocks of 16 with a scale in e4m3
 Shapes: O output width, I input width, G blocks along the input.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from model.quantization.formats.reader import Codec, Shape
+from model.quantization.formats.reader import EXPONENTS, FLOATS, Codec, Shape
 
 MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 
@@ -33,6 +34,10 @@ class Mxfp4Matrix(Codec):
     code_dtype: torch.dtype = torch.uint8
     nearest_scheme: str = "int4"
 
+    @property
+    def scale_dtypes(self) -> Mapping[str, Collection[torch.dtype]]:
+        return {self.suffixes[1]: EXPONENTS}
+
     def shape(self, codes: Shape, scale: Shape) -> Shape | None:
         return _shape(codes, scale, 32)
 
@@ -48,6 +53,10 @@ class Nvfp4(Codec):
     divides: bool = False
     code_dtype: torch.dtype = torch.uint8
     nearest_scheme: str = "int4"
+
+    @property
+    def scale_dtypes(self) -> Mapping[str, Collection[torch.dtype]]:
+        return {self.suffixes[1]: (torch.float8_e4m3fn,), self.suffixes[2]: FLOATS}
 
     def shape(self, codes: Shape, scale: Shape, whole: Shape) -> Shape | None:
         return _shape(codes, scale, 16) if whole in ((), (1,)) else None

@@ -5,14 +5,15 @@
 before the last two.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from model.checkpoints.safetensors_files import CheckpointError
-from model.quantization.formats.reader import Codec, Settings, require
-from model.quantization.formats.scaled import Scaled
+from model.quantization.formats.reader import FLOATS, Codec, Settings, require
+from model.quantization.formats.scaled import Scaled, spread_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,10 @@ class Fp8(Codec):
     code_dtype: torch.dtype = torch.float8_e4m3fn
     nearest_scheme: str = "int8"
 
+    @property
+    def scale_dtypes(self) -> Mapping[str, Collection[torch.dtype]]:
+        return {self.suffixes[1]: FLOATS}
+
     def shape(self, *parts: tuple[int, ...]) -> tuple[int, ...] | None:
         weight, scale = parts
         if len(weight) < 2:
@@ -31,10 +36,8 @@ class Fp8(Codec):
         return weight if scale == (*weight[:-2], *blocks) else None
 
     def decode(self, *parts: Tensor) -> Tensor:
-        weight, scale = parts[0].float(), parts[1].float()
-        (rows, columns), (height, width) = weight.shape[-2:], self.block
-        scale = scale.repeat_interleave(height, -2)[..., :rows, :].repeat_interleave(width, -1)[..., :columns]
-        return weight.mul_(scale)
+        weight = parts[0].float()
+        return weight.mul_(spread_blocks(parts[1].float(), self.block, weight.shape[-2:]))
 
 
 def codecs(settings: Settings) -> tuple[Codec, ...]:

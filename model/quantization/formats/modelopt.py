@@ -1,7 +1,7 @@
 """TensorRT Model Optimizer of NVIDIA (github.com/NVIDIA/Model-Optimizer), in eight or four bits.
 
 What a matrix is stored as follows from its scales, so files that mix algorithms need no list of their layers: NVFP4 has
-`weight_scale_2`, FP8 with a scale per block `weight_scale_inv`, and the rest of FP8 `weight_scale`.
+`weight_scale_2`, FP8 with a scale per block may have `weight_scale_inv`, and the rest of FP8 has `weight_scale`.
 """
 
 import torch

@@ -6,13 +6,14 @@ tensors of the checkpoint are stored input first, so the dequantized tensor is [
 Shapes: E experts, O output width, B blocks along the input.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from model.quantization.formats.fp4 import numbers
-from model.quantization.formats.reader import Codec, Settings
+from model.quantization.formats.reader import EXPONENTS, Codec, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,10 @@ class Mxfp4(Codec):
     code_dtype: torch.dtype = torch.uint8
     plain_dtype: torch.dtype = torch.bfloat16  # represents every value times every scale exactly
     nearest_scheme: str = "int4"
+
+    @property
+    def scale_dtypes(self) -> Mapping[str, Collection[torch.dtype]]:
+        return {self.suffixes[1]: EXPONENTS}
 
     def shape(self, *parts: tuple[int, ...]) -> tuple[int, ...] | None:
         blocks, scales = parts

@@ -17,6 +17,9 @@ NOT_WEIGHTS = (
     ".input_global_scale", ".input_zero_point", ".weight_format",
 )  # fmt: skip
 
+FLOATS = frozenset({torch.float32, torch.bfloat16, torch.float16})
+EXPONENTS = frozenset({torch.uint8, torch.float8_e8m0fnu})  # of powers of two
+
 logger = logging.getLogger(__name__)
 
 
@@ -43,6 +46,11 @@ class Codec(Protocol):
 
     @property
     def code_dtype(self) -> torch.dtype: ...
+
+    @property
+    def scale_dtypes(self) -> Mapping[str, Collection[torch.dtype]]:
+        """What the parts with these suffixes may be: the same bits mean other numbers in another type."""
+        return {}
 
     @property
     def plain_dtype(self) -> torch.dtype:
@@ -96,10 +104,21 @@ class DequantizingReader(CheckpointReader):
         if isinstance(self._codec, SelfDescribing):
             shapes[-1] = self._codec.described_shape(self._reader.get(str(parts[-1])))
         shape = self._codec.shape(*shapes)
-        if shape is None or next(iter(found.values())).dtype != self._codec.code_dtype:
+        if shape is None or not self._has_known_types(found):
             told = (f"{part} {header.shape} {header.type_name}" for part, header in found.items())
             raise CheckpointError(f"tensor {name} is stored in parts that do not fit together: {', '.join(told)}")
         return TensorHeader(shape, self._codec.plain_dtype, sum(header.stored_bytes for header in found.values()))
+
+    def _has_known_types(self, found: Mapping[str, TensorHeader]) -> bool:
+        """Of the parts by their names, the codes first."""
+        scales = self._codec.scale_dtypes
+        known = (
+            header.dtype in scales[suffix]
+            for part, header in found.items()
+            for suffix in scales
+            if part.endswith(suffix)
+        )
+        return next(iter(found.values())).dtype == self._codec.code_dtype and all(known)
 
     def get(self, name: str) -> Tensor:
         if name not in self._parts:

@@ -249,7 +249,12 @@ def test_quantization_may_be_told_in_a_file_of_its_own(tmp_path: Path) -> None:
     assert read_config(tmp_path) == {"model_type": "llama", "quantization_config": settings}
     (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "fp8"}}')
     assert read_config(tmp_path)["quantization_config"] == {"quant_method": "fp8"}
+    (tmp_path / "config.json").write_text('{"text_config": {"quantization_config": {"quant_method": "fp8"}}}')
+    assert "quantization_config" not in read_config(tmp_path)
     (tmp_path / "config.json").write_text("{}")
+    for not_quantized in ("{}", '{"quantization": null}', '{"quantization": {"quant_algo": null}}'):
+        exported.write_text(not_quantized)
+        assert read_config(tmp_path) == {}
     exported.write_text('{"quantization": "NVFP4"}')
     with pytest.raises(CheckpointError, match=r"quantization is 'NVFP4' in .*hf_quant_config\.json: an object"):
         read_config(tmp_path)

@@ -66,6 +66,11 @@ def compressed_blocks() -> Encoded:
     return Encoded({"weight": parts["weight"], "weight_scale": parts["weight_scale_inv"]}, plain)
 
 
+def modelopt_blocks() -> Encoded:
+    parts, plain = fp8(random_weight(192, 320))
+    return Encoded({"weight": parts["weight"], "weight_scale": parts["weight_scale_inv"][:, None, :, None]}, plain)
+
+
 def bitsandbytes() -> Encoded:
     codes, scale = scaled(random_weight(ROWS, COLUMNS), torch.int8, "channel").parts.values()
     largest = scale.flatten() * 127
@@ -114,6 +119,11 @@ CASES: dict[str, tuple[Encoded, dict[str, Any], str]] = {
     "modelopt fp8 by block": (
         fp8(random_weight(192, 192)),
         {"quant_method": "modelopt", "quant_algo": "fp8_pb_wo"},
+        "int8",
+    ),
+    "modelopt fp8 by block, in four axes": (
+        modelopt_blocks(),
+        {"quant_method": "modelopt", "quant_algo": "FP8_PB_WO"},
         "int8",
     ),
     "modelopt mxfp8": (
@@ -338,6 +348,32 @@ def test_parts_that_do_not_fit(case: str, tmp_path: Path) -> None:
     broken = Encoded(encoded.parts | {name: torch.ones(7, 5)}, encoded.plain)
     with pytest.raises(CheckpointError, match=rf"a\.weight is stored in parts that do not fit.*a\.{name}"):
         matrix(tmp_path, broken, settings).header("a.weight")
+
+
+@pytest.mark.parametrize(
+    ("case", "part", "dtype"),
+    [
+        ("modelopt mxfp8", "weight_scale", torch.int8),
+        ("modelopt nvfp4", "weight_scale", torch.uint8),
+        ("modelopt nvfp4", "weight_scale_2", torch.int32),
+        ("compressed mxfp4", "weight_scale", torch.float32),
+        ("compressed int8", "weight_scale", torch.uint8),
+        ("fp8", "weight_scale_inv", torch.uint8),
+    ],
+)
+def test_scales_of_another_type_are_refused(case: str, part: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Exponents read as numbers, or the other way round, would give finite weights that are wrong."""
+    encoded, settings, _ = CASES[case]
+    broken = Encoded(encoded.parts | {part: torch.ones(encoded.parts[part].shape, dtype=dtype)}, encoded.plain)
+    with pytest.raises(CheckpointError, match=rf"a\.weight is stored in parts that do not fit.*a\.{part}"):
+        matrix(tmp_path, broken, settings).header("a.weight")
+
+
+def test_blocks_may_be_larger_than_the_matrix(tmp_path: Path) -> None:
+    parts, plain = scaled(random_weight(ROWS, COLUMNS), torch.float8_e4m3fn, "tensor")
+    encoded = Encoded({"weight": parts["weight"], "weight_scale": parts["weight_scale"].view(1, 1)}, plain)
+    settings = compressed("float-quantized", 8, "float", "block", block_structure=[10**30, 10**10])
+    assert torch.equal(matrix(tmp_path, encoded, settings).get("a.weight"), plain)
 
 
 @pytest.mark.parametrize("case", CASES)
