@@ -1,5 +1,6 @@
 """The sources made from templates: their rows are well-formed and the same each time, for every talk and exercise."""
 
+import re
 from functools import partial
 
 import pytest
@@ -41,3 +42,12 @@ def test_everyday_sentences_are_translated_both_ways(language: str) -> None:
 def test_long_sentences_are_not_translated() -> None:
     kept = {"translate/tatoeba-en-zh": [PAIR | {"target": "我" * 21}]}
     assert list(exercise_rows(kept, "en", at_most=0)) == []
+
+
+def test_the_name_stands_apart_in_chinese_answers() -> None:
+    """As most Chinese texts print Latin words; and a search for the whole word finds it."""
+    rows = talk_rows({}, PERSONA_FILES, ("zh",), 40)
+    answers = [message["content"] for row in rows for message in row["messages"] if message["role"] == "assistant"]
+    named = [answer for answer in answers if "RouteLM" in answer]
+    assert len(named) > 100
+    assert all(re.search(r"\bRouteLM\b", answer) for answer in named)
