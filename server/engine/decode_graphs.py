@@ -10,6 +10,7 @@ Shapes: S sequences, V vocabulary.
 
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -35,7 +36,7 @@ class StepShape(NamedTuple):
 
 
 class DecodeGraphs:
-    """Computes decode steps of one network, and captures those whose shape comes twice in a row.
+    """Computes decode steps of one network, and captures those whose shape comes a second time.
 
     `table_width` is the largest number of blocks per sequence. Nothing is captured for a network in which PyTorch
     computes something itself, because only compiled calls can be replayed.
@@ -45,20 +46,24 @@ class DecodeGraphs:
         self._network, self._table_width, self._max_bytes = network, table_width, max_bytes
         self._captured: dict[StepShape, _CapturedStep] = {}  # the last used one at the end
         self._max_sequences = math.inf  # with more, a graph is too large to keep; 0: nothing can be captured
-        self._last: StepShape | None = None
+        self._seen: set[StepShape] = set()  # without those that were evicted
 
-    def run(self, batch: ForwardBatch) -> StepOutput:
-        """The logits of every sequence's next token. A later step overwrites all of them."""
+    def run(self, batch: ForwardBatch, before_kernels: Callable[[], None]) -> StepOutput:
+        """The logits of every sequence's next token. A later step overwrites all of them.
+
+        `before_kernels` is called once, right before the compiled code runs.
+        """
         experts = batch.num_experts_per_token
         if batch.masks or batch.experts_by_layer or batch.adapters_T is not None or isinstance(experts, Tensor):
-            return _output(*_compute(self._network, batch))  # PyTorch computes some of it
-        shape, last = StepShape(len(batch.token_ids_T), experts), self._last
-        self._last = shape
+            return self._compute(batch, before_kernels)  # PyTorch computes some of it
+        shape = StepShape(len(batch.token_ids_T), experts)
         if shape in self._captured:
             step = self._captured[shape] = self._captured.pop(shape)
-            return step.replay(batch)
-        if shape != last or shape.sequences > self._max_sequences:
-            return _output(*_compute(self._network, batch))
+            return step.replay(batch, before_kernels)
+        if shape not in self._seen or shape.sequences > self._max_sequences:
+            self._seen.add(shape)
+            return self._compute(batch, before_kernels)
+        before_kernels()
         return self._capture(shape, batch)
 
     def graph(self, count: int) -> KernelGraph | None:
@@ -67,8 +72,12 @@ class DecodeGraphs:
         return None if step is None else step.graph
 
     def clear(self) -> None:
-        """Forget all graphs; steps are captured again when they come again."""
+        """Forget all graphs; the next step of a shape is captured again."""
         self._captured.clear()
+
+    def _compute(self, batch: ForwardBatch, before_kernels: Callable[[], None]) -> StepOutput:
+        before_kernels()
+        return _output(*_compute(self._network, batch))
 
     def _capture(self, shape: StepShape, batch: ForwardBatch) -> StepOutput:
         step = _CapturedStep(self._network, batch, self._table_width)
@@ -84,7 +93,9 @@ class DecodeGraphs:
 
     def _evict(self) -> None:
         while sum(step.graph.nbytes for step in self._captured.values()) > self._max_bytes:
-            del self._captured[next(iter(self._captured))]
+            evicted = next(iter(self._captured))
+            del self._captured[evicted]
+            self._seen.remove(evicted)
 
 
 class _CapturedStep:
@@ -99,9 +110,10 @@ class _CapturedStep:
             self._logits_SV, self._routings = _compute(network, self._batch)
         self._stacked = _stacked_by(self.graph, self._routings)
 
-    def replay(self, batch: ForwardBatch) -> StepOutput:
+    def replay(self, batch: ForwardBatch, before_kernels: Callable[[], None]) -> StepOutput:
         """The same step with other inputs."""
         self._write(batch)
+        before_kernels()
         self.graph.replay()
         return self.output()
 

@@ -105,24 +105,28 @@ class Engine:
         """End a request now. Returns its terminal output, or nothing if it is unknown or finished."""
         return self._track_finished(self.scheduler.abort(request_id))
 
-    def step(self) -> list[EngineOutput]:
+    def step(self, before_kernels: Callable[[], None] = lambda: None) -> list[EngineOutput]:
         """End requests at their deadline, then compute the next tokens.
+
+        `before_kernels` is called when little but compiled code is left to run, or nothing is to be computed: what
+        wakes another thread belongs there, since that one then has Python's lock while this step does not need it.
 
         If that fails, the sequences of the step end with an error, and no others.
         An exception of the scheduler itself is raised: its state is unknown then, and the caller must use `fail_all`.
         """
-        return self._track_finished(self.scheduler.time_out() + self._step())
+        return self._track_finished(self.scheduler.time_out() + self._step(before_kernels))
 
-    def _step(self) -> list[EngineOutput]:
+    def _step(self, before_kernels: Callable[[], None]) -> list[EngineOutput]:
         batch = self.scheduler.schedule()
         if batch.is_empty:
+            before_kernels()
             return []
         self._steps += 1
         if self._threads is not None and self._threads.update():
             self.runner.decode_graphs.clear()  # their calls contain the number of threads
         started, num_tokens = self._clock(), batch.num_tokens
         try:
-            computed, sampled = self._compute(batch)
+            computed, sampled = self._compute(batch, before_kernels)
         except Exception:
             logger.exception("step %d failed; it held %d sequences", self._steps, len(batch.sequences))
             self._count_failure()
@@ -194,8 +198,8 @@ class Engine:
         """The same by tenant, without the requests that have none."""
         return self.runner.expert_load.by_tenant.load(minutes)
 
-    def _compute(self, batch: ScheduledBatch) -> tuple[ModelOutput, SampledTokens]:
-        computed = self.runner.execute(batch)
+    def _compute(self, batch: ScheduledBatch, before_kernels: Callable[[], None]) -> tuple[ModelOutput, SampledTokens]:
+        computed = self.runner.execute(batch, before_kernels)
         sampled = sample(computed.logits_RV, batch.sampling, computed.rows)
         if failed := computed.failed | sampled.failed:
             logger.warning("step %d: the scores of %d sequences are not finite numbers", self._steps, len(failed))

@@ -4,7 +4,7 @@ Shapes: T tokens of the step, S sequences, R rows whose next token is sampled, B
 V vocabulary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -53,19 +53,23 @@ class ModelRunner:
         self._written = [(-1, 0, 0)] * layout.num_slots  # (sequence, its preemptions, blocks) of each block table
 
     @torch.inference_mode()
-    def execute(self, batch: ScheduledBatch) -> ModelOutput:
-        """Compute a step. Raises whatever the network raises; then the batch's sequences cannot go on."""
+    def execute(self, batch: ScheduledBatch, before_kernels: Callable[[], None]) -> ModelOutput:
+        """Compute a step. Raises whatever the network raises; then the batch's sequences cannot go on.
+
+        `before_kernels` is called once the inputs are there.
+        """
         for op in batch.cache_ops:
             self._apply(op)
         inputs = self._inputs(batch.sequences)
         if all(_is_single_decode(sequence) for sequence in batch.sequences):
-            logits_SV, routing = self.decode_graphs.run(inputs)
+            logits_SV, routing = self.decode_graphs.run(inputs, before_kernels)
             self.expert_load.observe(routing, _token_groups(batch.sequences))
             return ModelOutput(
                 logits_SV,
                 routing=routing_by_request(batch.sequences, routing),
                 rows=[row for row, sequence in enumerate(batch.sequences) if sequence.samples],
             )
+        before_kernels()
         hidden_TD, routings = self.network(inputs)
         routing = StepRouting.stack(routings)
         self.expert_load.observe(routing, _token_groups(batch.sequences))

@@ -2,7 +2,8 @@
 
 The event loop's thread and the engine's thread share three things: an inbox of commands, guarded by a condition on
 which the engine's thread waits; the newest stats, replaced as a whole; and the time of the last step. The outputs of a
-step go back in one call. If the thread dies or hangs, the stats say that the engine is unhealthy, and every stream
+step go back in one call, when the kernels of the next step begin: so the event loop works while the engine's thread
+does not need Python's lock. If the thread dies or hangs, the stats say that the engine is unhealthy, and every stream
 still ends.
 """
 
@@ -76,6 +77,7 @@ class AsyncLLM:
         self._drained.set()
         self._stats = engine.stats()
         self._inbox: list[Command] = []
+        self._outputs: list[EngineOutput] = []  # of the engine's thread, to be handed over
         self._stopping = False
         self._wakeup = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -191,6 +193,7 @@ class AsyncLLM:
             while self._wait_for_work():
                 self._work()
         except BaseException:
+            self._hand_over()
             logger.critical("the engine's thread died; only a restart helps", exc_info=True)
             self._loop.call_soon_threadsafe(self._abandon)
         finally:
@@ -208,13 +211,20 @@ class AsyncLLM:
         try:
             while (command := self._next_command()) is not None:
                 outputs += self._execute(command)
-            outputs += self._engine.step()
+            outputs += self._engine.step(self._hand_over)
         except Exception:
             logger.exception("the engine failed outside a step; all its requests end with an error")
             outputs += self._engine.fail_all()
         self._stats, self._progress = self._engine.stats(), time.monotonic()
-        if outputs:
-            self._loop.call_soon_threadsafe(self._deliver, outputs)
+        self._outputs += outputs
+        if not self._engine.has_unfinished:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give the outputs of earlier steps to the event loop."""
+        if self._outputs:
+            self._loop.call_soon_threadsafe(self._deliver, self._outputs)
+            self._outputs = []
 
     def _next_command(self) -> Command | None:
         with self._wakeup:

@@ -27,9 +27,9 @@ def steps_beside_a_prompt(monkeypatch: pytest.MonkeyPatch, **changes: object) ->
     engine = Engine(tiny_network(), config, clock=machine)
     compute = engine._compute
 
-    def timed(batch):  # type: ignore[no-untyped-def]
+    def timed(batch, before_kernels):  # type: ignore[no-untyped-def]
         machine.now += STEP * (batch.num_decodes > 0) + TOKEN * batch.num_prefill_tokens
-        return compute(batch)
+        return compute(batch, before_kernels)
 
     monkeypatch.setattr(engine, "_compute", timed)
     for number in range(3):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from model.config import (
     TopPConfig,
 )
 from model.generate import sequence_logprobs
+from model.kernels.kernel_graph import KernelGraph
 from model.network import CausalLM
 from server.engine.engine import UNHEALTHY_AFTER, Engine
 from server.engine.types import FinishReason, GenerateRequest
@@ -289,6 +291,29 @@ def test_a_failed_step_ends_its_sequences_and_the_engine_goes_on(caplog: pytest.
     assert engine.stats().healthy
     assert [results[f"r{i}"].token_ids for i in (2, 3)] == [oracle(network, requests[i]) for i in (2, 3)]
     assert_memory_is_free(engine)
+
+
+def test_other_threads_are_woken_once_a_step_before_its_kernels(network: CausalLM) -> None:
+    """In steps that are computed, captured and replayed, and where there is nothing to compute."""
+    engine = Engine(network, engine_config())
+    events: list[str] = []
+    compute, replay = network.forward, KernelGraph.replay
+
+    def forward(batch: Any) -> Any:
+        events.append("kernels")
+        return compute(batch)
+
+    def replayed(graph: KernelGraph) -> None:
+        events.append("kernels")
+        replay(graph)
+
+    engine.step(lambda: events.append("wake"))
+    assert events == ["wake"]
+    engine.submit(request("r", [5, 6, 7], 6))
+    with patch.object(network, "forward", forward), patch.object(KernelGraph, "replay", replayed):
+        while engine.has_unfinished:
+            engine.step(lambda: events.append("wake"))
+    assert events[1:] == ["wake", "kernels"] * 6
 
 
 def test_the_tokens_of_each_step_are_counted() -> None:

@@ -75,6 +75,23 @@ async def test_streams_give_the_oracles_tokens_one_by_one(network: CausalLM) -> 
     await client.close(1)
 
 
+async def test_a_token_arrives_while_the_next_one_is_computed(gate: Gate) -> None:
+    gate.open.set()
+    forward, arrived = gate.network.forward, threading.Event()
+
+    def waiting(batch: Any) -> tuple[Tensor, Any]:
+        assert len(batch.token_ids_T) > 1 or arrived.wait(20), "the first token did not arrive"
+        return forward(batch)
+
+    gate.network.forward = waiting  # type: ignore[method-assign]
+    client = start(gate.network)
+    stream = client.submit(request("r", [5, 6], 2))
+    assert len((await anext(stream)).token_ids) == 1
+    arrived.set()
+    assert (await anext(stream)).finish_reason is FinishReason.LENGTH
+    await client.close(1)
+
+
 async def test_what_cannot_be_served_is_refused_at_once(network: CausalLM) -> None:
     client = start(network)
     with pytest.raises(ValueError, match="token id 999"):
