@@ -1,7 +1,7 @@
 """A client of streamed answers that is light: it runs on the cores of the server that it measures.
 
 With 32 streams a load generator over httpx took 142 microseconds of processor time an event, more than our server;
-over this, with a parser written in C (httptools, which uvicorn brings), it takes 37. One connection per request: some
+over this, with a parser written in C (httptools), it takes 37. One connection per request: some
 servers close idle ones.
 """
 
