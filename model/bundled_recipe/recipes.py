@@ -118,7 +118,6 @@ def bundled_polish() -> Recipe:
     """
     wider = bundled_wider()
     phase = replace(wider.decay, mixture=mixture("polish"))
-    rates = wider.optimizer
     return replace(
         wider,
         tokens=923_100_000,
@@ -128,13 +127,7 @@ def bundled_polish() -> Recipe:
         micro_batch_tokens=8192,
         micro_batches=2,
         warmup_steps=20,
-        optimizer=replace(
-            rates,
-            muon_lr=0.4 * rates.muon_lr,
-            embedding_lr=0.4 * rates.embedding_lr,
-            router_lr=0.4 * rates.router_lr,
-            scalar_lr=0.4 * rates.scalar_lr,
-        ),
+        optimizer=wider.optimizer.scaled(0.4),
         ema_decay=0.99,
         seed=11,
         packed=False,
@@ -170,6 +163,31 @@ def bundled_talk() -> Recipe:
     noise = Noise((*taught.decay.noise.chances, ("chat/more-smalltalk-*", 0.06)))
     phase = replace(taught.decay, mixture=mixture("talk"), noise=noise)
     return replace(taught, tokens=947_600_000, stable=phase, decay=phase, decay_share=0.0106, seed=14)
+
+
+def bundled_names() -> Recipe:
+    """A short run for the weights before it at half its rates, for persona, instructions, Chinese. Needs --start-from.
+
+    25 minutes on two cores, and the data of `bundled_talk`.
+    """
+    talk = bundled_talk()
+    phase = replace(talk.decay, mixture=mixture("names"))
+    return replace(
+        talk,
+        tokens=952_600_000,
+        stable=phase,
+        decay=phase,
+        decay_share=0.0056,
+        optimizer=talk.optimizer.scaled(0.5),
+        seed=16,
+    )
+
+
+def bundled_smalltalk() -> Recipe:
+    """A run like `bundled_names`, from its end on, for small talk and requests. Needs --start-from."""
+    names = bundled_names()
+    phase = replace(names.decay, mixture=mixture("smalltalk"))
+    return replace(names, tokens=957_600_000, stable=phase, decay=phase, seed=17)
 
 
 def bundled_larger() -> Recipe:
@@ -218,6 +236,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "bundled-polish": bundled_polish,
     "bundled-taught": bundled_taught,
     "bundled-talk": bundled_talk,
+    "bundled-names": bundled_names,
+    "bundled-smalltalk": bundled_smalltalk,
     "bundled-larger": bundled_larger,
     "tiny": tiny,
 }

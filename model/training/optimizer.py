@@ -5,7 +5,7 @@ steps; a stack of expert matrices is handled matrix by matrix.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import UnionType
 
 import torch
@@ -48,6 +48,16 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: WeightDecay = field(default_factory=WeightDecay)
     clip: float = 1.0
+
+    def scaled(self, factor: float) -> "OptimizerConfig":
+        """The same with other learning rates: each times the factor."""
+        return replace(
+            self,
+            muon_lr=factor * self.muon_lr,
+            embedding_lr=factor * self.embedding_lr,
+            router_lr=factor * self.router_lr,
+            scalar_lr=factor * self.scalar_lr,
+        )
 
 
 def orthogonalize(x: Tensor, steps: int = 5, dtype: torch.dtype = torch.bfloat16) -> Tensor:

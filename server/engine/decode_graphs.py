@@ -38,15 +38,18 @@ class StepShape(NamedTuple):
 class DecodeGraphs:
     """Computes decode steps of one network, and captures those whose shape comes a second time.
 
-    `table_width` is the largest number of blocks per sequence. Nothing is captured for a network in which PyTorch
-    computes something itself, because only compiled calls can be replayed.
+    Once the memory for graphs was too small, it has to come twice in a row: with many shapes in turn, each would be
+    evicted before it comes again. Nothing is captured for a network in which PyTorch computes something itself, because
+    only compiled calls can be replayed. `table_width` is the largest number of blocks per sequence.
     """
 
     def __init__(self, network: CausalLM, table_width: int, *, max_bytes: int = MAX_BYTES) -> None:
         self._network, self._table_width, self._max_bytes = network, table_width, max_bytes
         self._captured: dict[StepShape, _CapturedStep] = {}  # the last used one at the end
         self._max_sequences = math.inf  # with more, a graph is too large to keep; 0: nothing can be captured
-        self._seen: set[StepShape] = set()  # without those that were evicted
+        self._seen: set[StepShape] = set()
+        self._last: StepShape | None = None
+        self._is_memory_short = False
 
     def run(self, batch: ForwardBatch, before_kernels: Callable[[], None]) -> StepOutput:
         """The logits of every sequence's next token. A later step overwrites all of them.
@@ -56,12 +59,14 @@ class DecodeGraphs:
         experts = batch.num_experts_per_token
         if batch.masks or batch.experts_by_layer or batch.adapters_T is not None or isinstance(experts, Tensor):
             return self._compute(batch, before_kernels)  # PyTorch computes some of it
-        shape = StepShape(len(batch.token_ids_T), experts)
+        shape, last = StepShape(len(batch.token_ids_T), experts), self._last
+        self._last = shape
         if shape in self._captured:
             step = self._captured[shape] = self._captured.pop(shape)
             return step.replay(batch, before_kernels)
-        if shape not in self._seen or shape.sequences > self._max_sequences:
-            self._seen.add(shape)
+        comes_again = shape == last if self._is_memory_short else shape in self._seen
+        self._seen.add(shape)
+        if not comes_again or shape.sequences > self._max_sequences:
             return self._compute(batch, before_kernels)
         before_kernels()
         return self._capture(shape, batch)
@@ -93,9 +98,8 @@ class DecodeGraphs:
 
     def _evict(self) -> None:
         while sum(step.graph.nbytes for step in self._captured.values()) > self._max_bytes:
-            evicted = next(iter(self._captured))
-            del self._captured[evicted]
-            self._seen.remove(evicted)
+            del self._captured[next(iter(self._captured))]
+            self._is_memory_short = True
 
 
 class _CapturedStep:

@@ -5,7 +5,10 @@ sends chunks to HTTP/1.0 clients, and reads headers without a limit.
 """
 
 import asyncio
+import fcntl
 import json
+import sys
+import termios
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -81,7 +84,7 @@ class BoundedH11Protocol(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._write_timer = self.loop.call_later(WRITE_SECONDS, self.transport.abort)
+        self._watch_reader()
 
     def resume_writing(self) -> None:
         self._cancel_write_timer()
@@ -92,6 +95,21 @@ class BoundedH11Protocol(H11Protocol):
         self._cancel_write_timer()
         self._limit.remove(self)
         super().connection_lost(exc)
+
+    def _watch_reader(self) -> None:
+        """Abort the connection as soon as its client has read nothing for WRITE_SECONDS."""
+        self._write_timer = self.loop.call_later(WRITE_SECONDS, self._abort_unless_read, self._unread())
+
+    def _abort_unless_read(self, unread: int) -> None:
+        if self._unread() < unread:
+            self._watch_reader()
+        else:
+            self.transport.abort()
+
+    def _unread(self) -> int:
+        """How many bytes have not reached the client, those in the kernel included: it takes many at a time."""
+        queued = fcntl.ioctl(self.transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
+        return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
 
     def _refuse(self) -> None:
         """Close the connection, with a reason if it has no request yet."""

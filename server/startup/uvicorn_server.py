@@ -27,6 +27,8 @@ from server.startup.listeners import Listeners, bind_tcp, url_of
 
 KEEP_ALIVE_SECONDS = 75  # longer than common proxies keep idle connections, so that they close them and not we
 LAST_SECONDS = 5  # after the drain, for clients that read slowly
+ACCEPTED_AT_ONCE = 16  # connections: asyncio counts none before it has accepted all that it may at once
+QUEUED_CONNECTIONS = 2048  # in the kernel, before they are accepted
 
 # The engine's thread and the event loop take turns several times a step. Python's default of 5 ms is as long as a step.
 SWITCH_SECONDS = 0.0002
@@ -63,6 +65,8 @@ class DrainingServer(uvicorn.Server):
             logger.error("another server that started meanwhile listens on %s", addresses)
             await self.lifespan.shutdown()
             sys.exit(STARTUP_FAILURE)
+        for listener in listeners:
+            listener.listen(QUEUED_CONNECTIONS)  # asyncio makes the queue as short as what it accepts at once
         logger.info("listening on %s", addresses)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -150,6 +154,7 @@ def _server(
     config = uvicorn.Config(
         app,
         http=partial(BoundedH11Protocol, limit=limit, metrics=lambda: app.state.metrics),  # type: ignore[arg-type]
+        backlog=ACCEPTED_AT_ONCE,
         loop="asyncio",  # as fast as uvloop for streams of tokens, and nothing to install
         ws="none",
         log_config=None,  # uvicorn logs through the handler of configure_logging

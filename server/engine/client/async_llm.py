@@ -193,8 +193,8 @@ class AsyncLLM:
             while self._wait_for_work():
                 self._work()
         except BaseException:
-            self._hand_over()
             logger.critical("the engine's thread died; only a restart helps", exc_info=True)
+            self._hand_over()
             self._loop.call_soon_threadsafe(self._abandon)
         finally:
             self._engine.close()

@@ -114,8 +114,9 @@ def test_the_least_recently_used_graphs_are_evicted(network: CausalLM) -> None:
     for seed, slots in enumerate([[0], [0], [0, 1], [0, 1], [0], [0, 1, 2], [0, 1, 2]]):
         decoder.step(slots, seed)
     assert decoder.captured == [1, 3]
-    decoder.step([0, 1], 7)
-    assert decoder.captured == [1, 3], "it has to come twice again"
+    for seed, (slots, captured) in enumerate([([0, 1], [1, 3]), ([0], [3, 1]), ([0, 1], [3, 1]), ([0, 1], [1, 2])]):
+        decoder.step(slots, 7 + seed)
+        assert decoder.captured == captured, "now a shape has to come twice in a row"
 
 
 def test_what_is_too_large_is_not_captured_again_and_again(network: CausalLM) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from server.startup import http_protocol
 from server.startup.connection_limit import OTHER_FILES, PROBE_CONNECTIONS, ConnectionLimit
-from server.startup.http_protocol import MAX_HEAD_BYTES, ServerConnection
+from server.startup.http_protocol import MAX_HEAD_BYTES, BoundedH11Protocol, ServerConnection
 from tests.server.applications import Server, listening, make_server
 
 BODY = json.dumps({"prompt": "hi", "max_tokens": 5}).encode()
@@ -160,6 +160,27 @@ def test_a_client_that_does_not_read_is_dropped(url: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(http_protocol, "WRITE_SECONDS", 0.3)
     with connection(url) as opened, pytest.raises(ConnectionError):
         flood(opened, b"GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n" * 8, times=10_000)
+
+
+def test_a_client_that_reads_slowly_is_not(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long its response takes. Small buffers in the kernel, because they are delivered after an abort, too."""
+    made = BoundedH11Protocol.connection_made
+
+    def with_small_buffer(protocol: BoundedH11Protocol, transport: Any) -> None:
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**14)
+        made(protocol, transport)
+
+    monkeypatch.setattr(BoundedH11Protocol, "connection_made", with_small_buffer)
+    monkeypatch.setattr(http_protocol, "WRITE_SECONDS", 0.3)
+    address = urlsplit(url)
+    with socket.socket() as opened:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
+        opened.settimeout(30)
+        opened.connect((address.hostname, address.port))
+        opened.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: here\r\n\r\n" * 8)
+        for _ in range(60):
+            assert opened.recv(2**12)
+            time.sleep(0.02)
 
 
 def test_a_connection_takes_several_requests(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
