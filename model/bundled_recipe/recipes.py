@@ -190,6 +190,28 @@ def bundled_smalltalk() -> Recipe:
     return replace(names, tokens=957_600_000, stable=phase, decay=phase, seed=17)
 
 
+def bundled_spaces() -> Recipe:
+    """A run of seven minutes at half the rates of `bundled_smalltalk`, for the name in Chinese. Needs --start-from."""
+    smalltalk = bundled_smalltalk()
+    phase = replace(smalltalk.decay, mixture=mixture("spaces"))
+    return replace(
+        smalltalk,
+        tokens=959_100_000,
+        stable=phase,
+        decay=phase,
+        decay_share=0.0017,
+        optimizer=smalltalk.optimizer.scaled(0.5),
+        seed=18,
+    )
+
+
+def bundled_medicine() -> Recipe:
+    """A run of ten minutes at the rates of `bundled_spaces`, for refusals of medical advice. Needs --start-from."""
+    spaces = bundled_spaces()
+    phase = replace(spaces.decay, mixture=mixture("medicine"))
+    return replace(spaces, tokens=961_300_000, stable=phase, decay=phase, decay_share=0.0025, seed=19)
+
+
 def bundled_larger() -> Recipe:
     """A run for the weights that ship, with twice as many experts and the teacher's texts. Needs --start-from.
 
@@ -238,6 +260,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "bundled-talk": bundled_talk,
     "bundled-names": bundled_names,
     "bundled-smalltalk": bundled_smalltalk,
+    "bundled-spaces": bundled_spaces,
+    "bundled-medicine": bundled_medicine,
     "bundled-larger": bundled_larger,
     "tiny": tiny,
 }
