@@ -10,6 +10,7 @@ import json
 import sys
 import termios
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any
 
@@ -108,7 +109,9 @@ class BoundedH11Protocol(H11Protocol):
 
     def _unread(self) -> int:
         """How many bytes have not reached the client, those in the kernel included: it takes many at a time."""
-        queued = fcntl.ioctl(self.transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
+        queued = b""
+        with suppress(OSError):  # not every system tells
+            queued = fcntl.ioctl(self.transport.get_extra_info("socket"), termios.TIOCOUTQ, bytes(4))
         return self.transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
 
     def _refuse(self) -> None:
