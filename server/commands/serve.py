@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # annotation of a setting: type of its option, a list where the option may be repeated
 OPTION_TYPES: dict[Any, Any] = {int: int, int | None: int, float: float, dict[str, Path]: list[str]}
+POSITIONAL_MODEL = Annotated[str | None, typer.Argument(metavar="MODEL", help="The same as --model.")]
+MODEL_GIVEN_TWICE = "MODEL and --model are the same: give one of them"
 KEY_ON_COMMAND_LINE = (
     "--api-key: every user of this machine could read the key there; set ROUTELM_API_KEY or use --api-key-file"
 )
@@ -86,13 +88,17 @@ def with_setting_options(function: Callable[..., None]) -> TyperCommand:
     """
     from server.settings import Settings
 
-    def command(**given: Any) -> None:
-        function(**given)
+    def command(positional_model: str | None, **given: Any) -> None:
+        if positional_model is not None and given["model"] is not None:
+            raise failure(MODEL_GIVEN_TWICE)
+        function(**given | {"model": positional_model or given["model"]})
 
+    annotations: dict[str, Any] = {"positional_model": POSITIONAL_MODEL}
+    annotations |= {name: _option(name, field) for name, field in Settings.model_fields.items()}
     command.__signature__ = Signature(  # type: ignore[attr-defined]
         [
-            Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=_option(name, field))
-            for name, field in Settings.model_fields.items()
+            Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+            for name, annotation in annotations.items()
         ]
     )
     command.__doc__ = function.__doc__

@@ -30,7 +30,18 @@ def call(given: dict[str, Any], *arguments: str) -> dict[str, Any]:
 
 def test_there_is_an_option_for_every_setting_but_the_key(command: TyperCommand) -> None:
     shown = {parameter.name for parameter in command.params if not parameter.hidden}  # type: ignore[attr-defined]
-    assert shown == set(Settings.model_fields) - {"api_key"}
+    assert shown == set(Settings.model_fields) - {"api_key"} | {"positional_model"}
+
+
+def test_the_model_may_be_given_without_its_option(given: dict[str, Any]) -> None:
+    """As vLLM's command takes it."""
+    assert call(given, "org/name", "--port", "9000") == {"model": "org/name", "port": 9000}
+
+
+def test_one_model_is_served() -> None:
+    result = CliRunner().invoke(app, ["serve", "org/name", "--model", "bundled"])
+    assert result.exit_code == 2
+    assert result.output == "MODEL and --model are the same: give one of them\n"
 
 
 def test_a_key_on_the_command_line_is_refused_with_a_better_way() -> None:
