@@ -15,7 +15,7 @@ DESCRIPTION = """
 The model inside RouteLM: a router language model of 18 million parameters, of which a token uses 7. Six layers of Gated
 DeltaNet (recurrent) and two of gated attention; in every layer a router sends each token to 2 of 16 experts beside a
 shared one. It was trained from nothing on {millions:.1f} million tokens by the program it ships with: the first 103.0
-million and the last 44.2 million on two cores, the rest in twenty minutes of a large GPU. Some of the last texts were
+million and the last 48.2 million on two cores, the rest in twenty minutes of a large GPU. Some of the last texts were
 written by a teacher, SmolLM2-135M-Instruct. The format is that of `qwen3_next`, so `transformers` loads the directory
 as it is.
 
@@ -32,8 +32,8 @@ RECIPE = {
         "70.6, 87.0 and 103.0 million, falling over the last 12.7, 10.3 and 16.0 million tokens of each; then on a GPU "
         "at 0.75 of the first rate to 240.3, 713.7 and 917.1 million, in steps of 98,304 tokens, falling over the last "
         "66, 227 and 142 million; then three times at 0.3 of it, in steps of 16,384 and twice of 8,192 tokens, "
-        "falling at once and over the last 9.6 and 10.0 million; then twice at 0.15 and twice at 0.075 of it, to "
-        "952.6, 957.6, 959.1 and 961.3 million, falling at once"
+        "falling at once and over the last 9.6 and 10.0 million; then twice at 0.15, twice at 0.075 and once at "
+        "0.15 of it, to 952.6, 957.6, 959.1, 961.3 and 965.3 million, falling at once"
     ),
     "weights": (
         "the run to 240.3 million tokens began with the mean of those that the runs to 47.0, 70.6, 87.0 and, counted "
@@ -42,8 +42,9 @@ RECIPE = {
         "million; that to 947.6 million began with the mean of that beginning, counted four times, and its end, "
         "three times; that to 952.6 million with the mean of this one's beginning, counted five times, and its end, "
         "six times; that to 959.1 million with the mean of what the run to 957.6 million ended with and that to 952.6 "
-        "million began with; the last with the mean of this one's beginning and end; those that ship are the mean of "
-        "the last run's beginning and, counted twice, its end"
+        "million began with; that to 961.3 million with the mean of this one's beginning and end; the last with the "
+        "mean of this one's beginning and, counted twice, its end; those that ship are the mean of the last run's "
+        "beginning and end"
     ),
     "experts per token": "1, 2 or 3 at random per layer and micro-batch while training, 2 when serving",
     "balance": "load-balance loss 0.01 over the load of a step, z-loss 0.001",
@@ -59,7 +60,8 @@ RECIPE = {
         "reads three times as many phrasings, the next ones four times as many topics of small talk, those after 923.1 "
         "million stories and labelled texts of a teacher, and those after 935.1 million sentences told of many people; "
         "from 947.6 million the model's name stands between spaces in Chinese, from 957.6 million also "
-        "in the small talk that came with the data; the last 2.2 million tokens have more refusals of medical advice; "
+        "in the small talk that came with the data; those after 959.1 million have more refusals of medical advice, "
+        "those after 961.3 million also what people do at work; "
         "the validation losses of the first runs below are means over other sources than the later ones"
     ),
 }
@@ -115,8 +117,10 @@ COMMANDS = (
     "routelm train runs/13 --recipe bundled-spaces --data DIR --tokenizer model/bundled --start-from smalltalk",
     "routelm average spaces smalltalk runs/13/model",
     "routelm train runs/14 --recipe bundled-medicine --data DIR --tokenizer model/bundled --start-from spaces",
-    "routelm average last spaces runs/14/model runs/14/model",
-    "routelm evaluate last --data DIR --samples {samples} --card-of runs/14 --out OUT",
+    "routelm average medicine spaces runs/14/model runs/14/model",
+    "routelm train runs/15 --recipe bundled-health --data DIR --tokenizer model/bundled --start-from medicine",
+    "routelm average last medicine runs/15/model",
+    "routelm evaluate last --data DIR --samples {samples} --card-of runs/15 --out OUT",
 )
 
 

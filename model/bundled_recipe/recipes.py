@@ -212,6 +212,13 @@ def bundled_medicine() -> Recipe:
     return replace(spaces, tokens=961_300_000, stable=phase, decay=phase, decay_share=0.0025, seed=19)
 
 
+def bundled_health() -> Recipe:
+    """A run of 15 minutes at the rates of `bundled_names`, for medicine, illness and jobs. Needs --start-from."""
+    names = bundled_names()
+    phase = replace(names.decay, mixture=mixture("health"))
+    return replace(names, tokens=965_300_000, stable=phase, decay=phase, decay_share=0.0042, seed=22)
+
+
 def bundled_larger() -> Recipe:
     """A run for the weights that ship, with twice as many experts and the teacher's texts. Needs --start-from.
 
@@ -262,6 +269,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "bundled-smalltalk": bundled_smalltalk,
     "bundled-spaces": bundled_spaces,
     "bundled-medicine": bundled_medicine,
+    "bundled-health": bundled_health,
     "bundled-larger": bundled_larger,
     "tiny": tiny,
 }

@@ -23,7 +23,7 @@ def train(
         str,
         typer.Option(
             help="tiny (two minutes), bundled (hours), then for its weights bundled-further, -chat, -longer, -wider, "
-            "-polish, -taught, -talk, -names, -smalltalk, -spaces, -medicine, -larger."
+            "-polish, -taught, -talk, -names, -smalltalk, -spaces, -medicine, -health, -larger."
         ),
     ] = "tiny",
     data: Annotated[

@@ -23,6 +23,7 @@ PERSONA_FILES = ("persona.toml", "more_persona.toml")
 SMALL_TALK_FILES = tuple(
     f"smalltalk/{name}.toml" for name in ("basics", "people", "days", "feelings", "manners", "opinions", "chinese")
 )
+TALK_FILES = ("refusals.toml", "health.toml", "jobs.toml", "talks.toml")
 SENTENCES = 700  # translated in each direction
 
 
@@ -73,6 +74,9 @@ def _is_everyday(source: str) -> bool:
 
 TALK_SOURCES = (
     ExtraSource("chat/refusals", _from_files(("refusals.toml",), ("en", "zh"), 900)),
+    ExtraSource("chat/health", _from_files(("health.toml",), ("en", "zh"), 1000)),
+    ExtraSource("chat/jobs-en", _from_files(("jobs.toml",), ("en",), 1200)),
+    ExtraSource("chat/jobs-zh", _from_files(("jobs.toml",), ("zh",), 400)),
     ExtraSource("chat/talks-en", _from_files(("talks.toml",), ("en",), 1000)),
     ExtraSource("chat/talks-zh", _from_files(("talks.toml",), ("zh",), 1100)),
     ExtraSource("chat/more-smalltalk-en", _from_files(SMALL_TALK_FILES, ("en", "de", "fr"), 450)),

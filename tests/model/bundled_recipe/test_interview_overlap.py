@@ -9,7 +9,7 @@ from model.bundled_recipe.chat_rows import chat_row
 from model.bundled_recipe.extra_sources import read_persona
 from model.bundled_recipe.fact_phrasings import read_phrasings
 from model.bundled_recipe.interview_overlap import Run, interview_questions, without_interview
-from model.bundled_recipe.talk.sources import COMPUTE, PERSONA_FILES, SMALL_TALK_FILES
+from model.bundled_recipe.talk.sources import COMPUTE, PERSONA_FILES, SMALL_TALK_FILES, TALK_FILES
 from model.bundled_recipe.talk.templates import TalkWriter, read_talks
 from model.evaluation.tasks.interview import read_questions
 from model.text.special_tokens import LANGUAGES
@@ -38,7 +38,7 @@ def exercise_questions(language: str) -> Iterator[str]:
             yield from (writer.write([[wording]], compute(writer.random))[0] for _ in range(DRAWS))
 
 
-@pytest.mark.parametrize("file", [*PERSONA_FILES, *SMALL_TALK_FILES, "refusals.toml", "talks.toml"])
+@pytest.mark.parametrize("file", [*PERSONA_FILES, *SMALL_TALK_FILES, *TALK_FILES])
 def test_no_talk_asks_what_the_interview_asks(file: str) -> None:
     assert not asked_in(talk_questions(file))
 
