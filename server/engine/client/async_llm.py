@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 HANGING_AFTER = 300.0  # seconds in which no step ends although there is work: longer than any step should take
 ABORT_SECONDS = 30.0  # how long the aborts after the grace period may take
+ITERATIONS_BEFORE_WAKE_UP = 4  # of the event loop: enough to read the requests that came together
 GIVEN_UP = (FinishReason.ABORT, FinishReason.TIMEOUT, FinishReason.ERROR)  # maybe before a first output
 
 Command = EngineRequest | str  # a request to accept, or the id of one to abort
@@ -106,7 +107,7 @@ class AsyncLLM:
             self._progress = now
         stream = self._streams[request.request_id] = OutputStream()
         self._drained.clear()
-        self._send([request])
+        self._send([request], ITERATIONS_BEFORE_WAKE_UP)
         return stream
 
     def abort(self, request_id: str) -> None:
@@ -165,9 +166,22 @@ class AsyncLLM:
         self._deliver(outputs)
         self._drained.set()
 
-    def _send(self, commands: Iterable[Command]) -> None:
+    def _send(self, commands: Iterable[Command], iterations: int = 0) -> None:
+        """Give the engine's thread commands, and wake it up after so many iterations of the event loop."""
         with self._wakeup:
             self._inbox.extend(commands)
+        self._wake_up(iterations)
+
+    def _wake_up(self, iterations: int) -> None:
+        """Wake the engine's thread if it sleeps.
+
+        Had it been woken with the first of several requests, it would compute that prompt alone, and the event loop
+        would wait for Python's lock while it reads the others.
+        """
+        if iterations:
+            self._loop.call_soon(self._wake_up, iterations - 1)
+            return
+        with self._wakeup:
             self._wakeup.notify()
 
     def _deliver(self, outputs: list[EngineOutput]) -> None:

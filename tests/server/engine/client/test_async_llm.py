@@ -92,6 +92,28 @@ async def test_a_token_arrives_while_the_next_one_is_computed(gate: Gate) -> Non
     await client.close(1)
 
 
+async def test_requests_that_come_together_are_computed_in_one_step(gate: Gate) -> None:
+    gate.open.set()
+    steps: list[int] = []
+    forward = gate.network.forward
+
+    def counting(batch: Any) -> tuple[Tensor, Any]:
+        steps.append(len(batch.query_starts_S1) - 1)
+        return forward(batch)
+
+    gate.network.forward = counting  # type: ignore[method-assign]
+    client = start(gate.network)
+    await asyncio.sleep(0.05)  # until the engine's thread sleeps
+    streams = []
+    for name in ("first", "second"):
+        streams.append(client.submit(request(name, [5, 6], 1)))
+        await asyncio.sleep(0)  # the loop reads other requests
+    for stream in streams:
+        await read(stream)
+    assert steps == [2]
+    await client.close(1)
+
+
 async def test_what_cannot_be_served_is_refused_at_once(network: CausalLM) -> None:
     client = start(network)
     with pytest.raises(ValueError, match="token id 999"):
