@@ -17,7 +17,6 @@ from dataclasses import replace
 
 from server.engine.client.admission import UNKNOWN_SPEED, AdmissionControl, QueueLimits, Speed
 from server.engine.client.base import EngineClosedError
-from server.engine.client.handover import Handover
 from server.engine.engine import STEP_FAILED, Engine
 from server.engine.types import EngineOutput, EngineRequest, EngineStats, FinishReason, LabelLoad, SchedulingParams
 
@@ -80,7 +79,6 @@ class AsyncLLM:
         self._stats = engine.stats()
         self._inbox: list[Command] = []
         self._outputs: list[EngineOutput] = []  # of the engine's thread, to be handed over
-        self._handover = Handover(self._deliver)
         self._stopping = False
         self._wakeup = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -150,8 +148,6 @@ class AsyncLLM:
             self._wakeup.notify()
         if not self._dead:
             await asyncio.to_thread(self._thread.join)
-        if not self._thread.is_alive():
-            self._handover.close()
 
     async def _until_drained(self) -> None:
         try:
@@ -163,7 +159,6 @@ class AsyncLLM:
     def _abandon(self) -> None:
         """On the loop's thread: end all streams, because the engine will not answer any more."""
         self._closing = self._dead = True
-        self._handover.deliver()
         outputs = [
             EngineOutput(request_id, (), finish_reason=FinishReason.ERROR, error=STEP_FAILED)
             for request_id in self._streams
@@ -242,7 +237,7 @@ class AsyncLLM:
     def _hand_over(self) -> None:
         """Give the outputs of earlier steps to the event loop."""
         if self._outputs:
-            self._handover.put(self._outputs)
+            self._loop.call_soon_threadsafe(self._deliver, self._outputs)
             self._outputs = []
 
     def _next_command(self) -> Command | None:
