@@ -213,7 +213,7 @@ def bundled_medicine() -> Recipe:
 
 
 def bundled_health() -> Recipe:
-    """A run of 15 minutes at the rates of `bundled_names`, for medicine, illness and jobs. Needs --start-from."""
+    """A run of 17 minutes at the rates of `bundled_names`, for medicine, illness and jobs. Needs --start-from."""
     names = bundled_names()
     phase = replace(names.decay, mixture=mixture("health"))
     return replace(names, tokens=965_300_000, stable=phase, decay=phase, decay_share=0.0042, seed=22)

@@ -173,10 +173,10 @@ class AsyncLLM:
         self._wake_up(iterations)
 
     def _wake_up(self, iterations: int) -> None:
-        """Wake the engine's thread if it sleeps.
+        """Wake the engine's thread if it sleeps, after so many iterations of the event loop.
 
-        Had it been woken with the first of several requests, it would compute that prompt alone, and the event loop
-        would wait for Python's lock while it reads the others.
+        Woken with the first of several requests, it would compute that prompt alone, and the event loop would wait for
+        Python's lock to read the others.
         """
         if iterations:
             self._loop.call_soon(self._wake_up, iterations - 1)
