@@ -170,53 +170,38 @@ def bundled_names() -> Recipe:
 
     25 minutes on two cores, and the data of `bundled_talk`.
     """
-    talk = bundled_talk()
-    phase = replace(talk.decay, mixture=mixture("names"))
-    return replace(
-        talk,
-        tokens=952_600_000,
-        stable=phase,
-        decay=phase,
-        decay_share=0.0056,
-        optimizer=talk.optimizer.scaled(0.5),
-        seed=16,
-    )
+    return _another(bundled_talk(), "names", 952_600_000, decay_share=0.0056, rates=0.5, seed=16)
 
 
 def bundled_smalltalk() -> Recipe:
     """A run like `bundled_names`, from its end on, for small talk and requests. Needs --start-from."""
-    names = bundled_names()
-    phase = replace(names.decay, mixture=mixture("smalltalk"))
-    return replace(names, tokens=957_600_000, stable=phase, decay=phase, seed=17)
+    return _another(bundled_names(), "smalltalk", 957_600_000, decay_share=0.0056, seed=17)
 
 
 def bundled_spaces() -> Recipe:
     """A run of seven minutes at half the rates of `bundled_smalltalk`, for the name in Chinese. Needs --start-from."""
-    smalltalk = bundled_smalltalk()
-    phase = replace(smalltalk.decay, mixture=mixture("spaces"))
-    return replace(
-        smalltalk,
-        tokens=959_100_000,
-        stable=phase,
-        decay=phase,
-        decay_share=0.0017,
-        optimizer=smalltalk.optimizer.scaled(0.5),
-        seed=18,
-    )
+    return _another(bundled_smalltalk(), "spaces", 959_100_000, decay_share=0.0017, rates=0.5, seed=18)
 
 
 def bundled_medicine() -> Recipe:
     """A run of ten minutes at the rates of `bundled_spaces`, for refusals of medical advice. Needs --start-from."""
-    spaces = bundled_spaces()
-    phase = replace(spaces.decay, mixture=mixture("medicine"))
-    return replace(spaces, tokens=961_300_000, stable=phase, decay=phase, decay_share=0.0025, seed=19)
+    return _another(bundled_spaces(), "medicine", 961_300_000, decay_share=0.0025, seed=19)
 
 
 def bundled_health() -> Recipe:
     """A run of 17 minutes at the rates of `bundled_names`, for medicine, illness and jobs. Needs --start-from."""
-    names = bundled_names()
-    phase = replace(names.decay, mixture=mixture("health"))
-    return replace(names, tokens=965_300_000, stable=phase, decay=phase, decay_share=0.0042, seed=22)
+    return _another(bundled_names(), "health", 965_300_000, decay_share=0.0042, seed=22)
+
+
+def _another(
+    like: Recipe, mixture_name: str, tokens: int, *, decay_share: float, seed: int, rates: float = 1
+) -> Recipe:
+    """A short run like another, with another mixture from beginning to end, at `rates` of its learning rates."""
+    phase = replace(like.decay, mixture=mixture(mixture_name))
+    optimizer = like.optimizer.scaled(rates)
+    return replace(
+        like, tokens=tokens, stable=phase, decay=phase, decay_share=decay_share, optimizer=optimizer, seed=seed
+    )
 
 
 def bundled_larger() -> Recipe:

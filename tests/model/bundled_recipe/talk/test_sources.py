@@ -10,6 +10,7 @@ from model.text.special_tokens import LANGUAGES
 from model.training.data.prepare import ExtraSource
 
 PAIR = {"source_lang": "en", "target_lang": "zh", "source": "I am late.", "target": "我迟到了。"}
+SMALL_FILES = ("health.toml", "jobs.toml")  # of a few talks
 # Some rows of each talk and exercise.
 TALKS = [
     ExtraSource(file, partial(talk_rows, files=(file,), languages=LANGUAGES, at_most=10))
@@ -24,7 +25,7 @@ EXERCISES = [
 @pytest.mark.parametrize("source", [*TALKS, *EXERCISES], ids=lambda source: source.name)
 def test_rows_alternate_without_open_slots_and_come_out_the_same_twice(source: ExtraSource) -> None:
     rows = list(source.rows({}))
-    assert len(rows) >= 20
+    assert len(rows) >= (20 if source.name in SMALL_FILES else 300)
     assert rows == list(source.rows({}))
     for messages in (row["messages"] for row in rows):
         assert [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2)
