@@ -12,7 +12,7 @@ import { setUpTasks } from "./tasks.js";
 
 const NEEDS_CHAT_TEMPLATE = ["chat", "translate", "summarize", "analyze"];
 
-const server = { model: null, routing: null, settings: new Settings() };
+const server = { model: null, routing: null, settings: new Settings(), ready };
 const tabs = new Tabs();
 let starting = null;
 
@@ -26,6 +26,12 @@ await start();
 function start() {
   starting ??= describeOrTell().finally(() => (starting = null));
   return starting;
+}
+
+/** Waits until the server is described, and tries again where that failed. Returns whether it is. */
+async function ready() {
+  if (starting || !server.model) await start();
+  return server.model !== null;
 }
 
 async function describeOrTell() {
@@ -42,8 +48,8 @@ async function describeOrTell() {
 async function describe() {
   const [model] = (await getJson("v1/models")).data;
   const properties = await getJson("props");
-  server.model = model;
   server.routing = await routingOverview();
+  server.model = model;
   server.settings.offerExperts(server.routing?.experts_per_token, model.quality_by_experts_per_token);
   document.title = `${model.id} · RouteLM`;
   find("#model").textContent = `${model.id} · ${model.max_model_len.toLocaleString("en")} tokens of context`;

@@ -12,7 +12,7 @@ export function setUpChat(server) {
   const panel = find("#chat");
   const input = find("textarea", panel);
   let conversation = [];
-  const composer = new Composer(find("form", panel), async (signal) => {
+  const composer = new Composer(find("form", panel), server.ready, async (signal) => {
     const text = input.value.trim();
     if (!text) return;
     input.value = "";
@@ -47,7 +47,7 @@ function showStarted(panel, started) {
 /** The text of the answer; nothing if there is none. */
 async function answer(server, panel, messages, signal) {
   const body = {
-    model: server.model?.id,
+    model: server.model.id,
     messages,
     ...server.settings.fields,
     ...(hasExperts(server.routing) && { return_routing: true }),

@@ -3,9 +3,10 @@
 import { find } from "./dom.js";
 
 export class Composer {
-  /** `send(signal)` does the work; it throws an AbortError when it was stopped. */
-  constructor(form, send) {
+  /** `send(signal)` does the work, once `ready()` has said that it may; it throws an AbortError when it was stopped. */
+  constructor(form, ready, send) {
     this.form = form;
+    this.ready = ready;
     this.send = send;
     this.button = find("button.send", form);
     this.label = this.button.textContent;
@@ -31,9 +32,10 @@ export class Composer {
 
   async start() {
     this.running = new AbortController();
+    const { signal } = this.running;
     this.show("Stop");
     try {
-      await this.send(this.running.signal);
+      if ((await this.ready()) && !signal.aborted) await this.send(signal);
     } finally {
       this.running = null;
       this.show(this.label);

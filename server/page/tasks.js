@@ -17,23 +17,23 @@ const TASKS = {
 
 export function setUpTasks(server) {
   for (const [name, task] of Object.entries(TASKS)) {
-    setUp(name, async (fields, signal) => {
+    setUp(server, name, async (fields, signal) => {
       const body = { ...task.body(fields), ...server.settings.fields };
       if (task.routed && hasExperts(server.routing)) body.return_routing = true;
       const shown = newAnswer(name, body, server);
       await shown.during(readStream(shown, body, signal));
     });
   }
-  setUp("analyze", async ({ text, labels }, signal) => {
+  setUp(server, "analyze", async ({ text, labels }, signal) => {
     const body = { text, labels: labels.split(",").map((label) => label.trim()).filter(Boolean) };
     const shown = newAnswer("analyze", body, server);
     await shown.during(readScores(shown, body, signal));
   });
 }
 
-function setUp(name, send) {
+function setUp(server, name, send) {
   const form = find(`#${name} form`);
-  new Composer(form, (signal) => send(Object.fromEntries(new FormData(form)), signal));
+  new Composer(form, server.ready, (signal) => send(Object.fromEntries(new FormData(form)), signal));
 }
 
 function newAnswer(name, body, server) {

@@ -408,6 +408,21 @@ def test_a_model_without_experts_is_served_without_routing(open_page: Open) -> N
     expect(page.locator("#experts")).to_be_hidden()
 
 
+def test_a_question_waits_until_the_server_is_described(open_page: Open) -> None:
+    held: list[Route] = []
+    asked: list[str] = []
+    page = open_page(routes={"**/v1/models": lambda route: held.append(route)})
+    page.on("request", lambda request: asked.append(request.url))
+    page.get_by_label("Message").fill("How are you?")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#chat").get_by_role("button", name="Stop")).to_be_visible()
+    assert not any("chat/completions" in url for url in asked)
+    with page.expect_request("**/v1/chat/completions") as request:
+        held[0].continue_()
+    assert request.value.post_data_json["model"] == "routelm"
+    assert answer_of(page, "chat").locator(".text").first.inner_text()
+
+
 def test_where_routing_is_refused_the_answer_comes_without_it(open_page: Open) -> None:
     refusal = {
         "error": {"message": "too long", "type": "invalid_request_error", "param": "return_routing", "code": None}
