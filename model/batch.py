@@ -4,9 +4,9 @@ Layers are written once, over a flat list of tokens. For whatever combines token
 recurrence, attention) they call the batch: `ForwardBatch` serves ragged sequences on top of the cache, `PaddedBatch`
 trains on rows of equal length. A batch is an argument of the forward pass, never a global.
 
-Shapes: T tokens of all sequences, S sequences, B blocks per sequence (ForwardBatch) or rows (PaddedBatch), L positions
-of a row, H heads, G key/value heads or groups, C channels, J convolution taps, K key width, V value width, P head width
-and N state width of a state-space head.
+Shapes: T tokens of all sequences, R of them whose outputs are wanted, S sequences, B blocks per sequence
+(ForwardBatch) or rows (PaddedBatch), L positions of a row, H heads, G key/value heads or groups, C channels, J
+convolution taps, K key width, V value width, P head width and N state width of a state-space head.
 """
 
 from collections.abc import Mapping
@@ -38,6 +38,11 @@ class TokenBatch(Protocol):
     @property
     def adapters_T(self) -> Tensor | None:
         """The LoRA adapter of each token: its index in `CausalLM.adapters`, or -1 for none. None: no token has one."""
+        ...
+
+    @property
+    def output_rows_R(self) -> Tensor | None:
+        """The tokens for which the network is to give outputs, by index, ascending. None: all of them."""
         ...
 
     def experts_per_token(self, layer: int) -> int | Tensor | None:
@@ -130,6 +135,7 @@ class ForwardBatch:
     cache: CacheStorage
     num_experts_per_token: int | Tensor | None = None  # in every MoE layer; see `TokenBatch.experts_per_token`
     adapters_T: Tensor | None = None  # int64; see `TokenBatch.adapters_T`
+    output_rows_R: Tensor | None = None  # int64; see `TokenBatch.output_rows_R`
     tables: RotaryTables = field(default_factory=dict)
     masks: Mapping[int, Tensor] = field(default_factory=dict)  # by layer; see `TokenBatch.masked_experts`
     experts_by_layer: Mapping[int, Tensor] = field(default_factory=dict)  # in place of `num_experts_per_token`
@@ -213,6 +219,11 @@ class PaddedBatch:
     @property
     def adapters_T(self) -> None:
         """Adapters are served, not trained."""
+        return None
+
+    @property
+    def output_rows_R(self) -> None:
+        """Training wants the outputs of all tokens."""
         return None
 
     def experts_per_token(self, layer: int) -> int | Tensor | None:

@@ -39,19 +39,28 @@ class Block(nn.Module):
             self.feed_forward_norm = _norm(model, layer.norms.has_pre)
             self.feed_forward_post_norm = _norm(model, layer.norms.has_post)
 
-    def forward(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> tuple[Tensor, Routing | None]:
+    def forward(
+        self, x_TD: Tensor, batch: TokenBatch, layer: int, rows_R: Tensor | None = None
+    ) -> tuple[Tensor, Routing | None]:
+        """The outputs of the tokens `rows_R`, by default of all, and the routing of all tokens if there are experts."""
         mixed_TD = self.mixer_post_norm(self.mixer(self.mixer_norm(x_TD), batch, layer))
+        if not self.is_moe:
+            x_TD, mixed_TD = _rows(x_TD, rows_R), _rows(mixed_TD, rows_R)
         if self.feed_forward is None:
             return kernels.add_scaled(x_TD, mixed_TD, self.scale), None
         x_TD, normed_TD = self.feed_forward_norm.after_adding(x_TD, mixed_TD, self.scale)
-        if self.is_moe:
-            asked = (batch.experts_per_token(layer), batch.masked_experts(layer))
-            y_TD, routing = self.feed_forward(normed_TD, batch.token_ids_T, *asked)
-            return self._add(x_TD, y_TD), routing
-        return self._add(x_TD, self.feed_forward(normed_TD)), None
+        if not self.is_moe:
+            return self._add(x_TD, self.feed_forward(normed_TD)), None
+        asked = (batch.experts_per_token(layer), batch.masked_experts(layer))
+        y_RD, routing = self.feed_forward(normed_TD, batch.token_ids_T, *asked, rows_R)
+        return self._add(_rows(x_TD, rows_R), y_RD), routing
 
     def _add(self, x_TD: Tensor, y_TD: Tensor) -> Tensor:
         return kernels.add_scaled(x_TD, self.feed_forward_post_norm(y_TD), self.scale)
+
+
+def _rows(x_TD: Tensor, rows_R: Tensor | None) -> Tensor:
+    return x_TD if rows_R is None else x_TD.index_select(0, rows_R)
 
 
 def _norm(model: ModelConfig, wanted: bool) -> Norm:
@@ -112,15 +121,21 @@ class CausalLM(nn.Module):
         return [block.mixer.cache_spec() for block in self.blocks]  # type: ignore[union-attr,operator]
 
     def forward(self, batch: TokenBatch) -> tuple[Tensor, tuple[Routing | None, ...]]:
-        """Hidden states [T, D] after the final norm, and the routing of each layer (None without experts)."""
+        """Hidden states after the final norm of the tokens in `batch.output_rows_R`, by default of all, [R, D].
+
+        And the routing of all tokens in each layer (None without experts). In the last layer, which no other one reads,
+        nothing more than that is computed of tokens without an output.
+        """
         if self.adapters is not None:
             self.adapters.select(batch.adapters_T)
+        # adapters are selected for all tokens of the batch, so there the last layer computes them all
+        early_R, late_R = (batch.output_rows_R, None) if batch.adapters_T is None else (None, batch.output_rows_R)
         x_TD = self._embedded(batch.token_ids_T)
         routings = []
         for layer, block in enumerate(self.blocks):
-            x_TD, routing = block(x_TD, batch, layer)
+            x_TD, routing = block(x_TD, batch, layer, early_R if block is self.blocks[-1] else None)
             routings.append(routing)
-        return self.norm(x_TD), tuple(routings)
+        return self.norm(_rows(x_TD, late_R)), tuple(routings)
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """The logits of the next tokens, float32 [R, V]."""

@@ -122,10 +122,15 @@ class MoE(nn.Module):
         token_ids_T: Tensor,
         k: int | Tensor | None = None,
         masked_TE: Tensor | None = None,
+        rows_R: Tensor | None = None,
     ) -> tuple[Tensor, Routing]:
-        """Returns y_TD and the routing. `k` and `masked_TE`: what a `TokenBatch` has of the layer."""
+        """Returns y_TD and the routing. `k` and `masked_TE`: what a `TokenBatch` has of the layer.
+
+        With `rows_R`, the experts compute these tokens alone, and y_RD is returned; the routing is that of all tokens.
+        """
         routing, shared_gate_T = self.route(x_TD, token_ids_T, k, masked_TE)
-        return self.outputs(x_TD, routing, shared_gate_T), routing
+        routed = (x_TD, routing, shared_gate_T)
+        return self.outputs(*(routed if rows_R is None else of_tokens(*routed, rows_R))), routing
 
     def outputs(self, x_TD: Tensor, routing: Routing, shared_gate_T: Tensor | None) -> Tensor:
         """The outputs for a known routing."""
@@ -171,6 +176,14 @@ class MoE(nn.Module):
             router_logits_TE = router_logits_TE.masked_fill(masked_TE, float("-inf"))
         routing = self.router(router_logits_TE, token_ids_T, *asked)
         return routing, logits[:, -1] if self.shared_is_gated else None
+
+
+def of_tokens(
+    x_TD: Tensor, routing: Routing, shared_gate_T: Tensor | None, rows_R: Tensor
+) -> tuple[Tensor, Routing, Tensor | None]:
+    """What `MoE.outputs` takes, of some tokens, by index."""
+    shared_gate_R = None if shared_gate_T is None else shared_gate_T.index_select(0, rows_R)
+    return x_TD.index_select(0, rows_R), routing.of_tokens(rows_R), shared_gate_R
 
 
 class _Permuted(torch.autograd.Function):

@@ -1,10 +1,11 @@
 """Runs the network on a scheduled step: cache copies, inputs from the sequences, logits where they are needed.
 
-Shapes: T tokens of the step, S sequences, R rows whose next token is sampled, B blocks a sequence, D hidden width,
-V vocabulary.
+Shapes: T tokens of the step, R of them that the network gives outputs for, S sequences, N of them whose next token is
+sampled, B blocks a sequence, D hidden width, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -70,25 +71,36 @@ class ModelRunner:
                 rows=[row for row, sequence in enumerate(batch.sequences) if sequence.samples],
             )
         before_kernels()
-        hidden_TD, routings = self.network(inputs)
+        hidden_RD, routings = self.network(replace(inputs, output_rows_R=self._output_rows(batch.sequences)))
         routing = StepRouting.stack(routings)
         self.expert_load.observe(routing, _token_groups(batch.sequences))
-        prompt_logprobs = self._prompt_logprobs(batch.sequences, hidden_TD)
-        embeddings = _embeddings(batch.sequences, hidden_TD)
+        prompt_logprobs = self._prompt_logprobs(batch.sequences, hidden_RD)
+        embeddings = _embeddings(batch.sequences, hidden_RD)
         return ModelOutput(
-            self._logits(batch.sequences, hidden_TD),
+            self._logits(batch.sequences, hidden_RD),
             {name: found for name, found in prompt_logprobs.items() if found is not None},
             {name: found for name, found in embeddings.items() if found is not None},
             frozenset(name for results in (prompt_logprobs, embeddings) for name in results if results[name] is None),
             routing_by_request(batch.sequences, routing),
         )
 
-    def _logits(self, sequences: list[Sequence], hidden_TD: Tensor) -> Tensor:
-        """Logits of the sequences that sample: [R, V]."""
-        rows = [last for sequence, last in _last_rows(sequences) if sequence.samples]
+    def _output_rows(self, sequences: list[Sequence]) -> Tensor | None:
+        """The tokens of the step that the network gives outputs for; None: all."""
+        rows: list[int] = []
+        end = 0
+        for sequence in sequences:
+            end += sequence.num_scheduled_tokens
+            rows += range(end - _num_outputs(sequence), end)
+        if len(rows) == end:
+            return None
+        return self._tensor(rows or [end - 1], np.int64)  # kernels want a row, though nobody reads it
+
+    def _logits(self, sequences: list[Sequence], hidden_RD: Tensor) -> Tensor:
+        """Logits of the sequences that sample: [N, V]."""
+        rows = [rows.stop - 1 for sequence, rows in _outputs(sequences) if sequence.samples]
         if not rows:
-            return hidden_TD.new_empty(0, self.network.config.vocab_size)
-        return self.network.logits(hidden_TD if len(rows) == len(hidden_TD) else hidden_TD[rows])
+            return hidden_RD.new_empty(0, self.network.config.vocab_size)
+        return self.network.logits(hidden_RD if len(rows) == len(hidden_RD) else hidden_RD[rows])
 
     def _apply(self, op: CacheOp) -> None:
         if isinstance(op, ZeroRow):
@@ -157,22 +169,22 @@ class ModelRunner:
             self._written[slot] = version
             self._block_tables[slot, : version[2]] = sequence.block_table
 
-    def _prompt_logprobs(self, sequences: list[Sequence], hidden_TD: Tensor) -> dict[str, list[TokenLogprobs] | None]:
+    def _prompt_logprobs(self, sequences: list[Sequence], hidden_RD: Tensor) -> dict[str, list[TokenLogprobs] | None]:
         """Log-probabilities of the prompt tokens after the computed ones, for the sequences that still need them."""
         found: dict[str, list[TokenLogprobs] | None] = {}
-        for sequence, last in _last_rows(sequences):
+        for sequence, rows in _outputs(sequences):
             if sequence.needs_prompt_logprobs:
                 first, count = sequence.num_computed_tokens, sequence.num_scheduled_tokens
                 targets = range(max(first + 1, sequence.first_scored), min(first + count + 1, sequence.prompt_len))
-                found[sequence.request_id] = self._score(sequence, targets, hidden_TD[last + 1 - count :], first)
+                found[sequence.request_id] = self._score(sequence, targets, hidden_RD[rows], first)
         return found
 
-    def _score(self, sequence: Sequence, targets: range, hidden_TD: Tensor, first: int) -> list[TokenLogprobs] | None:
-        """Scores of the tokens at `targets`; `hidden_TD` begins at position `first`. None: not finite numbers."""
+    def _score(self, sequence: Sequence, targets: range, hidden_RD: Tensor, first: int) -> list[TokenLogprobs] | None:
+        """Scores of the tokens at `targets`; `hidden_RD` begins at position `first`. None: not finite numbers."""
         found: list[TokenLogprobs] = []
         for begin in range(targets.start, targets.stop, SCORED_AT_ONCE):
             end = min(begin + SCORED_AT_ONCE, targets.stop)
-            logits_PV = self.network.logits(hidden_TD[begin - 1 - first : end - 1 - first])
+            logits_PV = self.network.logits(hidden_RD[begin - 1 - first : end - 1 - first])
             if not bool(torch.isfinite(logits_PV.sum(-1)).all()):
                 return None
             count = sequence.sampling.logprobs or 0
@@ -180,13 +192,13 @@ class ModelRunner:
         return found
 
 
-def _embeddings(sequences: list[Sequence], hidden_TD: Tensor) -> dict[str, tuple[float, ...] | None]:
+def _embeddings(sequences: list[Sequence], hidden_RD: Tensor) -> dict[str, tuple[float, ...] | None]:
     """The embeddings that end with this step, by request id. None: not finite numbers."""
     found: dict[str, tuple[float, ...] | None] = {}
-    for sequence, last in _last_rows(sequences):
+    for sequence, rows in _outputs(sequences):
         if sequence.pooler is None:
             continue
-        sequence.pooler.add(hidden_TD[last + 1 - sequence.num_scheduled_tokens : last + 1])
+        sequence.pooler.add(hidden_RD[rows])
         if sequence.is_last_chunk:
             vector_D = sequence.pooler.result()
             found[sequence.request_id] = tuple(vector_D.tolist()) if bool(torch.isfinite(vector_D.sum())) else None
@@ -201,12 +213,19 @@ def _token_groups(sequences: list[Sequence]) -> Iterator[TokenGroup]:
     )
 
 
-def _last_rows(sequences: list[Sequence]) -> Iterator[tuple[Sequence, int]]:
-    """Each sequence and the row of its last token in the step."""
+def _num_outputs(sequence: Sequence) -> int:
+    """How many tokens of the step the network gives outputs for: the sequence's last ones."""
+    if sequence.needs_prompt_logprobs or sequence.pooler is not None:
+        return sequence.num_scheduled_tokens
+    return int(sequence.samples)
+
+
+def _outputs(sequences: list[Sequence]) -> Iterator[tuple[Sequence, slice]]:
+    """Each sequence and its rows of the network's outputs."""
     end = 0
     for sequence in sequences:
-        end += sequence.num_scheduled_tokens
-        yield sequence, end - 1
+        start, end = end, end + _num_outputs(sequence)
+        yield sequence, slice(start, end)
 
 
 def _is_single_decode(sequence: Sequence) -> bool:

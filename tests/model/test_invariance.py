@@ -1,5 +1,8 @@
 """One request, many schedules: alone, in any batch, in any pieces, token by token, the bits are the same."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,6 +24,7 @@ from model.config import (
     hybrid_config,
 )
 from model.generate import generate, sequence_hidden
+from model.layers.feed_forward import MoE
 from model.loading.freeze import freeze_network
 from model.network import CausalLM, cast_matrices
 from tests.model.batches import batch_of, cache_for, whole_batch
@@ -95,6 +99,28 @@ def test_strangers_in_the_batch_change_nothing(network: CausalLM) -> None:
     hidden, _ = network(batch_of(cache_for(network, sequences=6), [(s, 0, ids) for s, ids in enumerate(prompts)]))
     for ids, rows in zip(prompts, hidden.split([len(ids) for ids in prompts]), strict=True):
         assert torch.equal(rows, sequence_hidden(network, ids))
+
+
+@torch.inference_mode()
+def test_the_last_layer_computes_the_wanted_tokens_alone(network: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [torch.randint(0, 128, (length,)).tolist() for length in (7, 1, 30, 16)]
+    batches = [batch_of(cache_for(network, sequences=4), [(s, 0, ids) for s, ids in enumerate(prompts)]) for _ in "ab"]
+    hidden, routings = network(batches[0])
+    computed, outputs = [], MoE.outputs
+
+    def spy(self: MoE, x_TD: Tensor, *routed: Any) -> Tensor:
+        computed.append(len(x_TD))
+        return outputs(self, x_TD, *routed)
+
+    monkeypatch.setattr(MoE, "outputs", spy)
+    rows = torch.tensor([6, 36, 37, 53])
+    wanted, same_routings = network(replace(batches[1], output_rows_R=rows))
+    assert torch.equal(wanted, hidden[rows])
+    assert computed == [54, 54, 54, 4]
+    for routing, same in zip(routings, same_routings, strict=True):
+        assert torch.equal(routing.experts_TK, same.experts_TK)
+        assert torch.equal(routing.weights_TK, same.weights_TK)
+    assert not torch.equal(wanted, hidden[rows - 1])  # the comparison can fail
 
 
 @torch.inference_mode()

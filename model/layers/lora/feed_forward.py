@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.layers.feed_forward import Experts, GatedMLP, MoE, undispatched
+from model.layers.feed_forward import Experts, GatedMLP, MoE, of_tokens, undispatched
 from model.layers.lora.linear import ActiveAdapters, AdapterRows, LoRAWeights
 from model.layers.router import Routing
 
@@ -63,20 +63,23 @@ class LoRAMoE(nn.Module):
         self._experts, self._shared = experts, shared
 
     def forward(
-        self, x_TD: Tensor, token_ids_T: Tensor, k: int | Tensor | None = None, masked_TE: Tensor | None = None
+        self,
+        x_TD: Tensor,
+        token_ids_T: Tensor,
+        k: int | Tensor | None = None,
+        masked_TE: Tensor | None = None,
+        rows_R: Tensor | None = None,
     ) -> tuple[Tensor, Routing]:
-        """As `MoE.forward`."""
-        routing, gate_T = self.base.route(x_TD, token_ids_T, k, masked_TE)
+        """As `MoE.forward`. `rows_R` is for batches in which no token has an adapter."""
         rows = self._active.rows(self._adapters)
         if rows is None:
-            return self.base.outputs(x_TD, routing, gate_T), routing
-
-        def part(chosen: Tensor) -> tuple[Tensor, Routing, Tensor | None]:
-            gate = None if gate_T is None else gate_T.index_select(0, chosen)
-            return x_TD.index_select(0, chosen), routing.of_tokens(chosen), gate
-
-        changed_SD = self._changed(*part(rows.changed_S), rows)
-        return _merged(x_TD, rows, changed_SD, lambda others: self.base.outputs(*part(others))), routing
+            y_TD, routing = self.base(x_TD, token_ids_T, k, masked_TE, rows_R)
+            return y_TD, routing
+        routing, gate_T = self.base.route(x_TD, token_ids_T, k, masked_TE)
+        routed = (x_TD, routing, gate_T)
+        changed_SD = self._changed(*of_tokens(*routed, rows.changed_S), rows)
+        y_TD = _merged(x_TD, rows, changed_SD, lambda others: self.base.outputs(*of_tokens(*routed, others)))
+        return y_TD, routing
 
     def _changed(self, x_SD: Tensor, routing: Routing, gate_S: Tensor | None, rows: AdapterRows) -> Tensor:
         y_SKD = _experts(self.base.experts, self._experts, x_SD, routing, rows)
