@@ -23,14 +23,16 @@ struct Strides { int64_t block, position, head; };
 template <class T>
 void store_kv(const T* k, const T* v, T* keys, T* values, const int64_t* positions, const int32_t* starts,
               const int32_t* table, int64_t sequences, int64_t table_width, int64_t block_size, int64_t key_row,
-              int64_t value_row, int64_t key_stride, int64_t value_stride) {
-    for (int64_t s = 0; s < sequences; ++s)
-        for (int64_t t = starts[s]; t < starts[s + 1]; ++t) {
-            int64_t block = table[s * table_width + positions[t] / block_size];
-            int64_t place = block * block_size + positions[t] % block_size;
-            std::memcpy(keys + place * key_row, k + t * key_stride, key_row * sizeof(T));
-            if (v) std::memcpy(values + place * value_row, v + t * value_stride, value_row * sizeof(T));
-        }
+              int64_t value_row, int64_t key_stride, int64_t value_stride, int threads) {
+    int64_t tokens = starts[sequences];
+#pragma omp parallel for num_threads(threads) if (tokens * (key_row + value_row) > 65536)
+    for (int64_t t = 0; t < tokens; ++t) {
+        int64_t s = std::upper_bound(starts, starts + sequences + 1, t) - starts - 1;
+        int64_t block = table[s * table_width + positions[t] / block_size];
+        int64_t place = block * block_size + positions[t] % block_size;
+        std::memcpy(keys + place * key_row, k + t * key_stride, key_row * sizeof(T));
+        if (v) std::memcpy(values + place * value_row, v + t * value_stride, value_row * sizeof(T));
+    }
 }
 
 constexpr int64_t MAX_ROWS = 32;  // rows of a job

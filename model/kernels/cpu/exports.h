@@ -170,9 +170,8 @@ void EXPORT(softmax_gradient)(T* logits, const int64_t* targets, const float* we
 void EXPORT(store_kv)(const T* k, const T* v, T* keys, T* values, const int64_t* positions, const int32_t* starts,
                       const int32_t* table, int64_t sequences, int64_t table_width, int64_t block_size,
                       int64_t key_row, int64_t value_row, int64_t key_stride, int64_t value_stride, int threads) {
-    (void)threads;
     store_kv(k, v, keys, values, positions, starts, table, sequences, table_width, block_size, key_row, value_row,
-             key_stride, value_stride);
+             key_stride, value_stride, threads);
 }
 
 void EXPORT(paged_attention)(const T* q, const T* keys, const T* values, const int64_t* positions,

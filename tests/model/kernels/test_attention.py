@@ -185,6 +185,17 @@ def test_storing_keys_alone_leaves_values_alone(module: object) -> None:
     assert torch.equal(values[[2, 1, 1, 3], [15, 0, 1, 0]], v)
 
 
+def test_the_keys_of_many_tokens_are_stored_by_several_threads() -> None:
+    ends, shape = [150, 0, 1, 200], (2, 64)
+    table = torch.randperm(4 * 13).view(4, 13).to(torch.int32)
+    paging = Paging(torch.cat([torch.arange(end) for end in ends]), starts_of(ends), table)
+    k, v = normal(sum(ends), *shape), normal(sum(ends), *shape)
+    stored, expected = ([torch.zeros(4 * 13, BLOCK, *shape) for _ in "kv"] for _ in "ab")
+    inference.store_kv(k, v, *stored, paging)
+    reference.store_kv(k, v, *expected, paging)
+    assert all(map(torch.equal, stored, expected))
+
+
 def test_widths_that_are_not_compiled_go_to_the_definition() -> None:
     step = make_step(Shape(4, 2, 24), [5], [3], torch.float32)
     assert torch.equal(step.run(), step.run(reference))
