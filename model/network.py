@@ -24,7 +24,10 @@ from model.layers.router import Routing
 
 
 class Block(nn.Module):
-    """x + scale * mixer(norm(x)), then x + scale * feed_forward(norm(x)); what is added may have a norm, too."""
+    """x + scale * mixer(norm(x)), then x + scale * feed_forward(norm(x)); what is added may have a norm, too.
+
+    The last sum is left to the next block, whose norm is computed with it in one pass over memory.
+    """
 
     def __init__(self, layer: LayerConfig, model: ModelConfig) -> None:
         super().__init__()
@@ -40,23 +43,30 @@ class Block(nn.Module):
             self.feed_forward_post_norm = _norm(model, layer.norms.has_post)
 
     def forward(
-        self, x_TD: Tensor, batch: TokenBatch, layer: int, rows_R: Tensor | None = None
-    ) -> tuple[Tensor, Routing | None]:
-        """The outputs of the tokens `rows_R`, by default of all, and the routing of all tokens if there are experts."""
-        mixed_TD = self.mixer_post_norm(self.mixer(self.mixer_norm(x_TD), batch, layer))
+        self, x_TD: Tensor, y_TD: Tensor | None, batch: TokenBatch, layer: int, rows_R: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Routing | None]:
+        """x and y, of which x + scale * y is the output, and the routing if there are experts.
+
+        The input is given in the same way. x and y are those of the tokens `rows_R`, by default of all; the routing is
+        always that of all tokens.
+        """
+        x_TD, normed_TD = _sum_and_norm(x_TD, y_TD, self.scale, self.mixer_norm)
+        y_TD = self.mixer_post_norm(self.mixer(normed_TD, batch, layer))
         if not self.is_moe:
-            x_TD, mixed_TD = _rows(x_TD, rows_R), _rows(mixed_TD, rows_R)
+            x_TD, y_TD = _rows(x_TD, rows_R), _rows(y_TD, rows_R)
         if self.feed_forward is None:
-            return kernels.add_scaled(x_TD, mixed_TD, self.scale), None
-        x_TD, normed_TD = self.feed_forward_norm.after_adding(x_TD, mixed_TD, self.scale)
+            return x_TD, y_TD, None
+        x_TD, normed_TD = self.feed_forward_norm.after_adding(x_TD, y_TD, self.scale)
         if not self.is_moe:
-            return self._add(x_TD, self.feed_forward(normed_TD)), None
+            return x_TD, self.feed_forward_post_norm(self.feed_forward(normed_TD)), None
         asked = (batch.experts_per_token(layer), batch.masked_experts(layer))
         y_RD, routing = self.feed_forward(normed_TD, batch.token_ids_T, *asked, rows_R)
-        return self._add(_rows(x_TD, rows_R), y_RD), routing
+        return _rows(x_TD, rows_R), self.feed_forward_post_norm(y_RD), routing
 
-    def _add(self, x_TD: Tensor, y_TD: Tensor) -> Tensor:
-        return kernels.add_scaled(x_TD, self.feed_forward_post_norm(y_TD), self.scale)
+
+def _sum_and_norm(x_TD: Tensor, y_TD: Tensor | None, scale: float, norm: Norm) -> tuple[Tensor, Tensor]:
+    """x + scale * y, or x without y, and its norm."""
+    return (x_TD, norm(x_TD)) if y_TD is None else norm.after_adding(x_TD, y_TD, scale)
 
 
 def _rows(x_TD: Tensor, rows_R: Tensor | None) -> Tensor:
@@ -130,12 +140,13 @@ class CausalLM(nn.Module):
             self.adapters.select(batch.adapters_T)
         # adapters are selected for all tokens of the batch, so there the last layer computes them all
         early_R, late_R = (batch.output_rows_R, None) if batch.adapters_T is None else (None, batch.output_rows_R)
-        x_TD = self._embedded(batch.token_ids_T)
+        x_TD, y_TD = self._embedded(batch.token_ids_T), None
         routings = []
         for layer, block in enumerate(self.blocks):
-            x_TD, routing = block(x_TD, batch, layer, early_R if block is self.blocks[-1] else None)
+            x_TD, y_TD, routing = block(x_TD, y_TD, batch, layer, early_R if block is self.blocks[-1] else None)
             routings.append(routing)
-        return self.norm(_rows(x_TD, late_R)), tuple(routings)
+        _, normed_TD = _sum_and_norm(x_TD, y_TD, self.config.residual_scale, self.norm)
+        return _rows(normed_TD, late_R), tuple(routings)
 
     def logits(self, hidden_RD: Tensor) -> Tensor:
         """The logits of the next tokens, float32 [R, V]."""
