@@ -23,7 +23,7 @@ from benchmarks.kernels import Roofline, measure_roofline, seconds_of
 from model.evaluation.tables import table
 from model.kernels import reference, sampling_reference
 from model.kernels.cpu import inference
-from model.kernels.types import GatedDelta, Paging, RowSampling, SelectiveScan
+from model.kernels.types import GatedDelta, Paging, QKNorms, RowSampling, SelectiveScan
 
 WIDTH, INNER, VOCABULARY, EXPERTS, TOP_K = 1024, 512, 49155, 32, 8
 HEADS, GROUPS, HEAD, CONTEXT, BLOCK = 16, 8, 64, 512, 16
@@ -87,6 +87,8 @@ def _attention(tokens: int) -> Iterator[Case]:
     yield Case("rotary_tables", (positions, torch.rand(HEAD // 2), 1.0))
     yield Case("rotate", (_random(tokens, HEADS, HEAD), *tables))
     new = _random(tokens, GROUPS, HEAD), _random(tokens, GROUPS, HEAD)
+    norms = QKNorms(torch.rand(HEAD), torch.rand(HEAD), 1e-6)
+    yield Case("qk_norm_rotate", (_random(tokens, HEADS, HEAD), new[0], *tables, norms))
     yield Case("store_kv", (*new, keys, values, paging), 4 * new[0].nbytes)
     attention = (_random(tokens, HEADS, HEAD), keys, values, paging, 0.125, None, None)
     yield Case("paged_attention", attention, 2 * keys.nbytes)

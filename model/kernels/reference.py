@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.kernels.types import GatedDelta, Paging, SelectiveScan
+from model.kernels.types import GatedDelta, Paging, QKNorms, SelectiveScan
 
 FORGET = -60.0  # a log decay that leaves nothing in float32, and whose sums keep their precision
 
@@ -99,6 +99,17 @@ def rotate(x_THD: Tensor, cos_TW: Tensor, sin_TW: Tensor) -> Tensor:
     first, second = x_THW.chunk(2, dim=-1)
     rotated_THW = x_THW * cos_TW[:, None] + torch.cat([-second, first], dim=-1) * sin_TW[:, None]
     return torch.cat([rotated_THW.to(x_THD.dtype), rest], dim=-1)
+
+
+def qk_norm_rotate(
+    q_THD: Tensor, k_TGD: Tensor, cos_TW: Tensor, sin_TW: Tensor, norms: QKNorms | None = None
+) -> tuple[Tensor, Tensor]:
+    """Queries and keys, each head normalized if there are norms, and rotated."""
+    if norms is not None:
+        q_THD, k_TGD = (
+            rms_norm(x, weight, norms.eps, norms.offset) for x, weight in zip((q_THD, k_TGD), norms[:2], strict=True)
+        )
+    return rotate(q_THD, cos_TW, sin_TW), rotate(k_TGD, cos_TW, sin_TW)
 
 
 def rotary_tables(positions_T: Tensor, frequency_F: Tensor, magnitude: float) -> tuple[Tensor, Tensor]:

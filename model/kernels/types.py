@@ -1,6 +1,7 @@
 """Arguments of kernels that are more than tensors and numbers.
 
-Shapes: T tokens, S sequences, C channels, J convolution taps, H heads, V value width, B blocks per sequence.
+Shapes: T tokens, S sequences, C channels, J convolution taps, H heads, K key width, V value width, B blocks per
+sequence.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,15 @@ class Paging(NamedTuple):
     positions_T: Tensor
     starts_S1: Tensor
     block_table_SB: Tensor
+
+
+class QKNorms(NamedTuple):
+    """The RMS norms of each head of the queries and of the keys, K wide; weights are float32."""
+
+    q_weight_K: Tensor
+    k_weight_K: Tensor
+    eps: float
+    offset: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,6 +10,7 @@ from model import kernels
 from model.batch import TokenBatch
 from model.cache import CacheSpec, KVSpec
 from model.config import AttentionConfig
+from model.kernels.types import QKNorms
 from model.layers.linear import Linear
 from model.layers.norm import RMSNorm
 from model.rotary import Rotary
@@ -37,27 +38,33 @@ class Attention(nn.Module):
 
     def forward(self, x_TD: Tensor, batch: TokenBatch, layer: int) -> Tensor:
         q, gate, k, v = self.in_proj(x_TD).split(self.widths, dim=-1)
-        q_THK, k_TGK = self._positioned(q, self.q_norm, batch), self._positioned(k, self.k_norm, batch)
+        q_THK, k_TGK = self._positioned(q, k, batch)
         v_TGK = v.unflatten(-1, (-1, self.config.head_dim))
         window, sinks_H = self.config.window, self.sinks_H
         out = batch.attend(layer, q_THK, k_TGK, v_TGK, scale=self.scale, window=window, sinks_H=sinks_H).flatten(1)
         projected: Tensor = self.out_proj(kernels.sigmoid_mul(out, gate) if self.config.output_gate else out)
         return projected
 
-    def _positioned(self, x: Tensor, norm: RMSNorm | None, batch: TokenBatch) -> Tensor:
-        """Queries or keys, normalized and with their positions: [T, heads * K] -> [T, heads, K]."""
-        heads, qk_norm = (-1, self.config.head_dim), self.config.qk_norm
-        if norm is None or qk_norm is None:
-            return self._rotated(x.unflatten(-1, heads), batch)
-        if not qk_norm.per_head:
-            return self._rotated(norm(x).unflatten(-1, heads), batch)
-        if qk_norm.after_rotary:
-            normed: Tensor = norm(self._rotated(x.unflatten(-1, heads), batch))
-            return normed
-        return self._rotated(norm(x.unflatten(-1, heads)), batch)
+    def _positioned(self, q: Tensor, k: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+        """Queries and keys, normalized and with their positions: [T, heads * K] -> [T, heads, K]."""
+        norm = self.config.qk_norm
+        if norm is None or self.q_norm is None or self.k_norm is None:
+            return self._rotated(q, k, batch)
+        if not norm.per_head:
+            return self._rotated(self.q_norm(q), self.k_norm(k), batch)
+        if norm.after_rotary or self.rotary is None:
+            q_THK, k_TGK = self._rotated(q, k, batch)
+            return self.q_norm(q_THK), self.k_norm(k_TGK)
+        return self._rotated(
+            q, k, batch, QKNorms(self.q_norm.weight, self.k_norm.weight, norm.norm.eps, norm.norm.offset)
+        )
 
-    def _rotated(self, x_THK: Tensor, batch: TokenBatch) -> Tensor:
-        return x_THK if self.rotary is None else kernels.rotate(x_THK, *batch.rotary_tables(self.rotary))
+    def _rotated(self, q: Tensor, k: Tensor, batch: TokenBatch, norms: QKNorms | None = None) -> tuple[Tensor, Tensor]:
+        """The heads of queries and keys with their positions, and before that with `norms`."""
+        q_THK, k_TGK = (x.unflatten(-1, (-1, self.config.head_dim)) for x in (q, k))
+        if self.rotary is None:
+            return q_THK, k_TGK
+        return kernels.qk_norm_rotate(q_THK, k_TGK, *batch.rotary_tables(self.rotary), norms)
 
 
 def _norm(config: AttentionConfig, heads: int) -> RMSNorm | None:

@@ -13,7 +13,7 @@ from torch.autograd import Function
 from model.kernels import reference
 from model.kernels.cpu import inference
 from model.kernels.cpu.calls import call, fits, fits_convolution, fits_delta_rule
-from model.kernels.types import GatedDelta
+from model.kernels.types import GatedDelta, QKNorms
 
 
 class _RMSNorm(Function):
@@ -43,6 +43,15 @@ def add_norm(
 ) -> tuple[Tensor, Tensor]:
     out = reference.add_scaled(x, y, scale)
     return out, rms_norm(out, weight, eps, offset)
+
+
+def qk_norm_rotate(
+    q_THD: Tensor, k_TGD: Tensor, cos_TW: Tensor, sin_TW: Tensor, norms: QKNorms | None = None
+) -> tuple[Tensor, Tensor]:
+    if norms is not None:
+        q_THD = rms_norm(q_THD, norms.q_weight_K, norms.eps, norms.offset)
+        k_TGD = rms_norm(k_TGD, norms.k_weight_K, norms.eps, norms.offset)
+    return reference.rotate(q_THD, cos_TW, sin_TW), reference.rotate(k_TGD, cos_TW, sin_TW)
 
 
 class _GatedRMSNorm(Function):

@@ -15,7 +15,7 @@ from torch import Tensor
 from model.kernels import reference, sampling_reference
 from model.kernels.cpu.calls import TAPS, call, fits, fits_delta_rule, fits_scan, fits_selective_scan
 from model.kernels.native import SUFFIXES
-from model.kernels.types import GatedDelta, Paging, RowSampling, SelectiveScan
+from model.kernels.types import GatedDelta, Paging, QKNorms, RowSampling, SelectiveScan
 
 UNLIMITED = 2**62  # the window of a token that attends to everything before it
 
@@ -180,6 +180,21 @@ def rotate(x_THD: Tensor, cos_TW: Tensor, sin_TW: Tensor) -> Tensor:
     sizes = (*x_THD.shape, cos_TW.shape[-1], *x_THD.stride()[:2])
     call("rotate", x_THD.dtype, x_THD, cos_TW.contiguous(), sin_TW.contiguous(), out_THD, *sizes)
     return out_THD
+
+
+def qk_norm_rotate(
+    q_THD: Tensor, k_TGD: Tensor, cos_TW: Tensor, sin_TW: Tensor, norms: QKNorms | None = None
+) -> tuple[Tensor, Tensor]:
+    if q_THD.dtype not in SUFFIXES:
+        return reference.qk_norm_rotate(q_THD, k_TGD, cos_TW, sin_TW, norms)
+    (tokens, heads, width), groups = q_THD.shape, k_TGD.shape[1]
+    q_THD, k_TGD = (x if x.stride()[1:] == (width, 1) else x.contiguous() for x in (q_THD, k_TGD))
+    q_out, k_out = torch.empty(q_THD.shape, dtype=q_THD.dtype), torch.empty(k_TGD.shape, dtype=k_TGD.dtype)
+    weights = (None, None, 0.0, 0.0) if norms is None else (*norms[:2], float(norms.offset), float(norms.eps))
+    sizes = (tokens, heads, groups, width, cos_TW.shape[-1], q_THD.stride(0), k_TGD.stride(0))
+    tables = (cos_TW.contiguous(), sin_TW.contiguous())
+    call("qk_norm_rotate", q_THD.dtype, q_THD, k_TGD, *tables, *weights, q_out, k_out, *sizes)
+    return q_out, k_out
 
 
 def top_k_softmax(logits_TE: Tensor, k: int, over_all: bool) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,14 @@ template <class T> INLINE float dot(const T* a, const T* b, int64_t n) {
     return reduce_add(acc);
 }
 
+// One row of: out = x / rms(x) * (weight + offset).
+template <class T> INLINE void rms_norm_row(const T* x, const float* weight, float offset, float eps, T* out, int64_t width) {
+    float scale = 1.0f / std::sqrt(dot(x, x, width) / float(width) + eps);
+    for_each_vector(width, [=](int64_t i, auto lanes) {
+        lanes.store(out + i, lanes.load(x + i) * scale * (lanes.load(weight + i) + offset));
+    });
+}
+
 // out = x / rms(x) * (weight + offset). Groups of `rows_per_group` rows are contiguous; a group starts `stride`
 // elements after the one before it. That lets heads be normalized where they lie in a wider matrix.
 template <class T>
@@ -23,10 +31,7 @@ void rms_norm(const T* x, const float* weight, float offset, float eps, T* out,
 #pragma omp parallel for num_threads(threads) if (rows * width > 32768)
     for (int64_t r = 0; r < rows; ++r) {
         const T* in = x + r / rows_per_group * stride + r % rows_per_group * width;
-        float scale = 1.0f / std::sqrt(dot(in, in, width) / float(width) + eps);
-        for_each_vector(width, [=](int64_t i, auto lanes) {
-            lanes.store(out + r * width + i, lanes.load(in + i) * scale * (lanes.load(weight + i) + offset));
-        });
+        rms_norm_row(in, weight, offset, eps, out + r * width, width);
     }
 }
 
@@ -41,10 +46,7 @@ void add_norm(const T* x, const T* y, float scale, const float* weight, float of
         for_each_vector(width, [=](int64_t i, auto lanes) {
             lanes.store(sum + i, lanes.load(x_row + i) + scale * lanes.load(y_row + i));
         });
-        float inverse = 1.0f / std::sqrt(dot(sum, sum, width) / float(width) + eps);
-        for_each_vector(width, [=](int64_t i, auto lanes) {
-            lanes.store(normed_row + i, lanes.load(sum + i) * inverse * (lanes.load(weight + i) + offset));
-        });
+        rms_norm_row(sum, weight, offset, eps, normed_row, width);
     }
 }
 

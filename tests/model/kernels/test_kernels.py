@@ -1,6 +1,7 @@
 """Every compiled kernel against its definition, on random shapes, in both element types; and row by row invariance."""
 
 from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from model import kernels
 from model.kernels import reference
 from model.kernels.cpu import autograd, inference
+from model.kernels.types import QKNorms
 from tests.model.kernels.random_inputs import DTYPES, close, normal
 
 pytestmark = pytest.mark.usefixtures("kernel_target")  # at every level that runs here, and for aarch64
@@ -94,6 +96,34 @@ def test_rotation_equals_its_definition(tokens: int, heads: int, half: int, rest
     angles_TW = (normal(tokens, half) * 9).repeat(1, 2)
     arguments = (x_THD, angles_TW.cos(), angles_TW.sin())
     close(inference.rotate(*arguments), reference.rotate(*arguments), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@given(
+    tokens=st.sampled_from([1, 3, 90]), heads=st.integers(1, 6), groups=st.integers(1, 3), half=st.integers(1, 40),
+    rest=st.integers(0, 20), normed=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=20)
+def test_queries_and_keys_are_normalized_and_rotated_in_one_pass(
+    tokens: int, heads: int, groups: int, half: int, rest: int, normed: bool, dtype: torch.dtype
+) -> None:
+    """With the bits of one pass after the other, of heads that lie among other numbers or apart."""
+    width = 2 * half + rest
+    whole = normal(tokens, heads + groups + 1, width, dtype=dtype)
+    q_THD, k_TGD = whole[:, :heads], whole[:, heads + 1 :]
+    angles_TW = (normal(tokens, half) * 9).repeat(1, 2)
+    tables = angles_TW.cos(), angles_TW.sin()
+    norms = QKNorms(normal(width), normal(width), 1e-6, 1.0) if normed else None
+    q, k = inference.qk_norm_rotate(q_THD, k_TGD, *tables, norms)
+    for actual, expected in zip((q, k), reference.qk_norm_rotate(q_THD, k_TGD, *tables, norms), strict=True):
+        close(actual, expected, dtype)
+    if norms is not None:
+        q_THD = inference.rms_norm(q_THD, norms.q_weight_K, 1e-6, 1.0)
+        k_TGD = inference.rms_norm(k_TGD, norms.k_weight_K, 1e-6, 1.0)
+    assert torch.equal(q, inference.rotate(q_THD, *tables))
+    assert torch.equal(k, inference.rotate(k_TGD, *tables))
+    apart = whole.transpose(0, 1).contiguous().transpose(0, 1)
+    assert torch.equal(q, inference.qk_norm_rotate(apart[:, :heads], apart[:, heads + 1 :], *tables, norms)[0])
 
 
 @given(tokens=st.integers(1, 6), experts=st.integers(1, 40), data=st.data())
@@ -219,6 +249,21 @@ def test_gradients_equal_those_of_the_definition(name: str) -> None:
     expected = gradients(lambda *x: plain(*call(*x)), inputs, weights)
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, atol=1e-4, rtol=1e-4)
+
+
+def test_the_gradients_of_normalized_and_rotated_heads_equal_those_of_the_definition() -> None:
+    inputs, angles_TW = [normal(7, 4, 32), normal(7, 2, 32), normal(32), normal(32)], (normal(7, 12) * 9).repeat(1, 2)
+    weights = normal(7, 6, 32)
+
+    def of(module: ModuleType) -> list[Tensor]:
+        def both(q: Tensor, k: Tensor, *norms: Tensor) -> Tensor:
+            heads = module.qk_norm_rotate(q, k, angles_TW.cos(), angles_TW.sin(), QKNorms(*norms, 1e-6))
+            return torch.cat(heads, dim=1)
+
+        return gradients(both, inputs, weights)
+
+    for actual, expected in zip(of(autograd), of(reference), strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_softmax_gradient_equals_its_definition() -> None:
