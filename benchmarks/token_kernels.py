@@ -72,6 +72,8 @@ def cases(tokens: int) -> Iterator[Case]:
         rows = [RowSampling(temperature, 0, top_p, 0.0, seed=row, position=0) for row in range(tokens)]
         yield Case("sample", (scores_RV, rows), label=name, definition=sampling_reference.sample)
     yield Case("top_k_softmax", (torch.randn(tokens, EXPERTS), TOP_K, False))
+    routing = torch.randn(1, tokens, EXPERTS), torch.rand(1, tokens, TOP_K), torch.randint(EXPERTS, (1, tokens, TOP_K))
+    yield Case("count_routing", (*routing, torch.zeros(tokens, dtype=torch.int64), 1))
     yield Case("moe_combine", (_random(tokens, TOP_K, WIDTH), torch.rand(tokens, TOP_K), x, torch.randn(tokens)))
     yield from _attention(tokens)
     yield from _recurrences(tokens)

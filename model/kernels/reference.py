@@ -130,6 +130,26 @@ def top_k_softmax(logits_TE: Tensor, k: int, over_all: bool) -> tuple[Tensor, Te
     return logits_TE.gather(1, experts_TK).softmax(-1), experts_TK
 
 
+def count_routing(
+    router_logits_LTE: Tensor, weights_LTK: Tensor, experts_LTK: Tensor, groups_T: Tensor, num_groups: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The choices and the entropy of T tokens that belong to N groups, in L layers.
+
+    Returns how many tokens of each group went to each expert, int64 [N, L, E], choices of weight zero left out; and of
+    each layer the sum of the entropies of a softmax over the logits in nats, float64 [L], and of how many tokens that
+    is, int64 [L]: a token whose softmax is NaN has none.
+    """
+    layers, _, num_experts = router_logits_LTE.shape
+    rows_L = torch.arange(layers, device=groups_T.device)
+    places_LTK = ((groups_T[:, None] * layers + rows_L[:, None, None]) * num_experts) + experts_LTK
+    pairs = torch.bincount(places_LTK[weights_LTK != 0], minlength=num_groups * layers * num_experts)
+    logprobs_LTE = router_logits_LTE.log_softmax(-1)
+    finite_LTE = logprobs_LTE.clamp(min=torch.finfo(logprobs_LTE.dtype).min)  # 0 times -inf would be NaN
+    entropy_LT = -(logprobs_LTE.exp() * finite_LTE).sum(-1)
+    counted_L = (~entropy_LT.isnan()).sum(1)
+    return pairs.view(num_groups, layers, num_experts), entropy_LT.nansum(1, dtype=torch.float64), counted_L
+
+
 def moe_combine(y_TKD: Tensor, weights_TK: Tensor, shared_TD: Tensor | None, gate_T: Tensor | None) -> Tensor:
     """The weighted sum of the outputs of a token's experts, plus sigmoid(gate) * shared if there is a shared expert."""
     out_TD = (y_TKD.float() * weights_TK[..., None]).sum(1)

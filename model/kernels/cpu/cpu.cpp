@@ -25,6 +25,12 @@ extern "C" void top_k_softmax_f32(const float* logits, float* weights, int64_t* 
     top_k_softmax(logits, weights, chosen, tokens, E, stride, K, over_all, threads);
 }
 
+extern "C" void count_routing_f32(const float* logits, const float* weights, const int64_t* experts,
+                                  const int64_t* groups, int64_t* pairs, double* entropy, int64_t* counted, int64_t L,
+                                  int64_t T, int64_t E, int64_t K, int threads) {
+    count_routing(logits, weights, experts, groups, pairs, entropy, counted, L, T, E, K, threads);
+}
+
 extern "C" void rotary_tables_f32(const int64_t* positions, const float* frequencies, float* cos, float* sin,
                                   int64_t tokens, int64_t half, float magnitude, int threads) {
     rotary_tables(positions, frequencies, cos, sin, tokens, half, magnitude, threads);

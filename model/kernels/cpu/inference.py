@@ -210,6 +210,18 @@ def top_k_softmax(logits_TE: Tensor, k: int, over_all: bool) -> tuple[Tensor, Te
     return weights_TK, experts_TK
 
 
+def count_routing(
+    router_logits_LTE: Tensor, weights_LTK: Tensor, experts_LTK: Tensor, groups_T: Tensor, num_groups: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    layers, tokens, experts = router_logits_LTE.shape
+    inputs = [x.contiguous() for x in (router_logits_LTE, weights_LTK, experts_LTK, groups_T)]
+    pairs_NLE = torch.zeros(num_groups, layers, experts, dtype=torch.int64)
+    entropy_L, counted_L = torch.empty(layers, dtype=torch.float64), torch.empty(layers, dtype=torch.int64)
+    outputs = (pairs_NLE, entropy_L, counted_L)
+    call("count_routing", torch.float32, *inputs, *outputs, layers, tokens, experts, weights_LTK.shape[2])
+    return outputs
+
+
 def sample(scores_RV: Tensor, rows: Sequence[RowSampling]) -> Tensor:
     if scores_RV.dtype != torch.float32:
         return sampling_reference.sample(scores_RV, rows)

@@ -6,8 +6,7 @@ computes entropy from the gates instead.) A token whose softmax is NaN has none.
 
 Counting after every step would cost as much as a small layer, so routings are kept and counted some steps at a time.
 
-Shapes: T tokens, E experts, L MoE layers, K choices per token, C choices of all tokens, N groups of tokens with the
-same task and tenant.
+Shapes: T tokens, E experts, L MoE layers, K choices per token, N groups of tokens with the same task and tenant.
 """
 
 import time
@@ -19,7 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
+from model import kernels
 from model.load_balance import max_violation
 from server.engine.routing.load_window import LoadWindow
 from server.engine.routing.step_routing import StepRouting
@@ -82,13 +83,21 @@ class ExpertLoadRecorder:
         if not self._kept:
             return
         groups, group_T = self._groups()
-        most_layers = max(1, TOKENS_KEPT // len(group_T))
-        parts = [
-            self._count(slice(start, start + most_layers), group_T, len(groups))
-            for start in range(0, len(self._counts), most_layers)
-        ]
-        pairs_NLE = np.concatenate(parts, axis=1)
-        self._add_to_windows(groups, np.bincount(group_T, minlength=len(groups)).tolist(), pairs_NLE)
+        pairs_NLE, entropy_L, counted_L = kernels.count_routing(
+            torch.cat([step.router_logits_LTE for step in self._kept], 1),
+            _joined([step.weights_LTK for step in self._kept]),
+            _joined([step.experts_LTK for step in self._kept]),
+            torch.from_numpy(group_T).to(self._kept[0].experts_LTK.device),
+            len(groups),
+        )
+        for counts, pairs_E, entropy, counted in zip(
+            self._counts.values(), pairs_NLE.sum(0).cpu(), entropy_L.tolist(), counted_L.tolist(), strict=True
+        ):
+            counts.pairs_E += pairs_E[: len(counts.pairs_E)]
+            counts.entropy += entropy
+            counts.num_tokens += counted
+        num_tokens = np.bincount(group_T, minlength=len(groups)).tolist()
+        self._add_to_windows(groups, num_tokens, pairs_NLE.numpy(force=True))
         self._kept.clear()
         self._counted.clear()
         self._tokens_kept = 0
@@ -112,35 +121,8 @@ class ExpertLoadRecorder:
             tenants, counts = [groups[index][1] for index in named], [num_tokens[index] for index in named]
             self.by_tenant.add(tenants, counts, pairs_NLE[named])
 
-    def _count(self, layers: slice, group_T: NDArray[np.int64], num_groups: int) -> NDArray[np.int64]:
-        """Add the choices in some of the layers. Returns the pairs by group, layer and expert: [N, L, E].
 
-        Several layers at once: for a few tokens, the time of an operation does not depend on how much it computes. For
-        many tokens it does, and the logits of all layers would leave the CPU's caches.
-        """
-        router_logits_LTE = torch.cat([step.router_logits_LTE[layers] for step in self._kept], 1)
-        weights_LC = torch.cat([step.weights_LTK[layers].flatten(1) for step in self._kept], 1)
-        experts_LC = torch.cat([step.experts_LTK[layers].flatten(1) for step in self._kept], 1)
-        num_layers, _, num_experts = router_logits_LTE.shape
-        choices_T = np.repeat([step.experts_LTK.shape[2] for step in self._kept], [s.num_tokens for s in self._kept])
-        first_LC = (np.repeat(group_T, choices_T) * num_layers + np.arange(num_layers)[:, None]) * num_experts
-        place_LC = experts_LC + torch.from_numpy(first_LC).to(experts_LC.device)
-        dispatched_LC = (weights_LC != 0).double()  # as weights: faster than taking these pairs out
-        size = num_groups * num_layers * num_experts
-        pairs_NLE = torch.bincount(place_LC.flatten(), dispatched_LC.flatten(), minlength=size).long().cpu()
-        pairs_NLE = pairs_NLE.view(num_groups, num_layers, num_experts)
-        entropy_LT = _entropy(router_logits_LTE)
-        entropy_L = entropy_LT.nansum(1, dtype=torch.float64).tolist()
-        undefined_L = entropy_LT.isnan().sum(1).tolist()
-        for place, counts in enumerate(list(self._counts.values())[layers]):
-            counts.pairs_E += pairs_NLE[:, place, : len(counts.pairs_E)].sum(0)
-            counts.entropy += entropy_L[place]
-            counts.num_tokens += len(group_T) - undefined_L[place]
-        return pairs_NLE.numpy()
-
-
-def _entropy(router_logits: Tensor) -> Tensor:
-    """Of each row; NaN where its softmax is. PyTorch's own `entr` takes twice as long."""
-    logprobs = router_logits.log_softmax(-1)
-    logprobs.clamp_(min=torch.finfo(logprobs.dtype).min)  # 0 times the -inf of a masked expert would be NaN
-    return -(logprobs.exp() * logprobs).sum(-1)
+def _joined(steps: list[Tensor]) -> Tensor:
+    """The choices [L, T, K] of all steps, filled up to the largest K with zeros, which as weights are not computed."""
+    most = max(choices_LTK.shape[2] for choices_LTK in steps)
+    return torch.cat([functional.pad(x, (0, most - x.shape[2])) if x.shape[2] < most else x for x in steps], 1)

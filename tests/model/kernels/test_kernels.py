@@ -137,6 +137,29 @@ def test_chosen_experts_equal_their_definition(tokens: int, experts: int, data: 
     torch.testing.assert_close(weights, expected, atol=1e-6, rtol=1e-5)
 
 
+@given(
+    layers=st.integers(1, 3), tokens=st.sampled_from([1, 7, 400]), experts=st.integers(1, 40), groups=st.integers(1, 4),
+    data=st.data(),
+)  # fmt: skip
+@settings(max_examples=20)
+def test_counts_of_choices_and_entropies_equal_their_definition(
+    layers: int, tokens: int, experts: int, groups: int, data: st.DataObject
+) -> None:
+    """Of scores that are masked, infinite or no numbers, too."""
+    k = data.draw(st.integers(1, experts))
+    logits = normal(layers, tokens, experts) * 5
+    for value in (-torch.inf, torch.inf, torch.nan):
+        logits[torch.rand(logits.shape) < data.draw(st.sampled_from([0.0, 0.01]))] = value
+    weights, chosen = torch.rand(layers, tokens, k), torch.randint(experts, (layers, tokens, k))
+    weights[torch.rand(weights.shape) < 0.3] = 0.0
+    inputs = (logits, weights, chosen, torch.randint(groups, (tokens,)), groups)
+    (pairs, entropy, counted), expected = inference.count_routing(*inputs), reference.count_routing(*inputs)
+    assert torch.equal(pairs, expected[0])
+    assert pairs.sum() == weights.count_nonzero()
+    assert torch.equal(counted, expected[2])
+    torch.testing.assert_close(entropy, expected[1], atol=1e-5 * tokens, rtol=1e-5)
+
+
 def test_scores_that_are_no_numbers_harm_their_own_token_only() -> None:
     scores_TE = normal(3, 8)
     scores_TE[1, [0, 5]] = torch.nan

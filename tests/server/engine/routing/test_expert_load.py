@@ -73,7 +73,6 @@ def test_counts_are_there_before_anything_is_routed() -> None:
 
 
 def test_the_layers_of_a_long_step_are_counted_like_those_of_short_ones() -> None:
-    """Many tokens are counted a few layers at a time."""
     generator = torch.Generator().manual_seed(1)
     scores_LTE = torch.randn(5, TOKENS_KEPT // 2, 4, generator=generator)
     chosen = [(scores_TE.softmax(-1).topk(2), scores_TE) for scores_TE in scores_LTE]
@@ -127,7 +126,7 @@ def test_masked_scores_have_an_entropy() -> None:
     load = ExpertLoadRecorder({0: 2})
     observe(load, (routing([[0]], [[1.0]], [[0.0, -math.inf]]),), ONE)
     load.flush()
-    assert load.loads[0].entropy == 0.0
+    assert load.loads[0].entropy == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
