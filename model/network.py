@@ -133,8 +133,8 @@ class CausalLM(nn.Module):
     def forward(self, batch: TokenBatch) -> tuple[Tensor, tuple[Routing | None, ...]]:
         """Hidden states after the final norm of the tokens in `batch.output_rows_R`, by default of all, [R, D].
 
-        And the routing of all tokens in each layer (None without experts). In the last layer, which no other one reads,
-        nothing more than that is computed of tokens without an output.
+        And the routing of all tokens in each layer (None without experts). Of the other tokens, the last layer computes
+        no more than its mixer and its router.
         """
         if self.adapters is not None:
             self.adapters.select(batch.adapters_T)
