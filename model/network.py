@@ -52,13 +52,13 @@ class Block(nn.Module):
         """
         x_TD, normed_TD = _sum_and_norm(x_TD, y_TD, self.scale, self.mixer_norm)
         y_TD = self.mixer_post_norm(self.mixer(normed_TD, batch, layer))
-        if not self.is_moe:
-            x_TD, y_TD = _rows(x_TD, rows_R), _rows(y_TD, rows_R)
         if self.feed_forward is None:
-            return x_TD, y_TD, None
-        x_TD, normed_TD = self.feed_forward_norm.after_adding(x_TD, y_TD, self.scale)
+            return _rows(x_TD, rows_R), _rows(y_TD, rows_R), None
         if not self.is_moe:
-            return x_TD, self.feed_forward_post_norm(self.feed_forward(normed_TD)), None
+            added_RD = _rows(x_TD, rows_R), _rows(y_TD, rows_R)
+            x_RD, normed_RD = self.feed_forward_norm.after_adding(*added_RD, self.scale)
+            return x_RD, self.feed_forward_post_norm(self.feed_forward(normed_RD)), None
+        x_TD, normed_TD = self.feed_forward_norm.after_adding(x_TD, y_TD, self.scale)
         asked = (batch.experts_per_token(layer), batch.masked_experts(layer))
         y_RD, routing = self.feed_forward(normed_TD, batch.token_ids_T, *asked, rows_R)
         return _rows(x_TD, rows_R), self.feed_forward_post_norm(y_RD), routing

@@ -93,7 +93,7 @@ class ModelRunner:
             rows += range(end - _num_outputs(sequence), end)
         if len(rows) == end:
             return None
-        return self._tensor(rows or [end - 1], np.int64)  # kernels want a row, though nobody reads it
+        return self._tensor(rows or [end - 1], np.int64)  # nobody reads it, but no GPU was tried without rows
 
     def _logits(self, sequences: list[Sequence], hidden_RD: Tensor) -> Tensor:
         """Logits of the sequences that sample: [N, V]."""

@@ -31,7 +31,7 @@ function start() {
 /** Waits until the server is described, and tries again where that failed. Returns whether it is. */
 async function ready() {
   if (starting || !server.model) await start();
-  return server.model !== null;
+  return Boolean(server.model);
 }
 
 async function describeOrTell() {

@@ -35,7 +35,7 @@ export class Composer {
     const { signal } = this.running;
     this.show("Stop");
     try {
-      if ((await this.ready()) && !signal.aborted) await this.send(signal);
+      if (await Promise.race([this.ready(), aborted(signal)])) await this.send(signal);
     } finally {
       this.running = null;
       this.show(this.label);
@@ -46,6 +46,11 @@ export class Composer {
     this.button.textContent = label;
     this.button.classList.toggle("stop", label === "Stop");
   }
+}
+
+/** Resolves, to nothing, once the signal is aborted. */
+function aborted(signal) {
+  return new Promise((resolve) => signal.addEventListener("abort", () => resolve(), { once: true }));
 }
 
 /** Whether the key belongs to an input method. Safari ends the composition before it tells of the key that ended it. */

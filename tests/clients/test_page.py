@@ -416,6 +416,9 @@ def test_a_question_waits_until_the_server_is_described(open_page: Open) -> None
     page.get_by_label("Message").fill("How are you?")
     page.get_by_role("button", name="Send").click()
     expect(page.locator("#chat").get_by_role("button", name="Stop")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#chat").get_by_role("button", name="Send")).to_be_visible()
+    page.get_by_role("button", name="Send").click()  # the question is still there
     assert not any("chat/completions" in url for url in asked)
     with page.expect_request("**/v1/chat/completions") as request:
         held[0].continue_()

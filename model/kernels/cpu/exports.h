@@ -63,8 +63,8 @@ void EXPORT(qk_norm_rotate)(const T* q, const T* k, const float* cos, const floa
                             const float* k_weight, float offset, float eps, T* q_out, T* k_out, int64_t tokens,
                             int64_t q_heads, int64_t k_heads, int64_t width, int64_t rotated, int64_t q_stride,
                             int64_t k_stride, int threads) {
-    qk_norm_rotate<T>({q, q_weight, q_out, q_heads, q_stride}, {k, k_weight, k_out, k_heads, k_stride}, offset, eps, cos,
-                      sin, tokens, width, rotated, threads);
+    qk_norm_rotate<T>({q, q_weight, q_out, q_heads, q_stride}, {k, k_weight, k_out, k_heads, k_stride}, offset, eps,
+                      cos, sin, tokens, width, rotated, threads);
 }
 
 void EXPORT(moe_combine)(const T* y, const float* weights, const T* shared, const float* gate, T* out, int64_t tokens,

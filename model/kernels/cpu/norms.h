@@ -16,7 +16,8 @@ template <class T> INLINE float dot(const T* a, const T* b, int64_t n) {
 }
 
 // One row of: out = x / rms(x) * (weight + offset).
-template <class T> INLINE void rms_norm_row(const T* x, const float* weight, float offset, float eps, T* out, int64_t width) {
+template <class T>
+INLINE void rms_norm_row(const T* x, const float* weight, float offset, float eps, T* out, int64_t width) {
     float scale = 1.0f / std::sqrt(dot(x, x, width) / float(width) + eps);
     for_each_vector(width, [=](int64_t i, auto lanes) {
         lanes.store(out + i, lanes.load(x + i) * scale * (lanes.load(weight + i) + offset));

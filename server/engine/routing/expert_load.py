@@ -83,21 +83,13 @@ class ExpertLoadRecorder:
         if not self._kept:
             return
         groups, group_T = self._groups()
-        pairs_NLE, entropy_L, counted_L = kernels.count_routing(
-            torch.cat([step.router_logits_LTE for step in self._kept], 1),
-            _joined([step.weights_LTK for step in self._kept]),
-            _joined([step.experts_LTK for step in self._kept]),
-            torch.from_numpy(group_T).to(self._kept[0].experts_LTK.device),
-            len(groups),
-        )
-        for counts, pairs_E, entropy, counted in zip(
-            self._counts.values(), pairs_NLE.sum(0).cpu(), entropy_L.tolist(), counted_L.tolist(), strict=True
-        ):
-            counts.pairs_E += pairs_E[: len(counts.pairs_E)]
-            counts.entropy += entropy
-            counts.num_tokens += counted
+        most_layers = max(1, TOKENS_KEPT // len(group_T))  # at once, which bounds the memory for the steps as one
+        parts = [
+            self._count(slice(start, start + most_layers), group_T, len(groups))
+            for start in range(0, len(self._counts), most_layers)
+        ]
         num_tokens = np.bincount(group_T, minlength=len(groups)).tolist()
-        self._add_to_windows(groups, num_tokens, pairs_NLE.numpy(force=True))
+        self._add_to_windows(groups, num_tokens, np.concatenate(parts, axis=1))
         self._kept.clear()
         self._counted.clear()
         self._tokens_kept = 0
@@ -120,6 +112,23 @@ class ExpertLoadRecorder:
         if named:
             tenants, counts = [groups[index][1] for index in named], [num_tokens[index] for index in named]
             self.by_tenant.add(tenants, counts, pairs_NLE[named])
+
+    def _count(self, layers: slice, group_T: NDArray[np.int64], num_groups: int) -> NDArray[np.int64]:
+        """Add the choices in some of the layers. Returns the pairs by group, layer and expert: [N, L, E]."""
+        pairs_NLE, entropy_L, counted_L = kernels.count_routing(
+            torch.cat([step.router_logits_LTE[layers] for step in self._kept], 1),
+            _joined([step.weights_LTK[layers] for step in self._kept]),
+            _joined([step.experts_LTK[layers] for step in self._kept]),
+            torch.from_numpy(group_T).to(self._kept[0].experts_LTK.device),
+            num_groups,
+        )
+        counts = list(self._counts.values())[layers]
+        found = pairs_NLE.sum(0).cpu(), entropy_L.tolist(), counted_L.tolist()
+        for layer, pairs_E, entropy, counted in zip(counts, *found, strict=True):
+            layer.pairs_E += pairs_E[: len(layer.pairs_E)]
+            layer.entropy += entropy
+            layer.num_tokens += counted
+        return pairs_NLE.numpy(force=True)
 
 
 def _joined(steps: list[Tensor]) -> Tensor:

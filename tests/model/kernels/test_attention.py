@@ -15,6 +15,7 @@ from model.kernels.cpu import inference
 from model.kernels.types import Paging
 from tests.isa import AARCH64
 from tests.model.kernels.random_inputs import DTYPES, close, normal, starts_of
+from tests.model.kernels.threads import threads
 
 pytestmark = pytest.mark.usefixtures("kernel_target")  # at every level that runs here, and for aarch64
 
@@ -113,14 +114,12 @@ def test_equals_its_definition_at_any_length(lengths: list[tuple[int, int]], dat
 def test_tokens_do_not_feel_who_shares_the_step(shape: Shape, dtype: torch.dtype, kernel_target: str) -> None:
     """Bitwise: each token alone, and each sequence in pieces, equal the whole step on any number of threads."""
     skip_wide_heads(shape, kernel_target)
-    threads = torch.get_num_threads()
     past, new = [0, 190, 65], [70, 1, 13]
     for step in variants(make_step(shape, past, new, dtype)):
         wholes = []
         for count in (1, 3):
-            torch.set_num_threads(count)
-            wholes.append(step.run())
-        torch.set_num_threads(threads)
+            with threads(count):
+                wholes.append(step.run())
         pieces = [(0, 0, 1), (0, 1, 3), (0, 3, 63), (0, 63, 69), (0, 69, 70), (1, 0, 1), (2, 0, 5), (2, 5, 13)]
         parts = torch.cat([step.only(*piece).run() for piece in pieces])
         for whole in wholes:
@@ -191,7 +190,8 @@ def test_the_keys_of_many_tokens_are_stored_by_several_threads() -> None:
     paging = Paging(torch.cat([torch.arange(end) for end in ends]), starts_of(ends), table)
     k, v = normal(sum(ends), *shape), normal(sum(ends), *shape)
     stored, expected = ([torch.zeros(4 * 13, BLOCK, *shape) for _ in "kv"] for _ in "ab")
-    inference.store_kv(k, v, *stored, paging)
+    with threads(3):
+        inference.store_kv(k, v, *stored, paging)
     reference.store_kv(k, v, *expected, paging)
     assert all(map(torch.equal, stored, expected))
 

@@ -14,6 +14,7 @@ from model.kernels import reference
 from model.kernels.cpu import autograd, inference
 from model.kernels.types import QKNorms
 from tests.model.kernels.random_inputs import DTYPES, close, normal
+from tests.model.kernels.threads import threads
 
 pytestmark = pytest.mark.usefixtures("kernel_target")  # at every level that runs here, and for aarch64
 
@@ -114,7 +115,8 @@ def test_queries_and_keys_are_normalized_and_rotated_in_one_pass(
     angles_TW = (normal(tokens, half) * 9).repeat(1, 2)
     tables = angles_TW.cos(), angles_TW.sin()
     norms = QKNorms(normal(width), normal(width), 1e-6, 1.0) if normed else None
-    q, k = inference.qk_norm_rotate(q_THD, k_TGD, *tables, norms)
+    with threads(3):
+        q, k = inference.qk_norm_rotate(q_THD, k_TGD, *tables, norms)
     for actual, expected in zip((q, k), reference.qk_norm_rotate(q_THD, k_TGD, *tables, norms), strict=True):
         close(actual, expected, dtype)
     if norms is not None:
@@ -153,7 +155,9 @@ def test_counts_of_choices_and_entropies_equal_their_definition(
     weights, chosen = torch.rand(layers, tokens, k), torch.randint(experts, (layers, tokens, k))
     weights[torch.rand(weights.shape) < 0.3] = 0.0
     inputs = (logits, weights, chosen, torch.randint(groups, (tokens,)), groups)
-    (pairs, entropy, counted), expected = inference.count_routing(*inputs), reference.count_routing(*inputs)
+    with threads(3):
+        pairs, entropy, counted = inference.count_routing(*inputs)
+    expected = reference.count_routing(*inputs)
     assert torch.equal(pairs, expected[0])
     assert pairs.sum() == weights.count_nonzero()
     assert torch.equal(counted, expected[2])

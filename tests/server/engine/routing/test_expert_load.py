@@ -73,6 +73,7 @@ def test_counts_are_there_before_anything_is_routed() -> None:
 
 
 def test_the_layers_of_a_long_step_are_counted_like_those_of_short_ones() -> None:
+    """Many tokens are counted a few layers at a time."""
     generator = torch.Generator().manual_seed(1)
     scores_LTE = torch.randn(5, TOKENS_KEPT // 2, 4, generator=generator)
     chosen = [(scores_TE.softmax(-1).topk(2), scores_TE) for scores_TE in scores_LTE]
