@@ -106,9 +106,8 @@ def qk_norm_rotate(
 ) -> tuple[Tensor, Tensor]:
     """Queries and keys, each head normalized if there are norms, and rotated."""
     if norms is not None:
-        q_THD, k_TGD = (
-            rms_norm(x, weight, norms.eps, norms.offset) for x, weight in zip((q_THD, k_TGD), norms[:2], strict=True)
-        )
+        q_THD = rms_norm(q_THD, norms.q_weight_K, norms.eps, norms.offset)
+        k_TGD = rms_norm(k_TGD, norms.k_weight_K, norms.eps, norms.offset)
     return rotate(q_THD, cos_TW, sin_TW), rotate(k_TGD, cos_TW, sin_TW)
 
 

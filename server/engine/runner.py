@@ -97,7 +97,7 @@ class ModelRunner:
 
     def _logits(self, sequences: list[Sequence], hidden_RD: Tensor) -> Tensor:
         """Logits of the sequences that sample: [N, V]."""
-        rows = [rows.stop - 1 for sequence, rows in _outputs(sequences) if sequence.samples]
+        rows = [own.stop - 1 for sequence, own in _outputs(sequences) if sequence.samples]
         if not rows:
             return hidden_RD.new_empty(0, self.network.config.vocab_size)
         return self.network.logits(hidden_RD if len(rows) == len(hidden_RD) else hidden_RD[rows])

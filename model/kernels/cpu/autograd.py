@@ -51,7 +51,7 @@ def qk_norm_rotate(
     if norms is not None:
         q_THD = rms_norm(q_THD, norms.q_weight_K, norms.eps, norms.offset)
         k_TGD = rms_norm(k_TGD, norms.k_weight_K, norms.eps, norms.offset)
-    return reference.rotate(q_THD, cos_TW, sin_TW), reference.rotate(k_TGD, cos_TW, sin_TW)
+    return reference.qk_norm_rotate(q_THD, k_TGD, cos_TW, sin_TW)
 
 
 class _GatedRMSNorm(Function):

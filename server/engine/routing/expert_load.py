@@ -83,7 +83,7 @@ class ExpertLoadRecorder:
         if not self._kept:
             return
         groups, group_T = self._groups()
-        most_layers = max(1, TOKENS_KEPT // len(group_T))  # at once, which bounds the memory for the steps as one
+        most_layers = max(1, TOKENS_KEPT // len(group_T))  # counted at once; for long steps one, to save memory
         parts = [
             self._count(slice(start, start + most_layers), group_T, len(groups))
             for start in range(0, len(self._counts), most_layers)
