@@ -36,6 +36,7 @@ typedef uint32_t u32v __attribute__((vector_size(4 * LANES)));
 typedef uint16_t u16v __attribute__((vector_size(2 * LANES)));
 typedef int16_t i16v __attribute__((vector_size(4 * LANES)));
 typedef int8_t i8v __attribute__((vector_size(2 * LANES)));
+typedef uint8_t u8v __attribute__((vector_size(4 * LANES)));
 
 template <class V> struct Twice { V low, high; };
 

@@ -9,16 +9,16 @@
 
 namespace {
 
-// The largest exponent of a group of `outputs` rows and `inputs` inputs; 0 if it cannot be stored short.
+// The largest exponent of a group of `outputs` rows and `inputs` inputs, without its last bit; 0 if it cannot be short.
 inline uint8_t largest_exponent(const uint16_t* rows, int64_t stride, int64_t outputs, int64_t inputs) {
     if (outputs < PANEL || inputs < GROUP) return 0;  // it is padded with zeros
-    uint16_t least = EXPONENT, largest = 0;
+    uint16_t least = 0x7f, largest = 0;
     for (int64_t c = 0; c < PANEL; ++c)
         for (int64_t i = 0; i < GROUP; ++i) {
-            uint16_t exponent = rows[c * stride + i] & EXPONENT;
+            uint16_t exponent = rows[c * stride + i] >> 8 & 0x7f;
             least = exponent < least ? exponent : least, largest = exponent > largest ? exponent : largest;
         }
-    return (largest - least) >> 7 < SPAN ? largest >> 7 : 0;
+    return largest - least < SPAN ? largest : 0;
 }
 
 // The exponents of the groups of all panels, and where each panel starts; behind the last one, where it ends.
@@ -42,16 +42,15 @@ inline void measure(const uint16_t* rows, uint8_t* exponents, int64_t* starts, i
 
 // A group of BF16 as a short one.
 inline void shorten(const uint8_t* group, uint8_t largest, uint8_t* out) {
-    for (int64_t s = 0; s < GROUP_STEPS; ++s, group += step_bytes(BF16), out += step_bytes(SHORT_BF16))
-        for (int64_t p = 0; p < 2; ++p) {
-            uint16_t pair[2 * PANEL];
-            std::memcpy(pair, group + sizeof pair * p, sizeof pair);
-            for (int64_t j = 0; j < 2 * PANEL; ++j) out[64 * p + j] = (pair[j] >> 8 & 0x80) | (pair[j] & 0x7f);
-            for (int64_t j = 0; j < PANEL; ++j) {
-                int low = largest - ((pair[j] & EXPONENT) >> 7), high = largest - ((pair[j + PANEL] & EXPONENT) >> 7);
-                out[128 + 32 * p + j] = low | high << 4;
+    for (int64_t s = 0; s < GROUP_STEPS; ++s, group += step_bytes(BF16), out += step_bytes(SHORT_BF16)) {
+        std::memset(out + 128, 0, 64);
+        for (int64_t p = 0; p < 2; ++p)
+            for (int64_t j = 0; j < 2 * PANEL; ++j) {
+                uint8_t lower = group[128 * p + 2 * j], upper = group[128 * p + 2 * j + 1];
+                out[64 * p + place(j)] = lower;
+                out[128 + place(j)] |= (upper >> 7 << 3 | (largest - (upper & 0x7f))) << 4 * p;
             }
-        }
+    }
 }
 
 // Packs rows of BF16 with the results of `measure`.

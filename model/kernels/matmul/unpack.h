@@ -27,9 +27,8 @@ inline void unpack_short_row(const PackedMatrix& m, int64_t o, uint8_t* out) {
         const uint8_t* step = group + s * step_bytes(largest ? SHORT_BF16 : BF16);
         uint16_t value;
         if (largest) {
-            uint8_t fraction = step[64 * p + j], both = step[128 + 32 * p + j % PANEL];
-            int distance = j < PANEL ? both & 15 : both >> 4;
-            value = (fraction & 0x80) << 8 | (largest - distance) << 7 | (fraction & 0x7f);
+            int code = step[128 + place(j)] >> 4 * p;
+            value = (code & 8) << 12 | (largest - (code & 7)) << 8 | step[64 * p + place(j)];
         } else {
             std::memcpy(&value, step + 128 * p + 2 * j, sizeof value);
         }

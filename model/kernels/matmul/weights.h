@@ -62,7 +62,8 @@ struct PackedMatrix {
 
     const uint8_t* panel(int64_t p) const { return data + (format == SHORT_BF16 ? starts[p] : p * panel_bytes()); }
 
-    // Of SHORT_BF16, from panel p on: the largest exponent of a group; 0 where it is stored as BF16.
+    // Of SHORT_BF16, from panel p on: the largest exponent of a group without its last bit; 0 where the group
+    // is stored as BF16.
     const uint8_t* exponents(int64_t p) const {
         return static_cast<const uint8_t*>(scales) + p * (padded_inputs() / GROUP);
     }

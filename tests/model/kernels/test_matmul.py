@@ -290,6 +290,19 @@ def test_groups_with_any_numbers_come_back_as_they_were(special: float) -> None:
     assert torch.equal(bits(short.rows(rows)), bits(weight[0, rows]))
 
 
+@pytest.mark.parametrize(("least", "largest", "is_short"), [
+    (2, 17, True), (1, 16, False), (3, 17, True), (2, 18, False), (0, 1, False), (239, 254, False), (240, 255, True),
+])  # fmt: skip
+def test_the_last_bits_of_exponents_do_not_count(least: int, largest: int, is_short: bool) -> None:
+    exponents = torch.randint(least, largest + 1, (1, 64, 32)).index_fill(1, torch.tensor([5]), least)
+    exponents[:, 7] = largest
+    weight = exponents << 7 | torch.randint(0, 2, exponents.shape) << 15 | torch.randint(0, 128, exponents.shape)
+    codes = Codes((weight - (weight >> 15 << 16)).to(torch.int16).view(torch.bfloat16))
+    short = PackedWeights(codes, short_exponents=True)
+    assert (short.starts is not None) == is_short
+    assert torch.equal(bits(short.rows(torch.arange(64))), bits(codes.values[0]))
+
+
 def test_exponents_that_differ_too_much_are_not_shortened() -> None:
     weight = torch.randint(-(2**15), 2**15, (1, 64, 256), dtype=torch.int16).view(torch.bfloat16)
     assert PackedWeights(Codes(weight), short_exponents=True).starts is None
