@@ -44,7 +44,7 @@ void pack_weights(const void* weights, uint8_t* out, int64_t format, int64_t exp
 }
 
 // Whether BF16 is faster as SHORT_BF16 at this level. Where a product takes several instructions, reading a weight takes
-// too many more: two rows and more are then slower by up to a third.
+// too many more: steps with four streams and more are then slower by up to a ninth.
 int short_exponents_pay() {
 #ifdef ROUTELM_BF16_DOT
     return 1;
