@@ -116,10 +116,10 @@ template <class V> INLINE Twice<V> select_lanes(Twice<V> v, int32_t lane, int32_
 
 // ---- memory ----
 
-// A bfloat16 is the upper half of a float. Adding these makes the upper half the nearest bfloat16, ties to even.
+// A bfloat16 is the upper half of a float. Here the upper half is the nearest bfloat16, ties to even.
 INLINE u32v rounded_to_bf16(f32v v) {
-    u32v b = bit_cast<u32v>(v);
-    return b + 0x7fff + ((b >> 16) & 1);
+    u32v b = bit_cast<u32v>(v), nan = u32v{} + 0x7fc00000;  // the sum for a NaN may carry into the sign
+    return v == v ? b + 0x7fff + ((b >> 16) & 1) : nan;
 }
 
 // The bits at p as a V, without alignment.
@@ -165,7 +165,7 @@ INLINE float load_scalar(const bf16* p) { return bit_cast<float>(uint32_t(*p) <<
 INLINE void store_scalar(float* p, float x) { *p = x; }
 INLINE void store_scalar(bf16* p, float x) {
     uint32_t b = bit_cast<uint32_t>(x);
-    *p = bf16((b + 0x7fff + ((b >> 16) & 1)) >> 16);
+    *p = x == x ? bf16((b + 0x7fff + ((b >> 16) & 1)) >> 16) : 0x7fc0;
 }
 
 // The lanes of one iteration of for_each_vector: all of them, or only the first ones of the last vector.

@@ -173,7 +173,8 @@ public:
             if (rows == 0) continue;
             experts.push_back({call.routed.gate_up->of_expert(e), call.routed.down->of_expert(e), rows, routed_width,
                                sorted.tokens.data() + start, sorted.weights.data() + start,
-                               call.tokens > 1 ? Activations<In>{gathered + start * in.stride, in.stride} : in,
+                               call.tokens > 1 ? Activations<In>{gathered + start * in.stride, in.stride}
+                                               : Activations<In>{in.data, 0},  // the same token, however often
                                inner + start * inner_stride});
             panels += routed_width / PANEL;
         }

@@ -108,6 +108,15 @@ def test_what_follows_a_row_is_not_part_of_it(dtype: torch.dtype, kind: Format, 
     assert not found[1::2].isfinite().any()
 
 
+@pytest.mark.parametrize("nan", [0x7FC00000, 0x7FFFFFFF, -1])
+def test_every_nan_stays_one_in_bfloat16(nan: int) -> None:
+    """Rounding must not carry into the sign: 0x7fffffff would become -0."""
+    weight = torch.ones(1, 33, 32)
+    weight.view(torch.int32)[0, 0, 0] = nan
+    found = packed.linear(torch.ones(2, 32).bfloat16(), PackedWeights(Codes(weight)))
+    assert found.isnan().sum(1).tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_outputs_are_the_sums_before_they_are_rounded(kind: Format) -> None:
     codes = random_codes(kind, 1, 37, 96)
@@ -427,6 +436,17 @@ def test_a_token_has_the_same_bits_among_any_others(dtype: torch.dtype, kind: Fo
     whole = compute(slice(None))
     for start, end in ((0, 1), (3, 4), (7, 8), (5, 20), (10, 50), (0, 49)):
         assert torch.equal(compute(slice(start, end)), whole[start:end])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_token_may_choose_an_expert_twice(kind: Format) -> None:
+    layer = Layer(kind, torch.float32)
+    layer.experts_TK[:] = layer.experts_TK[:, :1]
+    expected = reference.moe(*layer.choices(), layer.plain_routed)
+    found = packed.moe(*layer.choices(), layer.routed)
+    assert error(found, expected) < 2 * max(BOUNDS[torch.float32], MOE_BOUNDS.get(kind, 0))
+    for t in range(5):
+        assert torch.equal(packed.moe(*layer.choices(slice(t, t + 1)), layer.routed), found[t : t + 1])
 
 
 def test_a_choice_of_weight_zero_is_not_computed() -> None:
